@@ -1,0 +1,380 @@
+"""The whole schema of a run, as frozen dataclasses. ``cann_jax.cli`` parses YAML and flags into it.
+
+Every field is read somewhere; a comment behind a field is its help text on the
+command line. What a field may hold beyond its type is checked by ``check_run``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cann_jax.errors import InputError
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The reference model, and the starting point of the aligned one.
+
+    Args:
+        path: A Hugging Face folder, a .gguf file, or ``embedded:smollm2-135m-instruct``.
+        dtype: Dtype of matrix products; log-probs, norms and sums are float32 always.
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Prompts: JSON lines with a ``prompt`` (and optionally ``id`` and ``group``) each.
+
+    Args:
+        train: File of prompts that are sampled, scored and trained on.
+        heldout: File of prompts that only the evaluation sees.
+        on_overlong: What happens to a prompt longer than ``max_tokens``.
+        max_tokens: Longest prompt, template included, in tokens.
+        template: ``chat`` for the tokenizer's chat template, or a text that holds ``{prompt}``.
+        system: System message of the chat template; null leaves the template's default.
+        limit: Use only the first this many prompts of each file.
+    """
+
+    train: str
+    heldout: str
+    on_overlong: Literal["error", "drop", "truncate_prompt_left"]
+    max_tokens: int = 512
+    template: str = "chat"
+    system: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Sampling from the reference.
+
+    Args:
+        responses: Responses a prompt (K).
+        max_new_tokens: Longest response, in tokens, the end token included.
+        temperature: 1 samples the reference itself; anything else another reference policy.
+        top_p: Nucleus mass; 1 keeps the whole vocabulary.
+        allow_changed_reference: Accept a temperature or top_p other than 1 for alignment.
+        prompts_per_batch: Prompts sampled at once, and the size of a shard on disk.
+        stop: Further texts that end a response; each must be one token.
+    """
+
+    responses: int = 16
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    allow_changed_reference: bool = False
+    prompts_per_batch: int = 16
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Two responses whose order a scorer must get right when it loads.
+
+    Args:
+        prompt: The prompt of both responses.
+        better: The response that must score higher.
+        worse: The response that must score lower.
+    """
+
+    prompt: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class RelevanceScorer:
+    """log π_ref(y|x) − log π_ref(y|neutral prompt), nats; higher is better.
+
+    Args:
+        neutral_prompt: The prompt that stands for "no particular question".
+        per_token: Divide by the number of response tokens.
+    """
+
+    neutral_prompt: str = "Say something."
+    per_token: bool = True
+
+
+@dataclass(frozen=True)
+class InoffensiveScorer:
+    """Log-odds of "not offensive" by alt-profanity-check; higher is better.
+
+    Args:
+        clip: Probabilities are clipped to [clip, 1 − clip] and the clips counted.
+        probe: A pair checked at load.
+    """
+
+    clip: float = 1e-6
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class ColumnScorer:
+    """Scores that already exist: a table with ``prompt_id``, ``response`` and the score.
+
+    Args:
+        path: Parquet, CSV or JSON-lines file.
+        column: The column that holds the score.
+        better: Which way is better.
+    """
+
+    path: str
+    column: str
+    better: Better
+
+
+@dataclass(frozen=True)
+class FunctionScorer:
+    """A Python function over lists of prompts and responses that returns one number each.
+
+    Args:
+        function: ``package.module:name``.
+        better: Which way is better.
+        probe: A pair checked at load.
+    """
+
+    function: str
+    better: Better
+    probe: Probe | None = None
+
+
+SCORER_KINDS: dict[str, type] = {
+    "relevance": RelevanceScorer,
+    "inoffensive": InoffensiveScorer,
+    "column": ColumnScorer,
+    "function": FunctionScorer,
+}
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What is maximised.
+
+    Args:
+        scorer: ``kind`` and that kind's keys, listed below.
+    """
+
+    scorer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ConstraintConfig:
+    """One constraint; exactly one of ``margin`` and ``at_least``.
+
+    Args:
+        scorer: ``kind`` and that kind's keys, listed below.
+        margin: Required improvement of the mean score over the reference, in the score's units.
+        at_least: Required mean score, in the score's units.
+    """
+
+    scorer: dict[str, Any]
+    margin: float | None = None
+    at_least: float | None = None
+
+
+@dataclass(frozen=True)
+class DualConfig:
+    """The dual problem.
+
+    Args:
+        beta: Weight of the KL term (β), shared by the dual and the preference loss.
+        method: ``lbfgsb`` (jaxopt) or ``newton`` (safeguarded projected Newton).
+    """
+
+    beta: float = 0.1
+    method: Literal["lbfgsb", "newton"] = "lbfgsb"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters.
+
+    Args:
+        rank: Rank r.
+        alpha: Scale; the update is alpha/rank · B A x.
+        dropout: Dropout on the adapter's input while training.
+        targets: Linear layers that get an adapter.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Args:
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up from zero.
+        final_fraction: Learning rate of the last step, as a fraction of the peak.
+        weight_decay: Decoupled weight decay.
+        clip_norm: Global gradient norm is clipped to this.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+    """
+
+    learning_rate: float = 5e-4
+    warmup_steps: int = 100
+    final_fraction: float = 0.0
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """The one unconstrained preference optimisation (DPO with soft labels).
+
+    Args:
+        lora: Adapters; null trains every weight.
+        optimizer: Optimizer and schedule.
+        epochs: Passes over the prompts.
+        prompts_per_step: Prompts in one optimizer step.
+        accumulation: Micro-batches a step; must divide ``prompts_per_step``.
+        group_size: Responses of one prompt taken at once; all their pairs enter the loss.
+        selection: ``extremes`` takes each prompt's highest and lowest pseudo-rewards,
+            ``random`` a fresh random subset in every epoch.
+        vocabulary_chunks: Parts in which the output head is computed.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: Checkpoints kept.
+    """
+
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 1
+    prompts_per_step: int = 8
+    accumulation: int = 1
+    group_size: int = 2
+    selection: Literal["extremes", "random"] = "random"
+    vocabulary_chunks: int = 8
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The measurement on held-out prompts.
+
+    Args:
+        responses: Responses a prompt, from the reference and from the aligned model.
+        confidence: Level of the paired-bootstrap intervals.
+        bootstrap: Bootstrap resamples of the prompts.
+        examples: Before/after samples in the report.
+        also: Further scorers that are measured only, by name: ``kind`` and that kind's keys.
+    """
+
+    responses: int = 8
+    confidence: float = 0.95
+    bootstrap: int = 2000
+    examples: int = 12
+    also: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run: sample, score, dual, align, evaluate.
+
+    Args:
+        name: The run's folder is ``run_dir/name``.
+        model: The reference model.
+        prompts: Training and held-out prompts.
+        reward: What is maximised.
+        constraints: What must hold, by name.
+        sample: Sampling from the reference.
+        dual: The dual problem.
+        align: The preference optimisation.
+        evaluate: The measurement on held-out prompts.
+        run_dir: Where runs lie.
+        seed: Seed of every random choice.
+    """
+
+    name: str
+    model: ModelConfig
+    prompts: PromptsConfig
+    reward: RewardConfig
+    constraints: dict[str, ConstraintConfig]
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    dual: DualConfig = field(default_factory=DualConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    run_dir: str = "runs"
+    seed: int = 0
+
+
+def check_run(config: RunConfig) -> None:
+    """Raise InputError, naming the key and the mend, where values that fit their types cannot work together."""
+    for key, value in _positive_values(config).items():
+        if not value > 0:
+            raise InputError(f"{key} is {value}; it must be greater than 0")
+    _check_constraints(config.constraints)
+    _check_reference(config.sample)
+    _check_alignment(config)
+    if "{prompt}" not in config.prompts.template and config.prompts.template != "chat":
+        raise InputError("prompts.template must be 'chat' or a text that holds {prompt}")
+    if not 0 < config.evaluate.confidence < 1:
+        raise InputError(f"evaluate.confidence is {config.evaluate.confidence}; use a number between 0 and 1")
+
+
+def _positive_values(config: RunConfig) -> dict[str, float]:
+    lora = config.align.lora
+    return {
+        "dual.beta": config.dual.beta,
+        "sample.temperature": config.sample.temperature,
+        "sample.top_p": config.sample.top_p,
+        "sample.max_new_tokens": config.sample.max_new_tokens,
+        "sample.prompts_per_batch": config.sample.prompts_per_batch,
+        "prompts.max_tokens": config.prompts.max_tokens,
+        "prompts.limit": 1 if config.prompts.limit is None else config.prompts.limit,
+        "align.epochs": config.align.epochs,
+        "align.prompts_per_step": config.align.prompts_per_step,
+        "align.accumulation": config.align.accumulation,
+        "align.vocabulary_chunks": config.align.vocabulary_chunks,
+        "align.checkpoint_every": config.align.checkpoint_every,
+        "align.keep_checkpoints": config.align.keep_checkpoints,
+        "align.optimizer.learning_rate": config.align.optimizer.learning_rate,
+        "align.optimizer.clip_norm": config.align.optimizer.clip_norm,
+        "align.lora.rank": 1 if lora is None else lora.rank,
+        "evaluate.responses": config.evaluate.responses,
+        "evaluate.bootstrap": config.evaluate.bootstrap,
+    }
+
+
+def _check_constraints(constraints: dict[str, ConstraintConfig]) -> None:
+    if not constraints:
+        raise InputError("constraints is empty; name at least one, for example constraints.safe")
+    for name, constraint in constraints.items():
+        if (constraint.margin is None) == (constraint.at_least is None):
+            raise InputError(f"constraints.{name} needs exactly one of margin and at_least")
+
+
+def _check_reference(sample: SampleConfig) -> None:
+    changed = sample.temperature != 1 or sample.top_p != 1
+    if changed and not sample.allow_changed_reference:
+        raise InputError(
+            f"sample.temperature {sample.temperature} and sample.top_p {sample.top_p} sample another policy than the "
+            "reference; set both to 1, or set sample.allow_changed_reference to true"
+        )
+    if sample.top_p > 1:
+        raise InputError(f"sample.top_p is {sample.top_p}; use a number up to 1")
+
+
+def _check_alignment(config: RunConfig) -> None:
+    align, responses = config.align, config.sample.responses
+    if align.prompts_per_step % align.accumulation:
+        raise InputError(
+            f"align.accumulation {align.accumulation} does not divide align.prompts_per_step {align.prompts_per_step}"
+        )
+    if not 2 <= align.group_size <= responses:
+        raise InputError(
+            f"align.group_size is {align.group_size}; use 2 up to sample.responses, which is {responses}"
+        )
+    if align.lora is not None and not 0 <= align.lora.dropout < 1:
+        raise InputError(f"align.lora.dropout is {align.lora.dropout}; use 0 up to, not including, 1")
