@@ -4,10 +4,12 @@ Every field is read somewhere; a comment behind a field is its help text on the
 command line. What a field may hold beyond its type is checked by ``check_run``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cann_jax.errors import InputError
+from cann_jax.schema import SchemaError, dotted, from_mapping, nearest
 
 Better = Literal["higher", "lower"]
 
@@ -148,6 +150,26 @@ SCORER_KINDS: dict[str, type] = {
     "column": ColumnScorer,
     "function": FunctionScorer,
 }
+
+
+def scorer_from_dict(values: Mapping[str, Any], key: str) -> Any:
+    """The configuration of one scorer: ``kind`` picks the dataclass, the other keys fill it.
+
+    Args:
+        values: ``kind`` and that kind's keys.
+        key: Dotted key of ``values``, for messages.
+
+    Raises:
+        SchemaError: An unknown kind or key (names the nearest valid one), a missing key or a wrong type.
+    """
+    kinds = ", ".join(SCORER_KINDS)
+    if "kind" not in values:
+        raise SchemaError(dotted(key, "kind"), f"is missing; it must be one of {kinds}")
+    kind = values["kind"]
+    if kind not in list(SCORER_KINDS):  # a list, because what was given may not be hashable
+        near = nearest(str(kind), SCORER_KINDS)
+        raise SchemaError(dotted(key, "kind"), f"is {kind!r}; did you mean {near}? It must be one of {kinds}")
+    return from_mapping(SCORER_KINDS[kind], {n: v for n, v in values.items() if n != "kind"}, key)
 
 
 @dataclass(frozen=True)
