@@ -1,0 +1,143 @@
+"""Files of a run: written whole or not at all, read with a one-line error where something is wrong.
+
+Local files are written under a temporary name and moved into place, so that a killed process never leaves
+half a file under the final name. Object stores (gs://) cannot rename; there one write is one object already.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from cann_jax.errors import InputError
+
+PARTIAL = ".partial"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
+    """Write a whole file; readers see the old content or the new, never a part.
+
+    Raises:
+        InputError: The disk is full, or the folder cannot be written; nothing partial stays.
+    """
+    path = epath.Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(path):
+            path.write_bytes(data)
+        else:
+            _write_and_move(os.fspath(path), data)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Write JSON; dataclasses, paths, NumPy and JAX values are taken as what they hold.
+
+    Raises:
+        InputError: As ``write_bytes_atomic``.
+        ValueError: A NaN or an infinity, which JSON cannot hold.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_bytes_atomic(path, (text + "\n").encode())
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: The file is missing or corrupt.
+    """
+    with _reading(path):
+        return json.loads(epath.Path(path).read_bytes())
+
+
+def write_table(path: epath.PathLike, table: pa.Table) -> None:
+    """Write a Parquet file.
+
+    Raises:
+        InputError: As ``write_bytes_atomic``.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_bytes_atomic(path, sink.getvalue())
+
+
+def read_table(path: epath.PathLike) -> pa.Table:
+    """Read a Parquet file.
+
+    Raises:
+        InputError: The file is missing or corrupt.
+    """
+    with _reading(path):
+        return pq.read_table(pa.BufferReader(epath.Path(path).read_bytes()))
+
+
+def as_json(value: Any) -> Any:
+    """The value as it comes back from JSON: tuples as lists, dataclasses as mappings."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether the path lies in an object store."""
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[None]:
+    """Around any write: a full disk or a forbidden folder becomes one line with the mend.
+
+    Raises:
+        InputError: In place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            mend = "free space and start again; finished shards are kept"
+            raise InputError(f"disk full while writing {path}; {mend}") from error
+        mend = "make its folder writable, or set run_dir to another folder"
+        raise InputError(f"cannot write {path} ({error.strerror or error}); {mend}") from error
+
+
+@contextlib.contextmanager
+def _reading(path: epath.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; start the run again, which makes it anew") from None
+    except PermissionError:
+        raise InputError(f"{path} cannot be read; allow it (chmod u+r) and start again") from None
+    except (ValueError, pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is corrupt ({reason}); delete it and start again") from None
+
+
+def _write_and_move(path: str, data: bytes) -> None:
+    partial = path + PARTIAL
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems tell of a full disk only here
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
