@@ -1,0 +1,135 @@
+"""Files are written whole or not at all, and what cannot be read is one line."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cann_jax.artifacts import read_json, read_table, write_bytes_atomic, write_json, write_table, writing
+from cann_jax.config import DualConfig
+from cann_jax.errors import InputError
+
+
+def test_json_round_trip(tmp_path):
+    value = {"β": [1.5, None], "dual": DualConfig(), "n": np.int64(3), "a": np.ones(2), "path": tmp_path}
+    write_json(tmp_path / "deep" / "a.json", value)
+    back = read_json(tmp_path / "deep" / "a.json")
+    assert back["β"] == [1.5, None] and back["dual"]["beta"] == 0.1 and back["a"] == [1.0, 1.0]
+    assert (back["path"], back["n"]) == (str(tmp_path), 3) and os.listdir(tmp_path / "deep") == ["a.json"]
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert read_json(tmp_path / "a.json") == 1
+
+
+def test_table_round_trip(tmp_path):
+    table = pa.table({"prompt_id": ["a", "b"], "ids": [[1, 2], [3]], "score": [0.5, None]})
+    write_table(tmp_path / "t.parquet", table)
+    assert read_table(tmp_path / "t.parquet").equals(table)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 50, -4])
+def test_corrupt_table_names_file_and_mend(tmp_path, keep):
+    path = tmp_path / "t.parquet"
+    write_table(path, pa.table({"a": list(range(1000))}))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"t\.parquet is corrupt .*; delete it and start again") as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b'{"a": ', b"\xff"])
+def test_corrupt_json_names_file_and_mend(tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.json is corrupt .*; delete it and start again"):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_files(tmp_path):
+    for read in (read_json, read_table):
+        with pytest.raises(InputError, match="none is missing"):
+            read(tmp_path / "none")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+def test_full_device(tmp_path):
+    path = tmp_path / "shard.parquet"
+    path.write_bytes(b"old")
+    (tmp_path / "shard.parquet.partial").symlink_to("/dev/full")
+    with pytest.raises(
+        InputError, match=r"disk full while writing .*shard\.parquet; free space and start again"
+    ):
+        write_bytes_atomic(path, b"x" * 100_000)
+    assert os.listdir(tmp_path) == ["shard.parquet"] and path.read_bytes() == b"old"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small disk is not allowed here")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_full_disk_keeps_finished_shards(small_disk):
+    write_bytes_atomic(small_disk / "shard-0", b"x" * 150_000)
+    with pytest.raises(InputError, match=r"disk full .*shard-1; free space .*finished shards are kept"):
+        write_bytes_atomic(small_disk / "shard-1", b"x" * 150_000)
+    assert os.listdir(small_disk) == ["shard-0"]
+    (small_disk / "shard-0").unlink()
+    write_bytes_atomic(small_disk / "shard-1", b"x" * 150_000)
+    assert (small_disk / "shard-1").stat().st_size == 150_000
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*; make its folder writable"):
+        write_bytes_atomic(tmp_path / "file" / "a", b"")
+
+
+def test_writing_tells_a_full_disk_for_any_writer():
+    with pytest.raises(InputError, match="disk full while writing checkpoint"), writing("checkpoint"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(KeyError), writing("checkpoint"):
+        raise KeyError("a bug passes")
+
+
+WRITER = """
+import sys
+from cann_jax.artifacts import write_bytes_atomic
+size = 8_000_000
+print("ready", flush=True)
+while True:
+    for byte in (b"a", b"b"):
+        write_bytes_atomic(sys.argv[1], byte * size)
+        print("written", flush=True)
+"""
+
+
+def test_killed_writer_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "file"
+    for delay in (0.0, 0.003, 0.011):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert [writer.stdout.readline() for _ in range(3)][-1] == "written\n"
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        data = path.read_bytes()
+        assert len(data) == 8_000_000 and data.count(data[:1]) == len(data)

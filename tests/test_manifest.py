@@ -1,0 +1,191 @@
+"""A stage's folder: fresh, done or changed; kept, cleared or refused."""
+
+import json
+
+import pytest
+from etils import epath
+
+from cann_jax.artifacts import read_json, write_bytes_atomic
+from cann_jax.config import SampleConfig
+from cann_jax.errors import InputError
+from cann_jax.stages import manifest
+from cann_jax.stages.manifest import (
+    begin,
+    commit,
+    expectation,
+    fingerprint_file,
+    fingerprint_json,
+    stage_state,
+)
+
+
+def expected(**settings):
+    return expectation("sample", SampleConfig(**settings), {"model": "a" * 64})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return epath.Path(tmp_path) / "run" / "sample"
+
+
+def finish(folder, want):
+    begin(folder, want)
+    write_bytes_atomic(folder / "shards" / "0", b"shard")
+    write_bytes_atomic(folder / "table", b"table")
+    commit(folder, want, ["table"])
+
+
+def test_fresh_then_done(folder):
+    want = expected()
+    assert stage_state(folder, want).state == "fresh"
+    assert begin(folder, want) is False
+    write_bytes_atomic(folder / "table", b"1")
+    assert stage_state(folder, want).state == "fresh"  # not committed yet
+    commit(folder, want, ["table"])
+    assert stage_state(folder, want) == manifest.StageState("done")
+    made = read_json(folder / "manifest.json")
+    assert (
+        made["stage"] == "sample" and made["settings"]["stop"] == [] and made["inputs"] == {"model": "a" * 64}
+    )
+    assert made["outputs"] == {"table": fingerprint_file(folder / "table")}
+
+
+def test_changed_names_each_key_with_old_and_new(folder):
+    finish(folder, expected())
+    want = expectation("sample", SampleConfig(responses=8, stop=("x",)), {"model": "b" * 64, "data": "c"})
+    state = stage_state(folder, want)
+    assert state.state == "changed"
+    assert state.differences == (
+        "settings.responses: 16 → 8",
+        'settings.stop: [] → ["x"]',
+        "inputs.model: aaaaaaaaaa… → bbbbbbbbbb…",
+        'inputs.data: nothing → "c"',
+    )
+
+
+def test_unfinished_work_by_other_settings_is_changed(folder):
+    begin(folder, expected())
+    assert stage_state(folder, expected(responses=8)).differences == ("settings.responses: 16 → 8",)
+
+
+def test_same_settings_keep_shards(folder):
+    begin(folder, expected())
+    write_bytes_atomic(folder / "shards" / "0", b"shard")
+    assert begin(folder, expected()) is True
+    assert (folder / "shards" / "0").read_bytes() == b"shard"
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_other_settings_clear_everything(folder, tmp_path, committed):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("")
+    finish(folder, expected())
+    (tmp_path / "run" / "sample" / "link").symlink_to(outside)
+    if not committed:
+        (folder / "manifest.json").unlink()
+    assert begin(folder, expected(responses=8)) is False
+    assert [child.name for child in folder.iterdir()] == ["settings.json"]
+    assert (outside / "precious").exists()
+    assert stage_state(folder, expected(responses=8)).state == "fresh"
+
+
+def test_clearing_that_is_cut_off_goes_on(folder, monkeypatch):
+    finish(folder, expected())
+
+    def killed(self, missing_ok=False):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            begin(folder, expected(responses=8))
+    assert not (folder / "manifest.json").exists()
+    assert stage_state(folder, expected(responses=8)).state == "changed"
+    assert begin(folder, expected(responses=8)) is False
+    assert not (folder / "shards").exists()
+
+
+def test_missing_output_undoes_the_commit_and_keeps_the_rest(folder):
+    finish(folder, expected())
+    (folder / "table").unlink()
+    state = stage_state(folder, expected())
+    assert state.state == "changed" and state.differences == ("outputs.table is gone",)
+    assert begin(folder, expected()) is True
+    assert not (folder / "manifest.json").exists() and (folder / "shards" / "0").exists()
+
+
+def test_begin_on_a_finished_stage_withdraws_the_commit(folder):
+    finish(folder, expected())
+    begin(folder, expected())
+    assert stage_state(folder, expected()).state == "fresh"
+
+
+def test_foreign_files_are_refused_and_stay(folder):
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    for use in (begin, stage_state):
+        with pytest.raises(InputError, match=r"did not make \(thesis\.txt\)"):
+            use(folder, expected())
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder):
+    folder.parent.mkdir(parents=True)
+    folder.write_text("x")
+    with pytest.raises(InputError, match="is a file where a stage's folder must be"):
+        begin(folder, expected())
+
+
+def test_cut_off_first_write_is_no_foreign_file(folder):
+    folder.mkdir(parents=True)
+    (folder / "settings.json.partial").write_text("{")
+    assert begin(folder, expected()) is False
+    assert stage_state(folder, expected()).state == "fresh"
+
+
+@pytest.mark.parametrize("name", ["settings.json", "manifest.json"])
+@pytest.mark.parametrize("text", ['{"stage"', "3"])
+def test_corrupt_record_names_file_and_mend(folder, name, text):
+    folder.mkdir(parents=True)
+    (folder / name).write_text(text)
+    for use in (begin, stage_state):
+        with pytest.raises(InputError, match=f"{name} is corrupt; delete the folder .* and start again"):
+            use(folder, expected())
+
+
+def test_commit_needs_its_outputs(folder):
+    begin(folder, expected())
+    with pytest.raises(InputError, match="table cannot be read"):
+        commit(folder, expected(), ["table"])
+    assert not (folder / "manifest.json").exists()
+
+
+def test_fingerprint_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+    assert fingerprint_file(tmp_path / "a") == known
+    with pytest.raises(InputError, match="none cannot be read"):
+        fingerprint_file(tmp_path / "none")
+
+
+def test_fingerprint_of_a_folder_sees_names_and_contents(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_bytes(b"abc")
+    before = fingerprint_file(tmp_path)
+    assert fingerprint_file(tmp_path) == before
+    (tmp_path / "sub" / "a").write_bytes(b"abd")
+    changed = fingerprint_file(tmp_path)
+    (tmp_path / "sub" / "a").write_bytes(b"abc")
+    (tmp_path / "sub" / "a").rename(tmp_path / "sub" / "b")
+    assert len({before, changed, fingerprint_file(tmp_path)}) == 3
+
+
+def test_fingerprint_json_ignores_order_only():
+    assert fingerprint_json({"a": 1, "b": (2,)}) == fingerprint_json({"b": [2], "a": 1})
+    assert fingerprint_json({"a": 1}) != fingerprint_json({"a": 2})
+
+
+def test_manifest_is_json_that_others_can_read(folder):
+    finish(folder, expected())
+    assert json.loads((folder / "manifest.json").read_text())["layout"] == manifest.LAYOUT
