@@ -1,0 +1,95 @@
+"""Can the margins be reached on the sampled responses, and how far would they have to scale back?
+
+A finite λ* exists iff ⟨w, b⟩ < φ(w) = mean_x max_k ⟨w, g − ḡ⟩ for every w ≥ 0 that is not zero: the best
+that any weighting of the sampled responses can do for the combination w.
+"""
+
+import enum
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.core.dual import Standardised
+from cann_jax.core.scores import (
+    Scores,
+    accurate_sum,
+    normalised_prompt_weights,
+    reference_mean,
+    valid_mask,
+)
+
+
+class Feasible(enum.IntEnum):
+    """Verdict on the margins; an int code, so that it lives in a jitted solution."""
+
+    UNDETERMINED = -1
+    NO = 0
+    YES = 1
+
+
+def largest_margin(scores: Scores) -> jax.Array:
+    """``(m,)``: for each constraint alone, the margin that picking every prompt's best response reaches.
+
+    For m = 1 this is b_max, above which no finite multiplier exists (paper, section 3, on K samples).
+    """
+    best = best_combination(scores, jnp.eye(scores.constraints.shape[-1], dtype=scores.constraints.dtype))
+    return best - reference_mean(scores)
+
+
+def best_combination(scores: Scores, combinations: jax.Array) -> jax.Array:
+    """``(c,)``: mean_x max_k ⟨w, g⟩ for each of the combinations w ``(c, m)``."""
+    weights = normalised_prompt_weights(scores)
+    mask = valid_mask(scores)
+
+    def one(combination):
+        mixed = scores.constraints @ combination
+        best = jnp.max(jnp.where(mask, mixed, -jnp.inf), axis=-1)
+        return accurate_sum(jnp.where(jnp.any(mask, axis=-1), best, 0) * weights)
+
+    return jax.lax.map(one, combinations)
+
+
+def rounding(problem: Standardised) -> float:
+    """What an expectation of standardised scores can be off by in the table's precision."""
+    return 64 * float(jnp.finfo(problem.logits.dtype).eps)
+
+
+def proves_infeasible(problem: Standardised, tilt: jax.Array, value: jax.Array) -> jax.Array:
+    """Weak duality: F(θ) below the worst value of any weighting proves that no weighting meets the margins.
+
+    F(θ) ≥ E_x[min_k logits] + φ(θ) − ⟨θ, b⟩, so F under the floor shows φ(θ) < ⟨θ, b⟩. If the margins are
+    strictly out of reach, F falls without bound and the proof is found after finitely many steps.
+    """
+    return value < problem.floor - rounding(problem) * (jnp.sum(tilt) + jnp.abs(problem.floor))
+
+
+def reach_along(problem: Standardised, tilt: jax.Array) -> jax.Array:
+    """φ(w) − ⟨w, b⟩ at w = θ/Σθ, in units of the spread; one constraint has only w = 1."""
+    total = jnp.sum(tilt)
+    if tilt.shape[0] == 1:
+        direction = jnp.ones_like(tilt)
+    else:
+        direction = jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
+    mixed = jnp.zeros_like(problem.logits)
+    for j in range(tilt.shape[0]):
+        mixed = mixed + direction[j] * problem.features[j]
+    best = jnp.max(jnp.where(jnp.isfinite(problem.logits), mixed, -jnp.inf), axis=-1)
+    return accurate_sum(best * problem.weights) + jnp.dot(direction, problem.drift)
+
+
+def verdict(problem: Standardised, tilt: jax.Array, value: jax.Array, residual: jax.Array, tolerance: float):
+    """``Feasible`` code at the point where a solver stopped.
+
+    YES needs a policy on the sample that meets the margins and room beyond it, so that λ* is finite;
+    NO needs a combination w whose best falls short; on the edge itself, within rounding, neither is had.
+    """
+    reach = reach_along(problem, tilt)
+    short = (reach < -rounding(problem)) | proves_infeasible(problem, tilt, value)
+    met = residual <= tolerance
+    if tilt.shape[0] == 1:
+        # with λ = 0 optimal the reference's own tilt meets the margin, room or not
+        room = (reach > rounding(problem)) | (met & (tilt[0] == 0))
+        return jnp.where(room, Feasible.YES, jnp.where(short, Feasible.NO, Feasible.UNDETERMINED))
+    room = met & ((reach > rounding(problem)) | ~jnp.any(tilt > 0))
+    code = jnp.where(room, Feasible.YES, Feasible.UNDETERMINED)
+    return jnp.where(short & ~room, Feasible.NO, code)

@@ -1,0 +1,61 @@
+"""jaxopt's L-BFGS-B on the dual; the one file that imports jaxopt, which is no longer maintained.
+
+Its own error says 0.0 on infeasible tables (in float32 λ − ∇D rounds to λ), so the loop here asks our
+residual and our proof of infeasibility when to stop.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.core.dual import Standardised, evaluate, natural_residual
+from cann_jax.core.feasibility import proves_infeasible
+
+STEPS = 60
+
+
+def lbfgsb(problem: Standardised, start: jax.Array, tolerance: float) -> tuple[jax.Array, jax.Array]:
+    """Minimise F over θ ≥ 0 from ``start`` ``(m,)``; returns θ and the number of evaluations.
+
+    Variables are scaled by the curvature at the start, so that the first step is about Newton's.
+    """
+    scale = _curvature_scale(problem, start)
+
+    def value_and_gradient(scaled):
+        seen = evaluate(problem, scaled * scale)
+        return seen.value, seen.gradient * scale
+
+    solver = _solver_class()(
+        value_and_gradient, value_and_grad=True, maxls=20, stop_if_linesearch_fails=True, implicit_diff=False
+    )
+    bounds = (jnp.zeros_like(start), jnp.full_like(start, jnp.inf))
+
+    def unfinished(carry):
+        scaled, state = carry
+        gradient = state.grad / scale
+        open_ = natural_residual(scaled * scale, gradient) > tolerance
+        open_ &= ~proves_infeasible(problem, scaled * scale, state.value)
+        return open_ & ~state.failed_linesearch & jnp.isfinite(state.value) & (state.iter_num < STEPS)
+
+    def step(carry):
+        return tuple(solver.update(*carry, bounds))
+
+    first = start / scale
+    scaled, state = jax.lax.while_loop(unfinished, step, (first, solver.init_state(first, bounds)))
+    return scaled * scale, state.num_fun_eval + 1
+
+
+def _solver_class():
+    """Imported late: it costs a second that the Newton method's users need not wait for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # says it is unmaintained; see above
+        from jaxopt import LBFGSB
+    return LBFGSB
+
+
+def _curvature_scale(problem: Standardised, start: jax.Array) -> jax.Array:
+    """``(m,)``: 1/√diagonal of the Hessian, or the logits' size where there is no curvature to go by."""
+    diagonal = jnp.diag(evaluate(problem, start).hessian)
+    largest = jnp.maximum(problem.reach, 1)
+    return jnp.minimum(1 / jnp.sqrt(jnp.maximum(diagonal, 1e-12)), largest)

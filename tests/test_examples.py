@@ -1,0 +1,17 @@
+"""The examples run and do what they print."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def test_own_loop_reaches_what_was_predicted(capsys):
+    source = EXAMPLES / "own_loop.py"
+    assert len(source.read_text().splitlines()) < 60
+    predicted, reached = runpy.run_path(str(source))["main"]()
+    assert predicted == pytest.approx(0.4, abs=1e-4)
+    assert reached == pytest.approx(predicted, abs=0.03)
+    assert "lambda*" in capsys.readouterr().out
