@@ -7,10 +7,11 @@ half a file under the final name. Object stores (gs://) cannot rename; there one
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +80,28 @@ def read_table(path: epath.PathLike) -> pa.Table:
         return pq.read_table(pa.BufferReader(epath.Path(path).read_bytes()))
 
 
+def fingerprint_file(path: epath.PathLike) -> str:
+    """SHA-256 of a file's content, or of the names and contents of all files in a folder.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        return fingerprint_json({child.name: fingerprint_file(child) for child in path.iterdir()})
+    try:
+        with path.open("rb") as file:
+            return _digest(file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
+
+
+def fingerprint_json(value: Any) -> str:
+    """SHA-256 of a value's JSON, whatever the order of its keys."""
+    text = json.dumps(as_json(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def as_json(value: Any) -> Any:
     """The value as it comes back from JSON: tuples as lists, dataclasses as mappings."""
     return json.loads(json.dumps(value, default=_plain))
@@ -117,6 +140,13 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
     except (ValueError, pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is corrupt ({reason}); delete it and start again") from None
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _write_and_move(path: str, data: bytes) -> None:

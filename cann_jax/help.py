@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser
 
 from cann_jax.config import SCORER_KINDS
-from cann_jax.schema import dotted, is_required, mapping_value, unwrap
+from cann_jax.schema import dotted, is_required, named_section_type, section_type
 
 INTRODUCTION = """\
 usage: python -m cann_jax.train --config FILE.yaml [--KEY VALUE ...] [--stages STAGE,...] [--dry_run]
@@ -32,23 +32,19 @@ def help_text(*schemas: type) -> str:
 def _sections(schema: type, key: str, title: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """A title and the plain keys of the dataclass, then the same for each dataclass inside."""
     hints, meanings = get_type_hints(schema), _meanings(schema)
-    inner = {name: _inner_schema(hint) for name, hint in hints.items()}
+    inner = {name: section_type(hint) or named_section_type(hint) for name, hint in hints.items()}
     plain = {f.name: f for f in fields(schema) if inner[f.name] is None}
     yield title, {dotted(key, n): _argument(f, hints[n], meanings[n]) for n, f in plain.items()}
     for name, schema_inside in inner.items():
         if schema_inside is not None:
-            by_name = f"{name}.NAME" if mapping_value(hints[name]) else name
+            by_name = f"{name}.NAME" if named_section_type(hints[name]) else name
             yield from _sections(schema_inside, dotted(key, by_name), meanings[name])
-
-
-def _inner_schema(hint: Any) -> type | None:
-    return unwrap(hint) if is_dataclass(unwrap(hint)) else mapping_value(hint)
 
 
 def _argument(item: Field, hint: Any, meaning: str) -> dict[str, Any]:
     if is_required(item):
         return {"type": hint, "help": meaning, "required": True}
-    default = item.default if item.default is not MISSING else item.default_factory()
+    default = item.default if item.default_factory is MISSING else item.default_factory()
     return {"type": hint, "help": meaning, "default": default}
 
 

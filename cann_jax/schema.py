@@ -8,7 +8,7 @@ import textwrap
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -39,15 +39,15 @@ def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
     Raises:
         SchemaError: An unknown key (names the nearest valid one), a missing one or a value of another type.
     """
-    hints = get_type_hints(cls)
-    absent_sections = {f.name: {} for f in fields(cls) if is_required(f) and is_dataclass(hints[f.name])}
+    hints, items = get_type_hints(cls), fields(cast(Any, cls))
+    absent_sections: dict = {f.name: {} for f in items if is_required(f) and is_dataclass(hints[f.name])}
     values = {**absent_sections, **_as_mapping(values, key)}
     for name in values:
         if name not in hints:
             raise SchemaError(
                 dotted(key, name), f"is not a key; did you mean {_nearest_key(cls, name, key)}?"
             )
-    for item in fields(cls):
+    for item in items:
         if is_required(item) and item.name not in values:
             expected = type_name(hints[item.name])
             raise SchemaError(dotted(key, item.name), f"is missing; it must be {expected}")
@@ -69,15 +69,15 @@ def is_required(item: Field) -> bool:
     return item.default is MISSING and item.default_factory is MISSING
 
 
-def unwrap(hint: Any) -> Any:
-    """``X`` of ``X | None``; any other type as it is."""
-    members = [member for member in get_args(hint) if member is not type(None)]
-    return members[0] if _is_union(hint) and len(members) == 1 else hint
+def section_type(hint: Any) -> type | None:
+    """The dataclass ``X`` of ``X`` or ``X | None``; None for any other type."""
+    inner = _unwrap(hint)
+    return cast(type, inner) if is_dataclass(inner) else None
 
 
-def mapping_value(hint: Any) -> Any:
+def named_section_type(hint: Any) -> type | None:
     """The dataclass ``X`` of ``dict[str, X]``; None for any other type."""
-    return get_args(hint)[1] if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]) else None
+    return section_type(get_args(hint)[1]) if get_origin(hint) is dict else None
 
 
 def type_name(hint: Any) -> str:
@@ -94,6 +94,11 @@ def type_name(hint: Any) -> str:
     return names.get(hint, "null")
 
 
+def _unwrap(hint: Any) -> Any:
+    members = [member for member in get_args(hint) if member is not type(None)]
+    return members[0] if _is_union(hint) and len(members) == 1 else hint
+
+
 def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
 
@@ -107,16 +112,16 @@ def _nearest_key(cls: type, name: object, key: str) -> str:
 def _keys_inside(cls: type) -> Iterable[str]:
     for name, hint in get_type_hints(cls).items():
         yield name
-        if is_dataclass(unwrap(hint)):
-            yield from (dotted(name, inside) for inside in _keys_inside(unwrap(hint)))
+        if inner := section_type(hint):
+            yield from (dotted(name, deeper) for deeper in _keys_inside(inner))
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
-    plain = unwrap(hint)
+    plain, section = _unwrap(hint), section_type(hint)
     if plain is not hint and value in (None, "null"):
         return None
-    if is_dataclass(plain):
-        return from_mapping(plain, value, key)
+    if section is not None:
+        return from_mapping(section, value, key)
     if get_origin(plain) is dict:
         return {name: _convert(get_args(plain)[1], v, dotted(key, name)) for name, v in _named(value, key)}
     return value if plain is Any else _leaf(hint, value, key)

@@ -11,7 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cann_jax.artifacts import read_json, read_table, write_bytes_atomic, write_json, write_table, writing
+from cann_jax.artifacts import (
+    fingerprint_file,
+    fingerprint_json,
+    read_json,
+    read_table,
+    write_bytes_atomic,
+    write_json,
+    write_table,
+    writing,
+)
 from cann_jax.config import DualConfig
 from cann_jax.errors import InputError
 
@@ -106,6 +115,31 @@ def test_writing_tells_a_full_disk_for_any_writer():
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(KeyError), writing("checkpoint"):
         raise KeyError("a bug passes")
+
+
+def test_fingerprint_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+    assert fingerprint_file(tmp_path / "a") == known
+    with pytest.raises(InputError, match="none cannot be read"):
+        fingerprint_file(tmp_path / "none")
+
+
+def test_fingerprint_of_a_folder_sees_names_and_contents(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_bytes(b"abc")
+    before = fingerprint_file(tmp_path)
+    assert fingerprint_file(tmp_path) == before
+    (tmp_path / "sub" / "a").write_bytes(b"abd")
+    changed = fingerprint_file(tmp_path)
+    (tmp_path / "sub" / "a").write_bytes(b"abc")
+    (tmp_path / "sub" / "a").rename(tmp_path / "sub" / "b")
+    assert len({before, changed, fingerprint_file(tmp_path)}) == 3
+
+
+def test_fingerprint_json_ignores_order_only():
+    assert fingerprint_json({"a": 1, "b": (2,)}) == fingerprint_json({"b": [2], "a": 1})
+    assert fingerprint_json({"a": 1}) != fingerprint_json({"a": 2})
 
 
 WRITER = """

@@ -5,17 +5,16 @@
 keeps its finished shards, and a stage made by other settings is told apart and made anew.
 """
 
-import hashlib
 import json
 import os
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from etils import epath
 
-from cann_jax.artifacts import PARTIAL, as_json, read_json, write_json, writing
+from cann_jax.artifacts import PARTIAL, as_json, fingerprint_file, read_json, write_json, writing
 from cann_jax.errors import InputError
 
 LAYOUT = 1  # of the files in a stage's folder; a change of it makes finished stages anew
@@ -92,35 +91,6 @@ def commit(folder: epath.PathLike, expected: Mapping[str, Any], outputs: Iterabl
     folder = epath.Path(folder)
     made = {name: fingerprint_file(folder / name) for name in outputs}
     write_json(folder / MANIFEST, {**expected, OUTPUTS: made})
-
-
-def fingerprint_file(path: epath.PathLike) -> str:
-    """SHA-256 of a file's content, or of the names and contents of all files in a folder.
-
-    Raises:
-        InputError: The file is missing or cannot be read.
-    """
-    path = epath.Path(path)
-    if path.is_dir():
-        return fingerprint_json({child.name: fingerprint_file(child) for child in path.iterdir()})
-    try:
-        with path.open("rb") as file:
-            return _digest(file)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
-
-
-def fingerprint_json(value: Any) -> str:
-    """SHA-256 of a value's JSON, whatever the order of its keys."""
-    text = json.dumps(as_json(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _present(folder: epath.Path) -> list[str]:
