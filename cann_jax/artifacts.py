@@ -33,7 +33,7 @@ def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(path):
-            path.write_bytes(data)
+            path.write_bytes(bytes(data))  # Arrow buffers too
         else:
             _write_and_move(os.fspath(path), data)
 
