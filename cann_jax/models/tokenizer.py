@@ -1,0 +1,49 @@
+"""Tokenizers, from a Hugging Face folder or from the metadata of a GGUF file."""
+
+from pathlib import Path
+
+from cann_jax.errors import InputError
+
+
+def folder_tokenizer(folder: Path):
+    """The folder's tokenizer.
+
+    Raises:
+        InputError: the folder holds none that transformers reads.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json beside config.json") from None
+
+
+def gguf_tokenizer(metadata: dict, path: Path):
+    """The tokenizer that a GGUF file carries.
+
+    transformers' own GGUF path loads torch; its converter alone does not.
+
+    Raises:
+        InputError: the file's tokenizer is of a kind that transformers cannot build.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+    grouped = {
+        group: {name: metadata[f"tokenizer.{key}"] for key, name in names.items() if f"tokenizer.{key}" in metadata}
+        for group, names in GGUF_TOKENIZER_MAPPING.items()
+    }
+    try:
+        backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], grouped["tokenizer"])
+    except (KeyError, ValueError, NotImplementedError) as error:
+        raise InputError(f"{path}: its tokenizer cannot be read ({error}); use a Hugging Face folder") from None
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    special = {name: metadata["tokenizer.ggml.tokens"][index] for name, index in ids.items() if index is not None}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+    return tokenizer
+
+
+_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}

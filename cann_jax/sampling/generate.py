@@ -1,0 +1,112 @@
+"""K responses for each prompt, the prompt computed once and shared by all K."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cann_jax.models.decoder import KeysValues, causal_mask, logits
+from cann_jax.sampling.draw import draw, nucleus, response_keys, uniform
+
+
+class Samples(NamedTuple):
+    """Responses of a batch of prompts.
+
+    Args:
+        tokens: (B, K, T) ids; 0 after the end.
+        lengths: (B, K) tokens, the end token included.
+        logps: (B, K, T) float32 log-prob of each token under the model at temperature 1; 0 after the end.
+        stopped: (B, K) True where the response ended with a stop token, False where it hit the length limit.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    logps: jax.Array
+    stopped: jax.Array
+
+
+class _Loop(NamedTuple):
+    step: jax.Array
+    hidden: jax.Array  # (B, K, hidden) from which the next token is drawn
+    own: KeysValues
+    samples: Samples
+
+
+@partial(jax.jit, static_argnames=("graph", "responses", "max_new_tokens", "top_p"))
+def generate(
+    graph, weights, prompts, prompt_lengths, prompt_indices, seed, stop_tokens, temperature, *,
+    responses: int, max_new_tokens: int, top_p: float = 1.0,
+) -> Samples:  # fmt: skip
+    """Sample from a decoder.
+
+    Args:
+        graph: Graph of the split ``Decoder``.
+        weights: Its state.
+        prompts: (B, P) ids, padded on the right.
+        prompt_lengths: (B,).
+        prompt_indices: (B,) indices in the whole data set; with the seed, they determine the draw.
+        seed: Key of the run's sampling.
+        stop_tokens: (n,) ids that end a response.
+        temperature: Divides the logits.
+        responses: K.
+        max_new_tokens: T.
+        top_p: Nucleus mass; 1 keeps everything.
+    """
+    model = nnx.merge(graph, weights)
+    keys = response_keys(seed, prompt_indices, responses)
+    prompt, first = _prefill(model, prompts, prompt_lengths)
+    prompt_mask = jnp.arange(prompts.shape[1]) < prompt_lengths[:, None]
+
+    def going(loop: _Loop):
+        return (loop.step < max_new_tokens) & ~jnp.all(loop.samples.stopped)
+
+    def body(loop: _Loop) -> _Loop:
+        scores = logits(loop.hidden, model.head)
+        tokens = draw(nucleus(scores / temperature, top_p), uniform(keys, loop.step))
+        samples = _append(loop.samples, loop.step, tokens, _token_logp(scores, tokens), stop_tokens)
+        positions = jnp.broadcast_to(prompt_lengths[:, None] + loop.step, tokens.shape)
+        hidden, own = model.decode(tokens, positions, prompt, prompt_mask, loop.own, loop.step)
+        return _Loop(loop.step + 1, hidden, own, samples)
+
+    shape = (prompts.shape[0], responses)
+    start = _Loop(
+        step=jnp.int32(0),
+        hidden=jnp.broadcast_to(first[:, None], (*shape, first.shape[-1])),
+        own=_empty_cache(model.config, shape, max_new_tokens, model.dtype),
+        samples=_empty_samples(shape, max_new_tokens),
+    )
+    return jax.lax.while_loop(going, body, start).samples
+
+
+def _prefill(model, prompts, lengths) -> tuple[KeysValues, jax.Array]:
+    """Keys and values of the prompts, and the hidden state (B, hidden) of each prompt's last token."""
+    positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
+    hidden, prompt = model.prefill(prompts, positions, causal_mask(positions < lengths[:, None]))
+    return prompt, jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+
+
+def _append(samples: Samples, step, tokens, logps, stop_tokens) -> Samples:
+    alive = ~samples.stopped
+    return Samples(
+        tokens=samples.tokens.at[:, :, step].set(jnp.where(alive, tokens, 0)),
+        lengths=samples.lengths + alive,
+        logps=samples.logps.at[:, :, step].set(jnp.where(alive, logps, 0)),
+        stopped=samples.stopped | jnp.isin(tokens, stop_tokens),
+    )
+
+
+def _token_logp(scores: jax.Array, tokens: jax.Array) -> jax.Array:
+    chosen = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(scores, axis=-1)
+
+
+def _empty_samples(shape, length: int) -> Samples:
+    zeros = partial(jnp.zeros, dtype=jnp.int32)
+    return Samples(zeros((*shape, length)), zeros(shape), jnp.zeros((*shape, length)), jnp.zeros(shape, bool))
+
+
+def _empty_cache(config, shape, length: int, dtype) -> KeysValues:
+    cache = jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype)
+    return KeysValues(cache, cache)
