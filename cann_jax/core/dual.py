@@ -26,28 +26,52 @@ EXACT = jax.lax.Precision.HIGHEST  # accelerators would round the products to bf
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Standardised:
-    """The dual problem in the solvers' units; F(θ) = Σ_x p_x·logsumexp_k(logits + θ·features) + θ·drift.
+class Table:
+    """A score table made ready once for many margins and many β.
 
     Attributes:
-        logits: ``(prompts, responses)``, (r − mean_x r)/β; −inf where no response is.
+        reward: ``(prompts, responses)``, r − mean_x r; −inf where no response is.
         features: ``(m, prompts, responses)``, (g_j − mean_x g_j)/s_j; 0 where no response is.
         weights: ``(prompts,)``, summing to one.
-        drift: ``(m,)``, the part of E[h_j]/s_j that no weighting of responses moves.
         spread: ``(m,)``, s_j: the root mean square deviation of g_j within a prompt.
-        floor: scalar, E_x[min_k logits]: F below it certifies that the margins are out of reach.
-        reach: scalar, the root mean square of the logits, the natural size of a tilt.
-        beta: scalar β.
+        offset: ``(m,)``, the table's own E_ref[g] less the baseline; 0 where they are one.
+        baseline: ``(m,)``, E_ref[g].
+        centre: scalar, E_x[mean_x r].
+        lowest: scalar, E_x[min_k reward].
+        reward_spread: scalar, the root mean square deviation of r within a prompt.
+        log_count: scalar, E_x[ln K_x].
     """
 
-    logits: jax.Array
+    reward: jax.Array
     features: jax.Array
     weights: jax.Array
-    drift: jax.Array
     spread: jax.Array
+    offset: jax.Array
+    baseline: jax.Array
+    centre: jax.Array
+    lowest: jax.Array
+    reward_spread: jax.Array
+    log_count: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Standardised:
+    """The dual in the solvers' units: F(θ) = Σ_x p_x·logsumexp_k(reward/β + θ·features) + θ·drift.
+
+    Attributes:
+        table: the table.
+        beta: scalar β.
+        drift: ``(m,)``, the part of E[h_j]/s_j that no weighting of responses moves.
+        floor: scalar, E_x[min_k reward]/β: F below it certifies that the margins are out of reach.
+        reach: scalar, the root mean square of reward/β, the natural size of a tilt.
+    """
+
+    table: Table
+    beta: jax.Array
+    drift: jax.Array
     floor: jax.Array
     reach: jax.Array
-    beta: jax.Array
 
 
 class Evaluation(NamedTuple):
@@ -58,39 +82,63 @@ class Evaluation(NamedTuple):
     hessian: jax.Array
 
 
-def standardise(scores: Scores, margins: jax.Array, beta: jax.Array) -> Standardised:
-    """Centre and scale a table: margins ``(m,)``, β a positive scalar."""
+class PolicyStatistics(NamedTuple):
+    """F, its gradient ``(m,)``, and E r (centred), KL and effective sample size of π_θ on the sample."""
+
+    value: jax.Array
+    gradient: jax.Array
+    reward: jax.Array
+    kl: jax.Array
+    effective_sample_size: jax.Array
+
+
+def ready(scores: Scores) -> Table:
+    """Centre and scale a table."""
     mask = None if scores.mask is None else valid_mask(scores)
     weights = normalised_prompt_weights(scores)
-    reward = _centred(scores.reward, mask) / beta
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
-    features = _centred(constraints, mask)
+    reward, features = _centred(scores.reward, mask), _centred(constraints, mask)
     spread = _spread(features, weights, mask)
-    drift = -margins / spread
-    if scores.baseline is not None:
-        own_mean = accurate_sum(response_mean(constraints, mask) * weights)
-        drift = drift + (own_mean - scores.baseline) / spread
+    own_mean = accurate_sum(response_mean(constraints, mask) * weights)
+    baseline = own_mean if scores.baseline is None else scores.baseline
     lowest = jnp.min(reward, axis=-1)
-    reach = jnp.sqrt(accurate_sum(response_mean(reward * reward, mask) * weights))
+    log_count = jnp.log(jnp.full(weights.shape, reward.shape[-1], reward.dtype))
+    reward_spread = _spread(reward[None], weights, mask)[0]
     if mask is not None:
-        empty = ~jnp.any(mask, axis=-1, keepdims=True)
-        lowest = jnp.min(jnp.where(mask | empty, reward, jnp.inf), axis=-1)
-        reward = jnp.where(mask | empty, reward, -jnp.inf)
-    return Standardised(
-        logits=reward,
+        present = mask | ~jnp.any(mask, axis=-1, keepdims=True)
+        lowest = jnp.min(jnp.where(present, reward, jnp.inf), axis=-1)
+        log_count = jnp.log(jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(reward.dtype))
+        reward = jnp.where(present, reward, -jnp.inf)
+    return Table(
+        reward=reward,
         features=features / spread[:, None, None],
         weights=weights,
-        drift=drift,
         spread=spread,
-        floor=accurate_sum(lowest * weights),
-        reach=reach,
-        beta=jnp.asarray(beta, reward.dtype),
+        offset=own_mean - baseline,
+        baseline=baseline,
+        centre=accurate_sum(response_mean(scores.reward, mask) * weights),
+        lowest=accurate_sum(lowest * weights),
+        reward_spread=reward_spread,
+        log_count=accurate_sum(log_count * weights),
+    )
+
+
+def pose(table: Table, margins: jax.Array, beta: jax.Array) -> Standardised:
+    """The dual of a table at margins b ``(m,)`` and β; costs nothing beside an evaluation."""
+    return Standardised(
+        table=table,
+        beta=beta,
+        drift=(table.offset - margins) / table.spread,
+        floor=table.lowest / beta,
+        reach=table.reward_spread / beta,
     )
 
 
 def _centred(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Deviations from the prompt's mean; 0 where no response is, whatever stood there."""
     deviations = values - response_mean(values, mask)[..., None]
+    # once more: the mean of large scores is itself rounded, and what remains would pass for a margin
+    deviations = deviations - response_mean(deviations, mask)[..., None]
     return deviations if mask is None else jnp.where(mask, deviations, 0)
 
 
@@ -106,38 +154,62 @@ def _spread(deviations: jax.Array, weights: jax.Array, mask: jax.Array | None) -
 
 def tilt_of(multipliers: jax.Array, problem: Standardised) -> jax.Array:
     """θ = λ·s/β, ``(m,)``."""
-    return multipliers * problem.spread / problem.beta
+    return multipliers * problem.table.spread / problem.beta
 
 
 def multipliers_of(tilt: jax.Array, problem: Standardised) -> jax.Array:
     """λ = θ·β/s, ``(m,)``."""
-    return tilt * problem.beta / problem.spread
+    return tilt * problem.beta / problem.table.spread
 
 
 def tilted_logits(problem: Standardised, tilt: jax.Array) -> jax.Array:
     """``(prompts, responses)``: (r + ⟨λ, g⟩)/β up to a constant in each prompt."""
     # an unrolled sum fuses into one streaming pass, which a contraction over m does not
-    logits = problem.logits
-    for j in range(problem.features.shape[0]):
-        logits = logits + tilt[j] * problem.features[j]
+    logits = problem.table.reward / problem.beta
+    for j in range(problem.table.features.shape[0]):
+        logits = logits + tilt[j] * problem.table.features[j]
     return logits
 
 
 def evaluate(problem: Standardised, tilt: jax.Array) -> Evaluation:
     """Value, gradient and Hessian together, since they share the exponentials that cost the time."""
+    table, (_, mass, total, log_total) = problem.table, _tilted_mass(problem, tilt)
+    means = jnp.sum(mass * table.features, axis=-1) / total
+    value = accurate_sum(log_total * table.weights) + jnp.dot(tilt, problem.drift)
+    gradient = accurate_sum(means * table.weights) + problem.drift
+    return Evaluation(value, gradient, _covariance(table, mass, total, means))
+
+
+def policy_statistics(problem: Standardised, tilt: jax.Array) -> PolicyStatistics:
+    """What the tilted policy is predicted to do, in one pass of its own."""
+    table, (logits, mass, total, log_total) = problem.table, _tilted_mass(problem, tilt)
+    value = accurate_sum(log_total * table.weights) + jnp.dot(tilt, problem.drift)
+    shift = accurate_sum(jnp.sum(mass * table.features, axis=-1) / total * table.weights)
+    present = jnp.where(mass > 0, logits, 0)
+    logit = accurate_sum((jnp.sum(mass * present, axis=-1) / total - log_total) * table.weights)
+    reward = jnp.sum(mass * jnp.where(mass > 0, table.reward, 0), axis=-1) / total
+    effective = accurate_sum(total**2 / jnp.sum(mass * mass, axis=-1) * table.weights)
+    return PolicyStatistics(
+        value=value,
+        gradient=shift + problem.drift,
+        reward=accurate_sum(reward * table.weights),
+        kl=logit + table.log_count,
+        effective_sample_size=effective,
+    )
+
+
+def _tilted_mass(problem: Standardised, tilt: jax.Array):
+    """Logits, their exponentials over the prompt's peak, and these' sum and log-sum per prompt."""
     logits = tilted_logits(problem, tilt)
     peak = jnp.max(logits, axis=-1)
     mass = jnp.exp(logits - peak[:, None])
     total = jnp.sum(mass, axis=-1)
-    means = jnp.sum(mass * problem.features, axis=-1) / total
-    value = accurate_sum((peak + jnp.log(total)) * problem.weights) + jnp.dot(tilt, problem.drift)
-    gradient = accurate_sum(means * problem.weights) + problem.drift
-    return Evaluation(value, gradient, _covariance(problem, mass, total, means))
+    return logits, mass, total, peak + jnp.log(total)
 
 
-def _covariance(problem: Standardised, mass: jax.Array, total: jax.Array, means: jax.Array) -> jax.Array:
+def _covariance(table: Table, mass: jax.Array, total: jax.Array, means: jax.Array) -> jax.Array:
     """E_x Cov_{π_θ}(features), ``(m, m)``."""
-    features, weights = problem.features, problem.weights
+    features, weights = table.features, table.weights
     if features.shape[0] == 1:
         second = jnp.sum(mass * features[0] ** 2, axis=-1) / total - means[0] ** 2
         return jnp.maximum(accurate_sum(second * weights), 0)[None, None]

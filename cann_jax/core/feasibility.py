@@ -51,13 +51,13 @@ def best_combination(scores: Scores, combinations: jax.Array) -> jax.Array:
 
 def rounding(problem: Standardised) -> float:
     """What an expectation of standardised scores can be off by in the table's precision."""
-    return 64 * float(jnp.finfo(problem.logits.dtype).eps)
+    return 64 * float(jnp.finfo(problem.table.reward.dtype).eps)
 
 
 def proves_infeasible(problem: Standardised, tilt: jax.Array, value: jax.Array) -> jax.Array:
     """Weak duality: F(θ) below the worst value of any weighting proves that no weighting meets the margins.
 
-    F(θ) ≥ E_x[min_k logits] + φ(θ) − ⟨θ, b⟩, so F under the floor shows φ(θ) < ⟨θ, b⟩. If the margins are
+    F(θ) ≥ E_x[min_k reward]/β + φ(θ) − ⟨θ, b⟩, so F under the floor shows φ(θ) < ⟨θ, b⟩. If the margins are
     strictly out of reach, F falls without bound and the proof is found after finitely many steps.
     """
     return value < problem.floor - rounding(problem) * (jnp.sum(tilt) + jnp.abs(problem.floor))
@@ -70,11 +70,11 @@ def reach_along(problem: Standardised, tilt: jax.Array) -> jax.Array:
         direction = jnp.ones_like(tilt)
     else:
         direction = jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
-    mixed = jnp.zeros_like(problem.logits)
+    mixed = jnp.zeros_like(problem.table.reward)
     for j in range(tilt.shape[0]):
-        mixed = mixed + direction[j] * problem.features[j]
-    best = jnp.max(jnp.where(jnp.isfinite(problem.logits), mixed, -jnp.inf), axis=-1)
-    return accurate_sum(best * problem.weights) + jnp.dot(direction, problem.drift)
+        mixed = mixed + direction[j] * problem.table.features[j]
+    best = jnp.max(jnp.where(jnp.isfinite(problem.table.reward), mixed, -jnp.inf), axis=-1)
+    return accurate_sum(best * problem.table.weights) + jnp.dot(direction, problem.drift)
 
 
 def verdict(problem: Standardised, tilt: jax.Array, value: jax.Array, residual: jax.Array, tolerance: float):

@@ -7,23 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.core.dual import (
+    PolicyStatistics,
     Standardised,
-    evaluate,
+    Table,
     multipliers_of,
     natural_residual,
-    standardise,
+    policy_statistics,
+    pose,
+    ready,
     tilt_of,
-    tilted_logits,
 )
 from cann_jax.core.feasibility import Feasible, verdict
+from cann_jax.core.lbfgsb import lbfgsb
 from cann_jax.core.newton import newton
-from cann_jax.core.scores import (
-    Scores,
-    accurate_sum,
-    reference_mean,
-    response_mean,
-    valid_mask,
-)
+from cann_jax.core.scores import Scores
 from cann_jax.errors import InputError
 
 METHODS = ("lbfgsb", "newton")
@@ -123,70 +120,57 @@ def check_settings(margins: jax.Array, beta: float | jax.Array) -> None:
 
 @partial(jax.jit, static_argnames=("method", "tolerance"))
 def _solve(scores, margins, beta, initial, method, tolerance) -> DualSolution:
-    problem = standardise(scores, margins, beta)
-    start = tilt_of(initial, problem)
+    return solve_table(ready(scores), margins, beta, initial, method, tolerance)
+
+
+def solve_table(
+    table: Table,
+    margins: jax.Array,
+    beta: jax.Array,
+    initial: jax.Array,
+    method: str = "newton",
+    tolerance: float = TOLERANCE,
+) -> DualSolution:
+    """``solve_dual`` on a table made ready before, for many solves of it inside one compiled call."""
+    problem = pose(table, margins, beta)
     # a tenth of the tolerance costs Newton nothing and leaves λ the digits that a flat dual would lose
-    if method == "newton":
-        tilt, evaluations = newton(problem, start, 0.1 * tolerance)
-    else:
-        from cann_jax.core.lbfgsb import lbfgsb
+    solver = newton if method == "newton" else lbfgsb
+    tilt, evaluations = solver(problem, tilt_of(initial, problem), 0.1 * tolerance)
+    seen = policy_statistics(problem, tilt)
+    residual = natural_residual(tilt, seen.gradient)
+    code = verdict(problem, tilt, seen.value, residual, tolerance)
+    return certified(problem, margins, tilt, seen, code, evaluations, tolerance)
 
-        tilt, evaluations = lbfgsb(problem, start, 0.1 * tolerance)
-    return certify(scores, problem, margins, tilt, evaluations, tolerance)
 
-
-def certify(
-    scores: Scores,
+def certified(
     problem: Standardised,
     margins: jax.Array,
     tilt: jax.Array,
+    seen: PolicyStatistics,
+    code: jax.Array,
     evaluations: jax.Array,
     tolerance: float,
 ) -> DualSolution:
-    """Recompute everything at the multipliers a solver returned; nothing of its own report is used."""
-    multipliers = multipliers_of(tilt, problem)
-    seen = evaluate(problem, tilt)
+    """In the user's units, from statistics recomputed at the answer; no solver's own report is used."""
+    table, beta = problem.table, problem.beta
+    value = beta * (seen.value - table.log_count) + table.centre
+    reward = seen.reward + table.centre
+    slack = seen.gradient * table.spread
     residual = natural_residual(tilt, seen.gradient)
-    feasible = verdict(problem, tilt, seen.value, residual, tolerance)
-    mask = None if scores.mask is None else valid_mask(scores)
-    count = scores.reward.shape[-1] if mask is None else jnp.maximum(jnp.sum(mask, axis=-1), 1)
-    log_count = jnp.sum(jnp.log(count) * problem.weights)
-    centre = accurate_sum(response_mean(scores.reward, mask) * problem.weights)
-    tilted_reward, kl, effective = _policy_statistics(problem, tilt, log_count)
-    value = problem.beta * (seen.value - log_count) + centre
-    predicted_reward = problem.beta * tilted_reward + centre
-    slack = seen.gradient * problem.spread
-    baseline = reference_mean(scores)
-    infinite = (feasible == Feasible.NO) & (tilt > 1e-3 * jnp.max(tilt))
+    infinite = (code == Feasible.NO) & (tilt > 1e-3 * jnp.max(tilt))
     return DualSolution(
-        multipliers=jnp.where(infinite, jnp.inf, multipliers),
+        multipliers=jnp.where(infinite, jnp.inf, multipliers_of(tilt, problem)),
         value=value,
         slack=slack,
-        predicted_reward=predicted_reward,
-        predicted_constraints=slack + baseline + margins,
-        baseline=baseline,
-        kl=kl,
-        duality_gap=value - (predicted_reward - problem.beta * kl),
+        predicted_reward=reward,
+        predicted_constraints=slack + table.baseline + margins,
+        baseline=table.baseline,
+        kl=seen.kl,
+        duality_gap=value - (reward - beta * seen.kl),
         kkt_residual=residual,
-        converged=(residual <= tolerance) & (feasible == Feasible.YES),
-        feasible=feasible,
-        effective_sample_size=effective,
+        converged=(residual <= tolerance) & (code == Feasible.YES),
+        feasible=code,
+        effective_sample_size=seen.effective_sample_size,
         iterations=evaluations,
-        spread=problem.spread,
-    )
-
-
-def _policy_statistics(problem: Standardised, tilt: jax.Array, log_count: jax.Array):
-    """E_{π_θ} of the standardised reward, KL to the reference and the mean effective sample size."""
-    logits = tilted_logits(problem, tilt)
-    log_policy = jax.nn.log_softmax(logits, axis=-1)
-    policy = jnp.exp(log_policy)
-    present = policy > 0
-    reward = jnp.sum(policy * jnp.where(present, problem.logits, 0), axis=-1)
-    entropy = -jnp.sum(policy * jnp.where(present, log_policy, 0), axis=-1)
-    effective = accurate_sum(problem.weights / jnp.sum(policy * policy, axis=-1))
-    return (
-        accurate_sum(reward * problem.weights),
-        log_count - accurate_sum(entropy * problem.weights),
-        effective,
+        spread=table.spread,
     )

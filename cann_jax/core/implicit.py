@@ -1,0 +1,58 @@
+"""PeCAN: scores read off pre-aligned models instead of reward and cost models (paper, algorithm 2)."""
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.core.scores import Scores, accurate_sum, response_mean
+
+
+def implicit_scores(
+    reference_logp: jax.Array,
+    helpful_logp: jax.Array,
+    safer_logp: jax.Array,
+    beta: float | jax.Array,
+    helpful_beta: float | jax.Array | None = None,
+    safer_beta: float | jax.Array | None = None,
+    mask: jax.Array | None = None,
+    prompt_weights: jax.Array | None = None,
+) -> Scores:
+    """r = β_r·ln(π_r/π_ref) and g_j = β_g·ln(π_gj/π_ref) of responses drawn from π_ref.
+
+    Args:
+        reference_logp, helpful_logp: ``(prompts, responses)``, summed log-probs in nats.
+        safer_logp: ``(prompts, responses)``, or ``(prompts, responses, m)`` for m pre-aligned models.
+        beta: β of the dual, and of each model's DPO unless told otherwise.
+        helpful_beta: β_r, with which the helpful model was pre-aligned.
+        safer_beta: β_g, a scalar or ``(m,)``.
+        mask, prompt_weights: as in ``Scores``.
+
+    Returns:
+        A table for ``solve_dual`` at ``beta``, margins in units of g. Its baseline is the sample's own
+        E_ref[g] = −β_g·KL(π_ref ‖ π_g), estimated anew where prompts are reweighed. Labels are
+        ``preference_probability`` of its pseudo-rewards; the authors' code leaves β out there, which
+        ``temperature=beta`` reproduces.
+    """
+    helpful_beta = beta if helpful_beta is None else helpful_beta
+    safer_beta = beta if safer_beta is None else safer_beta
+    safer = safer_logp if safer_logp.ndim == 3 else safer_logp[..., None]
+    return Scores(
+        reward=helpful_beta * (helpful_logp - reference_logp),
+        constraints=safer_beta * (safer - reference_logp[..., None]),
+        mask=mask,
+        prompt_weights=prompt_weights,
+    )
+
+
+def reference_kl(
+    reference_logp: jax.Array, other_logp: jax.Array, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """KL(π_ref ‖ π_other) in nats from π_ref's samples, and its standard error over prompts.
+
+    Args:
+        reference_logp, other_logp: ``(prompts, responses)``, summed log-probs of the same responses.
+        mask: ``(prompts, responses)`` bool; every prompt needs a response.
+    """
+    per_prompt = response_mean(reference_logp - other_logp, mask)
+    count = per_prompt.shape[0]
+    mean = accurate_sum(per_prompt) / count
+    return mean, jnp.sqrt(accurate_sum((per_prompt - mean) ** 2) / (count * jnp.maximum(count - 1, 1)))
