@@ -15,12 +15,13 @@ from cann_jax.config import LoraConfig
 from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.layers import MLP, Attention, RMSNorm
+from cann_jax.models.packing import pack, unpack
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of every layer; leading axis ``layers``."""
+    """Keys and values of every layer, in the compute dtype, packed; leading axis ``layers``."""
 
     keys: jax.Array
     values: jax.Array
@@ -29,11 +30,11 @@ class KeysValues(NamedTuple):
 class Block(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream."""
 
-    def __init__(self, config: DecoderConfig, lora: dict[str, LoraConfig], rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, lora: dict[str, LoraConfig], dtype, rngs: nnx.Rngs):
         self.input_norm = RMSNorm(config.hidden, config.norm_epsilon)
-        self.attention = Attention(config, lora, rngs)
+        self.attention = Attention(config, lora, dtype, rngs)
         self.post_norm = RMSNorm(config.hidden, config.norm_epsilon)
-        self.mlp = MLP(config, lora, rngs)
+        self.mlp = MLP(config, lora, dtype, rngs)
 
     def __call__(self, x, tables, mask, key):
         keys = [None] * 7 if key is None else jax.random.split(key, 7)
@@ -45,7 +46,7 @@ class Block(nnx.Module):
         """One token of each of K responses, x (B, K, hidden); ``caches`` are those of all layers."""
         q, *new = self.attention.project(self.input_norm(x), tables, [None] * 4)
         caches = KeysValues(*(_write(cache, one, layer, step) for cache, one in zip(caches, new, strict=True)))
-        own = [jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False) for cache in caches]
+        own = [unpack(jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False)) for cache in caches]
         own_mask = jnp.arange(own[0].shape[3]) <= step
         x = x + self.attention.attend_shared(q, prompt, prompt_mask, own, own_mask)
         return x + self.mlp(self.post_norm(x), [None] * 3), caches
@@ -56,7 +57,7 @@ class Decoder(nnx.Module):
 
     Args:
         config: The architecture.
-        dtype: Dtype of matrix products and of the residual stream.
+        dtype: Dtype of the factors of matrix products; the residual stream, norms and sums are float32.
         lora: Adapters to add, or None.
         rngs: Source of initial weights.
     """
@@ -70,7 +71,7 @@ class Decoder(nnx.Module):
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs):
-            return Block(config, adapters, rngs)
+            return Block(config, adapters, dtype, rngs)
 
         self.layers = stack(rngs)
         self.final_norm = RMSNorm(config.hidden, config.norm_epsilon)
@@ -79,11 +80,11 @@ class Decoder(nnx.Module):
 
     @property
     def head(self) -> jax.Array:
-        """The output head, (vocabulary, hidden)."""
-        return (self.embedding if self.lm_head is None else self.lm_head)[...]
+        """The output head, (vocabulary, hidden), in the compute dtype."""
+        return (self.embedding if self.lm_head is None else self.lm_head)[...].astype(self.dtype)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        return self.embedding[...].astype(self.dtype)[tokens]
+        return unpack(pack(self.embedding[...])[tokens]).astype(jnp.float32)
 
     def hidden_states(self, tokens, positions, mask, *, key=None, remat=False):
         """Final hidden states.
@@ -111,11 +112,11 @@ class Decoder(nnx.Module):
 
         def body(x, layer):
             weights, key = layer
-            x, keys_values = nnx.merge(graph, weights)(x, tables, mask, key)
-            return x, KeysValues(*keys_values) if keep else None
+            x, keys_values = nnx.merge(graph, unpack(weights))(x, tables, mask, key)
+            return x, pack(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values))) if keep else None
 
         body = jax.checkpoint(body) if remat else body
-        x, kept = jax.lax.scan(body, self.embed(tokens), (weights, keys))
+        x, kept = jax.lax.scan(body, self.embed(tokens), (pack(weights), keys))
         return self.final_norm(x), kept
 
     def decode(self, tokens, positions, prompt: KeysValues, prompt_mask, own: KeysValues, step):
@@ -140,21 +141,26 @@ class Decoder(nnx.Module):
             weights, prompt, layer = inputs
             # The cache is carried and written in place; as scanned input and output it would be copied whole
             # at every token.
-            return nnx.merge(graph, weights).decode(x, tables, prompt, prompt_mask, caches, layer, step), None
+            block = nnx.merge(graph, unpack(weights))
+            return block.decode(x, tables, unpack(prompt), prompt_mask, caches, layer, step), None
 
-        layers = (weights, prompt, jnp.arange(self.config.layers))
+        layers = (pack(weights), prompt, jnp.arange(self.config.layers))
         (x, own), _ = jax.lax.scan(body, (self.embed(tokens), own), layers)
         return self.final_norm(x), own
 
 
 def _write(cache, new, layer, step):
     """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, step]``."""
-    return jax.lax.dynamic_update_slice(cache, new[None, :, :, :, None], (layer, 0, 0, 0, step, 0))
+    words = pack(new.astype(unpack(cache[:0]).dtype))
+    return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))
 
 
 def logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
-    """float32 logits (…, vocabulary) of hidden states (…, hidden) under a head (vocabulary, hidden)."""
-    return jnp.einsum("...d,vd->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    """float32 logits (…, vocabulary) of hidden states (…, hidden) under a head (vocabulary, hidden).
+
+    Factors are rounded to the head's dtype.
+    """
+    return jnp.einsum("...d,vd->...v", hidden.astype(head.dtype), head, preferred_element_type=jnp.float32)
 
 
 def causal_mask(valid: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cann_jax.models.decoder import KeysValues, causal_mask, logits
+from cann_jax.models.packing import pack
 from cann_jax.sampling.draw import draw, nucleus, response_keys, uniform
 
 
@@ -108,5 +109,5 @@ def _empty_samples(shape, length: int) -> Samples:
 
 
 def _empty_cache(config, shape, length: int, dtype) -> KeysValues:
-    cache = jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype)
+    cache = pack(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
     return KeysValues(cache, cache)
