@@ -1,24 +1,60 @@
 """Pure functions over arrays: the dual problem, its solution, and the preference step it leads to."""
 
+from cann_jax.core.conflict import Reachability, reachability
+from cann_jax.core.curve import dual_curve, sensitivities
 from cann_jax.core.dual import dual_value, tilted_weights
 from cann_jax.core.feasibility import Feasible, largest_margin
+from cann_jax.core.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
+from cann_jax.core.implicit import implicit_scores, reference_kl
 from cann_jax.core.losses import dpo_loss
 from cann_jax.core.preference import preference_probability, pseudo_reward
+from cann_jax.core.prepare import Constraint, Problem, Targets, margin_problem, prepare
 from cann_jax.core.scores import Scores, ScoreSummary, check_scores, reference_mean
 from cann_jax.core.solve import DualSolution, solve_dual
+from cann_jax.core.uncertainty import (
+    Bootstrap,
+    CrossFit,
+    bootstrap,
+    conservative_solution,
+    cross_fit,
+    improvement_error,
+    interval,
+)
 
 __all__ = [
+    "Bootstrap",
+    "Constraint",
+    "Correction",
+    "CrossFit",
     "DualSolution",
     "Feasible",
+    "KLimit",
+    "Problem",
+    "Reachability",
     "ScoreSummary",
     "Scores",
+    "Targets",
+    "bootstrap",
     "check_scores",
+    "conservative_solution",
+    "correct_multipliers",
+    "cross_fit",
     "dpo_loss",
+    "dual_curve",
     "dual_value",
+    "implicit_scores",
+    "improvement_error",
+    "interval",
+    "kl_limit",
     "largest_margin",
+    "margin_problem",
     "preference_probability",
+    "prepare",
     "pseudo_reward",
+    "reachability",
+    "reference_kl",
     "reference_mean",
+    "sensitivities",
     "solve_dual",
     "tilted_weights",
 ]

@@ -5,7 +5,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.dual import EXACT, Standardised, evaluate, pose, ready, tilt_of, tilted_logits
+from cann_jax.core.dual import (
+    EXACT,
+    Standardised,
+    evaluate,
+    feature_sums,
+    pose,
+    ready,
+    tilt_of,
+    tilted_logits,
+)
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import Scores, accurate_sum
 from cann_jax.core.solve import DualSolution, solve_table
@@ -91,7 +100,7 @@ def _covariance_with_logits(problem: Standardised, tilt: jax.Array) -> jax.Array
     policy = jax.nn.softmax(logits, axis=-1)
     finite = jnp.where(policy > 0, logits, 0)
     centred = policy * (finite - jnp.sum(policy * finite, axis=-1, keepdims=True))
-    return accurate_sum(jnp.sum(centred * problem.table.features, axis=-1) * problem.table.weights)
+    return accurate_sum(feature_sums(problem.table, centred) * problem.table.weights)
 
 
 def margin_grid(largest: jax.Array, lowest: jax.Array, points: int) -> jax.Array:

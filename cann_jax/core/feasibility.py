@@ -39,10 +39,12 @@ def largest_margin(scores: Scores) -> jax.Array:
 def best_combination(scores: Scores, combinations: jax.Array) -> jax.Array:
     """``(c,)``: mean_x max_k ⟨w, g⟩ for each of the combinations w ``(c, m)``."""
     weights = normalised_prompt_weights(scores)
-    mask = valid_mask(scores)
 
     def one(combination):
         mixed = scores.constraints @ combination
+        if scores.mask is None:
+            return accurate_sum(jnp.max(mixed, axis=-1) * weights)
+        mask = valid_mask(scores)
         best = jnp.max(jnp.where(mask, mixed, -jnp.inf), axis=-1)
         return accurate_sum(jnp.where(jnp.any(mask, axis=-1), best, 0) * weights)
 

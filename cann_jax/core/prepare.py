@@ -57,17 +57,21 @@ class Targets:
     members: jax.Array | None
     shares: jax.Array
 
-    def rescale(self, scores: Scores) -> jax.Array:
-        """``(m,)``: prepared scores times this are the group's own, where weights moved the group's share."""
+    def rescale(self, weights: jax.Array) -> jax.Array:
+        """``(m,)``: prepared scores times this are the group's own, under weights that moved its share.
+
+        Args:
+            weights: ``(prompts,)``, summing to one.
+        """
         if self.members is None:
             return jnp.ones_like(self.shares)
-        share = normalised_prompt_weights(scores) @ self.members
+        share = weights @ self.members
         return self.shares / jnp.where(share > 0, share, self.shares)
 
-    def margins(self, scores: Scores) -> jax.Array:
-        """b ``(m,)`` in the prepared scores' units, for these prompt weights."""
-        asked = self.values / self.rescale(scores)
-        return jnp.where(self.is_level, asked - reference_mean(scores), asked)
+    def margins(self, weights: jax.Array, baseline: jax.Array) -> jax.Array:
+        """b ``(m,)`` in the prepared scores' units, for prompt weights and E_ref[g] ``(m,)`` under them."""
+        asked = self.values / self.rescale(weights)
+        return jnp.where(self.is_level, asked - baseline, asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Problem:
     @property
     def margins(self) -> jax.Array:
         """b ``(m,)`` under the table's own prompt weights."""
-        return self.targets.margins(self.scores)
+        return self.targets.margins(normalised_prompt_weights(self.scores), reference_mean(self.scores))
 
 
 def margin_problem(scores: Scores, margins: jax.Array, names: Sequence[str] | None = None) -> Problem:

@@ -20,7 +20,7 @@ from cann_jax.core.dual import (
 from cann_jax.core.feasibility import Feasible, verdict
 from cann_jax.core.lbfgsb import lbfgsb
 from cann_jax.core.newton import newton
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, accurate_sum
 from cann_jax.errors import InputError
 
 METHODS = ("lbfgsb", "newton")
@@ -139,12 +139,11 @@ def solve_table(
     seen = policy_statistics(problem, tilt)
     residual = natural_residual(tilt, seen.gradient)
     code = verdict(problem, tilt, seen.value, residual, tolerance)
-    return certified(problem, margins, tilt, seen, code, evaluations, tolerance)
+    return certified(problem, tilt, seen, code, evaluations, tolerance)
 
 
 def certified(
     problem: Standardised,
-    margins: jax.Array,
     tilt: jax.Array,
     seen: PolicyStatistics,
     code: jax.Array,
@@ -153,8 +152,9 @@ def certified(
 ) -> DualSolution:
     """In the user's units, from statistics recomputed at the answer; no solver's own report is used."""
     table, beta = problem.table, problem.beta
-    value = beta * (seen.value - table.log_count) + table.centre
-    reward = seen.reward + table.centre
+    centre = accurate_sum(table.prompt_rewards * table.weights)
+    log_count = accurate_sum(table.prompt_log_counts * table.weights)
+    value, reward = beta * (seen.value - log_count) + centre, seen.reward + centre
     slack = seen.gradient * table.spread
     residual = natural_residual(tilt, seen.gradient)
     infinite = (code == Feasible.NO) & (tilt > 1e-3 * jnp.max(tilt))
@@ -163,8 +163,8 @@ def certified(
         value=value,
         slack=slack,
         predicted_reward=reward,
-        predicted_constraints=slack + table.baseline + margins,
-        baseline=table.baseline,
+        predicted_constraints=slack + problem.baseline + problem.margins,
+        baseline=problem.baseline,
         kl=seen.kl,
         duality_gap=value - (reward - beta * seen.kl),
         kkt_residual=residual,

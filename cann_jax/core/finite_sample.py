@@ -1,0 +1,111 @@
+"""What K responses a prompt can and cannot tell about λ*: the effective sample, and a correction over K.
+
+The tilted policy lives on K points, so KL ≤ ln K, and λ̂ is biased: up for demanding margins, because the
+few best responses must carry the tilt. The bias is measured by solving again on halves and quarters of
+each prompt's responses and extrapolated to K = ∞.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.core.scores import Scores, valid_mask
+from cann_jax.core.solve import DualSolution, solve_dual
+
+STRAINED = 0.7  # share of ln K beyond which the sample no longer holds the policy that is asked for
+FEWEST = 8  # responses a prompt, below which quarters are no sample
+STEEPEST, FLATTEST = 2.0, 1.4  # the bias shrinks as K^-1 at best, and slower the heavier the tilt
+
+
+class KLimit(NamedTuple):
+    """KL of the tilted policy against ln K, their ratio, and whether it is too much for K responses."""
+
+    kl: jax.Array
+    log_count: jax.Array
+    share: jax.Array
+    strained: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """λ̂ extrapolated to K = ∞.
+
+    Attributes:
+        multipliers: ``(m,)``, corrected; the plug-in's own where ``reason`` is not empty.
+        halves: ``(m,)``, mean λ̂ of the two halves of the responses.
+        quarters: ``(m,)``, mean λ̂ of the four quarters.
+        reason: why no correction is given; empty where one is.
+    """
+
+    multipliers: jax.Array
+    halves: jax.Array
+    quarters: jax.Array
+    reason: str
+
+
+def kl_limit(scores: Scores, solution: DualSolution) -> KLimit:
+    """How near the tilted policy comes to best-of-K."""
+    count = jnp.maximum(jnp.sum(valid_mask(scores), axis=-1), 1)
+    log_count = jnp.mean(jnp.log(count))
+    share = solution.kl / jnp.maximum(log_count, jnp.finfo(log_count.dtype).tiny)
+    return KLimit(solution.kl, log_count, share, share > STRAINED)
+
+
+def correct_multipliers(
+    scores: Scores, margins: jax.Array, beta: float | jax.Array, solution: DualSolution
+) -> Correction:
+    """Remove most of the finite-K bias of λ̂, or decline and say why.
+
+    With λ̂ averaged over the halves (λ_{K/2}) and the quarters (λ_{K/4}) of each prompt's responses, the
+    geometric (Aitken) extrapolation λ_K − (λ_{K/2} − λ_K)/(ρ − 1) with ρ = (λ_{K/4} − λ_{K/2})/(λ_{K/2} −
+    λ_K), kept between the rates that a bias in K can have.
+
+    Args:
+        scores: the table.
+        margins: b ``(m,)``.
+        beta: β > 0.
+        solution: the plug-in's, at these settings.
+    """
+    plug_in = solution.multipliers
+    nothing = jnp.full_like(plug_in, jnp.nan)
+    limit = kl_limit(scores, solution)
+    responses = int(jnp.median(jnp.sum(valid_mask(scores), axis=-1)))
+    if not bool(solution.converged):
+        return Correction(plug_in, nothing, nothing, "the plug-in has no solution to correct")
+    if responses < FEWEST:
+        return Correction(plug_in, nothing, nothing, f"{responses} responses a prompt; {FEWEST} are needed")
+    if bool(limit.strained):
+        reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
+        return Correction(plug_in, nothing, nothing, reason)
+    scores = dataclasses.replace(scores, mask=valid_mask(scores))
+    parts = _solve_parts(scores, margins, beta, plug_in)
+    halves, quarters = jnp.mean(parts[:2], axis=0), jnp.mean(parts[2:], axis=0)
+    if not bool(jnp.all(jnp.isfinite(halves))):
+        return Correction(
+            plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more"
+        )
+    return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
+
+
+@jax.jit
+def _solve_parts(scores: Scores, margins: jax.Array, beta, initial: jax.Array) -> jax.Array:
+    """λ̂ ``(6, m)`` on two halves and four quarters of each prompt's responses, taken in turns."""
+    mask = scores.mask
+    turn = jnp.cumsum(mask, axis=-1) - 1
+
+    def one(part):
+        step, first = part
+        kept = dataclasses.replace(scores, mask=mask & (turn % step == first))
+        return solve_dual(kept, margins, beta, "newton", initial=initial).multipliers
+
+    parts = (jnp.array([2, 2, 4, 4, 4, 4]), jnp.array([0, 1, 0, 1, 2, 3]))
+    return jax.lax.map(one, parts)
+
+
+def _extrapolate(whole: jax.Array, halves: jax.Array, quarters: jax.Array) -> jax.Array:
+    change = halves - whole
+    rate = (quarters - halves) / jnp.where(change == 0, 1, change)
+    rate = jnp.clip(jnp.where(jnp.isfinite(rate), rate, FLATTEST), FLATTEST, STEEPEST)
+    return jnp.where(whole > 0, jnp.maximum(whole - change / (rate - 1), 0), 0)
