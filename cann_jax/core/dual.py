@@ -96,6 +96,7 @@ class PolicyStatistics(NamedTuple):
     effective_sample_size: jax.Array
 
 
+@jax.jit
 def ready(scores: Scores) -> Table:
     """Centre and scale a table."""
     mask = None if scores.mask is None else valid_mask(scores)

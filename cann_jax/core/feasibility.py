@@ -27,6 +27,7 @@ class Feasible(enum.IntEnum):
     YES = 1
 
 
+@jax.jit
 def largest_margin(scores: Scores) -> jax.Array:
     """``(m,)``: for each constraint alone, the margin that picking every prompt's best response reaches.
 

@@ -9,13 +9,16 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from cann_jax.core.scores import Scores, valid_mask
-from cann_jax.core.solve import DualSolution, solve_dual
+from cann_jax.core.dual import ready
+from cann_jax.core.lanes import lanes, solve_lanes
+from cann_jax.core.scores import Scores
+from cann_jax.core.solve import DualSolution
 
 STRAINED = 0.7  # share of ln K beyond which the sample no longer holds the policy that is asked for
 FEWEST = 8  # responses a prompt, below which quarters are no sample
+PARTS = np.array([(2, 0), (2, 1), (4, 0), (4, 1), (4, 2), (4, 3)])  # (step, first): halves, quarters
 STEEPEST, FLATTEST = 2.0, 1.4  # the bias shrinks as K^-1 at best, and slower the heavier the tilt
 
 
@@ -47,10 +50,17 @@ class Correction:
 
 def kl_limit(scores: Scores, solution: DualSolution) -> KLimit:
     """How near the tilted policy comes to best-of-K."""
-    count = jnp.maximum(jnp.sum(valid_mask(scores), axis=-1), 1)
-    log_count = jnp.mean(jnp.log(count))
-    share = solution.kl / jnp.maximum(log_count, jnp.finfo(log_count.dtype).tiny)
+    count = _responses(scores)
+    log_count = np.mean(np.log(count))
+    share = solution.kl / max(log_count, 1e-30)
     return KLimit(solution.kl, log_count, share, share > STRAINED)
+
+
+def _responses(scores: Scores) -> np.ndarray:
+    """``(prompts,)``: how many responses each prompt has."""
+    if scores.mask is None:
+        return np.full(scores.reward.shape[0], scores.reward.shape[1])
+    return np.maximum(np.asarray(scores.mask).sum(-1), 1)
 
 
 def correct_multipliers(
@@ -68,10 +78,10 @@ def correct_multipliers(
         beta: β > 0.
         solution: the plug-in's, at these settings.
     """
-    plug_in = solution.multipliers
-    nothing = jnp.full_like(plug_in, jnp.nan)
+    plug_in = np.asarray(solution.multipliers)
+    nothing = np.full_like(plug_in, np.nan)
     limit = kl_limit(scores, solution)
-    responses = int(jnp.median(jnp.sum(valid_mask(scores), axis=-1)))
+    responses = int(np.median(_responses(scores)))
     if not bool(solution.converged):
         return Correction(plug_in, nothing, nothing, "the plug-in has no solution to correct")
     if responses < FEWEST:
@@ -79,33 +89,18 @@ def correct_multipliers(
     if bool(limit.strained):
         reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
         return Correction(plug_in, nothing, nothing, reason)
-    scores = dataclasses.replace(scores, mask=valid_mask(scores))
-    parts = _solve_parts(scores, margins, beta, plug_in)
-    halves, quarters = jnp.mean(parts[:2], axis=0), jnp.mean(parts[2:], axis=0)
-    if not bool(jnp.all(jnp.isfinite(halves))):
+    table = ready(scores)
+    parts = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in).multipliers
+    halves, quarters = np.mean(parts[:2], axis=0), np.mean(parts[2:], axis=0)
+    if not bool(np.all(np.isfinite(halves))):
         return Correction(
             plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more"
         )
     return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
 
 
-@jax.jit
-def _solve_parts(scores: Scores, margins: jax.Array, beta, initial: jax.Array) -> jax.Array:
-    """λ̂ ``(6, m)`` on two halves and four quarters of each prompt's responses, taken in turns."""
-    mask = scores.mask
-    turn = jnp.cumsum(mask, axis=-1) - 1
-
-    def one(part):
-        step, first = part
-        kept = dataclasses.replace(scores, mask=mask & (turn % step == first))
-        return solve_dual(kept, margins, beta, "newton", initial=initial).multipliers
-
-    parts = (jnp.array([2, 2, 4, 4, 4, 4]), jnp.array([0, 1, 0, 1, 2, 3]))
-    return jax.lax.map(one, parts)
-
-
 def _extrapolate(whole: jax.Array, halves: jax.Array, quarters: jax.Array) -> jax.Array:
     change = halves - whole
-    rate = (quarters - halves) / jnp.where(change == 0, 1, change)
-    rate = jnp.clip(jnp.where(jnp.isfinite(rate), rate, FLATTEST), FLATTEST, STEEPEST)
-    return jnp.where(whole > 0, jnp.maximum(whole - change / (rate - 1), 0), 0)
+    rate = (quarters - halves) / np.where(change == 0, 1, change)
+    rate = np.clip(np.where(np.isfinite(rate), rate, FLATTEST), FLATTEST, STEEPEST)
+    return np.where(whole > 0, np.maximum(whole - change / (rate - 1), 0), 0)

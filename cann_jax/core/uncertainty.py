@@ -4,23 +4,18 @@ All of it is about which prompts were drawn; what too few responses a prompt do 
 """
 
 import dataclasses
-from functools import partial
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import norm
+import numpy as np
 
-from cann_jax.core.dual import ready, reweigh, table_baseline, tilted_weights
+from cann_jax.core.dual import Table, ready, reweigh, table_baseline, tilted_weights
 from cann_jax.core.feasibility import Feasible
+from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.prepare import Targets
-from cann_jax.core.scores import (
-    Scores,
-    accurate_sum,
-    normalised_prompt_weights,
-    reference_mean,
-    response_mean,
-)
-from cann_jax.core.solve import DualSolution, solve_dual, solve_table
+from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean
+from cann_jax.core.solve import DualSolution
 
 
 @jax.tree_util.register_dataclass
@@ -41,43 +36,58 @@ class Bootstrap:
     infeasible_share: jax.Array
 
 
-@partial(jax.jit, static_argnames="resamples")
 def bootstrap(
-    key: jax.Array,
     scores: Scores,
     targets: Targets,
     beta: float | jax.Array,
     multipliers: jax.Array,
     resamples: int = 200,
+    seed: int = 0,
 ) -> Bootstrap:
     """Resample prompts (as weights), solve each again from λ*, and judge λ* itself on each.
 
     Levels, group shares and E_ref[g] are estimated anew in each resample.
 
     Args:
-        key: random key.
         scores, targets: the prepared problem.
         beta: β > 0.
         multipliers: λ* ``(m,)`` of the full sample, finite.
         resamples: how many.
+        seed: of the resampling.
     """
-    prompts = scores.reward.shape[0]
     table = ready(scores)
+    prompts = scores.reward.shape[0]
+    drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    weights = drawn * np.asarray(table.weights)
+    weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    margins = _margins_under(weights, table, targets)
+    solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
+    reward, gains = judge(scores, multipliers, beta)
+    return Bootstrap(
+        multipliers=solutions.multipliers,
+        predicted_reward=weights @ np.asarray(reward),
+        predicted_improvement=(weights @ np.asarray(gains).T) * np.asarray(_rescales(weights, targets)),
+        infeasible_share=np.mean(solutions.feasible == Feasible.NO),
+    )
+
+
+@jax.jit
+def _margins_under(weights: jax.Array, table: Table, targets: Targets) -> jax.Array:
+    """``(L, m)``: the margins under each of the prompt weights ``(L, prompts)``."""
+    return jax.vmap(lambda w: targets.margins(w, table_baseline(reweigh(table, w))))(weights)
+
+
+@jax.jit
+def _rescales(weights: jax.Array, targets: Targets) -> jax.Array:
+    return jax.vmap(targets.rescale)(weights)
+
+
+@jax.jit
+def judge(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What π_λ is predicted to bring prompt by prompt: E r ``(prompts,)`` and gains ``(m, prompts)``."""
     policy = tilted_weights(multipliers, scores, beta)
-    at_answer = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
-    gains = prompt_gains(scores, policy)
-
-    def one(key):
-        drawn = jax.random.randint(key, (prompts,), 0, prompts)
-        resample = reweigh(table, table.weights * jnp.zeros_like(table.weights).at[drawn].add(1))
-        margins = targets.margins(resample.weights, table_baseline(resample))
-        solution = solve_table(resample, margins, beta, initial=multipliers)
-        improvement = accurate_sum(gains * resample.weights) * targets.rescale(resample.weights)
-        reward = accurate_sum(at_answer * resample.weights)
-        return solution.multipliers, reward, improvement, solution.feasible == Feasible.NO
-
-    found, reward, improvement, infeasible = jax.lax.map(one, jax.random.split(key, resamples))
-    return Bootstrap(found, reward, improvement, jnp.mean(infeasible))
+    reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
+    return reward, prompt_gains(scores, policy)
 
 
 def prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
@@ -91,15 +101,20 @@ def prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
     return gains + (own - scores.baseline)[:, None]
 
 
-def interval(samples: jax.Array, confidence: float = 0.95) -> tuple[jax.Array, jax.Array]:
+def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval over the leading axis; infeasible resamples count as +∞ and stay whole."""
     tail = (1 - confidence) / 2
-    low = jnp.quantile(samples, tail, axis=0, method="lower")
-    return low, jnp.quantile(samples, 1 - tail, axis=0, method="higher")
+    low = np.quantile(samples, tail, axis=0, method="lower")
+    return low, np.quantile(samples, 1 - tail, axis=0, method="higher")
 
 
 def conservative_solution(
-    scores: Scores, margins: jax.Array, beta: float | jax.Array, confidence: float = 0.95, rounds: int = 3
+    scores: Scores,
+    margins: jax.Array,
+    beta: float | jax.Array,
+    confidence: float = 0.95,
+    initial: jax.Array | None = None,
+    rounds: int = 3,
 ) -> tuple[DualSolution, jax.Array]:
     """λ whose margins hold for the population of prompts with the chosen confidence, all of them at once.
 
@@ -107,30 +122,46 @@ def conservative_solution(
     quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so a few
     rounds are taken. Nothing here repairs the bias of too few responses.
 
+    Args:
+        scores: the table.
+        margins: b ``(m,)``.
+        beta: β > 0.
+        confidence: that all margins hold.
+        initial: the plain λ* ``(m,)``, where it is known.
+        rounds: how often the error is taken anew.
+
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
     """
-    margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
-    quantile = norm.ppf(1 - (1 - confidence) / margins.shape[0])
-    solution, raised = solve_dual(scores, margins, beta, "newton"), margins
+    table = ready(scores)
+    margins = np.atleast_1d(np.asarray(margins, table.reward.dtype))
+    quantile = NormalDist().inv_cdf(1 - (1 - confidence) / len(margins))
+    if initial is None:
+        initial = solve_lanes(table, lanes(table, margins, beta)).multipliers[0]
+    found, raised, solution = initial, margins, None
     for _ in range(rounds):
-        if not bool(jnp.all(jnp.isfinite(solution.multipliers))):
+        raised = margins + quantile * np.asarray(improvement_error(scores, found, beta))
+        solution = solve_lanes(table, lanes(table, raised, beta), found)
+        solution = jax.tree.map(lambda leaf: leaf[0], solution)
+        if not np.all(np.isfinite(solution.multipliers)):
             break
-        error = improvement_error(scores, solution.multipliers, beta)
-        raised = margins + quantile * error
-        solution = solve_dual(scores, raised, beta, "newton", initial=solution.multipliers)
+        found = solution.multipliers
     return solution, raised
 
 
-@jax.jit
 def improvement_error(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> jax.Array:
     """``(m,)``: standard error over prompts of the improvement that λ ``(m,)`` is predicted to bring."""
-    weights = normalised_prompt_weights(scores)
-    gains = prompt_gains(scores, tilted_weights(multipliers, scores, beta))
-    deviations = gains - accurate_sum(gains * weights)[:, None]
-    return jnp.sqrt(accurate_sum(deviations**2 * weights**2))
+    return _mean_and_error(judge(scores, multipliers, beta)[1], normalised_prompt_weights(scores))[1]
 
 
+@jax.jit
+def _mean_and_error(gains: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each; weights sum to one."""
+    mean = accurate_sum(gains * weights)
+    return mean, jnp.sqrt(accurate_sum((gains - mean[:, None]) ** 2 * weights**2))
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CrossFit:
     """λ from one half of the prompts, judged on the other, both ways round.
@@ -146,38 +177,26 @@ class CrossFit:
     error: jax.Array
 
 
-def cross_fit(key: jax.Array, scores: Scores, targets: Targets, beta: float | jax.Array) -> CrossFit:
+def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: int = 0) -> CrossFit:
     """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
 
     Args:
-        key: random key for the split.
         scores, targets: the prepared problem.
         beta: β > 0.
+        seed: of the split.
     """
+    table = ready(scores)
     prompts = scores.reward.shape[0]
-    half = jax.random.permutation(key, prompts) < prompts // 2
-    found = []
-    for fitted in (half, ~half):
-        fit = _reweighted(scores, fitted)
-        margins = targets.margins(normalised_prompt_weights(fit), reference_mean(fit))
-        solution = solve_dual(fit, margins, beta, "newton")
-        found.append((solution.multipliers, *_judge(_reweighted(scores, ~fitted), targets, solution, beta)))
-    return CrossFit(*(jnp.stack(parts) for parts in zip(*found, strict=True)))
-
-
-def _reweighted(scores: Scores, chosen: jax.Array) -> Scores:
-    weights = jnp.where(chosen, normalised_prompt_weights(scores), 0)
-    return dataclasses.replace(scores, prompt_weights=weights)
-
-
-def _judge(held_out: Scores, targets: Targets, solution: DualSolution, beta):
-    """Improvement and its standard error ``(m,)``; infinite λ have neither."""
-    finite = jnp.isfinite(solution.multipliers)
-    multipliers = jnp.where(finite, solution.multipliers, 0)
-    gains = prompt_gains(held_out, tilted_weights(multipliers, held_out, beta))
-    weights = normalised_prompt_weights(held_out)
-    scale = targets.rescale(weights)
-    improvement = accurate_sum(gains * weights) * scale
-    error = improvement_error(held_out, multipliers, beta) * scale
-    known = jnp.all(finite)
-    return jnp.where(known, improvement, jnp.inf), jnp.where(known, error, jnp.inf)
+    half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
+    weights = np.stack([half, ~half]) * np.asarray(table.weights)
+    weights = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)).astype(np.float32)
+    settings = lanes(table, _margins_under(weights, table, targets), beta, weights)
+    multipliers = solve_lanes(table, settings).multipliers
+    judged = []
+    for found, held_out in zip(multipliers, weights[::-1], strict=True):
+        known = np.all(np.isfinite(found))
+        gains = judge(scores, np.where(known, found, 0).astype(weights.dtype), beta)[1]
+        judged.append([np.where(known, x, np.inf) for x in _mean_and_error(gains, held_out)])
+    improvement, error = (np.stack(parts) for parts in zip(*judged, strict=True))
+    scale = np.asarray(_rescales(weights[::-1].copy(), targets))
+    return CrossFit(multipliers, improvement * scale, error * scale)
