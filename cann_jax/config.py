@@ -185,17 +185,25 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class ConstraintConfig:
-    """One constraint; exactly one of ``margin`` and ``at_least``.
+    """One constraint; exactly one of ``margin``, ``at_least`` and ``max_unsafe``.
 
     Args:
         scorer: ``kind`` and that kind's keys, listed below.
         margin: Required improvement of the mean score over the reference, in the score's units.
         at_least: Required mean score, in the score's units.
+        max_unsafe: Largest share of responses that may score below ``unsafe_below``.
+        unsafe_below: The score under which a response is unsafe.
+        group: Only prompts of this ``group`` count; null takes all.
+        clip: Scores are cut to [low, high] first; null leaves them.
     """
 
     scorer: dict[str, Any]
     margin: float | None = None
     at_least: float | None = None
+    max_unsafe: float | None = None
+    unsafe_below: float = 0.0
+    group: str | None = None
+    clip: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -265,8 +273,11 @@ class AlignConfig:
         selection: ``extremes`` takes each prompt's highest and lowest pseudo-rewards,
             ``random`` a fresh random subset in every epoch.
         vocabulary_chunks: Parts in which the output head is computed.
+        rematerialise: What the backward pass computes again: ``everything`` within a layer (least memory) or
+            ``elementwise`` (matrix products are kept).
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: Checkpoints kept.
+        export: Write the aligned model as a Hugging Face folder, ``align/model``.
     """
 
     lora: LoraConfig | None = field(default_factory=LoraConfig)
@@ -277,8 +288,10 @@ class AlignConfig:
     group_size: int = 2
     selection: Literal["extremes", "random"] = "random"
     vocabulary_chunks: int = 8
+    rematerialise: Literal["everything", "elementwise"] = "everything"
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
+    export: bool = True
 
 
 @dataclass(frozen=True)
@@ -369,12 +382,18 @@ def _positive_values(config: RunConfig) -> dict[str, float]:
     }
 
 
+_COLUMNS = ("reward", "prompt_id", "response", "group", "summary")
+
+
 def _check_constraints(constraints: dict[str, ConstraintConfig]) -> None:
     if not constraints:
         raise InputError("constraints is empty; name at least one, for example constraints.safe")
     for name, constraint in constraints.items():
-        if (constraint.margin is None) == (constraint.at_least is None):
-            raise InputError(f"constraints.{name} needs exactly one of margin and at_least")
+        targets = (constraint.margin, constraint.at_least, constraint.max_unsafe)
+        if sum(target is not None for target in targets) != 1:
+            raise InputError(f"constraints.{name} needs exactly one of margin, at_least and max_unsafe")
+        if name in _COLUMNS:
+            raise InputError(f"constraints.{name}: the name is taken by a column of the score table; choose another")
 
 
 def _check_reference(sample: SampleConfig) -> None:

@@ -14,7 +14,7 @@ from flax import nnx
 from cann_jax.config import LoraConfig
 from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.layers import MLP, Attention, RMSNorm
+from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, RMSNorm, dense
 from cann_jax.models.packing import pack, unpack
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -80,13 +80,17 @@ class Decoder(nnx.Module):
 
     @property
     def head(self) -> jax.Array:
-        """The output head, (vocabulary, hidden), in the compute dtype."""
-        return (self.embedding if self.lm_head is None else self.lm_head)[...].astype(self.dtype)
+        """The output head, (vocabulary, hidden), as stored."""
+        return (self.embedding if self.lm_head is None else self.lm_head)[...]
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 logits (…, vocabulary) of hidden states (…, hidden)."""
+        return dense(hidden, self.head, self.dtype, True)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         return unpack(pack(self.embedding[...])[tokens]).astype(jnp.float32)
 
-    def hidden_states(self, tokens, positions, mask, *, key=None, remat=False):
+    def hidden_states(self, tokens, positions, mask, *, key=None, rematerialise=None):
         """Final hidden states.
 
         Args:
@@ -94,18 +98,19 @@ class Decoder(nnx.Module):
             positions: (B, S) positions for RoPE.
             mask: (B, S, S), True where the row may see the column.
             key: Dropout key of the adapters, or None for none.
-            remat: Recompute each layer in the backward pass instead of keeping its activations.
+            rematerialise: What the backward pass computes again: ``everything`` within a layer, ``elementwise``
+                (all but matrix products), or None for nothing.
 
         Returns:
             (B, S, hidden) after the final norm.
         """
-        return self._forward(tokens, positions, mask, key, remat, keep=False)[0]
+        return self._forward(tokens, positions, mask, key, rematerialise, keep=False)[0]
 
     def prefill(self, tokens, positions, mask) -> tuple[jax.Array, KeysValues]:
         """``hidden_states``, and the keys and values of every layer, (layers, B, S, kv_heads, head_dim) each."""
-        return self._forward(tokens, positions, mask, None, False, keep=True)
+        return self._forward(tokens, positions, mask, None, None, keep=True)
 
-    def _forward(self, tokens, positions, mask, key, remat, keep):
+    def _forward(self, tokens, positions, mask, key, rematerialise, keep):
         tables = self.config.rope.tables(positions)
         graph, weights = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.layers)
@@ -115,7 +120,7 @@ class Decoder(nnx.Module):
             x, keys_values = nnx.merge(graph, unpack(weights))(x, tables, mask, key)
             return x, pack(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values))) if keep else None
 
-        body = jax.checkpoint(body) if remat else body
+        body = _rematerialised(body, rematerialise)
         x, kept = jax.lax.scan(body, self.embed(tokens), (pack(weights), keys))
         return self.final_norm(x), kept
 
@@ -149,18 +154,17 @@ class Decoder(nnx.Module):
         return self.final_norm(x), own
 
 
+def _rematerialised(body, what: str | None):
+    if what is None:
+        return body
+    keep = jax.checkpoint_policies.save_only_these_names(MATRIX_PRODUCT)
+    return jax.checkpoint(body, policy=keep if what == "elementwise" else None)
+
+
 def _write(cache, new, layer, step):
     """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, step]``."""
     words = pack(new.astype(unpack(cache[:0]).dtype))
     return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))
-
-
-def logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
-    """float32 logits (…, vocabulary) of hidden states (…, hidden) under a head (vocabulary, hidden).
-
-    Factors are rounded to the head's dtype.
-    """
-    return jnp.einsum("...d,vd->...v", hidden.astype(head.dtype), head, preferred_element_type=jnp.float32)
 
 
 def causal_mask(valid: jax.Array) -> jax.Array:

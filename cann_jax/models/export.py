@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from cann_jax.artifacts import writing
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.weights import iterate_weights
 
@@ -23,14 +24,15 @@ def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float
     """
     import ml_dtypes
 
-    folder.mkdir(parents=True, exist_ok=True)
     storage = np.dtype(getattr(ml_dtypes, dtype, dtype))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
-    tokenizer.save_pretrained(folder)
-    _write_shards(iterate_weights(decoder, storage), folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+        tokenizer.save_pretrained(folder)
+        _write_shards(iterate_weights(decoder, storage), folder)
 
 
 def _write_shards(weights, folder: Path) -> None:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.models.decoder import KeysValues, causal_mask, logits
+from cann_jax.models.decoder import KeysValues, causal_mask
 from cann_jax.models.packing import pack
-from cann_jax.sampling.draw import draw, nucleus, response_keys, uniform
+from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 
 
 class Samples(NamedTuple):
@@ -35,10 +35,10 @@ class _Loop(NamedTuple):
     samples: Samples
 
 
-@partial(jax.jit, static_argnames=("graph", "responses", "max_new_tokens", "top_p"))
+@partial(jax.jit, static_argnames=("graph", "responses", "max_new_tokens", "temperature", "top_p"))
 def generate(
-    graph, weights, prompts, prompt_lengths, prompt_indices, seed, stop_tokens, temperature, *,
-    responses: int, max_new_tokens: int, top_p: float = 1.0,
+    graph, weights, prompts, prompt_lengths, prompt_indices, seed, stop_tokens, *,
+    responses: int, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
 ) -> Samples:  # fmt: skip
     """Sample from a decoder.
 
@@ -50,9 +50,9 @@ def generate(
         prompt_indices: (B,) indices in the whole data set; with the seed, they determine the draw.
         seed: Key of the run's sampling.
         stop_tokens: (n,) ids that end a response.
-        temperature: Divides the logits.
         responses: K.
         max_new_tokens: T.
+        temperature: Divides the logits.
         top_p: Nucleus mass; 1 keeps everything.
     """
     model = nnx.merge(graph, weights)
@@ -64,9 +64,11 @@ def generate(
         return (loop.step < max_new_tokens) & ~jnp.all(loop.samples.stopped)
 
     def body(loop: _Loop) -> _Loop:
-        scores = logits(loop.hidden, model.head)
-        tokens = draw(nucleus(scores / temperature, top_p), uniform(keys, loop.step))
-        samples = _append(loop.samples, loop.step, tokens, _token_logp(scores, tokens), stop_tokens)
+        scores = model.logits(loop.hidden)
+        tokens, logps = draw(nucleus(scores / temperature, top_p), uniform(keys, loop.step))
+        if temperature != 1 or top_p < 1:
+            logps = take(scores, tokens) - jax.nn.logsumexp(scores, axis=-1)
+        samples = _append(loop.samples, loop.step, tokens, logps, stop_tokens)
         positions = jnp.broadcast_to(prompt_lengths[:, None] + loop.step, tokens.shape)
         hidden, own = model.decode(tokens, positions, prompt, prompt_mask, loop.own, loop.step)
         return _Loop(loop.step + 1, hidden, own, samples)
@@ -96,11 +98,6 @@ def _append(samples: Samples, step, tokens, logps, stop_tokens) -> Samples:
         logps=samples.logps.at[:, :, step].set(jnp.where(alive, logps, 0)),
         stopped=samples.stopped | jnp.isin(tokens, stop_tokens),
     )
-
-
-def _token_logp(scores: jax.Array, tokens: jax.Array) -> jax.Array:
-    chosen = jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(scores, axis=-1)
 
 
 def _empty_samples(shape, length: int) -> Samples:

@@ -1,0 +1,15 @@
+"""Compiled programs survive in the user's cache folder, so that only the first start ever compiles them."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def keep_compilations() -> None:
+    """Turn on JAX's persistent compilation cache, unless the user has set a folder for it."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "cann_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

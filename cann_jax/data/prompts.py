@@ -1,0 +1,149 @@
+"""Prompts: read from JSON lines, put into the model's template, turned into ids once."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cann_jax.config import PromptsConfig
+from cann_jax.padding import bucketed
+from cann_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as the file gives it."""
+
+    id: str
+    text: str
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Prompts with their ids, template included.
+
+    Args:
+        prompts: The prompts that were kept, in the file's order.
+        ids: Their token ids.
+        dropped: Overlong prompts left out.
+        truncated: Overlong prompts whose text was cut on the left.
+    """
+
+    prompts: tuple[Prompt, ...]
+    ids: tuple[np.ndarray, ...]
+    dropped: int = 0
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def arrays(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (n, P), padded on the right, and lengths (n,), of the prompts at ``indices``."""
+        return bucketed([self.ids[index] for index in indices])
+
+
+def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
+    """Read JSON lines with a ``prompt``, and optionally ``id`` and ``group``, each.
+
+    Raises:
+        InputError: the file is missing or empty, a line is malformed, or an id stands twice.
+    """
+    try:
+        lines = epath.Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the prompts' path") from None
+    prompts = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()][:limit]
+    if not prompts:
+        raise InputError(f"{path} holds no prompt; give one JSON object with the key 'prompt' a line")
+    _check_ids(path, prompts)
+    return tuple(prompts)
+
+
+def _parse(path: str, number: int, line: str) -> Prompt:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}, line {number}: no valid JSON ({error}); mend the line") from None
+    text = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{path}, line {number}: no text under the key 'prompt'; add it")
+    return Prompt(str(row.get("id", number)), text, row.get("group"))
+
+
+def _check_ids(path: str, prompts: list[Prompt]) -> None:
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise InputError(f"{path}: the id {prompt.id!r} stands twice; make ids unique or leave them out")
+        seen.add(prompt.id)
+
+
+def encode_prompts(prompts, tokenizer, config: PromptsConfig, room: int) -> EncodedPrompts:
+    """Template and tokenize; what is too long follows ``config.on_overlong`` and is counted.
+
+    Args:
+        prompts: From ``read_prompts``.
+        tokenizer: A transformers tokenizer.
+        config: Template and limits.
+        room: Longest prompt that leaves the context room for a response.
+
+    Raises:
+        InputError: an overlong prompt under ``error``, a template that cannot be used, or nothing left.
+    """
+    longest = min(config.max_tokens, room)
+    if longest < 1:
+        raise InputError("sample.max_new_tokens leaves no room for a prompt in the model's context; lower it")
+    kept, ids, dropped, truncated = [], [], 0, 0
+    for prompt in prompts:
+        row = prompt_ids(prompt.text, tokenizer, config)
+        if len(row) > longest and config.on_overlong == "error":
+            raise InputError(
+                f"prompt {prompt.id!r} has {len(row)} tokens, {longest} fit; shorten it, raise prompts.max_tokens, or "
+                "set prompts.on_overlong to drop or truncate_prompt_left"
+            )
+        if len(row) > longest and config.on_overlong == "drop":
+            dropped += 1
+            continue
+        if len(row) > longest:
+            row = _truncated(prompt, tokenizer, config, longest)
+            truncated += 1
+        kept.append(prompt)
+        ids.append(row)
+    if not kept:
+        raise InputError(f"all {dropped} prompts have more than {longest} tokens; raise prompts.max_tokens")
+    return EncodedPrompts(tuple(kept), tuple(ids), dropped, truncated)
+
+
+def prompt_ids(text: str, tokenizer, config: PromptsConfig) -> np.ndarray:
+    """Ids of one prompt in the template, with one BOS where the tokenizer has one.
+
+    Raises:
+        InputError: the tokenizer has no chat template and ``template`` is ``chat``.
+    """
+    if config.template == "chat":
+        return np.array(_chat_ids(text, tokenizer, config.system), np.int32)
+    # Not str.format: the prompt and the template may hold braces of their own.
+    return np.array(tokenizer(config.template.replace("{prompt}", text))["input_ids"], np.int32)
+
+
+def _chat_ids(text: str, tokenizer, system: str | None) -> list[int]:
+    if not tokenizer.chat_template:
+        raise InputError("prompts.template is 'chat' and the tokenizer has no chat template; give a text with {prompt}")
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": text})
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
+def _truncated(prompt: Prompt, tokenizer, config: PromptsConfig, longest: int) -> np.ndarray:
+    """Cut the prompt's own text on the left; the template stays whole."""
+    words = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+    cut = 0
+    while cut < len(words):
+        row = prompt_ids(tokenizer.decode(words[cut:]), tokenizer, config)
+        if len(row) <= longest:
+            return row
+        cut += len(row) - longest
+    raise InputError(f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; raise prompts.max_tokens")

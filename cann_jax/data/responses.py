@@ -1,0 +1,104 @@
+"""Responses of a set of prompts, as arrays in memory and as Parquet on disk (one row a response)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from cann_jax.data.prompts import EncodedPrompts, Prompt
+
+
+@dataclass(frozen=True)
+class Responses:
+    """K responses to each of N prompts. Ids are made once and stored; nothing is tokenized again.
+
+    Args:
+        prompts: The N prompts.
+        tokens: (N, K, T) ids, padded on the right.
+        lengths: (N, K) tokens, end token included.
+        stopped: (N, K), True where the response ended by itself.
+        logps: (N, K) log-prob under the policy that sampled it, nats, float32.
+        texts: N lists of K texts, end token left out.
+    """
+
+    prompts: EncodedPrompts
+    tokens: np.ndarray
+    lengths: np.ndarray
+    stopped: np.ndarray
+    logps: np.ndarray
+    texts: list[list[str]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.lengths.shape
+
+    def slice(self, start: int, stop: int) -> "Responses":
+        """The prompts from ``start`` to before ``stop``, with their responses."""
+        rows = slice(start, stop)
+        prompts = EncodedPrompts(self.prompts.prompts[rows], self.prompts.ids[rows])
+        return Responses(
+            prompts, self.tokens[rows], self.lengths[rows], self.stopped[rows], self.logps[rows], self.texts[rows]
+        )
+
+    def prompt_texts(self) -> list[str]:
+        """The prompt of each response, in row order."""
+        return [prompt.text for prompt in self.prompts.prompts for _ in range(self.shape[1])]
+
+    def flat_texts(self) -> list[str]:
+        """The responses in row order."""
+        return [text for row in self.texts for text in row]
+
+
+def responses_table(prompts: EncodedPrompts, start: int, samples, tokenizer) -> pa.Table:
+    """Rows of one shard: the samples of the prompts from ``start`` on."""
+    tokens, lengths, stopped = (np.asarray(x) for x in (samples.tokens, samples.lengths, samples.stopped))
+    # Summed in float64: thousands of float32 terms would lose digits.
+    logps = np.asarray(samples.logps, np.float64).sum(-1).astype(np.float32)
+    rows = []
+    for n in range(tokens.shape[0]):
+        prompt, ids = prompts.prompts[start + n], prompts.ids[start + n]
+        for k in range(tokens.shape[1]):
+            response = tokens[n, k, : lengths[n, k]]
+            text = tokenizer.decode(response[:-1] if stopped[n, k] else response, skip_special_tokens=True)
+            rows.append((prompt.id, prompt.group, prompt.text, ids, k, text, response, bool(stopped[n, k]), logps[n, k]))
+    return pa.Table.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _SCHEMA.types, strict=True)],
+        schema=_SCHEMA,
+    )
+
+
+_SCHEMA = pa.schema(
+    {
+        "prompt_id": pa.string(),
+        "group": pa.string(),
+        "prompt": pa.string(),
+        "prompt_ids": pa.list_(pa.int32()),
+        "response": pa.int32(),
+        "text": pa.string(),
+        "response_ids": pa.list_(pa.int32()),
+        "stopped": pa.bool_(),
+        "logp": pa.float32(),
+    }
+)
+
+
+def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
+    """The arrays back; rows are ordered by prompt, K to each."""
+    columns = {name: table.column(name).to_pylist() for name in ("prompt_id", "group", "prompt", "text")}
+    count = int(max(table.column("response").to_numpy())) + 1
+    shape = (table.num_rows // count, count)
+    ids = [np.array(row, np.int32) for row in table.column("response_ids").to_pylist()]
+    tokens = np.zeros((table.num_rows, max_new_tokens), np.int32)
+    for row, response in enumerate(ids):
+        tokens[row, : len(response)] = response
+    firsts = range(0, table.num_rows, count)
+    prompts = tuple(Prompt(columns["prompt_id"][i], columns["prompt"][i], columns["group"][i]) for i in firsts)
+    prompt_ids = table.column("prompt_ids").take(pa.array(list(firsts))).to_pylist()
+    return Responses(
+        prompts=EncodedPrompts(prompts, tuple(np.array(row, np.int32) for row in prompt_ids)),
+        tokens=tokens.reshape(*shape, max_new_tokens),
+        lengths=np.array([len(row) for row in ids], np.int32).reshape(shape),
+        stopped=table.column("stopped").to_numpy(zero_copy_only=False).reshape(shape),
+        logps=table.column("logp").to_numpy().reshape(shape),
+        texts=[columns["text"][i : i + count] for i in firsts],
+    )

@@ -1,0 +1,1 @@
+"""``python -m cann_jax.dual``: a score table in, multipliers, certificate, uncertainty and trade-off out."""

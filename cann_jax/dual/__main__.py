@@ -1,0 +1,89 @@
+"""``python -m cann_jax.dual``: parse, call, print."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cann_jax.errors import InfeasibleError, InputError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Solve the problem that the flags state, print it, and write it under ``--out``.
+
+    Raises:
+        InputError: bad flags or a bad table.
+        InfeasibleError: margins out of reach, after everything has been printed and written.
+    """
+    from cann_jax.dual import arguments as flags
+
+    arguments = flags.parser().parse_args(argv)
+    flags.check(arguments)
+    _keep_compilations()
+    if arguments.stream:
+        from cann_jax.dual.stream import run_stream
+
+        return run_stream(arguments)
+    _run(arguments)
+
+
+def _run(arguments) -> None:
+    from cann_jax.core import Feasible, check_scores
+    from cann_jax.dual import write
+    from cann_jax.dual.analysis import analyse
+    from cann_jax.dual.words import infeasible_message, warnings
+
+    problem = _read_problem(arguments)
+    summary = check_scores(problem.scores, problem.names)
+    found = analyse(problem, arguments.beta, arguments.confidence, arguments.resamples, arguments.seed)
+    said = warnings(found, summary)
+    write.print_table(found, said)
+    if arguments.out:
+        from cann_jax.dual.plots import draw
+
+        out = Path(arguments.out)
+        out.mkdir(parents=True, exist_ok=True)
+        write.write_json(out / "dual.json", found, said)
+        write.write_curve(out / "curve.parquet", found)
+        draw(out / "dual.png", found)
+        print(f"written: {out / 'dual.json'}, curve.parquet, dual.png")
+    if found.feasible == Feasible.NO:
+        raise InfeasibleError(infeasible_message(found))
+
+
+def _read_problem(arguments):
+    from cann_jax.core import prepare
+    from cann_jax.dual import arguments as flags
+    from cann_jax.dual.tables import prompt_weights, read_scores
+
+    columns = flags.columns(arguments)
+    table = read_scores(arguments.scores, columns, flags.named_scores(arguments))
+    available = [name for name in table.scores if name != columns.reward]
+    return prepare(
+        table.scores[columns.reward],
+        table.scores,
+        flags.constraints(arguments, available),
+        groups=flags.groups(arguments, table),
+        mask=None if table.mask.all() else table.mask,
+        prompt_weights=prompt_weights(table, columns, arguments.scores),
+        reward_clip=flags.clip_bounds(arguments).get(columns.reward),
+    )
+
+
+def _keep_compilations() -> None:
+    """XLA programs survive in the user's cache folder; only the first start ever compiles."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "cann_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

@@ -1,0 +1,81 @@
+"""``dual.png``: the dual curve with λ* and its interval, the predicted trade-off, the tilted score cloud."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cann_jax.core import Feasible, tilted_weights
+from cann_jax.dual.analysis import Analysis
+
+SHOWN = 4000  # responses in the cloud; more are only ink
+
+
+def draw(path: Path, found: Analysis) -> None:
+    """Three panels for the first constraint."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    curve_axes, trade_axes, cloud_axes = figure.subplots(1, 3)
+    _dual_curve(curve_axes, found)
+    _trade_off(trade_axes, found)
+    _cloud(cloud_axes, found)
+    figure.savefig(path, dpi=100)
+
+
+def _reached(found: Analysis) -> np.ndarray:
+    return np.asarray(found.by_margin.solutions.feasible) == Feasible.YES
+
+
+def _dual_curve(axes, found: Analysis) -> None:
+    name, kept = found.problem.names[0], _reached(found)
+    multipliers = found.by_margin.solutions.multipliers[kept, 0]
+    axes.plot(found.by_margin.margins[kept, 0], multipliers, color="C0")
+    margin = float(found.problem.margins[0])
+    axes.axvline(found.largest_margin[0], color="grey", linestyle=":", label="largest reachable")
+    if np.all(np.isfinite(found.solution.multipliers)):
+        value = float(found.solution.multipliers[0])
+        axes.plot([margin], [value], "o", color="C3", label=f"λ* = {value:.4g}")
+        if found.intervals:
+            low, high = (float(end[0]) for end in found.intervals.multipliers)
+            top = high if np.isfinite(high) else axes.get_ylim()[1]
+            axes.plot([margin, margin], [low, top], color="C3", linewidth=3, alpha=0.4)
+        axes.set_ylim(
+            0, max(2.5 * value, 1e-3, float(np.quantile(multipliers, 0.9)) if len(multipliers) else 0)
+        )
+    axes.set(xlabel=f"margin of {name}", ylabel=f"λ of {name}", title="Multiplier")
+    axes.legend()
+
+
+def _trade_off(axes, found: Analysis) -> None:
+    name, kept = found.problem.names[0], _reached(found)
+    solutions = found.by_margin.solutions
+    axes.plot(solutions.predicted_improvement[kept, 0], solutions.predicted_reward[kept], color="C0")
+    if found.feasible == Feasible.YES:
+        at = float(found.solution.predicted_improvement[0]), float(found.solution.predicted_reward)
+        axes.plot(*at, "o", color="C3", label="at λ*")
+        axes.legend()
+    axes.set(xlabel=f"predicted improvement of {name}", ylabel="predicted reward", title="Trade-off")
+
+
+def _cloud(axes, found: Analysis) -> None:
+    scores, name = found.problem.scores, found.problem.names[0]
+    multipliers = np.where(np.isfinite(found.solution.multipliers), found.solution.multipliers, 0)
+    weights = np.asarray(tilted_weights(multipliers.astype(np.float32), scores, found.beta))
+    reward, constraint = np.asarray(scores.reward), np.asarray(scores.constraints)[..., 0]
+    there = np.flatnonzero((np.isfinite(reward) if scores.mask is None else np.asarray(scores.mask)).ravel())
+    shown = there[:: max(1, len(there) // SHOWN)]
+    size = 4 + 60 * np.sqrt(weights.ravel()[shown])
+    axes.scatter(reward.ravel()[shown], constraint.ravel()[shown], 3, color="lightgrey", label="reference")
+    axes.scatter(
+        reward.ravel()[shown],
+        constraint.ravel()[shown],
+        size,
+        alpha=np.clip(np.sqrt(weights.ravel()[shown]), 0.02, 1),
+        color="C3",
+        linewidths=0,
+        label="weight under λ*",
+    )
+    axes.set(xlabel="reward", ylabel=name, title="Responses")
+    axes.legend()

@@ -1,0 +1,267 @@
+"""Score tables from Parquet, CSV, JSON lines and npz, long (a row for each response) or wide."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cann_jax.errors import InputError
+
+READERS = (".parquet", ".csv", ".jsonl", ".json", ".npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Names of the columns that are no constraint's."""
+
+    prompt: str = "prompt"
+    response: str = "response"
+    reward: str = "reward"
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RawTable:
+    """Scores as arrays, before any constraint is chosen.
+
+    Attributes:
+        scores: name → ``(prompts, responses)`` float32; NaN where no response is.
+        prompt_columns: name → ``(prompts,)``, what is the same for all responses of a prompt.
+        mask: ``(prompts, responses)`` bool.
+    """
+
+    scores: dict[str, np.ndarray]
+    prompt_columns: dict[str, np.ndarray]
+    mask: np.ndarray
+
+
+def read_scores(path: str, columns: Columns, wanted: Iterable[str] = ()) -> RawTable:
+    """Read a score table.
+
+    Args:
+        path: the file; its ending says the format.
+        columns: names of the prompt, response and reward columns.
+        wanted: names of scores that must be there; empty: every numeric column is one.
+
+    Raises:
+        InputError: a missing or empty file, missing columns (the nearest named), text in a number column
+            (its row named), duplicate (prompt, response) rows, or prompts of another shape.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path}: no such file; give --scores a table ending in {', '.join(READERS)}")
+    if file.suffix not in READERS:
+        raise InputError(f"{path}: cannot tell the format; name it {', '.join(READERS)}")
+    if file.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; write one row for each response")
+    if file.suffix == ".npz":
+        return _from_npz(path, columns, list(wanted))
+    table = _read_arrow(file)
+    if table.num_rows == 0:
+        raise InputError(f"{path}: the table has no rows; write one row for each response")
+    wide = _widen(table, [columns.reward, *wanted])
+    if wide is not None:
+        return _from_wide(path, table, wide, columns, list(wanted))
+    return _from_long(path, table, columns, list(wanted))
+
+
+def _read_arrow(file: Path) -> pa.Table:
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(file)
+        if file.suffix == ".csv":
+            import pyarrow.csv
+
+            return pyarrow.csv.read_csv(file)
+        import pyarrow.json
+
+        return pyarrow.json.read_json(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        row = "" if file.suffix == ".parquet" else _bad_line(file)
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not a readable {file.suffix[1:]} table{row} ({reason})") from error
+
+
+def _bad_line(file: Path) -> str:
+    """Where JSON lines stop being JSON, which Arrow does not say."""
+    if file.suffix == ".csv":
+        return ""
+    for number, line in enumerate(file.open(encoding="utf-8", errors="replace"), 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            return f"; line {number} is not JSON"
+    return ""
+
+
+def _require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            from cann_jax.schema import nearest  # pulls in the YAML parser, which only a mistake needs
+
+            hint = f"did you mean {nearest(name, known)}?" if known else "it has no columns"
+            raise InputError(f"{path}: no column {name}; {hint}")
+
+
+def _numbers(path: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """float32 ``(rows,)``; missing values are NaN, which ``check_scores`` reports."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        for row, text in enumerate(column.to_pylist(), 1):
+            try:
+                float(text)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"{path}: column {name} row {row} is {text!r}, not a number; mend it"
+                ) from None
+        column = pc.cast(column, pa.float64())
+    if not _is_numeric(column.type):
+        raise InputError(f"{path}: column {name} holds {column.type}, not numbers; mend or leave it out")
+    return np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+def _widen(table: pa.Table, names: list[str]) -> dict[str, list[str]] | None:
+    """name → its columns, where the table has a row for each prompt; None for a long table."""
+    if names[0] in table.column_names and pa.types.is_list(table.schema.field(names[0]).type):
+        return {n: [n] for n in table.column_names if pa.types.is_list(table.schema.field(n).type)}
+    numbered: dict[str, list[str]] = {}
+    for column in table.column_names:
+        match = re.fullmatch(r"(.+)_(\d+)", column)
+        if match:
+            numbered.setdefault(match[1], []).append(column)
+    if names[0] in table.column_names or names[0] not in numbered:
+        return None
+    return {n: sorted(c, key=lambda x: int(x.rsplit("_", 1)[1])) for n, c in numbered.items()}
+
+
+def _from_wide(
+    path: str, table: pa.Table, wide: dict[str, list[str]], columns: Columns, wanted: list[str]
+) -> RawTable:
+    _require(path, [columns.reward, *wanted], wide)
+    scores = {
+        name: _list_column(path, name, table[name].combine_chunks())
+        if parts == [name]
+        else np.stack([_numbers(path, part, table[part]) for part in parts], axis=-1)
+        for name, parts in wide.items()
+        if not wanted or name in (columns.reward, *wanted)
+    }
+    width = scores[columns.reward].shape[1]
+    for name, values in scores.items():
+        if values.shape[1] != width:
+            raise InputError(f"{path}: {name} has {values.shape[1]} responses a prompt, the reward {width}")
+    used = {part for parts in wide.values() for part in parts}
+    others = {n: np.asarray(table[n].to_pylist()) for n in table.column_names if n not in used}
+    mask = _mask_of_lists(table, columns.reward, width) if wide[columns.reward] == [columns.reward] else None
+    return RawTable(scores, others, np.ones((table.num_rows, width), bool) if mask is None else mask)
+
+
+def _mask_of_lists(table: pa.Table, reward: str, width: int) -> np.ndarray:
+    lengths = np.asarray(pc.list_value_length(table[reward].combine_chunks()))
+    return np.arange(width) < lengths[:, None]
+
+
+def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
+    """``(prompts, longest)`` from lists, NaN past each one's end."""
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+    values = _numbers(path, name, pa.chunked_array([column.flatten()]))
+    padded = np.full((len(lengths), lengths.max(initial=0)), np.nan, np.float32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = values
+    return padded
+
+
+def _from_long(path: str, table: pa.Table, columns: Columns, wanted: list[str]) -> RawTable:
+    _require(path, [columns.prompt, columns.reward, *wanted], table.column_names)
+    apart = {columns.prompt, columns.response, columns.weights}
+    numeric = [n for n in table.column_names if n not in apart and _is_numeric(table.schema.field(n).type)]
+    chosen = [columns.reward, *(wanted or [n for n in numeric if n != columns.reward])]
+    codes = np.asarray(table[columns.prompt].combine_chunks().dictionary_encode().indices)
+    place, counts = _places(codes)
+    if columns.response in table.column_names:
+        _refuse_duplicates(path, codes, table, columns)
+    shape = (len(counts), counts.max())
+    scores = {}
+    for name in chosen:
+        scores[name] = np.full(shape, np.nan, np.float32)
+        scores[name][codes, place] = _numbers(path, name, table[name])
+    first = np.zeros(len(counts), np.int64)
+    first[codes[place == 0]] = np.flatnonzero(place == 0)
+    rest = [n for n in table.column_names if n not in (columns.response, *chosen)]
+    others = {n: np.asarray(table[n].take(pa.array(first)).to_pylist()) for n in rest}
+    return RawTable(scores, others, np.arange(shape[1]) < counts[:, None])
+
+
+def _places(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's place among its prompt's rows, in file order, and rows per prompt."""
+    counts = np.bincount(codes)
+    order = np.argsort(codes, kind="stable")
+    place = np.empty(len(codes), np.int64)
+    place[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place, counts
+
+
+def _refuse_duplicates(path: str, codes: np.ndarray, table: pa.Table, columns: Columns) -> None:
+    responses = np.asarray(table[columns.response].combine_chunks().dictionary_encode().indices)
+    pair = codes.astype(np.int64) * (int(responses.max()) + 1) + responses
+    _, first, counts = np.unique(pair, return_index=True, return_counts=True)
+    if (counts > 1).any():
+        row = int(first[counts > 1][0])
+        prompt, response = table[columns.prompt][row].as_py(), table[columns.response][row].as_py()
+        raise InputError(
+            f"{path}: {int((counts > 1).sum())} (prompt, response) pairs occur twice, first ({prompt!r}, "
+            f"{response!r}) of row {row + 1}; drop the duplicates or number the responses"
+        )
+
+
+def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
+    try:
+        arrays = dict(np.load(path, allow_pickle=False))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not a readable npz archive ({error})") from error
+    mask = arrays.pop("mask", None)
+    if "constraints" in arrays and arrays["constraints"].ndim == 3:
+        stacked = arrays.pop("constraints")
+        names = arrays.pop("names", np.arange(stacked.shape[-1]).astype(str))
+        arrays |= {str(name): stacked[..., j] for j, name in enumerate(names)}
+    _require(path, [columns.reward, *wanted], arrays)
+    shape = arrays[columns.reward].shape
+    scores = {}
+    for name, values in arrays.items():
+        if values.ndim != 2 or (wanted and name not in (columns.reward, *wanted)):
+            continue
+        if values.shape != shape or values.dtype.kind not in "fiub":
+            raise InputError(
+                f"{path}: {name} is {values.dtype} {values.shape}; give numbers of shape {shape}"
+            )
+        scores[name] = values.astype(np.float32)
+    _require(path, [columns.reward, *wanted], scores)
+    others = {n: v for n, v in arrays.items() if v.ndim == 1 and len(v) == shape[0]}
+    mask = np.ones(shape, bool) if mask is None else mask.astype(bool)
+    if mask.shape != shape:
+        raise InputError(f"{path}: mask has shape {mask.shape}; give {shape}, as the reward")
+    return RawTable(scores, others, mask)
+
+
+def prompt_weights(table: RawTable, columns: Columns, path: str) -> np.ndarray | None:
+    """``(prompts,)`` weights from their column, or None where none is named.
+
+    Raises:
+        InputError: no such column, or text in it.
+    """
+    if columns.weights is None:
+        return None
+    _require(path, [columns.weights], table.prompt_columns)
+    try:
+        return table.prompt_columns[columns.weights].astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: column {columns.weights} holds more than numbers ({error})") from None

@@ -1,0 +1,82 @@
+"""A decoder with its tokenizer, split once, ready for pure functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cann_jax.padding import bucketed
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.load import ModelFiles
+from cann_jax.models.logprobs import response_logps
+
+VOCABULARY_CHUNKS = 8
+PACKED_TOKENS = 512  # response tokens in one sequence; its attention mask is quadratic in them
+BATCH_TOKENS = 2048  # tokens a call; two Zen 4 cores gain nothing beyond
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """What samples and scores.
+
+    Args:
+        graph: Graph of the split decoder; hashable, static under jit.
+        weights: Its state.
+        config: Its architecture.
+        tokenizer: Its tokenizer.
+    """
+
+    graph: Any
+    weights: Any
+    config: DecoderConfig
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, decoder: Decoder, files: ModelFiles) -> "LanguageModel":
+        graph, weights = nnx.split(decoder)
+        return cls(graph, weights, decoder.config, files.tokenizer)
+
+    def logps(self, prompts: Sequence[np.ndarray], tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """log π(y|x) in nats, (N, K) float32, of K responses to each of N prompts.
+
+        Args:
+            prompts: N rows of prompt ids.
+            tokens: (N, K, T) response ids, padded on the right.
+            lengths: (N, K).
+        """
+        together = _responses_together(tokens.shape[1], tokens.shape[2])
+        repeats = tokens.shape[1] // together
+        ids, prompt_lengths = bucketed(list(prompts))
+        rows = (
+            np.repeat(ids, repeats, axis=0),
+            np.repeat(prompt_lengths, repeats),
+            tokens.reshape(-1, together, tokens.shape[2]),
+            lengths.reshape(-1, together),
+        )
+        batch = max(1, BATCH_TOKENS // (ids.shape[1] + together * tokens.shape[2]))
+        starts = range(0, len(rows[0]), batch)
+        return np.concatenate([self._logps(rows, start, batch) for start in starts]).reshape(lengths.shape)
+
+    def _logps(self, rows, start: int, batch: int) -> np.ndarray:
+        """One batch; the last one is filled up with its last row, so that its shape is not compiled anew."""
+        chosen = np.minimum(np.arange(start, start + batch), len(rows[0]) - 1)
+        logps = _batch_logps(self.graph, self.weights, *(jnp.asarray(row[chosen]) for row in rows))
+        return np.asarray(logps)[: len(rows[0]) - start]
+
+
+def _responses_together(responses: int, length: int) -> int:
+    """How many responses share one packed sequence: the most that divide them evenly within ``PACKED_TOKENS``."""
+    fitting = [n for n in range(1, responses + 1) if responses % n == 0 and n * length <= PACKED_TOKENS]
+    return max(fitting, default=1)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _batch_logps(graph, weights, prompts, prompt_lengths, responses, response_lengths):
+    model = nnx.merge(graph, weights)
+    return response_logps(model, prompts, prompt_lengths, responses, response_lengths, chunks=VOCABULARY_CHUNKS)

@@ -1,0 +1,18 @@
+"""Rows of ids as one array. Lengths say what counts; the padding's value is never read."""
+
+import numpy as np
+
+BUCKET = 32  # widths of prompt batches are multiples of this, so that few shapes are compiled
+
+
+def pad(rows: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as (n, width) int32, padded on the right, and their lengths (n,)."""
+    out = np.zeros((len(rows), width), np.int32)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return out, np.array([len(row) for row in rows], np.int32)
+
+
+def bucketed(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """``pad`` to the next multiple of ``BUCKET``."""
+    return pad(rows, BUCKET * -(-max(map(len, rows)) // BUCKET))

@@ -1,0 +1,77 @@
+"""``report.md``: what was asked, predicted and measured, with pictures and samples."""
+
+import numpy as np
+import pyarrow as pa
+
+from cann_jax.config import RunConfig
+from cann_jax.report.rows import HEADINGS, result_rows, summary_lines
+
+
+def report_text(config: RunConfig, results: dict, dual: dict, before: pa.Table, after: pa.Table) -> str:
+    """The whole report as Markdown.
+
+    Args:
+        config: The run's configuration.
+        results: ``evaluate/results.json``.
+        dual: ``dual/dual.json``.
+        before: Held-out responses of the reference with scores.
+        after: The same of the aligned model.
+    """
+    found = results["summary"]
+    parts = [
+        f"# {config.name}",
+        f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
+        f"intervals: paired bootstrap over prompts, {config.evaluate.confidence:.0%}.",
+        "## Asked, predicted, measured",
+        "Improvement over the reference, in each score's units. Predicted: on the training sample, by the dual.",
+        _table(HEADINGS, result_rows(results)),
+        _list(summary_lines(results)),
+        "## The dual",
+        "![dual curve with λ*, predicted trade-off, score cloud](dual/dual.png)",
+        _list(_dual_lines(dual)),
+        "## Before and after",
+        "![score clouds of the reference and of the aligned model](clouds.png)",
+        "![training](training.png)",
+        "## Samples",
+        "The same draw from both policies on held-out prompts, chosen evenly over the file.",
+        *_samples(config, before, after),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(headings, rows) -> str:
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _dual_lines(dual: dict) -> list[str]:
+    lines = [
+        f"feasible: {dual['feasible']}; KKT residual {dual['kkt_residual']:.1e} of the scores' spread",
+        f"KL of the predicted policy: {dual['kl']:.3f} nats, {dual['kl_share_of_log_responses']:.0%} of ln K",
+    ]
+    return lines + [f"note: {sentence}" for sentence in dual["warnings"]]
+
+
+def _samples(config: RunConfig, before: pa.Table, after: pa.Table) -> list[str]:
+    names = ["reward", *config.constraints]
+    firsts = np.flatnonzero(before.column("response").to_numpy() == 0)
+    chosen = firsts[np.unique(np.linspace(0, len(firsts) - 1, config.evaluate.examples).astype(int))]
+    return [_sample(before, after, int(row), names) for row in chosen]
+
+
+def _sample(before: pa.Table, after: pa.Table, row: int, names: list[str]) -> str:
+    lines = [f"**{_one_line(before.column('prompt')[row].as_py())}**", ""]
+    for label, table in (("before", before), ("after", after)):
+        scores = [f"{n} {table.column(n)[row].as_py():.2f}" for n in names if n in table.column_names]
+        lines.append(f"- {label} ({', '.join(scores)}): {_one_line(table.column('text')[row].as_py())}")
+    return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    """Text that cannot break the page: one line, no Markdown or HTML of its own."""
+    flat = " ".join(text.split()).replace("<", "&lt;")
+    return "".join("\\" + c if c in "*_`[]#|\\" else c for c in flat)

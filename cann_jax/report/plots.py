@@ -1,0 +1,56 @@
+"""Pictures of a run."""
+
+import io
+import json
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+from etils import epath
+
+from cann_jax.artifacts import write_bytes_atomic
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+BEFORE, AFTER = "#7f7f7f", "#1f77b4"
+
+
+def draw_clouds(path, before: pa.Table, after: pa.Table, constraints: list[str]) -> None:
+    """Reward against each constraint, one point a held-out response, with the means."""
+    shown = [name for name in constraints if name in before.column_names]
+    if "reward" not in before.column_names or not shown:
+        return
+    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4.2), squeeze=False)
+    for axis, name in zip(axes[0], shown, strict=True):
+        for label, table, colour in (("reference", before, BEFORE), ("aligned", after, AFTER)):
+            x, y = (table.column(column).to_numpy() for column in (name, "reward"))
+            axis.scatter(x, y, s=7, alpha=0.3, color=colour, linewidths=0)
+            axis.scatter(x.mean(), y.mean(), s=130, marker="X", color=colour, edgecolor="black", label=f"{label}, mean")
+        axis.set(xlabel=name, ylabel="reward")
+        axis.legend()
+    _save(figure, path)
+
+
+def draw_training(path, metrics) -> None:
+    """Loss, and the implicit reward margins of the pairs, by step."""
+    rows = [json.loads(line) for line in epath.Path(metrics).read_text().splitlines()]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.6))
+    left.plot(columns["step"], columns["loss"], color=AFTER)
+    left.axhline(np.log(2), color=BEFORE, linestyle=":", label="ln 2, the start")
+    left.set(xlabel="step", ylabel="loss, nats a pair")
+    left.legend()
+    right.fill_between(columns["step"], columns["margin_p10"], columns["margin_p90"], color=AFTER, alpha=0.2)
+    right.plot(columns["step"], columns["margin_mean"], color=AFTER)
+    right.axhline(0, color=BEFORE, linestyle=":")
+    right.set(xlabel="step", ylabel="β · log-ratio margin, 10 to 90 %")
+    _save(figure, path)
+
+
+def _save(figure, path) -> None:
+    picture = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(picture, format="png", dpi=120)
+    plt.close(figure)
+    write_bytes_atomic(path, picture.getvalue())

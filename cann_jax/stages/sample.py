@@ -1,0 +1,41 @@
+"""K responses of the reference to every training prompt."""
+
+from cann_jax.data.responses import Responses
+from cann_jax.sampling.shards import read_shards, sample_shards
+from cann_jax.stages.run import Run, prompts_identity, settings_of, stage
+
+NAME = "responses"
+
+
+def run_sample(run: Run) -> None:
+    """Leaves ``sample/responses-*.parquet``: texts, ids, lengths, log-probs and finish reasons, one row a response."""
+    config = run.config
+    inputs = {**run.model_identity, **prompts_identity(config.prompts.train)}
+    with stage(run, "sample", settings_of(config, "sample", "seed", "model"), inputs) as work:
+        if work is None:
+            return
+        prompts = run.train_prompts
+        for count, what in ((prompts.dropped, "dropped"), (prompts.truncated, "cut on the left")):
+            if count:
+                print(f"sample: {count} overlong prompts {what} (prompts.on_overlong)")
+        responses = sample_shards(
+            run.reference, prompts, config.sample, config.sample.responses, config.seed, work.folder, NAME
+        )
+        work.outputs.extend(sorted(path.name for path in work.folder.glob(f"{NAME}-*.parquet")))
+        _say(responses)
+
+
+def read_samples(run: Run) -> Responses:
+    """What the stage left."""
+    return read_shards(run.folder / "sample", NAME, run.config.sample.max_new_tokens)
+
+
+def _say(responses: Responses) -> None:
+    prompts, count = responses.shape
+    print(
+        f"sample: {prompts} prompts × {count} responses, {responses.lengths.mean():.1f} tokens each, "
+        f"{responses.stopped.mean():.0%} ended by themselves"
+    )
+    identical = sum(len(set(row)) == 1 for row in responses.texts)
+    if identical:
+        print(f"sample: {identical} prompts whose responses are all identical")

@@ -1,0 +1,49 @@
+"""``python -m cann_jax.train --config FILE.yaml``: prompts to aligned model and report."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+# Before JAX starts: its C++ side otherwise logs the machine it finds.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from cann_jax.artifacts import write_json
+from cann_jax.cli import STAGES, parse_run, run_command
+from cann_jax.compilation import keep_compilations
+from cann_jax.stages.run import Run
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the stages asked for, or check them with ``--dry_run``.
+
+    Raises:
+        InputError: one line that says what is wrong and how to mend it.
+    """
+    config, options = parse_run(argv)
+    keep_compilations()
+    run = Run(config)
+    if options.dry_run:
+        from cann_jax.stages.dry_run import dry_run
+
+        return dry_run(run)
+    write_json(run.folder / "config.json", config)
+    for name in options.stages or STAGES:
+        start = time.monotonic()
+        _stage(name)(run)
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    if "evaluate" in (options.stages or STAGES):
+        from cann_jax.report import write_report
+
+        write_report(run)
+
+
+def _stage(name: str) -> Callable[[Run], None]:
+    """The stage's function; imported only when it runs, so that a cheap stage starts quickly."""
+    from importlib import import_module
+
+    return getattr(import_module(f"cann_jax.stages.{name}"), f"run_{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,38 @@
+"""Numbers of every training step, for people (``metrics.jsonl``) and for TensorBoard."""
+
+import json
+import os
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+
+class Metrics:
+    """``metrics.jsonl`` and TensorBoard; a resumed run drops what was written after its checkpoint."""
+
+    def __init__(self, folder: epath.Path, first: int):
+        path = folder / "metrics.jsonl"
+        kept = [line for line in (path.read_text().splitlines() if path.exists() else []) if _step_of(line) < first]
+        path.write_text("".join(line + "\n" for line in kept))
+        self.file = path.open("a")
+        self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+        self.board.close()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(f"align/{name}", value, step)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # a line cut off by a kill
+        return float("inf")

@@ -1,0 +1,28 @@
+"""The optimizer and its schedule, from the configuration."""
+
+import optax
+
+from cann_jax.config import OptimizerConfig
+from cann_jax.errors import InputError
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up to the peak, then cosine decay to ``final_fraction`` of it at the last step.
+
+    Raises:
+        InputError: the warm-up is no shorter than the run.
+    """
+    if config.warmup_steps >= steps:
+        raise InputError(
+            f"align.optimizer.warmup_steps is {config.warmup_steps} and the run has {steps} steps; use fewer"
+        )
+    end = config.final_fraction * config.learning_rate
+    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup_steps, steps, end)
+
+
+def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW behind clipping by the global norm (Loshchilov and Hutter 2019)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule(config, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),
+    )
