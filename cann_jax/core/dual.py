@@ -266,6 +266,7 @@ def natural_residual(tilt: jax.Array, gradient: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(jnp.minimum(tilt, gradient)))
 
 
+@jax.jit
 def tilted_weights(multipliers: jax.Array, scores: Scores, beta: float | jax.Array) -> jax.Array:
     """The optimal policy on the sample: softmax over a prompt's responses of (r + ⟨λ, g⟩)/β.
 

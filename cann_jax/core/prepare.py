@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, reference_mean
@@ -46,7 +45,7 @@ class Targets:
     """What is asked of each constraint; margins follow once prompts have their weights.
 
     Attributes:
-        values: ``(m,)``, margins or levels.
+        values: ``(m,)``, margins or levels; like all of them a NumPy or a JAX array.
         is_level: ``(m,)`` bool, True where ``values`` is a level.
         members: ``(prompts, m)``, 1 in the constraint's group; None: no constraint has a group.
         shares: ``(m,)``, the group's share of the prompts that its scores were divided by.
@@ -64,14 +63,16 @@ class Targets:
             weights: ``(prompts,)``, summing to one.
         """
         if self.members is None:
-            return jnp.ones_like(self.shares)
+            return self.shares
         share = weights @ self.members
-        return self.shares / jnp.where(share > 0, share, self.shares)
+        return self.shares / (share + (share <= 0) * self.shares)
 
     def margins(self, weights: jax.Array, baseline: jax.Array) -> jax.Array:
-        """b ``(m,)`` in the prepared scores' units, for prompt weights and E_ref[g] ``(m,)`` under them."""
-        asked = self.values / self.rescale(weights)
-        return jnp.where(self.is_level, asked - baseline, asked)
+        """b ``(m,)`` in the prepared scores' units, for prompt weights and E_ref[g] ``(m,)`` under them.
+
+        Operators only, so that leading axes of lanes broadcast, and host arrays stay on the host.
+        """
+        return self.values / self.rescale(weights) - self.is_level * baseline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +86,19 @@ class Problem:
     @property
     def margins(self) -> jax.Array:
         """b ``(m,)`` under the table's own prompt weights."""
-        return self.targets.margins(normalised_prompt_weights(self.scores), reference_mean(self.scores))
+        return self.targets.margins(*_weights_and_baseline(self.scores))
+
+
+@jax.jit
+def _weights_and_baseline(scores: Scores) -> tuple[jax.Array, jax.Array]:
+    return normalised_prompt_weights(scores), reference_mean(scores)
 
 
 def margin_problem(scores: Scores, margins: jax.Array, names: Sequence[str] | None = None) -> Problem:
     """A table as it is, with margins ``(m,)`` over the reference."""
-    margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    margins = np.atleast_1d(np.asarray(margins, scores.reward.dtype))
     count = scores.constraints.shape[-1]
-    targets = Targets(margins, jnp.zeros(count, bool), None, jnp.ones_like(margins))
+    targets = Targets(margins, np.zeros(count, bool), None, np.ones_like(margins))
     return Problem(scores, targets, tuple(names or (f"constraint {j}" for j in range(count))))
 
 
@@ -128,7 +134,7 @@ def prepare(
     table = Scores(_clipped(np.asarray(reward), reward_clip), raw, mask, prompt_weights)
     names = tuple(c.name if c.group is None else f"{c.name}@{c.group}" for c in constraints)
     check_scores(table, names)
-    weights = np.asarray(normalised_prompt_weights(jax.tree.map(jnp.asarray, table)))
+    weights = np.asarray(_weights_and_baseline(table)[0])
     members = np.stack([_membership(c, groups, len(raw)) for c in constraints], axis=-1)
     shares = weights @ members
     for name, share in zip(names, shares, strict=True):
@@ -139,7 +145,7 @@ def prepare(
         for j, c in enumerate(constraints)
     ]
     scores = dataclasses.replace(table, constraints=np.stack(prepared, axis=-1))
-    scores = jax.tree.map(jnp.asarray, scores)
+    scores = jax.device_put(scores)
     return Problem(scores, _targets(constraints, members, shares, scores.reward.dtype), names)
 
 
@@ -201,10 +207,10 @@ def _targets(constraints: Sequence[Constraint], members: np.ndarray, shares: np.
     ]
     grouped = any(c.group is not None for c in constraints)
     return Targets(
-        values=jnp.asarray(values, dtype),
-        is_level=jnp.asarray([c.margin is None for c in constraints]),
-        members=jnp.asarray(members, dtype) if grouped else None,
-        shares=jnp.asarray(shares, dtype),
+        values=np.asarray(values, dtype),
+        is_level=np.asarray([c.margin is None for c in constraints]),
+        members=np.asarray(members, dtype) if grouped else None,
+        shares=np.asarray(shares, dtype),
     )
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.dual import Table, ready, reweigh, table_baseline, tilted_weights
+from cann_jax.core.dual import Table, ready, tilted_weights
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.prepare import Targets
@@ -66,20 +66,16 @@ def bootstrap(
     return Bootstrap(
         multipliers=solutions.multipliers,
         predicted_reward=weights @ np.asarray(reward),
-        predicted_improvement=(weights @ np.asarray(gains).T) * np.asarray(_rescales(weights, targets)),
+        predicted_improvement=(weights @ np.asarray(gains).T) * targets.rescale(weights),
         infeasible_share=np.mean(solutions.feasible == Feasible.NO),
     )
 
 
-@jax.jit
-def _margins_under(weights: jax.Array, table: Table, targets: Targets) -> jax.Array:
+def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
     """``(L, m)``: the margins under each of the prompt weights ``(L, prompts)``."""
-    return jax.vmap(lambda w: targets.margins(w, table_baseline(reweigh(table, w))))(weights)
-
-
-@jax.jit
-def _rescales(weights: jax.Array, targets: Targets) -> jax.Array:
-    return jax.vmap(targets.rescale)(weights)
+    given = table.baseline is not None
+    baseline = np.asarray(table.baseline) if given else weights @ np.asarray(table.prompt_means).T
+    return targets.margins(weights, baseline)
 
 
 @jax.jit
@@ -151,7 +147,12 @@ def conservative_solution(
 
 def improvement_error(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> jax.Array:
     """``(m,)``: standard error over prompts of the improvement that λ ``(m,)`` is predicted to bring."""
-    return _mean_and_error(judge(scores, multipliers, beta)[1], normalised_prompt_weights(scores))[1]
+    return _error_under_own_weights(scores, judge(scores, multipliers, beta)[1])
+
+
+@jax.jit
+def _error_under_own_weights(scores: Scores, gains: jax.Array) -> jax.Array:
+    return _mean_and_error(gains, normalised_prompt_weights(scores))[1]
 
 
 @jax.jit
@@ -198,5 +199,5 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: i
         gains = judge(scores, np.where(known, found, 0).astype(weights.dtype), beta)[1]
         judged.append([np.where(known, x, np.inf) for x in _mean_and_error(gains, held_out)])
     improvement, error = (np.stack(parts) for parts in zip(*judged, strict=True))
-    scale = np.asarray(_rescales(weights[::-1].copy(), targets))
+    scale = targets.rescale(weights[::-1])
     return CrossFit(multipliers, improvement * scale, error * scale)

@@ -1,7 +1,9 @@
 """``python -m cann_jax.dual``: parse, call, print."""
 
+import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     arguments = flags.parser().parse_args(argv)
     flags.check(arguments)
+    if arguments.out:
+        # a second of imports, most of it while XLA compiles
+        threading.Thread(target=importlib.import_module, args=["matplotlib.figure"], daemon=True).start()
     _keep_compilations()
     if arguments.stream:
         from cann_jax.dual.stream import run_stream

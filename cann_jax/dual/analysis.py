@@ -22,6 +22,7 @@ from cann_jax.core import (
     largest_margin,
     reachability,
     sensitivities,
+    solve_dual,
 )
 from cann_jax.core.dual import ready
 from cann_jax.core.lanes import lanes, solve_lanes
@@ -75,7 +76,12 @@ class Analysis:
 
 
 def analyse(
-    problem: Problem, beta: float, confidence: float = 0.95, resamples: int = 200, seed: int = 0
+    problem: Problem,
+    beta: float,
+    confidence: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+    method: str = "newton",
 ) -> Analysis:
     """Solve, certify and explore one problem.
 
@@ -85,10 +91,14 @@ def analyse(
         confidence: of intervals and of the conservative λ.
         resamples: of the bootstrap; 0 leaves it out.
         seed: of resampling.
+        method: of the solution itself; the curves and the bootstrap take Newton's many lanes always.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
     table = ready(scores)
-    solution = jax.tree.map(lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta)))
+    if method == "newton":  # a lane of the program that the curves need anyway
+        solution = jax.tree.map(lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta)))
+    else:
+        solution = jax.device_get(solve_dual(scores, margins, beta, method))
     largest = np.asarray(largest_margin(scores))
     reach = None
     if len(margins) > 1 or solution.feasible == Feasible.UNDETERMINED:
