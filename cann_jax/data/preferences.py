@@ -3,14 +3,14 @@
 import numpy as np
 
 
-def prompts_of_step(step: int, prompts: int, size: int, seed: int) -> np.ndarray:
-    """(size,) prompt indices of a step.
+def prompts_of_step(step: int, prompts: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs (size,) and prompt indices (size,) of a step.
 
-    Steps walk through one permutation an epoch, drawn from (seed, epoch); a step may span two epochs.
+    Steps walk through one permutation an epoch, drawn from (seed, epoch); a step may span several epochs.
     """
-    places = np.arange(step * size, (step + 1) * size)
-    orders = {epoch: _order(prompts, seed, epoch) for epoch in np.unique(places // prompts)}
-    return np.array([orders[place // prompts][place % prompts] for place in places])
+    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), prompts)
+    orders = {epoch: _order(prompts, seed, epoch) for epoch in np.unique(epochs)}
+    return epochs, np.array([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)])
 
 
 def _order(prompts: int, seed: int, epoch: int) -> np.ndarray:
@@ -33,7 +33,6 @@ def extreme_responses(pseudo_reward: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([order[:, :high], order[:, pseudo_reward.shape[1] - (size - high) :]], axis=1)
 
 
-def random_responses(prompts: int, responses: int, size: int, seed: int, epoch: int) -> np.ndarray:
-    """(N, size) indices without replacement, drawn anew for each (seed, epoch)."""
-    draws = np.random.default_rng([seed, epoch, 1]).random((prompts, responses))
-    return np.argsort(draws, axis=1)[:, :size]
+def random_responses(prompt: int, responses: int, size: int, seed: int, epoch: int) -> np.ndarray:
+    """(size,) indices without replacement, a function of (seed, epoch, prompt)."""
+    return np.random.default_rng([seed, int(epoch), int(prompt), 1]).permutation(responses)[:size]

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jinja2 import TemplateError
 
 from cann_jax.config import PromptsConfig
-from cann_jax.padding import bucketed
 from cann_jax.errors import InputError
+from cann_jax.padding import bucketed
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,34 @@ class EncodedPrompts:
 def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
     """Read JSON lines with a ``prompt``, and optionally ``id`` and ``group``, each.
 
+    A prompt without an id is called by its line number.
+
     Raises:
         InputError: the file is missing or empty, a line is malformed, or an id stands twice.
     """
     try:
-        lines = epath.Path(path).read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON strings may hold the line separators of Unicode.
+        lines = epath.Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the prompts' path") from None
-    prompts = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()][:limit]
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}); check the prompts' path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert the file") from None
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    places: dict[str, int] = {}
+    prompts = []
+    for number, line in numbered[:limit]:
+        prompt = _parse(path, number, line)
+        first = places.setdefault(prompt.id, number)
+        if first != number:
+            raise InputError(
+                f"{path}, line {number}: the id {prompt.id!r} stands in line {first} too; "
+                "make ids unique or leave them out"
+            )
+        prompts.append(prompt)
     if not prompts:
         raise InputError(f"{path} holds no prompt; give one JSON object with the key 'prompt' a line")
-    _check_ids(path, prompts)
     return tuple(prompts)
 
 
@@ -70,15 +88,12 @@ def _parse(path: str, number: int, line: str) -> Prompt:
     text = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{path}, line {number}: no text under the key 'prompt'; add it")
-    return Prompt(str(row.get("id", number)), text, row.get("group"))
-
-
-def _check_ids(path: str, prompts: list[Prompt]) -> None:
-    seen: set[str] = set()
-    for prompt in prompts:
-        if prompt.id in seen:
-            raise InputError(f"{path}: the id {prompt.id!r} stands twice; make ids unique or leave them out")
-        seen.add(prompt.id)
+    name, group = row.get("id"), row.get("group")
+    if not isinstance(name, str | int | None) or not isinstance(group, str | None):
+        raise InputError(
+            f"{path}, line {number}: 'id' must be a text or a number and 'group' a text; mend the line"
+        )
+    return Prompt(str(number if name is None else name), text, group)
 
 
 def encode_prompts(prompts, tokenizer, config: PromptsConfig, room: int) -> EncodedPrompts:
@@ -101,8 +116,8 @@ def encode_prompts(prompts, tokenizer, config: PromptsConfig, room: int) -> Enco
         row = prompt_ids(prompt.text, tokenizer, config)
         if len(row) > longest and config.on_overlong == "error":
             raise InputError(
-                f"prompt {prompt.id!r} has {len(row)} tokens, {longest} fit; shorten it, raise prompts.max_tokens, or "
-                "set prompts.on_overlong to drop or truncate_prompt_left"
+                f"prompt {prompt.id!r} has {len(row)} tokens, {longest} fit; shorten it, "
+                "raise prompts.max_tokens, or set prompts.on_overlong to drop or truncate_prompt_left"
             )
         if len(row) > longest and config.on_overlong == "drop":
             dropped += 1
@@ -121,20 +136,35 @@ def prompt_ids(text: str, tokenizer, config: PromptsConfig) -> np.ndarray:
     """Ids of one prompt in the template, with one BOS where the tokenizer has one.
 
     Raises:
-        InputError: the tokenizer has no chat template and ``template`` is ``chat``.
+        InputError: ``template`` is ``chat`` and the tokenizer has no chat template, or one that refuses.
     """
     if config.template == "chat":
         return np.array(_chat_ids(text, tokenizer, config.system), np.int32)
     # Not str.format: the prompt and the template may hold braces of their own.
-    return np.array(tokenizer(config.template.replace("{prompt}", text))["input_ids"], np.int32)
+    ids = tokenizer(config.template.replace("{prompt}", text), add_special_tokens=False)["input_ids"]
+    return np.array(_with_one_bos(ids, tokenizer), np.int32)
+
+
+def _with_one_bos(ids: list[int], tokenizer) -> list[int]:
+    """BOS in front where the tokenizer adds it and the template did not; no end token that it might add."""
+    bos = tokenizer.bos_token_id
+    adds = bos is not None and bos in tokenizer("")["input_ids"]
+    return [bos, *ids] if adds and ids[:1] != [bos] else ids
 
 
 def _chat_ids(text: str, tokenizer, system: str | None) -> list[int]:
     if not tokenizer.chat_template:
-        raise InputError("prompts.template is 'chat' and the tokenizer has no chat template; give a text with {prompt}")
+        raise InputError(
+            "prompts.template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
+        )
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": text})
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise InputError(
+            f"the tokenizer's chat template refuses the prompt ({error}); change prompts.system"
+        ) from None
 
 
 def _truncated(prompt: Prompt, tokenizer, config: PromptsConfig, longest: int) -> np.ndarray:
@@ -146,4 +176,6 @@ def _truncated(prompt: Prompt, tokenizer, config: PromptsConfig, longest: int) -
         if len(row) <= longest:
             return row
         cut += len(row) - longest
-    raise InputError(f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; raise prompts.max_tokens")
+    raise InputError(
+        f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; raise prompts.max_tokens"
+    )

@@ -37,7 +37,12 @@ class Responses:
         rows = slice(start, stop)
         prompts = EncodedPrompts(self.prompts.prompts[rows], self.prompts.ids[rows])
         return Responses(
-            prompts, self.tokens[rows], self.lengths[rows], self.stopped[rows], self.logps[rows], self.texts[rows]
+            prompts,
+            self.tokens[rows],
+            self.lengths[rows],
+            self.stopped[rows],
+            self.logps[rows],
+            self.texts[rows],
         )
 
     def prompt_texts(self) -> list[str]:
@@ -60,7 +65,19 @@ def responses_table(prompts: EncodedPrompts, start: int, samples, tokenizer) -> 
         for k in range(tokens.shape[1]):
             response = tokens[n, k, : lengths[n, k]]
             text = tokenizer.decode(response[:-1] if stopped[n, k] else response, skip_special_tokens=True)
-            rows.append((prompt.id, prompt.group, prompt.text, ids, k, text, response, bool(stopped[n, k]), logps[n, k]))
+            rows.append(
+                (
+                    prompt.id,
+                    prompt.group,
+                    prompt.text,
+                    ids,
+                    k,
+                    text,
+                    response,
+                    bool(stopped[n, k]),
+                    logps[n, k],
+                )
+            )
     return pa.Table.from_arrays(
         [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _SCHEMA.types, strict=True)],
         schema=_SCHEMA,
@@ -92,7 +109,9 @@ def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
     for row, response in enumerate(ids):
         tokens[row, : len(response)] = response
     firsts = range(0, table.num_rows, count)
-    prompts = tuple(Prompt(columns["prompt_id"][i], columns["prompt"][i], columns["group"][i]) for i in firsts)
+    prompts = tuple(
+        Prompt(columns["prompt_id"][i], columns["prompt"][i], columns["group"][i]) for i in firsts
+    )
     prompt_ids = table.column("prompt_ids").take(pa.array(list(firsts))).to_pylist()
     return Responses(
         prompts=EncodedPrompts(prompts, tuple(np.array(row, np.int32) for row in prompt_ids)),

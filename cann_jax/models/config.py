@@ -6,7 +6,15 @@ from cann_jax.errors import InputError
 from cann_jax.models.rope import Rope
 
 # Fields of a Llama configuration that change the mathematics, with the only value implemented.
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None}
+_SIZES = {
+    "vocabulary": "vocab_size",
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "max_positions": "max_position_embeddings",
+}
 
 
 @dataclass(frozen=True)
@@ -40,56 +48,76 @@ class DecoderConfig:
     max_positions: int
 
     @classmethod
-    def from_hf(cls, config: dict) -> "DecoderConfig":
+    def from_hf(cls, config: dict, source: str) -> "DecoderConfig":
         """Translate a ``config.json``.
 
+        Args:
+            config: Its content.
+            source: What to call it in an error.
+
         Raises:
-            InputError: another architecture, a missing field, or a field whose value is not implemented.
+            InputError: another architecture, a missing or impossible field, or a value not implemented.
         """
-        _require_llama(config)
-        try:
-            heads = config["num_attention_heads"]
-            head_dim = config.get("head_dim") or config["hidden_size"] // heads
-            return cls(
-                vocabulary=config["vocab_size"],
-                hidden=config["hidden_size"],
-                intermediate=config["intermediate_size"],
-                layers=config["num_hidden_layers"],
-                heads=heads,
-                kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=head_dim,
-                norm_epsilon=config["rms_norm_eps"],
-                rope=Rope.from_hf(config, head_dim),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                max_positions=config["max_position_embeddings"],
+        _require_llama(config, source)
+        sizes = {field: _size(config, key, source) for field, key in _SIZES.items()}
+        heads = sizes["heads"]
+        kv_heads = _size(config, "num_key_value_heads", source, heads)
+        head_dim = _size(config, "head_dim", source, sizes["hidden"] // heads)
+        if heads % kv_heads or head_dim % 2:
+            raise InputError(
+                f"{source}: {heads} heads, {kv_heads} key-value heads and head size {head_dim} do not fit; "
+                "take the file that belongs to the weights"
             )
-        except KeyError as missing:
-            raise InputError(f"config.json lacks {missing}; take the file that belongs to the weights") from missing
+        return cls(
+            **sizes,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            norm_epsilon=_number(config, "rms_norm_eps", source),
+            rope=Rope.from_hf(config, head_dim, source),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
 
     def to_hf(self) -> dict:
         """The ``config.json`` that ``AutoModelForCausalLM`` reads."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.hidden,
-            "intermediate_size": self.intermediate,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
+            **{key: getattr(self, field) for field, key in _SIZES.items()},
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_dim,
             "rms_norm_eps": self.norm_epsilon,
             "tie_word_embeddings": self.tied,
-            "max_position_embeddings": self.max_positions,
-            **_FIXED,
+            **{key: only for key, only in _FIXED.items() if only is not None},
             **self.rope.to_hf(),
         }
 
 
-def _require_llama(config: dict) -> None:
+def _require_llama(config: dict, source: str) -> None:
     kind = config.get("model_type")
     if kind != "llama":
-        raise InputError(f"config.json: model_type {kind!r} is not supported; supported is 'llama'")
+        raise InputError(f"{source}: model_type {kind!r} is not supported; use a model of type 'llama'")
     for key, only in _FIXED.items():
         if config.get(key, only) != only:
-            raise InputError(f"config.json: {key} {config[key]!r} is not supported; supported is {only!r}")
+            raise InputError(f"{source}: {key} {config[key]!r} is not supported; use a model with {only!r}")
+
+
+def _number(config: dict, key: str, source: str, default=None):
+    """A positive number; null counts as left out, as in transformers."""
+    value = config.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise InputError(f"{source} lacks {key!r}; take the file that belongs to the weights")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InputError(
+            f"{source}: {key} is {value!r}, no positive number; take the file that belongs to the weights"
+        )
+    return value
+
+
+def _size(config: dict, key: str, source: str, default: int | None = None) -> int:
+    value = _number(config, key, source, default)
+    if not isinstance(value, int):
+        raise InputError(
+            f"{source}: {key} is {value!r}, no whole number; take the file that belongs to the weights"
+        )
+    return value

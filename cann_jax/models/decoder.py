@@ -45,7 +45,9 @@ class Block(nnx.Module):
     def decode(self, x, tables, prompt, prompt_mask, caches, layer, step):
         """One token of each of K responses, x (B, K, hidden); ``caches`` are those of all layers."""
         q, *new = self.attention.project(self.input_norm(x), tables, [None] * 4)
-        caches = KeysValues(*(_write(cache, one, layer, step) for cache, one in zip(caches, new, strict=True)))
+        caches = KeysValues(
+            *(_write(cache, one, layer, step) for cache, one in zip(caches, new, strict=True))
+        )
         own = [unpack(jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False)) for cache in caches]
         own_mask = jnp.arange(own[0].shape[3]) <= step
         x = x + self.attention.attend_shared(q, prompt, prompt_mask, own, own_mask)
@@ -62,7 +64,9 @@ class Decoder(nnx.Module):
         rngs: Source of initial weights.
     """
 
-    def __init__(self, config: DecoderConfig, dtype=jnp.float32, lora: LoraConfig | None = None, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DecoderConfig, dtype=jnp.float32, lora: LoraConfig | None = None, *, rngs: nnx.Rngs
+    ):
         self.config, self.dtype = config, dtype
         init = nnx.initializers.normal(0.02)
         self.embedding = nnx.Param(init(rngs.params(), (config.vocabulary, config.hidden), jnp.float32))
@@ -75,7 +79,11 @@ class Decoder(nnx.Module):
 
         self.layers = stack(rngs)
         self.final_norm = RMSNorm(config.hidden, config.norm_epsilon)
-        head = None if config.tied else nnx.Param(init(rngs.params(), (config.vocabulary, config.hidden), jnp.float32))
+        head = (
+            None
+            if config.tied
+            else nnx.Param(init(rngs.params(), (config.vocabulary, config.hidden), jnp.float32))
+        )
         self.lm_head = nnx.data(head)
 
     @property
@@ -98,8 +106,8 @@ class Decoder(nnx.Module):
             positions: (B, S) positions for RoPE.
             mask: (B, S, S), True where the row may see the column.
             key: Dropout key of the adapters, or None for none.
-            rematerialise: What the backward pass computes again: ``everything`` within a layer, ``elementwise``
-                (all but matrix products), or None for nothing.
+            rematerialise: What the backward pass computes again: ``everything`` within a layer,
+                ``elementwise`` (all but matrix products), or None for nothing.
 
         Returns:
             (B, S, hidden) after the final norm.
@@ -107,7 +115,7 @@ class Decoder(nnx.Module):
         return self._forward(tokens, positions, mask, key, rematerialise, keep=False)[0]
 
     def prefill(self, tokens, positions, mask) -> tuple[jax.Array, KeysValues]:
-        """``hidden_states``, and the keys and values of every layer, (layers, B, S, kv_heads, head_dim) each."""
+        """``hidden_states``, and every layer's keys and values, (layers, B, S, kv_heads, head_dim) each."""
         return self._forward(tokens, positions, mask, None, None, keep=True)
 
     def _forward(self, tokens, positions, mask, key, rematerialise, keep):
@@ -118,7 +126,9 @@ class Decoder(nnx.Module):
         def body(x, layer):
             weights, key = layer
             x, keys_values = nnx.merge(graph, unpack(weights))(x, tables, mask, key)
-            return x, pack(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values))) if keep else None
+            return x, pack(
+                jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values))
+            ) if keep else None
 
         body = _rematerialised(body, rematerialise)
         x, kept = jax.lax.scan(body, self.embed(tokens), (pack(weights), keys))
@@ -178,5 +188,7 @@ def _adapters(lora: LoraConfig | None) -> dict[str, LoraConfig]:
         return {}
     for target in lora.targets:
         if target not in LORA_TARGETS:
-            raise InputError(f"align.lora.targets: {target!r} is no layer; there are {', '.join(LORA_TARGETS)}")
+            raise InputError(
+                f"align.lora.targets: {target!r} is no layer; there are {', '.join(LORA_TARGETS)}"
+            )
     return dict.fromkeys(lora.targets, lora)

@@ -29,6 +29,8 @@ def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("*.safetensors"):
+            stale.unlink()
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
         tokenizer.save_pretrained(folder)
@@ -46,7 +48,8 @@ def _write_shards(weights, folder: Path) -> None:
         shard[name] = tensor
         size += tensor.nbytes
     _save(shard, places, folder)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}, indent=2))
+    index = {"metadata": {"format": "pt"}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _save(shard: dict[str, np.ndarray], places: dict[str, str], folder: Path) -> None:

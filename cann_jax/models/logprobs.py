@@ -31,12 +31,14 @@ def response_logps(
     tokens, positions, mask = _packed(prompts, prompt_lengths, responses, inside)
     hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
-    logps = token_logps(before.reshape(-1, hidden.shape[-1]), model.head, responses.reshape(-1), chunks, model.dtype)
+    logps = token_logps(
+        before.reshape(-1, hidden.shape[-1]), model.head, responses.reshape(-1), chunks, model.dtype
+    )
     return jnp.sum(jnp.where(inside, logps.reshape(responses.shape), 0), axis=-1)
 
 
 def _packed(prompts, prompt_lengths, responses, inside):
-    """One sequence a prompt: the prompt, then its R responses side by side, each at the prompt's next positions.
+    """One sequence a prompt: the prompt, then its R responses side by side, each at the next positions.
 
     A response sees the prompt and itself, never another response.
     """
@@ -55,18 +57,20 @@ def _packed(prompts, prompt_lengths, responses, inside):
 
 
 def _predicting(hidden, size: int, prompt_lengths, shape):
-    """(B, R, T, hidden): the state before each response token; before the first, that of the prompt's last token."""
+    """(B, R, T, hidden): the state before each response token; before the first, the prompt's last."""
     batch, count, length = shape
     last = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)
     own = hidden[:, size:].reshape(batch, count, length, -1)[:, :, :-1]
-    return jnp.concatenate([jnp.broadcast_to(last[:, None], (batch, count, 1, hidden.shape[-1])), own], axis=2)
+    return jnp.concatenate(
+        [jnp.broadcast_to(last[:, None], (batch, count, 1, hidden.shape[-1])), own], axis=2
+    )
 
 
 def token_logps(hidden, head, targets, chunks: int, dtype) -> jax.Array:
     """float32 log-prob of each target, without the full logits.
 
-    The log-sum-exp runs over chunks of the vocabulary with a running maximum; the backward pass computes each chunk
-    again, so memory is targets × vocabulary / chunks in both directions.
+    The log-sum-exp runs over chunks of the vocabulary with a running maximum; the backward pass computes each
+    chunk again, so memory is targets × vocabulary / chunks in both directions.
 
     Args:
         hidden: (n, hidden).

@@ -1,7 +1,7 @@
 """bfloat16 arrays as raw 16-bit words, for slicing on a CPU.
 
-XLA's CPU backend multiplies bfloat16 matrices natively but widens every other bfloat16 operation: a slice of stacked
-weights, or one token written into a key-value cache, first converts the whole array to float32 (decoding 1,024
+XLA's CPU backend multiplies bfloat16 matrices natively but widens every other bfloat16 operation: a slice of
+stacked weights, or one token written into a key-value cache, first converts the whole array to float32 (1,024
 responses of SmolLM2 took 3.9 s a token that way). Words of the same size are sliced and written as they are.
 Gradients do not pass through words; trained weights are float32 and stay so.
 """

@@ -1,4 +1,4 @@
-"""Where weights come from: a Hugging Face folder of safetensors, or a GGUF file. Both end as readers by name."""
+"""Where weights come from: a folder of safetensors, or a GGUF file. Both end as readers by name."""
 
 import json
 from collections.abc import Callable
@@ -30,34 +30,49 @@ GGUF_BLOCK_NAMES = {
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of a model folder.
+    """A JSON object of a model folder.
 
     Raises:
-        InputError: the file is missing or no JSON.
+        InputError: the file is missing, no JSON, or JSON of another kind.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; model.path must be a whole Hugging Face folder") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); copy it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__} in place of a JSON object; copy it again")
+    return value
 
 
 def folder_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, by its index where there is one.
 
     Raises:
-        InputError: there is none, or one that the index names is missing.
+        InputError: there is none, one that the index names is missing, or the index leaves one out that
+            transformers would read in its place.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    else:
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if not index.exists():
         names = sorted(path.name for path in folder.glob("*.safetensors"))
+    else:
+        names = _indexed(index)
+        if single.exists() and single.name not in names:
+            raise InputError(
+                f"{folder} holds {single.name} and an index of other files; remove the stale one"
+            )
     missing = [name for name in names if not (folder / name).exists()]
     if missing or not names:
-        raise InputError(f"{folder}: {', '.join(missing) or 'model.safetensors'} is missing; copy the whole folder")
+        raise InputError(f"{folder}: {', '.join(missing) or single.name} is missing; copy the whole folder")
     return [folder / name for name in names]
+
+
+def _indexed(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputError(f"{index} has no weight_map of file names; copy it again")
+    return sorted(set(places.values()))
 
 
 def safetensors_readers(files: list[Path]) -> Readers:
@@ -70,7 +85,9 @@ def safetensors_readers(files: list[Path]) -> Readers:
     for path in files:
         for name in _tensor_names(path):
             if name in readers:
-                raise InputError(f"{path}: {name} stands in another file of the folder too; remove the stale file")
+                raise InputError(
+                    f"{path}: {name} stands in another file of the folder too; remove the stale file"
+                )
             readers[name] = lambda path=path, name=name: _read_tensor(path, name)
     return readers
 
@@ -121,6 +138,9 @@ def gguf_config(metadata: dict, tied: bool, path: Path) -> dict:
     try:
         heads = metadata["llama.attention.head_count"]
         hidden = metadata["llama.embedding_length"]
+        head_dim = metadata.get("llama.attention.key_length", hidden // heads)
+        if metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
+            raise InputError(f"{path}: RoPE over a part of each head is not supported; use another model")
         return {
             "model_type": "llama",
             "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
@@ -129,7 +149,7 @@ def gguf_config(metadata: dict, tied: bool, path: Path) -> dict:
             "num_hidden_layers": metadata["llama.block_count"],
             "num_attention_heads": heads,
             "num_key_value_heads": metadata.get("llama.attention.head_count_kv", heads),
-            "head_dim": metadata.get("llama.rope.dimension_count", hidden // heads),
+            "head_dim": head_dim,
             "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
             "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
             "max_position_embeddings": metadata["llama.context_length"],
@@ -149,7 +169,9 @@ def gguf_readers(reader, heads: int, kv_heads: int, path: Path) -> Readers:
     for tensor in reader.tensors:
         name = _hugging_face_name(tensor.name)
         if name is None:
-            raise InputError(f"{path}: tensor {tensor.name} has no place in the decoder; the file is of another model")
+            raise InputError(
+                f"{path}: tensor {tensor.name} has no place in the decoder; the file is of another model"
+            )
         rows = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
         readers[name] = lambda tensor=tensor, rows=rows: _dequantize(tensor, rows, path)
     return readers
@@ -171,7 +193,9 @@ def _dequantize(tensor, heads: int | None, path: Path) -> np.ndarray:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError:
         kind = tensor.tensor_type.name
-        raise InputError(f"{path}: {tensor.name} has type {kind}, which cannot be read; use another file") from None
+        raise InputError(
+            f"{path}: {tensor.name} has type {kind}, which cannot be read; use another file"
+        ) from None
     return values if heads is None else _half_rotation_rows(values, heads)
 
 

@@ -15,9 +15,9 @@ def folder_tokenizer(folder: Path):
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json beside config.json") from None
+    except Exception as error:  # the tokenizers library raises Exception itself for a corrupt file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json anew") from None
 
 
 def gguf_tokenizer(metadata: dict, path: Path):
@@ -29,18 +29,29 @@ def gguf_tokenizer(metadata: dict, path: Path):
         InputError: the file's tokenizer is of a kind that transformers cannot build.
     """
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_TOKENIZER_MAPPING,
+        convert_gguf_tokenizer,
+    )
 
     grouped = {
-        group: {name: metadata[f"tokenizer.{key}"] for key, name in names.items() if f"tokenizer.{key}" in metadata}
+        group: {
+            name: metadata[f"tokenizer.{key}"]
+            for key, name in names.items()
+            if f"tokenizer.{key}" in metadata
+        }
         for group, names in GGUF_TOKENIZER_MAPPING.items()
     }
     try:
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], grouped["tokenizer"])
     except (KeyError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path}: its tokenizer cannot be read ({error}); use a Hugging Face folder") from None
+        raise InputError(
+            f"{path}: its tokenizer cannot be read ({error}); use a Hugging Face folder"
+        ) from None
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
-    special = {name: metadata["tokenizer.ggml.tokens"][index] for name, index in ids.items() if index is not None}
+    special = {
+        name: metadata["tokenizer.ggml.tokens"][index] for name, index in ids.items() if index is not None
+    }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     tokenizer.chat_template = metadata.get("tokenizer.chat_template")
     return tokenizer

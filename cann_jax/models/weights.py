@@ -1,4 +1,4 @@
-"""Weights by their Hugging Face names, into and out of the decoder's stacked state; strict in every direction."""
+"""Weights by their Hugging Face names, into and out of the decoder's stacked state; strict both ways."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ class Weight:
 
 
 def _linear(path: str, name: str) -> Weight:
-    return Weight(("layers", *path.split("."), "kernel"), f"model.layers.{{layer}}.{name}.weight", transpose=True)
+    return Weight(
+        ("layers", *path.split("."), "kernel"), f"model.layers.{{layer}}.{name}.weight", transpose=True
+    )
 
 
 WEIGHTS = (
@@ -40,7 +42,9 @@ WEIGHTS = (
     *(_linear(f"attention.{name}", f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
     *(_linear(f"mlp.{name}", f"mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")),
     Weight(("layers", "input_norm", "scale"), "model.layers.{layer}.input_layernorm.weight", wide=True),
-    Weight(("layers", "post_norm", "scale"), "model.layers.{layer}.post_attention_layernorm.weight", wide=True),
+    Weight(
+        ("layers", "post_norm", "scale"), "model.layers.{layer}.post_attention_layernorm.weight", wide=True
+    ),
     Weight(("final_norm", "scale"), "model.norm.weight", wide=True),
 )
 HEAD = Weight(("lm_head",), "lm_head.weight")
@@ -56,7 +60,9 @@ def names_of(weight: Weight, config: DecoderConfig) -> list[str]:
     return [weight.name.format(layer=layer) for layer in range(config.layers)]
 
 
-def load_weights(read: dict[str, Callable[[], np.ndarray]], config: DecoderConfig, dtype, source: str) -> dict:
+def load_weights(
+    read: dict[str, Callable[[], np.ndarray]], config: DecoderConfig, dtype, source: str
+) -> dict:
     """Flat state {path: array} of the base weights; one tensor in memory at a time beside the result.
 
     Args:
@@ -66,13 +72,16 @@ def load_weights(read: dict[str, Callable[[], np.ndarray]], config: DecoderConfi
         source: What to call the source in an error.
 
     Raises:
-        InputError: names that are missing or unexpected, or a tensor of another shape; all names at once.
+        InputError: names that are missing or unexpected (all at once), or a tensor of another shape or kind.
     """
     weights = expected_weights(config)
     wanted = {name for weight in weights for name in names_of(weight, config)}
     _check_names(wanted, set(read) - _ignorable(set(read), config), source)
     shapes = jax.eval_shape(lambda: _base_state(Decoder(config, rngs=nnx.Rngs(0))))
-    return {w.path: _fill(w, config, read, shapes[w.path], jnp.float32 if w.wide else dtype, source) for w in weights}
+    return {
+        w.path: _fill(w, config, read, shapes[w.path], jnp.float32 if w.wide else dtype, source)
+        for w in weights
+    }
 
 
 def _base_state(decoder: Decoder) -> dict:
@@ -80,8 +89,10 @@ def _base_state(decoder: Decoder) -> dict:
 
 
 def _ignorable(names: set[str], config: DecoderConfig) -> set[str]:
-    """Tensors that carry nothing of their own: RoPE's frequencies of early Llama files, the copy of a tied head."""
-    return {name for name in names if name.endswith("rotary_emb.inv_freq") or (config.tied and name == HEAD.name)}
+    """Tensors that carry nothing of their own: RoPE's frequencies of early files, the copy of a tied head."""
+    return {
+        name for name in names if name.endswith("rotary_emb.inv_freq") or (config.tied and name == HEAD.name)
+    }
 
 
 def _check_names(wanted: set[str], found: set[str], source: str) -> None:
@@ -91,7 +102,9 @@ def _check_names(wanted: set[str], found: set[str], source: str) -> None:
         if names
     ]
     if problems:
-        raise InputError(f"{source}: weights do not match config.json: {'; '.join(problems)}; use files of one model")
+        raise InputError(
+            f"{source}: weights do not match config.json: {'; '.join(problems)}; use files of one model"
+        )
 
 
 def _fill(weight: Weight, config: DecoderConfig, read, shape, dtype, source: str) -> np.ndarray:
@@ -99,11 +112,18 @@ def _fill(weight: Weight, config: DecoderConfig, read, shape, dtype, source: str
     names = names_of(weight, config)
     for index, name in enumerate(names):
         tensor = read[name]()
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise InputError(
+                f"{source}: {name} is {tensor.dtype}; quantized folders are not read, use a plain one"
+            )
         tensor = tensor.T if weight.transpose else tensor
         target = out[index] if len(names) > 1 or "{layer}" in weight.name else out
         if tensor.shape != target.shape:
+            have, want = (
+                shape[::-1] if weight.transpose else shape for shape in (tensor.shape, target.shape)
+            )
             raise InputError(
-                f"{source}: {name} has shape {tensor.shape}, config.json asks for {target.shape}; use files of one model"
+                f"{source}: {name} has shape {have}, config.json asks for {want}; use files of one model"
             )
         target[...] = tensor
     return out

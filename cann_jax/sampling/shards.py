@@ -17,7 +17,13 @@ from cann_jax.sampling.generate import generate
 
 
 def sample_shards(
-    model: LanguageModel, prompts: EncodedPrompts, config: SampleConfig, responses: int, seed: int, folder, name: str
+    model: LanguageModel,
+    prompts: EncodedPrompts,
+    config: SampleConfig,
+    responses: int,
+    seed: int,
+    folder,
+    name: str,
 ) -> Responses:
     """Sample every prompt, or read the shards ``folder/name-00000.parquet``, … that are there already.
 
@@ -33,7 +39,9 @@ def sample_shards(
     stop = stop_tokens(model, config)
     starts = range(0, len(prompts), config.prompts_per_batch)
     tables = []
-    for start in track(starts, f"sampling {name}", unit=config.prompts_per_batch, noun="prompts", total=len(prompts)):
+    for start in track(
+        starts, f"sampling {name}", unit=config.prompts_per_batch, noun="prompts", total=len(prompts)
+    ):
         path = epath.Path(folder) / shard_name(name, start // config.prompts_per_batch)
         if not path.exists():
             samples = _sample(model, prompts, start, stop, config, responses, seed)
@@ -62,7 +70,9 @@ def stop_tokens(model: LanguageModel, config: SampleConfig) -> np.ndarray:
     for text in config.stop:
         tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
-            raise InputError(f"sample.stop: {text!r} is {len(tokens)} tokens; each stop text must be one token")
+            raise InputError(
+                f"sample.stop: {text!r} is {len(tokens)} tokens; each stop text must be one token"
+            )
         ids += tokens
     if not ids:
         raise InputError("the tokenizer has no end token; name one in sample.stop")
@@ -70,13 +80,13 @@ def stop_tokens(model: LanguageModel, config: SampleConfig) -> np.ndarray:
 
 
 def _sample(model, prompts, start, stop, config: SampleConfig, responses: int, seed: int):
-    """Samples of one shard. The last one is filled up to the full batch, so that its shape is not compiled anew."""
+    """Samples of one shard. The last one is filled up, so that its shape is not compiled anew."""
     count = min(config.prompts_per_batch, len(prompts) - start)
     indices = np.arange(start, start + config.prompts_per_batch)
     ids, lengths = prompts.arrays(np.minimum(indices, len(prompts) - 1))
     samples = generate(
-        model.graph, model.weights, jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices), jax.random.key(seed),
-        jnp.asarray(stop), responses=responses, max_new_tokens=config.max_new_tokens,
+        model.graph, model.weights, jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices),
+        jax.random.key(seed), jnp.asarray(stop), responses=responses, max_new_tokens=config.max_new_tokens,
         temperature=config.temperature, top_p=config.top_p,
     )  # fmt: skip
     return jax.tree.map(lambda x: np.asarray(x)[:count], samples)

@@ -60,4 +60,6 @@ def check_finite(values: np.ndarray, responses: Responses, key: str) -> None:
     if len(bad):
         rows = ", ".join(f"prompt {responses.prompts.prompts[n].id!r} response {k}" for n, k in bad[:3])
         more = ", …" if len(bad) > 3 else ""
-        raise InputError(f"{key}: {len(bad)} scores are NaN or infinite ({rows}{more}); mend the scorer or its input")
+        raise InputError(
+            f"{key}: {len(bad)} scores are NaN or infinite ({rows}{more}); mend the scorer or its input"
+        )

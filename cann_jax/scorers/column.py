@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
+import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.artifacts import read_table
 from cann_jax.config import ColumnScorer
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
@@ -25,20 +25,27 @@ class Column:
 
     @classmethod
     def load(cls, config: ColumnScorer, key: str) -> "Column":
-        """Raises InputError where the file or a column is missing, a score is no number, or a row stands twice."""
+        """Raises InputError where file or column is missing, or a score is no number or stands twice."""
         table = _read(config.path, key)
         for name in ("prompt_id", "response", config.column):
             if name not in table.column_names:
-                raise InputError(f"{key}: {config.path} has no column {name!r}; it has {', '.join(table.column_names)}")
+                raise InputError(
+                    f"{key}: {config.path} has no column {name!r}; it has {', '.join(table.column_names)}"
+                )
         try:
             values = table.column(config.column).cast(pa.float64()).to_pylist()
             numbers = table.column("response").cast(pa.int64()).to_pylist()
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{key}: {config.path}: {error}; scores and response numbers must be numbers") from None
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{key}: {config.path}: {error}; scores and response numbers must be numbers"
+            ) from None
         ids = [str(value) for value in table.column("prompt_id").to_pylist()]
-        scores = {pair: value for pair, value in zip(zip(ids, numbers, strict=True), values, strict=True)}
+        scores = dict(zip(zip(ids, numbers, strict=True), values, strict=True))
         if len(scores) < table.num_rows:
-            raise InputError(f"{key}: {config.path} holds {table.num_rows - len(scores)} rows twice; remove them")
+            again = table.num_rows - len(scores)
+            raise InputError(
+                f"{key}: {config.path} gives {again} responses a second score; leave one row for each"
+            )
         return cls(scores, config, key)
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
@@ -47,22 +54,32 @@ class Column:
         if missing:
             prompt, response = missing[0]
             raise InputError(
-                f"{self.key}: {self.config.path} lacks {len(missing)} of {len(wanted)} scores, the first that of prompt "
-                f"{prompt!r} response {response}; give one row for each sampled response"
+                f"{self.key}: {self.config.path} lacks {len(missing)} of {len(wanted)} scores, the first "
+                f"that of prompt {prompt!r} response {response}; give one row for each sampled response"
             )
         sign = 1 if self.config.better == "higher" else -1
         values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
         return Scored(sign * np.array(values, np.float32).reshape(responses.shape))
 
 
+def _read_csv(source) -> pa.Table:
+    # Ids are texts: read as numbers, "007" would lose its zeros.
+    return pa.csv.read_csv(
+        source, convert_options=pa.csv.ConvertOptions(column_types={"prompt_id": pa.string()})
+    )
+
+
+_READERS = {".parquet": pq.read_table, ".csv": _read_csv, ".jsonl": pa.json.read_json}
+
+
 def _read(path: str, key: str) -> pa.Table:
-    readers = {".parquet": read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
     kind = epath.Path(path).suffix
-    if kind not in readers:
-        raise InputError(f"{key}.path {path!r} is none of {', '.join(readers)}; convert the table")
+    if kind not in _READERS:
+        raise InputError(f"{key}.path {path!r} is none of {', '.join(_READERS)}; convert the table")
     try:
-        return readers[kind](path)
+        return _READERS[kind](pa.BufferReader(epath.Path(path).read_bytes()))
     except FileNotFoundError:
         raise InputError(f"{key}.path {path!r} is missing; check the spelling") from None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{key}.path {path!r} cannot be read ({error}); mend the file") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{key}.path {path!r} cannot be read ({reason}); mend the file") from None

@@ -33,7 +33,11 @@ class Function:
         return score_flat(self, responses)
 
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
-        values = np.asarray(self.function(list(prompts), list(responses)))
+        returned = self.function(list(prompts), list(responses))
+        try:
+            values = np.asarray(returned)
+        except ValueError:  # rows of different length
+            values = np.asarray(returned, object)
         if values.shape != (len(responses),) or values.dtype.kind not in "fiub":
             raise InputError(
                 f"{self.key}: {self.config.function} returned shape {values.shape} of {values.dtype} for "
@@ -44,15 +48,17 @@ class Function:
 
 
 def _find(name: str, key: str) -> Callable:
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
         raise InputError(f"{key}.function is {name!r}; write package.module:name")
     if os.getcwd() not in sys.path:  # a user's own module lies beside the configuration
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{key}.function {name!r} cannot be imported ({error}); check the spelling") from None
+        raise InputError(
+            f"{key}.function {name!r} cannot be imported ({error}); check the spelling"
+        ) from None
     if not callable(function):
         raise InputError(f"{key}.function {name!r} is no function; name one")
     return function

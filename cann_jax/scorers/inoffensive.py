@@ -15,7 +15,7 @@ from cann_jax.scorers.base import Scored, run_probe, score_flat
 class Inoffensive:
     """ln((1 − p)/p) with p = P(offensive | response); higher is better.
 
-    The classifier returns exactly 0 or 1 at times, whose log-odds are infinite: p is clipped and the clips counted.
+    The classifier returns exactly 0 or 1 at times, whose log-odds are infinite: p is clipped, and counted.
     """
 
     config: InoffensiveScorer
@@ -26,7 +26,9 @@ class Inoffensive:
         try:
             import profanity_check  # noqa: F401
         except ImportError:
-            raise InputError(f"{key}: alt-profanity-check is not installed; pip install 'cann-jax[inoffensive]'") from None
+            raise InputError(
+                f"{key}: alt-profanity-check is not installed; run: pip install 'cann-jax[inoffensive]'"
+            ) from None
         scorer = cls(config)
         run_probe(scorer, config.probe, key)
         return scorer

@@ -32,4 +32,4 @@ class Relevance:
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         neutral = [self.neutral] * responses.shape[0]
         values = reference_logps - self.reference.logps(neutral, responses.tokens, responses.lengths)
-        return Scored(values / responses.lengths if self.config.per_token else values)
+        return Scored(values / responses.lengths.astype(np.float32) if self.config.per_token else values)

@@ -53,7 +53,9 @@ class Checkpoints:
             saved = self.manager.restore(step, args=ocp.args.StandardRestore(target))
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{self.folder / str(step)} cannot be restored ({reason}); delete it to go on") from None
+            raise InputError(
+                f"{self.folder / str(step)} cannot be restored ({reason}); delete it to go on"
+            ) from None
         return _as_before(like, saved)
 
 

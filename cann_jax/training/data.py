@@ -1,6 +1,7 @@
 """The batches of preference optimisation: groups of one prompt's samples, labelled by their pseudo-reward."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,17 +37,23 @@ class PreferenceData:
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Prompt indices (B, 1) and response indices (B, R) of a step."""
-        align, (prompts, count) = self.config.align, self.responses.shape
-        chosen = prompts_of_step(step, prompts, align.prompts_per_step, self.config.seed)
+        align, (prompts, count), seed = self.config.align, self.responses.shape, self.config.seed
+        epochs, chosen = prompts_of_step(step, prompts, align.prompts_per_step, seed)
         if align.selection == "extremes":
             return chosen[:, None], extreme_responses(self.reward[chosen], align.group_size)
-        epoch = step * align.prompts_per_step // prompts
-        drawn = random_responses(prompts, count, align.group_size, self.config.seed, epoch)
-        return chosen[:, None], drawn[chosen]
+        drawn = [
+            random_responses(n, count, align.group_size, seed, e) for e, n in zip(epochs, chosen, strict=True)
+        ]
+        return chosen[:, None], np.stack(drawn)
+
+    @cached_property
+    def _prompts(self) -> tuple[np.ndarray, np.ndarray]:
+        """All prompts at one width, so that one shape is compiled."""
+        return bucketed(list(self.responses.prompts.ids))
 
     def batch(self, step: int) -> PreferenceBatch:
         rows, columns = self.places(step)
-        ids, lengths = bucketed(list(self.responses.prompts.ids))
+        ids, lengths = self._prompts
         reward = self.reward[rows, columns]
         labels = preference_probability(reward[:, :, None], reward[:, None, :])
         return PreferenceBatch(

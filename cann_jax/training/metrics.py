@@ -1,6 +1,7 @@
 """Numbers of every training step, for people (``metrics.jsonl``) and for TensorBoard."""
 
 import json
+import math
 import os
 
 from etils import epath
@@ -12,7 +13,11 @@ class Metrics:
 
     def __init__(self, folder: epath.Path, first: int):
         path = folder / "metrics.jsonl"
-        kept = [line for line in (path.read_text().splitlines() if path.exists() else []) if _step_of(line) < first]
+        kept = [
+            line
+            for line in (path.read_text().splitlines() if path.exists() else [])
+            if _step_of(line) < first
+        ]
         path.write_text("".join(line + "\n" for line in kept))
         self.file = path.open("a")
         self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
@@ -25,7 +30,9 @@ class Metrics:
         self.board.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        # JSON has no NaN: a mean over nothing (every label a tie) is null.
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.file.write(json.dumps({"step": step, **known}) + "\n")
         self.file.flush()
         for name, value in values.items():
             self.board.add_scalar(f"align/{name}", value, step)

@@ -65,7 +65,9 @@ def start(spec: Spec, weights) -> TrainState:
 
 
 @partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def train_step(spec: Spec, state: TrainState, frozen, batch: PreferenceBatch, seed) -> tuple[TrainState, dict]:
+def train_step(
+    spec: Spec, state: TrainState, frozen, batch: PreferenceBatch, seed
+) -> tuple[TrainState, dict]:
     """One optimizer step over a batch, in ``spec.accumulation`` micro-batches.
 
     Losses and gradients are summed over pairs and divided once by their number, so that accumulation changes
@@ -102,7 +104,7 @@ def train_step(spec: Spec, state: TrainState, frozen, batch: PreferenceBatch, se
 
 @partial(jax.jit, static_argnames="spec")
 def reference_step(spec: Spec, weights, frozen, batch: PreferenceBatch) -> jax.Array:
-    """(B, R) log-probs of a batch as ``train_step`` computes them, without dropout, in the same micro-batches."""
+    """(B, R) log-probs of a batch as ``train_step`` computes them, but without dropout."""
     micro = jax.tree.map(lambda x: x.reshape(spec.accumulation, -1, *x.shape[1:]), batch)
     logps = jax.lax.map(lambda part: _logps(spec, weights, frozen, part, None), micro)
     return logps.reshape(batch.reference_logps.shape)
