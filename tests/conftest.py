@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny
+from tests.tiny_models import save_tiny
 
 
 @pytest.fixture(scope="session")
