@@ -80,19 +80,23 @@ def reach_along(problem: Standardised, tilt: jax.Array) -> jax.Array:
     return accurate_sum(best * problem.table.weights) + jnp.dot(direction, problem.drift)
 
 
-def verdict(problem: Standardised, tilt: jax.Array, value: jax.Array, residual: jax.Array, tolerance: float):
-    """``Feasible`` code at the point where a solver stopped.
+def verdict(
+    problem: Standardised,
+    reach: jax.Array,
+    tilt: jax.Array,
+    value: jax.Array,
+    residual: jax.Array,
+    tolerance: float,
+) -> jax.Array:
+    """``Feasible`` code at the point where a solver stopped, given ``reach_along`` there.
 
     YES needs a policy on the sample that meets the margins and room beyond it, so that λ* is finite;
     NO needs a combination w whose best falls short; on the edge itself, within rounding, neither is had.
     """
-    reach = reach_along(problem, tilt)
     short = (reach < -rounding(problem)) | proves_infeasible(problem, tilt, value)
     met = residual <= tolerance
-    if tilt.shape[0] == 1:
-        # with λ = 0 optimal the reference's own tilt meets the margin, room or not
-        room = (reach > rounding(problem)) | (met & (tilt[0] == 0))
-        return jnp.where(room, Feasible.YES, jnp.where(short, Feasible.NO, Feasible.UNDETERMINED))
-    room = met & ((reach > rounding(problem)) | ~jnp.any(tilt > 0))
-    code = jnp.where(room, Feasible.YES, Feasible.UNDETERMINED)
-    return jnp.where(short & ~room, Feasible.NO, code)
+    # where λ = 0 is optimal the reference's own tilt meets the margins, room or not
+    room = (reach > rounding(problem)) | (met & ~jnp.any(tilt > 0))
+    if tilt.shape[0] > 1:
+        room = room & met  # one combination has room; only a policy shows that all have
+    return jnp.where(room, Feasible.YES, jnp.where(short, Feasible.NO, Feasible.UNDETERMINED))

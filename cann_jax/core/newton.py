@@ -52,9 +52,10 @@ def newton_by_passes(
 
     Its ``features`` may be empty of prompts: only the scalars and the number of constraints are read.
     """
-    state = begin(problem, start, evaluate_table(start), tolerance)
+    state = jax.jit(begin)(problem, start, evaluate_table(start), tolerance)
+    after = jax.jit(advance)
     while not state.done:
-        state = advance(problem, state, evaluate_table(state.trial), tolerance)
+        state = after(problem, state, evaluate_table(state.trial), tolerance)
     return state.tilt, state.evaluations
 
 

@@ -200,14 +200,18 @@ def _membership(constraint: Constraint, groups: Mapping[str, np.ndarray], prompt
     return members
 
 
-def _targets(constraints: Sequence[Constraint], members: np.ndarray, shares: np.ndarray, dtype) -> Targets:
-    values = [
+def target_values(constraints: Sequence[Constraint]) -> list[float]:
+    """The margin, or the level where one is asked for, of each constraint."""
+    return [
         c.margin if c.margin is not None else c.at_least if c.at_least is not None else 1 - c.max_unsafe
         for c in constraints
     ]
+
+
+def _targets(constraints: Sequence[Constraint], members: np.ndarray, shares: np.ndarray, dtype) -> Targets:
     grouped = any(c.group is not None for c in constraints)
     return Targets(
-        values=np.asarray(values, dtype),
+        values=np.asarray(target_values(constraints), dtype),
         is_level=np.asarray([c.margin is None for c in constraints]),
         members=np.asarray(members, dtype) if grouped else None,
         shares=np.asarray(shares, dtype),

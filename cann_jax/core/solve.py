@@ -17,7 +17,7 @@ from cann_jax.core.dual import (
     ready,
     tilt_of,
 )
-from cann_jax.core.feasibility import Feasible, verdict
+from cann_jax.core.feasibility import Feasible, reach_along, verdict
 from cann_jax.core.lbfgsb import lbfgsb
 from cann_jax.core.newton import newton
 from cann_jax.core.scores import Scores, accurate_sum
@@ -138,7 +138,7 @@ def solve_table(
     tilt, evaluations = solver(problem, tilt_of(initial, problem), 0.1 * tolerance)
     seen = policy_statistics(problem, tilt)
     residual = natural_residual(tilt, seen.gradient)
-    code = verdict(problem, tilt, seen.value, residual, tolerance)
+    code = verdict(problem, reach_along(problem, tilt), tilt, seen.value, residual, tolerance)
     return certified(problem, tilt, seen, code, evaluations, tolerance)
 
 

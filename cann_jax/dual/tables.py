@@ -101,7 +101,12 @@ def _bad_line(file: Path) -> str:
     return ""
 
 
-def _require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
+def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a table without these columns.
+
+    Raises:
+        InputError: naming the nearest column there is.
+    """
     known = list(known)
     for name in names:
         if name not in known:
@@ -148,7 +153,7 @@ def _widen(table: pa.Table, names: list[str]) -> dict[str, list[str]] | None:
 def _from_wide(
     path: str, table: pa.Table, wide: dict[str, list[str]], columns: Columns, wanted: list[str]
 ) -> RawTable:
-    _require(path, [columns.reward, *wanted], wide)
+    require(path, [columns.reward, *wanted], wide)
     scores = {
         name: _list_column(path, name, table[name].combine_chunks())
         if parts == [name]
@@ -181,7 +186,7 @@ def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
 
 
 def _from_long(path: str, table: pa.Table, columns: Columns, wanted: list[str]) -> RawTable:
-    _require(path, [columns.prompt, columns.reward, *wanted], table.column_names)
+    require(path, [columns.prompt, columns.reward, *wanted], table.column_names)
     apart = {columns.prompt, columns.response, columns.weights}
     numeric = [n for n in table.column_names if n not in apart and _is_numeric(table.schema.field(n).type)]
     chosen = [columns.reward, *(wanted or [n for n in numeric if n != columns.reward])]
@@ -233,7 +238,7 @@ def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
         stacked = arrays.pop("constraints")
         names = arrays.pop("names", np.arange(stacked.shape[-1]).astype(str))
         arrays |= {str(name): stacked[..., j] for j, name in enumerate(names)}
-    _require(path, [columns.reward, *wanted], arrays)
+    require(path, [columns.reward, *wanted], arrays)
     shape = arrays[columns.reward].shape
     scores = {}
     for name, values in arrays.items():
@@ -244,7 +249,7 @@ def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
                 f"{path}: {name} is {values.dtype} {values.shape}; give numbers of shape {shape}"
             )
         scores[name] = values.astype(np.float32)
-    _require(path, [columns.reward, *wanted], scores)
+    require(path, [columns.reward, *wanted], scores)
     others = {n: v for n, v in arrays.items() if v.ndim == 1 and len(v) == shape[0]}
     mask = np.ones(shape, bool) if mask is None else mask.astype(bool)
     if mask.shape != shape:
@@ -260,7 +265,7 @@ def prompt_weights(table: RawTable, columns: Columns, path: str) -> np.ndarray |
     """
     if columns.weights is None:
         return None
-    _require(path, [columns.weights], table.prompt_columns)
+    require(path, [columns.weights], table.prompt_columns)
     try:
         return table.prompt_columns[columns.weights].astype(np.float32)
     except (TypeError, ValueError) as error:

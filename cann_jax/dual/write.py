@@ -12,9 +12,8 @@ from cann_jax.dual.analysis import Analysis, Curve
 
 def as_json(found: Analysis, said: list[str]) -> dict:
     """Plain values under ``DualSolution``'s field names; infinite ones are the text "inf"."""
-    solution = {f.name: getattr(found.solution, f.name) for f in dataclasses.fields(DualSolution)}
     result = {
-        **solution,
+        **solution_json(found.solution),
         "feasible": found.feasible.name.lower(),
         "constraints": list(found.problem.names),
         "beta": found.beta,
@@ -45,6 +44,11 @@ def as_json(found: Analysis, said: list[str]) -> dict:
         by_margin, by_beta = found.sensitivities
         result["sensitivities"] = {"multipliers_by_margin": by_margin, "multipliers_by_beta": by_beta}
     return _plain(result)
+
+
+def solution_json(solution: DualSolution) -> dict:
+    """Plain values under ``DualSolution``'s field names."""
+    return _plain({f.name: getattr(solution, f.name) for f in dataclasses.fields(DualSolution)})
 
 
 def _plain(value):

@@ -129,3 +129,13 @@ def test_every_derivative_equals_autodiff_of_the_definition():
 
     for ours, theirs in zip(both(dual_value), both(plain_value), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_conflicting_margins_are_infeasible_and_not_converged(method):
+    """jaxopt alone calls most such tables converged."""
+    table = vector_table(2)
+    opposed = Scores(table.reward, jnp.stack([table.constraints[..., 0], -table.constraints[..., 0]], -1))
+    solution = solve_dual(opposed, jnp.array([0.2, 0.1]), 0.5, method)
+    assert solution.feasible == Feasible.NO and not solution.converged
+    assert np.all(np.isposinf(solution.multipliers))

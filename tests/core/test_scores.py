@@ -1,0 +1,68 @@
+"""Bad tables are one-line errors that name the score and the mend; odd ones are counted."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cann_jax.core import Scores, check_scores, solve_dual
+from cann_jax.errors import InputError
+
+R, G = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(2, 3, 2) % 5
+
+
+def refused(match, scores, names=("safe", "polite")):
+    with pytest.raises(InputError, match=match) as caught:
+        check_scores(scores, names)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_shapes():
+    refused("reward has shape", Scores(R[0], G))
+    refused("constraints have shape", Scores(R, G[..., 0]))
+    refused("constraints have shape", Scores(R, G[:1]))
+    refused("mask has shape", Scores(R, G, mask=np.ones((2, 2), bool)))
+    refused("prompt_weights has shape", Scores(R, G, prompt_weights=np.ones(3)))
+    refused("baseline has shape", Scores(R, G, baseline=np.ones(3)))
+    refused("1 constraint names for 2", Scores(R, G), ["safe"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_named_and_located(bad):
+    broken = G.copy()
+    broken[1, 2, 1] = bad
+    refused(r"polite: 1 scores are NaN or infinite \(prompt 1 response 2\)", Scores(R, broken))
+    check_scores(Scores(R, broken, mask=np.array([[1, 1, 1], [1, 1, 0]], bool)))
+
+
+def test_weights_must_weigh():
+    refused("prompt_weights", Scores(R, G, prompt_weights=np.array([1.0, -1.0])))
+    refused("prompt_weights", Scores(R, G, prompt_weights=np.zeros(2)))
+    refused("mask is False everywhere", Scores(R, G, mask=np.zeros((2, 3), bool)))
+
+
+def test_identical_and_single_responses_are_counted():
+    table = Scores(np.array([[1.0, 1, 1], [1, 2, 3], [4, 0, 0]]), np.ones((3, 3, 1)))
+    table = dataclasses.replace(table, mask=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0]], bool))
+    summary = check_scores(table)
+    assert (summary.prompts, summary.responses) == (3, 7)
+    assert (summary.identical, summary.single_response) == (1, 1)
+
+
+def test_a_table_without_any_choice_is_refused():
+    refused("every prompt's responses score the same", Scores(np.ones((2, 3)), np.ones((2, 3, 2))))
+
+
+def test_solver_settings():
+    table = Scores(jnp.asarray(R), jnp.asarray(G))
+    for settings, match in [
+        (((0.1, 0.1), 0.0), "beta"),
+        (((0.1, 0.1), -1.0), "beta"),
+        (((0.1, np.nan), 0.1), "margins"),
+        (((0.1,), 0.1), "one for each of the 2"),
+        (((0.1, 0.1, 0.1), 0.1), "one for each of the 2"),
+        (((0.1, 0.1), 0.1, "adam"), "lbfgsb, newton"),
+    ]:
+        with pytest.raises(InputError, match=match):
+            solve_dual(table, jnp.array(settings[0]), *settings[1:])

@@ -1,0 +1,34 @@
+"""A table sharded over prompts gives the same answer, on four devices that XLA pretends to have."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from cann_jax.core import Scores, solve_dual
+rng = np.random.default_rng(0)
+r = rng.normal(size=(64, 8)).astype(np.float32)
+table = Scores(r, (rng.normal(size=(64, 8, 2)) - 0.5 * r[..., None]).astype(np.float32))
+mesh = Mesh(np.array(jax.devices()), ("prompts",))
+sharded = jax.device_put(table, NamedSharding(mesh, P("prompts")))
+assert len(sharded.reward.sharding.device_set) == 4
+alone = solve_dual(jax.device_put(table), np.array([0.4, 0.2]), 0.5, "newton")
+spread = solve_dual(sharded, np.array([0.4, 0.2]), 0.5, "newton")
+assert spread.converged and alone.converged
+np.testing.assert_allclose(spread.multipliers, alone.multipliers, rtol=1e-5, atol=1e-5)
+np.testing.assert_allclose(spread.value, alone.value, rtol=1e-5)
+print("same")
+"""
+
+
+def test_sharded_over_prompts():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "same", done.stderr[-2000:]

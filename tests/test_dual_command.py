@@ -1,0 +1,264 @@
+"""The command: what it reads, prints, writes and refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax.dual.__main__ import main
+from cann_jax.dual.example import example_table
+from cann_jax.dual.tables import Columns, read_scores
+from cann_jax.errors import InfeasibleError, InputError
+
+PROMPTS, RESPONSES = 24, 8
+TABLE = example_table(PROMPTS, RESPONSES)
+QUICK = ["--beta", "0.5", "--resamples", "20"]
+
+
+@pytest.fixture
+def scores(tmp_path) -> Path:
+    pq.write_table(TABLE, tmp_path / "scores.parquet")
+    return tmp_path / "scores.parquet"
+
+
+def save(path: Path, table: pa.Table) -> str:
+    """The table in the format of the path's ending."""
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, table.column_names)
+            writer.writeheader()
+            writer.writerows(table.to_pylist())
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    return str(path)
+
+
+def array(name: str) -> np.ndarray:
+    return TABLE[name].to_numpy().reshape(PROMPTS, RESPONSES)
+
+
+def wide(as_lists: bool) -> pa.Table:
+    """A row for each prompt: list columns, or numbered ones."""
+    columns = {
+        "prompt": TABLE["prompt"].to_numpy()[::RESPONSES],
+        "group": TABLE["group"].to_numpy()[::RESPONSES],
+    }
+    for name in ("reward", "safe", "polite"):
+        if as_lists:
+            columns[name] = array(name).tolist()
+        else:
+            columns |= {f"{name}_{k}": array(name)[:, k] for k in range(RESPONSES)}
+    return pa.table(columns)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("shape", ["long", "lists", "numbered"])
+def test_every_format_and_shape_reads_the_same(tmp_path, suffix, shape):
+    if (suffix, shape) == (".csv", "lists"):
+        pytest.skip("CSV has no lists")
+    table = TABLE if shape == "long" else wide(shape == "lists")
+    found = read_scores(save(tmp_path / f"t{suffix}", table), Columns())
+    assert list(found.scores) == ["reward", "safe", "polite"] and found.mask.all()
+    for name, values in found.scores.items():
+        np.testing.assert_allclose(values, array(name), rtol=1e-6)
+    assert list(found.prompt_columns["group"][:2]) == ["everyday", "inviting"]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_npz(tmp_path, stacked):
+    if stacked:
+        constraints = {
+            "constraints": np.stack([array("safe"), array("polite")], -1),
+            "names": ["safe", "polite"],
+        }
+    else:
+        constraints = {"safe": array("safe"), "polite": array("polite")}
+    np.savez(tmp_path / "t.npz", reward=array("reward"), **constraints)
+    found = read_scores(str(tmp_path / "t.npz"), Columns())
+    np.testing.assert_array_equal(found.scores["polite"], array("polite"))
+
+
+def test_rows_in_any_order_and_ragged(tmp_path):
+    keep = np.random.default_rng(0).permutation(PROMPTS * RESPONSES)[:150]
+    found = read_scores(save(tmp_path / "t.parquet", TABLE.take(pa.array(keep))), Columns())
+    assert found.mask.sum() == 150
+    np.testing.assert_allclose(
+        found.scores["safe"][found.mask].sum(), TABLE["safe"].to_numpy()[keep].sum(), rtol=1e-4
+    )
+    assert np.isnan(found.scores["safe"][~found.mask]).all()
+
+
+def test_one_constraint_from_table_to_files(scores, tmp_path, capsys):
+    main(["--scores", str(scores), "--margin", "safe=0.5", "--out", str(tmp_path / "out"), *QUICK])
+    printed = capsys.readouterr().out
+    for word in ("safe", "0.5", "feasible: yes", "converged: true", "conservative lambda", "cross-fitted"):
+        assert word in printed
+    result = json.loads((tmp_path / "out" / "dual.json").read_text())
+    assert result["feasible"] == "yes" and result["converged"] is True
+    assert result["predicted_improvement"][0] == pytest.approx(0.5, abs=1e-3)
+    assert result["largest_margin"][0] > 0.5
+    low, high = result["intervals"]["multipliers"]
+    assert low[0] <= result["multipliers"][0] <= high[0]
+    for field in (
+        "value",
+        "slack",
+        "kl",
+        "kkt_residual",
+        "duality_gap",
+        "effective_sample_size",
+        "iterations",
+    ):
+        assert field in result
+    curve = pq.read_table(tmp_path / "out" / "curve.parquet")
+    assert {"margin/safe", "multiplier/safe", "predicted_reward", "kl", "feasible"} <= set(curve.column_names)
+    assert set(curve["along"].to_pylist()) == {"margin", "beta"} and curve.num_rows > 200
+    assert (tmp_path / "out" / "dual.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_group_and_level_together(scores, tmp_path, capsys):
+    goals = ["--margin", "safe@inviting=0.5", "--at_least", "polite=0.1"]
+    main(["--scores", str(scores), *goals, "--out", str(tmp_path), *QUICK])
+    result = json.loads((tmp_path / "dual.json").read_text())
+    assert result["constraints"] == ["safe@inviting", "polite"]
+    assert result["predicted_improvement"][0] >= 0.5 - 1e-3
+    assert result["predicted_constraints"][1] >= 0.1 - 1e-3
+    assert result["margin_scale"] > 1
+
+
+def test_margins_in_the_tables_order_need_no_names(scores, capsys):
+    main(["--scores", str(scores), "--margin", "0.3", "--margin", "0.1", *QUICK])
+    assert "safe" in capsys.readouterr().out
+
+
+def test_out_of_reach_has_its_own_status_and_still_writes(scores, tmp_path, capsys):
+    with pytest.raises(InfeasibleError, match=r"safe 50 \(largest") as caught:
+        main(["--scores", str(scores), "--margin", "safe=50", "--out", str(tmp_path), *QUICK])
+    assert caught.value.exit_status == 3
+    result = json.loads((tmp_path / "dual.json").read_text())
+    assert result["feasible"] == "no" and result["multipliers"] == ["inf"]
+
+
+def test_streaming_gives_the_same_multipliers(scores, tmp_path, capsys):
+    for name, extra in (("memory", []), ("stream", ["--stream"])):
+        main(["--scores", str(scores), "--margin", "safe=0.5", "--out", str(tmp_path / name), *QUICK, *extra])
+    memory, stream = (json.loads((tmp_path / n / "dual.json").read_text()) for n in ("memory", "stream"))
+    np.testing.assert_allclose(stream["multipliers"], memory["multipliers"], rtol=1e-4)
+    np.testing.assert_allclose(stream["largest_margin"], memory["largest_margin"], rtol=1e-5)
+
+
+def replaced(name: str, values) -> pa.Table:
+    return TABLE.set_column(TABLE.column_names.index(name), name, pa.array(values))
+
+
+def with_value(name: str, row: int, value) -> pa.Table:
+    values = TABLE[name].to_pylist()
+    values[row] = value
+    return replaced(name, [str(v) for v in values] if isinstance(value, str) else values)
+
+
+ASK = ["--margin", "safe=1"]
+MISTAKES = {
+    "no such file": (None, ASK, "no such file"),
+    "score misnamed": (TABLE, ["--margin", "saef=1"], "no column saef; did you mean safe"),
+    "reward misnamed": (
+        TABLE.rename_columns(["prompt", "response", "group", "rewards", "safe", "polite"]),
+        ASK,
+        "no column reward; did you mean rewards",
+    ),
+    "text among numbers": (with_value("safe", 6, "n/a"), ASK, "column safe row 7 is 'n/a'"),
+    "not a number": (
+        with_value("safe", 9, float("nan")),
+        ASK,
+        r"safe: 1 scores are NaN or infinite \(prompt 1 response 1\)",
+    ),
+    "infinite": (with_value("reward", 0, float("inf")), ASK, "reward: 1 scores are NaN or inf"),
+    "missing": (with_value("polite", 0, None), ["--margin", "polite=1"], "polite: 1 scores are NaN"),
+    "duplicates": (
+        pa.concat_tables([TABLE, TABLE.slice(3, 1)]),
+        ASK,
+        r"1 \(prompt, response\) pairs occur twice, first \('prompt 000', 3\)",
+    ),
+    "no rows": (TABLE.slice(0, 0), ASK, "no rows"),
+    "beta": (TABLE, [*ASK, "--beta", "0"], "--beta is 0.0; give a positive number"),
+    "more margins": (
+        TABLE,
+        ["--margin", "1", "--margin", "1", "--margin", "1"],
+        "3 values without a name, more",
+    ),
+    "fewer margins": (TABLE, ["--margin", "1"], "1 values without a name, fewer"),
+    "nothing asked": (TABLE, [], "nothing is asked for"),
+    "margin of text": (TABLE, ["--margin", "safe=much"], "'much' is not a number"),
+    "group": (TABLE, ["--margin", "safe@invite=1"], "no group invite; did you mean inviting"),
+    "flag without effect": (TABLE, [*ASK, "--clip", "polite=0,1"], "nothing is asked of polite"),
+    "abbreviated flag": (TABLE, [*ASK, "--bet", "1"], "unrecognized arguments: --bet 1"),
+    "apart": (
+        TABLE.take(pa.array(np.random.default_rng(0).permutation(TABLE.num_rows))),
+        [*ASK, "--stream"],
+        "rows lie apart",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line_with_the_mend(tmp_path, name):
+    table, flags, match = MISTAKES[name]
+    path = tmp_path / "t.parquet"
+    if table is not None:
+        save(path, table)
+    with pytest.raises(InputError, match=match) as caught:
+        main(["--scores", str(path), *flags])
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_files(tmp_path):
+    for name, content, match in [
+        ("empty.csv", "", "the file is empty"),
+        ("broken.parquet", "PAR0", "not a readable parquet"),
+        ("broken.jsonl", '{"prompt": 1}\n{"prompt"\n', "line 2 is not JSON"),
+        ("scores.txt", "1", "cannot tell the format"),
+    ]:
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=match):
+            read_scores(str(tmp_path / name), Columns())
+
+
+def test_single_and_identical_responses_are_said(tmp_path, capsys):
+    table = TABLE.slice(7)  # leaves the first prompt one response
+    flat = np.arange(table.num_rows) < 9
+    for name in ("reward", "safe"):
+        values = np.where(flat & (np.arange(table.num_rows) > 0), 1, table[name].to_numpy())
+        table = table.set_column(table.column_names.index(name), name, pa.array(values.astype(np.float32)))
+    main(["--scores", save(tmp_path / "t.parquet", table), "--margin", "safe=0.2", *QUICK])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "1 prompts have one response only" in printed
+        and "1 prompts have responses that all score the same" in printed
+    )
+
+
+def test_the_process_prints_one_line_and_needs_no_model_library(scores, tmp_path):
+    program = (
+        "import sys; from cann_jax.dual.__main__ import main; "
+        "import cann_jax.dual.plots, cann_jax.dual.stream; "
+        "assert not {'flax', 'transformers', 'tensorflow', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "cann_jax.dual",
+        "--scores",
+        str(tmp_path / "none.csv"),
+        "--margin",
+        "safe=1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
