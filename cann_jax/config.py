@@ -276,7 +276,7 @@ class AlignConfig:
         rematerialise: What the backward pass computes again: ``everything`` within a layer (least memory) or
             ``elementwise`` (matrix products are kept).
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: Checkpoints kept.
+        keep_checkpoints: Checkpoints kept, 2 or more; only the next step shows that the newest is good.
         export: Write the aligned model as a Hugging Face folder, ``align/model``.
     """
 
@@ -345,7 +345,7 @@ class RunConfig:
 
 
 def check_run(config: RunConfig) -> None:
-    """Raise InputError, naming the key and the mend, where values that fit their types cannot work together."""
+    """Raise InputError, with key and mend, where values that fit their types cannot work together."""
     for key, value in _positive_values(config).items():
         if not value > 0:
             raise InputError(f"{key} is {value}; it must be greater than 0")
@@ -373,7 +373,6 @@ def _positive_values(config: RunConfig) -> dict[str, float]:
         "align.accumulation": config.align.accumulation,
         "align.vocabulary_chunks": config.align.vocabulary_chunks,
         "align.checkpoint_every": config.align.checkpoint_every,
-        "align.keep_checkpoints": config.align.keep_checkpoints,
         "align.optimizer.learning_rate": config.align.optimizer.learning_rate,
         "align.optimizer.clip_norm": config.align.optimizer.clip_norm,
         "align.lora.rank": 1 if lora is None else lora.rank,
@@ -393,15 +392,17 @@ def _check_constraints(constraints: dict[str, ConstraintConfig]) -> None:
         if sum(target is not None for target in targets) != 1:
             raise InputError(f"constraints.{name} needs exactly one of margin, at_least and max_unsafe")
         if name in _COLUMNS:
-            raise InputError(f"constraints.{name}: the name is taken by a column of the score table; choose another")
+            raise InputError(
+                f"constraints.{name}: the name is taken by a column of the score table; choose another"
+            )
 
 
 def _check_reference(sample: SampleConfig) -> None:
     changed = sample.temperature != 1 or sample.top_p != 1
     if changed and not sample.allow_changed_reference:
         raise InputError(
-            f"sample.temperature {sample.temperature} and sample.top_p {sample.top_p} sample another policy than the "
-            "reference; set both to 1, or set sample.allow_changed_reference to true"
+            f"sample.temperature {sample.temperature} and sample.top_p {sample.top_p} sample another policy "
+            "than the reference; set both to 1, or set sample.allow_changed_reference to true"
         )
     if sample.top_p > 1:
         raise InputError(f"sample.top_p is {sample.top_p}; use a number up to 1")
@@ -411,11 +412,14 @@ def _check_alignment(config: RunConfig) -> None:
     align, responses = config.align, config.sample.responses
     if align.prompts_per_step % align.accumulation:
         raise InputError(
-            f"align.accumulation {align.accumulation} does not divide align.prompts_per_step {align.prompts_per_step}"
+            f"align.accumulation is {align.accumulation}; "
+            f"use a divisor of align.prompts_per_step, which is {align.prompts_per_step}"
         )
     if not 2 <= align.group_size <= responses:
         raise InputError(
             f"align.group_size is {align.group_size}; use 2 up to sample.responses, which is {responses}"
         )
+    if align.keep_checkpoints < 2:
+        raise InputError(f"align.keep_checkpoints is {align.keep_checkpoints}; use 2 or more")
     if align.lora is not None and not 0 <= align.lora.dropout < 1:
         raise InputError(f"align.lora.dropout is {align.lora.dropout}; use 0 up to, not including, 1")

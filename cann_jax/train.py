@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax.artifacts import write_json
 from cann_jax.cli import STAGES, parse_run, run_command
 from cann_jax.compilation import keep_compilations
 from cann_jax.stages.run import Run
@@ -23,11 +22,12 @@ def main(argv: Sequence[str]) -> None:
     config, options = parse_run(argv)
     keep_compilations()
     run = Run(config)
+    run.check_folder()
     if options.dry_run:
         from cann_jax.stages.dry_run import dry_run
 
         return dry_run(run)
-    write_json(run.folder / "config.json", config)
+    run.write_config()
     for name in options.stages or STAGES:
         start = time.monotonic()
         _stage(name)(run)

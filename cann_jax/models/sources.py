@@ -2,14 +2,27 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cann_jax.errors import InputError
 
-Readers = dict[str, Callable[[], np.ndarray]]
+
+class Reader(NamedTuple):
+    """A tensor that lies in a file; calling it reads it."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+    def __call__(self) -> np.ndarray:
+        return self.read()
+
+
+Readers = dict[str, Reader]
 
 GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -83,19 +96,19 @@ def safetensors_readers(files: list[Path]) -> Readers:
     """
     readers: Readers = {}
     for path in files:
-        for name in _tensor_names(path):
+        for name, shape in _tensor_shapes(path).items():
             if name in readers:
                 raise InputError(
                     f"{path}: {name} stands in another file of the folder too; remove the stale file"
                 )
-            readers[name] = lambda path=path, name=name: _read_tensor(path, name)
+            readers[name] = Reader(shape, partial(_read_tensor, path, name))
     return readers
 
 
-def _tensor_names(path: Path) -> list[str]:
+def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(path, framework="flax") as file:
-            return list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is truncated or corrupt ({error}); copy it again") from None
 
@@ -173,7 +186,8 @@ def gguf_readers(reader, heads: int, kv_heads: int, path: Path) -> Readers:
                 f"{path}: tensor {tensor.name} has no place in the decoder; the file is of another model"
             )
         rows = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
-        readers[name] = lambda tensor=tensor, rows=rows: _dequantize(tensor, rows, path)
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        readers[name] = Reader(shape, partial(_dequantize, tensor, rows, path))
     return readers
 
 

@@ -74,14 +74,36 @@ def load_weights(
     Raises:
         InputError: names that are missing or unexpected (all at once), or a tensor of another shape or kind.
     """
-    weights = expected_weights(config)
-    wanted = {name for weight in weights for name in names_of(weight, config)}
-    _check_names(wanted, set(read) - _ignorable(set(read), config), source)
-    shapes = jax.eval_shape(lambda: _base_state(Decoder(config, rngs=nnx.Rngs(0))))
+    _check_names(set(read), config, source)
+    shapes = _base_shapes(config)
     return {
         w.path: _fill(w, config, read, shapes[w.path], jnp.float32 if w.wide else dtype, source)
-        for w in weights
+        for w in expected_weights(config)
     }
+
+
+def check_weights(shapes: dict[str, tuple[int, ...]], config: DecoderConfig, source: str) -> None:
+    """What ``load_weights`` checks of names and shapes, without reading a tensor.
+
+    Args:
+        shapes: Of every tensor of the source, by Hugging Face name.
+        config: The decoder.
+        source: What to call the source in an error.
+
+    Raises:
+        InputError: as ``load_weights``.
+    """
+    _check_names(set(shapes), config, source)
+    targets = _base_shapes(config)
+    for weight in expected_weights(config):
+        target = targets[weight.path].shape
+        target = target[1:] if "{layer}" in weight.name else target
+        for name in names_of(weight, config):
+            _check_shape(name, shapes[name], target[::-1] if weight.transpose else target, source)
+
+
+def _base_shapes(config: DecoderConfig) -> dict:
+    return jax.eval_shape(lambda: _base_state(Decoder(config, rngs=nnx.Rngs(0))))
 
 
 def _base_state(decoder: Decoder) -> dict:
@@ -95,11 +117,13 @@ def _ignorable(names: set[str], config: DecoderConfig) -> set[str]:
     }
 
 
-def _check_names(wanted: set[str], found: set[str], source: str) -> None:
+def _check_names(names: set[str], config: DecoderConfig, source: str) -> None:
+    wanted = {name for weight in expected_weights(config) for name in names_of(weight, config)}
+    found = names - _ignorable(names, config)
     problems = [
-        f"{len(names)} {kind} ({', '.join(sorted(names)[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in (("missing", wanted - found), ("unexpected", found - wanted))
-        if names
+        f"{len(faulty)} {kind} ({', '.join(sorted(faulty)[:4])}{', …' if len(faulty) > 4 else ''})"
+        for kind, faulty in (("missing", wanted - found), ("unexpected", found - wanted))
+        if faulty
     ]
     if problems:
         raise InputError(
@@ -116,17 +140,18 @@ def _fill(weight: Weight, config: DecoderConfig, read, shape, dtype, source: str
             raise InputError(
                 f"{source}: {name} is {tensor.dtype}; quantized folders are not read, use a plain one"
             )
-        tensor = tensor.T if weight.transpose else tensor
-        target = out[index] if len(names) > 1 or "{layer}" in weight.name else out
-        if tensor.shape != target.shape:
-            have, want = (
-                shape[::-1] if weight.transpose else shape for shape in (tensor.shape, target.shape)
-            )
-            raise InputError(
-                f"{source}: {name} has shape {have}, config.json asks for {want}; use files of one model"
-            )
+        target = out[index] if "{layer}" in weight.name else out
+        target = target.T if weight.transpose else target
+        _check_shape(name, tensor.shape, target.shape, source)
         target[...] = tensor
     return out
+
+
+def _check_shape(name: str, have: tuple[int, ...], want: tuple[int, ...], source: str) -> None:
+    if have != want:
+        raise InputError(
+            f"{source}: {name} has shape {have}, config.json asks for {want}; use files of one model"
+        )
 
 
 def iterate_weights(decoder: Decoder, dtype) -> Iterator[tuple[str, np.ndarray]]:

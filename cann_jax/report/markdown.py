@@ -23,7 +23,7 @@ def report_text(config: RunConfig, results: dict, dual: dict, before: pa.Table, 
         f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
         f"intervals: paired bootstrap over prompts, {config.evaluate.confidence:.0%}.",
         "## Asked, predicted, measured",
-        "Improvement over the reference, in each score's units. Predicted: on the training sample, by the dual.",
+        "Improvement over the reference, in each score's units; predicted by the dual, on its sample.",
         _table(HEADINGS, result_rows(results)),
         _list(summary_lines(results)),
         "## The dual",

@@ -26,7 +26,9 @@ def draw_clouds(path, before: pa.Table, after: pa.Table, constraints: list[str])
         for label, table, colour in (("reference", before, BEFORE), ("aligned", after, AFTER)):
             x, y = (table.column(column).to_numpy() for column in (name, "reward"))
             axis.scatter(x, y, s=7, alpha=0.3, color=colour, linewidths=0)
-            axis.scatter(x.mean(), y.mean(), s=130, marker="X", color=colour, edgecolor="black", label=f"{label}, mean")
+            axis.scatter(
+                x.mean(), y.mean(), s=130, marker="X", color=colour, edgecolor="black", label=f"{label}, mean"
+            )
         axis.set(xlabel=name, ylabel="reward")
         axis.legend()
     _save(figure, path)

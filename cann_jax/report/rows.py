@@ -30,15 +30,20 @@ def number(value: float | None) -> str:
 def summary_lines(results: dict) -> list[str]:
     """The numbers beside the table, one sentence each."""
     found = results["summary"]
-    tokens, stopped, fluency = (found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token"))
+    tokens, stopped, fluency = (
+        found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
+    )
     multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
     lines = [
         f"λ*: {multipliers} (β = {found['beta']:g})",
         f"KL to the reference: {found['kl']:.3f} nats a response (predicted {found['predicted_kl']:.3f})",
-        f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; ended by themselves {stopped[0]:.0%} → {stopped[1]:.0%}",
+        f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
+        f"ended by themselves {stopped[0]:.0%} → {stopped[1]:.0%}",
         f"log-prob a token under the reference: {fluency[0]:.3f} → {fluency[1]:.3f} nats",
     ]
-    return lines + [verdict(name, row) for name, row in results.items() if name not in ("summary", "also", "reward")]
+    return lines + [
+        verdict(name, row) for name, row in results.items() if name not in ("summary", "also", "reward")
+    ]
 
 
 def verdict(name: str, row: dict) -> str:
@@ -46,7 +51,7 @@ def verdict(name: str, row: dict) -> str:
     if row["measured"] is None:
         return f"{name}: not measured, since its scores exist for the training samples only"
     share = row["measured"] / row["asked"] if row["asked"] else float("nan")
-    low, high = row["interval"]
+    low, _ = row["interval"]
     if low >= row["asked"]:
         met = "the margin holds with confidence"
     elif row["measured"] >= row["asked"]:

@@ -25,7 +25,7 @@ class Function:
     @classmethod
     def load(cls, config: FunctionScorer, key: str) -> "Function":
         """Raises InputError where the function cannot be found or the probe fails."""
-        scorer = cls(_find(config.function, key), config, key)
+        scorer = cls(find_function(config.function, key), config, key)
         run_probe(scorer, config.probe, key)
         return scorer
 
@@ -47,7 +47,12 @@ class Function:
         return Scored(sign * values.astype(np.float32))
 
 
-def _find(name: str, key: str) -> Callable:
+def find_function(name: str, key: str) -> Callable:
+    """The function ``package.module:name``, also of a module in the working folder.
+
+    Raises:
+        InputError: there is none.
+    """
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise InputError(f"{key}.function is {name!r}; write package.module:name")

@@ -1,9 +1,8 @@
 """λ* from the scores, with everything that is known of it before any training."""
 
 import numpy as np
-from etils import epath
 
-from cann_jax.artifacts import read_json, read_table
+from cann_jax.artifacts import read_json, read_table, writing
 from cann_jax.config import RunConfig
 from cann_jax.core import Constraint, Feasible, Problem, check_scores, prepare
 from cann_jax.dual import write
@@ -19,22 +18,29 @@ def run_dual(run: Run) -> None:
     """Leaves ``dual/dual.json``, ``curve.parquet`` and ``dual.png``, and prints the table.
 
     Raises:
-        InfeasibleError: the margins cannot be reached on the sample; said before any training.
+        InfeasibleError: the margins cannot be reached on the sample; said before any training, and after the
+            files are written, which show what can be reached.
     """
     config = run.config
-    settings = settings_of(config, "dual", "constraints", "seed")
+    settings = {
+        **settings_of(config, "dual", "constraints", "seed"),
+        "confidence": config.evaluate.confidence,
+    }
     with stage(run, "dual", settings, {"scores": run.manifest_of("score")}) as work:
         if work is None:
             return
         problem = read_problem(run)
-        found = analyse(problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method)
+        found = analyse(
+            problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
+        )
         said = warnings(found, check_scores(problem.scores, problem.names))
         write.print_table(found, said)
-        if found.feasible == Feasible.NO:
+        with writing(work.folder):
+            write.write_json(work.output("dual.json"), found, said)
+            write.write_curve(work.output("curve.parquet"), found)
+            draw(work.output("dual.png"), found)
+        if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
             raise InfeasibleError(infeasible_message(found))
-        write.write_json(work.output("dual.json"), found, said)
-        write.write_curve(work.output("curve.parquet"), found)
-        draw(work.output("dual.png"), found)
 
 
 def read_multipliers(run: Run) -> np.ndarray:
@@ -48,9 +54,11 @@ def read_dual(run: Run) -> dict:
 
 def read_problem(run: Run) -> Problem:
     """The score stage's table as the dual's problem; the scores in it are those that r_λ is made of."""
-    table = read_table(epath.Path(run.folder) / "score" / "scores.parquet")
+    table = read_table(run.folder / "score" / "scores.parquet")
     count = int(max(table.column("response").to_numpy())) + 1
-    columns = {name: table.column(name).to_numpy().reshape(-1, count) for name in (REWARD, *run.config.constraints)}
+    columns = {
+        name: table.column(name).to_numpy().reshape(-1, count) for name in (REWARD, *run.config.constraints)
+    }
     groups = np.array(table.column("group").to_pylist(), object).reshape(-1, count)[:, 0]
     members = {str(name): groups == name for name in set(groups) if name is not None}
     return prepare(columns[REWARD], columns, constraints_of(run.config), groups=members)
@@ -59,8 +67,13 @@ def read_problem(run: Run) -> Problem:
 def constraints_of(config: RunConfig) -> list[Constraint]:
     return [
         Constraint(
-            name=name, margin=c.margin, at_least=c.at_least, max_unsafe=c.max_unsafe, unsafe_below=c.unsafe_below,
-            group=c.group, clip=c.clip,
+            name=name,
+            margin=constraint.margin,
+            at_least=constraint.at_least,
+            max_unsafe=constraint.max_unsafe,
+            unsafe_below=constraint.unsafe_below,
+            group=constraint.group,
+            clip=constraint.clip,
         )
-        for name, c in config.constraints.items()
-    ]  # fmt: skip
+        for name, constraint in config.constraints.items()
+    ]

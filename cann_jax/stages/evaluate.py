@@ -15,10 +15,19 @@ from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import aligned_decoder
 from cann_jax.stages.dual import constraints_of, read_dual, read_problem
 from cann_jax.stages.run import Run, prompts_identity, settings_of, stage
-from cann_jax.stages.score import REWARD, load_scorers, reward_and_constraints, score_shards
+from cann_jax.stages.sample import overlong_lines
+from cann_jax.stages.score import (
+    REWARD,
+    load_scorers,
+    reward_and_constraints,
+    score_shards,
+    scorers_identity,
+)
 
 REFERENCE, ALIGNED = "reference", "aligned"
-HELDOUT_SEED = 1_000_003  # added to the run's seed, so that held-out draws are not those of the training prompts
+HELDOUT_SEED = (
+    1_000_003  # added to the run's seed, so that held-out draws are not those of the training prompts
+)
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,18 @@ class Sampled:
 def run_evaluate(run: Run) -> None:
     """Leaves ``evaluate/results.json``, ``reference.parquet`` and ``aligned.parquet`` (texts with scores)."""
     config = run.config
-    settings = settings_of(config, "sample", "evaluate", "reward", "constraints", "model", "seed")
-    inputs = {**run.model_identity, **prompts_identity(config.prompts.heldout), "align": run.manifest_of("align")}
+    settings = {**run.model_settings, **settings_of(config, "sample", "evaluate", "reward", "constraints")}
+    inputs = {
+        **run.model_identity,
+        **prompts_identity(config.prompts.heldout),
+        **scorers_identity(measured_scorers(config)),
+        "align": run.manifest_of("align"),
+    }
     with stage(run, "evaluate", settings, inputs) as work:
         if work is None:
             return
+        for line in overlong_lines("evaluate", run.heldout_prompts):
+            print(line)
         reference = _sampled(run, run.reference, REFERENCE, work.folder)
         aligned = _sampled(run, LanguageModel.of(aligned_decoder(run), run.files), ALIGNED, work.folder)
         for name, sampled in ((REFERENCE, reference), (ALIGNED, aligned)):
@@ -55,24 +71,26 @@ def _sampled(run: Run, policy: LanguageModel, name: str, folder) -> Sampled:
     """Both policies draw with the same keys, so that their difference has less noise than either."""
     config = run.config
     seed = config.seed + HELDOUT_SEED
-    responses = sample_shards(policy, run.heldout_prompts, config.sample, config.evaluate.responses, seed, folder, name)
+    prompts, count = run.heldout_prompts, config.evaluate.responses
+    responses = sample_shards(policy, prompts, config.sample, count, seed, folder, name)
     logps = responses.logps
     if name == ALIGNED:
         logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
     scorers = load_scorers(run, measured_scorers(config))
-    table, _ = score_shards(scorers, responses, logps, folder, config.sample.prompts_per_batch, f"scores-{name}")
-    return Sampled(responses, logps, {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers})
+    table, _ = score_shards(scorers, responses, logps, folder, config.sample.prompts_per_batch, name)
+    scores = {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers}
+    return Sampled(responses, logps, scores)
 
 
 def measured_scorers(config: RunConfig) -> dict[str, tuple[dict, str]]:
     """The run's scorers and those that are measured only; a ``column`` has no scores of new samples."""
     every = reward_and_constraints(config)
     every |= {name: (values, f"evaluate.also.{name}") for name, values in config.evaluate.also.items()}
-    return {name: scorer for name, scorer in every.items() if scorer[0].get("kind") != "column"}
+    return {name: scorer for name, scorer in every.items() if scorer[0]["kind"] != "column"}
 
 
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict:
-    """Asked, predicted, measured and interval by constraint and for the reward; the rest under ``summary``."""
+    """Asked, predicted, measured, interval by constraint and for the reward; the rest under ``summary``."""
     config, dual = run.config, read_dual(run)
     rows = {}
     for index, constraint in enumerate(constraints_of(config)):
@@ -104,9 +122,13 @@ def measure(before: np.ndarray | None, after: np.ndarray | None, config: Evaluat
         low = high = float(difference[0])
     else:
         found = stats.bootstrap(
-            (difference,), np.mean, confidence_level=config.confidence, n_resamples=config.bootstrap,
-            method="percentile", rng=np.random.default_rng(seed),
-        )  # fmt: skip
+            (difference,),
+            np.mean,
+            confidence_level=config.confidence,
+            n_resamples=config.bootstrap,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
         low, high = found.confidence_interval
     return {
         "before": float(before.mean()),
@@ -117,8 +139,10 @@ def measure(before: np.ndarray | None, after: np.ndarray | None, config: Evaluat
 
 
 def _plain_measure(name: str, reference: Sampled, aligned: Sampled, config: RunConfig) -> dict:
-    means = [sampled.scores[name].mean(1) if name in sampled.scores else None for sampled in (reference, aligned)]
-    return measure(*means, config.evaluate, config.seed)
+    before, after = (
+        sampled.scores[name].mean(1) if name in sampled.scores else None for sampled in (reference, aligned)
+    )
+    return measure(before, after, config.evaluate, config.seed)
 
 
 def _constraint_means(constraint, sampled: Sampled) -> np.ndarray | None:

@@ -19,6 +19,8 @@ from cann_jax.errors import InputError
 
 LAYOUT = 1  # of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
+# What a killed writer leaves under names that nobody reads: ours, and Orbax's.
+_UNFINISHED = (PARTIAL, ".orbax-checkpoint-tmp")
 _ABSENT = object()
 
 
@@ -121,13 +123,13 @@ def _record(folder: epath.Path) -> dict[str, Any] | None:
 def _clear(folder: epath.Path, keep_work: bool) -> None:
     """Remove the commit first and the settings last, so that a folder always says what work it holds."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    if keep_work:
-        return
     for child in folder.iterdir():
-        if child.name != SETTINGS:
+        unfinished = any(mark in child.name for mark in _UNFINISHED)
+        if child.name != SETTINGS and (unfinished or not keep_work):
             is_tree = child.is_dir() and not os.path.islink(child)
             child.rmtree() if is_tree else child.unlink()
-    (folder / SETTINGS).unlink(missing_ok=True)
+    if not keep_work:
+        (folder / SETTINGS).unlink(missing_ok=True)
 
 
 def _missing(folder: epath.Path, outputs: Iterable[str]) -> tuple[str, ...]:

@@ -1,19 +1,24 @@
 """A run: its folder, its configuration, and what several stages need once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from etils import epath
 
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json
+from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, write_json
 from cann_jax.config import RunConfig
 from cann_jax.data.prompts import EncodedPrompts, encode_prompts, read_prompts
 from cann_jax.errors import InputError
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
 from cann_jax.stages.manifest import MANIFEST, begin, commit, expectation, stage_state
+
+CONFIG = (
+    "config.json"  # the last configuration that the run was started with; also marks the folder as a run's
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,18 @@ class Run:
 
     @cached_property
     def model_identity(self) -> dict[str, str]:
-        """Fingerprints of the model and of how it is fed."""
-        template = {key: getattr(self.config.prompts, key) for key in ("template", "system", "on_overlong", "max_tokens")}
-        template |= {"chat_template": self.files.tokenizer.chat_template, "limit": self.config.prompts.limit}
-        return {"model": self.files.fingerprint(), "template": fingerprint_json(template)}
+        """Fingerprints of the model and of its template."""
+        template = fingerprint_json(self.files.tokenizer.chat_template)
+        return {"model": self.files.fingerprint(), "chat_template": template}
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """How the model is run and fed; where the files lie is not part of it, what they hold is an input."""
+        values = settings_of(self.config, "model", "prompts", "seed")
+        elsewhere = {"model": ("path",), "prompts": ("train", "heldout")}
+        for name, keys in elsewhere.items():
+            values[name] = {key: value for key, value in values[name].items() if key not in keys}
+        return values
 
     def manifest_of(self, stage: str) -> str:
         """Fingerprint of what an earlier stage committed.
@@ -62,8 +75,26 @@ class Run:
         """
         path = self.folder / stage / MANIFEST
         if not path.exists():
-            raise InputError(f"stage {stage!r} has not ended in {self.folder}; run it first, or leave out --stages")
+            raise InputError(
+                f"stage {stage!r} has not ended in {self.folder}; run it first, or leave out --stages"
+            )
         return fingerprint_json(read_json(path))
+
+    def check_folder(self) -> None:
+        """Raise InputError where the run's folder holds files that no run made."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(
+                f"{self.folder} is a file where the run's folder must be; set another name or run_dir"
+            )
+        present = sorted(child.name for child in self.folder.iterdir()) if self.folder.exists() else []
+        if present and not any(name.startswith(CONFIG) for name in present):
+            raise InputError(
+                f"{self.folder} holds files that this program did not make ({', '.join(present[:3])}); "
+                "set another name or run_dir"
+            )
+
+    def write_config(self) -> None:
+        write_json(self.folder / CONFIG, self.config)
 
     def _prompts(self, path: str) -> EncodedPrompts:
         config = self.config
@@ -73,8 +104,10 @@ class Run:
 
 
 @contextmanager
-def stage(run: Run, name: str, settings, inputs: dict[str, str]) -> Iterator["Stage | None"]:
-    """Enter a stage: None where its manifest matches and it is skipped; else its folder, committed on the way out.
+def stage(
+    run: Run, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Iterator["Stage | None"]:
+    """Enter a stage: None where it is done already; else its folder, committed on the way out.
 
     Args:
         run: The run.
@@ -86,13 +119,18 @@ def stage(run: Run, name: str, settings, inputs: dict[str, str]) -> Iterator["St
     expected = expectation(name, settings, inputs)
     state = stage_state(folder, expected)
     if state.state == "done":
-        print(f"{name}: done already, by the same settings and inputs")
+        print(f"{name}: done already, by the same settings and inputs", flush=True)
         yield None
         return
     for difference in state.differences:
-        print(f"{name}: made by other settings, {difference}; computed again")
+        print(f"{name}: {difference}")
+    if state.differences:
+        print(
+            f"{name}: computed again, because of {'this' if len(state.differences) == 1 else 'these'}",
+            flush=True,
+        )
     if begin(folder, expected):
-        print(f"{name}: going on with what was finished before")
+        print(f"{name}: going on with what was finished before", flush=True)
     work = Stage(folder, [])
     yield work
     commit(folder, expected, work.outputs)
@@ -120,7 +158,7 @@ def prompts_identity(path: str) -> dict[str, str]:
     return {"prompts": fingerprint_file(path)}
 
 
-def settings_of(config, *names: str) -> dict:
+def settings_of(config: RunConfig, *names: str) -> dict[str, Any]:
     """Some fields of a configuration, as a dictionary."""
     values = asdict(config)
     return {name: values[name] for name in names}

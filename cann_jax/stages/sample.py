@@ -1,5 +1,6 @@
 """K responses of the reference to every training prompt."""
 
+from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.sampling.shards import read_shards, sample_shards
 from cann_jax.stages.run import Run, prompts_identity, settings_of, stage
@@ -8,16 +9,16 @@ NAME = "responses"
 
 
 def run_sample(run: Run) -> None:
-    """Leaves ``sample/responses-*.parquet``: texts, ids, lengths, log-probs and finish reasons, one row a response."""
+    """Leaves ``sample/responses-*.parquet``: text, ids, log-prob and finish reason, one row a response."""
     config = run.config
+    settings = {**run.model_settings, **settings_of(config, "sample")}
     inputs = {**run.model_identity, **prompts_identity(config.prompts.train)}
-    with stage(run, "sample", settings_of(config, "sample", "seed", "model"), inputs) as work:
+    with stage(run, "sample", settings, inputs) as work:
         if work is None:
             return
         prompts = run.train_prompts
-        for count, what in ((prompts.dropped, "dropped"), (prompts.truncated, "cut on the left")):
-            if count:
-                print(f"sample: {count} overlong prompts {what} (prompts.on_overlong)")
+        for line in overlong_lines("sample", prompts):
+            print(line)
         responses = sample_shards(
             run.reference, prompts, config.sample, config.sample.responses, config.seed, work.folder, NAME
         )
@@ -28,6 +29,14 @@ def run_sample(run: Run) -> None:
 def read_samples(run: Run) -> Responses:
     """What the stage left."""
     return read_shards(run.folder / "sample", NAME, run.config.sample.max_new_tokens)
+
+
+def overlong_lines(stage: str, prompts: EncodedPrompts) -> list[str]:
+    """What was left out or cut, one line each; nothing where all prompts fit."""
+    counts = ((prompts.dropped, "dropped"), (prompts.truncated, "cut on the left"))
+    return [
+        f"{stage}: {count} overlong prompts {what} (prompts.on_overlong)" for count, what in counts if count
+    ]
 
 
 def _say(responses: Responses) -> None:

@@ -39,6 +39,13 @@ class Checkpoints:
             if last:
                 self.manager.wait_until_finished()
 
+    def drop(self, step: int) -> int | None:
+        """Delete the checkpoint after ``step`` steps, if there is one; returns the newest that stays."""
+        self.manager.wait_until_finished()
+        if self.manager.latest_step() == step:
+            self.manager.delete(step)
+        return self.manager.latest_step()
+
     def restore(self, like: TrainState) -> TrainState | None:
         """The newest checkpoint with the structure and placement of ``like``; None where there is none.
 

@@ -7,6 +7,8 @@ import os
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from cann_jax.artifacts import write_bytes_atomic
+
 
 class Metrics:
     """``metrics.jsonl`` and TensorBoard; a resumed run drops what was written after its checkpoint."""
@@ -18,7 +20,7 @@ class Metrics:
             for line in (path.read_text().splitlines() if path.exists() else [])
             if _step_of(line) < first
         ]
-        path.write_text("".join(line + "\n" for line in kept))
+        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
         self.file = path.open("a")
         self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
 
