@@ -1,5 +1,6 @@
 """Tokenizers, from a Hugging Face folder or from the metadata of a GGUF file."""
 
+import json
 from pathlib import Path
 
 from cann_jax.errors import InputError
@@ -48,13 +49,26 @@ def gguf_tokenizer(metadata: dict, path: Path):
         raise InputError(
             f"{path}: its tokenizer cannot be read ({error}); use a Hugging Face folder"
         ) from None
+    tokens = metadata["tokenizer.ggml.tokens"]
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
-    special = {
-        name: metadata["tokenizer.ggml.tokens"][index] for name, index in ids.items() if index is not None
-    }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    tokenizer.chat_template = metadata.get("tokenizer.chat_template")
-    return tokenizer
+    # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_without_foreign_tokens(backend, len(tokens)),
+        add_bos_token=adds_bos and ids["bos_token"] is not None,
+        chat_template=metadata.get("tokenizer.chat_template"),
+        **{name: tokens[index] for name, index in ids.items() if index is not None},
+    )
+
+
+def _without_foreign_tokens(backend, count: int):
+    """The converter puts in its classes' own special tokens, with ids that the model does not have."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < count]
+    content["post_processor"] = None  # that of the class names its own special tokens too
+    return Tokenizer.from_str(json.dumps(content))
 
 
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
