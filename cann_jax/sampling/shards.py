@@ -1,5 +1,7 @@
 """Sampling a whole set of prompts, a shard at a time; finished shards survive a kill."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +81,16 @@ def stop_tokens(model: LanguageModel, config: SampleConfig) -> np.ndarray:
     return np.array(sorted(set(ids)), np.int32)
 
 
+def static_arguments(config: SampleConfig, responses: int) -> dict[str, Any]:
+    """What ``generate`` is compiled for, besides shapes."""
+    return {
+        "responses": responses,
+        "max_new_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+    }
+
+
 def _sample(model, prompts, start, stop, config: SampleConfig, responses: int, seed: int):
     """Samples of one shard. The last one is filled up, so that its shape is not compiled anew."""
     count = min(config.prompts_per_batch, len(prompts) - start)
@@ -86,7 +98,6 @@ def _sample(model, prompts, start, stop, config: SampleConfig, responses: int, s
     ids, lengths = prompts.arrays(np.minimum(indices, len(prompts) - 1))
     samples = generate(
         model.graph, model.weights, jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices),
-        jax.random.key(seed), jnp.asarray(stop), responses=responses, max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature, top_p=config.top_p,
+        jax.random.key(seed), jnp.asarray(stop), **static_arguments(config, responses),
     )  # fmt: skip
     return jax.tree.map(lambda x: np.asarray(x)[:count], samples)

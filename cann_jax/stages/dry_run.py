@@ -1,0 +1,179 @@
+"""``--dry_run``: check everything that can be checked before the first step, and compute nothing.
+
+Configuration, files, tensor names and shapes, prompts, scorers, divisibility; then sampling and training are
+compiled for their real shapes, without a weight being read, and their memory is printed. Nothing is written
+but the compiled programs, into the user's compilation cache, where the run itself finds them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.table import Table
+
+from cann_jax.console import console
+from cann_jax.data.preferences import steps_in
+from cann_jax.data.prompts import EncodedPrompts, prompt_ids
+from cann_jax.data.responses import Responses
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.load import abstract_decoder
+from cann_jax.models.weights import check_weights
+from cann_jax.padding import BUCKET, bucketed
+from cann_jax.sampling.generate import generate
+from cann_jax.sampling.shards import static_arguments, stop_tokens
+from cann_jax.scorers import check_finite, load_scorer
+from cann_jax.stages.evaluate import measured_scorers
+from cann_jax.stages.parts import TRAINED, spec_of
+from cann_jax.stages.run import Run
+from cann_jax.stages.sample import overlong_lines
+from cann_jax.stages.score import reward_and_constraints
+from cann_jax.training.step import PreferenceBatch, reference_step, start, train_step
+
+HISTOGRAM_ROWS, BAR = 8, 40
+MIB = 1 << 20
+
+
+def dry_run(run: Run) -> None:
+    """Print what the run would do and need.
+
+    Raises:
+        InputError: what would stop it.
+    """
+    out = console()
+    files = run.files
+    check_weights(
+        {name: reader.shape for name, reader in files.readers.items()}, files.config, str(files.path)
+    )
+    out.print(
+        f"model: {files.path.name}, {_parameters(run) / 1e6:.1f} M parameters, {run.config.model.dtype}"
+    )
+    for line in (*_prompt_lines(run), *_scorer_lines(run), *_step_lines(run)):
+        out.print(line, markup=False)
+    out.print(_memory_table(run))
+    out.print(f"nothing was computed, and {run.folder} is as it was", markup=False)
+
+
+def _parameters(run: Run) -> int:
+    """Of the reference; a copy of a tied head in the files counts once."""
+    decoder = abstract_decoder(run.files.config, run.config.model.dtype, None)
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param)))
+
+
+def _prompt_lines(run: Run) -> Iterator[str]:
+    for name, prompts in (("train", run.train_prompts), ("heldout", run.heldout_prompts)):
+        kept, dropped = len(prompts), prompts.dropped
+        yield f"prompts.{name}: {kept} kept, {dropped} dropped, {prompts.truncated} cut on the left"
+        yield from overlong_lines(f"prompts.{name}", prompts) if not kept else ()
+    yield "tokens of the training prompts, template included:"
+    yield from histogram(np.array([len(ids) for ids in run.train_prompts.ids]))
+
+
+def histogram(lengths: np.ndarray) -> Iterator[str]:
+    """Counts of token lengths as lines of text, in a few bins whose width is a multiple of ``BUCKET``."""
+    width = BUCKET * -(-int(lengths.max()) // (BUCKET * HISTOGRAM_ROWS))
+    counts = np.bincount((lengths - 1) // width)
+    for index, count in enumerate(counts):
+        bar = "█" * -(-BAR * int(count) // int(counts.max()))
+        yield f"  {index * width + 1:>6}–{(index + 1) * width:<6} {count:>7} {bar}"
+
+
+def _scorer_lines(run: Run) -> Iterator[str]:
+    """Load and probe the scorers that need no model; a table must hold the score of every response to come."""
+    config = run.config
+    for name, (values, key) in (reward_and_constraints(config) | measured_scorers(config)).items():
+        if values["kind"] == "relevance":
+            prompt_ids(values["neutral_prompt"], run.files.tokenizer, config.prompts)
+        else:
+            scorer: Any = load_scorer(values, key, None, config.prompts)
+            if values["kind"] == "column":
+                hollow = _hollow_responses(run.train_prompts, config.sample.responses)
+                check_finite(scorer(hollow, hollow.logps).values, hollow, key)
+        probed = ", probed" if values.get("probe") else ""
+        yield f"scorer {name}: {values['kind']}{probed}"
+
+
+def _hollow_responses(prompts: EncodedPrompts, count: int) -> Responses:
+    """Responses of which only prompts and number are known."""
+    zeros = np.zeros((len(prompts), count), np.int32)
+    return Responses(prompts, zeros[..., None], zeros, zeros > 0, zeros.astype(np.float32), [])
+
+
+def _step_lines(run: Run) -> Iterator[str]:
+    align, sample = run.config.align, run.config.sample
+    count, width = len(run.train_prompts), _prompt_width(run)
+    steps = steps_in(align.epochs, count, align.prompts_per_step)
+    tokens = align.prompts_per_step * (width + align.group_size * sample.max_new_tokens)
+    pairs = align.prompts_per_step * align.group_size * (align.group_size - 1) // 2
+    yield f"sampling: {count} prompts × {sample.responses} responses of up to {sample.max_new_tokens} tokens"
+    yield f"training: {steps} steps of up to {tokens} tokens and {pairs} pairs each, padding included"
+
+
+def _prompt_width(run: Run) -> int:
+    return bucketed(list(run.train_prompts.ids))[0].shape[1]
+
+
+def _memory_table(run: Run) -> Table:
+    table = Table(title=f"compiled memory, MiB per device ({jax.default_backend()})", title_justify="left")
+    for heading in ("program", "arguments", "temporaries", "output", "together"):
+        table.add_column(heading, justify="left" if heading == "program" else "right")
+    for name, lowered in (("sampling", lower_sampling(run)), *lower_training(run)):
+        table.add_row(name, *_memory_cells(lowered.compile().memory_analysis()))
+    return table
+
+
+def _memory_cells(found: Any) -> list[str]:
+    """Donated arguments are the output's memory too, and count once."""
+    parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
+    return [f"{size / MIB:.1f}" for size in (*parts, sum(parts) - found.alias_size_in_bytes)]
+
+
+def lower_sampling(run: Run):
+    """Sampling of the widest batch, ready to compile."""
+    config = run.config.sample
+    model = LanguageModel.of(abstract_decoder(run.files.config, run.config.model.dtype, None), run.files)
+    batch = config.prompts_per_batch
+    prompts, lengths = _integers(batch, _prompt_width(run)), _integers(batch)
+    stop = _integers(len(stop_tokens(model, config)))
+    settings = static_arguments(config, config.responses)
+    return generate.lower(model.graph, model.weights, prompts, lengths, lengths, _key(), stop, **settings)
+
+
+def lower_training(run: Run) -> Iterator[tuple[str, Any]]:
+    """The reference's pass over a training batch and the training step, ready to compile."""
+    config, full = run.config, run.config.align.lora is None
+    decoder = abstract_decoder(run.files.config, config.model.dtype, config.align.lora, wide=full)
+    graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
+    steps = steps_in(config.align.epochs, len(run.train_prompts), config.align.prompts_per_step)
+    spec = spec_of(config, graph, steps)
+    state = jax.eval_shape(lambda weights: start(spec, weights), weights)
+    batch = _abstract_batch(run)
+    yield "reference log-probs", reference_step.lower(spec, weights, frozen, batch)
+    yield "training step", train_step.lower(spec, state, frozen, batch, _key())
+
+
+def _abstract_batch(run: Run) -> PreferenceBatch:
+    align, length = run.config.align, run.config.sample.max_new_tokens
+    batch, group = align.prompts_per_step, align.group_size
+    return PreferenceBatch(
+        prompts=_integers(batch, _prompt_width(run)),
+        prompt_lengths=_integers(batch),
+        responses=_integers(batch, group, length),
+        response_lengths=_integers(batch, group),
+        reference_logps=_floats(batch, group),
+        labels=_floats(batch, group, group),
+    )
+
+
+def _integers(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _key() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))
