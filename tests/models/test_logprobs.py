@@ -81,9 +81,8 @@ def test_chunked_equals_full_with_gradients(vocabulary, chunks):
     head = 5 * jax.random.normal(keys[1], (vocabulary, 16)) - 2
     targets = jax.random.randint(keys[2], (11,), 0, vocabulary)
     chunked = partial(token_logps, chunks=chunks, dtype=jnp.float32)
-    np.testing.assert_allclose(
-        chunked(hidden, head, targets), full(hidden, head, targets), rtol=2e-5, atol=2e-5
-    )
+    # Logits here reach ±150, of which a float32 holds 1e-5.
+    np.testing.assert_allclose(chunked(hidden, head, targets), full(hidden, head, targets), atol=1e-4)
     weight = jnp.linspace(-1, 1, 11)
     ours, expected = (
         jax.grad(lambda h, w, f=f: jnp.sum(weight * f(h, w, targets)), argnums=(0, 1))(hidden, head)

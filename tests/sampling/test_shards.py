@@ -1,0 +1,81 @@
+"""A set of prompts, a shard at a time: what is finished survives, and comes out the same."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cann_jax.config import PromptsConfig, SampleConfig
+from cann_jax.data.prompts import EncodedPrompts, Prompt, encode_prompts
+from cann_jax.errors import InputError
+from cann_jax.sampling.shards import read_shards, sample_shards
+
+TEXTS = (
+    "How do I make soup?",
+    "Tell a joke.",
+    "Thank my neighbour for the plants.",
+    "Hi",
+    "What is cooking?",
+)
+CONFIG = SampleConfig(responses=3, max_new_tokens=6, prompts_per_batch=2, stop=("e",))
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model) -> EncodedPrompts:
+    every = [Prompt(str(n), text) for n, text in enumerate(TEXTS)]
+    config = PromptsConfig(train="", heldout="", on_overlong="error")
+    return encode_prompts(every, tiny_model.tokenizer, config, 100)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, prompts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    return folder, sample_shards(tiny_model, prompts, CONFIG, 3, 0, folder, "responses")
+
+
+def assert_same(first, second):
+    for name in ("tokens", "lengths", "stopped", "logps"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert first.texts == second.texts
+
+
+def test_what_comes_out(finished, prompts, tiny_model):
+    _, responses = finished
+    assert responses.shape == (5, 3) and responses.tokens.shape == (5, 3, 6)
+    assert [p.text for p in responses.prompts.prompts] == list(TEXTS)
+    for kept, made in zip(responses.prompts.ids, prompts.ids, strict=True):
+        np.testing.assert_array_equal(kept, made)
+    np.testing.assert_allclose(
+        responses.logps, tiny_model.logps(prompts.ids, responses.tokens, responses.lengths), atol=5e-5
+    )
+
+
+def test_one_lost_shard_is_made_again_and_no_other(finished, tiny_model, prompts):
+    folder, before = finished
+    paths = sorted(folder.glob("responses-*.parquet"))
+    assert [path.name for path in paths] == [f"responses-0000{n}.parquet" for n in range(3)]
+    content = paths[1].read_bytes()
+    for path in paths:
+        os.utime(path, ns=(1, 1))
+    paths[1].unlink()
+    again = sample_shards(tiny_model, prompts, CONFIG, 3, 0, folder, "responses")
+    assert paths[1].read_bytes() == content
+    assert [path.stat().st_mtime_ns == 1 for path in paths] == [True, False, True]
+    assert_same(again, before)
+    assert_same(read_shards(folder, "responses", 6), before)
+
+
+def test_batches_of_another_size_give_the_same_responses(finished, tiny_model, prompts, tmp_path):
+    whole = sample_shards(
+        tiny_model, prompts, replace(CONFIG, prompts_per_batch=5), 3, 0, tmp_path, "responses"
+    )
+    assert len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(whole.tokens, finished[1].tokens)
+    np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
+
+
+def test_a_corrupt_shard_is_named(finished, tiny_model, prompts, tmp_path):
+    (tmp_path / "responses-00000.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(InputError, match="responses-00000.parquet is corrupt .* delete it"):
+        sample_shards(tiny_model, prompts, CONFIG, 3, 0, tmp_path, "responses")
