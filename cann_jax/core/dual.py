@@ -130,6 +130,22 @@ def reweigh(table: Table, weights: jax.Array) -> Table:
     return dataclasses.replace(table, weights=weights / accurate_sum(weights))
 
 
+def every_prompt(table: Table, stride: int) -> Table:
+    """Every stride-th prompt, in the whole table's units."""
+    part = dataclasses.replace(
+        table,
+        reward=table.reward[::stride],
+        features=table.features[:, ::stride],
+        prompt_means=table.prompt_means[:, ::stride],
+        prompt_rewards=table.prompt_rewards[::stride],
+        prompt_lowest=table.prompt_lowest[::stride],
+        prompt_log_counts=table.prompt_log_counts[::stride],
+    )
+    # a stride over zero weights only would leave none; one over the sum of a few loses nothing else
+    weights = table.weights[::stride]
+    return reweigh(part, jnp.where(jnp.any(weights > 0), weights, jnp.ones_like(weights)))
+
+
 def table_baseline(table: Table) -> jax.Array:
     """``(m,)``: E_ref[g] under the table's weights."""
     if table.baseline is not None:

@@ -1,0 +1,303 @@
+"""What the dual solver costs, against what people do today; prints Markdown.
+
+    python benchmarks/dual.py [solve curve scale correction command stream]
+
+One process (but for the command and the stream, which are processes of their own), medians. Ratios compare
+what ran side by side, so they mean more than milliseconds on a machine that does other work too.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import minimize
+
+from cann_jax.core import Scores, correct_multipliers, dual_curve, kl_limit, solve_dual
+from cann_jax.core.dual import evaluate, pose, ready
+
+BETA, MARGIN = 0.1, 2.0
+
+
+def table(prompts: int, responses: int, seed: int = 0) -> Scores:
+    """Scores of about the size of Beaver's: spread 3 to 4 within a prompt, levels that differ by prompt."""
+    rng = np.random.default_rng(seed)
+    shape = (prompts, responses)
+    harm, noise = rng.normal(size=shape), rng.normal(size=shape)
+    reward = 4 * (0.5 * harm + 0.87 * noise) + 3 * rng.normal(size=(prompts, 1)) - 11
+    safe = -3 * harm + 2 * rng.normal(size=(prompts, 1)) - 1.6
+    return Scores(jnp.asarray(reward, jnp.float32), jnp.asarray(safe, jnp.float32)[..., None])
+
+
+def seconds(run, repeats: int = 7) -> float:
+    """Median time of a call, compiled before."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def projected_gradient(scores: Scores) -> tuple[float, float, int]:
+    """The restart schedule of the paper's code: λ, seconds and steps.
+
+    Rates 4, 2, .5, .0625, …; a restart ends when λ has moved less than 1e-5, or after 200 steps.
+    """
+    h = scores.constraints - jnp.mean(scores.constraints, axis=(0, 1)) - MARGIN
+
+    @jax.jit
+    def step(multiplier, rate):
+        def value(x):
+            logits = (scores.reward + h @ x) / BETA
+            return BETA * jnp.mean(jax.nn.logsumexp(logits, axis=-1) - jnp.log(h.shape[1]))
+
+        return jnp.maximum(multiplier - rate * jax.grad(value)(multiplier), 0)
+
+    multiplier, steps = jnp.ones(1), 0
+    jax.block_until_ready(step(multiplier, 4.0))
+    start, rate = time.perf_counter(), 4.0
+    for restart in range(1, 5):
+        for _ in range(200):
+            moved = step(multiplier, rate)
+            steps += 1
+            still = float(jnp.abs(moved - multiplier)[0]) < 1e-5
+            multiplier = moved
+            if still:
+                break
+        rate /= 2**restart
+    return float(multiplier[0]), time.perf_counter() - start, steps
+
+
+def scipy_solve(scores: Scores) -> tuple[float, float, int]:
+    """scipy's L-BFGS-B on a NumPy float64 objective: λ, seconds and evaluations."""
+    reward = np.asarray(scores.reward, float)
+    h = np.asarray(scores.constraints[..., 0], float)
+    h = h - h.mean() - MARGIN
+
+    def value(multiplier):
+        logits = (reward + multiplier * h) / BETA
+        peak = logits.max(-1, keepdims=True)
+        mass = np.exp(logits - peak)
+        total = mass.sum(-1)
+        slope = ((mass * h).sum(-1) / total).mean()
+        return BETA * (np.log(total) + peak[:, 0] - np.log(h.shape[-1])).mean(), np.array([slope])
+
+    start = time.perf_counter()
+    options = {"ftol": 1e-15, "gtol": 1e-5 * float(h.std())}
+    found = minimize(value, np.zeros(1), jac=True, bounds=[(0, None)], method="L-BFGS-B", options=options)
+    return float(found.x[0]), time.perf_counter() - start, found.nfev
+
+
+def bench_solve() -> None:
+    """27,000 × 128; rounds in turn, so that what else the machine does strikes all alike."""
+    scores = jax.block_until_ready(table(27_000, 128))
+    print(f"\n## One solve: 27,000 prompts × 128 responses, m = 1, β = {BETA}, margin {MARGIN}\n")
+    runs = {
+        "Newton": lambda: ours(scores, "newton"),
+        "L-BFGS-B (jaxopt)": lambda: ours(scores, "lbfgsb"),
+        "scipy L-BFGS-B, NumPy float64": lambda: scipy_solve(scores),
+        "projected gradient (paper's code)": lambda: projected_gradient(scores),
+    }
+    found = {name: [] for name in runs}
+    for round_ in range(6):
+        for name, run in runs.items():
+            if round_ < 2 or not name.startswith("projected"):
+                found[name].append(run())
+    print("| solver | seconds | evaluations | λ | Newton is faster | L-BFGS-B is faster |")
+    print("|---|---|---|---|---|---|")
+    took = {name: float(np.median([seconds for _, seconds, _ in rows[1:]])) for name, rows in found.items()}
+    for name, rows in found.items():
+        multiplier, _, count = rows[-1]
+        ratios = " | ".join(f"{took[name] / took[m]:.1f}×" for m in list(runs)[:2])
+        print(f"| {name} | {took[name]:.4f} | {count} | {multiplier:.6f} | {ratios} |")
+    for method in ("newton", "lbfgsb"):
+        solution = solve_dual(scores, MARGIN, BETA, method)
+        print(f"\n{method}: KKT residual {solution.kkt_residual:.1e} of the spread.")
+    bench_evaluation(scores)
+
+
+def ours(scores: Scores, method: str) -> tuple[float, float, int]:
+    """λ, seconds and evaluations; the first call compiles and is not counted."""
+    start = time.perf_counter()
+    solution = jax.block_until_ready(solve_dual(scores, MARGIN, BETA, method))
+    return float(solution.multipliers[0]), time.perf_counter() - start, int(solution.iterations)
+
+
+def bench_evaluation(scores: Scores) -> None:
+    """The fused evaluation in units of one pass over both arrays."""
+    ready_table, tilt = ready(scores), jnp.asarray([20.0])
+    fused = jax.jit(lambda t, x: evaluate(pose(t, jnp.full(1, MARGIN), jnp.float32(BETA)), x))
+    runs = (lambda: fused(ready_table, tilt), lambda: stream_once(scores.reward, scores.constraints))
+    times = np.array([[seconds(run, 1) for run in runs] for _ in range(25)])
+    evaluation, one_pass = 1e3 * np.median(times, axis=0)
+    print(
+        f"\nOne fused evaluation (value, gradient, Hessian): {evaluation:.2f} ms; one sum over both arrays: "
+        f"{one_pass:.2f} ms; {np.median(times[:, 0] / times[:, 1]):.1f} passes (median of 25 in turn)."
+    )
+
+
+@jax.jit
+def stream_once(reward, constraints):
+    return jnp.sum(reward) + jnp.sum(constraints)
+
+
+def bench_curve() -> None:
+    """1,000 margins on 2,000 × 128."""
+    scores = table(2_000, 128)
+    margins = np.linspace(-2, 5, 1000)[:, None]
+    took = seconds(lambda: dual_curve(scores, margins, BETA).multipliers, 3)
+    found = dual_curve(scores, margins, BETA)
+    print("\n## 1,000 margins on 2,000 × 128, one call\n")
+    print(
+        f"{took:.2f} s, {took:.2f} ms each; {found.iterations.mean():.2f} evaluations each, "
+        f"{int(found.converged.sum())} converged."
+    )
+
+
+def bench_scale() -> None:
+    """Three decades of prompts."""
+    print(
+        "\n## Cost against size (Newton, 128 responses)\n\n| prompts | scores | ms | ns a score |\n"
+        "|---|---|---|---|"
+    )
+    for prompts in (100, 1_000, 10_000, 100_000):
+        scores = table(prompts, 128)
+        took = seconds(lambda scores=scores: solve_dual(scores, MARGIN, BETA, "newton"), 5)
+        count = 2 * prompts * 128
+        print(f"| {prompts} | {count} | {1e3 * took:.2f} | {1e9 * took / count:.1f} |")
+
+
+def bench_correction() -> None:
+    """The Gaussian oracle: r, g ~ N(0, 1), correlation −.5, β = .5, b = 1, truth 1."""
+    print("\n## Finite-K correction against the Gaussian oracle (truth 1, 4,000 prompts, 5 seeds)\n")
+    print("| K | plug-in error | corrected | RMS errors, ratio | worsened | KL / ln K |")
+    print("|---|---|---|---|---|---|")
+    for responses in (32, 64, 128, 256, 512):
+        plain, corrected, shares = np.array([_oracle(responses, seed) for seed in range(5)]).T
+        ratio = np.sqrt((corrected**2).mean() / (plain**2).mean())
+        worse = int((np.abs(corrected) > np.abs(plain)).sum())
+        print(
+            f"| {responses} | {plain.mean():+.4f} | {corrected.mean():+.4f} | {ratio:.2f} | {worse} of 5 | "
+            f"{shares.mean():.2f} |"
+        )
+
+
+def _oracle(responses: int, seed: int) -> tuple[float, float, float]:
+    """Errors of the plug-in and of the corrected λ, and the share of ln K that KL takes."""
+    rng = np.random.default_rng(seed)
+    g, noise = rng.normal(size=(2, 4000, responses)).astype(np.float32)
+    scores = Scores(
+        jnp.asarray(-0.5 * g + 0.75**0.5 * noise), jnp.asarray(g)[..., None], baseline=jnp.zeros(1)
+    )
+    solution = solve_dual(scores, 1.0, 0.5, "newton")
+    found = correct_multipliers(scores, np.array([1.0]), 0.5, solution)
+    share = float(kl_limit(scores, solution).share)
+    return float(solution.multipliers[0]) - 1, float(found.multipliers[0]) - 1, share
+
+
+def bench_command() -> None:
+    """The command on 1,000 × 128: first start, and from the second."""
+    import pyarrow.parquet as pq
+
+    from cann_jax.dual.example import example_table
+
+    print("\n## The command on 1,000 × 128, curve, bootstrap and picture included\n")
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(example_table(1000, 128), f"{folder}/scores.parquet")
+        flags = [
+            "--scores",
+            f"{folder}/scores.parquet",
+            "--margin",
+            "safe=1",
+            "--beta",
+            "0.5",
+            "--out",
+            f"{folder}/out",
+        ]
+        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "JAX_PLATFORMS": "cpu"}
+        for start in ("first", "second", "third"):
+            took, used = run_child(flags, environment)
+            print(f"{start} start: {took:.2f} s (CPU {used:.2f} s)")
+
+
+def run_child(flags: list[str], environment: dict) -> tuple[float, float]:
+    """Wall and CPU seconds of the command."""
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "cann_jax.dual", *flags],
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - begun, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def bench_stream() -> None:
+    """Tables of 10⁷ and 10⁸ scores (or as many as SCORES says): time and peak memory."""
+    print(
+        "\n## Streamed from Parquet\n\n| scores | file, MB | seconds | peak memory, MB |\n|---|---|---|---|"
+    )
+    for scores in [int(float(x)) for x in os.environ.get("SCORES", "1e7,1e8").split(",")]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "scores.parquet"
+            write_large(path, scores // 2)
+            child = [sys.executable, __file__, "child", str(path)]
+            begun = time.perf_counter()
+            done = subprocess.run(
+                child, check=True, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+            )
+            took, peak = time.perf_counter() - begun, done.stdout.split()[-1]
+            print(f"| {scores:.0e} | {path.stat().st_size / 1e6:.0f} | {took:.1f} | {peak} |")
+
+
+def write_large(path: Path, rows: int, responses: int = 128) -> None:
+    """A sorted long table, written in pieces; three distinct pieces repeat, as random numbers take long."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pieces = [table(8192, responses, seed) for seed in range(3)]
+    schema = pa.schema([("prompt", pa.int32()), ("reward", pa.float32()), ("safe", pa.float32())])
+    options = {"compression": "none", "use_dictionary": ["prompt"]}
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        for first in range(0, rows // responses, 8192):
+            piece = pieces[first // 8192 % 3]
+            count = min(8192, rows // responses - first)
+            prompt = np.repeat(np.arange(first, first + count, dtype=np.int32), responses)
+            columns = [np.asarray(x)[:count].ravel() for x in (piece.reward, piece.constraints)]
+            writer.write_table(pa.table([prompt, *columns], schema=schema))
+
+
+def stream_child(path: str) -> None:
+    """In a process of its own: stream, and print the peak resident memory in MB."""
+    from cann_jax.dual.__main__ import main
+
+    main(["--scores", path, "--margin", f"safe={MARGIN}", "--beta", str(BETA), "--stream"])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+BENCHMARKS = {
+    "solve": bench_solve,
+    "curve": bench_curve,
+    "scale": bench_scale,
+    "correction": bench_correction,
+    "command": bench_command,
+    "stream": bench_stream,
+}
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        stream_child(sys.argv[2])
+    else:
+        for name in sys.argv[1:] or BENCHMARKS:
+            BENCHMARKS[name]()
+            load = " ".join(f"{x:.1f}" for x in os.getloadavg())
+            print(f"\n(load average while `{name}` ran: {load})", flush=True)
