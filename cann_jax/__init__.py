@@ -17,6 +17,19 @@ _HOME = {
     "pseudo_reward": "cann_jax.core",
     "preference_probability": "cann_jax.core",
     "dpo_loss": "cann_jax.core",
+    "Constraint": "cann_jax.core",
+    "Feasible": "cann_jax.core",
+    "bootstrap": "cann_jax.core",
+    "check_scores": "cann_jax.core",
+    "conservative_solution": "cann_jax.core",
+    "correct_multipliers": "cann_jax.core",
+    "cross_fit": "cann_jax.core",
+    "dual_curve": "cann_jax.core",
+    "implicit_scores": "cann_jax.core",
+    "largest_margin": "cann_jax.core",
+    "prepare": "cann_jax.core",
+    "reachability": "cann_jax.core",
+    "sensitivities": "cann_jax.core",
 }
 
 __all__ = sorted(_HOME)
