@@ -1,14 +1,17 @@
 """Packaging; what was tested together is pinned in constraints.txt."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
-TESTS = ["pytest", "hypothesis", "ruff", "mypy", "torch", "peft", "scipy"]
+INOFFENSIVE = ["alt-profanity-check"]
+TESTS = ["pytest", "hypothesis", "ruff", "mypy", "torch"]
 
 setup(
     name="cann-jax",
     version="0.1.0",
     description="Constrained alignment of language models in one shot (MoCAN, PeCAN), in JAX and Flax",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
@@ -23,20 +26,26 @@ setup(
         "tensorflow-datasets",
         "jaxopt",
         "jsonargparse[signatures]",
+        "docstring-parser",
         "grain",
         "gguf",
         "safetensors",
+        "numpy",
+        "scipy",
+        "ml-dtypes",
         "pyarrow",
+        "pyyaml",
         "rich",
+        "tqdm",
         "matplotlib",
         "tensorboardX",
         "etils[epath]",
         "jinja2",
     ],
     extras_require={
-        "inoffensive": ["alt-profanity-check"],
+        "inoffensive": INOFFENSIVE,
+        "tests": [*TESTS, *INOFFENSIVE],
         "tpu": ["jax[tpu]>=0.9"],
         "gpu": ["jax[cuda12]>=0.9"],
-        "test": TESTS + ["alt-profanity-check"],
     },
 )

