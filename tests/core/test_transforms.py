@@ -34,3 +34,11 @@ def test_vmap_over_bootstrap_weights():
     repeated = np.repeat(np.arange(32), np.asarray(weights[2], int))
     by_hand = solve(Scores(TABLE.reward[repeated], TABLE.constraints[repeated]))
     np.testing.assert_allclose(batch[2], by_hand, rtol=1e-4)
+
+
+def test_a_rough_start_on_a_part_of_a_large_table_changes_no_answer():
+    table = random_table(5, prompts=8192, responses=4)
+    from_part = solve_dual(table, 0.3, 0.5, "newton")
+    from_zero = solve_dual(table, 0.3, 0.5, "newton", initial=jnp.zeros(1))
+    assert from_part.converged and from_part.iterations <= from_zero.iterations
+    np.testing.assert_allclose(from_part.multipliers, from_zero.multipliers, rtol=1e-4)
