@@ -1,7 +1,7 @@
 """Tokens a second: our sampling against transformers' ``generate`` on torch in float32.
 
-Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), same 8 prompts, K responses each, the same
-number of new tokens (no stop), temperature 1, same machine; the contestants take turns, and the median counts.
+Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), same 8 prompts, K responses each, the
+same number of new tokens (no stop), temperature 1, same machine; the contestants take turns, medians count.
 
     python benchmarks/sampling.py [--responses 64] [--new_tokens 48] [--rounds 3]
 """
@@ -58,8 +58,8 @@ def ours(files, dtype: str, prompts, arguments):
         for start in range(0, len(prompts), arguments.prompts_per_batch):
             rows = np.arange(start, min(start + arguments.prompts_per_batch, len(prompts)))
             samples = generate(
-                model.graph, model.weights, *(x[rows] for x in arrays), rows, jax.random.key(seed), np.array([NEVER]),
-                responses=arguments.responses, max_new_tokens=arguments.new_tokens,
+                model.graph, model.weights, *(x[rows] for x in arrays), rows, jax.random.key(seed),
+                np.array([NEVER]), responses=arguments.responses, max_new_tokens=arguments.new_tokens,
             )  # fmt: skip
             count += int(np.asarray(samples.lengths).sum())
         return count

@@ -20,8 +20,8 @@ def sample(model, rows=(0, 1, 2), seed=0, stop=NEVER, responses=RESPONSES, **set
     return jax.tree.map(
         np.asarray,
         generate(
-            model.graph, model.weights, PROMPTS[rows], LENGTHS[rows], rows, jax.random.key(seed), np.array(stop),
-            responses=responses, max_new_tokens=LIMIT, **settings,
+            model.graph, model.weights, PROMPTS[rows], LENGTHS[rows], rows, jax.random.key(seed),
+            np.array(stop), responses=responses, max_new_tokens=LIMIT, **settings,
         ),
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def test_limit(free):
 
 
 def test_stop_tokens_are_data(tiny_model, free, stop):
-    """A second call with other stop tokens follows them; each response is the free one, cut at its first stop."""
+    """A call with other stop tokens follows them; each response is the free one, cut at its first stop."""
     for tokens in (stop[:1], stop[1:], stop):
         ended = sample(tiny_model, stop=tokens)
         assert ended.stopped.any()
@@ -134,7 +134,7 @@ def test_first_tokens_follow_the_models_softmax(tiny_model):
 
 
 def test_prompt_is_held_once_for_all_responses():
-    """The program's memory grows with K by each response's own part alone: a K-fold prompt cache would not fit.
+    """The program's memory grows with K by each response's own part; a K-fold prompt cache would not fit.
 
     Compiled from shapes: a prompt of 1,024 tokens and 4 new ones.
     """
@@ -173,7 +173,7 @@ def test_stop_tokens_of_a_tokenizer(tiny_model):
     with pytest.raises(InputError, match=r"sample.stop: 'Hello' is \d tokens"):
         stop_tokens(tiny_model, SampleConfig(stop=("Hello",)))
     endless = load_tokenizer_without_end(tiny_model)
-    with pytest.raises(InputError, match="no end token; name one in sample.stop"):
+    with pytest.raises(InputError, match=r"no end token; name one in sample.stop"):
         stop_tokens(replace(tiny_model, tokenizer=endless), SampleConfig())
 
 

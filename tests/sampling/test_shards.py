@@ -14,7 +14,7 @@ from cann_jax.sampling.shards import read_shards, sample_shards
 TEXTS = (
     "How do I make soup?",
     "Tell a joke.",
-    "Thank my neighbour for the plants.",
+    "Thank my neighbour for plants.",
     "Hi",
     "What is cooking?",
 )
@@ -77,5 +77,5 @@ def test_batches_of_another_size_give_the_same_responses(finished, tiny_model, p
 
 def test_a_corrupt_shard_is_named(finished, tiny_model, prompts, tmp_path):
     (tmp_path / "responses-00000.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(InputError, match="responses-00000.parquet is corrupt .* delete it"):
+    with pytest.raises(InputError, match=r"responses-00000.parquet is corrupt .* delete it"):
         sample_shards(tiny_model, prompts, CONFIG, 3, 0, tmp_path, "responses")

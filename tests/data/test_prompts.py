@@ -1,0 +1,137 @@
+"""Prompts: every bad line is named, ids are built once with one BOS, what is too long is counted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cann_jax.config import PromptsConfig
+from cann_jax.data.prompts import Prompt, encode_prompts, prompt_ids, read_prompts
+from cann_jax.errors import InputError
+from cann_jax.padding import bucketed, pad
+from tests.tiny_models import tiny_tokenizer
+
+
+def config(**changes) -> PromptsConfig:
+    return PromptsConfig(**{"train": "", "heldout": "", "on_overlong": "error", **changes})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def read(tmp_path, text: str | bytes, limit=None):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_prompts(str(path), limit)
+
+
+def test_read(tmp_path):
+    text = '{"prompt": "a", "id": 7, "group": "g"}\r\n\n{"prompt": "b\u2028c"}\n{"prompt": "d", "id": null}'
+    assert read(tmp_path, text) == (Prompt("7", "a", "g"), Prompt("3", "b\u2028c"), Prompt("4", "d"))
+    assert read(tmp_path, text, 1) == (Prompt("7", "a", "g"),)
+
+
+BAD = {
+    "line 2: no valid JSON": '{"prompt": "a"}\n{"prompt": ',
+    "line 3: no text under the key 'prompt'": '{"prompt": "a"}\n\n{"text": "b"}',
+    "line 1: no text under the key 'prompt'": '{"prompt": "  "}',
+    "line 1: no text": '["a"]',
+    "line 2: 'id' must be": '{"prompt": "a"}\n{"prompt": "b", "id": [1]}',
+    "line 1: 'id' must be a text or a number and 'group' a text": '{"prompt": "b", "group": 3}',
+    "line 2: the id 'x' stands in line 1 too": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
+    "holds no prompt": "\n\n",
+    "is not UTF-8 (byte 12)": b'{"prompt": "\xff"}',
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_bad_prompts(said, tmp_path):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, BAD[said])
+    assert said in str(error.value) and "prompts.jsonl" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"nothing.jsonl cannot be read"):
+        read_prompts(str(tmp_path / "nothing.jsonl"))
+
+
+@pytest.mark.parametrize("template", ["chat", "Q: {prompt} {A}\n", "<|bos|>Q: {prompt}"])
+def test_one_bos_and_no_end_token(tokenizer, template):
+    """The chat template says BOS itself, the tokenizer adds one, and the text template may hold one."""
+    ids = prompt_ids("Hello {there}", tokenizer, config(template=template)).tolist()
+    assert ids[0] == 0 and ids.count(0) == 1
+    assert ids[-1] != tokenizer.eos_token_id
+    assert "Hello {there}" in tokenizer.decode(ids)
+
+
+def test_tokenizer_without_bos_gets_none(tokenizer):
+    bare = tiny_tokenizer()
+    bare.backend_tokenizer.post_processor = None
+    assert prompt_ids("Hi", bare, config(template="{prompt}")).tolist() == tokenizer("Hi")["input_ids"][1:]
+
+
+def test_system_message(tokenizer):
+    ids = prompt_ids("Hi", tokenizer, config(system="Be kind"))
+    assert tokenizer.decode(ids) == "<|bos|><|system|>Be kind<|end|><|user|>Hi<|end|><|assistant|>"
+
+
+def test_chat_templates_that_are_missing_or_refuse():
+    bare = tiny_tokenizer()
+    bare.chat_template = None
+    with pytest.raises(InputError, match="the tokenizer has no chat template"):
+        prompt_ids("Hi", bare, config())
+    bare.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(InputError, match=r"refuses the prompt \(no system role\)"):
+        prompt_ids("Hi", bare, config(system="x"))
+
+
+SHORT, LONG = Prompt("short", "Hi"), Prompt("long", "Write a short note to thank a neighbour. " * 3 + "END")
+
+
+def test_overlong_is_an_error(tokenizer):
+    with pytest.raises(InputError, match=r"prompt 'long' has \d+ tokens, 20 fit"):
+        encode_prompts([SHORT, LONG], tokenizer, config(max_tokens=20), 100)
+    assert len(encode_prompts([SHORT, LONG], tokenizer, config(), 500)) == 2
+
+
+def test_overlong_is_dropped_and_counted(tokenizer):
+    encoded = encode_prompts([LONG, SHORT, LONG], tokenizer, config(on_overlong="drop", max_tokens=500), 20)
+    assert (encoded.prompts, encoded.dropped, encoded.truncated) == ((SHORT,), 2, 0)
+    with pytest.raises(InputError, match="all 1 prompts have more than 20 tokens"):
+        encode_prompts([LONG], tokenizer, config(on_overlong="drop", max_tokens=20), 100)
+
+
+def test_overlong_is_cut_on_the_left_and_counted(tokenizer):
+    cut = config(on_overlong="truncate_prompt_left", max_tokens=20)
+    encoded = encode_prompts([LONG, SHORT], tokenizer, cut, 100)
+    assert (len(encoded), encoded.dropped, encoded.truncated) == (2, 0, 1)
+    row = encoded.ids[0]
+    text = tokenizer.decode(row)
+    assert 15 < len(row) <= 20
+    assert text.startswith("<|bos|><|user|>") and text.endswith("END<|end|><|assistant|>")
+    np.testing.assert_array_equal(encoded.ids[1], prompt_ids("Hi", tokenizer, cut))
+    with pytest.raises(InputError, match="the template alone has more than 4 tokens"):
+        encode_prompts([LONG], tokenizer, config(on_overlong="truncate_prompt_left", max_tokens=4), 100)
+
+
+def test_no_room(tokenizer):
+    with pytest.raises(InputError, match="leaves no room for a prompt"):
+        encode_prompts([SHORT], tokenizer, config(), 0)
+
+
+def test_padding():
+    rows = [np.arange(3), np.arange(33)]
+    ids, lengths = bucketed(rows)
+    assert ids.shape == (2, 64) and lengths.tolist() == [3, 33]
+    assert bucketed(rows[:1])[0].shape == (1, 32)
+    np.testing.assert_array_equal(pad(rows[:1], 5)[0], [[0, 1, 2, 0, 0]])
+
+
+def test_prompts_of_the_quickstart_are_read():
+    from pathlib import Path
+
+    path = Path(__file__).parents[2] / "configs/prompts/quickstart_train.jsonl"
+    assert len(read_prompts(str(path))) == len([json.loads(line) for line in path.read_text().splitlines()])

@@ -1,0 +1,198 @@
+"""Scorers: values by hand, signs, and every way in which their input can be bad."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax.config import PromptsConfig
+from cann_jax.data.prompts import EncodedPrompts, Prompt, prompt_ids
+from cann_jax.data.responses import Responses
+from cann_jax.errors import InputError
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.load import load_decoder, open_model
+from cann_jax.scorers import check_finite, load_scorer
+
+PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
+TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]
+KEY = "constraints.safe.scorer"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder) -> LanguageModel:
+    files = open_model(str(tiny_folder))
+    return LanguageModel.of(load_decoder(files, "float32"), files)
+
+
+@pytest.fixture(scope="module")
+def responses(model) -> Responses:
+    prompts = (Prompt("007", "Hello"), Prompt("b", "Tell me"))
+    ids = tuple(prompt_ids(prompt.text, model.tokenizer, PROMPTS) for prompt in prompts)
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 2, 5)).astype(np.int32)
+    lengths = np.array([[5, 2], [1, 4]], np.int32)
+    logps = model.logps(ids, tokens, lengths)
+    return Responses(EncodedPrompts(prompts, ids), tokens, lengths, lengths < 5, logps, TEXTS)
+
+
+def load(values: dict, model=None):
+    return load_scorer(values, KEY, model, PROMPTS)
+
+
+def score(values: dict, responses, model=None) -> np.ndarray:
+    return load(values, model)(responses, responses.logps).values
+
+
+def message(values: dict, responses=None) -> str:
+    with pytest.raises(InputError) as error:
+        scorer = load(values)
+        if responses is not None:
+            scorer(responses, responses.logps)
+    assert "\n" not in str(error.value) and KEY in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_relevance_by_hand(model, responses, per_token):
+    values = {"kind": "relevance", "neutral_prompt": "Say something.", "per_token": per_token}
+    neutral = prompt_ids("Say something.", model.tokenizer, PROMPTS)
+    got = score(values, responses, model)
+    for n, k in np.ndindex(2, 2):
+        tokens, length = responses.tokens[n : n + 1, k : k + 1], responses.lengths[n : n + 1, k : k + 1]
+        own = model.logps([responses.prompts.ids[n]], tokens, length)[0, 0]
+        expected = (own - model.logps([neutral], tokens, length)[0, 0]) / (length[0, 0] if per_token else 1)
+        assert got[n, k] == pytest.approx(expected, abs=5e-5)
+    assert np.abs(got).max() > 1e-3
+
+
+def test_inoffensive_prefers_the_kind_text(responses):
+    values = score({"kind": "inoffensive"}, responses)
+    assert values[0, 0] < 0 < values[0, 1] and values.dtype == np.float32
+
+
+def test_inoffensive_clips_and_counts(responses):
+    scored = load({"kind": "inoffensive", "clip": 0.4})(responses, responses.logps)
+    assert scored.counts == {"clipped": 4}
+    assert np.abs(scored.values).max() == pytest.approx(np.log(0.6 / 0.4), abs=1e-6)
+
+
+def test_inoffensive_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "profanity_check", None)  # what Python itself does for a blocked import
+    assert "pip install 'cann-jax[inoffensive]'" in message({"kind": "inoffensive"})
+
+
+def test_probe_of_the_wrong_way_round():
+    probe = {"prompt": "Hi", "better": "You piece of shit.", "worse": "Thank you."}
+    assert "check which way is better" in message({"kind": "inoffensive", "probe": probe})
+    load({"kind": "inoffensive", "probe": {**probe, "better": "Thank you.", "worse": "You piece of shit."}})
+
+
+ROWS = {"prompt_id": ["007", "007", "b", "b"], "response": [0, 1, 0, 1], "toxicity": [0.5, -1.0, 2.0, 4.0]}
+
+
+def write(path, **changes) -> str:
+    table = pa.table({name: column for name, column in {**ROWS, **changes}.items() if column is not None})
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".csv":
+        pa.csv.write_csv(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    return str(path)
+
+
+def column(path: str, better: str = "higher", name: str = "toxicity") -> dict:
+    return {"kind": "column", "path": path, "column": name, "better": better}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_column(responses, tmp_path, suffix):
+    path = write(tmp_path / f"scores{suffix}")
+    np.testing.assert_array_equal(score(column(path), responses), [[0.5, -1], [2, 4]])
+    np.testing.assert_array_equal(score(column(path, "lower"), responses), [[-0.5, 1], [-2, -4]])
+
+
+BAD_COLUMNS = {
+    "has no column 'toxicity'; it has prompt_id, response": {"toxicity": None},
+    "has no column 'prompt_id'": {"prompt_id": None},
+    "must be numbers": {"toxicity": ["a", "b", "c", "d"]},
+    "gives 1 responses a second score": {"response": [0, 0, 0, 1]},
+    "lacks 1 of 4 scores, the first that of prompt 'b' response 1": {"response": [0, 1, 0, 2]},
+}
+
+
+@pytest.mark.parametrize("said", BAD_COLUMNS)
+def test_bad_column(said, responses, tmp_path):
+    assert said in message(column(write(tmp_path / "scores.parquet", **BAD_COLUMNS[said])), responses)
+
+
+def test_column_file_that_cannot_be_read(tmp_path):
+    assert "is missing; check the spelling" in message(column(str(tmp_path / "no.parquet")))
+    assert "is none of .parquet, .csv, .jsonl" in message(column(str(tmp_path / "scores.xlsx")))
+    for suffix in (".parquet", ".jsonl"):
+        path = tmp_path / f"bad{suffix}"
+        path.write_text('{"a": ')
+        assert "cannot be read" in message(column(str(path)))
+
+
+def test_scores_that_are_not_finite_name_scorer_and_rows(responses, tmp_path):
+    path = write(tmp_path / "scores.parquet", toxicity=[1.0, float("nan"), None, float("inf")])
+    with pytest.raises(InputError) as error:
+        check_finite(score(column(path), responses), responses, KEY)
+    text = str(error.value)
+    assert text.startswith(
+        f"{KEY}: 3 scores are NaN or infinite (prompt '007' response 1, prompt 'b' response 0"
+    )
+    check_finite(np.zeros((2, 2)), responses, KEY)
+
+
+def function(name: str, better: str = "higher", **more) -> dict:
+    return {"kind": "function", "function": name, "better": better, **more}
+
+
+@pytest.fixture
+def user_module(monkeypatch):
+    """A module such as a user's own, importable for the time of the test."""
+    module = SimpleNamespace(
+        length=lambda prompts, texts: [len(p) + len(t) for p, t in zip(prompts, texts, strict=True)],
+        short=lambda prompts, texts: [1.0],
+        words=lambda prompts, texts: ["x"] * len(texts),
+        ragged=lambda prompts, texts: [[1], [1, 2], [3], [4]][: len(texts)],
+        constant=3,
+    )
+    monkeypatch.setitem(sys.modules, "users_scores", module)
+
+
+def test_function(user_module, responses):
+    expected = [[5 + len(TEXTS[0][0]), 5 + len(TEXTS[0][1])], [7 + len(TEXTS[1][0]), 7 + len(TEXTS[1][1])]]
+    np.testing.assert_array_equal(score(function("users_scores:length"), responses), expected)
+    np.testing.assert_array_equal(
+        score(function("users_scores:length", "lower"), responses), -np.array(expected)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("users_scores", "write package.module:name"),
+        (":length", "write package.module:name"),
+        ("users_scores:", "write package.module:name"),
+        ("no_such_module:f", "cannot be imported"),
+        ("users_scores:none", "cannot be imported"),
+        ("users_scores:constant", "is no function"),
+        ("users_scores:short", "return one number a response"),
+        ("users_scores:words", "return one number a response"),
+        ("users_scores:ragged", "return one number a response"),
+    ],
+)
+def test_bad_function(user_module, responses, name, said):
+    assert said in message(function(name), responses)
+
+
+def test_function_probe(user_module):
+    probe = {"prompt": "", "better": "longer", "worse": "short"}
+    load(function("users_scores:length", probe=probe))
+    assert "scores -6 and the worse one -5" in message(function("users_scores:length", "lower", probe=probe))

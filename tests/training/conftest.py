@@ -1,0 +1,53 @@
+"""A tiny model with adapters, a batch of preferences, and what a step needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cann_jax.config import LoraConfig, OptimizerConfig
+from cann_jax.models.layers import LoraParam
+from cann_jax.models.load import load_decoder, open_model
+from cann_jax.training.optimizer import optimizer
+from cann_jax.training.step import PreferenceBatch, Spec
+
+SETTINGS = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
+
+
+def make_spec(graph, accumulation: int = 1) -> Spec:
+    return Spec(graph, optimizer(SETTINGS, 6), 0.3, 4, "everything", accumulation)
+
+
+@pytest.fixture(scope="session")
+def parts(tiny_folder):
+    """Graph, adapters and frozen weights; dropout on."""
+    lora = LoraConfig(rank=4, alpha=8.0, dropout=0.3, targets=("q_proj", "v_proj", "down_proj"))
+    return nnx.split(load_decoder(open_model(str(tiny_folder)), "float32", lora), LoraParam, ...)
+
+
+@pytest.fixture(scope="session")
+def no_dropout(tiny_folder):
+    lora = LoraConfig(rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "v_proj", "down_proj"))
+    return nnx.split(load_decoder(open_model(str(tiny_folder)), "float32", lora), LoraParam, ...)
+
+
+@pytest.fixture(scope="session")
+def batch() -> PreferenceBatch:
+    """8 prompts, 3 responses each; the reference's log-probs are not filled in yet."""
+    random = np.random.default_rng(0)
+    better = random.uniform(size=(8, 3, 3)).astype(np.float32)
+    return PreferenceBatch(
+        prompts=jnp.asarray(random.integers(0, 300, (8, 6))),
+        prompt_lengths=jnp.asarray(random.integers(1, 7, 8)),
+        responses=jnp.asarray(random.integers(0, 300, (8, 3, 5))),
+        response_lengths=jnp.asarray(random.integers(1, 6, (8, 3))),
+        reference_logps=jnp.zeros((8, 3)),
+        labels=jnp.asarray(better),
+    )
+
+
+@pytest.fixture
+def fresh(parts):
+    """A copy of the adapters, which a step may eat."""
+    return jax.tree.map(jnp.copy, parts[1])

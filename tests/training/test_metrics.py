@@ -1,0 +1,66 @@
+"""What a step tells, the schedule, and the file of numbers."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from cann_jax.config import OptimizerConfig
+from cann_jax.errors import InputError
+from cann_jax.training.metrics import Metrics
+from cann_jax.training.optimizer import schedule
+from cann_jax.training.step import PreferenceBatch, _measures
+
+
+def test_measures_by_hand():
+    """Two prompts, two responses each; the first pair was learnt, the second unlearnt."""
+    batch = PreferenceBatch(
+        prompts=jnp.zeros((2, 1), int),
+        prompt_lengths=jnp.ones(2, int),
+        responses=jnp.zeros((2, 2, 4), int),
+        response_lengths=jnp.array([[2, 4], [1, 4]]),
+        reference_logps=jnp.array([[-4.0, -8.0], [-3.0, -6.0]]),
+        labels=jnp.array([[[0.5, 0.9], [0.1, 0.5]], [[0.5, 0.2], [0.8, 0.5]]]),
+    )
+    # Ratios: 1 and -1 (first preferred, margin +2); 12 and 0 (second preferred, margin -12).
+    logps = batch.reference_logps + jnp.array([[1.0, -1.0], [12.0, 0.0]])
+    measured = {name: float(value) for name, value in _measures(batch, logps, beta=0.5).items()}
+    assert measured["accuracy"] == 0.5
+    assert measured["margin_mean"] == pytest.approx((1 - 6) / 2)
+    assert measured["margin_p10"] == pytest.approx(-6 + 0.7) and measured["margin_p90"] == pytest.approx(
+        1 - 0.7
+    )
+    assert measured["saturated"] == 0.5
+    assert measured["logp_better"] == pytest.approx((-3 - 6) / 2)
+    assert measured["logp_worse"] == pytest.approx((-9 + 9) / 2)
+    assert measured["logp_better_per_token"] == pytest.approx((-1.5 - 1.5) / 2)
+    assert measured["log_ratio"] == pytest.approx(3) and measured["response_tokens"] == pytest.approx(11 / 4)
+
+
+def test_schedule():
+    rate = schedule(OptimizerConfig(learning_rate=2.0, warmup_steps=4, final_fraction=0.25), 12)
+    np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 4)], [0, 0.5, 1, 2])
+    np.testing.assert_allclose([rate(8), rate(12)], [1.25, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [4, 3])
+def test_warmup_no_shorter_than_the_run(steps):
+    with pytest.raises(InputError, match=f"warmup_steps is 4 and the run has {steps} steps; use fewer"):
+        schedule(OptimizerConfig(warmup_steps=4), steps)
+
+
+def test_metrics_file_after_a_kill(tmp_path):
+    """A resumed run drops what lies behind its checkpoint, and a line cut off in the middle."""
+    folder = epath.Path(tmp_path)
+    with Metrics(folder, 0) as metrics:
+        for step in range(4):
+            metrics.write(step, {"loss": step / 2, "margin": float("nan")})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "lo')
+    with Metrics(folder, 2) as metrics:
+        metrics.write(2, {"loss": 9.0})
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(0, 0.0), (1, 0.5), (2, 9.0)]
+    assert rows[0]["margin"] is None
