@@ -1,13 +1,31 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, the order of the rooms, and one cache of compiled programs for all."""
 
+import os
 from pathlib import Path
 
-import pytest
+# Before JAX starts. What one test or an earlier run compiled serves the processes that others start.
+CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-from tests.tiny_models import save_tiny
+import pytest  # noqa: E402
+
+from tests.tiny_models import save_tiny  # noqa: E402
+
+# Cheap rooms first, so that a mistake shows early; whole runs last.
+ORDER = ("core", "data", "scorers", "", "models", "sampling", "training", "stages")
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A Hugging Face folder: a tiny random Llama, a tokenizer whose pad is its eos, and a chat template."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _rank(item.path))
+
+
+def _rank(path: Path) -> int:
+    room = path.relative_to(Path(__file__).parent).parts[0]
+    return ORDER.index(room if room in ORDER else "")

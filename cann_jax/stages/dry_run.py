@@ -28,7 +28,6 @@ from cann_jax.scorers import check_finite, load_scorer
 from cann_jax.stages.evaluate import measured_scorers
 from cann_jax.stages.parts import TRAINED, spec_of
 from cann_jax.stages.run import Run
-from cann_jax.stages.sample import overlong_lines
 from cann_jax.stages.score import reward_and_constraints
 from cann_jax.training.step import PreferenceBatch, reference_step, start, train_step
 
@@ -66,7 +65,6 @@ def _prompt_lines(run: Run) -> Iterator[str]:
     for name, prompts in (("train", run.train_prompts), ("heldout", run.heldout_prompts)):
         kept, dropped = len(prompts), prompts.dropped
         yield f"prompts.{name}: {kept} kept, {dropped} dropped, {prompts.truncated} cut on the left"
-        yield from overlong_lines(f"prompts.{name}", prompts) if not kept else ()
     yield "tokens of the training prompts, template included:"
     yield from histogram(np.array([len(ids) for ids in run.train_prompts.ids]))
 
@@ -81,7 +79,7 @@ def histogram(lengths: np.ndarray) -> Iterator[str]:
 
 
 def _scorer_lines(run: Run) -> Iterator[str]:
-    """Load and probe the scorers that need no model; a table must hold the score of every response to come."""
+    """Load and probe the scorers that need no model; a table must score every response to come."""
     config = run.config
     for name, (values, key) in (reward_and_constraints(config) | measured_scorers(config)).items():
         if values["kind"] == "relevance":

@@ -1,0 +1,145 @@
+"""The house: what imports what, that no setting is without a reader, and that dependencies are declared."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from cann_jax import config
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "cann_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A room imports from its own room and from floors below. ``dual`` has two floors:
+# its analysis serves the stages, its command is an entry point.
+GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
+GROUND += ("compilation", "console")
+FLOORS = {
+    **dict.fromkeys(GROUND, 0),
+    "models": 1,
+    "data": 1,
+    "sampling": 2,
+    "scorers": 2,
+    "training": 2,
+    "dual": 2,
+    "stages": 3,
+    "report": 4,
+    "help": 4,
+    "cli": 4,
+    "train": 4,
+    "dual.__main__": 4,
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room(module: str) -> str:
+    return module if module in FLOORS else module.partition(".")[0]
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in the file it does."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            if (
+                node.module == "cann_jax"
+                or (PACKAGE / node.module.partition(".")[2].replace(".", "/")).is_dir()
+            ):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_module_has_a_floor():
+    assert {room(module_of(path)) for path in FILES} - {""} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_from_floors_below(path):
+    here = room(module_of(path))
+    if not here:
+        return
+    own = [name.removeprefix("cann_jax.") for name in imports(path) if name.startswith("cann_jax.")]
+    above = {
+        name
+        for name in own
+        if room(name) != here and room(name) in FLOORS and FLOORS[room(name)] >= FLOORS[here]
+    }
+    # Within the ground floor and between entry points there is no order but that of the files.
+    assert not {name for name in above if FLOORS[room(name)] != FLOORS[here] or FLOORS[here] in (1, 2)}
+
+
+def test_one_file_imports_jaxopt():
+    users = [
+        module_of(path) for path in FILES if any(name.split(".")[0] == "jaxopt" for name in imports(path))
+    ]
+    assert users == ["core.lbfgsb"]
+
+
+def test_torch_is_no_dependency():
+    assert not [path for path in FILES if any(name.split(".")[0] == "torch" for name in imports(path))]
+
+
+@pytest.mark.parametrize("name", ["cann_jax", "cann_jax.core", "cann_jax.dual.arguments", "cann_jax.cli"])
+def test_import_is_light(name):
+    heavy = "{'transformers', 'tensorflow_datasets', 'tensorflow', 'torch', 'flax'}"
+    code = f"import {name}, sys; found = {heavy} & set(sys.modules); assert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def schemas() -> list[type]:
+    return [item for item in vars(config).values() if dataclasses.is_dataclass(item)]
+
+
+@pytest.mark.parametrize("schema", schemas(), ids=lambda schema: schema.__name__)
+def test_no_setting_without_a_reader(schema):
+    outside = [path for path in FILES if path != PACKAGE / "config.py"]
+    read = {
+        node.attr
+        for path in outside
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    # A permission is read by the check that refuses without it, and nowhere else.
+    assert not {field.name for field in dataclasses.fields(schema)} - read - {"allow_changed_reference"}
+
+
+def test_files_are_small():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    # The whole schema stands in one file, so that it can be read in one place.
+    assert not {name for name, lines in lengths.items() if lines > 400} - {"cann_jax/config.py"}
+
+
+def test_imports_are_declared_and_pinned():
+    setup = (ROOT / "setup.py").read_text()
+    declared = {re.split(r"[\[>=]", text)[0] for text in re.findall(r'"([A-Za-z][\w\-\[\]>=.]*)"', setup)}
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    third = {name.split(".")[0] for path in FILES for name in imports(path)} - set(sys.stdlib_module_names)
+    names = {"yaml": "pyyaml", "profanity_check": "alt-profanity-check", "orbax": "orbax-checkpoint"}
+    for name in third - {"cann_jax"}:
+        package = names.get(name, name.replace("_", "-"))
+        assert package in declared, package
+        assert package.lower() in pinned, package
+
+
+def test_constraints_hold_no_path_of_a_machine():
+    text = (ROOT / "constraints.txt").read_text()
+    assert "torch==2.13.0\n" in text and "/" not in text
