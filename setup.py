@@ -23,6 +23,7 @@ setup(
         "optax",
         "orbax-checkpoint",
         "transformers>=5",
+        "tokenizers",
         "tensorflow-datasets",
         "jaxopt",
         "jsonargparse[signatures]",
