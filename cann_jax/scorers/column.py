@@ -1,5 +1,6 @@
 """Scores that the user has already, in a table keyed by prompt and response."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from cann_jax.config import ColumnScorer
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
 from cann_jax.scorers.base import Scored
@@ -49,7 +51,15 @@ class Column:
         return cls(scores, config, key)
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        wanted = [(prompt.id, k) for prompt in responses.prompts.prompts for k in range(responses.shape[1])]
+        self.check(responses.prompts.prompts, responses.shape[1])
+        sign = 1 if self.config.better == "higher" else -1
+        wanted = _pairs(responses.prompts.prompts, responses.shape[1])
+        values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
+        return Scored(sign * np.array(values, np.float32).reshape(responses.shape))
+
+    def check(self, prompts: Sequence[Prompt], responses: int) -> None:
+        """Raise InputError where a response of these prompts has no score."""
+        wanted = _pairs(prompts, responses)
         missing = [pair for pair in wanted if pair not in self.scores]
         if missing:
             prompt, response = missing[0]
@@ -57,9 +67,10 @@ class Column:
                 f"{self.key}: {self.config.path} lacks {len(missing)} of {len(wanted)} scores, the first "
                 f"that of prompt {prompt!r} response {response}; give one row for each sampled response"
             )
-        sign = 1 if self.config.better == "higher" else -1
-        values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
-        return Scored(sign * np.array(values, np.float32).reshape(responses.shape))
+
+
+def _pairs(prompts: Sequence[Prompt], responses: int) -> list[tuple[str, int]]:
+    return [(prompt.id, k) for prompt in prompts for k in range(responses)]
 
 
 def _read_csv(source) -> pa.Table:

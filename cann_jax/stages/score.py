@@ -3,7 +3,7 @@
 import importlib.metadata
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from etils import epath
 
 from cann_jax.artifacts import fingerprint_file, read_table, write_table
 from cann_jax.config import RunConfig
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
 from cann_jax.progress import track
 from cann_jax.scorers import Scorer, check_finite, load_scorer
+from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import find_function
 from cann_jax.stages.run import Run, stage
 from cann_jax.stages.sample import read_samples
@@ -45,6 +47,7 @@ def run_score(run: Run) -> None:
                 "raise sample.temperature, sample.top_p or sample.max_new_tokens, or check the model"
             )
         loaded, size = load_scorers(run, scorers), config.sample.prompts_per_batch
+        check_tables(loaded, run.train_prompts.prompts, config.sample.responses)
         table, counts = score_shards(loaded, responses, responses.logps, work.folder, size)
         write_table(work.output("scores.parquet"), table)
         for (name, what), count in counts.items():
@@ -64,6 +67,13 @@ def load_scorers(run: Run, scorers: Mapping[str, tuple[dict[str, Any], str]]) ->
         name: (load_scorer(values, key, run.reference, run.config.prompts), key)
         for name, (values, key) in scorers.items()
     }
+
+
+def check_tables(scorers: Scorers, prompts: Sequence[Prompt], responses: int) -> None:
+    """Raise InputError where a ``column`` lacks scores: of the whole run, and before anything is scored."""
+    for scorer, _ in scorers.values():
+        if isinstance(scorer, Column):
+            scorer.check(prompts, responses)
 
 
 def score_shards(

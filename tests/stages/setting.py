@@ -1,0 +1,70 @@
+"""A whole run on a tiny random model: real stages, small numbers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STAGES = ("sample", "score", "dual", "align", "evaluate")
+
+
+def write_prompts(path: Path, count: int, word: str) -> str:
+    rows = [{"prompt": f"{word} {n}", "group": "even" if n % 2 == 0 else "odd"} for n in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def write_config(folder: Path, model: Path, **changes) -> str:
+    """A configuration with two constraints, one of a group's; 5 prompts a step leave a partial last batch."""
+    toy = "tests.stages.toy_scorers"
+    values = {
+        "name": "tiny",
+        "run_dir": str(folder / "runs"),
+        "model": {"path": str(model)},
+        "prompts": {
+            "train": write_prompts(folder / "train.jsonl", 12, "Tell me about"),
+            "heldout": write_prompts(folder / "heldout.jsonl", 6, "Explain"),
+            "on_overlong": "error",
+            "max_tokens": 64,
+        },
+        "sample": {"responses": 4, "max_new_tokens": 8, "prompts_per_batch": 4},
+        "reward": {"scorer": {"kind": "relevance"}},
+        "constraints": {
+            "vowels": {
+                "scorer": {"kind": "function", "function": f"{toy}:vowels", "better": "higher"},
+                "margin": 0.02,
+            },
+            "length": {
+                "scorer": {"kind": "function", "function": f"{toy}:length", "better": "lower"},
+                "margin": 0.2,
+                "group": "even",
+            },
+        },
+        "dual": {"beta": 1.0},
+        "align": {
+            "lora": {"rank": 2, "alpha": 4, "dropout": 0.1},
+            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 1},
+            "epochs": 2,
+            "prompts_per_step": 5,
+            "vocabulary_chunks": 2,
+            "checkpoint_every": 2,
+        },
+        "evaluate": {"responses": 2, "bootstrap": 100, "examples": 3},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return str(path)
+
+
+def command(config: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "cann_jax.train", "--config", config, *flags]
+
+
+def run_process(config: str, *flags: str) -> subprocess.CompletedProcess:
+    """The command as a user gives it."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command(config, *flags), cwd=ROOT, env=environment, capture_output=True, text=True)

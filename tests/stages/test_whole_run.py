@@ -1,0 +1,100 @@
+"""What a whole run leaves, and what a second one does with it."""
+
+import json
+import re
+
+import pytest
+
+from cann_jax.errors import InfeasibleError
+from tests.stages.setting import STAGES
+
+LEFT = [
+    "config.json",
+    "report.md",
+    "clouds.png",
+    "training.png",
+    *(f"{stage}/manifest.json" for stage in STAGES),
+    "sample/responses-00000.parquet",
+    "score/scores.parquet",
+    "dual/dual.json",
+    "dual/curve.parquet",
+    "dual/dual.png",
+    "align/weights",
+    "align/metrics.jsonl",
+    "align/model/config.json",
+    "evaluate/results.json",
+    "evaluate/reference.parquet",
+    "evaluate/aligned.parquet",
+]
+
+
+def results(folder):
+    return json.loads((folder / "runs/tiny/evaluate/results.json").read_text())
+
+
+def test_all_files_of_the_design_are_there(finished):
+    missing = [name for name in LEFT if not (finished / "runs/tiny" / name).exists()]
+    assert not missing
+
+
+def test_results_hold_asked_predicted_measured_and_interval(finished):
+    found = results(finished)
+    assert (found["vowels"]["asked"], found["length"]["asked"]) == pytest.approx((0.02, 0.2), rel=1e-3)
+    for name in ("vowels", "length", "reward"):
+        row = found[name]
+        low, high = row["interval"]
+        assert low <= row["measured"] <= high
+        assert row["measured"] == pytest.approx(row["after"] - row["before"], abs=1e-5)
+        assert isinstance(row["predicted"], float)
+    # The dual holds each margin on its own sample.
+    assert found["vowels"]["predicted"] >= 0.02 - 1e-3 and found["length"]["predicted"] >= 0.2 - 1e-2
+
+
+def test_report_links_to_files_that_exist(finished):
+    text = (finished / "runs/tiny/report.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) == 3 and all((finished / "runs/tiny" / link).stat().st_size > 0 for link in links)
+    assert text.count("- before (") == 3
+
+
+def test_training_saw_every_prompt_twice_and_no_batch_was_dropped(finished):
+    lines = (finished / "runs/tiny/align/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]  # 2 · 12 prompts, 5 a step
+
+
+def test_second_run_skips_every_stage(again):
+    said = again()
+    assert [stage for stage in STAGES if f"{stage}: done already" in said] == list(STAGES)
+
+
+def test_a_moved_model_is_the_same_model(again, tiny_folder, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(tiny_folder)
+    assert again("--model.path", str(moved), "--stages", "sample").startswith("sample: done already")
+
+
+def test_another_margin_makes_dual_align_and_evaluate_anew(again, copy):
+    said = again("--constraints.vowels.margin", "0.01")
+    assert "sample: done already" in said and "score: done already" in said
+    assert "dual: settings.constraints.vowels.margin: 0.02 → 0.01" in said
+    assert "align: inputs.dual:" in said and "evaluate: inputs.align:" in said
+    assert results(copy)["vowels"]["asked"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_margin_out_of_reach_stops_before_training(again, copy):
+    align = copy / "runs/tiny/align"
+    before = {path: path.stat().st_mtime_ns for path in align.rglob("*")}
+    with pytest.raises(InfeasibleError, match=r"vowels 5 \(largest 0\.\d+\)") as caught:
+        again("--constraints.vowels.margin", "5")
+    assert caught.value.exit_status == 3
+    assert {path: path.stat().st_mtime_ns for path in align.rglob("*")} == before
+    assert not (copy / "runs/tiny/dual/manifest.json").exists()
+
+
+def test_dry_run_writes_nothing_and_says_what_it_needs(again, copy):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    said = again("--dry_run", "--name", "other")
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    assert "prompts.train: 12 kept, 0 dropped" in said and "training: 5 steps" in said
+    for program in ("sampling", "reference log-probs", "training step"):
+        assert re.search(rf"{program} +│ +\d", said)

@@ -1,0 +1,13 @@
+"""Scorers that a user might write."""
+
+
+def length(prompts, responses):
+    return [float(len(response)) for response in responses]
+
+
+def vowels(prompts, responses):
+    return [sum(letter in "aeiou" for letter in response) / (1 + len(response)) for response in responses]
+
+
+def broken(prompts, responses):
+    return [float("nan") if index == 1 else 0.0 for index in range(len(responses))]
