@@ -1,9 +1,9 @@
 """Tokens a second: our sampling against transformers' ``generate`` on torch in float32.
 
-Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), same 8 prompts, K responses each, the
+Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), same prompts, K responses each, the
 same number of new tokens (no stop), temperature 1, same machine; the contestants take turns, medians count.
 
-    python benchmarks/sampling.py [--responses 64] [--new_tokens 48] [--rounds 3]
+    python benchmarks/sampling.py [--prompts 8] [--responses 64] [--new_tokens 48] [--rounds 3]
 """
 
 import argparse
@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--responses", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files = open_model("embedded:smollm2-135m-instruct")
     config = PromptsConfig(train="", heldout="", on_overlong="error")
-    prompts = encode_prompts(read_prompts(str(PROMPTS), 8), files.tokenizer, config, 512)
+    prompts = encode_prompts(read_prompts(str(PROMPTS), arguments.prompts), files.tokenizer, config, 512)
     contestants = {
         f"cann_jax {dtype}": ours(files, dtype, prompts, arguments) for dtype in ("float32", "bfloat16")
     } | {"torch float32": theirs(files, prompts, arguments)}
@@ -77,7 +78,7 @@ def theirs(files, prompts, arguments):
     def run(seed: int) -> int:
         torch.manual_seed(seed)
         count = 0
-        for ids in prompts.ids:  # K of one prompt at a time: no padding, and the fastest of what was tried
+        for ids in prompts.ids:  # K responses of one prompt at a time, so that nothing is padded
             inputs = torch.tensor(ids, dtype=torch.long)[None]
             with torch.inference_mode():
                 out = model.generate(
