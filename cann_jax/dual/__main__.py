@@ -1,12 +1,12 @@
 """``python -m cann_jax.dual``: parse, call, print."""
 
 import importlib
-import os
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from cann_jax.compilation import keep_compilations
 from cann_jax.errors import InfeasibleError, InputError
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.out:
         # a second of imports, most of it while XLA compiles
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"], daemon=True).start()
-    _keep_compilations()
+    keep_compilations(0)  # every program is small here, and starting quickly is what counts
     if arguments.stream:
         from cann_jax.dual.stream import run_stream
 
@@ -73,17 +73,6 @@ def _read_problem(arguments):
         prompt_weights=prompt_weights(table, columns, arguments.scores),
         reward_clip=flags.clip_bounds(arguments).get(columns.reward),
     )
-
-
-def _keep_compilations() -> None:
-    """XLA programs survive in the user's cache folder; only the first start ever compiles."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "cann_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 if __name__ == "__main__":

@@ -95,10 +95,11 @@ def _curve_columns(names: tuple[str, ...], along: str, curve: Curve) -> dict:
 
 def print_table(found: Analysis, said: list[str], stream=None) -> None:
     """What a person reads at a glance."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=stream, highlight=False, width=None if stream is None else 110)
+    from cann_jax.console import console as standard_output
+
+    console = standard_output(stream)
     table = Table(title=f"beta = {found.beta:g}", title_justify="left")
     for heading in ("constraint", "margin", "largest", "lambda*", "improvement"):
         table.add_column(heading, justify="left" if heading == "constraint" else "right", overflow="fold")
