@@ -11,7 +11,6 @@ from flax import nnx
 from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.layers import LoraParam
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,3 @@ def _lora_update(decoder: Decoder, state: dict, path: tuple[str, ...], layer: in
         module = getattr(module, part)
     a, b = (np.asarray(state[(*path, "lora", name)][layer], np.float32) for name in ("a", "b"))
     return a @ b * module.lora.scale
-
-
-def base_and_adapters(decoder: Decoder):
-    """(graph, adapter state, base state): what is split once and then lives outside the module."""
-    return nnx.split(decoder, LoraParam, ...)
