@@ -25,6 +25,9 @@ setup(
         "transformers>=5",
         "tokenizers",
         "tensorflow-datasets",
+        "array-record",
+        "importlib-resources",  # tensorflow-datasets imports it and declares it for old Pythons only
+        "huggingface-hub",
         "jaxopt",
         "jsonargparse[signatures]",
         "docstring-parser",

@@ -14,7 +14,7 @@ from cann_jax.errors import InputError
 from cann_jax.help import help_text
 from cann_jax.schema import SchemaError, from_mapping, nearest
 
-STAGES = ("sample", "score", "dual", "align", "evaluate")
+STAGES = ("pairs", "sample", "score", "dual", "align", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Options:
     """What to do with the configuration.
 
     Args:
-        stages: The stages asked for, in the order of the run; None for all.
+        stages: The stages to run, in their order.
         dry_run: Check, and compute nothing.
     """
 
-    stages: tuple[str, ...] | None
+    stages: tuple[str, ...]
     dry_run: bool
 
 
@@ -65,7 +65,7 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
     for flag in overrides:
         values = _overridden(values, flag[0].split("."), flag)
     config = _build(lambda: _run_config(values), command.config, [key for key, _ in overrides])
-    return config, Options(_stages(command.stages), command.dry_run)
+    return config, Options(_stages(command.stages, config), command.dry_run)
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
@@ -201,9 +201,11 @@ def _build(build: Callable[[], Any], file: str, overridden: Sequence[str]) -> An
         raise InputError(f"{'command line' if by_flag else file}: {error}") from None
 
 
-def _stages(text: str | None) -> tuple[str, ...] | None:
+def _stages(text: str | None, config: RunConfig) -> tuple[str, ...]:
+    """The stages of this configuration, or those of them that were asked for."""
+    there = tuple(name for name in STAGES if name != "pairs" or config.preferences is not None)
     if text is None:
-        return None
+        return there
     asked = [name.strip() for name in text.split(",")]
     for name in asked:
         if name not in STAGES:
@@ -211,4 +213,8 @@ def _stages(text: str | None) -> tuple[str, ...] | None:
                 f"command line: --stages: there is no stage {name!r}; did you mean {nearest(name, STAGES)}? "
                 f"The stages are {', '.join(STAGES)}"
             )
-    return tuple(name for name in STAGES if name in asked)
+        if name not in there:
+            raise InputError(
+                f"command line: --stages: the stage {name!r} needs the section preferences; add it"
+            )
+    return tuple(name for name in there if name in asked)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cann_jax.config_preferences import PreferencesConfig, check_preferences
 from cann_jax.errors import InputError
 from cann_jax.schema import SchemaError, dotted, from_mapping, nearest
 
@@ -37,6 +38,8 @@ class PromptsConfig:
         on_overlong: What happens to a prompt longer than ``max_tokens``.
         max_tokens: Longest prompt, template included, in tokens.
         template: ``chat`` for the tokenizer's chat template, or a text that holds ``{prompt}``.
+        next_turn: What follows ``template`` for a further turn of a dialogue: a text with ``{reply}`` and
+            ``{prompt}``; null refuses dialogues, but for the chat template, which writes them itself.
         system: System message of the chat template; null leaves the template's default.
         limit: Use only the first this many prompts of each file.
     """
@@ -46,6 +49,7 @@ class PromptsConfig:
     on_overlong: Literal["error", "drop", "truncate_prompt_left"]
     max_tokens: int = 512
     template: str = "chat"
+    next_turn: str | None = None
     system: str | None = None
     limit: int | None = None
 
@@ -327,6 +331,7 @@ class RunConfig:
         dual: The dual problem.
         align: The preference optimisation.
         evaluate: The measurement on held-out prompts.
+        preferences: Human preferences to train on; null where the pairs are samples.
         run_dir: Where runs lie.
         seed: Seed of every random choice.
     """
@@ -340,6 +345,7 @@ class RunConfig:
     dual: DualConfig = field(default_factory=DualConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    preferences: PreferencesConfig | None = None
     run_dir: str = "runs"
     seed: int = 0
 
@@ -352,6 +358,8 @@ def check_run(config: RunConfig) -> None:
     _check_constraints(config.constraints)
     _check_reference(config.sample)
     _check_alignment(config)
+    if config.preferences is not None:
+        check_preferences(config.preferences)
     if "{prompt}" not in config.prompts.template and config.prompts.template != "chat":
         raise InputError("prompts.template must be 'chat' or a text that holds {prompt}")
     if not 0 < config.evaluate.confidence < 1:

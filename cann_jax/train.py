@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax.cli import STAGES, parse_run, run_command
+from cann_jax.cli import parse_run, run_command
 from cann_jax.compilation import keep_compilations
 from cann_jax.stages.run import Run
 
@@ -28,11 +28,11 @@ def main(argv: Sequence[str]) -> None:
 
         return dry_run(run)
     run.write_config()
-    for name in options.stages or STAGES:
+    for name in options.stages:
         start = time.monotonic()
         _stage(name)(run)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    if "evaluate" in (options.stages or STAGES):
+    if "evaluate" in options.stages:
         from cann_jax.report import write_report
 
         write_report(run)

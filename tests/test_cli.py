@@ -59,7 +59,7 @@ def test_file_is_read_with_defaults(parse):
         "per_token": True,
     }
     assert config.constraints["safe"].scorer["clip"] == 1e-5
-    assert options == Options(stages=None, dry_run=False)
+    assert options == Options(("sample", "score", "dual", "align", "evaluate"), dry_run=False)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,7 @@ def test_missing_key(mistake, tmp_path, gone, problem):
         (["--dual.beta", "hello"], "command line: dual.beta is 'hello'; it must be a finite number"),
         (["--name.x", "1"], "--name.x: name is 'trial' and holds no keys"),
         (["--stages", "sample,scor"], "no stage 'scor'; did you mean score?"),
+        (["--stages", "pairs"], "the stage 'pairs' needs the section preferences; add it"),
         (["--config", "other.yaml"], "--config is given twice"),
         (["--dry_run", "maybe"], "dry_run is 'maybe'; it must be true or false"),
         (["--reward.scorer.kind", "relevnce"], "reward.scorer.kind is 'relevnce'; did you mean relevance?"),
@@ -271,7 +272,7 @@ def test_complete_scorers_build_the_same_again(parse):
 
 
 def test_help_names_every_key_with_its_meaning(parse, capsys):
-    config = parse()[0]
+    config = parse("--preferences", "{dataset: hh_rlhf, on_overlong: drop}")[0]
     with pytest.raises(SystemExit) as stopped:
         parse_run(["--help"])
     text = capsys.readouterr().out

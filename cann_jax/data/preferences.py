@@ -2,19 +2,66 @@
 
 import numpy as np
 
+from cann_jax.errors import InputError
 
-def prompts_of_step(step: int, prompts: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+WINDOW = 32  # steps whose items are sorted by length: enough to save most padding, and still a shuffle
+
+
+def prompts_of_step(
+    step: int, prompts: int, size: int, seed: int, lengths: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Epochs (size,) and prompt indices (size,) of a step.
 
     Steps walk through one permutation an epoch, drawn from (seed, epoch); a step may span several epochs.
+
+    Args:
+        step: The step.
+        prompts: How many there are.
+        size: Of a step.
+        seed: Of the order.
+        lengths: (prompts,) tokens; where given, the items of a step are of similar length.
     """
     epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), prompts)
-    orders = {epoch: _order(prompts, seed, epoch) for epoch in np.unique(epochs)}
+    orders = {epoch: _order(prompts, size, seed, epoch, lengths) for epoch in np.unique(epochs)}
     return epochs, np.array([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)])
 
 
-def _order(prompts: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, int(epoch)]).permutation(prompts)
+def _order(prompts: int, size: int, seed: int, epoch: int, lengths: np.ndarray | None) -> np.ndarray:
+    random = np.random.default_rng([seed, int(epoch)])
+    order = random.permutation(prompts)
+    return order if lengths is None else _by_length(order, lengths, size, random)
+
+
+def _by_length(order: np.ndarray, lengths: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """Sort within windows, and shuffle the steps of each: else every window would begin with its shortest."""
+    windows = []
+    for start in range(0, len(order), WINDOW * size):
+        window = order[start : start + WINDOW * size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        whole = len(window) // size
+        steps = random.permutation(window[: whole * size].reshape(whole, size))
+        windows += [steps.reshape(-1), window[whole * size :]]
+    return np.concatenate(windows)
+
+
+def host_rows(size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a step that one host reads: disjoint from the others', and all of them together.
+
+    Args:
+        size: Rows of the step, over all hosts.
+        process_index: This host.
+        process_count: Hosts.
+
+    Raises:
+        InputError: the rows cannot be shared evenly.
+    """
+    if size % process_count:
+        raise InputError(
+            f"align.prompts_per_step is {size} and there are {process_count} hosts; "
+            "use a multiple of their number"
+        )
+    share = size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
 
 
 def steps_in(epochs: int, prompts: int, size: int) -> int:

@@ -1,8 +1,9 @@
 """Prompts: read from JSON lines, put into the model's template, turned into ids once."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -14,12 +15,32 @@ from cann_jax.padding import bucketed
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn of a dialogue; ``role`` as chat templates call it."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """One prompt as the file gives it."""
+    """One prompt as the file gives it: the last user turn, and the turns before it where there are any."""
 
     id: str
     text: str
     group: str | None = None
+    earlier: tuple[Turn, ...] = ()
+
+
+class Template(Protocol):
+    """How a dialogue becomes text; the fields of ``PromptsConfig`` that say it."""
+
+    @property
+    def template(self) -> str: ...
+    @property
+    def next_turn(self) -> str | None: ...
+    @property
+    def system(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,7 @@ def encode_prompts(prompts, tokenizer, config: PromptsConfig, room: int) -> Enco
         raise InputError("sample.max_new_tokens leaves no room for a prompt in the model's context; lower it")
     kept, ids, dropped, truncated = [], [], 0, 0
     for prompt in prompts:
-        row = prompt_ids(prompt.text, tokenizer, config)
+        row = prompt_ids(prompt.text, tokenizer, config, prompt.earlier)
         if len(row) > longest and config.on_overlong == "error":
             raise InputError(
                 f"prompt {prompt.id!r} has {len(row)} tokens, {longest} fit; shorten it, "
@@ -123,8 +144,13 @@ def encode_prompts(prompts, tokenizer, config: PromptsConfig, room: int) -> Enco
             dropped += 1
             continue
         if len(row) > longest:
-            row = _truncated(prompt, tokenizer, config, longest)
+            row = truncated_ids(prompt, tokenizer, config, longest)
             truncated += 1
+            if row is None:
+                raise InputError(
+                    f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; "
+                    "raise prompts.max_tokens"
+                )
         kept.append(prompt)
         ids.append(row)
     if not kept:
@@ -132,17 +158,40 @@ def encode_prompts(prompts, tokenizer, config: PromptsConfig, room: int) -> Enco
     return EncodedPrompts(tuple(kept), tuple(ids), dropped, truncated)
 
 
-def prompt_ids(text: str, tokenizer, config: PromptsConfig) -> np.ndarray:
+def prompt_ids(text: str, tokenizer, config: Template, earlier: Sequence[Turn] = ()) -> np.ndarray:
     """Ids of one prompt in the template, with one BOS where the tokenizer has one.
 
+    Args:
+        text: The last user turn.
+        tokenizer: A transformers tokenizer.
+        config: The template.
+        earlier: The turns before it.
+
     Raises:
-        InputError: ``template`` is ``chat`` and the tokenizer has no chat template, or one that refuses.
+        InputError: ``template`` is ``chat`` and the tokenizer has no chat template, or one that refuses; or
+            it is a text, and the dialogue has several turns that ``next_turn`` does not say how to write.
     """
     if config.template == "chat":
-        return np.array(_chat_ids(text, tokenizer, config.system), np.int32)
-    # Not str.format: the prompt and the template may hold braces of their own.
-    ids = tokenizer(config.template.replace("{prompt}", text), add_special_tokens=False)["input_ids"]
+        return np.array(_chat_ids(text, tokenizer, config.system, earlier), np.int32)
+    ids = tokenizer(_written(text, config, earlier), add_special_tokens=False)["input_ids"]
     return np.array(_with_one_bos(ids, tokenizer), np.int32)
+
+
+def _written(text: str, config: Template, earlier: Sequence[Turn]) -> str:
+    """The dialogue in a text template."""
+    roles = [turn.role for turn in earlier]
+    if (config.next_turn is None and earlier) or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise InputError(
+            "a dialogue has several turns, which prompts.template cannot write; set prompts.next_turn to a "
+            "text with {reply} and {prompt}, or prompts.template to chat"
+        )
+    users = [*(turn.text for turn in earlier[::2]), text]
+    # Not str.format: the prompt and the template may hold braces of their own.
+    pieces = [config.template.replace("{prompt}", users[0])]
+    for reply, user in zip(earlier[1::2], users[1:], strict=True):
+        before, _, after = str(config.next_turn).partition("{reply}")
+        pieces.append(before + reply.text + after.replace("{prompt}", user))
+    return "".join(pieces)
 
 
 def _with_one_bos(ids: list[int], tokenizer) -> list[int]:
@@ -152,13 +201,13 @@ def _with_one_bos(ids: list[int], tokenizer) -> list[int]:
     return [bos, *ids] if adds and ids[:1] != [bos] else ids
 
 
-def _chat_ids(text: str, tokenizer, system: str | None) -> list[int]:
+def _chat_ids(text: str, tokenizer, system: str | None, earlier: Sequence[Turn]) -> list[int]:
     if not tokenizer.chat_template:
         raise InputError(
             "prompts.template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
         )
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": text})
+    messages += [{"role": turn.role, "content": turn.text} for turn in (*earlier, Turn("user", text))]
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     except TemplateError as error:
@@ -167,15 +216,28 @@ def _chat_ids(text: str, tokenizer, system: str | None) -> list[int]:
         ) from None
 
 
-def _truncated(prompt: Prompt, tokenizer, config: PromptsConfig, longest: int) -> np.ndarray:
-    """Cut the prompt's own text on the left; the template stays whole."""
-    words = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-    cut = 0
+def truncated_ids(prompt: Prompt, tokenizer, config: Template, longest: int) -> np.ndarray | None:
+    """Ids of a prompt cut on the left: first whole turns, then the text of the last; the template stays.
+
+    Returns:
+        At most ``longest`` ids, or None where the template alone has more.
+    """
+    earlier = prompt.earlier
+    while earlier:
+        earlier = _from_next_user_turn(earlier)
+        row = prompt_ids(prompt.text, tokenizer, config, earlier)
+        if len(row) <= longest:
+            return row
+    words, cut = tokenizer(prompt.text, add_special_tokens=False)["input_ids"], 0
     while cut < len(words):
         row = prompt_ids(tokenizer.decode(words[cut:]), tokenizer, config)
         if len(row) <= longest:
             return row
         cut += len(row) - longest
-    raise InputError(
-        f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; raise prompts.max_tokens"
-    )
+    return None
+
+
+def _from_next_user_turn(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns from the second user turn on: chat templates may refuse another role in front."""
+    users = [index for index, turn in enumerate(turns) if turn.role == "user" and index > 0]
+    return turns[users[0] :] if users else ()

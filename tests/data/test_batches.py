@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from cann_jax.data.preferences import extreme_responses, prompts_of_step, random_responses, steps_in
+from cann_jax.data.preferences import (
+    extreme_responses,
+    host_rows,
+    prompts_of_step,
+    random_responses,
+    steps_in,
+)
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import responses_from_table, responses_table
+from cann_jax.errors import InputError
 from cann_jax.sampling.generate import Samples
 from tests.tiny_models import tiny_tokenizer
 
@@ -73,3 +80,28 @@ def test_random_responses_are_without_replacement_and_new_in_each_epoch():
     share = np.bincount(drawn.ravel(), minlength=16) / drawn.size
     assert np.abs(share - 1 / 16).max() < 0.02
     np.testing.assert_array_equal(drawn[1, 7], random_responses(7, 16, 4, 0, 1))
+
+
+def test_steps_of_similar_length_still_see_everything_once_and_in_another_order():
+    lengths = np.random.default_rng(0).integers(10, 500, 403)
+    epochs = []
+    for epoch in range(2):
+        steps = [
+            prompts_of_step(step, 403, 4, 0, lengths)[1] for step in range(101 * epoch, 101 * (epoch + 1))
+        ]
+        epochs.append(np.array(steps))
+    first = np.concatenate([epochs[0].ravel(), epochs[1].ravel()])[:403]
+    assert sorted(first) == list(range(403))
+    assert not np.array_equal(*epochs)
+    longest = lengths[epochs[0]].max(1).sum()
+    shuffled = np.array([prompts_of_step(step, 403, 4, 0)[1] for step in range(101)])
+    assert longest < 0.75 * lengths[shuffled].max(1).sum()
+    # Lengths go up and down from step to step, not up within each window.
+    assert 0.3 < (np.diff(lengths[epochs[0]].max(1)[:32]) > 0).mean() < 0.7
+
+
+def test_hosts_share_a_step():
+    rows = [np.arange(12)[host_rows(12, host, 3)].tolist() for host in range(3)]
+    assert np.concatenate(rows).tolist() == list(range(12)) and {len(row) for row in rows} == {4}
+    with pytest.raises(InputError, match="prompts_per_step is 12 and there are 5 hosts; use a multiple"):
+        host_rows(12, 0, 5)

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = ("sample", "score", "dual", "align", "evaluate")
+STAGES = ("sample", "score", "dual", "align", "evaluate")  # without preference data
 
 
 def write_prompts(path: Path, count: int, word: str) -> str:

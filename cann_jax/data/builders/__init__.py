@@ -1,0 +1,1 @@
+"""Preference data sets as TFDS builders: prepared once to ArrayRecord, without TensorFlow."""

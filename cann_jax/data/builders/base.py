@@ -1,0 +1,145 @@
+"""What every preference data set shares: canonical features, local copies, downloads, ArrayRecord."""
+
+import contextlib
+import hashlib
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cann_jax.artifacts import fingerprint_file, fingerprint_json, writing
+from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.data.builders.files import HELDOUT, TRAIN, by_part, hub_urls, local_files, rows
+from cann_jax.data.builders.records import Unusable, record
+from cann_jax.errors import InputError
+
+_LABEL = np.int8
+
+
+class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A preference data set in the canonical form of ``records.record``.
+
+    Its splits are ``train`` and ``heldout``: the source's own test files, or else a share of the prompts,
+    told apart by a hash of the prompt, so that no prompt stands on both sides.
+
+    Args:
+        settings: Which data, and how they are read.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    REPOSITORY: ClassVar[str | None] = None
+    EXCLUDED: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, settings: PreferencesConfig):
+        self.settings = settings
+        self.sources = self._sources()
+        self.parts = by_part(self.sources, settings.subset, self.EXCLUDED)
+        config = tfds.core.BuilderConfig(name=self._identity(), version=self.VERSION)
+        # It warns of every configuration that its own catalogue does not list.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        with writing(settings.prepared or "the folder of TFDS"):
+            super().__init__(config=config, data_dir=settings.prepared, file_format="array_record")
+
+    def chosen_is(self, name: str) -> str | None:
+        """The dimension that ``chosen`` of this file is preferred on; None where nothing says it."""
+        return self.settings.chosen_is
+
+    def prepare(self) -> None:
+        """Download and write ArrayRecord files, unless that was done before.
+
+        Raises:
+            InputError: a download fails, a row is malformed, or nothing is left.
+        """
+        tfds.disable_progress_bar()
+        # TFDS prints banners with absolute paths; the one line that a user needs is printed by the caller.
+        with writing(self.data_path), contextlib.redirect_stdout(io.StringIO()):
+            self.download_and_prepare()
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        features = {
+            "id": text,
+            "turns": tfds.features.Sequence({"role": text, "text": text}),
+            "response_0": text,
+            "response_1": text,
+            **dict.fromkeys(("better", "safer", "safe_0", "safe_1", "harms_known"), _LABEL),
+            "harms_0": tfds.features.Sequence(text),
+            "harms_1": tfds.features.Sequence(text),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,  # the order of the source; training draws its own
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        paths = self._paths(dl_manager)
+        kept, counts = self._records(paths)
+        self.info.metadata.update(left_out=dict(counts))
+        for part, found in kept.items():
+            if not found:
+                left_out = "; ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
+                raise InputError(
+                    f"preferences: no pair is left in the part {part!r} ({left_out}); give more data"
+                )
+        return {part: iter(enumerate(found)) for part, found in kept.items()}
+
+    def _generate_examples(self):
+        """``_split_generators`` has them already: a malformed row must stop before anything is written."""
+        raise NotImplementedError
+
+    def _sources(self) -> dict[str, Any]:
+        if self.settings.path is not None:
+            return local_files(self.settings.path)
+        assert self.REPOSITORY is not None  # the configuration's check asks for a path
+        return hub_urls(self.REPOSITORY, self.settings.revision)
+
+    def _identity(self) -> str:
+        """A name for what is prepared: other files, or another reading of them, get another folder."""
+        asked, local = self.settings, self.settings.path is not None
+        files = {
+            name: fingerprint_file(self.sources[name]) if local else self.sources[name]
+            for part in self.parts.values()
+            for name in part
+        }
+        return fingerprint_json([files, asked.chosen_is, asked.heldout])[:16]
+
+    def _paths(self, dl_manager) -> dict[str, Path]:
+        wanted = {name: self.sources[name] for part in self.parts.values() for name in part}
+        if self.settings.path is not None:
+            return wanted
+        try:
+            return dl_manager.download(wanted)
+        except Exception as error:  # of requests, urllib or TFDS, by what went wrong
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.REPOSITORY} cannot be downloaded ({reason}); give preferences.path a local copy"
+            ) from None
+
+    def _records(self, paths: dict[str, Path]) -> tuple[dict[str, list[dict]], Counter]:
+        kept: dict[str, list[dict]] = {TRAIN: [], HELDOUT: []}
+        counts: Counter[str] = Counter()
+        split = not self.parts[HELDOUT]
+        for part, names in self.parts.items():
+            for name in names:
+                for where, row in rows(name, paths[name]):
+                    try:
+                        found = record(where, row, self.chosen_is(name))
+                    except Unusable as reason:
+                        counts[str(reason)] += 1
+                        continue
+                    held = split and is_heldout(found["turns"], self.settings.heldout)
+                    kept[HELDOUT if held else part].append(found)
+        return kept, counts
+
+
+def is_heldout(turns: list[dict[str, str]], share: float) -> bool:
+    """Whether a prompt is held out: a function of its text alone, true for about ``share`` of all prompts."""
+    text = "\x00".join(turn["text"] for turn in turns)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) < share * 2**32

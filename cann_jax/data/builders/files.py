@@ -1,0 +1,142 @@
+"""Files of preference data, here or on the Hugging Face Hub, and their rows."""
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cann_jax.errors import InputError
+
+TRAIN, HELDOUT = "train", "heldout"
+_HELDOUT_WORDS = ("test", "eval", "validation", "heldout")
+_OPEN = {".gz": gzip.open, ".xz": lzma.open}
+_KINDS = (".parquet", ".jsonl", ".json")
+
+
+def is_data(name: str) -> bool:
+    """Whether a file's name is that of a table that ``rows`` reads."""
+    path = PurePosixPath(name)
+    if path.suffix in _OPEN:
+        path = path.with_suffix("")
+    return path.suffix in _KINDS
+
+
+def local_files(path: str) -> dict[str, Path]:
+    """Paths by name, relative to a folder; a file stands for itself.
+
+    Raises:
+        InputError: nothing is there, or nothing that can be read.
+    """
+    where = Path(path)
+    if where.is_file() and is_data(where.name):
+        return {where.name: where}
+    found = {
+        str(file.relative_to(where)): file
+        for file in sorted(where.rglob("*"))
+        if file.is_file() and is_data(file.name)
+    }
+    if not found:
+        raise InputError(
+            f"preferences.path {path!r} is no .parquet, .jsonl or .jsonl.gz file and no folder that holds "
+            "one; check the spelling"
+        )
+    return found
+
+
+def hub_urls(repository: str, revision: str) -> dict[str, str]:
+    """Addresses by name of the data files of a data set on the Hugging Face Hub.
+
+    Raises:
+        InputError: the Hub cannot be reached, or has no such data set or revision.
+    """
+    from huggingface_hub import HfApi, hf_hub_url
+
+    try:
+        names = HfApi().list_repo_files(repository, repo_type="dataset", revision=revision)
+    except Exception as error:  # httpx, requests and the Hub's own errors share no narrower base
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the Hub does not list {repository} at {revision!r} ({reason}); "
+            "give preferences.path a local copy"
+        ) from None
+    return {
+        name: hf_hub_url(repository, name, repo_type="dataset", revision=revision)
+        for name in sorted(names)
+        if is_data(name)
+    }
+
+
+def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Names by the part of the data they belong to: train, or heldout for files of a test split.
+
+    Args:
+        names: File names with their folders.
+        subset: Only those below a folder of this name.
+        excluded: Folders of other kinds of data.
+
+    Raises:
+        InputError: no file is left.
+    """
+    names = list(names)
+    folders = {name: PurePosixPath(name).parts[:-1] for name in names}
+    wanted = [name for name in names if not set(folders[name]) & set(excluded)]
+    chosen = [name for name in wanted if subset is None or subset in folders[name]]
+    if not chosen:
+        there = ", ".join(sorted({part for name in wanted for part in folders[name]})) or "none"
+        raise InputError(f"preferences.subset is {subset!r} and no folder has that name; there are: {there}")
+    parts: dict[str, list[str]] = {TRAIN: [], HELDOUT: []}
+    for name in chosen:
+        words = PurePosixPath(name).parts[-2:]
+        heldout = any(word.lower().startswith(_HELDOUT_WORDS) for word in words)
+        parts[HELDOUT if heldout else TRAIN].append(name)
+    if not parts[TRAIN]:  # a single file that is called test is all there is
+        parts = {TRAIN: parts[HELDOUT], HELDOUT: []}
+    return parts
+
+
+def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a file, each with the place to name in a message.
+
+    Args:
+        name: What the file is called; its ending says what it is.
+        path: Where it lies.
+
+    Raises:
+        InputError: it cannot be read, or a line is no JSON object.
+    """
+    try:
+        yield from _parquet(name, path) if name.endswith(".parquet") else _json_lines(name, path)
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} cannot be read ({reason}); copy the file anew") from None
+
+
+def _parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    for batch in pq.ParquetFile(path).iter_batches(1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{name}:{number}", row
+
+
+def _json_lines(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    opened = _OPEN.get(PurePosixPath(name).suffix, open)(path, "rt", encoding="utf-8", newline="\n")
+    with opened as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{name}:{number}", _object(f"{name}:{number}", line)
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: no valid JSON ({error}); give one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: no JSON object; give one JSON object a line")
+    return row

@@ -1,0 +1,108 @@
+"""Prepared preference pairs, read by grain from ArrayRecord."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import grain
+
+from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.data.builders.files import HELDOUT, TRAIN
+from cann_jax.data.builders.records import ABSENT
+from cann_jax.data.prompts import Prompt, Turn
+
+Part = Literal["train", "heldout"]
+Dimension = Literal["better", "safer"]
+PARTS: tuple[Part, ...] = (TRAIN, HELDOUT)
+
+BUILDERS = {
+    "pku_safe_rlhf_30k": "pku_safe_rlhf:PkuSafeRlhf30k",
+    "pku_safe_rlhf": "pku_safe_rlhf:PkuSafeRlhf",
+    "hh_rlhf": "hh_rlhf:HhRlhf",
+    "local": "local:Local",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt, and what people said of them.
+
+    Args:
+        prompt: The dialogue up to the last user turn; its id is the file and row that the pair comes from.
+        responses: Their texts.
+        better: Index of the more helpful response; -1 where the data do not say.
+        safer: Index of the less harmful response; -1 where the data do not say.
+        safe: For each response 1 safe, 0 unsafe, -1 where the data do not say.
+        harms: For each response its harm categories; None where the data have no such columns.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, str]
+    better: int
+    safer: int
+    safe: tuple[int, int]
+    harms: tuple[tuple[str, ...], tuple[str, ...]] | None
+
+    @property
+    def contradictory(self) -> bool:
+        """The response called safer is the only one called unsafe."""
+        return self.safer != ABSENT and self.safe[self.safer] == 0 and self.safe[1 - self.safer] == 1
+
+
+@dataclass(frozen=True)
+class PreparedPairs:
+    """A prepared data set.
+
+    Args:
+        name: Identity of what was prepared: it changes with the files' content and with how they were read.
+        parts: Pairs by part, in the order of the source.
+        left_out: How many rows could not be used, by reason.
+    """
+
+    name: str
+    parts: Mapping[Part, grain.MapDataset]
+    left_out: Mapping[str, int]
+
+
+def prepare_pairs(config: PreferencesConfig, process_index: int = 0, process_count: int = 1) -> PreparedPairs:
+    """Prepare a preference data set to ArrayRecord, unless it was done before, and open it.
+
+    Args:
+        config: Which data.
+        process_index: This host.
+        process_count: Hosts; each reads every ``process_count``-th pair, and no pair twice.
+
+    Raises:
+        InputError: a download fails, a file or a row is malformed, or a part is empty.
+    """
+    module, _, name = BUILDERS[config.dataset].partition(":")
+    # Imported late: TFDS takes a third of a second, and most runs have no preference data.
+    builder = getattr(import_module(f"cann_jax.data.builders.{module}"), name)(config)
+    builder.prepare()
+    parts: dict[Part, grain.MapDataset] = {}
+    for part in PARTS:
+        every = grain.MapDataset.source(builder.as_data_source(part))
+        parts[part] = every[: config.limit][process_index::process_count].map(_pair)
+    return PreparedPairs(
+        f"{builder.name}/{builder.builder_config.name}", parts, builder.info.metadata["left_out"]
+    )
+
+
+def _pair(record: Mapping[str, Any]) -> Pair:
+    roles, texts = (_texts(record["turns"][key]) for key in ("role", "text"))
+    turns = tuple(Turn(role, text) for role, text in zip(roles, texts, strict=True))
+    prompt = Prompt(record["id"].decode(), turns[-1].text, earlier=turns[:-1])
+    harms = tuple(tuple(_texts(record[f"harms_{i}"])) for i in (0, 1))
+    return Pair(
+        prompt=prompt,
+        responses=tuple(record[f"response_{i}"].decode() for i in (0, 1)),
+        better=int(record["better"]),
+        safer=int(record["safer"]),
+        safe=(int(record["safe_0"]), int(record["safe_1"])),
+        harms=harms if record["harms_known"] else None,
+    )
+
+
+def _texts(values: Iterable[bytes]) -> list[str]:
+    return [value.decode() for value in values]

@@ -1,0 +1,49 @@
+"""Small made-up preference files in the layouts of the public data sets."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def pku_row(number: int, **changes) -> dict:
+    """Response 0 is better and unsafe, response 1 is safer and safe."""
+    row = {
+        "prompt": f"How do I do task {number}?",
+        "response_0": f"Do step {number}, and then the rest of it at once.",
+        "response_1": f"I would ask somebody about {number}.",
+        "better_response_id": 0,
+        "safer_response_id": 1,
+        "is_response_0_safe": False,
+        "is_response_1_safe": True,
+        "response_0_harm_category": {"Drugs": True, "Cybercrime": False, "Animal Abuse": True},
+        "response_1_harm_category": {"Drugs": False, "Cybercrime": False, "Animal Abuse": False},
+    }
+    row |= changes
+    return {name: value for name, value in row.items() if value is not ...}
+
+
+def dialogue(*turns: str) -> str:
+    """Turns from a human's on, as hh-rlhf writes them."""
+    speakers = ("Human", "Assistant")
+    return "".join(f"\n\n{speakers[index % 2]}: {text}" for index, text in enumerate(turns))
+
+
+def hh_row(number: int) -> dict:
+    start = ("Hello", "Hi there", f"Tell me about {number}") if number % 2 else (f"Tell me about {number}",)
+    return {"chosen": dialogue(*start, f"Gladly: {number}"), "rejected": dialogue(*start, "No.")}
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path

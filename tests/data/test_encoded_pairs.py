@@ -1,0 +1,131 @@
+"""Pairs as ids: template, end token, limits, counts, and the way through a table."""
+
+import numpy as np
+import pytest
+
+from cann_jax.config import PromptsConfig
+from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
+from cann_jax.data.pairs import Pair
+from cann_jax.data.prompts import Prompt, Turn, prompt_ids
+from cann_jax.errors import InputError
+from tests.tiny_models import tiny_tokenizer
+
+EARLIER = (Turn("user", "Hello"), Turn("assistant", "Hi there"))
+BEAVER = {
+    "template": "BEGIN: USER: {prompt} ASSISTANT:",
+    "next_turn": "{reply}<|end|>USER: {prompt} ASSISTANT:",
+}
+
+
+def pair(name="f:1", text="Why {x}?", responses=("Because.", "No idea"), earlier=(), **changes) -> Pair:
+    values = {"better": 0, "safer": 1, "safe": (1, 1), "harms": (("Drugs",), ()), **changes}
+    return Pair(Prompt(name, text, earlier=earlier), responses, **values)
+
+
+def encode(pairs, on_overlong="error", max_tokens=512, context=4096, template=None, tokenizer=None):
+    settings = PreferencesConfig("local", on_overlong, "x", max_tokens=max_tokens)
+    prompts = PromptsConfig("", "", "error", **(template or {}))
+    return encode_pairs(pairs, tokenizer or tiny_tokenizer(), prompts, settings, context)
+
+
+def test_ids_texts_and_labels_through_a_table():
+    table, counts = encode([pair(), pair("f:2", "Hm?", better=-1, harms=None, earlier=EARLIER)])
+    found, tokenizer = pairs_from_table(table), tiny_tokenizer()
+    assert found.ids == ["f:1", "f:2"] and found.better.tolist() == [0, -1] and found.safer.tolist() == [1, 1]
+    assert found.texts[0] == ["Because.", "No idea"] and found.safe.tolist() == [[1, 1], [1, 1]]
+    assert tokenizer.decode(found.response_ids[0][1]) == "No idea<|end|>"
+    written = "<|bos|><|user|>Hello<|end|><|assistant|>Hi there<|end|><|user|>Hm?<|end|><|assistant|>"
+    assert tokenizer.decode(found.prompt_ids[1]) == written
+    assert not +counts
+    assert found.lengths[0] == len(found.prompt_ids[0]) + sum(map(len, found.response_ids[0]))
+
+
+def test_two_responses_to_each_prompt_for_scorers():
+    table, _ = encode([pair(), pair("f:2", responses=("a", "A longer answer"))])
+    found = pairs_from_table(table)
+    responses = found.responses()
+    assert responses.shape == (2, 2) and responses.flat_texts() == [
+        "Because.",
+        "No idea",
+        "a",
+        "A longer answer",
+    ]
+    for n, k in np.ndindex(2, 2):
+        row = responses.tokens[n, k, : responses.lengths[n, k]]
+        np.testing.assert_array_equal(row, found.response_ids[n][k])
+    assert [prompt.id for prompt in responses.prompts.prompts] == ["f:1", "f:2"]
+
+
+def test_text_template_for_dialogues():
+    tokenizer = tiny_tokenizer()
+    table, _ = encode([pair("f:1", earlier=EARLIER)], template=BEAVER)
+    written = "<|bos|>BEGIN: USER: Hello ASSISTANT:Hi there<|end|>USER: Why {x}? ASSISTANT:"
+    assert tokenizer.decode(pairs_from_table(table).prompt_ids[0]) == written
+    single = {"template": BEAVER["template"]}
+    with pytest.raises(InputError, match=r"set prompts\.next_turn to a text with"):
+        encode([pair(earlier=EARLIER)], template=single)
+    with pytest.raises(InputError, match="several turns"):
+        encode([pair(earlier=(Turn("system", "x"), *EARLIER[:1]))], template=BEAVER)
+
+
+def test_what_is_odd_is_counted():
+    same, empty = pair("f:1", responses=("a", "a")), pair("f:2", responses=(" ", ""))
+    contradictory = pair("f:3", safer=0, safe=(0, 1))
+    assert contradictory.contradictory and not pair(safer=0, safe=(0, 0)).contradictory
+    table, counts = encode([same, empty, contradictory])
+    assert {what.split(" (")[0]: count for what, count in counts.items()} == {
+        "pairs of identical responses left out": 1,
+        "empty responses": 2,
+        "contradictory labels": 1,
+    }
+    found = pairs_from_table(table)
+    assert found.ids == ["f:2", "f:3"]
+    assert found.response_ids[0][1].tolist() == [tiny_tokenizer().eos_token_id]
+
+
+LONG = pair("f:9", "Write a short note to thank a neighbour. " * 3 + "END", earlier=(*EARLIER, *EARLIER))
+
+
+def test_overlong_is_an_error_that_names_the_row():
+    with pytest.raises(
+        InputError, match=r"f:9: the prompt has \d+ tokens, its longer response leaves \d+; raise"
+    ):
+        encode([LONG], max_tokens=40)
+    assert encode([LONG])[0].num_rows == 1
+
+
+def test_overlong_is_dropped():
+    table, counts = encode([LONG, pair()], "drop", max_tokens=60)
+    assert table.num_rows == 1 and counts["overlong pairs dropped (preferences.on_overlong)"] == 1
+    with pytest.raises(InputError, match=r"no pair is left \(1 overlong pairs dropped"):
+        encode([LONG], "drop", context=40)
+
+
+@pytest.mark.parametrize("room", [40, 100])
+def test_overlong_loses_its_first_turns_first(room):
+    tokenizer = tiny_tokenizer()
+    fits = len(prompt_ids(LONG.prompt.text, tokenizer, PromptsConfig("", "", "error"), EARLIER)) + 9
+    table, counts = encode([LONG], "truncate_prompt_left", max_tokens=room)
+    row = tokenizer.decode(pairs_from_table(table).prompt_ids[0])
+    assert counts["overlong prompts cut on the left (preferences.on_overlong)"] == 1
+    assert row.startswith("<|bos|><|user|>") and row.endswith("END<|end|><|assistant|>")
+    assert row.count("<|user|>") == (2 if room >= fits else 1)
+
+
+def test_a_response_that_leaves_no_room_is_dropped():
+    huge = pair("f:5", responses=("word " * 60, "b"))
+    table, counts = encode([huge, pair()], "truncate_prompt_left", max_tokens=40)
+    assert table.num_rows == 1 and counts["overlong pairs dropped (preferences.on_overlong)"] == 1
+
+
+def test_missing_labels_and_end_token():
+    found = pairs_from_table(encode([pair(better=-1), pair("f:2"), pair("f:3", better=-1)])[0])
+    assert labelled(found, "better").tolist() == [1] and labelled(found, "safer").tolist() == [0, 1, 2]
+    none = pairs_from_table(encode([pair(better=-1)])[0])
+    with pytest.raises(InputError, match="have no 'better' labels, which this configuration needs"):
+        labelled(none, "better")
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end token"):
+        encode([pair()], tokenizer=tokenizer)
