@@ -93,7 +93,7 @@ def _open_folder(folder: Path) -> ModelFiles:
     files = sources.folder_files(folder)
     tokenizer = folder_tokenizer(folder)
     every = (*files, *(folder / name for name in BESIDE if (folder / name).exists()))
-    return _checked(ModelFiles(folder, config, tokenizer, sources.safetensors_readers(files), every))
+    return _checked(ModelFiles(folder, config, tokenizer, sources.folder_readers(files), every))
 
 
 def _open_gguf(path: Path) -> ModelFiles:

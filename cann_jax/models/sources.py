@@ -1,4 +1,4 @@
-"""Where weights come from: a folder of safetensors, or a GGUF file. Both end as readers by name."""
+"""Where weights come from: a folder of safetensors or pickled shards, or a GGUF file; all end as readers."""
 
 import json
 from collections.abc import Callable
@@ -10,19 +10,27 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cann_jax.errors import InputError
+from cann_jax.models.pickled import pickled_tensors
+
+Index = tuple[slice, ...]  # of the first so many dimensions; () is everything
 
 
 class Reader(NamedTuple):
-    """A tensor that lies in a file; calling it reads it."""
+    """A tensor that lies in a file; calling it reads it, or the part of it at an index."""
 
     shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
+    read: Callable[[Index], np.ndarray]
 
-    def __call__(self) -> np.ndarray:
-        return self.read()
+    def __call__(self, index: Index = ()) -> np.ndarray:
+        return self.read(index)
 
 
 Readers = dict[str, Reader]
+
+# Names of weights in the order in which transformers looks for them; a folder of pickles may hold others
+# that are no weights (optimizer.bin, training_args.bin).
+LAYOUTS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+SHARDS = {".safetensors": "*", ".bin": "pytorch_model*"}
 
 GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -60,21 +68,26 @@ def read_json(path: Path) -> dict:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, by its index where there is one.
+    """The files of a folder that hold weights, by its index where there is one; safetensors come first.
 
     Raises:
         InputError: there is none, one that the index names is missing, or the index leaves one out that
             transformers would read in its place.
     """
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.exists():
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-    else:
-        names = _indexed(index)
-        if single.exists() and single.name not in names:
-            raise InputError(
-                f"{folder} holds {single.name} and an index of other files; remove the stale one"
-            )
+    for stem, suffix in LAYOUTS:
+        index, single = folder / f"{stem}{suffix}.index.json", folder / f"{stem}{suffix}"
+        if index.exists():
+            return _indexed_files(index, single)
+        names = sorted(path.name for path in folder.glob(f"{SHARDS[suffix]}{suffix}"))
+        if names:
+            return [folder / name for name in names]
+    raise InputError(f"{folder}: model.safetensors is missing; copy the whole folder")
+
+
+def _indexed_files(index: Path, single: Path) -> list[Path]:
+    folder, names = index.parent, _indexed(index)
+    if single.exists() and single.name not in names:
+        raise InputError(f"{folder} holds {single.name} and an index of other files; remove the stale one")
     missing = [name for name in names if not (folder / name).exists()]
     if missing or not names:
         raise InputError(f"{folder}: {', '.join(missing) or single.name} is missing; copy the whole folder")
@@ -88,35 +101,43 @@ def _indexed(index: Path) -> list[str]:
     return sorted(set(places.values()))
 
 
-def safetensors_readers(files: list[Path]) -> Readers:
-    """A reader for every tensor of ``files``.
+def folder_readers(files: list[Path]) -> Readers:
+    """A reader for every tensor of ``files``, safetensors or pickles.
 
     Raises:
-        InputError: a corrupt file, or a tensor that two files hold.
+        InputError: a corrupt file, a tensor that two files hold, or a pickle of anything but tensors.
     """
     readers: Readers = {}
     for path in files:
-        for name, shape in _tensor_shapes(path).items():
+        found = _pickled(path) if path.suffix == ".bin" else _safetensors(path)
+        for name in found:
             if name in readers:
                 raise InputError(
                     f"{path}: {name} stands in another file of the folder too; remove the stale file"
                 )
-            readers[name] = Reader(shape, partial(_read_tensor, path, name))
+        readers |= found
     return readers
 
 
-def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _pickled(path: Path) -> Readers:
+    return {name: Reader(tensor.shape, tensor.read) for name, tensor in pickled_tensors(path).items()}
+
+
+def _safetensors(path: Path) -> Readers:
     try:
         with safe_open(path, framework="flax") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: Reader(tuple(file.get_slice(name).get_shape()), partial(_read_tensor, path, name))
+                for name in file.keys()  # noqa: SIM118
+            }
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is truncated or corrupt ({error}); copy it again") from None
 
 
-def _read_tensor(path: Path, name: str) -> np.ndarray:
+def _read_tensor(path: Path, name: str, index: Index) -> np.ndarray:
     # framework "flax" because numpy's own reader knows no bfloat16.
     with safe_open(path, framework="flax") as file:
-        return np.asarray(file.get_tensor(name))
+        return np.asarray(file.get_slice(name)[index] if index else file.get_tensor(name))
 
 
 def gguf_metadata(path: Path):
@@ -200,7 +221,7 @@ def _hugging_face_name(name: str) -> str | None:
     return None
 
 
-def _dequantize(tensor, heads: int | None, path: Path) -> np.ndarray:
+def _dequantize(tensor, heads: int | None, path: Path, index: Index) -> np.ndarray:
     import gguf
 
     try:
@@ -210,7 +231,8 @@ def _dequantize(tensor, heads: int | None, path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: {tensor.name} has type {kind}, which cannot be read; use another file"
         ) from None
-    return values if heads is None else _half_rotation_rows(values, heads)
+    values = values if heads is None else _half_rotation_rows(values, heads)
+    return values[index]
 
 
 def _half_rotation_rows(values: np.ndarray, heads: int) -> np.ndarray:
