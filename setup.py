@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 INOFFENSIVE = ["alt-profanity-check"]
-TESTS = ["pytest", "hypothesis", "ruff", "mypy", "torch"]
+TESTS = ["pytest", "hypothesis", "ruff", "mypy", "torch", "peft"]
 
 setup(
     name="cann-jax",
@@ -24,6 +24,7 @@ setup(
         "orbax-checkpoint",
         "transformers>=5",
         "tokenizers",
+        "huggingface-hub",
         "tensorflow-datasets",
         "array-record",
         "importlib-resources",  # tensorflow-datasets imports it and declares it for old Pythons only

@@ -20,12 +20,17 @@ class ModelConfig:
     """The reference model, and the starting point of the aligned one.
 
     Args:
-        path: A Hugging Face folder, a .gguf file, or ``embedded:smollm2-135m-instruct``.
+        path: A Hugging Face folder, a .gguf file, ``embedded:smollm2-135m-instruct``, or ``owner/name`` on
+            the Hub.
         dtype: Dtype of matrix products; log-probs, norms and sums are float32 always.
+        revision: Branch, tag or commit of a model on the Hub; null for its default branch.
+        adapter: Folder of a LoRA adapter in PEFT's format, merged into the model as it is read.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
+    revision: str | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -281,7 +286,8 @@ class AlignConfig:
             ``elementwise`` (matrix products are kept).
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: Checkpoints kept, 2 or more; only the next step shows that the newest is good.
-        export: Write the aligned model as a Hugging Face folder, ``align/model``.
+        export: ``merged`` writes the aligned model as a Hugging Face folder, ``align/model``; ``adapter``
+            writes its LoRA in PEFT's format, ``align/adapter``; or ``both``, or ``none``.
     """
 
     lora: LoraConfig | None = field(default_factory=LoraConfig)
@@ -295,7 +301,7 @@ class AlignConfig:
     rematerialise: Literal["everything", "elementwise"] = "everything"
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
-    export: bool = True
+    export: Literal["merged", "adapter", "both", "none"] = "merged"
 
 
 @dataclass(frozen=True)
@@ -431,3 +437,17 @@ def _check_alignment(config: RunConfig) -> None:
         raise InputError(f"align.keep_checkpoints is {align.keep_checkpoints}; use 2 or more")
     if align.lora is not None and not 0 <= align.lora.dropout < 1:
         raise InputError(f"align.lora.dropout is {align.lora.dropout}; use 0 up to, not including, 1")
+    _check_export(config)
+
+
+def _check_export(config: RunConfig) -> None:
+    export = config.align.export
+    if export not in ("adapter", "both"):
+        return
+    if config.align.lora is None:
+        raise InputError(f"align.export is {export} and align.lora null, so there is no adapter; use merged")
+    if config.model.adapter is not None:
+        raise InputError(
+            f"align.export is {export}, but model.adapter is a part of what the new adapter is trained on; "
+            "use merged, or give a model.path with the first adapter merged"
+        )

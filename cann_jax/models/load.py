@@ -1,5 +1,6 @@
 """From ``model.path`` to a decoder and its tokenizer."""
 
+import dataclasses
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from flax import nnx
 from cann_jax.artifacts import fingerprint_file, fingerprint_json
 from cann_jax.config import LoraConfig
 from cann_jax.errors import InputError
-from cann_jax.models import sources
+from cann_jax.models import hub, peft, sources
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import LoraParam
@@ -58,19 +59,41 @@ class ModelFiles:
         return fingerprint_json({path.name: fingerprint_file(path) for path in self.files})
 
 
-def open_model(path: str) -> ModelFiles:
+def open_model(path: str, revision: str | None = None, adapter: str | None = None) -> ModelFiles:
     """Find and read a model's configuration, tokenizer and list of tensors.
 
+    Args:
+        path: A Hugging Face folder, a .gguf file, ``embedded:NAME``, or ``owner/name`` on the Hub.
+        revision: Of a model on the Hub; None for its default branch.
+        adapter: Folder of a LoRA adapter in PEFT's format, merged as the weights are read.
+
     Raises:
-        InputError: the path holds no model, or one that is corrupt or not supported.
+        InputError: the path holds no model, or one that is corrupt or not supported; the same of the adapter.
     """
+    files = _open_base(path, revision)
+    if adapter is None:
+        return files
+    readers = peft.merged_readers(files.readers, Path(adapter))
+    every = (*files.files, *peft.adapter_files(Path(adapter)))
+    return dataclasses.replace(files, readers=readers, files=every)
+
+
+def _open_base(path: str, revision: str | None) -> ModelFiles:
+    if hub.is_name(path):
+        return _open_folder(hub.download(path, revision))
+    if revision is not None:
+        raise InputError(
+            f"model.revision {revision!r} belongs to a name on the Hub, not to {path!r}; leave it out"
+        )
     if path.startswith("embedded:"):
         return _open_gguf(_embedded_file(path.removeprefix("embedded:")))
     where = Path(path)
     if path.endswith(".gguf"):
         return _open_gguf(where)
     if not where.is_dir():
-        raise InputError(f"model.path {path!r} is neither a folder nor a .gguf file; check the spelling")
+        raise InputError(
+            f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
+        )
     return _open_folder(where)
 
 

@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; model.path must be a whole Hugging Face folder") from None
+        raise InputError(f"{path} is missing; copy the whole folder") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); copy it again") from None
     if not isinstance(value, dict):

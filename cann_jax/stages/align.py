@@ -15,6 +15,7 @@ from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
 from cann_jax.models.load import load_decoder
+from cann_jax.models.peft import export_adapter
 from cann_jax.progress import track
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.parts import TRAINED, spec_of
@@ -25,12 +26,12 @@ from cann_jax.training.data import PreferenceData
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.step import Spec, TrainState, reference_step, start, train_step
 
-WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
+WEIGHTS, METRICS, MODEL, ADAPTER = "weights", "metrics.jsonl", "model", "adapter"
 
 
 def run_align(run: Run) -> None:
-    """Leaves ``align/weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and, where
-    ``align.export`` is set, ``model``, a Hugging Face folder with the adapters merged.
+    """Leaves ``align/weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and, as
+    ``align.export`` says, ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT's format).
 
     Raises:
         InputError: a loss that is not finite (the last good checkpoint stays), or settings that do not fit.
@@ -49,9 +50,11 @@ def run_align(run: Run) -> None:
         state = _train(run, spec, start(spec, weights), frozen, data, work.folder)
         save_weights(work.output(WEIGHTS), state.weights)
         work.outputs.append(METRICS)
-        if config.align.export:
-            decoder = nnx.merge(graph, state.weights, frozen)
+        decoder = nnx.merge(graph, state.weights, frozen)
+        if config.align.export in ("merged", "both"):
             export_folder(decoder, run.files.tokenizer, work.output(MODEL), config.model.dtype)
+        if config.align.export in ("adapter", "both"):
+            export_adapter(decoder, work.output(ADAPTER), config.model.path)
 
 
 def aligned_decoder(run: Run) -> Decoder:

@@ -37,7 +37,8 @@ class Run:
 
     @cached_property
     def files(self) -> ModelFiles:
-        return open_model(self.config.model.path)
+        model = self.config.model
+        return open_model(model.path, model.revision, model.adapter)
 
     @cached_property
     def reference(self) -> LanguageModel:
@@ -62,7 +63,7 @@ class Run:
     def model_settings(self) -> dict[str, Any]:
         """How the model is run and fed; where the files lie is not part of it, what they hold is an input."""
         values = settings_of(self.config, "model", "prompts", "seed")
-        elsewhere = {"model": ("path",), "prompts": ("train", "heldout")}
+        elsewhere = {"model": ("path", "revision", "adapter"), "prompts": ("train", "heldout")}
         for name, keys in elsewhere.items():
             values[name] = {key: value for key, value in values[name].items() if key not in keys}
         return values

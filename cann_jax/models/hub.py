@@ -1,0 +1,50 @@
+"""Models by their name on the Hugging Face Hub: downloaded once into its cache, read from there after."""
+
+import re
+from pathlib import Path
+
+from cann_jax.errors import InputError
+
+NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# Weights come after the rest, because a repository may hold them in both forms.
+BESIDE = ("*.json", "*.model", "*.txt", "*.jinja")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+INSIDE = "*/*"  # what lies in folders inside is of other formats
+
+
+def is_name(path: str) -> bool:
+    """Whether ``path`` may be a repository: ``owner/name``, and no such file or folder here."""
+    return NAME.fullmatch(path) is not None and not Path(path).exists()
+
+
+def download(name: str, revision: str | None) -> Path:
+    """The folder of a repository's files in the Hub's cache; ``HF_HUB_OFFLINE=1`` asks for no network.
+
+    Args:
+        name: ``owner/name``.
+        revision: Branch, tag or commit; None for the default branch.
+
+    Raises:
+        InputError: it cannot be had, from the Hub or the cache.
+    """
+    folder = _snapshot(name, revision, (*BESIDE, WEIGHTS[0]))
+    if not any(folder.glob(WEIGHTS[0])):
+        folder = _snapshot(name, revision, (*BESIDE, WEIGHTS[1]))
+    return folder
+
+
+def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=INSIDE)
+    # Whatever goes wrong with the network or the Hub's answer is an OSError.
+    except (OSError, HFValidationError) as error:
+        reason = next(iter(str(error).split("\n")), type(error).__name__).strip()
+        version = "" if revision is None else f" at revision {revision}"
+        raise InputError(
+            f"{name}{version} is no folder here and cannot be had from the Hugging Face Hub ({reason}); "
+            "check the name, the network and your access, or download the folder and give its path"
+        ) from None
+    return Path(folder)

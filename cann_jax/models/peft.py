@@ -1,0 +1,184 @@
+"""Adapters in PEFT's format: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from cann_jax.artifacts import writing
+from cann_jax.errors import InputError
+from cann_jax.models import sources
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.layers import Lora
+from cann_jax.models.sources import Index, Reader, Readers
+from cann_jax.models.weights import expected_weights
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name
+
+# Fields that name, describe or train the adapter and change nothing of what it computes.
+_DESCRIBING = {
+    "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "task_type", "inference_mode",
+    "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "megatron_core", "qalora_group_size", "runtime_config", "eva_config", "lora_ga_config",
+}  # fmt: skip
+_READ = {"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"}
+# Starting points other than these take part of the base weights away, so the adapter fits no plain base.
+_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+def merged_readers(readers: Readers, folder: Path) -> Readers:
+    """Readers of a model's tensors with an adapter added: W + scale · B A, in float32.
+
+    Args:
+        readers: Of the base model, by Hugging Face name.
+        folder: The adapter; A is (r, in) and B (out, r), as the base's tensor is (out, in).
+
+    Raises:
+        InputError: no adapter, one of a kind that is not read (by the field's name), or one that belongs to
+            another model.
+    """
+    scale_of = _scale(folder / CONFIG)
+    pairs = _pairs(folder / WEIGHTS)
+    changed = {}
+    for layer, (a, b) in pairs.items():
+        name = f"{layer}.weight"
+        _check_fit(folder, name, readers.get(name), a, b)
+        changed[name] = Reader(readers[name].shape, partial(_sum, readers[name], a, b, scale_of(a.shape[0])))
+    return readers | changed
+
+
+def adapter_files(folder: Path) -> tuple[Path, ...]:
+    return folder / CONFIG, folder / WEIGHTS
+
+
+def _sum(base: Reader, a: Reader, b: Reader, scale: float, index: Index) -> np.ndarray:
+    rows, columns = (*index, slice(None), slice(None))[:2]
+    update = b((rows, slice(None))).astype(np.float32) @ a((slice(None), columns)).astype(np.float32)
+    return base(index).astype(np.float32) + scale * update
+
+
+def _scale(path: Path):
+    """The factor of B A as a function of the rank: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
+    config = sources.read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type {config.get('peft_type')!r} is not read; use a LORA adapter")
+    _refuse(config, path)
+    alpha, rank, power = config.get("lora_alpha"), config.get("r"), 0.5 if config.get("use_rslora") else 1.0
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in (alpha, rank)):
+        raise InputError(f"{path}: r {rank!r} and lora_alpha {alpha!r} must be positive; copy it again")
+
+    def scale(found: int) -> float:
+        if found != rank:
+            raise InputError(f"{path}: r is {rank} and the weights have rank {found}; copy both files again")
+        return alpha / rank**power
+
+    return scale
+
+
+def _refuse(config: dict[str, Any], path: Path) -> None:
+    """Raise InputError, by name, for a field that changes the mathematics and is not implemented."""
+    if config.get("bias", "none") != "none":
+        raise InputError(f"{path}: bias {config['bias']!r} is not supported; train with bias 'none'")
+    if config.get("init_lora_weights", True) not in _STARTS:
+        start = config["init_lora_weights"]
+        raise InputError(f"{path}: init_lora_weights {start!r} changes the base; merge it with peft first")
+    for key, value in config.items():
+        if key not in _DESCRIBING | _READ and value:
+            raise InputError(f"{path}: {key} {value!r} is not supported; merge the adapter with peft first")
+
+
+def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:
+    """(A, B) of every adapted layer, by the layer's Hugging Face name."""
+    if not path.exists():
+        raise InputError(f"{path} is missing; an adapter is a folder with {CONFIG} and {WEIGHTS}")
+    readers = sources.folder_readers([path])
+    halves: dict[str, dict[str, Reader]] = {}
+    for name, reader in readers.items():
+        layer, _, half = name.removesuffix(".weight").rpartition(".")
+        if not name.startswith(PREFIX) or half not in ("lora_A", "lora_B"):
+            raise InputError(f"{path}: {name} is not supported; use an adapter of linear layers alone")
+        halves.setdefault(layer.removeprefix(PREFIX), {})[half] = reader
+    for layer, found in halves.items():
+        if len(found) < 2:
+            raise InputError(f"{path}: {layer} has {', '.join(found)} alone; copy the file again")
+    if not halves:
+        raise InputError(f"{path} holds no tensor; copy the file again")
+    return {layer: (found["lora_A"], found["lora_B"]) for layer, found in halves.items()}
+
+
+def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reader) -> None:
+    if base is None:
+        raise InputError(f"{folder}: the model has no {name}; use the adapter's own base model")
+    shape = (b.shape[0], a.shape[1])
+    if a.shape[0] != b.shape[1] or base.shape != shape:
+        raise InputError(
+            f"{folder}: {name} has shape {base.shape} and the adapter's A {a.shape} and B {b.shape}; "
+            "use the adapter's own base model"
+        )
+
+
+def export_adapter(decoder: Decoder, folder: Path, base: str) -> None:
+    """Write the decoder's adapters so that ``PeftModel.from_pretrained`` opens them on their base model.
+
+    Args:
+        decoder: A model with adapters.
+        folder: Created where it does not exist.
+        base: What the adapters were trained on, for ``base_model_name_or_path``.
+
+    Raises:
+        InputError: an adapted layer that the base keeps fused with others on disk.
+    """
+    modules = dict(_adapted(decoder))
+    tensors = dict(pair for layer in modules.items() for pair in _tensors(*layer))
+    lora = next(iter(modules.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": lora.a.shape[-1],
+        "lora_alpha": lora.scale * lora.a.shape[-1],
+        "lora_dropout": lora.dropout,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:
+    """(Name of a layer on disk, with ``{layer}``, its adapters stacked over layers)."""
+    expected = expected_weights(decoder.config)
+    for weight in expected:
+        lora = _lora(decoder, weight.path)
+        if lora is None:
+            continue
+        if sum(other.name == weight.name for other in expected) > 1:
+            raise InputError(
+                f"align.export: {weight.path[-2]} is a part of {weight.name}, which PEFT adapts whole; "
+                "use align.export merged"
+            )
+        yield weight.name.removesuffix(".weight"), lora
+
+
+def _lora(decoder: Decoder, path: tuple[str, ...]) -> Lora | None:
+    """The adapter beside the kernel at ``path``; None where there is none, or ``path`` is no kernel's."""
+    module = decoder
+    for part in path[:-1]:
+        module = getattr(module, part)
+    return module.lora if path[-1] == "kernel" else None
+
+
+def _tensors(layer: str, lora: Lora) -> Iterator[tuple[str, np.ndarray]]:
+    for half, stacked in (("lora_A", lora.a), ("lora_B", lora.b)):
+        for index, tensor in enumerate(np.asarray(stacked[...], np.float32)):
+            name = f"{PREFIX}{layer.format(layer=index)}.{half}.weight"
+            yield name, np.ascontiguousarray(tensor.T)
