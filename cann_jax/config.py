@@ -153,11 +153,36 @@ class FunctionScorer:
     probe: Probe | None = None
 
 
+@dataclass(frozen=True)
+class Prealigned:
+    """A model that leans to one side already.
+
+    Args:
+        system_prompt: The reference itself under this system message; needs no training.
+    """
+
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class ImplicitScorer:
+    """β·(log π_other(y|x) − log π_ref(y|x)), nats, of a pre-aligned π_other (PeCAN); higher is better.
+
+    Args:
+        beta: β with which π_other was pre-aligned; it fixes the score's unit.
+        prealigned: Where π_other comes from.
+    """
+
+    beta: float
+    prealigned: Prealigned
+
+
 SCORER_KINDS: dict[str, type] = {
     "relevance": RelevanceScorer,
     "inoffensive": InoffensiveScorer,
     "column": ColumnScorer,
     "function": FunctionScorer,
+    "implicit": ImplicitScorer,
 }
 
 

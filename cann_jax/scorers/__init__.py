@@ -3,6 +3,7 @@
 from cann_jax.config import (
     ColumnScorer,
     FunctionScorer,
+    ImplicitScorer,
     InoffensiveScorer,
     PromptsConfig,
     RelevanceScorer,
@@ -12,6 +13,7 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Scored, Scorer, check_finite
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import Function
+from cann_jax.scorers.implicit import Implicit
 from cann_jax.scorers.inoffensive import Inoffensive
 from cann_jax.scorers.relevance import Relevance
 
@@ -39,5 +41,7 @@ def load_scorer(values: dict, key: str, reference: LanguageModel, prompts: Promp
             return Column.load(config, key)
         case FunctionScorer() as config:
             return Function.load(config, key)
+        case ImplicitScorer() as config:
+            return Implicit.load(config, key, reference, prompts)
         case other:
             raise AssertionError(f"no scorer for {type(other).__name__}")

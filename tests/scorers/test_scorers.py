@@ -68,6 +68,33 @@ def test_relevance_by_hand(model, responses, per_token):
     assert np.abs(got).max() > 1e-3
 
 
+IMPLICIT = {"kind": "implicit", "beta": 0.5, "prealigned": {"system_prompt": "Be kind."}}
+
+
+def test_implicit_by_hand(model, responses):
+    got = score(IMPLICIT, responses, model)
+    kind = PromptsConfig(train="", heldout="", on_overlong="error", system="Be kind.")
+    for n, k in np.ndindex(2, 2):
+        tokens, length = responses.tokens[n : n + 1, k : k + 1], responses.lengths[n : n + 1, k : k + 1]
+        ids = prompt_ids(responses.prompts.prompts[n].text, model.tokenizer, kind)
+        other = model.logps([ids], tokens, length)[0, 0]
+        plain = model.logps([responses.prompts.ids[n]], tokens, length)[0, 0]
+        assert got[n, k] == pytest.approx(0.5 * (other - plain), abs=5e-5)
+    assert np.abs(got).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"beta": 0}, "must be greater than 0"),
+        ({"prealigned": {}}, "is empty; give system_prompt"),
+        ({"prealigned": {"system": "Be kind."}}, "did you mean"),
+    ],
+)
+def test_bad_implicit(changes, said):
+    assert said in message({**IMPLICIT, **changes})
+
+
 def test_inoffensive_prefers_the_kind_text(responses):
     values = score({"kind": "inoffensive"}, responses)
     assert values[0, 0] < 0 < values[0, 1] and values.dtype == np.float32
