@@ -14,7 +14,8 @@ from cann_jax.errors import InputError
 from cann_jax.help import help_text
 from cann_jax.schema import SchemaError, from_mapping, nearest
 
-STAGES = ("pairs", "sample", "score", "dual", "align", "evaluate")
+_NEEDS = {"pairs": "the section preferences", "rounds": "rounds of 2 or more"}
+STAGES = ("pairs", "sample", "score", "dual", "align", "rounds", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +204,8 @@ def _build(build: Callable[[], Any], file: str, overridden: Sequence[str]) -> An
 
 def _stages(text: str | None, config: RunConfig) -> tuple[str, ...]:
     """The stages of this configuration, or those of them that were asked for."""
-    there = tuple(name for name in STAGES if name != "pairs" or config.preferences is not None)
+    absent = {"pairs": config.preferences is None, "rounds": config.rounds == 1}
+    there = tuple(name for name in STAGES if not absent.get(name))
     if text is None:
         return there
     asked = [name.strip() for name in text.split(",")]
@@ -214,7 +216,5 @@ def _stages(text: str | None, config: RunConfig) -> tuple[str, ...]:
                 f"The stages are {', '.join(STAGES)}"
             )
         if name not in there:
-            raise InputError(
-                f"command line: --stages: the stage {name!r} needs the section preferences; add it"
-            )
+            raise InputError(f"command line: --stages: the stage {name!r} needs {_NEEDS[name]}; add it")
     return tuple(name for name in there if name in asked)

@@ -349,6 +349,22 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class OnlineConfig:
+    """What a round after the first does: it samples the policy anew, moves λ, and goes on training (CAID).
+
+    Args:
+        prompts: Training prompts of a round, drawn anew each time; null takes all.
+        responses: Responses a prompt.
+        dual_step: λ_j moves by this many times β/s_j² for each unit that its margin is missed by; s_j is the
+            spread of g_j within a prompt, so that 1 is about a Newton step.
+    """
+
+    prompts: int | None = None
+    responses: int = 8
+    dual_step: float = 1.0
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run: sample, score, dual, align, evaluate.
 
@@ -362,6 +378,8 @@ class RunConfig:
         dual: The dual problem.
         align: The preference optimisation.
         evaluate: The measurement on held-out prompts.
+        rounds: Rounds in all; 1 is the one-shot method, more go on from it on the policy's own samples.
+        online: Rounds after the first.
         preferences: Human preferences to train on; null where the pairs are samples.
         run_dir: Where runs lie.
         seed: Seed of every random choice.
@@ -376,6 +394,8 @@ class RunConfig:
     dual: DualConfig = field(default_factory=DualConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    rounds: int = 1
+    online: OnlineConfig = field(default_factory=OnlineConfig)
     preferences: PreferencesConfig | None = None
     run_dir: str = "runs"
     seed: int = 0
@@ -389,6 +409,8 @@ def check_run(config: RunConfig) -> None:
     _check_constraints(config.constraints)
     _check_reference(config.sample)
     _check_alignment(config)
+    if config.rounds > 1:
+        _check_rounds(config)
     if config.preferences is not None:
         check_preferences(config.preferences)
     if "{prompt}" not in config.prompts.template and config.prompts.template != "chat":
@@ -415,6 +437,10 @@ def _positive_values(config: RunConfig) -> dict[str, float]:
         "align.optimizer.learning_rate": config.align.optimizer.learning_rate,
         "align.optimizer.clip_norm": config.align.optimizer.clip_norm,
         "align.lora.rank": 1 if lora is None else lora.rank,
+        "rounds": config.rounds,
+        "online.responses": config.online.responses,
+        "online.prompts": 1 if config.online.prompts is None else config.online.prompts,
+        "online.dual_step": config.online.dual_step,
         "evaluate.responses": config.evaluate.responses,
         "evaluate.bootstrap": config.evaluate.bootstrap,
     }
@@ -476,3 +502,19 @@ def _check_export(config: RunConfig) -> None:
             f"align.export is {export}, but model.adapter is a part of what the new adapter is trained on; "
             "use merged, or give a model.path with the first adapter merged"
         )
+
+
+def _check_rounds(config: RunConfig) -> None:
+    if config.online.responses < config.align.group_size:
+        raise InputError(
+            f"online.responses is {config.online.responses}; "
+            f"use align.group_size, which is {config.align.group_size}, or more"
+        )
+    scorers = {"reward": config.reward.scorer}
+    scorers |= {f"constraints.{name}": constraint.scorer for name, constraint in config.constraints.items()}
+    for key, scorer in scorers.items():
+        if scorer["kind"] == "column":
+            raise InputError(
+                f"{key}.scorer is a column, which has no scores of new samples; set rounds to 1, "
+                "or use another kind"
+            )

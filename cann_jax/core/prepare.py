@@ -178,6 +178,18 @@ def constraint_values(constraint: Constraint, raw: np.ndarray) -> np.ndarray:
     return (values >= constraint.unsafe_below).astype(raw.dtype)
 
 
+def constraint_means(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
+    """``(n,)`` means of g over the responses of each prompt of the constraint's group, in its own units.
+
+    Args:
+        constraint: what is asked.
+        raw: ``(prompts, responses)`` scores.
+        groups: the group of each prompt.
+    """
+    means = constraint_values(constraint, raw).mean(1)
+    return means if constraint.group is None else means[np.array(groups, object) == constraint.group]
+
+
 def group_scores(values: np.ndarray, members: np.ndarray, share: float) -> np.ndarray:
     """1{x ∈ G}/p·g: ``(prompts, responses)`` scores, ``(prompts,)`` membership and the group's share p."""
     return (values * (members / share)[:, None]).astype(values.dtype)

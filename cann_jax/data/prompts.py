@@ -62,6 +62,12 @@ class EncodedPrompts:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def take(self, indices) -> "EncodedPrompts":
+        """The prompts at ``indices``."""
+        return EncodedPrompts(
+            tuple(self.prompts[index] for index in indices), tuple(self.ids[index] for index in indices)
+        )
+
     def arrays(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """Ids (n, P), padded on the right, and lengths (n,), of the prompts at ``indices``."""
         return bucketed([self.ids[index] for index in indices])

@@ -49,6 +49,10 @@ class Responses:
         """The prompt of each response, in row order."""
         return [prompt.text for prompt in self.prompts.prompts for _ in range(self.shape[1])]
 
+    def groups(self) -> list[str | None]:
+        """The group of each prompt."""
+        return [prompt.group for prompt in self.prompts.prompts]
+
     def flat_texts(self) -> list[str]:
         """The responses in row order."""
         return [text for row in self.texts for text in row]

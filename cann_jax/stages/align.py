@@ -10,6 +10,7 @@ from etils import epath
 from flax import nnx
 
 from cann_jax.artifacts import read_table, write_table
+from cann_jax.config import RunConfig
 from cann_jax.core import pseudo_reward
 from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder
@@ -19,7 +20,7 @@ from cann_jax.models.peft import export_adapter
 from cann_jax.progress import track
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.parts import TRAINED, spec_of
-from cann_jax.stages.run import Run, settings_of, stage
+from cann_jax.stages.run import Run, Stage, settings_of, stage
 from cann_jax.stages.sample import read_samples
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
 from cann_jax.training.data import PreferenceData
@@ -47,20 +48,31 @@ def run_align(run: Run) -> None:
         spec = spec_of(config, graph, data.steps)
         data.show_pairs()
         data = with_reference(spec, weights, frozen, data, work.folder)
-        state = _train(run, spec, start(spec, weights), frozen, data, work.folder)
+        state = train(run, spec, start(spec, weights), frozen, data, work.folder)
         save_weights(work.output(WEIGHTS), state.weights)
         work.outputs.append(METRICS)
-        decoder = nnx.merge(graph, state.weights, frozen)
-        if config.align.export in ("merged", "both"):
-            export_folder(decoder, run.files.tokenizer, work.output(MODEL), config.model.dtype)
-        if config.align.export in ("adapter", "both"):
-            export_adapter(decoder, work.output(ADAPTER), config.model.path)
+        if config.rounds == 1:
+            export(run, nnx.merge(graph, state.weights, frozen), work)
+
+
+def export(run: Run, decoder: Decoder, work: Stage) -> None:
+    """Write what ``align.export`` asks for."""
+    wanted, model = run.config.align.export, run.config.model
+    if wanted in ("merged", "both"):
+        export_folder(decoder, run.files.tokenizer, work.output(MODEL), model.dtype)
+    if wanted in ("adapter", "both"):
+        export_adapter(decoder, work.output(ADAPTER), model.path)
+
+
+def trained_by(config: RunConfig) -> str:
+    """The last stage that trains."""
+    return "rounds" if config.rounds > 1 else "align"
 
 
 def aligned_decoder(run: Run) -> Decoder:
     """The trained model, adapters in place."""
     graph, weights, frozen = starting_point(run)
-    return nnx.merge(graph, load_weights(run.folder / "align" / WEIGHTS, weights), frozen)
+    return nnx.merge(graph, load_weights(run.folder / trained_by(run.config) / WEIGHTS, weights), frozen)
 
 
 def starting_point(run: Run):
@@ -93,7 +105,7 @@ def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: ep
     return dataclasses.replace(data, reference=reference)
 
 
-def _train(run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData, folder) -> TrainState:
+def train(run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData, folder) -> TrainState:
     align = run.config.align
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     with Checkpoints(folder / "checkpoints", align.keep_checkpoints, align.checkpoint_every) as checkpoints:

@@ -1,5 +1,7 @@
 """λ* from the scores, with everything that is known of it before any training."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from cann_jax.artifacts import read_json, read_table, writing
@@ -56,12 +58,18 @@ def read_problem(run: Run) -> Problem:
     """The score stage's table as the dual's problem; the scores in it are those that r_λ is made of."""
     table = read_table(run.folder / "score" / "scores.parquet")
     count = int(max(table.column("response").to_numpy())) + 1
-    columns = {
-        name: table.column(name).to_numpy().reshape(-1, count) for name in (REWARD, *run.config.constraints)
-    }
-    groups = np.array(table.column("group").to_pylist(), object).reshape(-1, count)[:, 0]
-    members = {str(name): groups == name for name in set(groups) if name is not None}
-    return prepare(columns[REWARD], columns, constraints_of(run.config), groups=members)
+    names = (REWARD, *run.config.constraints)
+    columns = {name: table.column(name).to_numpy().reshape(-1, count) for name in names}
+    return problem_of(run.config, columns, table.column("group").to_pylist()[::count])
+
+
+def problem_of(
+    config: RunConfig, columns: Mapping[str, np.ndarray], prompt_groups: Sequence[str | None]
+) -> Problem:
+    """The configuration's constraints on scores ``(n, K)`` by name; ``prompt_groups`` names n groups."""
+    groups = np.array(prompt_groups, object)
+    members = {str(name): groups == name for name in set(prompt_groups) if name is not None}
+    return prepare(columns[REWARD], columns, constraints_of(config), groups=members)
 
 
 def constraints_of(config: RunConfig) -> list[Constraint]:

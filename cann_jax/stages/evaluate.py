@@ -8,12 +8,13 @@ from scipy import stats
 
 from cann_jax.artifacts import write_json, write_table
 from cann_jax.config import EvaluateConfig, RunConfig
-from cann_jax.core.prepare import constraint_values
+from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.shards import sample_shards
-from cann_jax.stages.align import aligned_decoder
+from cann_jax.stages.align import aligned_decoder, trained_by
 from cann_jax.stages.dual import constraints_of, read_dual, read_problem
+from cann_jax.stages.rounds import final_multipliers
 from cann_jax.stages.run import Run, prompts_identity, settings_of, stage
 from cann_jax.stages.sample import overlong_lines
 from cann_jax.stages.score import (
@@ -53,7 +54,7 @@ def run_evaluate(run: Run) -> None:
         **run.model_identity,
         **prompts_identity(config.prompts.heldout),
         **scorers_identity(measured_scorers(config)),
-        "align": run.manifest_of("align"),
+        trained_by(config): run.manifest_of(trained_by(config)),
     }
     with stage(run, "evaluate", settings, inputs) as work:
         if work is None:
@@ -103,7 +104,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict:
     gain = dual["predicted_reward"] - float(np.mean(np.asarray(read_problem(run).scores.reward)))
     rows[REWARD] = {"asked": None, "predicted": gain} | _plain_measure(REWARD, reference, aligned, config)
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
-    return {**rows, "summary": summary(reference, aligned, dual), "also": also}
+    return {**rows, "summary": summary(reference, aligned, dual, final_multipliers(run)), "also": also}
 
 
 def measure(before: np.ndarray | None, after: np.ndarray | None, config: EvaluateConfig, seed: int) -> dict:
@@ -146,21 +147,19 @@ def _plain_measure(name: str, reference: Sampled, aligned: Sampled, config: RunC
 
 
 def _constraint_means(constraint, sampled: Sampled) -> np.ndarray | None:
-    """(n,) per-prompt means of g in its own units, over the prompts of the constraint's group."""
+    """(n,) per-prompt means of g; None where nothing can be measured."""
     if constraint.name not in sampled.scores:
         return None
-    values = constraint_values(constraint, sampled.scores[constraint.name]).mean(1)
-    groups = np.array([prompt.group for prompt in sampled.responses.prompts.prompts], object)
-    chosen = values if constraint.group is None else values[groups == constraint.group]
-    return chosen if len(chosen) else None
+    means = constraint_means(constraint, sampled.scores[constraint.name], sampled.responses.groups())
+    return means if len(means) else None
 
 
-def summary(reference: Sampled, aligned: Sampled, dual: dict) -> dict:
+def summary(reference: Sampled, aligned: Sampled, dual: dict, multipliers: np.ndarray) -> dict:
     """What tells whether the text stayed sound: KL, length, endings, log-prob a token under the reference."""
     return {
         "kl": float(np.mean(aligned.responses.logps - aligned.reference_logps)),
         "predicted_kl": dual["kl"],
-        "multipliers": dict(zip(dual["constraints"], dual["multipliers"], strict=True)),
+        "multipliers": dict(zip(dual["constraints"], multipliers.tolist(), strict=True)),
         "beta": dual["beta"],
         "prompts": reference.responses.shape[0],
         "responses": reference.responses.shape[1],

@@ -1,0 +1,67 @@
+"""On-policy rounds: λ moves by what was measured, training goes on, and a killed round is taken up again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cann_jax.cli import parse_run
+from cann_jax.errors import InputError
+
+FLAGS = ("--rounds", "3", "--online.responses", "3", "--online.prompts", "10", "--stages", "align,rounds")
+
+
+def records(folder):
+    return json.loads((folder / "runs/tiny/rounds/rounds.json").read_text())
+
+
+def weights(folder):
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as saver:
+        return saver.restore((folder / "runs/tiny/rounds/weights").resolve())
+
+
+@pytest.fixture
+def rounds(again, copy):
+    said = again(*FLAGS)
+    assert "align: done already" in said and "round 3: length@even:" in said
+    return copy
+
+
+def test_multipliers_move_by_the_margin_that_is_missed(rounds):
+    dual = json.loads((rounds / "runs/tiny/dual/dual.json").read_text())
+    before = np.array(dual["multipliers"])
+    for record in records(rounds):
+        np.testing.assert_allclose(record["multipliers_before"], before, rtol=1e-6)
+        missed = np.array(dual["margins"]) - record["measured_improvement"]
+        expected = np.maximum(before + missed * dual["beta"] / np.square(dual["spread"]), 0)
+        np.testing.assert_allclose(record["multipliers"], expected, rtol=1e-5, atol=1e-6)
+        before = np.array(record["multipliers"])
+    assert [record["round"] for record in records(rounds)] == [2, 3]
+
+
+def test_a_killed_round_ends_as_an_undisturbed_one(rounds, again):
+    found, trained = records(rounds), weights(rounds)
+    (rounds / "runs/tiny/rounds/manifest.json").unlink()
+    (rounds / "runs/tiny/rounds/03/round.json").unlink()
+    assert "rounds: going on with what was finished before" in again(*FLAGS)
+    assert records(rounds) == found
+    for name, leaf in weights(rounds).items():
+        np.testing.assert_array_equal(leaf, trained[name])
+
+
+def test_the_last_round_is_what_is_evaluated(rounds, again):
+    flags = [*FLAGS[:-1], "evaluate"]
+    again(*flags)
+    results = json.loads((rounds / "runs/tiny/evaluate/results.json").read_text())
+    last = dict(zip(("length@even", "vowels"), records(rounds)[-1]["multipliers"], strict=True))
+    assert results["summary"]["multipliers"] == pytest.approx(last, rel=1e-6)
+    assert "evaluate: inputs" in again("--stages", "evaluate")  # one round again: the first alignment's
+
+
+def test_a_column_cannot_score_new_samples(copy):
+    scorer = {"kind": "column", "path": "x.parquet", "column": "x", "better": "higher"}
+    config = ["--config", str(copy / "tiny.yaml")]
+    with pytest.raises(InputError, match=r"reward\.scorer is a column.*set rounds to 1"):
+        parse_run([*config, "--rounds", "2", "--reward.scorer", json.dumps(scorer)])
