@@ -25,12 +25,15 @@ class ModelConfig:
         dtype: Dtype of matrix products; log-probs, norms and sums are float32 always.
         revision: Branch, tag or commit of a model on the Hub; null for its default branch.
         adapter: Folder of a LoRA adapter in PEFT's format, merged into the model as it is read.
+        attention: Kernel of attention over whole sequences; ``auto`` is cudnn where GPU, dtype and model
+            let it serve, else xla.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     revision: str | None = None
     adapter: str | None = None
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """The decoder's shape, read from a Hugging Face ``config.json``."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from cann_jax.errors import InputError
-from cann_jax.models.rope import Rope
+from cann_jax.models.families import EVERYWHERE, FAMILIES, Family, LayerKinds
+from cann_jax.models.fields import MEND, Fields
 
-# Fields of a Llama configuration that change the mathematics, with the only value implemented.
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "quantization_config": None}
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 _SIZES = {
     "vocabulary": "vocab_size",
     "hidden": "hidden_size",
@@ -19,9 +20,10 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder of the Llama architecture.
+    """A decoder-only transformer with gated MLPs and RMSNorm.
 
     Args:
+        family: Key of ``FAMILIES``, for names on disk.
         vocabulary: Rows of the embedding.
         hidden: Width of the residual stream.
         intermediate: Width of the gated MLP.
@@ -30,11 +32,21 @@ class DecoderConfig:
         kv_heads: Key and value heads; divides ``heads``.
         head_dim: Size of a head.
         norm_epsilon: Added to the mean square in RMSNorm.
-        rope: Position embedding.
+        kinds: Each layer's RoPE and window.
         tied: The output head is the transposed embedding.
         max_positions: Longest sequence the model was made for.
+        activation: Of the gate.
+        biases: Linear layers with a bias.
+        norms: Where a block has norms: ``before`` attention and MLP, ``after`` them, or ``around``.
+        norm_offset: Added to a norm's scale.
+        qk_norm: Norm of queries and keys: of each ``head``, of the whole ``projection``, or none.
+        scaled_embedding: Embeddings are multiplied by √hidden.
+        query_scalar: Attention scores are divided by its square root; None for ``head_dim``.
+        attention_softcap: c in c·tanh(score / c), or None.
+        final_softcap: The same for logits.
     """
 
+    family: str
     vocabulary: int
     hidden: int
     intermediate: int
@@ -43,9 +55,22 @@ class DecoderConfig:
     kv_heads: int
     head_dim: int
     norm_epsilon: float
-    rope: Rope
+    kinds: LayerKinds
     tied: bool
     max_positions: int
+    activation: str = "silu"
+    biases: tuple[str, ...] = ()
+    norms: Literal["before", "after", "around"] = "before"
+    norm_offset: float = 0.0
+    qk_norm: Literal["head", "projection"] | None = None
+    scaled_embedding: bool = False
+    query_scalar: float | None = None
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+
+    @property
+    def attention_scale(self) -> float:
+        return (self.query_scalar or self.head_dim) ** -0.5
 
     @classmethod
     def from_hf(cls, config: dict, source: str) -> "DecoderConfig":
@@ -58,66 +83,72 @@ class DecoderConfig:
         Raises:
             InputError: another architecture, a missing or impossible field, or a value not implemented.
         """
-        _require_llama(config, source)
-        sizes = {field: _size(config, key, source) for field, key in _SIZES.items()}
-        heads = sizes["heads"]
-        kv_heads = _size(config, "num_key_value_heads", source, heads)
-        head_dim = _size(config, "head_dim", source, sizes["hidden"] // heads)
-        if heads % kv_heads or head_dim % 2:
+        kind = config.get("model_type")
+        family = FAMILIES.get(kind) if isinstance(kind, str) else None
+        if family is None:
             raise InputError(
-                f"{source}: {heads} heads, {kv_heads} key-value heads and head size {head_dim} do not fit; "
-                "take the file that belongs to the weights"
+                f"{source}: model_type {kind!r} is not supported; use a model of one of {', '.join(FAMILIES)}"
             )
+        fields = Fields({"rope_theta": 10_000.0, **family.defaults, **config}, source)
+        _refuse(fields, family)
+        sizes = {name: fields.size(key) for name, key in _SIZES.items()}
+        kv_heads, head_dim = _head_sizes(fields, sizes["hidden"], sizes["heads"])
         return cls(
+            family=kind,
             **sizes,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_epsilon=_number(config, "rms_norm_eps", source),
-            rope=Rope.from_hf(config, head_dim, source),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            norm_epsilon=fields.number("rms_norm_eps"),
+            kinds=family.kinds(fields, head_dim, sizes["layers"]),
+            tied=fields.flag("tie_word_embeddings"),
+            **_family_fields(fields, family),
         )
 
-    def to_hf(self) -> dict:
+    def to_hf(self) -> dict[str, Any]:
         """The ``config.json`` that ``AutoModelForCausalLM`` reads."""
+        family = FAMILIES[self.family]
         return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            **{key: getattr(self, field) for field, key in _SIZES.items()},
+            "architectures": [family.architecture],
+            "model_type": self.family,
+            **{key: getattr(self, name) for name, key in _SIZES.items()},
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_dim,
             "rms_norm_eps": self.norm_epsilon,
             "tie_word_embeddings": self.tied,
-            **{key: only for key, only in _FIXED.items() if only is not None},
-            **self.rope.to_hf(),
+            **{key: getattr(self, name) for key, name in family.reads.items()},
+            **{key: layers[-1] in self.biases for key, layers in family.biases.items()},
+            **family.write(self.kinds),
         }
 
 
-def _require_llama(config: dict, source: str) -> None:
-    kind = config.get("model_type")
-    if kind != "llama":
-        raise InputError(f"{source}: model_type {kind!r} is not supported; use a model of type 'llama'")
-    for key, only in _FIXED.items():
-        if config.get(key, only) != only:
-            raise InputError(f"{source}: {key} {config[key]!r} is not supported; use a model with {only!r}")
+def _refuse(fields: Fields, family: Family) -> None:
+    for key, only in {**EVERYWHERE, **family.only}.items():
+        value = fields.get(key)
+        if value is not None and value != only:
+            raise InputError(f"{fields.source}: {key} {value!r} is not supported; use a model with {only!r}")
 
 
-def _number(config: dict, key: str, source: str, default=None):
-    """A positive number; null counts as left out, as in transformers."""
-    value = config.get(key)
-    value = default if value is None else value
-    if value is None:
-        raise InputError(f"{source} lacks {key!r}; take the file that belongs to the weights")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+def _head_sizes(fields: Fields, hidden: int, heads: int) -> tuple[int, int]:
+    kv_heads = fields.size("num_key_value_heads", heads)
+    head_dim = fields.size("head_dim", hidden // heads)
+    if heads % kv_heads or head_dim % 2:
         raise InputError(
-            f"{source}: {key} is {value!r}, no positive number; take the file that belongs to the weights"
+            f"{fields.source}: {heads} heads, {kv_heads} key-value heads and head size {head_dim} "
+            f"do not fit; {MEND}"
         )
-    return value
+    return kv_heads, head_dim
 
 
-def _size(config: dict, key: str, source: str, default: int | None = None) -> int:
-    value = _number(config, key, source, default)
-    if not isinstance(value, int):
+def _family_fields(fields: Fields, family: Family) -> dict[str, Any]:
+    read = {name: fields.get(key) for key, name in family.reads.items()}
+    if read["activation"] not in ACTIVATIONS:
+        key = next(key for key, name in family.reads.items() if name == "activation")
         raise InputError(
-            f"{source}: {key} is {value!r}, no whole number; take the file that belongs to the weights"
+            f"{fields.source}: {key} {read['activation']!r} is not supported; "
+            f"use a model with one of {', '.join(ACTIVATIONS)}"
         )
-    return value
+    for key, name in family.reads.items():
+        if name != "activation" and read[name] is not None:
+            fields.number(key)
+    biased = [layer for key, layers in family.biases.items() if fields.flag(key) for layer in layers]
+    return {**family.sets, **read, "biases": (*family.sets.get("biases", ()), *biased)}

@@ -25,7 +25,7 @@ def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float
     import ml_dtypes
 
     storage = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,16 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from cann_jax.config import LoraConfig
+from cann_jax.models.attention import Rule, attend, attend_shared
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.rope import rotate
 
 MATRIX_PRODUCT = "matrix_product"  # name under which rematerialisation may keep a linear layer's result
-NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -75,97 +80,92 @@ class Lora(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x (…, in) ↦ x @ kernel (in, out), plus the adapter where there is one."""
+    """x (…, in) ↦ x @ kernel (in, out), plus bias and adapter where there are such."""
 
-    def __init__(self, features_in: int, features_out: int, lora: LoraConfig | None, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, features_in: int, features_out: int, lora: LoraConfig | None, dtype, rngs: nnx.Rngs, bias=False
+    ):
         self.dtype = dtype
         init = nnx.initializers.normal(0.02)
         self.kernel = nnx.Param(init(rngs.params(), (features_in, features_out), jnp.float32))
+        self.bias = nnx.data(nnx.Param(jnp.zeros((features_out,), jnp.float32)) if bias else None)
         self.lora = nnx.data(None if lora is None else Lora(features_in, features_out, lora, rngs))
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         y = checkpoint_name(dense(x, self.kernel[...], self.dtype), MATRIX_PRODUCT)
+        y = y if self.bias is None else y + self.bias[...]
         return y if self.lora is None else y + self.lora(x, key, self.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · scale (Zhang and Sennrich 2019)."""
+    """x / rms(x) · (scale + offset) (Zhang and Sennrich 2019)."""
 
-    def __init__(self, features: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
-        self.epsilon = epsilon
+    def __init__(self, features: int, epsilon: float, offset: float):
+        self.scale = nnx.Param(jnp.full((features,), 1 - offset, jnp.float32))
+        self.epsilon, self.offset = epsilon, offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) * self.scale[...]
+        scale = self.scale[...] + self.offset
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) * scale
 
 
 class Attention(nnx.Module):
     """Grouped-query attention (Ainslie et al. 2023)."""
 
-    def __init__(self, config: DecoderConfig, lora: dict[str, LoraConfig], dtype, rngs: nnx.Rngs):
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.dtype = dtype
+    def __init__(
+        self, config: DecoderConfig, lora: dict[str, LoraConfig], dtype, implementation: str, rngs: nnx.Rngs
+    ):
+        self.head_dim, self.qk_norm = config.head_dim, config.qk_norm
+        self.rule = Rule(config.attention_scale, config.attention_softcap, implementation, dtype)
         q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.q_proj = Linear(config.hidden, q, lora.get("q_proj"), dtype, rngs)
-        self.k_proj = Linear(config.hidden, kv, lora.get("k_proj"), dtype, rngs)
-        self.v_proj = Linear(config.hidden, kv, lora.get("v_proj"), dtype, rngs)
-        self.o_proj = Linear(q, config.hidden, lora.get("o_proj"), dtype, rngs)
+        linear = _linears(config, lora, dtype, rngs)
+        self.q_proj, self.k_proj = linear("q_proj", config.hidden, q), linear("k_proj", config.hidden, kv)
+        self.v_proj, self.o_proj = linear("v_proj", config.hidden, kv), linear("o_proj", q, config.hidden)
+        widths = {None: (), "head": (self.head_dim, self.head_dim), "projection": (q, kv)}[config.qk_norm]
+        norms = [RMSNorm(width, config.norm_epsilon, config.norm_offset) for width in widths]
+        self.q_norm, self.k_norm = (nnx.data(norm) for norm in norms or (None, None))
 
     def project(self, x, tables, keys):
         """Rotated q (…, heads, head_dim), rotated k and plain v (…, kv_heads, head_dim) of x (…, hidden)."""
-        q, k, v = self.q_proj(x, keys[0]), self.k_proj(x, keys[1]), self.v_proj(x, keys[2])
-        q = q.reshape(*x.shape[:-1], self.heads, self.head_dim)
-        k = k.reshape(*x.shape[:-1], self.kv_heads, self.head_dim)
-        v = v.reshape(*x.shape[:-1], self.kv_heads, self.head_dim)
+        q = self._heads(self.q_proj(x, keys[0]), self.q_norm)
+        k = self._heads(self.k_proj(x, keys[1]), self.k_norm)
+        v = self._heads(self.v_proj(x, keys[2]), None)
         return rotate(q, tables), rotate(k, tables), v
+
+    def _heads(self, x, norm: RMSNorm | None):
+        """(…, width) as (…, heads, head_dim), normed in one shape or the other."""
+        if self.qk_norm == "projection" and norm is not None:
+            x, norm = norm(x), None
+        x = x.reshape(*x.shape[:-1], -1, self.head_dim)
+        return x if norm is None else norm(x)
 
     def __call__(self, x, tables, mask, keys):
         """x (B, S, hidden), mask (B, S, S) True where row may see column. Returns the output and (k, v)."""
         q, k, v = self.project(x, tables, keys)
-        return self.o_proj(self.attend(q, k, v, mask), keys[3]), (k, v)
+        return self.o_proj(attend(self.rule, q, k, v, mask), keys[3]), (k, v)
 
-    # Recomputed in the backward pass: its (S, S) weights are never kept.
-    @jax.checkpoint
-    def attend(self, q, k, v, mask):
-        q, k, v = (x.astype(self.dtype) for x in (q, k, v))
-        out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-        return out.reshape(*out.shape[:2], -1).astype(jnp.float32)
-
-    def attend_shared(self, q, prompt, prompt_mask, own, own_mask):
-        """Attention of one token of each of K responses over their shared prompt and their own past.
-
-        Args:
-            q: (B, K, heads, head_dim), rotated.
-            prompt: keys and values (B, P, kv_heads, head_dim), held once for all K.
-            prompt_mask: (B, P) True where a prompt token stands.
-            own: keys and values (B, K, kv_heads, T, head_dim), this token's already written.
-            own_mask: (T,) True up to this token.
-        """
-        grouped = q.reshape(*q.shape[:2], self.kv_heads, self.heads // self.kv_heads, self.head_dim)
-        prompt_seen = prompt_mask[:, None, None, None]
-        scores = jnp.concatenate([
-            jnp.where(prompt_seen, self._dot("bkgnd,bpgd->bkgnp", grouped, prompt[0]), NEGATIVE),
-            jnp.where(own_mask, self._dot("bkgnd,bkgtd->bkgnt", grouped, own[0]), NEGATIVE),
-        ], axis=-1)  # fmt: skip
-        weights = jax.nn.softmax(scores * self.head_dim**-0.5, axis=-1)
-        shared, single = jnp.split(weights, [prompt_mask.shape[-1]], axis=-1)
-        out = self._dot("bkgnp,bpgd->bkgnd", shared, prompt[1])
-        out += self._dot("bkgnt,bkgtd->bkgnd", single, own[1])
-        return self.o_proj(out.reshape(*q.shape[:2], -1))
-
-    def _dot(self, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-        a, b = a.astype(self.dtype), b.astype(self.dtype)
-        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    def shared(self, q, prompt, prompt_mask, own, own_mask):
+        """The output for one token of each of K responses; as ``attend_shared``."""
+        return self.o_proj(attend_shared(self.rule, q, prompt, prompt_mask, own, own_mask))
 
 
 class MLP(nnx.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer 2020)."""
+    """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
 
     def __init__(self, config: DecoderConfig, lora: dict[str, LoraConfig], dtype, rngs: nnx.Rngs):
-        self.gate_proj = Linear(config.hidden, config.intermediate, lora.get("gate_proj"), dtype, rngs)
-        self.up_proj = Linear(config.hidden, config.intermediate, lora.get("up_proj"), dtype, rngs)
-        self.down_proj = Linear(config.intermediate, config.hidden, lora.get("down_proj"), dtype, rngs)
+        linear = _linears(config, lora, dtype, rngs)
+        self.gate_proj = linear("gate_proj", config.hidden, config.intermediate)
+        self.up_proj = linear("up_proj", config.hidden, config.intermediate)
+        self.down_proj = linear("down_proj", config.intermediate, config.hidden)
+        self.activation = config.activation
 
     def __call__(self, x: jax.Array, keys) -> jax.Array:
-        gated = jax.nn.silu(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1])
+        gated = ACTIVATIONS[self.activation](self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1])
         return self.down_proj(gated, keys[2])
+
+
+def _linears(config: DecoderConfig, lora: dict[str, LoraConfig], dtype, rngs: nnx.Rngs):
+    """Makes linear layers by name, with the adapter and bias that the name asks for."""
+    return lambda name, features_in, features_out: Linear(
+        features_in, features_out, lora.get(name), dtype, rngs, name in config.biases
+    )

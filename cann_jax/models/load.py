@@ -138,7 +138,13 @@ def _checked(files: ModelFiles) -> ModelFiles:
 
 
 def load_decoder(
-    files: ModelFiles, dtype: str, lora: LoraConfig | None = None, *, seed: int = 0, wide=False
+    files: ModelFiles,
+    dtype: str,
+    lora: LoraConfig | None = None,
+    *,
+    seed: int = 0,
+    wide=False,
+    attention: str = "auto",
 ) -> Decoder:
     """Read the weights into a decoder.
 
@@ -148,12 +154,14 @@ def load_decoder(
         lora: New adapters to add (B = 0), or None.
         seed: Seed of the adapters' initial A.
         wide: Store matrices in float32 whatever the compute dtype (full fine-tuning needs it).
+        attention: As ``model.attention``.
 
     Raises:
-        InputError: weights that are missing, unexpected, or of another shape or an unreadable type.
+        InputError: ``attention`` cannot serve here; weights that are missing, unexpected, or of another
+            shape or an unreadable type.
     """
     base = load_weights(files.readers, files.config, _storage(dtype, wide), str(files.path))
-    decoder = abstract_decoder(files.config, dtype, lora, wide=wide)
+    decoder = abstract_decoder(files.config, dtype, lora, wide=wide, attention=attention)
     graph, adapters, rest = nnx.split(decoder, LoraParam, ...)
     if lora is not None:
         adapters = _initial_adapters(files.config, lora, seed)
@@ -162,9 +170,11 @@ def load_decoder(
     return nnx.merge(graph, adapters, rest)
 
 
-def abstract_decoder(config: DecoderConfig, dtype: str, lora: LoraConfig | None, *, wide=False) -> Decoder:
+def abstract_decoder(
+    config: DecoderConfig, dtype: str, lora: LoraConfig | None, *, wide=False, attention: str = "auto"
+) -> Decoder:
     """The decoder that ``load_decoder`` makes, with shapes in place of arrays."""
-    decoder = nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), lora, rngs=nnx.Rngs(0)))
+    decoder = nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), lora, attention, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(decoder)
     narrow = {weight.path for weight in expected_weights(config) if not weight.wide}
     for path, leaf in nnx.to_flat_state(state):

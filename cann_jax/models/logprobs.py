@@ -5,7 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from cann_jax.models.layers import NEGATIVE, dense
+from cann_jax.models.attention import NEGATIVE, softcap
+from cann_jax.models.layers import dense
 from cann_jax.models.packing import pack, unpack
 
 
@@ -31,9 +32,8 @@ def response_logps(
     tokens, positions, mask = _packed(prompts, prompt_lengths, responses, inside)
     hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
-    logps = token_logps(
-        before.reshape(-1, hidden.shape[-1]), model.head, responses.reshape(-1), chunks, model.dtype
-    )
+    rows, cap = before.reshape(-1, hidden.shape[-1]), model.config.final_softcap
+    logps = token_logps(rows, model.head, responses.reshape(-1), chunks, model.dtype, cap)
     return jnp.sum(jnp.where(inside, logps.reshape(responses.shape), 0), axis=-1)
 
 
@@ -66,7 +66,7 @@ def _predicting(hidden, size: int, prompt_lengths, shape):
     )
 
 
-def token_logps(hidden, head, targets, chunks: int, dtype) -> jax.Array:
+def token_logps(hidden, head, targets, chunks: int, dtype, cap: float | None = None) -> jax.Array:
     """float32 log-prob of each target, without the full logits.
 
     The log-sum-exp runs over chunks of the vocabulary with a running maximum; the backward pass computes each
@@ -78,6 +78,7 @@ def token_logps(hidden, head, targets, chunks: int, dtype) -> jax.Array:
         targets: (n,) ids.
         chunks: Number of chunks; the last is filled up with rows that have no weight.
         dtype: Of the factors.
+        cap: Soft-cap of the logits, or None.
     """
     vocabulary = head.shape[0]
     size = -(-vocabulary // chunks)
@@ -87,7 +88,7 @@ def token_logps(hidden, head, targets, chunks: int, dtype) -> jax.Array:
     def body(carry, chunk):
         largest, total = carry
         index, part = chunk
-        scores = dense(hidden, unpack(part), dtype, True)
+        scores = softcap(dense(hidden, unpack(part), dtype, True), cap)
         scores = jnp.where(index * size + jnp.arange(size) < vocabulary, scores, NEGATIVE)
         higher = jax.lax.stop_gradient(jnp.maximum(largest, jnp.max(scores, axis=-1)))
         total = total * jnp.exp(largest - higher) + jnp.sum(jnp.exp(scores - higher[:, None]), axis=-1)
@@ -97,4 +98,4 @@ def token_logps(hidden, head, targets, chunks: int, dtype) -> jax.Array:
     (largest, total), _ = jax.lax.scan(body, start, (jnp.arange(chunks), rows))
     chosen = unpack(pack(head)[targets])
     rounded = [x.astype(dtype).astype(jnp.float32) for x in (hidden, chosen)]
-    return jnp.sum(rounded[0] * rounded[1], axis=-1) - largest - jnp.log(total)
+    return softcap(jnp.sum(rounded[0] * rounded[1], axis=-1), cap) - largest - jnp.log(total)

@@ -1,11 +1,18 @@
 """Rotary position embedding as an object that knows where its numbers come from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cann_jax.errors import InputError
+from cann_jax.models.fields import MEND
+from cann_jax.models.rope_scaling import DEFAULT, SCALINGS, Default
+
+# Keys of every kind that are read elsewhere, and one that files carry and nobody reads.
+_BESIDE = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}
 
 
 @dataclass(frozen=True)
@@ -15,50 +22,118 @@ class Rope:
     Args:
         head_dim: Size of a head; even.
         theta: Base of the geometric series of wavelengths.
+        scaling: What changes the frequencies beyond the trained length.
+        share: Part of a head that is rotated, its first coordinates.
     """
 
     head_dim: int
     theta: float
+    scaling: Default = DEFAULT
+    share: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Coordinates of a head that are rotated."""
+        return int(self.head_dim * self.share)
 
     @classmethod
-    def from_hf(cls, config: dict, head_dim: int, source: str) -> "Rope":
-        """Read ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling`` (before).
+    def from_hf(cls, parameters: Mapping[str, Any], head_dim: int, positions: int, source: str) -> "Rope":
+        """Read ``rope_parameters``, ``rope_theta`` included.
+
+        Args:
+            parameters: The mapping.
+            head_dim: Size of a head.
+            positions: ``max_position_embeddings``, for kinds that go by it.
+            source: What to call the file in an error.
 
         Raises:
-            InputError: the scaling is one that is not implemented, or the base is no positive number.
+            InputError: a kind or a key that is not implemented, or a value of the wrong type.
         """
-        parameters = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind != "default":
-            raise InputError(
-                f"{source}: RoPE scaling {kind!r} is not supported; use a model with rope_type 'default'"
-            )
-        if parameters.get("partial_rotary_factor", 1) != 1:
-            raise InputError(
-                f"{source}: partial_rotary_factor is not supported; use a model that rotates whole heads"
-            )
-        theta = parameters.get("rope_theta", config.get("rope_theta", 10_000.0))
-        if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 0:
+        theta = parameters.get("rope_theta")
+        if not _positive(theta):
             raise InputError(f"{source}: rope_theta is {theta!r}; give a positive number")
-        return cls(head_dim=head_dim, theta=float(theta))
+        share = parameters.get("partial_rotary_factor") or 1.0
+        if not _positive(share) or share > 1 or int(head_dim * share) % 2:
+            raise InputError(
+                f"{source}: partial_rotary_factor is {share!r}, no even part of {head_dim}; {MEND}"
+            )
+        plain = cls(head_dim, float(theta), share=share)
+        return replace(plain, scaling=_scaling(parameters, plain.size, positions, source))
 
-    def to_hf(self) -> dict:
-        return {"rope_parameters": {"rope_type": "default", "rope_theta": self.theta}}
+    def to_hf(self) -> dict[str, Any]:
+        values = {key: value for key, value in asdict(self.scaling).items() if value is not None}
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        values.pop("max_position_embeddings", None)  # stands beside rope_parameters
+        if self.share != 1:
+            values["partial_rotary_factor"] = self.share
+        kind = next(name for name, kind in SCALINGS.items() if type(self.scaling) is kind)
+        return {"rope_type": kind, "rope_theta": self.theta, **values}
 
-    def tables(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Cosines and sines for ``positions (…)``, each ``(…, head_dim)`` in float32.
+    def tables(self, positions: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Cosines and sines, each ``(…, S, size)`` in float32.
 
         Angles are float32 products of exact integers: in bfloat16, position 2,049 would already be 2,048.
+
+        Args:
+            positions: (…, S).
+            lengths: (…,) of the sequences, padding left out; only two kinds of scaling go by them.
         """
-        frequencies = self.theta ** (-jnp.arange(0, self.head_dim, 2, dtype=jnp.float32) / self.head_dim)
+        plain = self.theta ** (-jnp.arange(0, self.size, 2, dtype=jnp.float32) / self.size)
+        frequencies = self.scaling.frequencies(plain, self.theta, lengths[..., None, None])
         angles = positions[..., None].astype(jnp.float32) * frequencies
         angles = jnp.concatenate([angles, angles], axis=-1)
-        return jnp.cos(angles), jnp.sin(angles)
+        factor = self.scaling.cosine_factor
+        return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotate ``x (…, heads, head_dim)`` by ``tables (…, head_dim)`` in float32; the result has x's dtype."""
+    """Rotate the first ``size`` coordinates of ``x (…, heads, head_dim)`` by ``tables (…, size)``.
+
+    In float32; the result has x's dtype.
+    """
     cos, sin = (table[..., None, :] for table in tables)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([-second, first], axis=-1)
-    return (x.astype(jnp.float32) * cos + rotated * sin).astype(x.dtype)
+    turned, kept = jnp.split(x.astype(jnp.float32), [cos.shape[-1]], axis=-1)
+    first, second = jnp.split(turned, 2, axis=-1)
+    turned = turned * cos + jnp.concatenate([-second, first], axis=-1) * sin
+    return jnp.concatenate([turned, kept], axis=-1).astype(x.dtype)
+
+
+def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: str) -> Default:
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind not in SCALINGS:
+        raise InputError(
+            f"{source}: RoPE scaling {kind!r} is not supported; use a model with one of {', '.join(SCALINGS)}"
+        )
+    items = {item.name: item for item in fields(SCALINGS[kind])}
+    values = {key: value for key, value in parameters.items() if key not in _BESIDE and value is not None}
+    if "max_position_embeddings" in items:
+        values["max_position_embeddings"] = positions
+    if "original_max_position_embeddings" in items:
+        values.setdefault("original_max_position_embeddings", positions)
+        values.setdefault("factor", positions / values["original_max_position_embeddings"])
+    else:
+        values.pop("original_max_position_embeddings", None)
+    for key in values.keys() - items.keys():
+        raise InputError(f"{source}: RoPE scaling {kind!r} has no {key!r}; use a model without it")
+    for key, item in items.items():
+        if item.default is MISSING and key not in values:
+            raise InputError(f"{source}: RoPE scaling {kind!r} lacks {key!r}; {MEND}")
+    return SCALINGS[kind](**{key: _checked(key, value, size, source) for key, value in values.items()})
+
+
+def _checked(key: str, value: Any, size: int, source: str) -> Any:
+    """A number greater than 0, a list of ``size / 2`` of them, or the one flag that there is."""
+    if key == "truncate":
+        fits = isinstance(value, bool)
+    elif key in ("short_factor", "long_factor"):
+        fits = isinstance(value, list) and len(value) == size // 2 and all(map(_positive, value))
+        value = tuple(value) if fits else value
+    else:
+        fits = _positive(value)
+    if not fits:
+        raise InputError(f"{source}: RoPE's {key} is {value!r}, which does not fit; {MEND}")
+    return value
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.families import FAMILIES, NORMS
 
 
 @dataclass(frozen=True)
@@ -30,27 +32,45 @@ class Weight:
     wide: bool = False
 
 
-def _linear(path: str, name: str) -> Weight:
-    return Weight(
-        ("layers", *path.split("."), "kernel"), f"model.layers.{{layer}}.{name}.weight", transpose=True
-    )
-
-
-WEIGHTS = (
-    Weight(("embedding",), "model.embed_tokens.weight"),
-    *(_linear(f"attention.{name}", f"self_attn.{name}") for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
-    *(_linear(f"mlp.{name}", f"mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")),
-    Weight(("layers", "input_norm", "scale"), "model.layers.{layer}.input_layernorm.weight", wide=True),
-    Weight(
-        ("layers", "post_norm", "scale"), "model.layers.{layer}.post_attention_layernorm.weight", wide=True
-    ),
-    Weight(("final_norm", "scale"), "model.norm.weight", wide=True),
-)
 HEAD = Weight(("lm_head",), "lm_head.weight")
+_PARENTS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"), ("attention", "self_attn")),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ("mlp", "mlp")),
+}
 
 
 def expected_weights(config: DecoderConfig) -> tuple[Weight, ...]:
-    return WEIGHTS if config.tied else (*WEIGHTS, HEAD)
+    """Every array of the decoder; those that share a name are fused on disk, one behind the other."""
+    linears = [name for name in _PARENTS if name.endswith("_proj")]
+    head_norms = ("q_norm", "k_norm") if config.qk_norm else ()
+    return (
+        Weight(("embedding",), "model.embed_tokens.weight"),
+        *(_of_layer(config, name, "kernel") for name in linears),
+        *(_of_layer(config, name, "bias") for name in linears if name in config.biases),
+        *(_of_layer(config, name, "scale") for name in head_norms),
+        *(
+            Weight(("layers", name, "scale"), f"model.layers.{{layer}}.{on_disk}.weight", wide=True)
+            for name, on_disk in NORMS[config.norms].items()
+        ),
+        Weight(("final_norm", "scale"), "model.norm.weight", wide=True),
+        *(() if config.tied else (HEAD,)),
+    )
+
+
+def _of_layer(config: DecoderConfig, name: str, array: str) -> Weight:
+    ours, theirs = _PARENTS[name]
+    on_disk = FAMILIES[config.family].fused.get(name, f"{theirs}.{name}")
+    suffix = "bias" if array == "bias" else "weight"
+    kernel = array == "kernel"
+    return Weight(
+        ("layers", ours, name, array), f"model.layers.{{layer}}.{on_disk}.{suffix}", kernel, not kernel
+    )
+
+
+def _fused(config: DecoderConfig) -> Iterator[tuple[str, list[Weight]]]:
+    """(Name, the arrays that one tensor of this name holds)."""
+    for name, group in groupby(expected_weights(config), key=lambda weight: weight.name):
+        yield name, list(group)
 
 
 def names_of(weight: Weight, config: DecoderConfig) -> list[str]:
@@ -75,10 +95,12 @@ def load_weights(
     """
     _check_names(set(read), config, source)
     shapes = _base_shapes(config)
-    return {
-        w.path: _fill(w, config, read, shapes[w.path], jnp.float32 if w.wide else dtype, source)
-        for w in expected_weights(config)
-    }
+    state = {}
+    for _, weights in _fused(config):
+        arrays = [np.empty(shapes[w.path].shape, jnp.float32 if w.wide else dtype) for w in weights]
+        _fill(weights, arrays, config, read, source)
+        state |= {weight.path: array for weight, array in zip(weights, arrays, strict=True)}
+    return state
 
 
 def check_weights(shapes: dict[str, tuple[int, ...]], config: DecoderConfig, source: str) -> None:
@@ -94,11 +116,21 @@ def check_weights(shapes: dict[str, tuple[int, ...]], config: DecoderConfig, sou
     """
     _check_names(set(shapes), config, source)
     targets = _base_shapes(config)
-    for weight in expected_weights(config):
-        target = targets[weight.path].shape
-        target = target[1:] if "{layer}" in weight.name else target
-        for name in names_of(weight, config):
-            _check_shape(name, shapes[name], target[::-1] if weight.transpose else target, source)
+    for _, weights in _fused(config):
+        parts = [_on_disk(weight, targets[weight.path].shape) for weight in weights]
+        for name in names_of(weights[0], config):
+            _check_shape(name, shapes[name], _joined(parts), source)
+
+
+def _on_disk(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of one tensor of an array of this shape."""
+    shape = shape[1:] if "{layer}" in weight.name else shape
+    return shape[::-1] if weight.transpose else shape
+
+
+def _joined(parts: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of tensors of these shapes, one behind the other."""
+    return (sum(part[0] for part in parts), *parts[0][1:])
 
 
 def _base_shapes(config: DecoderConfig) -> dict:
@@ -130,20 +162,20 @@ def _check_names(names: set[str], config: DecoderConfig, source: str) -> None:
         )
 
 
-def _fill(weight: Weight, config: DecoderConfig, read, shape, dtype, source: str) -> np.ndarray:
-    out = np.empty(shape.shape, dtype)
-    names = names_of(weight, config)
-    for index, name in enumerate(names):
+def _fill(weights: list[Weight], arrays: list[np.ndarray], config: DecoderConfig, read, source: str) -> None:
+    """Read the tensors of one name into the arrays that they hold."""
+    parts = [_on_disk(weight, array.shape) for weight, array in zip(weights, arrays, strict=True)]
+    ends = np.cumsum([part[0] for part in parts])
+    for index, name in enumerate(names_of(weights[0], config)):
         tensor = read[name]()
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise InputError(
                 f"{source}: {name} is {tensor.dtype}; quantized folders are not read, use a plain one"
             )
-        target = out[index] if "{layer}" in weight.name else out
-        target = target.T if weight.transpose else target
-        _check_shape(name, tensor.shape, target.shape, source)
-        target[...] = tensor
-    return out
+        _check_shape(name, tensor.shape, _joined(parts), source)
+        for weight, array, rows in zip(weights, arrays, np.split(tensor, ends[:-1]), strict=True):
+            layer = array[index] if "{layer}" in weight.name else array
+            layer[...] = rows.T if weight.transpose else rows
 
 
 def _check_shape(name: str, have: tuple[int, ...], want: tuple[int, ...], source: str) -> None:
@@ -156,14 +188,21 @@ def _check_shape(name: str, have: tuple[int, ...], want: tuple[int, ...], source
 def iterate_weights(decoder: Decoder, dtype) -> Iterator[tuple[str, np.ndarray]]:
     """(Hugging Face name, array) of every weight, adapters merged, one tensor at a time."""
     state = _base_state(decoder)
-    adapters = {path[:-2]: None for path in state if path[-2:] == ("lora", "a")}
-    for weight in expected_weights(decoder.config):
-        for index, name in enumerate(names_of(weight, decoder.config)):
-            layer = index if "{layer}" in weight.name else slice(None)
-            tensor = np.asarray(state[weight.path][layer], np.float32)
-            if weight.path[:-1] in adapters:
-                tensor = tensor + _lora_update(decoder, state, weight.path[:-1], layer)
-            yield name, np.ascontiguousarray(tensor.T if weight.transpose else tensor).astype(dtype)
+    for _, weights in _fused(decoder.config):
+        for index, name in enumerate(names_of(weights[0], decoder.config)):
+            parts = [_tensor(decoder, state, weight, index) for weight in weights]
+            # safetensors writes memory as it lies, whatever the strides say.
+            yield name, np.ascontiguousarray(np.concatenate(parts)).astype(dtype)
+
+
+def _tensor(decoder: Decoder, state: dict, weight: Weight, index: int) -> np.ndarray:
+    """One layer's array as Hugging Face stores it."""
+    layer = index if "{layer}" in weight.name else slice(None)
+    tensor = np.asarray(state[weight.path][layer], np.float32)
+    path = weight.path[:-1]
+    if weight.path[-1] == "kernel" and (*path, "lora", "a") in state:
+        tensor = tensor + _lora_update(decoder, state, path, layer)
+    return tensor.T if weight.transpose else tensor
 
 
 def _lora_update(decoder: Decoder, state: dict, path: tuple[str, ...], layer: int) -> np.ndarray:

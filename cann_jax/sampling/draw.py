@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cann_jax.models.layers import NEGATIVE
+from cann_jax.models.attention import NEGATIVE
 
 BLOCK = 256  # vocabulary entries a block; 49,152 / 256 = 192 block sums
 

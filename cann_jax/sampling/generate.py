@@ -69,7 +69,7 @@ def generate(
         if temperature != 1 or top_p < 1:
             logps = take(scores, tokens) - jax.nn.logsumexp(scores, axis=-1)
         samples = _append(loop.samples, loop.step, tokens, logps, stop_tokens)
-        positions = jnp.broadcast_to(prompt_lengths[:, None] + loop.step, tokens.shape)
+        positions = prompt_lengths + loop.step
         hidden, own = model.decode(tokens, positions, prompt, prompt_mask, loop.own, loop.step)
         return _Loop(loop.step + 1, hidden, own, samples)
 

@@ -15,7 +15,6 @@ from cann_jax.core import pseudo_reward
 from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
-from cann_jax.models.load import load_decoder
 from cann_jax.models.peft import export_adapter
 from cann_jax.progress import track
 from cann_jax.stages.dual import read_multipliers, read_problem
@@ -79,7 +78,7 @@ def starting_point(run: Run):
     """(graph, trained weights, frozen weights): the reference itself, adapters adding nothing."""
     align = run.config.align
     full = align.lora is None
-    decoder = load_decoder(run.files, run.config.model.dtype, align.lora, seed=run.config.seed, wide=full)
+    decoder = run.load(align.lora, wide=full)
     return nnx.split(decoder, TRAINED[full], ...)
 
 

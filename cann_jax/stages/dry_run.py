@@ -14,10 +14,12 @@ import numpy as np
 from flax import nnx
 from rich.table import Table
 
+from cann_jax.config import LoraConfig
 from cann_jax.console import console
 from cann_jax.data.preferences import steps_in
 from cann_jax.data.prompts import EncodedPrompts, prompt_ids
 from cann_jax.data.responses import Responses
+from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import abstract_decoder
 from cann_jax.models.weights import check_weights
@@ -46,8 +48,9 @@ def dry_run(run: Run) -> None:
     check_weights(
         {name: reader.shape for name, reader in files.readers.items()}, files.config, str(files.path)
     )
+    decoder, size = _abstract(run), _parameters(run) / 1e6
     out.print(
-        f"model: {files.path.name}, {_parameters(run) / 1e6:.1f} M parameters, {run.config.model.dtype}"
+        f"model: {files.path.name}, {size:.1f} M parameters, {decoder.dtype}, attention by {decoder.kernel}"
     )
     for line in (*_prompt_lines(run), *_scorer_lines(run), *_step_lines(run)):
         out.print(line, markup=False)
@@ -57,8 +60,12 @@ def dry_run(run: Run) -> None:
 
 def _parameters(run: Run) -> int:
     """Of the reference; a copy of a tied head in the files counts once."""
-    decoder = abstract_decoder(run.files.config, run.config.model.dtype, None)
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(_abstract(run), nnx.Param)))
+
+
+def _abstract(run: Run, lora: LoraConfig | None = None, *, wide=False) -> Decoder:
+    model = run.config.model
+    return abstract_decoder(run.files.config, model.dtype, lora, wide=wide, attention=model.attention)
 
 
 def _prompt_lines(run: Run) -> Iterator[str]:
@@ -131,7 +138,7 @@ def _memory_cells(found: Any) -> list[str]:
 def lower_sampling(run: Run):
     """Sampling of the widest batch, ready to compile."""
     config = run.config.sample
-    model = LanguageModel.of(abstract_decoder(run.files.config, run.config.model.dtype, None), run.files)
+    model = LanguageModel.of(_abstract(run), run.files)
     batch = config.prompts_per_batch
     prompts, lengths = _integers(batch, _prompt_width(run)), _integers(batch)
     stop = _integers(len(stop_tokens(model, config)))
@@ -142,7 +149,7 @@ def lower_sampling(run: Run):
 def lower_training(run: Run) -> Iterator[tuple[str, Any]]:
     """The reference's pass over a training batch and the training step, ready to compile."""
     config, full = run.config, run.config.align.lora is None
-    decoder = abstract_decoder(run.files.config, config.model.dtype, config.align.lora, wide=full)
+    decoder = _abstract(run, config.align.lora, wide=full)
     graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
     steps = steps_in(config.align.epochs, len(run.train_prompts), config.align.prompts_per_step)
     spec = spec_of(config, graph, steps)

@@ -9,9 +9,10 @@ from typing import Any
 from etils import epath
 
 from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, write_json
-from cann_jax.config import RunConfig
+from cann_jax.config import LoraConfig, RunConfig
 from cann_jax.data.prompts import EncodedPrompts, encode_prompts, read_prompts
 from cann_jax.errors import InputError
+from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
 from cann_jax.stages.manifest import MANIFEST, begin, commit, expectation, stage_state
@@ -43,7 +44,16 @@ class Run:
     @cached_property
     def reference(self) -> LanguageModel:
         """The reference model, π_ref."""
-        return LanguageModel.of(load_decoder(self.files, self.config.model.dtype), self.files)
+        return LanguageModel.of(self.load(), self.files)
+
+    def load(self, lora: LoraConfig | None = None, *, wide=False) -> Decoder:
+        """The reference model's decoder, perhaps with new adapters; says what it is and how it attends."""
+        model = self.config.model
+        decoder = load_decoder(
+            self.files, model.dtype, lora, seed=self.config.seed, wide=wide, attention=model.attention
+        )
+        print(f"model: {self.files.path.name}, {model.dtype}, attention by {decoder.kernel}", flush=True)
+        return decoder
 
     @cached_property
     def train_prompts(self) -> EncodedPrompts:

@@ -135,14 +135,15 @@ def test_missing_config(copy):
 
 
 UNSUPPORTED = {
-    "model_type": {"model_type": "qwen2"},
-    "attention_bias": {"attention_bias": True},
-    "mlp_bias": {"mlp_bias": True},
-    "hidden_act": {"hidden_act": "gelu"},
+    "model_type 'gpt2' is not supported": {"model_type": "gpt2"},
+    "model_type ['llama'] is not supported": {"model_type": ["llama"]},
+    "hidden_act 'relu' is not supported": {"hidden_act": "relu"},
+    "attention_bias is 1": {"attention_bias": 1},
     "quantization_config": {"quantization_config": {"quant_method": "gptq"}},
-    "RoPE scaling 'llama3'": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
-    "RoPE scaling 'linear'": {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "attention_dropout 0.1 is not supported": {"attention_dropout": 0.1},
+    "RoPE scaling 'ntk'": {"rope_parameters": {"rope_type": "ntk", "rope_theta": 1e4, "factor": 8.0}},
     "partial_rotary_factor": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "rope_parameters is [], no JSON object": {"rope_parameters": []},
     "rope_theta is -1": {"rope_parameters": {"rope_theta": -1}},
     "hidden_size is '64'": {"hidden_size": "64"},
     "num_hidden_layers is 0": {"num_hidden_layers": 0},
@@ -160,7 +161,10 @@ def test_unsupported_configuration(said, tiny_folder, tmp_path):
     assert said in message and "config.json" in message
 
 
+# Each of these is read: another value does not fit the weights any more.
 SHAPED = {
+    "attention_bias": True,
+    "mlp_bias": True,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -174,7 +178,6 @@ SHAPED = {
 
 @pytest.mark.parametrize("field", SHAPED)
 def test_field_at_odds_with_the_weights(field, tiny_folder, tmp_path):
-    """Each of these fields is read: another value does not fit the weights any more."""
     message = refused(changed_copy(tiny_folder, tmp_path / "changed", **{field: SHAPED[field]}))
     assert "use files of one model" in message
 

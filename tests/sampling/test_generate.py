@@ -139,9 +139,11 @@ def test_prompt_is_held_once_for_all_responses():
     Compiled from shapes: a prompt of 1,024 tokens and 4 new ones.
     """
     from cann_jax.models.config import DecoderConfig
+    from cann_jax.models.families import LayerKind
     from cann_jax.models.rope import Rope
 
-    config = DecoderConfig(64, 64, 64, 4, 4, 4, 16, 1e-5, Rope(16, 1e4), True, 2048)
+    kinds = (LayerKind(Rope(16, 1e4)),) * 4
+    config = DecoderConfig("llama", 64, 64, 64, 4, 4, 4, 16, 1e-5, kinds, True, 2048)
     graph, weights = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), weights)
     prompt, batch = 1024, 2

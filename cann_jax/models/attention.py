@@ -1,0 +1,153 @@
+"""How queries, keys and values become attention, and by which kernel; the one place that chooses it."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.errors import InputError
+
+NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
+CUDNN_HEAD_DIM = 128  # what every GPU that has the kernel can do
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is fixed about a model's attention.
+
+    Args:
+        scale: Of the scores.
+        softcap: c in c·tanh(score / c), or None.
+        implementation: Of ``jax.nn.dot_product_attention``: ``xla`` or ``cudnn``.
+        dtype: Of the factors of the products; scores and sums are float32.
+    """
+
+    scale: float
+    softcap: float | None
+    implementation: str
+    dtype: Any
+
+
+def implementation(choice: str, dtype, head_dim: int, softcap: float | None) -> str:
+    """The kernel for whole sequences: what ``model.attention`` asks for, ``auto`` resolved.
+
+    Args:
+        choice: ``auto``, ``xla`` or ``cudnn``.
+        dtype: Of the factors.
+        head_dim: Size of a head.
+        softcap: Of the scores, or None.
+
+    Raises:
+        InputError: cudnn is asked for where it cannot serve.
+    """
+    if choice == "xla":
+        return "xla"
+    obstacle = _cudnn_obstacle(dtype, head_dim, softcap)
+    if choice == "cudnn" and obstacle:
+        raise InputError(f"model.attention cudnn {obstacle}; use auto or xla")
+    return "xla" if obstacle else "cudnn"
+
+
+def _cudnn_obstacle(dtype, head_dim: int, softcap: float | None) -> str | None:
+    if jax.default_backend() != "gpu":
+        return f"needs a GPU, and this is a {jax.default_backend()}"
+    if jnp.dtype(dtype) == jnp.float32:
+        return "needs model.dtype bfloat16"
+    if softcap is not None:
+        return "has no soft-cap, which this model needs"
+    if head_dim > CUDNN_HEAD_DIM or head_dim % 8:
+        return f"takes heads up to {CUDNN_HEAD_DIM} in steps of 8, and this model's have {head_dim}"
+    return None
+
+
+# Recomputed in the backward pass: its (S, S) weights are never kept.
+@partial(jax.checkpoint, static_argnums=0)
+def attend(rule: Rule, q, k, v, mask):
+    """Attention within whole sequences.
+
+    Args:
+        rule: The model's.
+        q: (B, S, heads, head_dim), rotated.
+        k: (B, S, kv_heads, head_dim), rotated.
+        v: (B, S, kv_heads, head_dim).
+        mask: (B, S, S), True where the row may see the column.
+
+    Returns:
+        (B, S, heads · head_dim) float32.
+    """
+    q, k, v = (x.astype(rule.dtype) for x in (q, k, v))
+    if rule.softcap is not None:
+        out = _capped(rule, q, k, v, mask)
+    elif rule.implementation == "cudnn":
+        out = _cudnn(rule, q, k, v, mask)
+    else:
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=mask[:, None], scale=rule.scale, implementation="xla"
+        )
+    return out.reshape(*out.shape[:2], -1).astype(jnp.float32)
+
+
+def _cudnn(rule: Rule, q, k, v, mask):
+    """Its backward pass takes even lengths only; a masked last token makes them so."""
+    size = q.shape[1]
+    odd = size % 2
+    q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
+    mask = jnp.pad(mask, ((0, 0), (0, odd), (0, odd)))
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=mask[:, None], scale=rule.scale, implementation=rule.implementation
+    )
+    return out[:, :size]
+
+
+def _capped(rule: Rule, q, k, v, mask):
+    """``jax.nn.dot_product_attention`` has no soft-cap (Gemma Team 2024, section 2)."""
+    grouped = _by_kv_head(q, k.shape[2])
+    scores = _scores(rule, "bqhgd,bkhd->bhgqk", grouped, k, mask[:, None, None])
+    return _dot(rule, "bhgqk,bkhd->bqhgd", jax.nn.softmax(scores, axis=-1), v)
+
+
+def attend_shared(rule: Rule, q, prompt, prompt_mask, own, own_mask):
+    """Attention of one token of each of K responses over their shared prompt and their own past.
+
+    Args:
+        rule: The model's.
+        q: (B, K, heads, head_dim), rotated.
+        prompt: keys and values (B, P, kv_heads, head_dim), held once for all K.
+        prompt_mask: (B, P) True where the token sees one of the prompt.
+        own: keys and values (B, K, kv_heads, T, head_dim), this token's already written.
+        own_mask: (T,) the same of its own past.
+
+    Returns:
+        (B, K, heads · head_dim) float32.
+    """
+    grouped = _by_kv_head(q, prompt[0].shape[2])
+    scores = jnp.concatenate([
+        _scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask[:, None, None, None]),
+        _scores(rule, "bkhgd,bkhtd->bkhgt", grouped, own[0], own_mask),
+    ], axis=-1)  # fmt: skip
+    weights = jax.nn.softmax(scores, axis=-1)
+    shared, single = jnp.split(weights, [prompt_mask.shape[-1]], axis=-1)
+    out = _dot(rule, "bkhgp,bphd->bkhgd", shared, prompt[1])
+    out += _dot(rule, "bkhgt,bkhtd->bkhgd", single, own[1])
+    return out.reshape(*q.shape[:2], -1)
+
+
+def softcap(scores: jax.Array, cap: float | None) -> jax.Array:
+    """cap · tanh(scores / cap); nothing where ``cap`` is None."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+
+def _by_kv_head(q, kv_heads: int):
+    return q.reshape(*q.shape[:2], kv_heads, q.shape[2] // kv_heads, q.shape[3])
+
+
+def _scores(rule: Rule, equation: str, q, k, mask):
+    scores = softcap(_dot(rule, equation, q, k) * rule.scale, rule.softcap)
+    return jnp.where(mask, scores, NEGATIVE)
+
+
+def _dot(rule: Rule, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    a, b = a.astype(rule.dtype), b.astype(rule.dtype)
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
