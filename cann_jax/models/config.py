@@ -8,6 +8,8 @@ from cann_jax.models.families import EVERYWHERE, FAMILIES, Family, LayerKinds
 from cann_jax.models.fields import MEND, Fields
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
+# What transformers takes for keys left out, in every family that has them.
+_DEFAULTS = {"rope_theta": 10_000.0, "hidden_act": "silu"}
 _SIZES = {
     "vocabulary": "vocab_size",
     "hidden": "hidden_size",
@@ -89,7 +91,7 @@ class DecoderConfig:
             raise InputError(
                 f"{source}: model_type {kind!r} is not supported; use a model of one of {', '.join(FAMILIES)}"
             )
-        fields = Fields({"rope_theta": 10_000.0, **family.defaults, **config}, source)
+        fields = Fields({**_DEFAULTS, **family.defaults, **config}, source)
         _refuse(fields, family)
         sizes = {name: fields.size(key) for name, key in _SIZES.items()}
         kv_heads, head_dim = _head_sizes(fields, sizes["hidden"], sizes["heads"])
