@@ -78,6 +78,16 @@ class Standardised:
     reach: jax.Array
 
 
+class Centre(NamedTuple):
+    """A prompt's mean ``(..., prompts)`` in two parts.
+
+    The mean of large scores is itself rounded, and what remains would pass for a margin.
+    """
+
+    mean: jax.Array
+    rest: jax.Array
+
+
 class Evaluation(NamedTuple):
     """F, its gradient ``(m,)`` and Hessian ``(m, m)`` at one tilt."""
 
@@ -100,26 +110,53 @@ class PolicyStatistics(NamedTuple):
 def ready(scores: Scores) -> Table:
     """Centre and scale a table."""
     mask = None if scores.mask is None else valid_mask(scores)
-    weights = normalised_prompt_weights(scores)
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
-    reward, features = _centred(scores.reward, mask), _centred(constraints, mask)
-    spread = _spread(features, weights, mask)
-    count, lowest = jnp.full(weights.shape, reward.shape[-1]), jnp.min(reward, axis=-1)
-    reward_spread = _spread(reward[None], weights, mask)[0]
+    centres = centre(scores.reward, mask), centre(constraints, mask)
+    weights = normalised_prompt_weights(scores)
+    return tabulate(scores.reward, constraints, mask, weights, centres, scores.baseline)
+
+
+def tabulate(
+    reward: jax.Array,
+    constraints: jax.Array,
+    mask: jax.Array | None,
+    weights: jax.Array,
+    centres: tuple[Centre, Centre],
+    baseline: jax.Array | None = None,
+    spreads: tuple[jax.Array, jax.Array] | None = None,
+) -> Table:
+    """A table about known centres.
+
+    Args:
+        reward, mask: ``(prompts, responses)``.
+        constraints: ``(m, prompts, responses)``.
+        weights: ``(prompts,)``, as they shall stand in the table.
+        centres: of the reward, ``(prompts,)`` a part, and of the constraints, ``(m, prompts)``.
+        baseline: as in ``Scores``.
+        spreads: ``(m,)`` and scalar, units taken from elsewhere; None: the table's own.
+    """
+    about, constraints_about = centres
+    deviation, features = deviations(reward, about, mask), deviations(constraints, constraints_about, mask)
+    if spreads is None:
+        spreads = (
+            unit(root_mean_square(features, weights, mask)),
+            unit(root_mean_square(deviation[None], weights, mask)[0]),
+        )
+    count, lowest = jnp.full(weights.shape, reward.shape[-1]), jnp.min(deviation, axis=-1)
     if mask is not None:
         present = mask | ~jnp.any(mask, axis=-1, keepdims=True)
         count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-        lowest = jnp.min(jnp.where(present, reward, jnp.inf), axis=-1)
-        reward = jnp.where(present, reward, -jnp.inf)
+        lowest = jnp.min(jnp.where(present, deviation, jnp.inf), axis=-1)
+        deviation = jnp.where(present, deviation, -jnp.inf)
     return Table(
-        reward=reward,
-        features=features / spread[:, None, None],
+        reward=deviation,
+        features=features / spreads[0][:, None, None],
         weights=weights,
-        spread=spread,
-        reward_spread=reward_spread,
-        baseline=scores.baseline,
-        prompt_means=response_mean(constraints, mask),
-        prompt_rewards=response_mean(scores.reward, mask),
+        spread=spreads[0],
+        reward_spread=spreads[1],
+        baseline=baseline,
+        prompt_means=constraints_about.mean,
+        prompt_rewards=about.mean,
         prompt_lowest=lowest,
         prompt_log_counts=jnp.log(count.astype(reward.dtype)),
     )
@@ -128,22 +165,6 @@ def ready(scores: Scores) -> Table:
 def reweigh(table: Table, weights: jax.Array) -> Table:
     """The table under other prompt weights ``(prompts,)``; what its units are does not change."""
     return dataclasses.replace(table, weights=weights / accurate_sum(weights))
-
-
-def every_prompt(table: Table, stride: int) -> Table:
-    """Every stride-th prompt, in the whole table's units."""
-    part = dataclasses.replace(
-        table,
-        reward=table.reward[::stride],
-        features=table.features[:, ::stride],
-        prompt_means=table.prompt_means[:, ::stride],
-        prompt_rewards=table.prompt_rewards[::stride],
-        prompt_lowest=table.prompt_lowest[::stride],
-        prompt_log_counts=table.prompt_log_counts[::stride],
-    )
-    # a stride over zero weights only would leave none; one over the sum of a few loses nothing else
-    weights = table.weights[::stride]
-    return reweigh(part, jnp.where(jnp.any(weights > 0), weights, jnp.ones_like(weights)))
 
 
 def table_baseline(table: Table) -> jax.Array:
@@ -169,22 +190,34 @@ def pose(table: Table, margins: jax.Array, beta: jax.Array) -> Standardised:
     )
 
 
+def centre(values: jax.Array, mask: jax.Array | None) -> Centre:
+    """Means over the responses of ``values (..., prompts, responses)``."""
+    mean = response_mean(values, mask)
+    return Centre(mean, response_mean(values - mean[..., None], mask))
+
+
+def deviations(values: jax.Array, about: Centre, mask: jax.Array | None) -> jax.Array:
+    """``values`` less their prompt's mean; 0 where no response is, whatever stood there."""
+    found = (values - about.mean[..., None]) - about.rest[..., None]
+    return found if mask is None else jnp.where(mask, found, 0)
+
+
 def _centred(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Deviations from the prompt's mean; 0 where no response is, whatever stood there."""
-    deviations = values - response_mean(values, mask)[..., None]
-    # once more: the mean of large scores is itself rounded, and what remains would pass for a margin
-    deviations = deviations - response_mean(deviations, mask)[..., None]
-    return deviations if mask is None else jnp.where(mask, deviations, 0)
+    return deviations(values, centre(values, mask), mask)
 
 
-def _spread(deviations: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """``(m,)`` root mean square deviation within a prompt; 1 for a constraint that never varies."""
+def root_mean_square(deviations: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """``(m,)`` spread within a prompt of ``(m, prompts, responses)``; 0 for scores that never vary."""
     # the largest deviation is divided out first: squares of 1e20 or 1e-30 leave float32's range
     size = jnp.max(jnp.abs(deviations), axis=(-2, -1))
     size = jnp.where(size > 0, size, 1)
     scaled = deviations / size[:, None, None]
-    variance = accurate_sum(response_mean(scaled * scaled, mask) * weights)
-    return jnp.where(variance > 0, size * jnp.sqrt(variance), 1)
+    return size * jnp.sqrt(accurate_sum(response_mean(scaled * scaled, mask) * weights))
+
+
+def unit(spread: jax.Array) -> jax.Array:
+    """The spread, or 1 where there is none to divide by."""
+    return jnp.where(spread > 0, spread, 1)
 
 
 def tilt_of(multipliers: jax.Array, problem: Standardised) -> jax.Array:
@@ -199,11 +232,12 @@ def multipliers_of(tilt: jax.Array, problem: Standardised) -> jax.Array:
 
 def tilted_logits(problem: Standardised, tilt: jax.Array) -> jax.Array:
     """``(prompts, responses)``: (r + ⟨λ, g⟩)/β up to a constant in each prompt."""
-    # an unrolled sum fuses into one streaming pass, which a contraction over m does not
-    logits = problem.table.reward / problem.beta
+    # an unrolled sum fuses into one streaming pass, which a contraction over m does not; β divides last,
+    # as in a solver's loop XLA would keep reward/β as an array of its own
+    logits = problem.table.reward
     for j in range(problem.table.features.shape[0]):
-        logits = logits + tilt[j] * problem.table.features[j]
-    return logits
+        logits = logits + (tilt[j] * problem.beta) * problem.table.features[j]
+    return logits / problem.beta
 
 
 def evaluate(problem: Standardised, tilt: jax.Array) -> Evaluation:
@@ -266,7 +300,8 @@ def _covariance(table: Table, mass: jax.Array, total: jax.Array, means: jax.Arra
     """E_x Cov_{π_θ}(features), ``(m, m)``."""
     features, weights = table.features, table.weights
     if features.shape[0] == 1:
-        second = jnp.sum(mass * features[0] ** 2, axis=-1) / total - means[0] ** 2
+        # not mass · features², which XLA would keep as an array of its own
+        second = jnp.sum(mass * features[0] * features[0], axis=-1) / total - means[0] ** 2
         return jnp.maximum(accurate_sum(second * weights), 0)[None, None]
     # one plain product of flat matrices: four times quicker than contracting two axes at once
     weighted = (features * (mass * (weights / total)[:, None])).reshape(features.shape[0], -1)

@@ -66,18 +66,22 @@ def proves_infeasible(problem: Standardised, tilt: jax.Array, value: jax.Array) 
     return value < problem.floor - rounding(problem) * (jnp.sum(tilt) + jnp.abs(problem.floor))
 
 
-def reach_along(problem: Standardised, tilt: jax.Array) -> jax.Array:
-    """φ(w) − ⟨w, b⟩ at w = θ/Σθ, in units of the spread; one constraint has only w = 1."""
-    total = jnp.sum(tilt)
+def direction(tilt: jax.Array) -> jax.Array:
+    """w = θ/Σθ ``(m,)``; one constraint has only w = 1."""
     if tilt.shape[0] == 1:
-        direction = jnp.ones_like(tilt)
-    else:
-        direction = jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
+        return jnp.ones_like(tilt)
+    total = jnp.sum(tilt)
+    return jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
+
+
+def reach_along(problem: Standardised, tilt: jax.Array) -> jax.Array:
+    """φ(w) − ⟨w, b⟩ at w = ``direction(tilt)``, in units of the spread."""
+    along = direction(tilt)
     mixed = jnp.zeros_like(problem.table.reward)
     for j in range(tilt.shape[0]):
-        mixed = mixed + direction[j] * problem.table.features[j]
+        mixed = mixed + along[j] * problem.table.features[j]
     best = jnp.max(jnp.where(jnp.isfinite(problem.table.reward), mixed, -jnp.inf), axis=-1)
-    return accurate_sum(best * problem.table.weights) + jnp.dot(direction, problem.drift)
+    return accurate_sum(best * problem.table.weights) + jnp.dot(along, problem.drift)
 
 
 def verdict(

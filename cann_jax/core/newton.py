@@ -5,6 +5,7 @@ function is cut back to the secant's root along it. One evaluation of the table 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from cann_jax.core.dual import Evaluation, Standardised, evaluate, natural_resid
 from cann_jax.core.feasibility import proves_infeasible
 
 STEPS = 80
+NEAR, SHORT = 10, 0.01  # a step this short from a residual this near leaves less than a hundredth of it
 
 
 class NewtonState(NamedTuple):
@@ -27,19 +29,26 @@ class NewtonState(NamedTuple):
     done: jax.Array
 
 
-def newton(problem: Standardised, start: jax.Array, tolerance: float) -> tuple[jax.Array, jax.Array]:
+def newton(
+    problem: Standardised,
+    start: jax.Array,
+    tolerance: float,
+    evaluate_table: Callable[[jax.Array], Evaluation] | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Minimise F over θ ≥ 0 from ``start`` ``(m,)``; returns θ and the number of evaluations.
 
     Stops at a natural residual of ``tolerance``, or where rounding allows no further step, or at a proof
-    that the margins are out of reach.
+    that the margins are out of reach. ``evaluate_table`` stands for ``evaluate`` where ``problem`` holds
+    only its constants.
     """
-    state = begin(problem, start, evaluate(problem, start), tolerance)
+    evaluate_table = evaluate_table or partial(evaluate, problem)
+    state = begin(problem, start, evaluate_table(start), tolerance)
 
     def step(state):
-        return advance(problem, state, evaluate(problem, state.trial), tolerance)
+        return advance(problem, state, evaluate_table(state.trial), tolerance)
 
     state = jax.lax.while_loop(lambda s: ~s.done, step, state)
-    return state.tilt, state.evaluations
+    return last_step(state, tolerance), state.evaluations
 
 
 def newton_by_passes(
@@ -56,13 +65,13 @@ def newton_by_passes(
     after = jax.jit(advance)
     while not state.done:
         state = after(problem, state, evaluate_table(state.trial), tolerance)
-    return state.tilt, state.evaluations
+    return last_step(state, tolerance), state.evaluations
 
 
 def begin(problem: Standardised, start: jax.Array, evaluation: Evaluation, tolerance: float) -> NewtonState:
     """State after the first evaluation."""
-    done = natural_residual(start, evaluation.gradient) <= tolerance
     trial = propose(problem, start, evaluation)
+    done = settled(start, evaluation.gradient, trial, tolerance)
     return NewtonState(start, evaluation, trial, jnp.asarray(1), jnp.asarray(0), done)
 
 
@@ -78,12 +87,31 @@ def advance(problem: Standardised, state: NewtonState, seen: Evaluation, toleran
     tilt = jnp.where(accept, state.trial, state.tilt)
     evaluation = jax.tree.map(lambda new, old: jnp.where(accept, new, old), seen, state.evaluation)
     trial = jnp.where(accept, propose(problem, tilt, evaluation), cut)
-    residual = natural_residual(tilt, evaluation.gradient)
     stuck = jnp.all(jnp.abs(trial - tilt) <= 2 * jnp.finfo(tilt.dtype).eps * tilt)
-    done = (residual <= tolerance) | stuck | proves_infeasible(problem, tilt, evaluation.value)
+    done = (
+        settled(tilt, evaluation.gradient, trial, tolerance)
+        | stuck
+        | proves_infeasible(problem, tilt, evaluation.value)
+    )
     done = done | ~jnp.isfinite(seen.value) | (state.evaluations + 1 >= STEPS)
     refused = jnp.where(accept, 0, state.refused + 1)
     return NewtonState(tilt, evaluation, trial, state.evaluations + 1, refused, done)
+
+
+def settled(tilt: jax.Array, gradient: jax.Array, trial: jax.Array, tolerance: float) -> jax.Array:
+    """Whether a residual is within tolerance, or will be after the step to the trial, which is short."""
+    residual = natural_residual(tilt, gradient)
+    return (residual <= tolerance) | ((residual <= NEAR * tolerance) & _is_short(tilt, trial))
+
+
+def _is_short(tilt: jax.Array, trial: jax.Array) -> jax.Array:
+    return jnp.all(jnp.abs(trial - tilt) <= SHORT * jnp.maximum(tilt, 1))
+
+
+def last_step(state: NewtonState, tolerance: float) -> jax.Array:
+    """θ ``(m,)``: a settled state's last proposal squares the residual, and costs no evaluation."""
+    near = natural_residual(state.tilt, state.evaluation.gradient) <= NEAR * tolerance
+    return jnp.where(near & _is_short(state.tilt, state.trial), state.trial, state.tilt)
 
 
 def propose(problem: Standardised, tilt: jax.Array, evaluation: Evaluation) -> jax.Array:

@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.dual import (
-    Evaluation,
-    PolicyStatistics,
-    Standardised,
-    Table,
-    evaluate,
-    natural_residual,
-    policy_statistics,
-    pose,
-    ready,
+from cann_jax.core.blocks import (
+    Description,
+    Survey,
+    Units,
+    describe,
+    described,
+    pose_part,
+    pose_whole,
+    survey,
+    with_drift,
 )
-from cann_jax.core.feasibility import reach_along, verdict
+from cann_jax.core.dual import Evaluation, Standardised, Table, centre, evaluate, ready, tabulate
 from cann_jax.core.newton import newton_by_passes
 from cann_jax.core.prepare import Targets
 from cann_jax.core.scores import Scores
-from cann_jax.core.solve import TOLERANCE, DualSolution, certified
+from cann_jax.core.solve import SOLVED, TOLERANCE, DualSolution, certified
 
 Chunks = Callable[[], Iterable[Scores]]
 
@@ -49,31 +49,30 @@ def solve_by_passes(chunks: Chunks, targets: Targets, beta: float) -> StreamedSo
         targets: what to ask; no groups.
         beta: β > 0.
     """
-    summary, prompts, best = _survey(chunks)
-    margins = np.asarray(targets.margins(np.ones(1, np.float32), np.asarray(summary.prompt_means[:, 0])))
-    problem = pose(summary, margins, np.float32(beta))
-    share = np.float32(1 / prompts)
-    passes = 1
+    units = _units(next(iter(chunks())))
+    seen, passes = _sum_over(_survey_chunk(chunk, units) for chunk in chunks()), 1
+    margins = np.asarray(targets.margins(np.ones(1, np.float32), seen.mean / seen.weight))
+    whole = jax.jit(pose_whole)(seen, units, margins, np.float32(beta))
 
     def total(of_chunk, tilt):
         nonlocal passes
         passes += 1
-        parts = (of_chunk(chunk, summary.spread, share, problem.beta, tilt) for chunk in chunks())
-        return _sum_over(parts)
+        return _sum_over(of_chunk(chunk, whole, seen.weight, tilt) for chunk in chunks())
 
     def evaluate_table(tilt) -> Evaluation:
-        seen = total(_evaluate_chunk, tilt)
-        return Evaluation(seen.value + tilt @ problem.drift, seen.gradient + problem.drift, seen.hessian)
+        return with_drift(whole, total(_evaluate_chunk, tilt), tilt)
 
     start = jnp.zeros(len(margins), jnp.float32)
-    tilt, evaluations = newton_by_passes(problem, start, 0.1 * TOLERANCE, evaluate_table)
-    seen, reach = total(_describe_chunk, tilt)
-    seen = seen._replace(value=seen.value + tilt @ problem.drift, gradient=seen.gradient + problem.drift)
-    along = jnp.ones_like(tilt) if len(margins) == 1 else tilt / jnp.maximum(jnp.sum(tilt), 1e-30)
-    residual = natural_residual(tilt, seen.gradient)
-    code = verdict(problem, reach + along @ problem.drift, tilt, seen.value, residual, TOLERANCE)
-    solution = jax.device_get(certified(problem, tilt, seen, code, evaluations, TOLERANCE))
-    return StreamedSolution(solution, margins, best, prompts, passes)
+    tilt, evaluations = newton_by_passes(whole, start, SOLVED * TOLERANCE, evaluate_table)
+    found = described(whole, total(_describe_chunk, tilt), tilt)
+    solution = jax.device_get(certified(whole, tilt, found, evaluations, TOLERANCE))
+    return StreamedSolution(
+        solution=solution,
+        margins=margins,
+        largest_margin=np.asarray((seen.best - seen.mean) / seen.weight),
+        prompts=int(seen.weight),
+        passes=passes,
+    )
 
 
 def _sum_over(parts: Iterable):
@@ -85,76 +84,35 @@ def _sum_over(parts: Iterable):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kept)
 
 
-def _survey(chunks: Chunks) -> tuple[Table, int, np.ndarray]:
-    """One pass for what standardising needs: a table of one prompt that stands for all of them."""
-    sums = None
-    for chunk in chunks():
-        part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _survey_chunk(chunk))
-        sums = part if sums is None else {name: sums[name] + part[name] for name in sums}
-    count = sums.pop("count")
-    mean = {name: np.asarray(value / count, np.float32) for name, value in sums.items()}
-    spread = np.sqrt(mean["variance"])
-    spread = np.where(spread > 0, spread, 1).astype(np.float32)
-    table = Table(
-        reward=np.zeros((1, 1), np.float32),
-        features=np.zeros((len(spread), 1, 1), np.float32),
-        weights=np.ones(1, np.float32),
-        spread=spread,
-        reward_spread=np.sqrt(mean["reward_variance"]),
-        baseline=None,
-        prompt_means=mean["mean"][:, None],
-        prompt_rewards=mean["reward"][None],
-        prompt_lowest=mean["lowest"][None],
-        prompt_log_counts=mean["log_count"][None],
-    )
-    return table, int(count), mean["best"] - mean["mean"]
-
-
 @jax.jit
-def _survey_chunk(chunk: Scores) -> dict:
+def _units(chunk: Scores) -> Units:
     table = ready(chunk)
-    there = jnp.any(chunk.mask, axis=-1).astype(table.reward.dtype)
-    prompts = jnp.sum(there)
-    constraints = jnp.where(chunk.mask, jnp.moveaxis(chunk.constraints, -1, 0), -jnp.inf)
-    best = jnp.max(constraints, axis=-1)
-    return {
-        "count": prompts,
-        "variance": _moving(table) * prompts,
-        "reward_variance": jnp.where(table.reward_spread == 1, 0, table.reward_spread**2) * prompts,
-        "mean": jnp.sum(table.prompt_means * there, axis=-1),
-        "reward": jnp.sum(table.prompt_rewards * there),
-        "lowest": jnp.sum(table.prompt_lowest * there),
-        "log_count": jnp.sum(table.prompt_log_counts * there),
-        "best": jnp.sum(jnp.where(there > 0, best, 0), axis=-1),
-    }
-
-
-def _moving(table: Table) -> jax.Array:
-    """``(m,)``: mean squared deviation; 0, not 1, where a chunk's scores never vary."""
-    varies = jnp.any(table.features != 0, axis=(1, 2))
-    return jnp.where(varies, table.spread**2, 0)
-
-
-def _problem(chunk: Scores, spread, share, beta) -> Standardised:
-    """A chunk in the whole table's units, its prompts weighing what they weigh in the whole; no drift."""
-    table = ready(chunk)
-    there = jnp.any(chunk.mask, axis=-1)
-    scale = table.spread / spread
-    table = dataclasses.replace(
-        table,
-        features=table.features * scale[:, None, None],
-        spread=spread,
-        weights=jnp.where(there, share, 0),
-    )
-    return dataclasses.replace(pose(table, jnp.zeros_like(spread), beta), drift=jnp.zeros_like(spread))
+    return table.spread, table.reward_spread
 
 
 @jax.jit
-def _evaluate_chunk(chunk: Scores, spread, share, beta, tilt) -> Evaluation:
-    return evaluate(_problem(chunk, spread, share, beta), tilt)
+def _survey_chunk(chunk: Scores, units: Units) -> Survey:
+    return survey(_table(chunk, units, jnp.ones(1)), chunk.mask, jnp.moveaxis(chunk.constraints, -1, 0))
+
+
+def _table(chunk: Scores, units: Units, weight: jax.Array) -> Table:
+    """A chunk in given units, every prompt with a response weighing the same."""
+    constraints = jnp.moveaxis(chunk.constraints, -1, 0)
+    centres = centre(chunk.reward, chunk.mask), centre(constraints, chunk.mask)
+    weights = jnp.where(jnp.any(chunk.mask, axis=-1), weight, 0)
+    return tabulate(chunk.reward, constraints, chunk.mask, weights, centres, spreads=units)
+
+
+def _part(chunk: Scores, whole: Standardised, prompts: jax.Array) -> Standardised:
+    units = whole.table.spread, whole.table.reward_spread
+    return pose_part(whole, _table(chunk, units, 1 / prompts))
 
 
 @jax.jit
-def _describe_chunk(chunk: Scores, spread, share, beta, tilt) -> tuple[PolicyStatistics, jax.Array]:
-    problem = _problem(chunk, spread, share, beta)
-    return policy_statistics(problem, tilt), reach_along(problem, tilt)
+def _evaluate_chunk(chunk: Scores, whole: Standardised, prompts, tilt) -> Evaluation:
+    return evaluate(_part(chunk, whole, prompts), tilt)
+
+
+@jax.jit
+def _describe_chunk(chunk: Scores, whole: Standardised, prompts, tilt) -> Description:
+    return describe(_part(chunk, whole, prompts), tilt)

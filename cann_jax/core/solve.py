@@ -6,11 +6,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from cann_jax.core.blocks import BLOCK, Description, in_blocks
 from cann_jax.core.dual import (
-    PolicyStatistics,
     Standardised,
     Table,
-    every_prompt,
     multipliers_of,
     natural_residual,
     policy_statistics,
@@ -26,7 +25,9 @@ from cann_jax.errors import InputError
 
 METHODS = ("lbfgsb", "newton")
 TOLERANCE = 1e-5
+SOLVED = 0.1  # a tenth of the tolerance costs Newton nothing, and λ keeps digits that a flat dual would lose
 ROUGH_PROMPTS = 1024
+MANY_BLOCKS = 8  # from a megabyte a score on
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +108,18 @@ def solve_dual(
     # L-BFGS-B stays as it is, the reference
     rough = method == "newton" and initial is None and scores.reward.shape[0] >= 8 * ROUGH_PROMPTS
     initial = jnp.zeros_like(margins) if initial is None else jnp.asarray(initial, margins.dtype)
-    return _solve(scores, margins, jnp.asarray(beta, margins.dtype), initial, method, tolerance, rough)
+    beta = jnp.asarray(beta, margins.dtype)
+    if method == "newton" and _by_blocks(scores.reward):
+        return _solve_by_blocks(scores, margins, beta, initial, tolerance, rough)
+    return _solve(scores, margins, beta, initial, method, tolerance, rough)
+
+
+def _by_blocks(reward: jax.Array) -> bool:
+    """Whether a table is one of many blocks on one CPU; under a trace only the compiler knows the device."""
+    if isinstance(reward, jax.core.Tracer) or reward.size < MANY_BLOCKS * BLOCK:
+        return False
+    devices = reward.devices() if isinstance(reward, jax.Array) else jax.local_devices()[:1]
+    return [device.platform for device in devices] == ["cpu"]
 
 
 def check_settings(margins: jax.Array, beta: float | jax.Array) -> None:
@@ -124,15 +136,35 @@ def check_settings(margins: jax.Array, beta: float | jax.Array) -> None:
 
 @partial(jax.jit, static_argnames=("method", "tolerance", "rough"))
 def _solve(scores, margins, beta, initial, method, tolerance, rough) -> DualSolution:
-    table = ready(scores)
     if rough:
-        initial = _rough_answer(table, margins, beta, initial)
-    return solve_table(table, margins, beta, initial, method, tolerance)
+        initial = _rough_answer(ready(_some_prompts(scores)), margins, beta, initial)
+    return solve_table(ready(scores), margins, beta, initial, method, tolerance)
 
 
-def _rough_answer(table: Table, margins: jax.Array, beta: jax.Array, initial: jax.Array) -> jax.Array:
-    """λ ``(m,)`` on a thousand prompts of many, which saves the whole table half of its evaluations."""
-    part = every_prompt(table, table.weights.shape[0] // ROUGH_PROMPTS)
+@partial(jax.jit, static_argnames=("tolerance", "rough"))
+def _solve_by_blocks(scores, margins, beta, initial, tolerance, rough) -> DualSolution:
+    part = ready(_some_prompts(scores))
+    if rough:
+        initial = _rough_answer(part, margins, beta, initial)
+    table = in_blocks(scores, (part.spread, part.reward_spread), margins, beta)
+    start = tilt_of(initial, table.whole)
+    tilt, evaluations = newton(table.whole, start, SOLVED * tolerance, table.evaluate)
+    return certified(table.whole, tilt, table.describe(tilt), evaluations, tolerance)
+
+
+def _some_prompts(scores: Scores) -> Scores:
+    """About a thousand prompts of many."""
+    stride = max(1, scores.reward.shape[0] // ROUGH_PROMPTS)
+    part = jax.tree.map(lambda leaf: leaf[::stride], dataclasses.replace(scores, baseline=None))
+    weights = part.prompt_weights
+    if weights is not None:
+        # a stride over zero weights only would leave none; one over the sum of a few loses nothing else
+        weights = jnp.where(jnp.any(weights > 0), weights, 1)
+    return dataclasses.replace(part, prompt_weights=weights, baseline=scores.baseline)
+
+
+def _rough_answer(part: Table, margins: jax.Array, beta: jax.Array, initial: jax.Array) -> jax.Array:
+    """λ ``(m,)`` on some of the prompts, which saves the whole table half of its evaluations."""
     problem = pose(part, margins, beta)
     tilt, _ = newton(problem, tilt_of(initial, problem), 1e-3)
     seen = policy_statistics(problem, tilt)
@@ -150,30 +182,23 @@ def solve_table(
 ) -> DualSolution:
     """``solve_dual`` on a table made ready before, for many solves of it inside one compiled call."""
     problem = pose(table, margins, beta)
-    # a tenth of the tolerance costs Newton nothing and leaves λ the digits that a flat dual would lose
     solver = newton if method == "newton" else lbfgsb
-    tilt, evaluations = solver(problem, tilt_of(initial, problem), 0.1 * tolerance)
-    seen = policy_statistics(problem, tilt)
-    residual = natural_residual(tilt, seen.gradient)
-    code = verdict(problem, reach_along(problem, tilt), tilt, seen.value, residual, tolerance)
-    return certified(problem, tilt, seen, code, evaluations, tolerance)
+    tilt, evaluations = solver(problem, tilt_of(initial, problem), SOLVED * tolerance)
+    seen = Description(policy_statistics(problem, tilt), reach_along(problem, tilt))
+    return certified(problem, tilt, seen, evaluations, tolerance)
 
 
 def certified(
-    problem: Standardised,
-    tilt: jax.Array,
-    seen: PolicyStatistics,
-    code: jax.Array,
-    evaluations: jax.Array,
-    tolerance: float,
+    problem: Standardised, tilt: jax.Array, described: Description, evaluations: jax.Array, tolerance: float
 ) -> DualSolution:
     """In the user's units, from statistics recomputed at the answer; no solver's own report is used."""
-    table, beta = problem.table, problem.beta
+    table, beta, seen = problem.table, problem.beta, described.policy
     centre = accurate_sum(table.prompt_rewards * table.weights)
     log_count = accurate_sum(table.prompt_log_counts * table.weights)
     value, reward = beta * (seen.value - log_count) + centre, seen.reward + centre
     slack = seen.gradient * table.spread
     residual = natural_residual(tilt, seen.gradient)
+    code = verdict(problem, described.reach, tilt, seen.value, residual, tolerance)
     infinite = (code == Feasible.NO) & (tilt > 1e-3 * jnp.max(tilt))
     return DualSolution(
         multipliers=jnp.where(infinite, jnp.inf, multipliers_of(tilt, problem)),
