@@ -125,7 +125,7 @@ def writing(path: epath.PathLike) -> Iterator[None]:
         if error.errno in _NO_SPACE:
             mend = "free space and start again; finished shards are kept"
             raise InputError(f"disk full while writing {path}; {mend}") from error
-        mend = "make its folder writable, or set run_dir to another folder"
+        mend = "make its folder writable, or choose another folder (run_dir, or --out of the dual command)"
         raise InputError(f"cannot write {path} ({error.strerror or error}); {mend}") from error
 
 

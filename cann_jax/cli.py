@@ -77,6 +77,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
+        print("interrupted; start again to go on with what is finished", file=sys.stderr)
         return 130
     return 0
 

@@ -314,7 +314,7 @@ def test_run_command_interrupted_and_bug(capsys):
         raise ValueError("a bug")
 
     assert run_command(interrupted) == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "interrupted; start again to go on with what is finished\n"
     with pytest.raises(ValueError, match="a bug"):
         run_command(bug)
     assert run_command(lambda argv: None) == 0

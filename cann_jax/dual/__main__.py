@@ -4,7 +4,6 @@ import importlib
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 from cann_jax.compilation import keep_compilations
 from cann_jax.errors import InfeasibleError, InputError
@@ -44,10 +43,11 @@ def _run(arguments) -> None:
     said = warnings(found, summary)
     write.print_table(found, said)
     if arguments.out:
+        from etils import epath
+
         from cann_jax.dual.plots import draw
 
-        out = Path(arguments.out)
-        out.mkdir(parents=True, exist_ok=True)
+        out = epath.Path(arguments.out)
         write.write_json(out / "dual.json", found, said)
         write.write_curve(out / "curve.parquet", found)
         draw(out / "dual.png", found)
@@ -81,3 +81,6 @@ if __name__ == "__main__":
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

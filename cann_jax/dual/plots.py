@@ -1,16 +1,18 @@
 """``dual.png``: the dual curve with λ* and its interval, the predicted trade-off, the tilted score cloud."""
 
-from pathlib import Path
+import io
 
 import numpy as np
+from etils import epath
 
+from cann_jax.artifacts import write_bytes_atomic
 from cann_jax.core import Feasible, tilted_weights
 from cann_jax.dual.analysis import Analysis
 
 SHOWN = 4000  # responses in the cloud; more are only ink
 
 
-def draw(path: Path, found: Analysis) -> None:
+def draw(path: epath.PathLike, found: Analysis) -> None:
     """Three panels for the first constraint."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -22,7 +24,9 @@ def draw(path: Path, found: Analysis) -> None:
     _dual_curve(curve_axes, found)
     _trade_off(trade_axes, found)
     _cloud(cloud_axes, found)
-    figure.savefig(path, dpi=100)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    write_bytes_atomic(path, picture.getvalue())
 
 
 def _reached(found: Analysis) -> np.ndarray:

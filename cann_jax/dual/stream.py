@@ -1,13 +1,14 @@
 """``--stream``: a long Parquet table larger than memory, its rows sorted by prompt, in passes."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
+from cann_jax.artifacts import write_json
 from cann_jax.core import Constraint, Feasible, Scores, Targets
 from cann_jax.core.passes import StreamedSolution, solve_by_passes
 from cann_jax.core.prepare import constraint_values, target_values
@@ -17,6 +18,7 @@ from cann_jax.dual.write import solution_json
 from cann_jax.errors import InfeasibleError, InputError
 
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
+BUFFER = 1 << 22  # bytes
 
 
 def run_stream(arguments) -> None:
@@ -61,8 +63,6 @@ def _report(found: StreamedSolution, constraints: list[Constraint], arguments) -
         f"KL {found.solution.kl:.3g} nats   {found.prompts} prompts in {found.passes} passes"
     )
     if arguments.out:
-        out = Path(arguments.out)
-        out.mkdir(parents=True, exist_ok=True)
         content = solution_json(found.solution) | {
             "feasible": verdict.name.lower(),
             "constraints": [c.name for c in constraints],
@@ -70,7 +70,7 @@ def _report(found: StreamedSolution, constraints: list[Constraint], arguments) -
             "margins": found.margins.tolist(),
             "largest_margin": found.largest_margin.tolist(),
         }
-        (out / "dual.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(epath.Path(arguments.out) / "dual.json", content)
     if verdict == Feasible.NO:
         raise InfeasibleError("margins out of reach on these responses; ask for less (largest: above)")
 
@@ -102,7 +102,8 @@ class _Reader:
     def _batches(self, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """Whole prompts: each batch gives up its last one to the next."""
         held = None
-        with pq.ParquetFile(self.path) as file:
+        # buffered: unbuffered, a column of a whole row group is read at once, however large it was written
+        with pq.ParquetFile(self.path, buffer_size=BUFFER) as file:
             for batch in file.iter_batches(ROWS, columns=columns):
                 table = pa.Table.from_batches([batch])
                 table = table if held is None else pa.concat_tables([held, table])

@@ -1,11 +1,12 @@
 """The analysis as a table to read, ``dual.json`` and ``curve.parquet``."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from etils import epath
 
+from cann_jax import artifacts
 from cann_jax.core import DualSolution, Feasible
 from cann_jax.dual.analysis import Analysis, Curve
 
@@ -63,19 +64,16 @@ def _plain(value):
     return value
 
 
-def write_json(path: Path, found: Analysis, said: list[str]) -> None:
+def write_json(path: epath.PathLike, found: Analysis, said: list[str]) -> None:
     """``dual.json``."""
-    path.write_text(json.dumps(as_json(found, said), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    artifacts.write_json(path, as_json(found, said))
 
 
-def write_curve(path: Path, found: Analysis) -> None:
+def write_curve(path: epath.PathLike, found: Analysis) -> None:
     """``curve.parquet``: a row for each point, columns named with the constraints."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     along = [("margin", found.by_margin), ("beta", found.by_beta)]
     columns = [_curve_columns(found.problem.names, name, curve) for name, curve in along]
-    pq.write_table(pa.concat_tables([pa.table(c) for c in columns]), path)
+    artifacts.write_table(path, pa.concat_tables([pa.table(c) for c in columns]))
 
 
 def _curve_columns(names: tuple[str, ...], along: str, curve: Curve) -> dict:

@@ -30,7 +30,7 @@ class Samples(NamedTuple):
 
 class _Loop(NamedTuple):
     step: jax.Array
-    hidden: jax.Array  # (B, K, hidden) from which the next token is drawn
+    tokens: jax.Array  # (B, K) drawn last, read next
     own: KeysValues
     samples: Samples
 
@@ -63,23 +63,24 @@ def generate(
     def going(loop: _Loop):
         return (loop.step < max_new_tokens) & ~jnp.all(loop.samples.stopped)
 
-    def body(loop: _Loop) -> _Loop:
-        scores = model.logits(loop.hidden)
-        tokens, logps = draw(nucleus(scores / temperature, top_p), uniform(keys, loop.step))
+    def drawn(hidden, samples: Samples, step) -> tuple[jax.Array, Samples]:
+        scores = model.logits(hidden)
+        tokens, logps = draw(nucleus(scores / temperature, top_p), uniform(keys, step))
         if temperature != 1 or top_p < 1:
             logps = take(scores, tokens) - jax.nn.logsumexp(scores, axis=-1)
-        samples = _append(loop.samples, loop.step, tokens, logps, stop_tokens)
-        positions = prompt_lengths + loop.step
-        hidden, own = model.decode(tokens, positions, prompt, prompt_mask, loop.own, loop.step)
-        return _Loop(loop.step + 1, hidden, own, samples)
+        return tokens, _append(samples, step, tokens, logps, stop_tokens)
+
+    def body(loop: _Loop) -> _Loop:
+        last = loop.step - 1
+        hidden, own = model.decode(loop.tokens, prompt_lengths + last, prompt, prompt_mask, loop.own, last)
+        tokens, samples = drawn(hidden, loop.samples, loop.step)
+        return _Loop(loop.step + 1, tokens, own, samples)
 
     shape = (prompts.shape[0], responses)
-    start = _Loop(
-        step=jnp.int32(0),
-        hidden=jnp.broadcast_to(first[:, None], (*shape, first.shape[-1])),
-        own=_empty_cache(model.config, shape, max_new_tokens, model.dtype),
-        samples=_empty_samples(shape, max_new_tokens),
-    )
+    hidden = jnp.broadcast_to(first[:, None], (*shape, first.shape[-1]))
+    tokens, samples = drawn(hidden, _empty_samples(shape, max_new_tokens), jnp.int32(0))
+    own = _empty_cache(model.config, shape, max_new_tokens, model.dtype)
+    start = _Loop(jnp.int32(1), tokens, own, samples)
     return jax.lax.while_loop(going, body, start).samples
 
 

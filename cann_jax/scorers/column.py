@@ -57,8 +57,8 @@ class Column:
         values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
         return Scored(sign * np.array(values, np.float32).reshape(responses.shape))
 
-    def check(self, prompts: Sequence[Prompt], responses: int) -> None:
-        """Raise InputError where a response of these prompts has no score."""
+    def check(self, prompts: Sequence[Prompt], responses: int) -> int:
+        """How many rows belong to no response of these prompts; InputError where a response has no score."""
         wanted = _pairs(prompts, responses)
         missing = [pair for pair in wanted if pair not in self.scores]
         if missing:
@@ -67,6 +67,7 @@ class Column:
                 f"{self.key}: {self.config.path} lacks {len(missing)} of {len(wanted)} scores, the first "
                 f"that of prompt {prompt!r} response {response}; give one row for each sampled response"
             )
+        return len(self.scores) - len(wanted)
 
 
 def _pairs(prompts: Sequence[Prompt], responses: int) -> list[tuple[str, int]]:

@@ -119,7 +119,7 @@ def train(run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData,
                 _check_finite((values["loss"], values["gradient_norm"]), step, checkpoints)
                 metrics.write(step, values)
                 checkpoints.save(state, last=step + 1 == data.steps)
-        _check_finite((float(optax.global_norm(state.weights)),), data.steps, checkpoints)
+        _check_finite((float(optax.tree.norm(state.weights)),), data.steps, checkpoints)
     return state
 
 

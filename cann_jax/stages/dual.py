@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cann_jax.artifacts import read_json, read_table, writing
+from cann_jax.artifacts import read_json, read_table
 from cann_jax.config import RunConfig
 from cann_jax.core import Constraint, Feasible, Problem, check_scores, prepare
 from cann_jax.dual import write
@@ -37,10 +37,9 @@ def run_dual(run: Run) -> None:
         )
         said = warnings(found, check_scores(problem.scores, problem.names))
         write.print_table(found, said)
-        with writing(work.folder):
-            write.write_json(work.output("dual.json"), found, said)
-            write.write_curve(work.output("curve.parquet"), found)
-            draw(work.output("dual.png"), found)
+        write.write_json(work.output("dual.json"), found, said)
+        write.write_curve(work.output("curve.parquet"), found)
+        draw(work.output("dual.png"), found)
         if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
             raise InfeasibleError(infeasible_message(found))
 

@@ -70,10 +70,14 @@ def load_scorers(run: Run, scorers: Mapping[str, tuple[dict[str, Any], str]]) ->
 
 
 def check_tables(scorers: Scorers, prompts: Sequence[Prompt], responses: int) -> None:
-    """Raise InputError where a ``column`` lacks scores: of the whole run, and before anything is scored."""
-    for scorer, _ in scorers.values():
-        if isinstance(scorer, Column):
-            scorer.check(prompts, responses)
+    """Raise InputError where a ``column`` lacks scores: of the whole run, and before anything is scored.
+
+    Rows that no sampled response asks for are counted and said.
+    """
+    for name, (scorer, _) in scorers.items():
+        spare = scorer.check(prompts, responses) if isinstance(scorer, Column) else 0
+        if spare:
+            print(f"score: {name}: {spare} rows of {scorer.config.path} are of no sampled response; not used")
 
 
 def score_shards(

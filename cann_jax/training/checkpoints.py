@@ -1,5 +1,9 @@
 """Orbax checkpoints of the training state: atomic, the last n kept, errors raised."""
 
+import contextlib
+import errno
+from collections.abc import Iterator
+
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -7,6 +11,22 @@ from etils import epath
 from cann_jax.artifacts import writing
 from cann_jax.errors import InputError
 from cann_jax.training.step import TrainState
+
+
+@contextlib.contextmanager
+def saving(folder) -> Iterator[None]:
+    """``writing`` for Orbax, whose storage library tells of a full disk by a ValueError of many lines.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the checkpoint before stays.
+    """
+    with writing(folder):
+        try:
+            yield
+        except ValueError as error:
+            if "No space left on device" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise
 
 
 class Checkpoints:
@@ -29,12 +49,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error):
-        with writing(self.folder):
+        with saving(self.folder):
             self.manager.close()
 
     def save(self, state: TrainState, *, last: bool = False) -> None:
         """Save where it is time to, or always for the last step. A failed earlier save is raised here."""
-        with writing(self.folder):
+        with saving(self.folder):
             self.manager.save(int(state.step), args=ocp.args.StandardSave(_plain(state)), force=last)
             if last:
                 self.manager.wait_until_finished()
@@ -69,7 +89,7 @@ class Checkpoints:
 def save_weights(folder, weights) -> None:
     """The trained weights alone."""
     folder = epath.Path(folder).resolve()
-    with writing(folder), ocp.StandardCheckpointer() as saver:
+    with saving(folder), ocp.StandardCheckpointer() as saver:
         saver.save(folder, _plain(weights), force=True)
 
 

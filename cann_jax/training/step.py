@@ -97,7 +97,7 @@ def train_step(
     loss, gradient = jax.tree.map(lambda x: x / pairs, (loss, gradient))
     updates, opt_state = spec.optimizer.update(gradient, state.optimizer, state.weights)
     weights = optax.apply_updates(state.weights, updates)
-    metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
     metrics |= _measures(batch, logps.reshape(batch.reference_logps.shape), spec.beta)
     return TrainState(state.step + 1, weights, opt_state), metrics
 

@@ -16,6 +16,7 @@ from cann_jax.errors import InputError
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.scorers import check_finite, load_scorer
+from cann_jax.stages.score import check_tables
 
 PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
 TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]
@@ -223,3 +224,10 @@ def test_function_probe(user_module):
     probe = {"prompt": "", "better": "longer", "worse": "short"}
     load(function("users_scores:length", probe=probe))
     assert "scores -6 and the worse one -5" in message(function("users_scores:length", "lower", probe=probe))
+
+
+def test_rows_of_no_response_are_counted(responses, tmp_path, capsys):
+    more = {"prompt_id": ["007", "007", "b", "b", "c"], "response": [0, 1, 0, 1, 0]}
+    path = write(tmp_path / "scores.parquet", **more, toxicity=[1.0, 2.0, 3.0, 4.0, 9.0])
+    check_tables({"safe": (load(column(path)), KEY)}, responses.prompts.prompts, 2)
+    assert capsys.readouterr().out == f"score: safe: 1 rows of {path} are of no sampled response; not used\n"
