@@ -18,7 +18,6 @@ from cann_jax.dual.write import solution_json
 from cann_jax.errors import InfeasibleError, InputError
 
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
-BUFFER = 1 << 22  # bytes
 
 
 def run_stream(arguments) -> None:
@@ -102,9 +101,8 @@ class _Reader:
     def _batches(self, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """Whole prompts: each batch gives up its last one to the next."""
         held = None
-        # buffered: unbuffered, a column of a whole row group is read at once, however large it was written
-        with pq.ParquetFile(self.path, buffer_size=BUFFER) as file:
-            for batch in file.iter_batches(ROWS, columns=columns):
+        with pq.ParquetFile(self.path) as file:
+            for batch in _row_groups(file, columns):
                 table = pa.Table.from_batches([batch])
                 table = table if held is None else pa.concat_tables([held, table])
                 codes = table[self.prompt].to_numpy()
@@ -140,3 +138,9 @@ class _Reader:
         placed = np.zeros(mask.shape, np.float32)
         placed[mask] = values
         return placed
+
+
+def _row_groups(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """All rows in order; one reader over all groups would keep every group it has read, 4 GB of 10⁹ scores."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(ROWS, row_groups=[group], columns=columns)
