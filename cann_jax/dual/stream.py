@@ -141,6 +141,6 @@ class _Reader:
 
 
 def _row_groups(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """All rows in order; one reader over all groups would keep every group it has read, 4 GB of 10⁹ scores."""
+    """All rows in order; one reader over all groups would keep all it has read, 4 GB of 10⁹ scores."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(ROWS, row_groups=[group], columns=columns)
