@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["cann_jax", "cann_jax.*"]),
-    package_data={"cann_jax": ["py.typed"]},
+    package_data={"cann_jax": ["py.typed"], "cann_jax.scorers": ["templates/*.yaml"]},
     install_requires=[
         "jax>=0.9",
         "flax>=0.12",

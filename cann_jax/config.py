@@ -4,15 +4,11 @@ Every field is read somewhere; a comment behind a field is its help text on the
 command line. What a field may hold beyond its type is checked by ``check_run``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cann_jax.config_preferences import PreferencesConfig, check_preferences
 from cann_jax.errors import InputError
-from cann_jax.schema import SchemaError, dotted, from_mapping, nearest
-
-Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -83,130 +79,6 @@ class SampleConfig:
     allow_changed_reference: bool = False
     prompts_per_batch: int = 16
     stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Two responses whose order a scorer must get right when it loads.
-
-    Args:
-        prompt: The prompt of both responses.
-        better: The response that must score higher.
-        worse: The response that must score lower.
-    """
-
-    prompt: str
-    better: str
-    worse: str
-
-
-@dataclass(frozen=True)
-class RelevanceScorer:
-    """log π_ref(y|x) − log π_ref(y|neutral prompt), nats; higher is better.
-
-    Args:
-        neutral_prompt: The prompt that stands for "no particular question".
-        per_token: Divide by the number of response tokens.
-    """
-
-    neutral_prompt: str = "Say something."
-    per_token: bool = True
-
-
-@dataclass(frozen=True)
-class InoffensiveScorer:
-    """Log-odds of "not offensive" by alt-profanity-check; higher is better.
-
-    Args:
-        clip: Probabilities are clipped to [clip, 1 − clip] and the clips counted.
-        probe: A pair checked at load.
-    """
-
-    clip: float = 1e-6
-    probe: Probe | None = None
-
-
-@dataclass(frozen=True)
-class ColumnScorer:
-    """Scores that already exist: a table with ``prompt_id``, ``response`` and the score.
-
-    Args:
-        path: Parquet, CSV or JSON-lines file.
-        column: The column that holds the score.
-        better: Which way is better.
-    """
-
-    path: str
-    column: str
-    better: Better
-
-
-@dataclass(frozen=True)
-class FunctionScorer:
-    """A Python function over lists of prompts and responses that returns one number each.
-
-    Args:
-        function: ``package.module:name``.
-        better: Which way is better.
-        probe: A pair checked at load.
-    """
-
-    function: str
-    better: Better
-    probe: Probe | None = None
-
-
-@dataclass(frozen=True)
-class Prealigned:
-    """A model that leans to one side already.
-
-    Args:
-        system_prompt: The reference itself under this system message; needs no training.
-    """
-
-    system_prompt: str | None = None
-
-
-@dataclass(frozen=True)
-class ImplicitScorer:
-    """β·(log π_other(y|x) − log π_ref(y|x)), nats, of a pre-aligned π_other (PeCAN); higher is better.
-
-    Args:
-        beta: β with which π_other was pre-aligned; it fixes the score's unit.
-        prealigned: Where π_other comes from.
-    """
-
-    beta: float
-    prealigned: Prealigned
-
-
-SCORER_KINDS: dict[str, type] = {
-    "relevance": RelevanceScorer,
-    "inoffensive": InoffensiveScorer,
-    "column": ColumnScorer,
-    "function": FunctionScorer,
-    "implicit": ImplicitScorer,
-}
-
-
-def scorer_from_dict(values: Mapping[str, Any], key: str) -> Any:
-    """The configuration of one scorer: ``kind`` picks the dataclass, the other keys fill it.
-
-    Args:
-        values: ``kind`` and that kind's keys.
-        key: Dotted key of ``values``, for messages.
-
-    Raises:
-        SchemaError: An unknown kind or key (names the nearest valid one), a missing key or a wrong type.
-    """
-    kinds = ", ".join(SCORER_KINDS)
-    if "kind" not in values:
-        raise SchemaError(dotted(key, "kind"), f"is missing; it must be one of {kinds}")
-    kind = values["kind"]
-    if kind not in list(SCORER_KINDS):  # a list, because what was given may not be hashable
-        near = nearest(str(kind), SCORER_KINDS)
-        raise SchemaError(dotted(key, "kind"), f"is {kind!r}; did you mean {near}? It must be one of {kinds}")
-    return from_mapping(SCORER_KINDS[kind], {n: v for n, v in values.items() if n != "kind"}, key)
 
 
 @dataclass(frozen=True)

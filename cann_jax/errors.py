@@ -1,5 +1,8 @@
 """The one exception that a user is meant to read."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
     """Bad input: one line that names the key or file and says how to mend it.
@@ -14,3 +17,12 @@ class InfeasibleError(InputError):
     """The margins cannot be reached on the sampled responses (paper, section 3: no finite multiplier)."""
 
     exit_status = 3
+
+
+@contextlib.contextmanager
+def named(key: str) -> Iterator[None]:
+    """Puts a configuration's key in front of an error from a floor that does not know it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from cann_jax.config import SCORER_KINDS
+from cann_jax.config_scorers import SCORER_KINDS
 from cann_jax.schema import dotted, is_required, named_section_type, section_type
 
 INTRODUCTION = """\

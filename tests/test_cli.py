@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cann_jax.cli import Options, parse_run, read_yaml, run_command
-from cann_jax.config import SCORER_KINDS, InoffensiveScorer, Probe, RelevanceScorer, scorer_from_dict
+from cann_jax.config_scorers import SCORER_KINDS, InoffensiveScorer, Probe, RelevanceScorer, scorer_from_dict
 from cann_jax.errors import InfeasibleError, InputError
 
 BASE = """\

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax import config
+from cann_jax import config, config_scorers
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cann_jax"
@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports from its own room and from floors below. ``dual`` has two floors:
 # its analysis serves the stages, its command is an entry point.
 GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
-GROUND += ("config_preferences", "compilation", "console")
+GROUND += ("config_preferences", "config_scorers", "compilation", "console")
 FLOORS = {
     **dict.fromkeys(GROUND, 0),
     "models": 1,
@@ -106,7 +106,8 @@ def test_import_is_light(name):
 
 
 def schemas() -> list[type]:
-    return [item for item in vars(config).values() if dataclasses.is_dataclass(item)]
+    items = {**vars(config), **vars(config_scorers)}.values()
+    return [item for item in items if dataclasses.is_dataclass(item)]
 
 
 @pytest.mark.parametrize("schema", schemas(), ids=lambda schema: schema.__name__)

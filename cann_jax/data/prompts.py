@@ -10,7 +10,7 @@ from etils import epath
 from jinja2 import TemplateError
 
 from cann_jax.config import PromptsConfig
-from cann_jax.errors import InputError
+from cann_jax.errors import InputError, named
 from cann_jax.padding import bucketed
 
 
@@ -178,8 +178,32 @@ def prompt_ids(text: str, tokenizer, config: Template, earlier: Sequence[Turn] =
             it is a text, and the dialogue has several turns that ``next_turn`` does not say how to write.
     """
     if config.template == "chat":
-        return np.array(_chat_ids(text, tokenizer, config.system, earlier), np.int32)
-    ids = tokenizer(_written(text, config, earlier), add_special_tokens=False)["input_ids"]
+        with named("prompts"):
+            return chat_ids((*earlier, Turn("user", text)), tokenizer, config.system)
+    return text_ids(_written(text, config, earlier), tokenizer)
+
+
+def answered_ids(prompt: Prompt, response: str, tokenizer, config: Template) -> np.ndarray:
+    """Ids of a prompt with its response in the template, as a reward model reads them.
+
+    Args:
+        prompt: The prompt, with the turns before it.
+        response: Its text; in a text template it follows at once.
+        tokenizer: A transformers tokenizer.
+        config: The template.
+
+    Raises:
+        InputError: as ``prompt_ids``.
+    """
+    if config.template == "chat":
+        turns = (*prompt.earlier, Turn("user", prompt.text), Turn("assistant", response))
+        return chat_ids(turns, tokenizer, config.system, answers_next=False)
+    return text_ids(_written(prompt.text, config, prompt.earlier) + response, tokenizer)
+
+
+def text_ids(text: str, tokenizer) -> np.ndarray:
+    """Ids of a text as it stands, with one BOS where the tokenizer has one."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return np.array(_with_one_bos(ids, tokenizer), np.int32)
 
 
@@ -207,19 +231,31 @@ def _with_one_bos(ids: list[int], tokenizer) -> list[int]:
     return [bos, *ids] if adds and ids[:1] != [bos] else ids
 
 
-def _chat_ids(text: str, tokenizer, system: str | None, earlier: Sequence[Turn]) -> list[int]:
+def chat_ids(turns: Sequence[Turn], tokenizer, system: str | None, answers_next: bool = True) -> np.ndarray:
+    """Ids of a dialogue in the tokenizer's chat template.
+
+    Args:
+        turns: The dialogue.
+        tokenizer: A transformers tokenizer.
+        system: System message; None leaves the template's default.
+        answers_next: The template's opening of an answer follows.
+
+    Raises:
+        InputError: there is no chat template, or one that refuses the dialogue.
+    """
     if not tokenizer.chat_template:
         raise InputError(
-            "prompts.template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
+            "template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
         )
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
-    messages += [{"role": turn.role, "content": turn.text} for turn in (*earlier, Turn("user", text))]
+    messages += [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=answers_next, return_dict=False)
     except TemplateError as error:
         raise InputError(
-            f"the tokenizer's chat template refuses the prompt ({error}); change prompts.system"
+            f"the tokenizer's chat template refuses the dialogue ({error}); change or leave out 'system'"
         ) from None
+    return np.array(ids, np.int32)
 
 
 def truncated_ids(prompt: Prompt, tokenizer, config: Template, longest: int) -> np.ndarray | None:

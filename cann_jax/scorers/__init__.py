@@ -1,15 +1,20 @@
 """Scorers: each states which way is better, and hands on scores of which more is better."""
 
-from cann_jax.config import (
+from cann_jax.config import PromptsConfig
+from cann_jax.config_scorers import (
     ColumnScorer,
     FunctionScorer,
     ImplicitScorer,
     InoffensiveScorer,
-    PromptsConfig,
+    JudgeScorer,
     RelevanceScorer,
+    RewardModelScorer,
     scorer_from_dict,
 )
+from cann_jax.data.prompts import prompt_ids
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.load import ModelFiles, open_model
+from cann_jax.scorers import judge, reward_model
 from cann_jax.scorers.base import Scored, Scorer, check_finite
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import Function
@@ -17,10 +22,10 @@ from cann_jax.scorers.implicit import Implicit
 from cann_jax.scorers.inoffensive import Inoffensive
 from cann_jax.scorers.relevance import Relevance
 
-__all__ = ["Scored", "Scorer", "check_finite", "load_scorer"]
+__all__ = ["Scored", "Scorer", "check_finite", "check_scorer", "load_scorer", "scorer_files"]
 
 
-def load_scorer(values: dict, key: str, reference: LanguageModel, prompts: PromptsConfig) -> Scorer:
+def load_scorer(values: dict, key: str, reference: LanguageModel | None, prompts: PromptsConfig) -> Scorer:
     """The scorer of a configuration's dictionary, loaded and probed.
 
     Args:
@@ -43,5 +48,45 @@ def load_scorer(values: dict, key: str, reference: LanguageModel, prompts: Promp
             return Function.load(config, key)
         case ImplicitScorer() as config:
             return Implicit.load(config, key, reference, prompts)
+        case RewardModelScorer() as config:
+            return reward_model.RewardModel.load(config, key)
+        case JudgeScorer() as config:
+            return judge.Judge.load(config, key, reference)
         case other:
             raise AssertionError(f"no scorer for {type(other).__name__}")
+
+
+def check_scorer(values: dict, key: str, reference: ModelFiles, prompts: PromptsConfig) -> Scorer | None:
+    """What can be found wrong with a scorer without a model's weights being read.
+
+    Args:
+        values: As ``load_scorer``.
+        key: As ``load_scorer``.
+        reference: Files of π_ref.
+        prompts: The template.
+
+    Returns:
+        The scorer, loaded and probed, where it needs no model; else None.
+
+    Raises:
+        InputError: as ``load_scorer``.
+    """
+    match scorer_from_dict(values, key):
+        case RelevanceScorer() as config:
+            prompt_ids(config.neutral_prompt, reference.tokenizer, prompts)
+        case RewardModelScorer() as config:
+            reward_model.checked(config, key)
+        case JudgeScorer() as config:
+            files = reference if config.path is None else open_model(config.path, config.revision)
+            judge.checked(config, key, files.tokenizer)
+        case _:
+            return load_scorer(values, key, None, prompts)
+    return None
+
+
+def scorer_files(values: dict, key: str) -> ModelFiles | None:
+    """Files of the model that a scorer brings with it, or None."""
+    config = scorer_from_dict(values, key)
+    if isinstance(config, RewardModelScorer | JudgeScorer) and config.path is not None:
+        return open_model(config.path, config.revision)
+    return None

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cann_jax.config import Probe
+from cann_jax.config_scorers import Probe
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
 
@@ -36,9 +37,22 @@ class TextScorer(Protocol):
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored: ...
 
 
+class PromptScorer(Protocol):
+    """A scorer that reads prompts with the turns before them, and texts of responses."""
+
+    def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored: ...
+
+
 def score_flat(scorer: TextScorer, responses: Responses) -> Scored:
     """Score all responses of a block as two lists of texts."""
     scored = scorer.score_texts(responses.prompt_texts(), responses.flat_texts())
+    return Scored(scored.values.reshape(responses.shape), scored.counts)
+
+
+def score_dialogues(scorer: PromptScorer, responses: Responses) -> Scored:
+    """The same with whole prompts."""
+    prompts = [prompt for prompt in responses.prompts.prompts for _ in range(responses.shape[1])]
+    scored = scorer.score_prompts(prompts, responses.flat_texts())
     return Scored(scored.values.reshape(responses.shape), scored.counts)
 
 
@@ -52,6 +66,21 @@ def run_probe(scorer: TextScorer, probe: Probe | None, key: str) -> None:
             f"{key}: the probe's better response scores {better:.4g} and the worse one {worse:.4g}; "
             "check which way is better, or the probe"
         )
+
+
+def as_prompts(texts: Sequence[str]) -> list[Prompt]:
+    """Prompts of one turn, called by their numbers."""
+    return [Prompt(str(number), text) for number, text in enumerate(texts)]
+
+
+def check_lengths(rows: Sequence[np.ndarray], longest: int, prompts: Sequence[Prompt], key: str) -> None:
+    """Raise InputError where a text is longer than its model takes."""
+    for row, prompt in zip(rows, prompts, strict=True):
+        if len(row) > longest:
+            raise InputError(
+                f"{key}: prompt {prompt.id!r} with a response has {len(row)} tokens in the scorer's template "
+                f"and {longest} fit its model; shorten it, or lower sample.max_new_tokens"
+            )
 
 
 def check_finite(values: np.ndarray, responses: Responses, key: str) -> None:

@@ -10,7 +10,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.config import ColumnScorer
+from cann_jax.config_scorers import ColumnScorer
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError

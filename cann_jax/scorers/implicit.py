@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cann_jax.config import ImplicitScorer, Prealigned, PromptsConfig
+from cann_jax.config import PromptsConfig
+from cann_jax.config_scorers import ImplicitScorer, Prealigned
 from cann_jax.data.prompts import Prompt, encode_prompts
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError

@@ -17,7 +17,7 @@ from rich.table import Table
 from cann_jax.config import LoraConfig
 from cann_jax.console import console
 from cann_jax.data.preferences import steps_in
-from cann_jax.data.prompts import EncodedPrompts, prompt_ids
+from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
@@ -26,7 +26,7 @@ from cann_jax.models.weights import check_weights
 from cann_jax.padding import BUCKET, bucketed
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments, stop_tokens
-from cann_jax.scorers import check_finite, load_scorer
+from cann_jax.scorers import check_finite, check_scorer
 from cann_jax.stages.evaluate import measured_scorers
 from cann_jax.stages.parts import TRAINED, spec_of
 from cann_jax.stages.run import Run
@@ -89,14 +89,11 @@ def _scorer_lines(run: Run) -> Iterator[str]:
     """Load and probe the scorers that need no model; a table must score every response to come."""
     config = run.config
     for name, (values, key) in (reward_and_constraints(config) | measured_scorers(config)).items():
-        if values["kind"] == "relevance":
-            prompt_ids(values["neutral_prompt"], run.files.tokenizer, config.prompts)
-        else:
-            scorer: Any = load_scorer(values, key, None, config.prompts)
-            if values["kind"] == "column":
-                hollow = _hollow_responses(run.train_prompts, config.sample.responses)
-                check_finite(scorer(hollow, hollow.logps).values, hollow, key)
-        probed = ", probed" if values.get("probe") else ""
+        scorer: Any = check_scorer(values, key, run.files, config.prompts)
+        if values["kind"] == "column":
+            hollow = _hollow_responses(run.train_prompts, config.sample.responses)
+            check_finite(scorer(hollow, hollow.logps).values, hollow, key)
+        probed = ", probed" if scorer is not None and values.get("probe") else ""
         yield f"scorer {name}: {values['kind']}{probed}"
 
 

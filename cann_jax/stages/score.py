@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax.artifacts import fingerprint_file, read_table, write_table
+from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_table, write_table
 from cann_jax.config import RunConfig
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
 from cann_jax.progress import track
-from cann_jax.scorers import Scorer, check_finite, load_scorer
+from cann_jax.scorers import Scorer, check_finite, load_scorer, scorer_files
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import find_function
+from cann_jax.scorers.judge import read_template
 from cann_jax.stages.run import Run, stage
 from cann_jax.stages.sample import read_samples
 
@@ -144,6 +145,10 @@ def scorers_identity(scorers: Mapping[str, tuple[dict[str, Any], str]]) -> dict[
             found[key] = _source(find_function(values["function"], key))
         elif values["kind"] == "inoffensive":
             found[key] = _version("alt-profanity-check")
+        if values["kind"] == "judge":
+            found[f"{key}.template"] = fingerprint_json(read_template(values["template"], key))
+        if files := scorer_files(values, key):
+            found[f"{key}.model"] = files.fingerprint()
     return found
 
 

@@ -84,7 +84,7 @@ def test_chat_templates_that_are_missing_or_refuse():
     with pytest.raises(InputError, match="the tokenizer has no chat template"):
         prompt_ids("Hi", bare, config())
     bare.chat_template = "{{ raise_exception('no system role') }}"
-    with pytest.raises(InputError, match=r"refuses the prompt \(no system role\)"):
+    with pytest.raises(InputError, match=r"refuses the dialogue \(no system role\)"):
         prompt_ids("Hi", bare, config(system="x"))
 
 

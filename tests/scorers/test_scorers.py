@@ -13,20 +13,11 @@ from cann_jax.config import PromptsConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt, prompt_ids
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
-from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
 from cann_jax.scorers import check_finite, load_scorer
 from cann_jax.stages.score import check_tables
+from tests.scorers.conftest import PROMPTS, TEXTS
 
-PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
-TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]
 KEY = "constraints.safe.scorer"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder) -> LanguageModel:
-    files = open_model(str(tiny_folder))
-    return LanguageModel.of(load_decoder(files, "float32"), files)
 
 
 @pytest.fixture(scope="module")

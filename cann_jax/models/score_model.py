@@ -1,0 +1,189 @@
+"""Reward and cost models: a decoder with a linear head whose output at the last token is the score.
+
+Two layouts on disk. Safe-RLHF (Dai et al. 2023): ``score_head``, perhaps with a bias and a normalizer.
+Hugging Face's ``…ForSequenceClassification`` with one label: ``score``, read at the last token that is no
+padding.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cann_jax.errors import InputError
+from cann_jax.models import sources
+from cann_jax.models.decoder import causal_mask
+from cann_jax.models.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.weights import check_weights
+from cann_jax.padding import bucketed
+
+SAFE_RLHF, HUGGING_FACE = "score_head", "score"
+NORMALIZER = "normalizer."
+EPSILON = 1e-8  # added to the normalizer's standard deviation, as Safe-RLHF does
+# What the normalizer does, by ``score_type``: (subtracts the mean, divides by the standard deviation).
+NORMALIZES = {"reward": (True, True), "cost": (False, True), "critic": (False, False)}
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """A score model that was found, opened and understood, whose weights are not yet read.
+
+    Args:
+        decoder: Its files without the head; no output head is expected.
+        config: ``config.json``.
+        layout: Name of the head's tensors.
+        head: Readers of the head and of the normalizer.
+    """
+
+    decoder: ModelFiles
+    config: dict[str, Any]
+    layout: str
+    head: sources.Readers
+
+
+@dataclass(frozen=True)
+class ScoreModel:
+    """What scores texts given as ids.
+
+    Args:
+        graph: Graph of the split decoder; hashable, static under jit.
+        weights: Its state.
+        head: (hidden,) float32.
+        bias: Added to the head's output.
+        mean: Subtracted after that.
+        deviation: Divides the difference.
+        padding: The id that counts as padding at a text's end, or None.
+    """
+
+    graph: Any
+    weights: Any
+    head: jax.Array
+    bias: float
+    mean: float
+    deviation: float
+    padding: int | None
+
+    def scores(self, rows: Sequence[np.ndarray], batch: int) -> np.ndarray:
+        """Scores (n,) float32 of n texts.
+
+        Args:
+            rows: Ids of each, end token included.
+            batch: Texts at once; those of like length go together.
+        """
+        out = np.empty(len(rows), np.float32)
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        for start in range(0, len(rows), batch):
+            chosen = order[start : start + batch]
+            # Filled up with its last row, so that the last batch's shape is not compiled anew.
+            out[chosen] = self._batch([rows[i] for i in np.resize(chosen, batch)])[: len(chosen)]
+        return ((out + self.bias - self.mean) / self.deviation).astype(np.float32)
+
+    def _batch(self, rows: list[np.ndarray]) -> np.ndarray:
+        ids, lengths = bucketed(rows)
+        last = np.array([_last(row, self.padding) for row in rows])
+        return np.asarray(_head_outputs(self.graph, self.weights, self.head, ids, lengths, last))
+
+
+def open_score_model(path: str, revision: str | None, key: str) -> ScoreFiles:
+    """Find and read a score model's configuration, tokenizer and list of tensors; shapes are checked.
+
+    Args:
+        path: A folder, or ``owner/name`` on the Hub.
+        revision: Of a model on the Hub.
+        key: Where the path stands in the configuration, for messages.
+
+    Raises:
+        InputError: it is no score model, one with several scores, or anything that ``open_model`` refuses.
+    """
+    files = open_model(path, revision)
+    layout = next((name for name in (SAFE_RLHF, HUGGING_FACE) if f"{name}.weight" in files.readers), None)
+    if layout is None or not files.path.is_dir():
+        raise InputError(
+            f"{key}: {files.path} has neither score_head.weight nor score.weight; use a reward or cost model"
+        )
+    head = {
+        name: reader for name, reader in files.readers.items() if name.startswith((f"{layout}.", NORMALIZER))
+    }
+    _check_head(files, head, layout)
+    base = {name: reader for name, reader in files.readers.items() if name not in head}
+    decoder = dataclasses.replace(files, readers=base, config=dataclasses.replace(files.config, tied=True))
+    check_weights({name: reader.shape for name, reader in base.items()}, decoder.config, str(files.path))
+    return ScoreFiles(decoder, sources.read_json(files.path / "config.json"), layout, head)
+
+
+def _check_head(files: ModelFiles, head: sources.Readers, layout: str) -> None:
+    expected = {
+        f"{layout}.weight": (1, files.config.hidden),
+        f"{layout}.bias": (1,),
+        **({f"{NORMALIZER}{name}": (1,) for name in ("mean", "var", "count")} if layout == SAFE_RLHF else {}),
+    }
+    for name, reader in head.items():
+        if name not in expected:
+            raise InputError(f"{files.path}: {name} has no place in a score model; use files of one model")
+        if reader.shape != expected[name]:
+            raise InputError(
+                f"{files.path}: {name} has shape {reader.shape}, one score needs {expected[name]}; "
+                "use a model with one score (score_dim or num_labels 1)"
+            )
+
+
+def load_score_model(files: ScoreFiles, dtype: str) -> ScoreModel:
+    """Read the weights.
+
+    Raises:
+        InputError: a normalizer of a kind that is not known, or as ``load_decoder``.
+    """
+    mean, deviation = _normalizer(files)
+    kernel, bias = files.head[f"{files.layout}.weight"], files.head.get(f"{files.layout}.bias")
+    graph, weights = nnx.split(load_decoder(files.decoder, dtype))
+    return ScoreModel(
+        graph=graph,
+        weights=weights,
+        head=jnp.asarray(kernel()[0], jnp.float32),
+        bias=0.0 if bias is None else float(bias()[0]),
+        mean=mean,
+        deviation=deviation,
+        padding=files.config.get("pad_token_id") if files.layout == HUGGING_FACE else None,
+    )
+
+
+def _normalizer(files: ScoreFiles) -> tuple[float, float]:
+    """(Subtracted, divided by); Safe-RLHF alone has it, and uses it only where ``do_normalize`` is true."""
+    if files.layout != SAFE_RLHF or not files.config.get("do_normalize"):
+        return 0.0, 1.0
+    kind = files.config.get("score_type", "reward")
+    if kind not in NORMALIZES:
+        raise InputError(
+            f"{files.decoder.path}: score_type {kind!r} is not supported; there are {', '.join(NORMALIZES)}"
+        )
+    subtracts, divides = NORMALIZES[kind]
+    mean, variance = (_moment(files, name, plain) for name, plain in (("mean", 0.0), ("var", 1.0)))
+    return mean if subtracts else 0.0, variance**0.5 + EPSILON if divides else 1.0
+
+
+def _moment(files: ScoreFiles, name: str, plain: float) -> float:
+    """From the weights, else from the configuration, which holds a list of one number."""
+    reader = files.head.get(f"{NORMALIZER}{name}")
+    value = files.config.get(name) if reader is None else reader()
+    return plain if value is None else float(np.asarray(value, np.float32).reshape(-1)[0])
+
+
+def _last(row: np.ndarray, padding: int | None) -> int:
+    """Index of the last token that is no padding; 0 where all are, as transformers has it."""
+    real = np.arange(len(row)) if padding is None else np.flatnonzero(row != padding)
+    return int(real[-1]) if len(real) else 0
+
+
+@partial(jax.jit, static_argnames="graph")
+def _head_outputs(graph, weights, head, ids, lengths, last):
+    """The head's output (B,) at the last tokens, float32."""
+    decoder = nnx.merge(graph, weights)
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    hidden = decoder.hidden_states(ids, positions, causal_mask(positions < lengths[:, None]))
+    return jnp.sum(hidden[jnp.arange(len(ids)), last] * head, axis=-1)

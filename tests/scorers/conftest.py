@@ -1,0 +1,30 @@
+"""The tiny model as a policy, and a block of responses."""
+
+import numpy as np
+import pytest
+
+from cann_jax.config import PromptsConfig
+from cann_jax.data.prompts import EncodedPrompts, Prompt, Turn, prompt_ids
+from cann_jax.data.responses import Responses
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.load import load_decoder, open_model
+
+PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
+TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]
+
+
+@pytest.fixture(scope="session")
+def model(tiny_folder) -> LanguageModel:
+    files = open_model(str(tiny_folder))
+    return LanguageModel.of(load_decoder(files, "float32"), files)
+
+
+@pytest.fixture(scope="session")
+def dialogues(model) -> Responses:
+    """Two prompts, one of them behind an earlier turn, with two responses each; texts alone are real."""
+    earlier = (Turn("user", "Hello"), Turn("assistant", "Good day"))
+    prompts = (Prompt("007", "Hello"), Prompt("b", "Tell me", earlier=earlier))
+    ids = tuple(prompt_ids(p.text, model.tokenizer, PROMPTS, p.earlier) for p in prompts)
+    lengths = np.ones((2, 2), np.int32)
+    zeros = np.zeros((2, 2), np.float32)
+    return Responses(EncodedPrompts(prompts, ids), lengths[..., None], lengths, lengths > 0, zeros, TEXTS)
