@@ -17,6 +17,7 @@ from cann_jax.models import hub, peft, sources
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import LoraParam
+from cann_jax.models.stream import Shardings, stream_weights
 from cann_jax.models.tokenizer import folder_tokenizer, gguf_tokenizer
 from cann_jax.models.weights import expected_weights, load_weights
 
@@ -145,6 +146,7 @@ def load_decoder(
     seed: int = 0,
     wide=False,
     attention: str = "auto",
+    shardings: Shardings | None = None,
 ) -> Decoder:
     """Read the weights into a decoder.
 
@@ -155,16 +157,22 @@ def load_decoder(
         seed: Seed of the adapters' initial A.
         wide: Store matrices in float32 whatever the compute dtype (full fine-tuning needs it).
         attention: As ``model.attention``.
+        shardings: Where each array goes, by its path in the decoder's state; tensors are then read one by one
+            straight into their shards, and the host holds one tensor at a time. None is one device.
 
     Raises:
         InputError: ``attention`` cannot serve here; weights that are missing, unexpected, or of another
             shape or an unreadable type.
     """
-    base = load_weights(files.readers, files.config, _storage(dtype, wide), str(files.path))
+    source = (files.readers, files.config, _storage(dtype, wide), str(files.path))
+    base = load_weights(*source) if shardings is None else stream_weights(*source, shardings)
     decoder = abstract_decoder(files.config, dtype, lora, wide=wide, attention=attention)
     graph, adapters, rest = nnx.split(decoder, LoraParam, ...)
     if lora is not None:
         adapters = _initial_adapters(files.config, lora, seed)
+    if shardings is not None:
+        for path, leaf in nnx.to_flat_state(adapters):
+            leaf.set_value(jax.device_put(leaf[...], shardings(path)))
     for path, leaf in nnx.to_flat_state(rest):
         leaf.set_value(jnp.asarray(base.pop(path)))
     return nnx.merge(graph, adapters, rest)

@@ -67,7 +67,7 @@ def _of_layer(config: DecoderConfig, name: str, array: str) -> Weight:
     )
 
 
-def _fused(config: DecoderConfig) -> Iterator[tuple[str, list[Weight]]]:
+def fused_weights(config: DecoderConfig) -> Iterator[tuple[str, list[Weight]]]:
     """(Name, the arrays that one tensor of this name holds)."""
     for name, group in groupby(expected_weights(config), key=lambda weight: weight.name):
         yield name, list(group)
@@ -94,9 +94,9 @@ def load_weights(
         InputError: names that are missing or unexpected (all at once), or a tensor of another shape or kind.
     """
     _check_names(set(read), config, source)
-    shapes = _base_shapes(config)
+    shapes = base_shapes(config)
     state = {}
-    for _, weights in _fused(config):
+    for _, weights in fused_weights(config):
         arrays = [np.empty(shapes[w.path].shape, jnp.float32 if w.wide else dtype) for w in weights]
         _fill(weights, arrays, config, read, source)
         state |= {weight.path: array for weight, array in zip(weights, arrays, strict=True)}
@@ -115,14 +115,14 @@ def check_weights(shapes: dict[str, tuple[int, ...]], config: DecoderConfig, sou
         InputError: as ``load_weights``.
     """
     _check_names(set(shapes), config, source)
-    targets = _base_shapes(config)
-    for _, weights in _fused(config):
-        parts = [_on_disk(weight, targets[weight.path].shape) for weight in weights]
+    targets = base_shapes(config)
+    for _, weights in fused_weights(config):
+        parts = [on_disk_shape(weight, targets[weight.path].shape) for weight in weights]
         for name in names_of(weights[0], config):
             _check_shape(name, shapes[name], _joined(parts), source)
 
 
-def _on_disk(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
+def on_disk_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of one tensor of an array of this shape."""
     shape = shape[1:] if "{layer}" in weight.name else shape
     return shape[::-1] if weight.transpose else shape
@@ -133,7 +133,8 @@ def _joined(parts: list[tuple[int, ...]]) -> tuple[int, ...]:
     return (sum(part[0] for part in parts), *parts[0][1:])
 
 
-def _base_shapes(config: DecoderConfig) -> dict:
+def base_shapes(config: DecoderConfig) -> dict:
+    """Shape of every array of the decoder, by its path."""
     return jax.eval_shape(lambda: _base_state(Decoder(config, rngs=nnx.Rngs(0))))
 
 
@@ -164,18 +165,22 @@ def _check_names(names: set[str], config: DecoderConfig, source: str) -> None:
 
 def _fill(weights: list[Weight], arrays: list[np.ndarray], config: DecoderConfig, read, source: str) -> None:
     """Read the tensors of one name into the arrays that they hold."""
-    parts = [_on_disk(weight, array.shape) for weight, array in zip(weights, arrays, strict=True)]
+    parts = [on_disk_shape(weight, array.shape) for weight, array in zip(weights, arrays, strict=True)]
     ends = np.cumsum([part[0] for part in parts])
     for index, name in enumerate(names_of(weights[0], config)):
         tensor = read[name]()
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            raise InputError(
-                f"{source}: {name} is {tensor.dtype}; quantized folders are not read, use a plain one"
-            )
+        check_floating(name, tensor, source)
         _check_shape(name, tensor.shape, _joined(parts), source)
         for weight, array, rows in zip(weights, arrays, np.split(tensor, ends[:-1]), strict=True):
             layer = array[index] if "{layer}" in weight.name else array
             layer[...] = rows.T if weight.transpose else rows
+
+
+def check_floating(name: str, tensor: np.ndarray, source: str) -> None:
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise InputError(
+            f"{source}: {name} is {tensor.dtype}; quantized folders are not read, use a plain one"
+        )
 
 
 def _check_shape(name: str, have: tuple[int, ...], want: tuple[int, ...], source: str) -> None:
@@ -188,7 +193,7 @@ def _check_shape(name: str, have: tuple[int, ...], want: tuple[int, ...], source
 def iterate_weights(decoder: Decoder, dtype) -> Iterator[tuple[str, np.ndarray]]:
     """(Hugging Face name, array) of every weight, adapters merged, one tensor at a time."""
     state = _base_state(decoder)
-    for _, weights in _fused(decoder.config):
+    for _, weights in fused_weights(decoder.config):
         for index, name in enumerate(names_of(weights[0], decoder.config)):
             parts = [_tensor(decoder, state, weight, index) for weight in weights]
             # safetensors writes memory as it lies, whatever the strides say.
