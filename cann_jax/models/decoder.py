@@ -19,6 +19,7 @@ from cann_jax.models.families import NORMS
 from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, RMSNorm, dense
 from cann_jax.models.packing import pack, unpack
 from cann_jax.models.views import StepView, View, sequence_views, step_views
+from cann_jax.schema import nearest
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -226,6 +227,7 @@ def _adapters(lora: LoraConfig | None) -> dict[str, LoraConfig]:
     for target in lora.targets:
         if target not in LORA_TARGETS:
             raise InputError(
-                f"align.lora.targets: {target!r} is no layer; there are {', '.join(LORA_TARGETS)}"
+                f"align.lora.targets: {target!r} is no layer; did you mean {nearest(target, LORA_TARGETS)}? "
+                f"There are {', '.join(LORA_TARGETS)}"
             )
     return dict.fromkeys(lora.targets, lora)

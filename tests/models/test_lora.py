@@ -70,5 +70,7 @@ def test_adapter_equals_its_formula(working):
 
 
 def test_unknown_target(tiny_files):
-    with pytest.raises(InputError, match=r"align.lora.targets: 'q' is no layer; there are q_proj, "):
+    with pytest.raises(
+        InputError, match=r"targets: 'q' is no layer; did you mean q_proj\? There are q_proj, "
+    ):
         load_decoder(tiny_files, "float32", LoraConfig(targets=("q",)))

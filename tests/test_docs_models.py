@@ -1,0 +1,25 @@
+"""The examples of docs/models.md are what the program reads."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from cann_jax.config_scorers import JudgeScorer, RewardModelScorer, scorer_from_dict
+from cann_jax.scorers.judge import TEMPLATES, read_template
+
+TEXT = (Path(__file__).resolve().parent.parent / "docs/models.md").read_text()
+
+
+def test_examples_are_read(tmp_path):
+    cost, reward, template = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    scorer = yaml.safe_load(cost)["constraints"]["safe"]["scorer"]
+    assert isinstance(scorer_from_dict(scorer, "constraints.safe.scorer"), RewardModelScorer)
+    scorer = yaml.safe_load(reward)["reward"]["scorer"]
+    assert isinstance(scorer_from_dict(scorer, "reward.scorer"), JudgeScorer)
+    (tmp_path / "own.yaml").write_text(template)
+    assert read_template(str(tmp_path / "own.yaml"), "reward.scorer.template").better == "Yes"
+
+
+def test_every_shipped_template_is_named():
+    assert all(f"`{path.stem}`" in TEXT for path in TEMPLATES.glob("*.yaml"))
