@@ -48,12 +48,14 @@ class Views:
         kinds = list(dict.fromkeys(config.kinds))
         views = [view(kind) for kind in kinds]
         self.single = views[0] if len(views) == 1 else None
-        self.stacked = None if self.single else jax.tree.map(lambda *each: jnp.stack(each), *views)
+        self.stacked = jax.tree.map(lambda *each: jnp.stack(each), *views) if len(views) > 1 else None
         self.indices = jnp.array([kinds.index(kind) for kind in config.kinds])
 
     def at(self, index):
         """The view of a layer whose entry of ``indices`` is ``index``."""
-        return self.single or jax.tree.map(lambda each: each[index], self.stacked)
+        if self.single is not None:
+            return self.single
+        return jax.tree.map(lambda each: each[index], self.stacked)
 
 
 def sequence_views(config: DecoderConfig, positions, mask) -> Views:

@@ -7,6 +7,7 @@ import pytest
 
 from cann_jax.errors import InputError
 from cann_jax.models.attention import Rule, attend, attend_shared, implementation
+from cann_jax.models.load import load_decoder
 
 
 def test_auto_is_xla_without_a_gpu():
@@ -17,6 +18,12 @@ def test_auto_is_xla_without_a_gpu():
 def test_cudnn_is_refused_by_name():
     with pytest.raises(InputError, match=r"^model.attention cudnn needs a GPU, and this is a cpu; use auto"):
         implementation("cudnn", "bfloat16", 64, None)
+
+
+def test_the_decoder_asks_for_it(tiny_files):
+    assert load_decoder(tiny_files, "float32").kernel == "xla"
+    with pytest.raises(InputError, match=r"^model.attention cudnn"):
+        load_decoder(tiny_files, "float32", attention="cudnn")
 
 
 @pytest.mark.parametrize(
