@@ -163,7 +163,7 @@ def _last_slide(fields: Fields, head_dim: int, layers: int) -> LayerKinds:
     rope = _rope(fields, head_dim)
     if not fields.flag("use_sliding_window"):
         fields = Fields({**fields.values, "sliding_window": None}, fields.source)
-    first = fields.get("max_window_layers") if fields.get("sliding_window") else layers
+    first = fields.count("max_window_layers") if fields.get("sliding_window") else layers
     types = [SLIDING if layer >= first else FULL for layer in range(layers)]
     return _by_type(fields, _layer_types(fields, layers, types), {FULL: rope, SLIDING: rope})
 

@@ -41,6 +41,13 @@ class Fields:
             raise self.fault(key, "no whole number")
         return value
 
+    def count(self, key: str) -> int:
+        """A whole number, 0 or more."""
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self.fault(key, "no whole number from 0 on")
+        return value
+
     def flag(self, key: str) -> bool:
         value = self.get(key)
         if not isinstance(value, bool | None):

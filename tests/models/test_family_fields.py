@@ -175,6 +175,11 @@ REFUSED = [
     ("mistral", {"sliding_window": -1}, "sliding_window is -1, no positive number"),
     ("mistral", {"sliding_window": 2.5}, "sliding_window is 2.5, no whole number"),
     ("qwen2", {"use_sliding_window": "yes"}, "use_sliding_window is 'yes', neither true nor false"),
+    (
+        "qwen2",
+        {"use_sliding_window": True, "max_window_layers": "2"},
+        "max_window_layers is '2', no whole number",
+    ),
     ("qwen2", {"layer_types": [SLIDING] * 4}, "sliding_window is None, but layer_types has sliding layers"),
     ("qwen3", {"layer_types": [FULL, "chunked_attention"] * 2}, "layer_types"),
     ("qwen3", {"layer_types": [FULL] * 3}, "no list of 4 values out of full_attention, sliding_attention"),
