@@ -1,121 +1,16 @@
-"""Every key that a family reads moves the logits to where torch's move; the rest is refused by name."""
+"""Every key that transformers gives a meaning is read or refused by name; left out, it means the same."""
 
 import json
 from dataclasses import fields
 
-import numpy as np
 import pytest
 
 from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.families import EVERYWHERE, FAMILIES
 from cann_jax.models.fields import Fields
-from cann_jax.models.load import load_decoder, open_model
-from tests.models.family_models import save_family
-from tests.models.forward import changed_copy, folder_logits, our_logits, random_ids, torch_logits
 
-IDS = random_ids((2, 17))
 FULL, SLIDING = "full_attention", "sliding_attention"
-BY_TYPE = {"rope_type": "default", "rope_theta": 50.0}
-
-CHANGES = [
-    ("mistral", {"sliding_window": 3}),
-    ("mistral", {"sliding_window": None}),
-    ("mistral", {"hidden_act": "gelu"}),
-    ("qwen2", {"sliding_window": 3}),
-    ("qwen2", {"use_sliding_window": False, "layer_types": None}),
-    ("qwen2", {"max_window_layers": 0, "layer_types": None}),
-    ("qwen2", {"layer_types": [FULL, SLIDING, FULL, FULL]}),
-    ("qwen3", {"rms_norm_eps": 0.1}),
-    ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "layer_types": None}),
-    ("smollm3", {"no_rope_layers": [0, 0, 1, 1]}),
-    ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 3}),
-    ("smollm3", {"use_sliding_window": True, "sliding_window": 4, "layer_types": None}),
-    ("gemma2", {"sliding_window": 3}),
-    ("gemma2", {"layer_types": [FULL, SLIDING, SLIDING, FULL]}),
-    ("gemma2", {"query_pre_attn_scalar": 100}),
-    ("gemma2", {"attn_logit_softcapping": 0.5}),
-    ("gemma2", {"attn_logit_softcapping": None}),
-    ("gemma2", {"final_logit_softcapping": 1.0}),
-    ("gemma2", {"final_logit_softcapping": None}),
-    ("gemma2", {"hidden_activation": "silu"}),
-    ("gemma3_text", {"query_pre_attn_scalar": 100}),
-    ("gemma3_text", {"final_logit_softcapping": 1.0}),
-    ("gemma3_text", {"layer_types": None, "sliding_window_pattern": 2}),
-    (
-        "gemma3_text",
-        {"rope_parameters": {FULL: BY_TYPE, SLIDING: {"rope_type": "default", "rope_theta": 1e4}}},
-    ),
-    (
-        "gemma3_text",
-        {"rope_parameters": {SLIDING: BY_TYPE, FULL: {"rope_type": "default", "rope_theta": 1e6}}},
-    ),
-    ("gemma3_text", {"rope_parameters": None, "rope_theta": 50.0, "rope_local_base_freq": 20.0}),
-    ("gemma3_text", {"rope_parameters": None, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
-    ("olmo2", {"rms_norm_eps": 0.1}),
-    ("phi3", {"sliding_window": None}),
-    ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
-    (
-        "phi3",
-        {
-            "rope_parameters": None,
-            "rope_scaling": {
-                "type": "su",
-                "short_factor": [1.0 + n for n in range(8)],
-                "long_factor": [3.0] * 8,
-            },
-            "original_max_position_embeddings": 8,
-        },
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Each family's folder and its logits, made when first asked for."""
-    made = {}
-
-    def folder(family: str):
-        if family not in made:
-            path = save_family(tmp_path_factory.mktemp(family), family)
-            made[family] = path, folder_logits(path, IDS)
-        return made[family]
-
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("family", "changes"), CHANGES, ids=lambda x: x if isinstance(x, str) else "+".join(x)
-)
-def test_same_weights_under_another_configuration(family, changes, folders, tmp_path):
-    original, before = folders(family)
-    folder = changed_copy(original, tmp_path / "changed", **changes)
-    logits = folder_logits(folder, IDS)
-    assert np.abs(logits - before).max() > 1e-3
-    np.testing.assert_allclose(logits, torch_logits(folder, IDS), atol=1e-4)
-
-
-BIASED = [
-    ("llama", {"attention_bias": True, "mlp_bias": True}),
-    ("qwen3", {"attention_bias": True}),
-    ("gemma2", {"attention_bias": True}),
-    ("olmo2", {"attention_bias": True}),
-]
-
-
-@pytest.mark.parametrize(
-    ("family", "changes"), BIASED, ids=lambda x: x if isinstance(x, str) else "+".join(x)
-)
-def test_biases(family, changes, tmp_path):
-    save_family(tmp_path, family, **changes)
-    files = open_model(str(tmp_path))
-    np.testing.assert_allclose(
-        our_logits(load_decoder(files, "float32"), IDS), torch_logits(tmp_path, IDS), atol=1e-4
-    )
-    written = files.config.to_hf()
-    assert {key: written[key] for key in changes} == changes
-
-
 SIZES = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
