@@ -17,6 +17,8 @@ _HOME = {
     "pseudo_reward": "cann_jax.core",
     "preference_probability": "cann_jax.core",
     "dpo_loss": "cann_jax.core",
+    "ipo_loss": "cann_jax.core",
+    "regression_loss": "cann_jax.core",
     "Constraint": "cann_jax.core",
     "Feasible": "cann_jax.core",
     "bootstrap": "cann_jax.core",

@@ -15,8 +15,12 @@ from cann_jax.errors import InputError
 from cann_jax.help import help_text
 from cann_jax.schema import SchemaError, from_mapping, nearest
 
-_NEEDS = {"pairs": "the section preferences", "rounds": "rounds of 2 or more"}
-STAGES = ("pairs", "sample", "score", "dual", "align", "rounds", "evaluate")
+_NEEDS = {
+    "pairs": "the section preferences",
+    "pair_scores": "align.pairs: dataset with align.preference: pseudo_reward",
+    "rounds": "rounds of 2 or more",
+}
+STAGES = ("pairs", "sample", "score", "dual", "pair_scores", "align", "rounds", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +210,12 @@ def _build(build: Callable[[], Any], file: str, overridden: Sequence[str]) -> An
 
 def _stages(text: str | None, config: RunConfig) -> tuple[str, ...]:
     """The stages of this configuration, or those of them that were asked for."""
-    absent = {"pairs": config.preferences is None, "rounds": config.rounds == 1}
+    align = config.align
+    absent = {
+        "pairs": config.preferences is None,
+        "pair_scores": align.pairs != "dataset" or align.preference != "pseudo_reward",
+        "rounds": config.rounds == 1,
+    }
     there = tuple(name for name in STAGES if not absent.get(name))
     if text is None:
         return there

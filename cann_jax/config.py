@@ -170,9 +170,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """The one unconstrained preference optimisation (DPO with soft labels).
+    """The one unconstrained preference optimisation.
 
     Args:
+        loss: ``dpo``, ``ipo``, or ``regression`` of log-ratio differences on differences of r_λ.
+        labels: ``soft`` probabilities, or one Bernoulli draw of each, ``drawn`` once.
+        label_smoothing: Probability, below one half, that a label is taken to be the wrong way round.
+        pairs: Of the reference's ``samples``, or the two responses of the preference ``dataset``.
+        preference: What labels the pairs: r_λ, or what people said is ``better`` or ``safer``.
         lora: Adapters; null trains every weight.
         optimizer: Optimizer and schedule.
         epochs: Passes over the prompts.
@@ -190,6 +195,11 @@ class AlignConfig:
             writes its LoRA in PEFT's format, ``align/adapter``; or ``both``, or ``none``.
     """
 
+    loss: Literal["dpo", "ipo", "regression"] = "dpo"
+    labels: Literal["soft", "drawn"] = "soft"
+    label_smoothing: float = 0.0
+    pairs: Literal["samples", "dataset"] = "samples"
+    preference: Literal["pseudo_reward", "better", "safer"] = "pseudo_reward"
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 1
@@ -359,6 +369,7 @@ def _check_alignment(config: RunConfig) -> None:
         raise InputError(
             f"align.group_size is {align.group_size}; use 2 up to sample.responses, which is {responses}"
         )
+    _check_labels(config)
     if align.keep_checkpoints < 2:
         raise InputError(f"align.keep_checkpoints is {align.keep_checkpoints}; use 2 or more")
     if align.lora is not None and not 0 <= align.lora.dropout < 1:
@@ -380,6 +391,8 @@ def _check_export(config: RunConfig) -> None:
 
 
 def _check_rounds(config: RunConfig) -> None:
+    if config.align.pairs == "dataset":
+        raise InputError("align.pairs is 'dataset', and rounds train on samples; set rounds to 1, or pairs to samples")
     if config.online.responses < config.align.group_size:
         raise InputError(
             f"online.responses is {config.online.responses}; "
@@ -393,3 +406,29 @@ def _check_rounds(config: RunConfig) -> None:
                 f"{key}.scorer is a column, which has no scores of new samples; set rounds to 1, "
                 "or use another kind"
             )
+
+
+def _check_labels(config: RunConfig) -> None:
+    align = config.align
+    if not 0 <= align.label_smoothing < 0.5:
+        raise InputError(f"align.label_smoothing is {align.label_smoothing}; use 0 up to, not including, 0.5")
+    human = align.preference != "pseudo_reward"
+    if human and align.pairs == "samples":
+        raise InputError(
+            f"align.preference is {align.preference!r} and align.pairs 'samples', which nobody compared; "
+            "set align.pairs to dataset"
+        )
+    if align.pairs == "dataset" and config.preferences is None:
+        raise InputError("align.pairs is 'dataset'; add the section preferences, which says where it lies")
+    if align.pairs == "dataset" and align.group_size != 2:
+        raise InputError(f"align.group_size is {align.group_size}; the pairs of a dataset need 2")
+    if align.loss == "regression" and (human or align.labels == "drawn" or align.label_smoothing):
+        raise InputError(
+            "align.loss 'regression' reads differences of r_λ and no labels; "
+            "leave out align.preference, align.labels and align.label_smoothing, or use dpo or ipo"
+        )
+    grouped = [name for name, item in config.constraints.items() if item.group is not None]
+    if align.pairs == "dataset" and not human and grouped:
+        raise InputError(
+            f"constraints.{grouped[0]}.group: a dataset's pairs have no group; set align.pairs to samples"
+        )

@@ -16,3 +16,17 @@ def pad(rows: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
 def bucketed(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """``pad`` to the next multiple of ``BUCKET``."""
     return pad(rows, BUCKET * -(-max(map(len, rows)) // BUCKET))
+
+
+def stepped(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """``pad`` to ``step_width`` of the longest."""
+    return pad(rows, step_width(max(map(len, rows))))
+
+
+def step_width(longest: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, … times ``BUCKET``: few shapes where lengths differ widely."""
+    width = BUCKET
+    while width < longest:
+        power = 1 << (width // BUCKET).bit_length() - 1
+        width += BUCKET * max(1, power // 2)
+    return width

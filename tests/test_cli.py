@@ -200,7 +200,7 @@ def test_missing_key(mistake, tmp_path, gone, problem):
         (["--dual.beta", "hello"], "command line: dual.beta is 'hello'; it must be a finite number"),
         (["--name.x", "1"], "--name.x: name is 'trial' and holds no keys"),
         (["--stages", "sample,scor"], "no stage 'scor'; did you mean score?"),
-        (["--stages", "pairs"], "the stage 'pairs' needs the section preferences; add it"),
+        (["--stages", "pairs"], "the stage 'pairs' needs the section preferences"),
         (["--config", "other.yaml"], "--config is given twice"),
         (["--dry_run", "maybe"], "dry_run is 'maybe'; it must be true or false"),
         (["--reward.scorer.kind", "relevnce"], "reward.scorer.kind is 'relevnce'; did you mean relevance?"),

@@ -6,7 +6,7 @@ from cann_jax.core.dual import dual_value, tilted_weights
 from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
 from cann_jax.core.implicit import implicit_scores, reference_kl
-from cann_jax.core.losses import dpo_loss
+from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
 from cann_jax.core.preference import preference_probability, pseudo_reward
 from cann_jax.core.prepare import Constraint, Problem, Targets, margin_problem, prepare
 from cann_jax.core.scores import Scores, ScoreSummary, check_scores, reference_mean
@@ -45,6 +45,7 @@ __all__ = [
     "implicit_scores",
     "improvement_error",
     "interval",
+    "ipo_loss",
     "kl_limit",
     "largest_margin",
     "margin_problem",
@@ -54,6 +55,7 @@ __all__ = [
     "reachability",
     "reference_kl",
     "reference_mean",
+    "regression_loss",
     "sensitivities",
     "solve_dual",
     "tilted_weights",

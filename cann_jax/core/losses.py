@@ -1,24 +1,100 @@
-"""The preference loss with soft labels."""
+"""Losses of preference optimisation and of score models: one number a pair, of any shape; pure functions.
+
+``margin = logp(first) − logp(second)`` and ``label = P(first ≻ second)`` everywhere. A label in (0, 1) gives
+the expected loss of Bernoulli labels drawn from it, without their noise.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
+def bradley_terry_loss(difference: jax.Array, label: jax.Array) -> jax.Array:
+    """Cross-entropy of σ(difference) under soft labels, in nats.
+
+    Args:
+        difference: Score of the first less score of the second.
+        label: P(first ≻ second) in [0, 1].
+
+    Returns:
+        −label·ln σ(d) − (1 − label)·ln σ(−d).
+    """
+    return label * jax.nn.softplus(-difference) + (1 - jnp.asarray(label)) * jax.nn.softplus(difference)
+
+
 def dpo_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, label: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
-    """DPO (Rafailov et al. 2023, eq. 7) under soft labels; one loss a pair, in nats.
-
-    A label P(first ≻ second) has the expected loss of Bernoulli labels drawn from it, without their noise.
+    """DPO (Rafailov et al. 2023, eq. 7) under soft labels, in nats.
 
     Args:
         policy_margin: log π(first) − log π(second), any shape, in nats.
-        reference_margin: the same of the reference policy.
+        reference_margin: The same of the reference policy.
         label: P(first ≻ second) in [0, 1].
         beta: β > 0.
 
     Returns:
-        −label·ln σ(z) − (1 − label)·ln σ(−z) with z = β·(policy_margin − reference_margin).
+        ``bradley_terry_loss`` at β·(policy_margin − reference_margin).
     """
-    z = beta * (policy_margin - reference_margin)
-    return label * jax.nn.softplus(-z) + (1 - jnp.asarray(label)) * jax.nn.softplus(z)
+    return bradley_terry_loss(beta * (policy_margin - reference_margin), label)
+
+
+def ipo_loss(
+    policy_margin: jax.Array, reference_margin: jax.Array, label: jax.Array, beta: float | jax.Array
+) -> jax.Array:
+    """IPO (Azar et al. 2024, eq. 17) under soft labels: least squares to a margin of ±1/(2β), in nats².
+
+    Its least point is a margin of (label − ½)/β, finite even for a label of 1.
+
+    Args: as ``dpo_loss``; β is their τ.
+
+    Returns:
+        label·(h − 1/(2β))² + (1 − label)·(h + 1/(2β))² with h = policy_margin − reference_margin.
+    """
+    excess, target = policy_margin - reference_margin, 1 / (2 * beta)
+    return label * (excess - target) ** 2 + (1 - jnp.asarray(label)) * (excess + target) ** 2
+
+
+def regression_loss(
+    policy_margin: jax.Array, reference_margin: jax.Array, difference: jax.Array, beta: float | jax.Array
+) -> jax.Array:
+    """Least squares to the closed form: ln π_λ/π_ref differs by (r_λ(first) − r_λ(second))/β; in nats².
+
+    The normaliser of π_λ cancels in the difference (Gao et al. 2024 regress rewards so).
+
+    Args:
+        policy_margin: log π(first) − log π(second), any shape, in nats.
+        reference_margin: The same of the reference policy.
+        difference: r_λ(first) − r_λ(second).
+        beta: β > 0.
+    """
+    return (policy_margin - reference_margin - difference / beta) ** 2
+
+
+def smoothed(label: jax.Array, smoothing: float | jax.Array) -> jax.Array:
+    """A label that doubts itself: with probability ``smoothing`` the pair was labelled the wrong way round.
+
+    Under ``dpo_loss`` this is conservative DPO.
+
+    Args:
+        label: P(first ≻ second).
+        smoothing: In [0, ½).
+    """
+    return label * (1 - 2 * smoothing) + smoothing
+
+
+def cost_loss(costs: jax.Array, safer: jax.Array, safe: jax.Array) -> jax.Array:
+    """The cost model's loss of Safe-RLHF (Dai et al. 2024, eq. 6), in nats.
+
+    The pairwise term orders costs, larger is more harmful; the sign terms put zero between safe and unsafe.
+
+    Args:
+        costs: (…, 2) C of both responses.
+        safer: (…) 0 or 1, the less harmful response.
+        safe: (…, 2) 1 safe, 0 unsafe, or -1 where nothing says it; such a response has no sign term.
+
+    Returns:
+        (…) −ln σ(C_harmful − C_safer) − Σ ln σ(s·C) with s = +1 for an unsafe response and −1 for a safe one.
+    """
+    pair = bradley_terry_loss(costs[..., 0] - costs[..., 1], jnp.asarray(safer))
+    sign = jnp.where(safe == 1, -1.0, 1.0)
+    return pair + jnp.sum(jnp.where(safe >= 0, jax.nn.softplus(-sign * costs), 0.0), axis=-1)

@@ -56,6 +56,14 @@ class EncodedPairs:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: np.ndarray) -> "EncodedPairs":
+        """The pairs at these indices."""
+        lists = {
+            name: [getattr(self, name)[row] for row in rows]
+            for name in ("ids", "prompts", "prompt_ids", "texts", "response_ids")
+        }
+        return EncodedPairs(**lists, better=self.better[rows], safer=self.safer[rows], safe=self.safe[rows])
+
     @property
     def lengths(self) -> np.ndarray:
         """(N,) tokens of the prompt with both responses."""

@@ -83,3 +83,30 @@ def extreme_responses(pseudo_reward: np.ndarray, size: int) -> np.ndarray:
 def random_responses(prompt: int, responses: int, size: int, seed: int, epoch: int) -> np.ndarray:
     """(size,) indices without replacement, a function of (seed, epoch, prompt)."""
     return np.random.default_rng([seed, int(epoch), int(prompt), 1]).permutation(responses)[:size]
+
+
+def drawn_labels(
+    probabilities: np.ndarray, prompts: np.ndarray, responses: np.ndarray, seed: int
+) -> np.ndarray:
+    """One Bernoulli draw of each label, the same whenever the pair comes back.
+
+    Args:
+        probabilities: (B, R, R) P(i ≻ j).
+        prompts: (B,) indices of the prompts.
+        responses: (B, R) indices of the responses.
+        seed: The draw is a function of (seed, prompt, pair of responses).
+
+    Returns:
+        (B, R, R) 0 or 1, where (i, j) and (j, i) are one draw; the diagonal is as it was.
+    """
+    labels = np.array(probabilities)
+    for row, (prompt, chosen) in enumerate(zip(prompts, responses, strict=True)):
+        low, high = np.minimum.outer(chosen, chosen), np.maximum.outer(chosen, chosen)
+        # One stream a prompt, and in it a place a pair, whatever else is in the group.
+        places = high * (high + 1) // 2 + low
+        draw = np.random.default_rng([seed, int(prompt), 2]).random(places.max() + 1)[places]
+        # Of two responses, the first in the table wins where the draw is below its probability.
+        first = chosen[:, None] < chosen[None, :]
+        wins = np.where(first, draw < probabilities[row], draw >= probabilities[row].T)
+        labels[row] = np.where(np.eye(len(chosen), dtype=bool), labels[row], wins)
+    return labels

@@ -37,6 +37,20 @@ def response_logps(
     return jnp.sum(jnp.where(inside, logps.reshape(responses.shape), 0), axis=-1)
 
 
+def response_ends(
+    model, prompts, prompt_lengths, responses, response_lengths, *, key=None, rematerialise=None
+) -> jax.Array:
+    """The state that a score head reads: (B, R, hidden), at the last token of each response.
+
+    Args: as ``response_logps``.
+    """
+    inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
+    tokens, positions, mask = _packed(prompts, prompt_lengths, responses, inside)
+    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
+    own = hidden[:, prompts.shape[1] :].reshape(*responses.shape, -1)
+    return jnp.take_along_axis(own, (response_lengths - 1)[..., None, None], axis=2)[:, :, 0]
+
+
 def _packed(prompts, prompt_lengths, responses, inside):
     """One sequence a prompt: the prompt, then its R responses side by side, each at the next positions.
 

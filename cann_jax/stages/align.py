@@ -1,10 +1,9 @@
-"""The one unconstrained alignment: DPO on pairs of the reference's samples, labelled by r + ⟨λ*, g⟩."""
+"""The one unconstrained alignment, on pairs labelled by r + ⟨λ*, g⟩ or, for the baselines, by people."""
 
 import dataclasses
 
 import jax
 import numpy as np
-import optax
 import pyarrow as pa
 from etils import epath
 from flax import nnx
@@ -12,19 +11,24 @@ from flax import nnx
 from cann_jax.artifacts import read_table, write_table
 from cann_jax.config import RunConfig
 from cann_jax.core import pseudo_reward
-from cann_jax.errors import InputError
+from cann_jax.data.encoded_pairs import labelled
+from cann_jax.data.responses import Responses
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
 from cann_jax.models.peft import export_adapter
 from cann_jax.progress import track
 from cann_jax.stages.dual import read_multipliers, read_problem
+from cann_jax.stages.pair_scores import read_pair_scores
+from cann_jax.stages.pairs import read_pairs
 from cann_jax.stages.parts import TRAINED, spec_of
 from cann_jax.stages.run import Run, Stage, settings_of, stage
 from cann_jax.stages.sample import read_samples
-from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
+from cann_jax.stages.score import REWARD
+from cann_jax.training.accumulate import TrainState, start
+from cann_jax.training.checkpoints import load_weights, save_weights
 from cann_jax.training.data import PreferenceData
-from cann_jax.training.metrics import Metrics
-from cann_jax.training.step import Spec, TrainState, reference_step, start, train_step
+from cann_jax.training.loop import Pace, fit
+from cann_jax.training.step import Spec, reference_step, train_step
 
 WEIGHTS, METRICS, MODEL, ADAPTER = "weights", "metrics.jsonl", "model", "adapter"
 
@@ -38,7 +42,7 @@ def run_align(run: Run) -> None:
     """
     config = run.config
     settings = {**run.model_settings, **settings_of(config, "align"), "beta": config.dual.beta}
-    inputs = {**run.model_identity, "sample": run.manifest_of("sample"), "dual": run.manifest_of("dual")}
+    inputs = run.model_identity | {name: run.manifest_of(name) for name in sources_of(config)}
     with stage(run, "align", settings, inputs) as work:
         if work is None:
             return
@@ -82,11 +86,45 @@ def starting_point(run: Run):
     return nnx.split(decoder, TRAINED[full], ...)
 
 
+def sources_of(config: RunConfig) -> tuple[str, ...]:
+    """The stages whose artifacts are trained on: the data differ, and nothing else does."""
+    if config.align.pairs == "samples":
+        return ("sample", "dual")
+    return ("pairs", "pair_scores", "dual") if config.align.preference == "pseudo_reward" else ("pairs",)
+
+
 def preference_data(run: Run) -> PreferenceData:
     """The batches' source, its reference log-probs still to be filled in."""
-    responses, problem = read_samples(run), read_problem(run)
-    reward = np.asarray(pseudo_reward(problem.scores, read_multipliers(run)))
-    return PreferenceData(run.config, responses, reward, np.full(responses.shape, np.nan, np.float32))
+    if run.config.align.pairs == "samples":
+        responses, (reward, scores) = read_samples(run), _sample_rewards(run)
+    elif run.config.align.preference == "pseudo_reward":
+        responses, (reward, scores) = read_pairs(run, "train").responses(), read_pair_scores(run)
+    else:
+        responses, reward, scores = *_human_rewards(run), {}
+    unknown = np.full(responses.shape, np.nan, np.float32)
+    return PreferenceData(run.config, responses, reward, unknown, scores)
+
+
+def _sample_rewards(run: Run) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(N, K) r_λ of the reference's samples, and what it is made of, by name."""
+    scores = read_problem(run).scores
+    constraints = np.asarray(scores.constraints)
+    named = {name: constraints[..., index] for index, name in enumerate(run.config.constraints)}
+    return np.asarray(pseudo_reward(scores, read_multipliers(run))), {
+        REWARD: np.asarray(scores.reward),
+        **named,
+    }
+
+
+def _human_rewards(run: Run) -> tuple[Responses, np.ndarray]:
+    """The labelled pairs of a data set, and (n, 2) 1 for the response that people preferred."""
+    dimension, pairs = run.config.align.preference, read_pairs(run, "train")
+    chosen = labelled(pairs, dimension)
+    if len(chosen) < len(pairs):
+        print(
+            f"align: {len(pairs) - len(chosen)} of {len(pairs)} pairs have no label {dimension!r}; left out"
+        )
+    return pairs.take(chosen).responses(), np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
 
 
 def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: epath.Path) -> PreferenceData:
@@ -107,32 +145,11 @@ def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: ep
 def train(run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData, folder) -> TrainState:
     align = run.config.align
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
-    with Checkpoints(folder / "checkpoints", align.keep_checkpoints, align.checkpoint_every) as checkpoints:
-        state = checkpoints.restore(state) or state
-        first = int(state.step)
-        if first:
-            print(f"align: resumed after step {first}", flush=True)
-        with Metrics(folder, first) as metrics:
-            for step in track(range(first, data.steps), "training", initial=first, total=data.steps):
-                state, measured = train_step(spec, state, frozen, data.batch(step), seed)
-                values = {name: float(value) for name, value in measured.items()}
-                _check_finite((values["loss"], values["gradient_norm"]), step, checkpoints)
-                metrics.write(step, values)
-                checkpoints.save(state, last=step + 1 == data.steps)
-        _check_finite((float(optax.tree.norm(state.weights)),), data.steps, checkpoints)
-    return state
 
+    def step(state: TrainState, number: int):
+        return train_step(spec, state, frozen, data.batch(number), seed)
 
-def _check_finite(values: tuple[float, ...], step: int, checkpoints: Checkpoints) -> None:
-    """Look at what the weights after ``step`` steps gave.
-
-    Raises:
-        InputError: they are no good; neither is a checkpoint of them, which is deleted.
-    """
-    if np.isfinite(values).all():
-        return
-    last = checkpoints.drop(step)
-    kept = "there is no checkpoint before it" if last is None else f"the checkpoint after step {last} stays"
-    raise InputError(
-        f"align: loss or weights are not finite at step {step}; {kept}; lower align.optimizer.learning_rate"
+    pace = Pace(
+        "align", "align.optimizer.learning_rate", data.steps, align.checkpoint_every, align.keep_checkpoints
     )
+    return fit(step, state, pace, folder)

@@ -31,7 +31,8 @@ from cann_jax.stages.evaluate import measured_scorers
 from cann_jax.stages.parts import TRAINED, spec_of
 from cann_jax.stages.run import Run
 from cann_jax.stages.score import reward_and_constraints
-from cann_jax.training.step import PreferenceBatch, reference_step, start, train_step
+from cann_jax.training.accumulate import start
+from cann_jax.training.step import PreferenceBatch, reference_step, train_step
 
 HISTOGRAM_ROWS, BAR = 8, 40
 MIB = 1 << 20
@@ -166,6 +167,7 @@ def _abstract_batch(run: Run) -> PreferenceBatch:
         response_lengths=_integers(batch, group),
         reference_logps=_floats(batch, group),
         labels=_floats(batch, group, group),
+        rewards=_floats(batch, group),
     )
 
 

@@ -23,6 +23,7 @@ def spec_of(config: RunConfig, graph: Any, steps: int) -> Spec:
     return Spec(
         graph=graph,
         optimizer=optimizer(align.optimizer, steps),
+        loss=align.loss,
         beta=config.dual.beta,
         chunks=align.vocabulary_chunks,
         rematerialise=align.rematerialise,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from etils import epath
 
@@ -114,9 +114,16 @@ class Run:
         return encode_prompts(prompts, self.files.tokenizer, config.prompts, room)
 
 
+class HasFolder(Protocol):
+    """A run of any kind: what its stages share is the folder they lie in."""
+
+    @property
+    def folder(self) -> epath.Path: ...
+
+
 @contextmanager
 def stage(
-    run: Run, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
+    run: HasFolder, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Iterator["Stage | None"]:
     """Enter a stage: None where it is done already; else its folder, committed on the way out.
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from cann_jax.artifacts import writing
 from cann_jax.errors import InputError
-from cann_jax.training.step import TrainState
+from cann_jax.training.accumulate import TrainState
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""The batches of preference optimisation: groups of one prompt's samples, labelled by their pseudo-reward."""
+"""The batches of preference optimisation: groups of responses to one prompt, and their labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import jax.numpy as jnp
@@ -8,37 +8,57 @@ import numpy as np
 
 from cann_jax.config import RunConfig
 from cann_jax.core import preference_probability
-from cann_jax.data.preferences import extreme_responses, prompts_of_step, random_responses, steps_in
+from cann_jax.core.losses import smoothed
+from cann_jax.data.preferences import (
+    drawn_labels,
+    extreme_responses,
+    host_rows,
+    prompts_of_step,
+    random_responses,
+    steps_in,
+)
 from cann_jax.data.responses import Responses
-from cann_jax.padding import bucketed
+from cann_jax.padding import bucketed, step_width, stepped
 from cann_jax.training.step import PreferenceBatch
 
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Everything that a step's batch is made of.
+    """Everything that a step's batch is made of; what trains on what differs in this alone.
 
     Args:
         config: The run's configuration.
-        responses: The reference's samples.
-        reward: (N, K) r_λ.
+        responses: The reference's samples, or the two responses of each pair of a data set.
+        reward: (N, K) r_λ; for human preferences 1 for the preferred response and 0 for the other.
         reference: (N, K) log π_ref(y|x) as training computes it; NaN where no step asks.
+        scores: What r_λ is made of, (N, K) by name; only shown to people.
     """
 
     config: RunConfig
     responses: Responses
     reward: np.ndarray
     reference: np.ndarray
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
         align = self.config.align
         return steps_in(align.epochs, self.responses.shape[0], align.prompts_per_step)
 
-    def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prompt indices (B, 1) and response indices (B, R) of a step."""
+    @property
+    def ragged(self) -> bool:
+        """Pairs of a data set differ widely in length: a step's are alike, and cut to the longest."""
+        return self.config.align.pairs == "dataset"
+
+    def places(
+        self, step: int, process_index: int = 0, process_count: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Prompt indices (B, 1) and response indices (B, R) of this host's share of a step."""
         align, (prompts, count), seed = self.config.align, self.responses.shape, self.config.seed
-        epochs, chosen = prompts_of_step(step, prompts, align.prompts_per_step, seed)
+        lengths = self._lengths if self.ragged else None
+        epochs, chosen = prompts_of_step(step, prompts, align.prompts_per_step, seed, lengths)
+        mine = host_rows(align.prompts_per_step, process_index, process_count)
+        epochs, chosen = epochs[mine], chosen[mine]
         if align.selection == "extremes":
             return chosen[:, None], extreme_responses(self.reward[chosen], align.group_size)
         drawn = [
@@ -47,30 +67,61 @@ class PreferenceData:
         return chosen[:, None], np.stack(drawn)
 
     @cached_property
+    def _lengths(self) -> np.ndarray:
+        return self.responses.lengths.sum(1) + [len(ids) for ids in self.responses.prompts.ids]
+
+    @cached_property
     def _prompts(self) -> tuple[np.ndarray, np.ndarray]:
         """All prompts at one width, so that one shape is compiled."""
         return bucketed(list(self.responses.prompts.ids))
 
-    def batch(self, step: int) -> PreferenceBatch:
-        rows, columns = self.places(step)
-        ids, lengths = self._prompts
-        reward = self.reward[rows, columns]
-        labels = preference_probability(reward[:, :, None], reward[:, None, :])
+    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> PreferenceBatch:
+        rows, columns = self.places(step, process_index, process_count)
+        prompts, prompt_lengths, tokens = self._tokens(rows, columns)
         return PreferenceBatch(
-            prompts=jnp.asarray(ids[rows[:, 0]]),
-            prompt_lengths=jnp.asarray(lengths[rows[:, 0]]),
-            responses=jnp.asarray(self.responses.tokens[rows, columns]),
+            prompts=jnp.asarray(prompts),
+            prompt_lengths=jnp.asarray(prompt_lengths),
+            responses=jnp.asarray(tokens),
             response_lengths=jnp.asarray(self.responses.lengths[rows, columns]),
             reference_logps=jnp.asarray(self.reference[rows, columns]),
-            labels=jnp.asarray(labels, jnp.float32),
+            labels=jnp.asarray(self.labels(rows, columns), jnp.float32),
+            rewards=jnp.asarray(self.reward[rows, columns], jnp.float32),
         )
 
+    def _tokens(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        tokens = self.responses.tokens[rows, columns]
+        if not self.ragged:
+            ids, lengths = self._prompts
+            return ids[rows[:, 0]], lengths[rows[:, 0]], tokens
+        ids, lengths = stepped([self.responses.prompts.ids[row] for row in rows[:, 0]])
+        width = step_width(int(self.responses.lengths[rows, columns].max()))
+        room = max(0, width - tokens.shape[2])
+        return ids, lengths, np.pad(tokens, ((0, 0), (0, 0), (0, room)))[:, :, :width]
+
+    def labels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(B, R, R) labels of all pairs of the groups at ``places``, as the configuration wants them."""
+        align, reward = self.config.align, self.reward[rows, columns]
+        first, second = reward[:, :, None], reward[:, None, :]
+        if align.preference == "pseudo_reward":
+            labels = np.asarray(preference_probability(first, second))
+        else:
+            labels = (1 + np.sign(first - second)) / 2
+        if align.labels == "drawn":
+            labels = drawn_labels(labels, rows[:, 0], columns, self.config.seed)
+        return smoothed(labels, align.label_smoothing)
+
     def show_pairs(self, count: int = 3) -> None:
-        """Print a few decoded pairs with r_λ and which one won."""
+        """Print a few decoded pairs with their scores, r_λ and which one won."""
         rows, columns = self.places(0)
-        for prompt, (first, *_, second) in zip(rows[:count, 0], columns[:count], strict=True):
-            print(f"pair: {self.responses.prompts.prompts[prompt].text}")
-            label = preference_probability(self.reward[prompt, first], self.reward[prompt, second])
-            for response, probability in ((first, label), (second, 1 - label)):
-                text = " ".join(self.responses.texts[prompt][response].split())
-                print(f"  {probability:.0%} preferred, r_λ {self.reward[prompt, response]:.3g}: {text[:100]}")
+        labels = self.labels(rows, columns)
+        for row in range(min(count, len(rows))):
+            prompt, first, second = rows[row, 0], columns[row, 0], columns[row, -1]
+            print(f"pair: {' '.join(self.responses.prompts.prompts[prompt].text.split())[:200]}")
+            self._show(prompt, first, labels[row, 0, -1])
+            self._show(prompt, second, labels[row, -1, 0])
+
+    def _show(self, prompt: int, response: int, probability: float) -> None:
+        scores = {**self.scores, "r_λ": self.reward}
+        said = ", ".join(f"{name} {values[prompt, response]:.3g}" for name, values in scores.items())
+        text = " ".join(self.responses.texts[prompt][response].split())
+        print(f"  {probability:.0%} preferred, {said}: {text[:100]}")

@@ -11,9 +11,16 @@ from cann_jax.artifacts import write_bytes_atomic
 
 
 class Metrics:
-    """``metrics.jsonl`` and TensorBoard; a resumed run drops what was written after its checkpoint."""
+    """``metrics.jsonl`` and TensorBoard; a resumed run drops what was written after its checkpoint.
 
-    def __init__(self, folder: epath.Path, first: int):
+    Args:
+        folder: Where they lie.
+        first: The step that is taken next.
+        stage: Under which name TensorBoard shows them.
+    """
+
+    def __init__(self, folder: epath.Path, first: int, stage: str):
+        self.stage = stage
         path = folder / "metrics.jsonl"
         kept = [
             line
@@ -37,7 +44,7 @@ class Metrics:
         self.file.write(json.dumps({"step": step, **known}) + "\n")
         self.file.flush()
         for name, value in values.items():
-            self.board.add_scalar(f"align/{name}", value, step)
+            self.board.add_scalar(f"{self.stage}/{name}", value, step)
 
 
 def _step_of(line: str) -> float:

@@ -1,15 +1,16 @@
 """One preference-optimisation step, the same for every source of labels."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cann_jax.core.losses import dpo_loss
+from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
 from cann_jax.models.logprobs import response_logps
+from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step
 
 
 class PreferenceBatch(NamedTuple):
@@ -22,6 +23,7 @@ class PreferenceBatch(NamedTuple):
         response_lengths: (B, R).
         reference_logps: (B, R) log π_ref(y|x), nats.
         labels: (B, R, R), P(i ≻ j) at [b, i, j]; read where i < j.
+        rewards: (B, R) r_λ; read by the regression alone.
     """
 
     prompts: jax.Array
@@ -30,14 +32,7 @@ class PreferenceBatch(NamedTuple):
     response_lengths: jax.Array
     reference_logps: jax.Array
     labels: jax.Array
-
-
-class TrainState(NamedTuple):
-    """What training changes: the step number, the trained weights and the optimizer's state."""
-
-    step: jax.Array
-    weights: Any
-    optimizer: Any
+    rewards: jax.Array
 
 
 class Spec(NamedTuple):
@@ -46,6 +41,7 @@ class Spec(NamedTuple):
     Args:
         graph: Graph of the split decoder.
         optimizer: From ``training.optimizer``.
+        loss: ``dpo``, ``ipo`` or ``regression``.
         beta: β of the loss.
         chunks: Parts of the vocabulary.
         rematerialise: As ``Decoder.hidden_states``.
@@ -54,24 +50,18 @@ class Spec(NamedTuple):
 
     graph: Any
     optimizer: optax.GradientTransformation
+    loss: Literal["dpo", "ipo", "regression"]
     beta: float
     chunks: int
     rematerialise: str | None
     accumulation: int
 
 
-def start(spec: Spec, weights) -> TrainState:
-    return TrainState(jnp.int32(0), weights, spec.optimizer.init(weights))
-
-
 @partial(jax.jit, static_argnames="spec", donate_argnames="state")
 def train_step(
     spec: Spec, state: TrainState, frozen, batch: PreferenceBatch, seed
 ) -> tuple[TrainState, dict]:
-    """One optimizer step over a batch, in ``spec.accumulation`` micro-batches.
-
-    Losses and gradients are summed over pairs and divided once by their number, so that accumulation changes
-    nothing but memory. The dropout key is a function of (seed, step, micro-batch).
+    """One optimizer step; see ``optimizer_step``.
 
     Args:
         spec: What is fixed.
@@ -83,29 +73,21 @@ def train_step(
     Returns:
         The next state, and float32 scalars: loss, gradient norm, and those of ``_measures``.
     """
-    micro = jax.tree.map(lambda x: x.reshape(spec.accumulation, -1, *x.shape[1:]), batch)
-    keys = jax.random.split(jax.random.fold_in(seed, state.step), spec.accumulation)
-    differentiate = jax.value_and_grad(_summed_loss, argnums=1, has_aux=True)
 
-    def body(total, inputs):
-        (loss, logps), gradient = differentiate(spec, state.weights, frozen, *inputs)
-        return jax.tree.map(jnp.add, total, (loss, gradient)), logps
+    def summed_loss(weights, part, key):
+        return _summed_loss(spec, weights, frozen, part, key)
 
-    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.weights))
-    (loss, gradient), logps = jax.lax.scan(body, zero, (micro, keys))
-    pairs = _pair_count(batch)
-    loss, gradient = jax.tree.map(lambda x: x / pairs, (loss, gradient))
-    updates, opt_state = spec.optimizer.update(gradient, state.optimizer, state.weights)
-    weights = optax.apply_updates(state.weights, updates)
-    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+    state, metrics, logps = optimizer_step(
+        summed_loss, spec.optimizer, state, batch, _pair_count(batch), spec.accumulation, seed
+    )
     metrics |= _measures(batch, logps.reshape(batch.reference_logps.shape), spec.beta)
-    return TrainState(state.step + 1, weights, opt_state), metrics
+    return state, metrics
 
 
 @partial(jax.jit, static_argnames="spec")
 def reference_step(spec: Spec, weights, frozen, batch: PreferenceBatch) -> jax.Array:
     """(B, R) log-probs of a batch as ``train_step`` computes them, but without dropout."""
-    micro = jax.tree.map(lambda x: x.reshape(spec.accumulation, -1, *x.shape[1:]), batch)
+    micro = micro_batches(batch, spec.accumulation)
     logps = jax.lax.map(lambda part: _logps(spec, weights, frozen, part, None), micro)
     return logps.reshape(batch.reference_logps.shape)
 
@@ -118,12 +100,29 @@ def _logps(spec: Spec, weights, frozen, batch: PreferenceBatch, key):
 
 def _summed_loss(spec: Spec, weights, frozen, batch: PreferenceBatch, key):
     logps = _logps(spec, weights, frozen, batch, key)
-    losses = dpo_loss(_margins(logps), _margins(batch.reference_logps), batch.labels, spec.beta)
+    loss, target = _LOSSES[spec.loss]
+    losses = loss(_margins(logps), _margins(batch.reference_logps), target(batch), spec.beta)
     return jnp.sum(jnp.where(_is_pair(batch), losses, 0)), logps
 
 
+def _labels(batch: PreferenceBatch) -> jax.Array:
+    return batch.labels
+
+
+def _differences(batch: PreferenceBatch) -> jax.Array:
+    return _margins(batch.rewards)
+
+
+# Each loss with what it fits the margins to.
+_LOSSES = {
+    "dpo": (dpo_loss, _labels),
+    "ipo": (ipo_loss, _labels),
+    "regression": (regression_loss, _differences),
+}
+
+
 def _margins(logps: jax.Array) -> jax.Array:
-    """(B, R, R): logp of the first less logp of the second."""
+    """(B, R, R): the value of the first less that of the second."""
     return logps[:, :, None] - logps[:, None, :]
 
 

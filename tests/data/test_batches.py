@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cann_jax.data.preferences import (
+    drawn_labels,
     extreme_responses,
     host_rows,
     prompts_of_step,
@@ -105,3 +106,20 @@ def test_hosts_share_a_step():
     assert np.concatenate(rows).tolist() == list(range(12)) and {len(row) for row in rows} == {4}
     with pytest.raises(InputError, match="prompts_per_step is 12 and there are 5 hosts; use a multiple"):
         host_rows(12, 0, 5)
+
+
+def test_a_label_is_drawn_once_whatever_group_it_comes_in():
+    random = np.random.default_rng(0)
+    reward = random.normal(size=(300, 6))
+    every = np.tile(np.arange(6), (300, 1))
+    probabilities = 1 / (1 + np.exp(reward[:, None, :] - reward[:, :, None]))
+    whole = drawn_labels(probabilities, np.arange(300), every, 7)
+    pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
+    assert set(np.unique([whole[:, i, j] for i, j in pairs])) == {0, 1}
+    assert all((whole[:, i, j] + whole[:, j, i] == 1).all() for i, j in pairs)
+    for columns in ([4, 1], [1, 4, 2]):
+        chosen = np.tile(columns, (300, 1))
+        part = drawn_labels(probabilities[:, columns][:, :, columns], np.arange(300), chosen, 7)
+        np.testing.assert_array_equal(part, whole[:, columns][:, :, columns])
+    draws = np.mean([drawn_labels(probabilities, np.arange(300), every, seed) for seed in range(40)], axis=0)
+    assert np.abs(draws[:, 0, 5] - probabilities[:, 0, 5]).mean() < 0.1

@@ -15,8 +15,8 @@ from cann_jax.training.step import PreferenceBatch, Spec
 SETTINGS = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
 
 
-def make_spec(graph, accumulation: int = 1) -> Spec:
-    return Spec(graph, optimizer(SETTINGS, 6), 0.3, 4, "everything", accumulation)
+def make_spec(graph, accumulation: int = 1, loss="dpo") -> Spec:
+    return Spec(graph, optimizer(SETTINGS, 6), loss, 0.3, 4, "everything", accumulation)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +44,7 @@ def batch() -> PreferenceBatch:
         response_lengths=jnp.asarray(random.integers(1, 6, (8, 3))),
         reference_logps=jnp.zeros((8, 3)),
         labels=jnp.asarray(better),
+        rewards=jnp.asarray(random.normal(size=(8, 3)).astype(np.float32)),
     )
 
 

@@ -23,6 +23,7 @@ def test_measures_by_hand():
         response_lengths=jnp.array([[2, 4], [1, 4]]),
         reference_logps=jnp.array([[-4.0, -8.0], [-3.0, -6.0]]),
         labels=jnp.array([[[0.5, 0.9], [0.1, 0.5]], [[0.5, 0.2], [0.8, 0.5]]]),
+        rewards=jnp.zeros((2, 2)),
     )
     # Ratios: 1 and -1 (first preferred, margin +2); 12 and 0 (second preferred, margin -12).
     logps = batch.reference_logps + jnp.array([[1.0, -1.0], [12.0, 0.0]])
@@ -54,12 +55,12 @@ def test_warmup_no_shorter_than_the_run(steps):
 def test_metrics_file_after_a_kill(tmp_path):
     """A resumed run drops what lies behind its checkpoint, and a line cut off in the middle."""
     folder = epath.Path(tmp_path)
-    with Metrics(folder, 0) as metrics:
+    with Metrics(folder, 0, "align") as metrics:
         for step in range(4):
             metrics.write(step, {"loss": step / 2, "margin": float("nan")})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 4, "lo')
-    with Metrics(folder, 2) as metrics:
+    with Metrics(folder, 2, "align") as metrics:
         metrics.write(2, {"loss": 9.0})
     rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(0, 0.0), (1, 0.5), (2, 9.0)]

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from cann_jax.models.export import export_folder
+from cann_jax.training.accumulate import TrainState, start
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
-from cann_jax.training.step import TrainState, reference_step, start, train_step
+from cann_jax.training.step import reference_step, train_step
 from tests.training.conftest import make_spec
 
 SEED = jax.random.key(7)
@@ -147,6 +148,24 @@ def test_a_loss_that_is_not_finite_is_visible(parts, referenced, fresh):
     broken = jax.tree.map(lambda x: x.at[0].set(jnp.nan), fresh)
     _, metrics = train_step(spec, start(spec, broken), frozen, referenced, SEED)
     assert not np.isfinite(float(metrics["loss"]))
+
+
+@pytest.mark.parametrize("loss, expected", [("ipo", 1 / (4 * 0.3**2)), ("regression", None)])
+def test_other_losses_begin_where_they_should_and_fall(no_dropout, batch, loss, expected):
+    """At margins of zero IPO is 1/(4β²) whatever the labels, and the regression the mean of (Δr/β)²."""
+    graph, weights, frozen = no_dropout
+    spec = make_spec(graph, loss=loss)
+    batch = batch._replace(reference_logps=reference_step(spec, weights, frozen, batch))
+    if expected is None:
+        rewards = np.asarray(batch.rewards)
+        pairs = [(rewards[:, i] - rewards[:, j]) / 0.3 for i, j in ((0, 1), (0, 2), (1, 2))]
+        expected = np.mean(np.square(pairs))
+    state, losses = start(spec, copied(weights)), []
+    for _ in range(5):
+        state, metrics = train_step(spec, state, frozen, batch, SEED)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+    assert losses[-1] < losses[0] - 1e-3
 
 
 def torch_loss_and_gradients(folder, batch, beta: float):

@@ -1,0 +1,186 @@
+"""Reward and cost models from human preferences, as Safe-RLHF trains them (Dai et al. 2024)."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from cann_jax.artifacts import fingerprint_json, read_table, write_json, writing
+from cann_jax.config_scores import ScoreModelConfig
+from cann_jax.data.encoded_pairs import labelled, pairs_from_table
+from cann_jax.data.pairs import Part, prepare_pairs
+from cann_jax.models.load import ModelFiles, load_decoder, open_model
+from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
+from cann_jax.stages.parts import TRAINED
+from cann_jax.stages.run import stage
+from cann_jax.training.accumulate import start
+from cann_jax.training.calibration import Accuracy, accuracy, reliability
+from cann_jax.training.checkpoints import save_weights
+from cann_jax.training.loop import Pace, fit
+from cann_jax.training.optimizer import optimizer
+from cann_jax.training.plots import draw_reliability
+from cann_jax.training.score_data import ScoreData
+from cann_jax.training.score_step import ScoreSpec, ScoreWeights, score_step, scores_of
+
+WEIGHTS, METRICS, RESULTS, RELIABILITY = "weights", "metrics.jsonl", "results.json", "reliability.png"
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """What the stages of a score model share.
+
+    Args:
+        config: Its configuration.
+    """
+
+    config: ScoreModelConfig
+
+    @property
+    def folder(self) -> epath.Path:
+        return epath.Path(self.config.run_dir) / self.config.name
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        return open_model(self.config.model.path)
+
+    @property
+    def dimension(self) -> str:
+        return "safer" if self.config.objective == "cost" else self.config.dimension
+
+    def data(self, part: Part) -> ScoreData:
+        """The labelled pairs of one part.
+
+        Raises:
+            InputError: none has the label, or a cost model's pairs say of no response whether it is safe.
+        """
+        pairs = pairs_from_table(read_table(self.folder / "pairs" / f"{part}.parquet"))
+        chosen, config = labelled(pairs, self.dimension), self.config
+        preferred = getattr(pairs, self.dimension)[chosen]
+        return ScoreData(pairs, chosen, preferred, config.pairs_per_step, config.epochs, config.seed)
+
+
+def run_score_model(run: ScoreRun) -> None:
+    """Leaves ``pairs/`` (as the stage of that name) and ``score_model/``: ``weights`` (what was trained,
+    Orbax), ``metrics.jsonl``, ``results.json`` and ``reliability.png`` (accuracy and calibration on held-out
+    pairs), and ``model``, a folder that loads as a scorer.
+
+    Raises:
+        InputError: no pair has the label, a loss that is not finite, or settings that do not fit.
+    """
+    identity = make_pairs(run)
+    config = run.config
+    elsewhere = ("name", "run_dir", "preferences")
+    settings = {name: value for name, value in asdict(config).items() if name not in elsewhere}
+    settings["model"] = {"dtype": config.model.dtype}
+    with stage(run, "score_model", settings, {"model": run.files.fingerprint(), **identity}) as work:
+        if work is None:
+            return
+        graph, weights, frozen = starting_point(run)
+        train, heldout = run.data("train"), run.data("heldout")
+        spec = spec_of(config, graph, train.steps)
+        seed = jax.random.key(config.seed)
+
+        def step(state, number: int):
+            return score_step(spec, state, frozen, train.batch(number), seed)
+
+        pace = Pace(
+            "score_model",
+            "optimizer.learning_rate",
+            train.steps,
+            config.checkpoint_every,
+            config.keep_checkpoints,
+        )
+        state = fit(step, start(spec, weights), pace, work.folder)
+        save_weights(work.output(WEIGHTS), state.weights)
+        work.outputs.append(METRICS)
+        scores = heldout_scores(spec, state.weights, frozen, heldout)
+        _report(run, heldout, scores, work)
+
+
+def make_pairs(run: ScoreRun) -> dict[str, str]:
+    """Make the tokenized pairs, or find them; returns what they are."""
+    config = run.config
+    prepared = prepare_pairs(config.preferences)
+    identity = {
+        "tokenizer": tokenizer_identity(run.files),
+        "preferences": fingerprint_json(prepared.name),
+    }
+    with stage(run, "pairs", pairs_settings(config.preferences, config), identity) as work:
+        if work is not None:
+            write_pairs(prepared, run.files, config, config.preferences, work)
+    return identity | {"pairs": fingerprint_json(pairs_settings(config.preferences, config))}
+
+
+def starting_point(run: ScoreRun):
+    """(graph, trained weights, frozen weights); the head is zero, so that the first loss is ln 2."""
+    config = run.config
+    full = config.lora is None
+    decoder = load_decoder(run.files, config.model.dtype, config.lora, seed=config.seed, wide=full)
+    graph, trained, frozen = nnx.split(decoder, TRAINED[full], ...)
+    return graph, ScoreWeights(trained, jnp.zeros(run.files.config.hidden)), frozen
+
+
+def spec_of(config: ScoreModelConfig, graph, steps: int) -> ScoreSpec:
+    return ScoreSpec(
+        graph=graph,
+        optimizer=optimizer(config.optimizer, steps),
+        objective=config.objective,
+        regularization=config.regularization,
+        rematerialise=config.rematerialise,
+        accumulation=config.accumulation,
+    )
+
+
+def heldout_scores(spec: ScoreSpec, weights: ScoreWeights, frozen, data: ScoreData) -> np.ndarray:
+    """(n, 2) scores of the pairs in ``data.chosen``, in its order."""
+    scores = np.empty((len(data.chosen), 2), np.float32)
+    for places in data.in_order():
+        scores[places] = scores_of(spec, weights, frozen, data.of(places))
+    return scores
+
+
+def _report(run: ScoreRun, data: ScoreData, scores: np.ndarray, work) -> None:
+    config = run.config
+    learnt = learnt_differences(scores, data.preferred, config.objective)
+    found, curve = accuracy(learnt, config.confidence), reliability(learnt)
+    values = {"accuracy": found, "calibration": _without_nan(curve)}
+    print(
+        f"score_model: {found.accuracy:.1%} of {found.pairs} held-out pairs ordered rightly "
+        f"({found.interval[0]:.1%} to {found.interval[1]:.1%}); calibration error {curve.error:.3f}, "
+        f"log loss {curve.log_loss:.3f} (ln 2 = 0.693 knows nothing)"
+    )
+    if config.objective == "cost":
+        values["sign"] = _sign_accuracy(scores, data, config.confidence)
+    write_json(work.output(RESULTS), values)
+    with writing(work.folder):
+        draw_reliability(work.output(RELIABILITY), curve)
+
+
+def learnt_differences(scores: np.ndarray, preferred: np.ndarray, objective: str) -> np.ndarray:
+    """(n,) differences of the scores in the direction of the label; a cost points the other way."""
+    toward = np.where(preferred == 0, 1, -1) * (-1 if objective == "cost" else 1)
+    return toward * (scores[:, 0] - scores[:, 1])
+
+
+def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Accuracy | None:
+    """How often a cost above zero is an unsafe response, of those whose safety is known."""
+    safe = data.pairs.safe[data.chosen]
+    signed = np.where(safe == 1, -scores, scores)[safe >= 0]
+    if not len(signed):
+        print("score_model: no held-out pair says which responses are safe: the cost's zero is unchecked")
+        return None
+    found = accuracy(signed, confidence)
+    print(f"score_model: the cost's sign is right for {found.accuracy:.1%} of {found.pairs} responses")
+    return found
+
+
+def _without_nan(curve) -> dict:
+    """JSON has no NaN: an empty bin's means are null."""
+    return {
+        name: [None if np.isnan(x) else float(x) for x in value] if np.ndim(value) else value
+        for name, value in asdict(curve).items()
+    }

@@ -1,0 +1,93 @@
+"""Training on human preferences: the baselines, and MoCAN on a data set's pairs."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax import train
+from cann_jax.errors import InputError
+from tests.data.preference_files import pku_row, write_lines
+from tests.stages.setting import ROOT, write_config
+
+NO_GROUP = ("--constraints.length.group", "null")
+SHORT = ("--align.epochs", "1", "--align.prompts_per_step", "4", "--align.export", "none")
+
+
+@pytest.fixture
+def run(tmp_path, tiny_folder, monkeypatch, capsys):
+    """Run stages on a data set of 30 pairs; returns what was printed."""
+    monkeypatch.chdir(ROOT)
+    rows = [pku_row(n, **({"better_response_id": None} if n % 3 == 0 else {})) for n in range(30)]
+    section = {
+        "dataset": "local",
+        "on_overlong": "error",
+        "path": str(write_lines(tmp_path / "own.jsonl", rows)),
+        "prepared": str(tmp_path / "prepared"),
+    }
+    config = write_config(tmp_path, tiny_folder, preferences=section)
+
+    def run(*flags: str) -> str:
+        train.main(["--config", config, "--align.pairs", "dataset", *NO_GROUP, *SHORT, *flags])
+        return capsys.readouterr().out
+
+    return run
+
+
+def metrics(tmp_path) -> list[dict]:
+    lines = (tmp_path / "runs/tiny/align/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_dpo_on_better_needs_no_scores(run, tmp_path):
+    """The baselines read pairs alone; a pair without the label is left out and counted."""
+    said = run("--align.preference", "better", "--stages", "pairs,align")
+    pairs = pq.read_table(tmp_path / "runs/tiny/pairs/train.parquet")
+    unlabelled = sum(label == -1 for label in pairs.column("better").to_pylist())
+    assert unlabelled and f"{unlabelled} of {pairs.num_rows} pairs have no label 'better'; left out" in said
+    assert "100% preferred, r_λ 1" in said
+    first = metrics(tmp_path)[0]
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-6) and first["margin_mean"] == 0
+    assert len(metrics(tmp_path)) == -(-(pairs.num_rows - unlabelled) // 4)
+
+
+def test_mocan_on_a_data_sets_pairs(run, tmp_path):
+    said = run("--stages", "pairs,sample,score,dual,pair_scores,align")
+    assert "preferred, reward " in said and ", vowels " in said
+    table = pq.read_table(tmp_path / "runs/tiny/pair_scores/scores.parquet")
+    pairs = pq.read_table(tmp_path / "runs/tiny/pairs/train.parquet")
+    assert table.num_rows == 2 * pairs.num_rows
+    assert table.column("prompt_id").to_pylist()[::2] == pairs.column("id").to_pylist()
+    expected = [
+        np.mean([letter in "aeiou" for letter in text]) for text in pairs.column("response_0").to_pylist()
+    ]
+    assert np.corrcoef(table.column("vowels").to_numpy()[::2], expected)[0, 1] > 0.99
+    assert metrics(tmp_path)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    again = run("--stages", "pairs,sample,score,dual,pair_scores,align", "--align.loss", "ipo")
+    assert "pair_scores: done already" in again and "align: settings.align.loss: " in again
+    assert metrics(tmp_path)[0]["loss"] == pytest.approx(1 / 4, rel=1e-5)  # 1/(4β²) at β = 1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--align.pairs", "samples", "--align.preference", "better"], "set align.pairs to dataset"),
+        (["--preferences", "null"], "add the section preferences"),
+        (["--align.group_size", "3"], "the pairs of a dataset need 2"),
+        (["--align.label_smoothing", "0.5"], "align.label_smoothing is 0.5"),
+        (["--align.loss", "regression", "--align.labels", "drawn"], "reads differences of r_λ and no labels"),
+        (["--constraints.length.group", "even"], r"constraints\.length\.group"),
+        (["--preferences.chosen_is", "helpful"], "preferences.chosen_is is 'helpful'"),
+    ],
+)
+def test_settings_that_do_not_fit(run, flags, message):
+    with pytest.raises(InputError, match=message):
+        run(*flags)
+
+
+def test_a_dimension_that_no_pair_has(run, tmp_path):
+    rows = [pku_row(n, safer_response_id=None) for n in range(30)]
+    write_lines(tmp_path / "own.jsonl", rows)
+    with pytest.raises(InputError, match="no 'safer' labels, which this configuration needs"):
+        run("--align.preference", "safer", "--stages", "pairs,align")
