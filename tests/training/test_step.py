@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -154,18 +155,18 @@ def test_a_loss_that_is_not_finite_is_visible(parts, referenced, fresh):
 def test_other_losses_begin_where_they_should_and_fall(no_dropout, batch, loss, expected):
     """At margins of zero IPO is 1/(4β²) whatever the labels, and the regression the mean of (Δr/β)²."""
     graph, weights, frozen = no_dropout
-    spec = make_spec(graph, loss=loss)
+    spec = make_spec(graph, loss=loss)._replace(optimizer=optax.sgd(1e-3))
     batch = batch._replace(reference_logps=reference_step(spec, weights, frozen, batch))
     if expected is None:
         rewards = np.asarray(batch.rewards)
         pairs = [(rewards[:, i] - rewards[:, j]) / 0.3 for i, j in ((0, 1), (0, 2), (1, 2))]
         expected = np.mean(np.square(pairs))
     state, losses = start(spec, copied(weights)), []
-    for _ in range(5):
+    for _ in range(3):
         state, metrics = train_step(spec, state, frozen, batch, SEED)
         losses.append(float(metrics["loss"]))
     assert losses[0] == pytest.approx(expected, rel=1e-5)
-    assert losses[-1] < losses[0] - 1e-3
+    assert losses[2] < losses[1] - 1e-4 < losses[0] - 2e-4
 
 
 def torch_loss_and_gradients(folder, batch, beta: float):
@@ -195,8 +196,6 @@ def torch_loss_and_gradients(folder, batch, beta: float):
 
 def test_loss_and_gradient_equal_torch(no_dropout, batch, tmp_path, tiny_folder):
     """Full fine-tuning of a model that has moved, by an optimizer that adds the gradient to the weights."""
-    import optax
-
     from cann_jax.models.load import load_decoder, open_model
 
     graph, weights, frozen = no_dropout
