@@ -392,7 +392,9 @@ def _check_export(config: RunConfig) -> None:
 
 def _check_rounds(config: RunConfig) -> None:
     if config.align.pairs == "dataset":
-        raise InputError("align.pairs is 'dataset', and rounds train on samples; set rounds to 1, or pairs to samples")
+        raise InputError(
+            "align.pairs is 'dataset', and rounds train on samples; set rounds to 1, or pairs to samples"
+        )
     if config.online.responses < config.align.group_size:
         raise InputError(
             f"online.responses is {config.online.responses}; "
