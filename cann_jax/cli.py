@@ -11,8 +11,9 @@ import yaml
 
 from cann_jax.config import RunConfig, check_run
 from cann_jax.config_scorers import scorer_from_dict
+from cann_jax.config_scores import ScoreModelConfig, check_score_model
 from cann_jax.errors import InputError
-from cann_jax.help import help_text
+from cann_jax.help import REWARD, TRAIN, help_text
 from cann_jax.schema import SchemaError, from_mapping, nearest
 
 _NEEDS = {
@@ -39,6 +40,17 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreModelCommand:
+    """What the command line of a score model asks for besides the configuration's own keys.
+
+    Args:
+        config: Its YAML file.
+    """
+
+    config: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
     """What to do with the configuration.
 
@@ -60,18 +72,33 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
         InputError: One line that names the key, where it was given, and the mend.
         SystemExit: After ``--help``.
     """
+    config, command = _parsed(argv, TRAIN, Command, RunConfig, _run_config)
+    return config, Options(_stages(command.stages, config), command.dry_run)
+
+
+def parse_score_model(argv: Sequence[str]) -> ScoreModelConfig:
+    """As ``parse_run``, for ``python -m cann_jax.reward``.
+
+    Raises:
+        InputError: One line that names the key, where it was given, and the mend.
+        SystemExit: After ``--help``.
+    """
+    return _parsed(argv, REWARD, ScoreModelCommand, ScoreModelConfig, _score_model_config)[0]
+
+
+def _parsed(argv: Sequence[str], program: str, command: type, schema: type, build: Callable) -> tuple:
+    """The configuration, and what the command line asks for besides."""
     if {"-h", "--help"} & set(argv):
-        print(help_text(Command, RunConfig))
+        print(help_text(program, command, schema))
         raise SystemExit(0)
-    names = [item.name for item in dataclasses.fields(Command)]
-    flags = _split_flags(argv, names)
-    command = _build(lambda: from_mapping(Command, _command_values(flags, names)), "command line", ())
+    names = [item.name for item in dataclasses.fields(command)]
+    flags = _split_flags(argv, names, schema)
+    asked = _build(lambda: from_mapping(command, _command_values(flags, names)), "command line", ())
     overrides = [(key, value) for key, value in flags if key not in names]
-    values = read_yaml(command.config)
+    values = read_yaml(asked.config)
     for flag in overrides:
         values = _overridden(values, flag[0].split("."), flag)
-    config = _build(lambda: _run_config(values), command.config, [key for key, _ in overrides])
-    return config, Options(_stages(command.stages, config), command.dry_run)
+    return _build(lambda: build(values), asked.config, [key for key, _ in overrides]), asked
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
@@ -129,14 +156,14 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"{line}: is not valid YAML ({getattr(error, 'problem', None) or first_line})"
 
 
-def _split_flags(argv: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
+def _split_flags(argv: Sequence[str], names: Sequence[str], schema: type) -> list[tuple[str, str]]:
     """``--key value`` and ``--key=value`` as pairs; a bare ``--dry_run`` means true."""
     flags, tokens = [], list(argv)
     while tokens:
         flag, has_value, value = tokens.pop(0).partition("=")
         if not flag.startswith("--") or flag == "--":
             raise InputError(f"command line: unexpected {flag!r}; settings are given as --key value")
-        _check_own_flag(flag, names)
+        _check_own_flag(flag, names, schema)
         if not has_value:
             bare = not tokens or tokens[0].startswith("--")
             if bare and flag != "--dry_run":
@@ -146,9 +173,9 @@ def _split_flags(argv: Sequence[str], names: Sequence[str]) -> list[tuple[str, s
     return flags
 
 
-def _check_own_flag(flag: str, names: Sequence[str]) -> None:
+def _check_own_flag(flag: str, names: Sequence[str], schema: type) -> None:
     """Refuse ``--stage`` or ``--dry-run``, which would else be looked up among the configuration's keys."""
-    close = difflib.get_close_matches(flag[2:], [*names, *get_type_hints(RunConfig)], n=1)
+    close = difflib.get_close_matches(flag[2:], [*names, *get_type_hints(schema)], n=1)
     if close and close[0] in names and flag[2:] not in names:
         raise InputError(f"command line: {flag} is not an option; did you mean --{close[0]}?")
 
@@ -174,6 +201,12 @@ def _overridden(values: dict[str, Any], path: Sequence[str], flag: tuple[str, st
         above = ".".join(flag[0].split(".")[: -len(rest)])
         raise InputError(f"command line: --{flag[0]}: {above} is {inner!r} and holds no keys")
     return {**values, name: _overridden(inner or {}, rest, flag)}
+
+
+def _score_model_config(values: Mapping[str, Any]) -> ScoreModelConfig:
+    config = from_mapping(ScoreModelConfig, values)
+    check_score_model(config)
+    return config
 
 
 def _run_config(values: Mapping[str, Any]) -> RunConfig:

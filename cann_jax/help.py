@@ -11,22 +11,34 @@ from jsonargparse import ArgumentParser
 from cann_jax.config_scorers import SCORER_KINDS
 from cann_jax.schema import dotted, is_required, named_section_type, section_type
 
+TRAIN, REWARD = "cann_jax.train", "cann_jax.reward"
+
+USAGE = {
+    TRAIN: "--config FILE.yaml [--KEY VALUE ...] [--stages STAGE,...] [--dry_run]",
+    REWARD: "--config FILE.yaml [--KEY VALUE ...]",
+}
 INTRODUCTION = """\
-usage: python -m cann_jax.train --config FILE.yaml [--KEY VALUE ...] [--stages STAGE,...] [--dry_run]
+usage: python -m {program} {usage}
 
 Every key below goes into the YAML file or, written as here, on the command line, which wins over the
-file. Mappings are overridden by name: where the file has a constraint 'safe', --constraints.safe.margin 0.7
-changes its margin and --constraints.safe.scorer.clip 1e-4 a key of its scorer; an unused name adds a new
-entry. 'null' switches off what may be null (--align.lora null). Lists are written [a, b].
+file. Mappings are overridden by name. 'null' switches off what may be null (--align.lora null). Lists are
+written [a, b].
+"""
+SCORERS = """\
+Where the file has a constraint 'safe', --constraints.safe.margin 0.7 changes its margin and
+--constraints.safe.scorer.clip 1e-4 a key of its scorer; an unused name adds a new entry.
 """
 
 
-def help_text(*schemas: type) -> str:
-    """Every key of the dataclasses with its meaning, type and default, and the keys of each scorer kind."""
+def help_text(program: str, *schemas: type) -> str:
+    """Every key of the dataclasses with its meaning, type and default; for a run, each scorer kind's too."""
     sections = [section for schema in schemas for section in _sections(schema, "", _summary(schema))]
-    for kind, schema in SCORER_KINDS.items():
-        sections += _sections(schema, "SCORER", f"SCORER of 'kind: {kind}': {_summary(schema)}")
-    return "\n".join([INTRODUCTION, *(_render(title, keys) for title, keys in sections if keys)])
+    said = [INTRODUCTION.format(program=program, usage=USAGE[program])]
+    if program == TRAIN:
+        said.append(SCORERS)
+        for kind, schema in SCORER_KINDS.items():
+            sections += _sections(schema, "SCORER", f"SCORER of 'kind: {kind}': {_summary(schema)}")
+    return "\n".join([*said, *(_render(title, keys) for title, keys in sections if keys)])
 
 
 def _sections(schema: type, key: str, title: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:

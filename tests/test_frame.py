@@ -33,6 +33,7 @@ FLOORS = {
     "help": 4,
     "cli": 4,
     "train": 4,
+    "reward": 4,
     "dual.__main__": 4,
 }
 

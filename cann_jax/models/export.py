@@ -1,6 +1,7 @@
 """A model that leaves: a Hugging Face folder with adapters merged, one file a shard."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,34 @@ def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float
         folder: Created where it does not exist.
         dtype: Dtype on disk: ``float32``, ``float16`` or ``bfloat16``.
     """
+    ids = special_ids(tokenizer)
+    config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
+    write_folder(folder, config, iterate_weights(decoder, storage_dtype(dtype)), tokenizer)
+    with writing(folder):
+        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+
+
+def special_ids(tokenizer) -> dict[str, int | None]:
+    """What of the tokenizer stands in ``config.json`` too."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def storage_dtype(dtype: str) -> np.dtype:
+    """``float32``, ``float16`` or ``bfloat16``, which NumPy does not know by name."""
     import ml_dtypes
 
-    storage = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
+    return np.dtype(getattr(ml_dtypes, dtype, dtype))
+
+
+def write_folder(folder: Path, config: dict, weights: Iterable[tuple[str, np.ndarray]], tokenizer) -> None:
+    """Write ``config.json``, safetensors shards and the tokenizer; weights are taken one at a time."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
         tokenizer.save_pretrained(folder)
-        _write_shards(iterate_weights(decoder, storage), folder)
+        _write_shards(weights, folder)
 
 
 def _write_shards(weights, folder: Path) -> None:

@@ -13,6 +13,7 @@ from cann_jax.artifacts import fingerprint_json, read_table, write_json, writing
 from cann_jax.config_scores import ScoreModelConfig
 from cann_jax.data.encoded_pairs import labelled, pairs_from_table
 from cann_jax.data.pairs import Part, prepare_pairs
+from cann_jax.models.export_scores import export_score_model
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
 from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
 from cann_jax.stages.parts import TRAINED
@@ -27,6 +28,7 @@ from cann_jax.training.score_data import ScoreData
 from cann_jax.training.score_step import ScoreSpec, ScoreWeights, score_step, scores_of
 
 WEIGHTS, METRICS, RESULTS, RELIABILITY = "weights", "metrics.jsonl", "results.json", "reliability.png"
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,16 @@ def run_score_model(run: ScoreRun) -> None:
         work.outputs.append(METRICS)
         scores = heldout_scores(spec, state.weights, frozen, heldout)
         _report(run, heldout, scores, work)
+        decoder = nnx.merge(graph, state.weights.decoder, frozen)
+        export_score_model(
+            decoder,
+            np.asarray(state.weights.head),
+            run.files.tokenizer,
+            work.output(MODEL),
+            layout=config.export,
+            objective=config.objective,
+            dtype=config.model.dtype,
+        )
 
 
 def make_pairs(run: ScoreRun) -> dict[str, str]:

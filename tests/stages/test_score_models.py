@@ -1,0 +1,135 @@
+"""``python -m cann_jax.reward``: training, held-out judgement, export, and what torch makes of the export."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cann_jax import reward
+from cann_jax.errors import InputError
+from tests.data.preference_files import pku_row, write_lines
+from tests.stages.setting import ROOT
+
+
+def rows(count: int) -> list[dict]:
+    """The better response says "good" and is safe, the other says "bad" and is not; sides alternate."""
+    found = []
+    for n in range(count):
+        side = n % 2
+        texts = {f"response_{side}": f"good good {n}", f"response_{1 - side}": f"bad bad {n}"}
+        safe = {f"is_response_{side}_safe": True, f"is_response_{1 - side}_safe": False}
+        found.append(pku_row(n, better_response_id=side, safer_response_id=side, **texts, **safe))
+    return found
+
+
+@pytest.fixture
+def train(tmp_path, tiny_folder, monkeypatch, capsys):
+    """Train on 60 pairs that a tiny model can tell apart; returns what was printed."""
+    monkeypatch.chdir(ROOT)
+    values = {
+        "name": "judge",
+        "run_dir": str(tmp_path / "runs"),
+        "model": {"path": str(tiny_folder)},
+        "preferences": {
+            "dataset": "local",
+            "on_overlong": "error",
+            "path": str(write_lines(tmp_path / "own.jsonl", rows(60))),
+            "prepared": str(tmp_path / "prepared"),
+            "heldout": 0.3,
+        },
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": ["q_proj", "v_proj", "down_proj"]},
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0},
+        "epochs": 4,
+        "pairs_per_step": 8,
+        "accumulation": 2,
+        "export": "hf",
+    }
+    path = tmp_path / "judge.yaml"
+    path.write_text(yaml.safe_dump(values))
+
+    def train(*flags: str) -> str:
+        reward.main(["--config", str(path), *flags])
+        return capsys.readouterr().out
+
+    return train
+
+
+def folder(tmp_path):
+    return tmp_path / "runs/judge/score_model"
+
+
+def test_reward_model_is_learnt_judged_and_equal_in_transformers(train, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    said = train()
+    results = json.loads((folder(tmp_path) / "results.json").read_text())
+    low, high = results["accuracy"]["interval"]
+    assert results["accuracy"]["accuracy"] > 0.9 and low <= results["accuracy"]["accuracy"] <= high
+    assert results["calibration"]["log_loss"] < 0.5 and "held-out pairs ordered rightly" in said
+    lines = (folder(tmp_path) / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert (folder(tmp_path) / "reliability.png").stat().st_size > 0
+    # The exported classifier orders and spaces the held-out pairs as the results say.
+    model = AutoModelForSequenceClassification.from_pretrained(folder(tmp_path) / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder(tmp_path) / "model")
+    assert model.config.num_labels == 1 and model.config.pad_token_id == tokenizer.pad_token_id
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    losses = []
+    for row in pq.read_table(tmp_path / "runs/judge/pairs/heldout.parquet").to_pylist():
+        texts = [row["prompt_ids"] + row[f"response_ids_{i}"] for i in (0, 1)]
+        with torch.no_grad():
+            scores = [float(model(torch.tensor([ids])).logits[0, 0]) for ids in texts]
+        learnt = (scores[0] - scores[1]) * (1 if row["better"] == 0 else -1)
+        losses.append(np.log1p(np.exp(-learnt)))
+    assert np.mean(losses) == pytest.approx(results["calibration"]["log_loss"], abs=1e-4)
+    assert train().count("done already") == 2
+
+
+def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
+    from safetensors.numpy import load_file
+
+    said = train("--objective", "cost", "--export", "safe_rlhf", "--lora", "null", "--epochs", "3")
+    results = json.loads((folder(tmp_path) / "results.json").read_text())
+    assert results["accuracy"]["accuracy"] > 0.9 and results["sign"]["accuracy"] > 0.9
+    assert "the cost's sign is right" in said
+    config = json.loads((folder(tmp_path) / "model/config.json").read_text())
+    assert config["architectures"] == ["LlamaForScore"] and config["score_type"] == "cost"
+    assert config["score_dim"] == 1 and config["do_normalize"] is False
+    index = json.loads((folder(tmp_path) / "model/model.safetensors.index.json").read_text())
+    tensors = load_file(folder(tmp_path) / "model" / index["weight_map"]["score_head.weight"])
+    assert tensors["score_head.weight"].shape == (1, 64) and "lm_head.weight" not in index["weight_map"]
+    first = json.loads((folder(tmp_path) / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(3 * np.log(2), abs=1e-5)  # the pair, and a sign of each response
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--accumulation", "3"], "use a divisor of pairs_per_step, which is 8"),
+        (["--objectiv", "cost"], "objectiv is not a key; did you mean objective"),
+        (["--template", "plain"], "must be 'chat' or a text that holds"),
+        (["--preferences.path", "nowhere"], "check the spelling"),
+        (["--optimizer.learning_rate", "1e30"], r"not finite at step .*; lower optimizer\.learning_rate"),
+        (["--regularization", "-1"], "regularization is -1"),
+    ],
+)
+def test_mistakes(train, flags, message):
+    with pytest.raises(InputError, match=message):
+        train(*flags)
+
+
+def test_a_dimension_that_is_absent(train, tmp_path):
+    write_lines(tmp_path / "own.jsonl", [{**row, "better_response_id": None} for row in rows(60)])
+    with pytest.raises(InputError, match="no 'better' labels"):
+        train()
+
+
+def test_help_names_its_own_keys(capsys):
+    with pytest.raises(SystemExit):
+        reward.main(["--help"])
+    said = capsys.readouterr().out
+    assert said.startswith("usage: python -m cann_jax.reward") and "--regularization" in said
+    assert "--constraints" not in said

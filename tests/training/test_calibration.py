@@ -1,0 +1,40 @@
+"""Accuracy and calibration by hand."""
+
+import numpy as np
+import pytest
+
+from cann_jax.training.calibration import BINS, accuracy, reliability
+from cann_jax.training.plots import draw_reliability
+
+
+def test_accuracy_counts_a_tie_as_half():
+    found = accuracy(np.array([1.0, 2.0, -1.0, 0.0]), 0.95)
+    assert (found.pairs, found.accuracy) == (4, 0.625)
+
+
+def test_wilsons_interval():
+    """50 of 100 at 95 %: [0.4038, 0.5962]; 10 of 10: the lower end is 1/(1 + z²/10)."""
+    found = accuracy(np.repeat([1.0, -1.0], 50), 0.95)
+    assert found.interval == pytest.approx((0.40383, 0.59617), abs=1e-5)
+    low, high = accuracy(np.ones(10), 0.95).interval
+    assert low == pytest.approx(1 / (1 + 1.959964**2 / 10), abs=1e-5) and high == pytest.approx(1)
+
+
+def test_reliability_of_a_calibrated_and_of_a_boastful_model():
+    random = np.random.default_rng(0)
+    differences = np.abs(random.normal(0, 2, 20000))
+    right = random.random(20000) < 1 / (1 + np.exp(-differences))
+    learnt = np.where(right, differences, -differences)
+    calibrated = reliability(learnt)
+    assert calibrated.error < 0.01 and calibrated.counts.sum() == 20000 and len(calibrated.counts) == BINS
+    np.testing.assert_allclose(calibrated.confidence, calibrated.accuracy, atol=0.03)
+    boastful = reliability(10 * learnt)
+    assert boastful.error > 0.15 and boastful.log_loss > calibrated.log_loss
+    assert reliability(np.zeros(5)).log_loss == pytest.approx(np.log(2))
+
+
+def test_empty_bins_are_nan_and_drawn_around(tmp_path):
+    found = reliability(np.array([9.0, 9.0, -9.0]))
+    assert found.counts.tolist() == [0] * 9 + [3] and np.isnan(found.accuracy[:9]).all()
+    draw_reliability(tmp_path / "reliability.png", found)
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
