@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cann_jax.errors import InputError
+from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints, save_weights
-from cann_jax.training.step import TrainState
 
 
 @pytest.fixture
