@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 import yaml
 
 from cann_jax.config import RunConfig, check_run
+from cann_jax.config_score_models import ScoreModelConfig, check_score_model
 from cann_jax.config_scorers import scorer_from_dict
-from cann_jax.config_scores import ScoreModelConfig, check_score_model
 from cann_jax.errors import InputError
 from cann_jax.help import REWARD, TRAIN, help_text
 from cann_jax.schema import SchemaError, from_mapping, nearest

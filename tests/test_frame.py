@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports from its own room and from floors below. ``dual`` has two floors:
 # its analysis serves the stages, its command is an entry point.
 GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
-GROUND += ("config_preferences", "config_scorers", "config_scores", "compilation", "console")
+GROUND += ("config_preferences", "config_scorers", "config_score_models", "compilation", "console")
 FLOORS = {
     **dict.fromkeys(GROUND, 0),
     "models": 1,

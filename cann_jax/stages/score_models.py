@@ -10,7 +10,7 @@ from etils import epath
 from flax import nnx
 
 from cann_jax.artifacts import fingerprint_json, read_table, write_json, writing
-from cann_jax.config_scores import ScoreModelConfig
+from cann_jax.config_score_models import ScoreModelConfig
 from cann_jax.data.encoded_pairs import labelled, pairs_from_table
 from cann_jax.data.pairs import Part, prepare_pairs
 from cann_jax.models.export_scores import export_score_model
