@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, write_json
-from cann_jax.config import LoraConfig, RunConfig
+from cann_jax.config import LoraConfig, ModelConfig, RunConfig
 from cann_jax.data.prompts import EncodedPrompts, encode_prompts, read_prompts
 from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder
@@ -48,12 +48,7 @@ class Run:
 
     def load(self, lora: LoraConfig | None = None, *, wide=False) -> Decoder:
         """The reference model's decoder, perhaps with new adapters; says what it is and how it attends."""
-        model = self.config.model
-        decoder = load_decoder(
-            self.files, model.dtype, lora, seed=self.config.seed, wide=wide, attention=model.attention
-        )
-        print(f"model: {self.files.path.name}, {model.dtype}, attention by {decoder.kernel}", flush=True)
-        return decoder
+        return load_model(self.files, self.config.model, lora, self.config.seed, wide=wide)
 
     @cached_property
     def train_prompts(self) -> EncodedPrompts:
@@ -112,6 +107,15 @@ class Run:
         room = self.files.config.max_positions - config.sample.max_new_tokens
         prompts = read_prompts(path, config.prompts.limit)
         return encode_prompts(prompts, self.files.tokenizer, config.prompts, room)
+
+
+def load_model(
+    files: ModelFiles, config: ModelConfig, lora: LoraConfig | None, seed: int, *, wide: bool
+) -> Decoder:
+    """A configured model's decoder; says what it is and how it attends. Arguments as ``load_decoder``."""
+    decoder = load_decoder(files, config.dtype, lora, seed=seed, wide=wide, attention=config.attention)
+    print(f"model: {files.path.name}, {config.dtype}, attention by {decoder.kernel}", flush=True)
+    return decoder
 
 
 class HasFolder(Protocol):

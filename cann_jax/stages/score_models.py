@@ -14,10 +14,10 @@ from cann_jax.config_score_models import ScoreModelConfig
 from cann_jax.data.encoded_pairs import labelled, pairs_from_table
 from cann_jax.data.pairs import Part, prepare_pairs
 from cann_jax.models.export_scores import export_score_model
-from cann_jax.models.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.load import ModelFiles, open_model
 from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
 from cann_jax.stages.parts import TRAINED
-from cann_jax.stages.run import stage
+from cann_jax.stages.run import load_model, stage
 from cann_jax.training.accumulate import start
 from cann_jax.training.calibration import Accuracy, accuracy, reliability
 from cann_jax.training.checkpoints import save_weights
@@ -47,7 +47,8 @@ class ScoreRun:
 
     @cached_property
     def files(self) -> ModelFiles:
-        return open_model(self.config.model.path)
+        model = self.config.model
+        return open_model(model.path, model.revision, model.adapter)
 
     @property
     def dimension(self) -> str:
@@ -77,7 +78,7 @@ def run_score_model(run: ScoreRun) -> None:
     config = run.config
     elsewhere = ("name", "run_dir", "preferences")
     settings = {name: value for name, value in asdict(config).items() if name not in elsewhere}
-    settings["model"] = {"dtype": config.model.dtype}
+    settings["model"] = {name: settings["model"][name] for name in ("dtype", "attention")}
     with stage(run, "score_model", settings, {"model": run.files.fingerprint(), **identity}) as work:
         if work is None:
             return
@@ -131,7 +132,7 @@ def starting_point(run: ScoreRun):
     """(graph, trained weights, frozen weights); the head is zero, so that the first loss is ln 2."""
     config = run.config
     full = config.lora is None
-    decoder = load_decoder(run.files, config.model.dtype, config.lora, seed=config.seed, wide=full)
+    decoder = load_model(run.files, config.model, config.lora, config.seed, wide=full)
     graph, trained, frozen = nnx.split(decoder, TRAINED[full], ...)
     return graph, ScoreWeights(trained, jnp.zeros(run.files.config.hidden)), frozen
 
