@@ -20,7 +20,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from cann_jax.core import Scores, correct_multipliers, dual_curve, kl_limit, solve_dual
-from cann_jax.core.dual import evaluate, pose, ready
+from cann_jax.core.dual import evaluate, pose
+from cann_jax.core.table import ready
 
 BETA, MARGIN = 0.1, 2.0
 

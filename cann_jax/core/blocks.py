@@ -11,19 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.dual import (
-    Centre,
-    Evaluation,
-    PolicyStatistics,
-    Standardised,
-    Table,
-    centre,
-    evaluate,
-    policy_statistics,
-    pose,
-    tabulate,
-    unit,
-)
+from cann_jax.core.dual import Evaluation, PolicyStatistics, Standardised, evaluate, policy_statistics, pose
 from cann_jax.core.feasibility import direction, reach_along
 from cann_jax.core.scores import (
     Scores,
@@ -32,6 +20,7 @@ from cann_jax.core.scores import (
     response_mean,
     valid_mask,
 )
+from cann_jax.core.table import Centre, Table, centre, tabulate, unit
 
 BLOCK = 1 << 15  # responses: a block's scores, logits and weights fit a core's second cache, 1 MB
 

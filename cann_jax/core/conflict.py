@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.dual import Table, pose, ready
+from cann_jax.core.dual import pose
 from cann_jax.core.feasibility import Feasible, rounding
 from cann_jax.core.scores import Scores, accurate_sum
+from cann_jax.core.table import Table, ready
 
 Cut = Callable[[np.ndarray], tuple[float, np.ndarray]]
 WIDEST = 1e4  # where every margin is mild the cheapest combination may run off; that far s* is plainly large

@@ -3,19 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.dual import (
-    EXACT,
-    Standardised,
-    evaluate,
-    feature_sums,
-    pose,
-    ready,
-    tilt_of,
-    tilted_logits,
-)
+from cann_jax.core.dual import EXACT, Standardised, evaluate, feature_sums, pose, tilt_of, tilted_logits
 from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.scores import Scores, accurate_sum
 from cann_jax.core.solve import DualSolution
+from cann_jax.core.table import ready
 
 
 def dual_curve(scores: Scores, margins: jax.Array, betas: float | jax.Array) -> DualSolution:

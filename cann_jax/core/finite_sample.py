@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cann_jax.core.dual import ready
 from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.scores import Scores
 from cann_jax.core.solve import DualSolution
+from cann_jax.core.table import ready
 
 STRAINED = 0.7  # share of ln K beyond which the sample no longer holds the policy that is asked for
 FEWEST = 8  # responses a prompt, below which quarters are no sample

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.dual import Table, reweigh
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.solve import DualSolution, solve_table
+from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
 

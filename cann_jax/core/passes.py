@@ -18,11 +18,12 @@ from cann_jax.core.blocks import (
     survey,
     with_drift,
 )
-from cann_jax.core.dual import Evaluation, Standardised, Table, centre, evaluate, ready, tabulate
+from cann_jax.core.dual import Evaluation, Standardised, evaluate
 from cann_jax.core.newton import newton_by_passes
 from cann_jax.core.prepare import Targets
 from cann_jax.core.scores import Scores
 from cann_jax.core.solve import SOLVED, TOLERANCE, DualSolution, certified
+from cann_jax.core.table import Table, centre, ready, tabulate
 
 Chunks = Callable[[], Iterable[Scores]]
 

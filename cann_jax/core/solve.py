@@ -9,18 +9,17 @@ import jax.numpy as jnp
 from cann_jax.core.blocks import BLOCK, Description, in_blocks
 from cann_jax.core.dual import (
     Standardised,
-    Table,
     multipliers_of,
     natural_residual,
     policy_statistics,
     pose,
-    ready,
     tilt_of,
 )
 from cann_jax.core.feasibility import Feasible, proves_infeasible, reach_along, verdict
 from cann_jax.core.lbfgsb import lbfgsb
 from cann_jax.core.newton import newton
 from cann_jax.core.scores import Scores, accurate_sum
+from cann_jax.core.table import Table, ready
 from cann_jax.errors import InputError
 
 METHODS = ("lbfgsb", "newton")

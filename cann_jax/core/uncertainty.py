@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.dual import Table, ready, tilted_weights
+from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.prepare import Targets
 from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean
 from cann_jax.core.solve import DualSolution
+from cann_jax.core.table import Table, ready
 
 
 @jax.tree_util.register_dataclass

@@ -24,8 +24,8 @@ from cann_jax.core import (
     sensitivities,
     solve_dual,
 )
-from cann_jax.core.dual import ready
 from cann_jax.core.lanes import lanes, solve_lanes
+from cann_jax.core.table import ready
 from cann_jax.core.uncertainty import judge
 
 POINTS, BETAS = 200, 41
