@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from cann_jax.config import PromptsConfig
 from cann_jax.data.prompts import encode_prompts, read_prompts
 from cann_jax.models.export import export_folder
-from cann_jax.models.language_model import LanguageModel, _batch_logps
+from cann_jax.models.language_model import LanguageModel, batch_logps, call_shape
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.padding import pad
 
@@ -119,16 +119,25 @@ def report(seconds: dict[str, list[float]], responses) -> None:
 
 
 def memory(model: LanguageModel, arguments) -> None:
-    """Temporaries of the compiled program at growing length, beside the full logits that torch makes."""
-    for tokens in (arguments.tokens, 2 * arguments.tokens, 4 * arguments.tokens):
-        ids, lengths = jnp.zeros((1, 64), jnp.int32), jnp.full(1, 64)
-        responses = jnp.zeros((1, arguments.responses, tokens), jnp.int32)
-        program = _batch_logps.lower(
-            model.graph, model.weights, ids, lengths, responses, jnp.full((1, arguments.responses), tokens)
-        ).compile()
-        temporaries = program.memory_analysis().temp_size_in_bytes
-        logits = 4 * model.config.vocabulary * (64 + tokens) * arguments.responses
-        print(f"{tokens} tokens: temporaries {temporaries / MIB:.0f} MiB, full logits {logits / MIB:.0f} MiB")
+    """Temporaries of the program that ``logps`` calls, beside the full logits of the same call."""
+    prompt = 64
+    for responses in (arguments.responses, 4 * arguments.responses):
+        for tokens in (arguments.tokens, 4 * arguments.tokens, 16 * arguments.tokens):
+            batch, together = call_shape(prompt, responses, tokens)
+            program = batch_logps.lower(
+                model.graph,
+                model.weights,
+                jnp.zeros((batch, prompt), jnp.int32),
+                jnp.full(batch, prompt),
+                jnp.zeros((batch, together, tokens), jnp.int32),
+                jnp.full((batch, together), tokens),
+            ).compile()
+            temporaries = program.memory_analysis().temp_size_in_bytes
+            logits = 4 * model.config.vocabulary * batch * (prompt + together * tokens)
+            print(
+                f"{responses} responses of {tokens} tokens: {batch} × {together} a call, temporaries "
+                f"{temporaries / MIB:.0f} MiB, its full logits would be {logits / MIB:.0f} MiB"
+            )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from cann_jax.models.load import ModelFiles
 from cann_jax.models.logprobs import response_logps
 from cann_jax.padding import bucketed
 
-VOCABULARY_CHUNKS = 8
+CHUNK = 6144  # rows of the vocabulary whose logits exist at once, whatever its size
 PACKED_TOKENS = 512  # response tokens in one sequence; its attention mask is quadratic in them
 BATCH_TOKENS = 2048  # tokens a call; two Zen 4 cores gain nothing beyond
 
@@ -50,35 +50,41 @@ class LanguageModel:
             tokens: (N, K, T) response ids, padded on the right.
             lengths: (N, K).
         """
-        together = _responses_together(tokens.shape[1], tokens.shape[2])
-        repeats = tokens.shape[1] // together
         ids, prompt_lengths = bucketed(list(prompts))
+        batch, together = call_shape(ids.shape[1], *tokens.shape[1:])
+        repeats = tokens.shape[1] // together
         rows = (
             np.repeat(ids, repeats, axis=0),
             np.repeat(prompt_lengths, repeats),
             tokens.reshape(-1, together, tokens.shape[2]),
             lengths.reshape(-1, together),
         )
-        batch = max(1, BATCH_TOKENS // (ids.shape[1] + together * tokens.shape[2]))
         starts = range(0, len(rows[0]), batch)
         return np.concatenate([self._logps(rows, start, batch) for start in starts]).reshape(lengths.shape)
 
     def _logps(self, rows, start: int, batch: int) -> np.ndarray:
         """One batch; the last one is filled up with its last row, so that its shape is not compiled anew."""
         chosen = np.minimum(np.arange(start, start + batch), len(rows[0]) - 1)
-        logps = _batch_logps(self.graph, self.weights, *(jnp.asarray(row[chosen]) for row in rows))
+        logps = batch_logps(self.graph, self.weights, *(jnp.asarray(row[chosen]) for row in rows))
         return np.asarray(logps)[: len(rows[0]) - start]
 
 
-def _responses_together(responses: int, length: int) -> int:
-    """Responses in one packed sequence: the most that divide them evenly within ``PACKED_TOKENS``."""
+def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:
+    """Sequences a call, and responses packed behind the prompt of each: what bounds its memory.
+
+    Args:
+        prompt: Width of the prompts.
+        responses: K; the responses of a sequence divide it evenly.
+        length: Width of the responses.
+    """
     fitting = [n for n in range(1, responses + 1) if responses % n == 0 and n * length <= PACKED_TOKENS]
-    return max(fitting, default=1)
+    together = max(fitting, default=1)
+    return max(1, BATCH_TOKENS // (prompt + together * length)), together
 
 
 @partial(jax.jit, static_argnames="graph")
-def _batch_logps(graph, weights, prompts, prompt_lengths, responses, response_lengths):
+def batch_logps(graph, weights, prompts, prompt_lengths, responses, response_lengths):
+    """One call of ``LanguageModel.logps``; arguments as ``response_logps``."""
     model = nnx.merge(graph, weights)
-    return response_logps(
-        model, prompts, prompt_lengths, responses, response_lengths, chunks=VOCABULARY_CHUNKS
-    )
+    chunks = -(-model.config.vocabulary // CHUNK)
+    return response_logps(model, prompts, prompt_lengths, responses, response_lengths, chunks=chunks)
