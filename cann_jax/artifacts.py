@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -20,16 +21,20 @@ from etils import epath
 from cann_jax.errors import InputError
 
 PARTIAL = ".partial"
+# Of several processes of one run, the one that writes this file; ``cann_jax.distributed`` says so.
+writes_here: ContextVar[bool] = ContextVar("writes_here", default=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
-    """Write a whole file; readers see the old content or the new, never a part.
+    """Write a whole file, if it is this process that writes; readers see the old content or the new.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written; nothing partial stays.
     """
     path = epath.Path(path)
+    if not writes_here.get():
+        return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(path):

@@ -12,7 +12,7 @@ import yaml
 from cann_jax.config import RunConfig, check_run
 from cann_jax.config_score_models import ScoreModelConfig, check_score_model
 from cann_jax.config_scorers import scorer_from_dict
-from cann_jax.errors import InputError
+from cann_jax.errors import InputError, Preempted
 from cann_jax.help import REWARD, TRAIN, help_text
 from cann_jax.schema import SchemaError, from_mapping, nearest
 
@@ -108,6 +108,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return error.exit_status
+    except Preempted as stopped:
+        print("stopped:", stopped, file=sys.stderr)
+        return stopped.exit_status
     except KeyboardInterrupt:
         print("interrupted; start again to go on with what is finished", file=sys.stderr)
         return 130

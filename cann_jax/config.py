@@ -7,6 +7,7 @@ command line. What a field may hold beyond its type is checked by ``check_run``.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
 from cann_jax.config_preferences import PreferencesConfig, check_preferences
 from cann_jax.errors import InputError
 
@@ -21,15 +22,15 @@ class ModelConfig:
         dtype: Dtype of matrix products; log-probs, norms and sums are float32 always.
         revision: Branch, tag or commit of a model on the Hub; null for its default branch.
         adapter: Folder of a LoRA adapter in PEFT's format, merged into the model as it is read.
-        attention: Kernel of attention over whole sequences; ``auto`` is cudnn where GPU, dtype and model
-            let it serve, else xla.
+        attention: Kernel of attention over whole sequences; ``auto`` is splash on a TPU and cudnn on a
+            GPU where dtype and model let them serve, else xla.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "float32"
     revision: str | None = None
     adapter: str | None = None
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,8 @@ class RunConfig:
         rounds: Rounds in all; 1 is the one-shot method, more go on from it on the policy's own samples.
         online: Rounds after the first.
         preferences: Human preferences to train on; null where the pairs are samples.
+        mesh: Devices by axis.
+        distributed: Processes of one run.
         run_dir: Where runs lie.
         seed: Seed of every random choice.
     """
@@ -282,6 +285,8 @@ class RunConfig:
     rounds: int = 1
     online: OnlineConfig = field(default_factory=OnlineConfig)
     preferences: PreferencesConfig | None = None
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     run_dir: str = "runs"
     seed: int = 0
 
@@ -298,6 +303,7 @@ def check_run(config: RunConfig) -> None:
         _check_rounds(config)
     if config.preferences is not None:
         check_preferences(config.preferences)
+    check_mesh(config.mesh, config.distributed)
     if "{prompt}" not in config.prompts.template and config.prompts.template != "chat":
         raise InputError("prompts.template must be 'chat' or a text that holds {prompt}")
     if not 0 < config.evaluate.confidence < 1:

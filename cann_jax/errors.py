@@ -13,6 +13,12 @@ class InputError(ValueError):
     exit_status = 2
 
 
+class Preempted(Exception):
+    """The machine is taken away; what was done is kept, and the next start goes on."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class InfeasibleError(InputError):
     """The margins cannot be reached on the sampled responses (paper, section 3: no finite multiplier)."""
 

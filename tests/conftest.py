@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 from tests.tiny_models import save_tiny  # noqa: E402
 
 # Cheap rooms first, so that a mistake shows early; whole runs last.
-ORDER = ("core", "data", "scorers", "", "models", "sampling", "training", "stages")
+ORDER = ("core", "data", "scorers", "", "models", "sampling", "training", "sharding", "stages", "launch")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its analysis serves the stages, its command is an entry point.
 GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
 GROUND += ("config_preferences", "config_scorers", "config_score_models", "compilation", "console")
+GROUND += ("config_mesh", "distributed", "preemption")
 FLOORS = {
     **dict.fromkeys(GROUND, 0),
     "models": 1,
@@ -34,6 +35,7 @@ FLOORS = {
     "cli": 4,
     "train": 4,
     "reward": 4,
+    "compile_check": 4,
     "dual.__main__": 4,
 }
 

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.errors import InputError
+from cann_jax.sharding import current_mesh, partition, platform
 
 NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
 CUDNN_HEAD_DIM = 128  # what every GPU that has the kernel can do
+LANES = 128  # of a TPU's vector unit
+_Q_AXES, _KV_AXES = ("batch", "any", "heads", "any"), ("batch", "any", "kv_heads", "any")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Rule:
     Args:
         scale: Of the scores.
         softcap: c in c·tanh(score / c), or None.
-        implementation: Of ``jax.nn.dot_product_attention``: ``xla`` or ``cudnn``.
+        implementation: ``xla`` or ``cudnn`` of ``jax.nn.dot_product_attention``, or ``splash``.
         dtype: Of the factors of the products; scores and sums are float32.
     """
 
@@ -34,25 +37,37 @@ def implementation(choice: str, dtype, head_dim: int, softcap: float | None) -> 
     """The kernel for whole sequences: what ``model.attention`` asks for, ``auto`` resolved.
 
     Args:
-        choice: ``auto``, ``xla`` or ``cudnn``.
+        choice: ``auto``, ``xla``, ``cudnn`` or ``splash``.
         dtype: Of the factors.
         head_dim: Size of a head.
         softcap: Of the scores, or None.
 
     Raises:
-        InputError: cudnn is asked for where it cannot serve.
+        InputError: a kernel is asked for where it cannot serve.
     """
-    if choice == "xla":
-        return "xla"
-    obstacle = _cudnn_obstacle(dtype, head_dim, softcap)
-    if choice == "cudnn" and obstacle:
-        raise InputError(f"model.attention cudnn {obstacle}; use auto or xla")
-    return "xla" if obstacle else "cudnn"
+    obstacles = {
+        "cudnn": _cudnn_obstacle(dtype, head_dim, softcap),
+        "splash": _splash_obstacle(head_dim),
+        "xla": None,
+    }
+    if obstacles.get(choice):
+        raise InputError(f"model.attention {choice} {obstacles[choice]}; use auto or xla")
+    return next(
+        kernel for kernel, obstacle in obstacles.items() if choice in ("auto", kernel) and not obstacle
+    )
+
+
+def _splash_obstacle(head_dim: int) -> str | None:
+    if platform() != "tpu":
+        return f"needs a TPU, and this is a {platform()}"
+    if head_dim % LANES:
+        return f"takes heads of a multiple of {LANES}, and this model's have {head_dim}"
+    return None
 
 
 def _cudnn_obstacle(dtype, head_dim: int, softcap: float | None) -> str | None:
-    if jax.default_backend() != "gpu":
-        return f"needs a GPU, and this is a {jax.default_backend()}"
+    if platform() != "gpu":
+        return f"needs a GPU, and this is a {platform()}"
     if jnp.dtype(dtype) == jnp.float32:
         return "needs model.dtype bfloat16"
     if softcap is not None:
@@ -78,7 +93,9 @@ def attend(rule: Rule, q, k, v, mask):
         (B, S, heads · head_dim) float32.
     """
     q, k, v = (x.astype(rule.dtype) for x in (q, k, v))
-    if rule.softcap is not None:
+    if rule.implementation == "splash":
+        out = _splash(rule, q, k, v, mask)
+    elif rule.softcap is not None:
         out = _capped(rule, q, k, v, mask)
     elif rule.implementation == "cudnn":
         out = _cudnn(rule, q, k, v, mask)
@@ -99,6 +116,54 @@ def _cudnn(rule: Rule, q, k, v, mask):
         q, k, v, mask=mask[:, None], scale=rule.scale, implementation=rule.implementation
     )
     return out[:, :size]
+
+
+def _splash(rule: Rule, q, k, v, mask):
+    """Block-wise attention on TPU (Dao et al. 2022, with blocks left out that the mask empties).
+
+    XLA cannot share a kernel out by itself: each device takes its part of the batch and of the heads. Lengths
+    are filled up to whole blocks by tokens that see themselves alone.
+    """
+    size = q.shape[1]
+    padding = -size % LANES
+    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q * rule.scale, k, v))
+    mask = jnp.pad(mask, ((0, 0), (0, padding), (0, padding))) | (
+        jnp.eye(size + padding, dtype=bool) & (jnp.arange(size + padding) >= size)
+    )
+    attend_here = partial(_splash_on_device, rule.softcap)
+    if current_mesh() is not None:
+        parts = [partition(axes) for axes in (_Q_AXES, _KV_AXES, _KV_AXES, ("batch", "any", "any"))]
+        attend_here = jax.shard_map(
+            attend_here, in_specs=tuple(parts), out_specs=partition(_Q_AXES), check_vma=False
+        )
+    return attend_here(q, k, v, mask)[:, :size]
+
+
+def _splash_on_device(cap: float | None, q, k, v, mask):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+    size, group = q.shape[1], q.shape[2] // k.shape[2]
+    block = max(b for b in (128, 256, 512) if size % b == 0)
+    backward = {f"block_{side}_{part}": block for side in ("q", "kv") for part in ("dkv", "dq")}
+    sizes = splash.BlockSizes(block, block, block, **backward, block_kv_dkv_compute=block)
+
+    def one_sequence(q, k, v, mask):
+        kernel = splash.make_splash_mqa_single_device(
+            jnp.broadcast_to(mask, (group, *mask.shape)),
+            block_sizes=sizes,
+            attn_logits_soft_cap=cap,
+            interpret=platform() == "cpu",  # for tests: a configuration cannot ask for it there
+        )
+        # Made under a trace, its flags are arrays, and it asks them as plain numbers (JAX 0.10).
+        for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):
+            info = getattr(kernel, name)
+            setattr(kernel, name, info and info._replace(is_dynamic_mask=True))
+        return jax.vmap(kernel)(q, k, v)
+
+    grouped = _by_kv_head(q, k.shape[2]).transpose(0, 2, 3, 1, 4)
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
+    out = jax.vmap(one_sequence)(grouped, k, v, mask)
+    return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def _capped(rule: Rule, q, k, v, mask):

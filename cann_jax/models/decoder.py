@@ -17,10 +17,11 @@ from cann_jax.models.attention import implementation, softcap
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.families import NORMS
 from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, RMSNorm, dense
-from cann_jax.models.packing import pack, unpack
+from cann_jax.models.packing import pack, rows_of, unpack
 from cann_jax.models.views import StepView, View, sequence_views, step_views
 from cann_jax.schema import nearest
 
+HEAD_AXES = ("vocabulary", "hidden")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -119,10 +120,10 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32 logits (…, vocabulary) of hidden states (…, hidden)."""
-        return softcap(dense(hidden, self.head, self.dtype, True), self.config.final_softcap)
+        return softcap(dense(hidden, self.head, self.dtype, True, HEAD_AXES), self.config.final_softcap)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        x = unpack(pack(self.embedding[...])[tokens]).astype(jnp.float32)
+        x = rows_of(self.embedding[...], tokens).astype(jnp.float32)
         if not self.config.scaled_embedding:
             return x
         # Rounded like the other factors, as transformers does: in bfloat16 √3072 is 55.5.

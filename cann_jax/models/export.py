@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from cann_jax.artifacts import writing
+from cann_jax.artifacts import write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.weights import iterate_weights
 
@@ -26,8 +26,7 @@ def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float
     ids = special_ids(tokenizer)
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
     write_folder(folder, config, iterate_weights(decoder, storage_dtype(dtype)), tokenizer)
-    with writing(folder):
-        (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+    write_json(folder / "generation_config.json", ids)
 
 
 def special_ids(tokenizer) -> dict[str, int | None]:
@@ -44,6 +43,10 @@ def storage_dtype(dtype: str) -> np.dtype:
 
 def write_folder(folder: Path, config: dict, weights: Iterable[tuple[str, np.ndarray]], tokenizer) -> None:
     """Write ``config.json``, safetensors shards and the tokenizer; weights are taken one at a time."""
+    if not writes_here.get():
+        for _ in weights:  # its parts on this host are needed by the process that writes
+            pass
+        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob("*.safetensors"):

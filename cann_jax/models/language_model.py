@@ -15,6 +15,7 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.load import ModelFiles
 from cann_jax.models.logprobs import response_logps
 from cann_jax.padding import bucketed
+from cann_jax.sharding import axis_size, fetch, place_batch
 
 CHUNK = 6144  # rows of the vocabulary whose logits exist at once, whatever its size
 PACKED_TOKENS = 512  # response tokens in one sequence; its attention mask is quadratic in them
@@ -52,6 +53,7 @@ class LanguageModel:
         """
         ids, prompt_lengths = bucketed(list(prompts))
         batch, together = call_shape(ids.shape[1], *tokens.shape[1:])
+        batch *= axis_size("batch")
         repeats = tokens.shape[1] // together
         rows = (
             np.repeat(ids, repeats, axis=0),
@@ -65,8 +67,8 @@ class LanguageModel:
     def _logps(self, rows, start: int, batch: int) -> np.ndarray:
         """One batch; the last one is filled up with its last row, so that its shape is not compiled anew."""
         chosen = np.minimum(np.arange(start, start + batch), len(rows[0]) - 1)
-        logps = batch_logps(self.graph, self.weights, *(jnp.asarray(row[chosen]) for row in rows))
-        return np.asarray(logps)[: len(rows[0]) - start]
+        batch = place_batch([jnp.asarray(row[chosen]) for row in rows])
+        return fetch(batch_logps(self.graph, self.weights, *batch))[: len(rows[0]) - start]
 
 
 def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:

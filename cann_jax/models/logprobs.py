@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from cann_jax.models.attention import NEGATIVE, softcap
 from cann_jax.models.layers import dense
-from cann_jax.models.packing import pack, unpack
+from cann_jax.models.packing import pack, rows_of, unpack
+from cann_jax.sharding import axis_size, constrain
 
 
 def response_logps(
@@ -95,14 +96,16 @@ def token_logps(hidden, head, targets, chunks: int, dtype, cap: float | None = N
         cap: Soft-cap of the logits, or None.
     """
     vocabulary = head.shape[0]
-    size = -(-vocabulary // chunks)
+    parts = chunks * axis_size("vocabulary_part")
+    size = -(-vocabulary // parts) * parts // chunks
     rows = jnp.pad(pack(head), ((0, size * chunks - vocabulary), (0, 0))).reshape(chunks, size, -1)
+    rows = constrain(rows, "any", "vocabulary_part", "hidden")
 
     @jax.checkpoint
     def body(carry, chunk):
         largest, total = carry
         index, part = chunk
-        scores = softcap(dense(hidden, unpack(part), dtype, True), cap)
+        scores = softcap(dense(hidden, unpack(part), dtype, True, ("vocabulary_part", "hidden")), cap)
         scores = jnp.where(index * size + jnp.arange(size) < vocabulary, scores, NEGATIVE)
         higher = jax.lax.stop_gradient(jnp.maximum(largest, jnp.max(scores, axis=-1)))
         total = total * jnp.exp(largest - higher) + jnp.sum(jnp.exp(scores - higher[:, None]), axis=-1)
@@ -110,6 +113,6 @@ def token_logps(hidden, head, targets, chunks: int, dtype, cap: float | None = N
 
     start = (jnp.full(hidden.shape[0], NEGATIVE), jnp.zeros(hidden.shape[0]))
     (largest, total), _ = jax.lax.scan(body, start, (jnp.arange(chunks), rows))
-    chosen = unpack(pack(head)[targets])
+    chosen = rows_of(head, targets)
     rounded = [x.astype(dtype).astype(jnp.float32) for x in (hidden, chosen)]
     return softcap(jnp.sum(rounded[0] * rounded[1], axis=-1), cap) - largest - jnp.log(total)

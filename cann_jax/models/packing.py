@@ -9,10 +9,12 @@ Gradients do not pass through words; trained weights are float32 and stay so.
 import jax
 import jax.numpy as jnp
 
+from cann_jax.sharding import constrain, platform
+
 
 def pack(tree):
     """bfloat16 leaves as uint16 words on a CPU; everything else, and every other platform, unchanged."""
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return tree
     return jax.tree.map(lambda x: _cast(x, jnp.bfloat16, jnp.uint16), tree)
 
@@ -20,6 +22,17 @@ def pack(tree):
 def unpack(tree):
     """uint16 words back as bfloat16."""
     return jax.tree.map(lambda x: _cast(x, jnp.uint16, jnp.bfloat16), tree)
+
+
+def rows_of(table, ids):
+    """table (rows, hidden)[ids (batch, …)], in the table's dtype.
+
+    On a mesh each device looks its part of the hidden axis up for the ids of all that share the axis, and
+    results are exchanged: gathered whole instead, the 70B model's table would take 2.1 GB of each device.
+    """
+    inner = ("any",) * (ids.ndim - 1)
+    found = unpack(pack(table)[constrain(ids, "replicas", *inner)])
+    return constrain(constrain(found, "replicas", *inner, "hidden"), "batch", *inner, "any")
 
 
 def _cast(x, old, new):

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from cann_jax.artifacts import writing
+from cann_jax.artifacts import writes_here, writing
 from cann_jax.errors import InputError
 from cann_jax.models import sources
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import Lora
 from cann_jax.models.sources import Index, Reader, Readers
 from cann_jax.models.weights import expected_weights
+from cann_jax.sharding import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name
@@ -148,6 +149,8 @@ def export_adapter(decoder: Decoder, folder: Path, base: str) -> None:
         "fan_in_fan_out": False,
         "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
     }
+    if not writes_here.get():
+        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -179,6 +182,6 @@ def _lora(decoder: Decoder, path: tuple[str, ...]) -> Lora | None:
 
 def _tensors(layer: str, lora: Lora) -> Iterator[tuple[str, np.ndarray]]:
     for half, stacked in (("lora_A", lora.a), ("lora_B", lora.b)):
-        for index, tensor in enumerate(np.asarray(stacked[...], np.float32)):
+        for index, tensor in enumerate(fetch(stacked[...]).astype(np.float32)):
             name = f"{PREFIX}{layer.format(layer=index)}.{half}.weight"
             yield name, np.ascontiguousarray(tensor.T)

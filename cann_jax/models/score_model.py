@@ -22,6 +22,7 @@ from cann_jax.models.decoder import causal_mask
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
 from cann_jax.models.weights import check_weights
 from cann_jax.padding import bucketed
+from cann_jax.sharding import axis_size, fetch, place_batch
 
 SAFE_RLHF, HUGGING_FACE = "score_head", "score"
 NORMALIZER = "normalizer."
@@ -76,6 +77,7 @@ class ScoreModel:
             rows: Ids of each, end token included.
             batch: Texts at once; those of like length go together.
         """
+        batch += -batch % axis_size("batch")
         out = np.empty(len(rows), np.float32)
         order = np.argsort([len(row) for row in rows], kind="stable")
         for start in range(0, len(rows), batch):
@@ -87,7 +89,8 @@ class ScoreModel:
     def _batch(self, rows: list[np.ndarray]) -> np.ndarray:
         ids, lengths = bucketed(rows)
         last = np.array([_last(row, self.padding) for row in rows])
-        return np.asarray(_head_outputs(self.graph, self.weights, self.head, ids, lengths, last))
+        batch = place_batch([ids, lengths, last])
+        return fetch(_head_outputs(self.graph, self.weights, self.head, *batch))
 
 
 def open_score_model(path: str, revision: str | None, key: str) -> ScoreFiles:

@@ -13,6 +13,7 @@ from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.families import FAMILIES, NORMS
+from cann_jax.sharding import fetch
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def iterate_weights(decoder: Decoder, dtype) -> Iterator[tuple[str, np.ndarray]]
 def _tensor(decoder: Decoder, state: dict, weight: Weight, index: int) -> np.ndarray:
     """One layer's array as Hugging Face stores it."""
     layer = index if "{layer}" in weight.name else slice(None)
-    tensor = np.asarray(state[weight.path][layer], np.float32)
+    tensor = fetch(state[weight.path][layer]).astype(np.float32)
     path = weight.path[:-1]
     if weight.path[-1] == "kernel" and (*path, "lora", "a") in state:
         tensor = tensor + _lora_update(decoder, state, path, layer)
@@ -214,5 +215,5 @@ def _lora_update(decoder: Decoder, state: dict, path: tuple[str, ...], layer: in
     module = decoder
     for part in path:
         module = getattr(module, part)
-    a, b = (np.asarray(state[(*path, "lora", name)][layer], np.float32) for name in ("a", "b"))
+    a, b = (fetch(state[(*path, "lora", name)][layer]).astype(np.float32) for name in ("a", "b"))
     return a @ b * module.lora.scale

@@ -10,6 +10,7 @@ from flax import nnx
 from cann_jax.models.decoder import KeysValues, causal_mask
 from cann_jax.models.packing import pack
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
+from cann_jax.sharding import constrain
 
 
 class Samples(NamedTuple):
@@ -108,4 +109,5 @@ def _empty_samples(shape, length: int) -> Samples:
 
 def _empty_cache(config, shape, length: int, dtype) -> KeysValues:
     cache = pack(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
+    cache = constrain(cache, "layers", "batch", "any", "kv_heads", "any", "any")
     return KeysValues(cache, cache)

@@ -12,10 +12,12 @@ from cann_jax.artifacts import read_table, write_table
 from cann_jax.config import SampleConfig
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
+from cann_jax.distributed import agreed, barrier, writing_shard
 from cann_jax.errors import InputError
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.progress import track
 from cann_jax.sampling.generate import generate
+from cann_jax.sharding import fetch, place_batch
 
 
 def sample_shards(
@@ -38,18 +40,20 @@ def sample_shards(
         folder: Where shards lie.
         name: Prefix of their names.
     """
-    stop = stop_tokens(model, config)
+    stop = stop_tokens(model.tokenizer, config)
     starts = range(0, len(prompts), config.prompts_per_batch)
-    tables = []
+    paths = [epath.Path(folder) / shard_name(name, index) for index in range(len(starts))]
+    there = agreed([path.exists() for path in paths])
     for start in track(
         starts, f"sampling {name}", unit=config.prompts_per_batch, noun="prompts", total=len(prompts)
     ):
-        path = epath.Path(folder) / shard_name(name, start // config.prompts_per_batch)
-        if not path.exists():
+        index = start // config.prompts_per_batch
+        if not there[index]:
             samples = _sample(model, prompts, start, stop, config, responses, seed)
-            write_table(path, responses_table(prompts, start, samples, model.tokenizer))
-        tables.append(read_table(path))
-    return responses_from_table(pa.concat_tables(tables), config.max_new_tokens)
+            with writing_shard(index):
+                write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
+    barrier(f"{name} sampled")
+    return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), config.max_new_tokens)
 
 
 def read_shards(folder, name: str, max_new_tokens: int) -> Responses:
@@ -62,15 +66,15 @@ def shard_name(name: str, index: int) -> str:
     return f"{name}-{index:05d}.parquet"
 
 
-def stop_tokens(model: LanguageModel, config: SampleConfig) -> np.ndarray:
+def stop_tokens(tokenizer, config: SampleConfig) -> np.ndarray:
     """Ids that end a response: the tokenizer's end token and those of ``sample.stop``.
 
     Raises:
         InputError: a stop text that is more than one token, or no end token at all.
     """
-    ids = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for text in config.stop:
-        tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
             raise InputError(
                 f"sample.stop: {text!r} is {len(tokens)} tokens; each stop text must be one token"
@@ -96,8 +100,9 @@ def _sample(model, prompts, start, stop, config: SampleConfig, responses: int, s
     count = min(config.prompts_per_batch, len(prompts) - start)
     indices = np.arange(start, start + config.prompts_per_batch)
     ids, lengths = prompts.arrays(np.minimum(indices, len(prompts) - 1))
+    batch = place_batch([jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices)])
     samples = generate(
-        model.graph, model.weights, jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices),
-        jax.random.key(seed), jnp.asarray(stop), **static_arguments(config, responses),
+        model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop),
+        **static_arguments(config, responses),
     )  # fmt: skip
-    return jax.tree.map(lambda x: np.asarray(x)[:count], samples)
+    return jax.tree.map(lambda x: fetch(x)[:count], samples)

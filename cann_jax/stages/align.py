@@ -13,10 +13,12 @@ from cann_jax.config import RunConfig
 from cann_jax.core import pseudo_reward
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.responses import Responses
+from cann_jax.distributed import agreed
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
 from cann_jax.models.peft import export_adapter
 from cann_jax.progress import track
+from cann_jax.sharding import fetch
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.pair_scores import read_pair_scores
 from cann_jax.stages.pairs import read_pairs
@@ -130,15 +132,18 @@ def _human_rewards(run: Run) -> tuple[Responses, np.ndarray]:
 def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: epath.Path) -> PreferenceData:
     """``data`` with the reference's log-probs, by the training function on its batches; shards are kept."""
     reference = data.reference.copy()
+    paths = [folder / f"reference-{step:05d}.parquet" for step in range(data.steps)]
+    there = agreed([path.exists() for path in paths])
     for step in track(range(data.steps), "reference log-probs"):
         rows, columns = data.places(step)
         if not np.isnan(reference[rows, columns]).any():
             continue
-        path = folder / f"reference-{step:05d}.parquet"
-        if not path.exists():
-            logps = np.asarray(reference_step(spec, weights, frozen, data.batch(step)))
-            write_table(path, pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
-        reference[rows, columns] = read_table(path).column("logp").to_numpy().reshape(columns.shape)
+        if there[step]:
+            logps = read_table(paths[step]).column("logp").to_numpy().reshape(columns.shape)
+        else:
+            logps = fetch(reference_step(spec, weights, frozen, data.batch(step)))
+            write_table(paths[step], pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
+        reference[rows, columns] = logps
     return dataclasses.replace(data, reference=reference)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from rich.table import Table
@@ -20,19 +19,15 @@ from cann_jax.data.preferences import steps_in
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import abstract_decoder
 from cann_jax.models.weights import check_weights
 from cann_jax.padding import BUCKET, bucketed
-from cann_jax.sampling.generate import generate
-from cann_jax.sampling.shards import static_arguments, stop_tokens
+from cann_jax.sampling.shards import stop_tokens
 from cann_jax.scorers import check_finite, check_scorer
 from cann_jax.stages.evaluate import measured_scorers
-from cann_jax.stages.parts import TRAINED, spec_of
+from cann_jax.stages.programs import trace_sampling, trace_training
 from cann_jax.stages.run import Run
 from cann_jax.stages.score import reward_and_constraints
-from cann_jax.training.accumulate import start
-from cann_jax.training.step import PreferenceBatch, reference_step, train_step
 
 HISTOGRAM_ROWS, BAR = 8, 40
 MIB = 1 << 20
@@ -122,8 +117,8 @@ def _memory_table(run: Run) -> Table:
     table = Table(title=f"compiled memory, MiB per device ({jax.default_backend()})", title_justify="left")
     for heading in ("program", "arguments", "temporaries", "output", "together"):
         table.add_column(heading, justify="left" if heading == "program" else "right")
-    for name, lowered in (("sampling", lower_sampling(run)), *lower_training(run)):
-        table.add_row(name, *_memory_cells(lowered.compile().memory_analysis()))
+    for name, program in _programs(run).items():
+        table.add_row(name, *_memory_cells(program.lower().compile().memory_analysis()))
     return table
 
 
@@ -133,51 +128,10 @@ def _memory_cells(found: Any) -> list[str]:
     return [f"{size / MIB:.1f}" for size in (*parts, sum(parts) - found.alias_size_in_bytes)]
 
 
-def lower_sampling(run: Run):
-    """Sampling of the widest batch, ready to compile."""
-    config = run.config.sample
-    model = LanguageModel.of(_abstract(run), run.files)
-    batch = config.prompts_per_batch
-    prompts, lengths = _integers(batch, _prompt_width(run)), _integers(batch)
-    stop = _integers(len(stop_tokens(model, config)))
-    settings = static_arguments(config, config.responses)
-    return generate.lower(model.graph, model.weights, prompts, lengths, lengths, _key(), stop, **settings)
-
-
-def lower_training(run: Run) -> Iterator[tuple[str, Any]]:
-    """The reference's pass over a training batch and the training step, ready to compile."""
-    config, full = run.config, run.config.align.lora is None
-    decoder = _abstract(run, config.align.lora, wide=full)
-    graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
+def _programs(run: Run) -> dict[str, Any]:
+    """Sampling of the widest batch, the reference's pass over a training batch and the training step."""
+    config, shape, width = run.config, run.files.config, _prompt_width(run)
     steps = steps_in(config.align.epochs, len(run.train_prompts), config.align.prompts_per_step)
-    spec = spec_of(config, graph, steps)
-    state = jax.eval_shape(lambda weights: start(spec, weights), weights)
-    batch = _abstract_batch(run)
-    yield "reference log-probs", reference_step.lower(spec, weights, frozen, batch)
-    yield "training step", train_step.lower(spec, state, frozen, batch, _key())
-
-
-def _abstract_batch(run: Run) -> PreferenceBatch:
-    align, length = run.config.align, run.config.sample.max_new_tokens
-    batch, group = align.prompts_per_step, align.group_size
-    return PreferenceBatch(
-        prompts=_integers(batch, _prompt_width(run)),
-        prompt_lengths=_integers(batch),
-        responses=_integers(batch, group, length),
-        response_lengths=_integers(batch, group),
-        reference_logps=_floats(batch, group),
-        labels=_floats(batch, group, group),
-        rewards=_floats(batch, group),
-    )
-
-
-def _integers(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _floats(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _key() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.key(0))
+    stop = len(stop_tokens(run.files.tokenizer, config.sample))
+    sampling = trace_sampling(config, shape, width, stop)
+    return {"sampling": sampling, **trace_training(config, shape, width, steps)}

@@ -7,12 +7,14 @@ import numpy as np
 from cann_jax.artifacts import read_json, read_table
 from cann_jax.config import RunConfig
 from cann_jax.core import Constraint, Feasible, Problem, check_scores, prepare
+from cann_jax.distributed import is_first
 from cann_jax.dual import write
 from cann_jax.dual.analysis import analyse
 from cann_jax.dual.plots import draw
 from cann_jax.dual.words import infeasible_message, warnings
 from cann_jax.errors import InfeasibleError
-from cann_jax.stages.run import Run, settings_of, stage
+from cann_jax.sharding import alone
+from cann_jax.stages.run import Run, Stage, settings_of, stage
 from cann_jax.stages.score import REWARD
 
 
@@ -29,19 +31,25 @@ def run_dual(run: Run) -> None:
         "confidence": config.evaluate.confidence,
     }
     with stage(run, "dual", settings, {"scores": run.manifest_of("score")}) as work:
-        if work is None:
+        if work is None or not is_first():
             return
-        problem = read_problem(run)
-        found = analyse(
-            problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
-        )
-        said = warnings(found, check_scores(problem.scores, problem.names))
-        write.print_table(found, said)
-        write.write_json(work.output("dual.json"), found, said)
-        write.write_curve(work.output("curve.parquet"), found)
-        draw(work.output("dual.png"), found)
-        if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
-            raise InfeasibleError(infeasible_message(found))
+        with alone():
+            _solve(run, work)
+
+
+def _solve(run: Run, work: Stage) -> None:
+    config = run.config
+    problem = read_problem(run)
+    found = analyse(
+        problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
+    )
+    said = warnings(found, check_scores(problem.scores, problem.names))
+    write.print_table(found, said)
+    write.write_json(work.output("dual.json"), found, said)
+    write.write_curve(work.output("curve.parquet"), found)
+    draw(work.output("dual.png"), found)
+    if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
+        raise InfeasibleError(infeasible_message(found))
 
 
 def read_multipliers(run: Run) -> np.ndarray:

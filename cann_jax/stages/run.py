@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from cann_jax import distributed
 from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, write_json
 from cann_jax.config import LoraConfig, ModelConfig, RunConfig
 from cann_jax.data.prompts import EncodedPrompts, encode_prompts, read_prompts
@@ -15,6 +16,7 @@ from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
+from cann_jax.sharding import check_model, current_mesh
 from cann_jax.stages.manifest import MANIFEST, begin, commit, expectation, stage_state
 
 CONFIG = (
@@ -39,7 +41,9 @@ class Run:
     @cached_property
     def files(self) -> ModelFiles:
         model = self.config.model
-        return open_model(model.path, model.revision, model.adapter)
+        files = open_model(model.path, model.revision, model.adapter)
+        check_model(files.config, current_mesh())
+        return files
 
     @cached_property
     def reference(self) -> LanguageModel:
@@ -140,6 +144,7 @@ def stage(
     folder = run.folder / name
     expected = expectation(name, settings, inputs)
     state = stage_state(folder, expected)
+    distributed.barrier(f"stage {name} begins")
     if state.state == "done":
         print(f"{name}: done already, by the same settings and inputs", flush=True)
         yield None
@@ -151,11 +156,15 @@ def stage(
             f"{name}: computed again, because of {'this' if len(state.differences) == 1 else 'these'}",
             flush=True,
         )
-    if begin(folder, expected):
+    if distributed.is_first() and begin(folder, expected):
         print(f"{name}: going on with what was finished before", flush=True)
+    distributed.barrier(f"stage {name} begun")
     work = Stage(folder, [])
     yield work
-    commit(folder, expected, work.outputs)
+    distributed.barrier(f"stage {name} worked")
+    if distributed.is_first():
+        commit(folder, expected, work.outputs)
+    distributed.barrier(f"stage {name} ends")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_table, w
 from cann_jax.config import RunConfig
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.distributed import agreed, barrier, writing_shard
 from cann_jax.errors import InputError
 from cann_jax.progress import track
 from cann_jax.scorers import Scorer, check_finite, load_scorer, scorer_files
@@ -98,17 +99,21 @@ def score_shards(
         The whole table, and (scorer, what happened) → how often.
     """
     total, prefix = responses.shape[0], f"scores-{name}" if name else "scores"
-    tables: list[pa.Table] = []
+    paths = [epath.Path(folder) / f"{prefix}-{index:05d}.parquet" for index in range(-(-total // size))]
+    there = agreed([path.exists() for path in paths])
     counts: Counter[tuple[str, str]] = Counter()
     for start in track(
         range(0, total, size), f"scoring {name}".strip(), unit=size, noun="prompts", total=total
     ):
-        path = epath.Path(folder) / f"{prefix}-{start // size:05d}.parquet"
-        if not path.exists():
+        if not there[start // size]:
             block = responses.slice(start, start + size)
-            write_table(path, _score_block(scorers, block, reference_logps[start : start + size]))
-        tables.append(read_table(path))
-        counts.update(dict(_counts(tables[-1])))
+            with writing_shard(start // size):
+                table = _score_block(scorers, block, reference_logps[start : start + size])
+                write_table(paths[start // size], table)
+    barrier(f"scored {name}")
+    tables = [read_table(path) for path in paths]
+    for table in tables:
+        counts.update(dict(_counts(table)))
     return pa.concat_tables([table.replace_schema_metadata() for table in tables]), counts
 
 

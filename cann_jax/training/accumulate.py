@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cann_jax.sharding import constrain, constrain_parameters, partition, place
+
 
 class TrainState(NamedTuple):
     """What training changes: the step number, the trained weights and the optimizer's state."""
@@ -18,12 +20,24 @@ class TrainState(NamedTuple):
 
 def start(spec, weights) -> TrainState:
     """The state before the first step of a ``Spec`` or ``ScoreSpec``."""
-    return TrainState(jnp.int32(0), weights, spec.optimizer.init(weights))
+    fresh = jax.jit(lambda weights: constrain_parameters(spec.optimizer.init(weights)))(weights)
+    return TrainState(place(jnp.int32(0), partition(())), weights, fresh)
 
 
 def micro_batches(batch, accumulation: int):
-    """The batch with a leading axis of ``accumulation``."""
-    return jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+    """The batch as (accumulation, B / accumulation, …): row i goes to micro-batch i mod ``accumulation``, so
+    that each device's rows stay where they are; in order, a micro-batch would lie on one device."""
+
+    def split(x: jax.Array) -> jax.Array:
+        parts = jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1)
+        return constrain(parts, "any", "batch", *("any",) * (x.ndim - 1))
+
+    return jax.tree.map(split, batch)
+
+
+def whole(parts: jax.Array) -> jax.Array:
+    """Rows in the order of the batch, from results by micro-batch."""
+    return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def optimizer_step(
@@ -49,6 +63,7 @@ def optimizer_step(
 
     def body(total, inputs):
         (loss, other), gradient = differentiate(state.weights, *inputs)
+        gradient = constrain_parameters(gradient)
         return jax.tree.map(jnp.add, total, (loss, gradient)), other
 
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.weights))
@@ -57,4 +72,4 @@ def optimizer_step(
     updates, opt_state = optimizer.update(gradient, state.optimizer, state.weights)
     weights = optax.apply_updates(state.weights, updates)
     measured = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-    return TrainState(state.step + 1, weights, opt_state), measured, other
+    return constrain_parameters(TrainState(state.step + 1, weights, opt_state)), measured, other

@@ -19,6 +19,7 @@ from cann_jax.data.preferences import (
 )
 from cann_jax.data.responses import Responses
 from cann_jax.padding import bucketed, step_width, stepped
+from cann_jax.sharding import place_batch
 from cann_jax.training.step import PreferenceBatch
 
 
@@ -78,7 +79,7 @@ class PreferenceData:
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> PreferenceBatch:
         rows, columns = self.places(step, process_index, process_count)
         prompts, prompt_lengths, tokens = self._tokens(rows, columns)
-        return PreferenceBatch(
+        batch = PreferenceBatch(
             prompts=jnp.asarray(prompts),
             prompt_lengths=jnp.asarray(prompt_lengths),
             responses=jnp.asarray(tokens),
@@ -87,6 +88,7 @@ class PreferenceData:
             labels=jnp.asarray(self.labels(rows, columns), jnp.float32),
             rewards=jnp.asarray(self.reward[rows, columns], jnp.float32),
         )
+        return place_batch(batch)
 
     def _tokens(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         tokens = self.responses.tokens[rows, columns]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import optax
 
-from cann_jax.errors import InputError
+from cann_jax.errors import InputError, Preempted
+from cann_jax.preemption import deferred
 from cann_jax.progress import track
+from cann_jax.sharding import fetch
 from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.metrics import Metrics
@@ -45,20 +47,24 @@ def fit(
 
     Raises:
         InputError: a loss that is not finite; the last good checkpoint stays.
+        Preempted: SIGTERM came; the step at hand is saved.
     """
     with Checkpoints(folder / "checkpoints", pace.keep_checkpoints, pace.checkpoint_every) as checkpoints:
         state = checkpoints.restore(state) or state
         first = int(state.step)
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
-        with Metrics(folder, first, pace.stage) as metrics:
+        with Metrics(folder, first, pace.stage) as metrics, deferred() as asked:
             for number in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
                 state, measured = step(state, number)
                 values = {name: float(value) for name, value in measured.items()}
                 _check_finite(pace, (values["loss"], values["gradient_norm"]), number, checkpoints)
                 metrics.write(number, values)
-                checkpoints.save(state, last=number + 1 == pace.steps)
-        _check_finite(pace, (float(optax.tree.norm(state.weights)),), pace.steps, checkpoints)
+                stopping = asked(number)
+                checkpoints.save(state, last=stopping or number + 1 == pace.steps)
+                if stopping:
+                    raise Preempted(f"{pace.stage}: saved after step {number + 1}; start again to go on")
+        _check_finite(pace, (float(fetch(optax.tree.norm(state.weights))),), pace.steps, checkpoints)
     return state
 
 

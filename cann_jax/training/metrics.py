@@ -7,7 +7,7 @@ import os
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from cann_jax.artifacts import write_bytes_atomic
+from cann_jax.artifacts import write_bytes_atomic, writes_here
 
 
 class Metrics:
@@ -20,7 +20,9 @@ class Metrics:
     """
 
     def __init__(self, folder: epath.Path, first: int, stage: str):
-        self.stage = stage
+        self.stage, self.writes = stage, writes_here.get()
+        if not self.writes:
+            return
         path = folder / "metrics.jsonl"
         kept = [
             line
@@ -35,10 +37,14 @@ class Metrics:
         return self
 
     def __exit__(self, *error):
+        if not self.writes:
+            return
         self.file.close()
         self.board.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        if not self.writes:
+            return
         # JSON has no NaN: a mean over nothing (every label a tie) is null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.file.write(json.dumps({"step": step, **known}) + "\n")

@@ -10,7 +10,7 @@ from flax import nnx
 
 from cann_jax.core.losses import bradley_terry_loss, cost_loss
 from cann_jax.models.logprobs import response_ends
-from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step
+from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step, whole
 
 
 class ScoreBatch(NamedTuple):
@@ -79,7 +79,7 @@ def score_step(
     state, measured, scores = optimizer_step(
         summed_loss, spec.optimizer, state, batch, pairs, spec.accumulation, seed
     )
-    scores = scores.reshape(pairs, 2)
+    scores = whole(scores)
     learnt = _learnt(spec, scores, batch.preferred)
     measured |= {
         "accuracy": jnp.mean(learnt > 0),
@@ -95,7 +95,7 @@ def scores_of(spec: ScoreSpec, weights: ScoreWeights, frozen, batch: ScoreBatch)
     """(B, 2) scores of a batch, without dropout."""
     micro = micro_batches(batch, spec.accumulation)
     scores = jax.lax.map(lambda part: _scores(spec, weights, frozen, part, None), micro)
-    return scores.reshape(batch.response_lengths.shape)
+    return whole(scores)
 
 
 def _scores(spec: ScoreSpec, weights: ScoreWeights, frozen, batch: ScoreBatch, key) -> jax.Array:

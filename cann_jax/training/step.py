@@ -10,7 +10,7 @@ from flax import nnx
 
 from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
 from cann_jax.models.logprobs import response_logps
-from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step
+from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step, whole
 
 
 class PreferenceBatch(NamedTuple):
@@ -80,7 +80,7 @@ def train_step(
     state, metrics, logps = optimizer_step(
         summed_loss, spec.optimizer, state, batch, _pair_count(batch), spec.accumulation, seed
     )
-    metrics |= _measures(batch, logps.reshape(batch.reference_logps.shape), spec.beta)
+    metrics |= _measures(batch, whole(logps), spec.beta)
     return state, metrics
 
 
@@ -89,7 +89,7 @@ def reference_step(spec: Spec, weights, frozen, batch: PreferenceBatch) -> jax.A
     """(B, R) log-probs of a batch as ``train_step`` computes them, but without dropout."""
     micro = micro_batches(batch, spec.accumulation)
     logps = jax.lax.map(lambda part: _logps(spec, weights, frozen, part, None), micro)
-    return logps.reshape(batch.reference_logps.shape)
+    return whole(logps)
 
 
 def _logps(spec: Spec, weights, frozen, batch: PreferenceBatch, key):

@@ -164,19 +164,19 @@ def test_prompt_is_held_once_for_all_responses():
 
 
 def test_stop_tokens_of_a_tokenizer(tiny_model):
-    from dataclasses import replace
 
     from cann_jax.config import SampleConfig
     from cann_jax.errors import InputError
 
-    assert tiny_model.tokenizer.pad_token_id == tiny_model.tokenizer.eos_token_id == 1
-    np.testing.assert_array_equal(stop_tokens(tiny_model, SampleConfig()), [1])
-    np.testing.assert_array_equal(stop_tokens(tiny_model, SampleConfig(stop=("<|user|>", "<|end|>"))), [1, 3])
+    tokenizer = tiny_model.tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
+    np.testing.assert_array_equal(stop_tokens(tokenizer, SampleConfig()), [1])
+    np.testing.assert_array_equal(stop_tokens(tokenizer, SampleConfig(stop=("<|user|>", "<|end|>"))), [1, 3])
     with pytest.raises(InputError, match=r"sample.stop: 'Hello' is \d tokens"):
-        stop_tokens(tiny_model, SampleConfig(stop=("Hello",)))
+        stop_tokens(tokenizer, SampleConfig(stop=("Hello",)))
     endless = load_tokenizer_without_end(tiny_model)
     with pytest.raises(InputError, match=r"no end token; name one in sample.stop"):
-        stop_tokens(replace(tiny_model, tokenizer=endless), SampleConfig())
+        stop_tokens(endless, SampleConfig())
 
 
 def load_tokenizer_without_end(model):

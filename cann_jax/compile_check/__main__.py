@@ -1,0 +1,158 @@
+"""``python -m cann_jax.compile_check --config X --topology v5e:16x16``: compile for a slice, and count."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+# Before JAX starts: nothing runs on a device here, and a TPU's own runtime would claim it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from rich.table import Table
+
+from cann_jax import sharding
+from cann_jax.cli import parse_run, run_command
+from cann_jax.compile_check.chips import Slice, slice_of
+from cann_jax.compile_check.flops import model_flops, program_flops, step_flops
+from cann_jax.compile_check.roofline import Need, Times, utilisation
+from cann_jax.compile_check.topology import devices_of
+from cann_jax.config import RunConfig
+from cann_jax.console import console
+from cann_jax.errors import InputError
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.sources import read_json
+from cann_jax.padding import BUCKET
+from cann_jax.stages.programs import trace_sampling, trace_scoring, trace_training
+
+OWN = ("topology", "model_config", "programs", "json")
+PROGRAMS = ("training step", "sampling", "scoring")
+STEPS, STOP_TOKENS = 1000, 1  # of no weight in what is counted
+HELP = """\
+python -m cann_jax.compile_check --config FILE.yaml --topology CHIP:GRID [--KEY VALUE …]
+
+  --topology      TPU slice, v5e:4x4, v5p:4x4x4 or v6e:16x16
+  --model_config  a config.json; without it, the one in the folder model.path
+  --programs      some of: training step,sampling,scoring
+  --json          file to write the figures to
+Other keys are the run's; see python -m cann_jax.train --help.
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compile, and print what each program needs of a device.
+
+    Raises:
+        InputError: one line that says what is wrong and how to mend it.
+    """
+    if {"-h", "--help"} & set(argv):
+        print(HELP)
+        return
+    own, rest = split(argv)
+    if "topology" not in own:
+        raise InputError("command line: --topology is missing; for example --topology v5e:16x16")
+    config, _ = parse_run(rest)
+    where = slice_of(own["topology"])
+    path = Path(own.get("model_config", f"{config.model.path}/config.json"))
+    shape = DecoderConfig.from_hf(read_json(path), str(path))
+    chosen = own.get("programs", ",".join(PROGRAMS)).split(",")
+    with sharding.on_mesh(sharding.make_mesh(config.mesh, devices_of(where))) as mesh:
+        sharding.check_layout(config, mesh)
+        sharding.check_model(shape, mesh)
+        figures = [figures_of(*each, config, shape, where) for each in lowered(config, shape, chosen)]
+    for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):
+        print(line)
+    console().print(table_of(figures, where))
+    if "json" in own:
+        Path(own["json"]).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """This command's own flags, and those of the run."""
+    own, rest, tokens = {}, [], list(argv)
+    while tokens:
+        flag = tokens.pop(0)
+        name, has_value, value = flag.removeprefix("--").partition("=")
+        if name not in OWN:
+            rest.append(flag)
+        elif has_value or tokens:
+            own[name] = value if has_value else tokens.pop(0)
+        else:
+            raise InputError(f"command line: {flag} needs a value; write {flag} VALUE")
+    return own, rest
+
+
+def prompt_width(config: RunConfig) -> int:
+    """Of the longest prompt that the configuration lets in."""
+    return -(-config.prompts.max_tokens // BUCKET) * BUCKET
+
+
+def lowered(config: RunConfig, shape: DecoderConfig, chosen: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    width = prompt_width(config)
+    makers = {
+        "training step": lambda: trace_training(config, shape, width, STEPS)["training step"],
+        "sampling": lambda: trace_sampling(config, shape, width, STOP_TOKENS),
+        "scoring": lambda: trace_scoring(config, shape, width),
+    }
+    for name in chosen:
+        if name not in makers:
+            raise InputError(f"command line: --programs: there is no {name!r}; use {', '.join(PROGRAMS)}")
+        yield name, makers[name]()
+
+
+def figures_of(
+    name: str, traced: Any, config: RunConfig, shape: DecoderConfig, where: Slice
+) -> dict[str, Any]:
+    begun = time.monotonic()
+    compiled = traced.lower().compile()
+    need = Need.of(compiled, program_flops(traced.jaxpr.jaxpr) / where.chips)
+    times = Times.of(need, where)
+    figures = {"program": name, "compile_seconds": time.monotonic() - begun, **asdict(need), **asdict(times)}
+    figures |= {"bound": times.bound, "seconds": times.longest}
+    if name == "training step":
+        wanted = model_flops(config, shape, prompt_width(config))
+        figures["mfu_bound"] = utilisation(wanted, times, where)
+        figures["flops_over_analytic"] = (
+            need.flops * where.chips / step_flops(config, shape, prompt_width(config))
+        )
+    return figures
+
+
+def sentence(figures: dict[str, Any]) -> str:
+    moved = figures["moved"]
+    kinds = ", ".join(
+        f"{count:.0f} {kind} {moved['received'][kind] / 1e9:.2f} GB" for kind, count in moved["count"].items()
+    )
+    return f"{figures['program']}: compiled in {figures['compile_seconds']:.0f} s; {kinds or 'no collective'}"
+
+
+def table_of(figures: list[dict[str, Any]], where: Slice) -> Table:
+    table = Table(title="per device and step", title_justify="left")
+    headings = (
+        "program",
+        "args GB",
+        "temp GB",
+        f"peak of {where.chip.memory / 1e9:.0f} GB",
+        "TFLOP",
+        "GB moved",
+    )
+    for heading in (*headings, "GB received", "s at least", "bound by", "MFU at most"):
+        table.add_column(heading, justify="left" if heading in ("program", "bound by") else "right")
+    for row in figures:
+        sizes = [row[name] / 1e9 for name in ("arguments", "temporaries", "peak")]
+        moved = (
+            row["flops"] / 1e12,
+            row["moved"]["memory"] / 1e9,
+            sum(row["moved"]["received"].values()) / 1e9,
+        )
+        share = f"{row['mfu_bound']:.0%}" if "mfu_bound" in row else ""
+        numbers = [f"{size:.2f}" for size in (*sizes, *moved)]
+        table.add_row(row["program"], *numbers, f"{row['seconds']:.3f}", row["bound"], share)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

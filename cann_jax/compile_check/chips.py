@@ -1,0 +1,84 @@
+"""Figures of TPU chips, and slices of them by topology name.
+
+Source: the specification tables of cloud.google.com/tpu/docs/v5e, /v5p and /v6e (read November 2026): peak
+bfloat16 compute, HBM capacity and bandwidth, bidirectional interconnect bandwidth of all ports together.
+"""
+
+import math
+from dataclasses import dataclass
+
+from cann_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip.
+
+    Args:
+        flops: Peak bfloat16, 1/s.
+        memory: HBM, bytes.
+        memory_bandwidth: Of the HBM, bytes/s.
+        port_bandwidth: Of one interconnect port in one direction, bytes/s.
+        torus_axis: Length from which a slice's axis closes to a ring.
+        cloud_name: Accelerator type as the cloud spells it; v5p counts cores, two a chip.
+        cores_named: What the cloud's number counts a chip as.
+    """
+
+    flops: float
+    memory: float
+    memory_bandwidth: float
+    port_bandwidth: float
+    torus_axis: int
+    cloud_name: str
+    cores_named: int
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 16e9, 819e9, 400e9 / 2 / 4, 16, "v5litepod", 1),
+    "v5p": Chip(459e12, 95e9, 2765e9, 1200e9 / 2 / 6, 4, "v5p", 2),
+    "v6e": Chip(918e12, 32e9, 1600e9, 800e9 / 2 / 4, 16, "v6e", 1),
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Chips wired as a grid.
+
+    Args:
+        name: As in ``v5e:16x16``.
+        chip: What it is made of.
+        shape: Chips along each axis of the grid.
+    """
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def cloud_name(self) -> str:
+        return f"{self.chip.cloud_name}-{self.chips * self.chip.cores_named}"
+
+    @property
+    def interconnect(self) -> float:
+        """Bytes/s that a chip can receive; an axis that is no ring leaves a chip at its end one port."""
+        ports = sum(2 if size >= self.chip.torus_axis else 1 for size in self.shape if size > 1)
+        return ports * self.chip.port_bandwidth
+
+
+def slice_of(name: str) -> Slice:
+    """The slice that a topology name means.
+
+    Raises:
+        InputError: an unknown chip, or no grid.
+    """
+    kind, _, grid = name.partition(":")
+    sizes = grid.split("x")
+    if kind not in CHIPS or not all(size.isdigit() and int(size) > 0 for size in sizes):
+        raise InputError(
+            f"--topology {name!r}: write CHIP:AxB or CHIP:AxBxC with a chip of {', '.join(CHIPS)}"
+        )
+    return Slice(name, CHIPS[kind], tuple(map(int, sizes)))

@@ -1,0 +1,221 @@
+"""One run in several processes: how they find each other, agree, wait for each other, and share out files.
+
+Everything here does nothing in a run of one process.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cann_jax.artifacts import fingerprint_file, fingerprint_json, writes_here
+from cann_jax.config_mesh import DistributedConfig
+from cann_jax.errors import InputError
+
+# What launchers set on each process, where JAX cannot find out by itself.
+VARIABLES = {
+    "coordinator": "CANN_JAX_COORDINATOR",
+    "processes": "CANN_JAX_PROCESSES",
+    "process": "CANN_JAX_PROCESS",
+}
+DETECT = "CANN_JAX_DISTRIBUTED"  # "auto": a pod that JAX knows how to read (TPU VM, GKE, Slurm)
+
+_patience: ContextVar[int] = ContextVar("timeout_seconds", default=300)
+_barriers = itertools.count()
+
+
+class Plan(NamedTuple):
+    """How to join the others; ``coordinator`` is None where JAX finds everything itself."""
+
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+
+
+def plan(config: DistributedConfig, environment: Mapping[str, str]) -> Plan | None:
+    """How this process joins the others; None where it is alone.
+
+    Flags come first, then the variables that ``launch/`` sets, then what JAX itself reads of Slurm, of a
+    TPU VM or of GKE.
+
+    Raises:
+        InputError: the variables are incomplete or no numbers.
+    """
+    if config.coordinator is not None:
+        return Plan(config.coordinator, config.processes, config.process)
+    given = {name: environment.get(key) for name, key in VARIABLES.items()}
+    if any(value is not None for value in given.values()):
+        return _plan_of_variables(given)
+    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    detected = environment.get(DETECT) == "auto" or tasks > 1 or hosts > 1
+    return Plan(None, None, None) if detected else None
+
+
+def _plan_of_variables(given: Mapping[str, str | None]) -> Plan:
+    for name, value in given.items():
+        if value is None or (name != "coordinator" and not value.isdigit()):
+            problem = "is missing" if value is None else f"is {value!r}, no number"
+            raise InputError(
+                f"environment variable {VARIABLES[name]} {problem}; start by a script of launch/"
+            )
+    return Plan(given["coordinator"], int(given["processes"] or 0), int(given["process"] or 0))
+
+
+@contextlib.contextmanager
+def joined(config: DistributedConfig) -> Iterator[None]:
+    """Join the other processes, where there are any, before JAX looks for devices; leave on the way out.
+
+    Raises:
+        InputError: the coordinator cannot be reached, or not all processes come, within ``timeout_seconds``.
+    """
+    found = plan(config, os.environ)
+    token = _patience.set(config.timeout_seconds)
+    try:
+        if found is not None:
+            _join(found, config)
+        with _quiet_unless_first(), _writing(is_first()):
+            yield
+    finally:
+        _patience.reset(token)
+
+
+def _join(found: Plan, config: DistributedConfig) -> None:
+    if found.coordinator is not None and found.process:
+        _await_coordinator(found.coordinator, config.timeout_seconds)
+    try:
+        jax.distributed.initialize(
+            found.coordinator,
+            found.processes,
+            found.process,
+            initialization_timeout=config.timeout_seconds,
+            heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the processes did not come together within {config.timeout_seconds} s "
+            f"at {found.coordinator or 'the coordinator that JAX detected'}{_missing(error)}; "
+            "start all of them, or raise distributed.timeout_seconds"
+        ) from None
+
+
+def _await_coordinator(address: str, patience: int) -> None:
+    """JAX's client aborts the process where nobody answers; a plain connection can say so first."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+            return
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() > deadline:
+                raise InputError(
+                    f"distributed.coordinator {address} cannot be reached within {patience} s ({error}); "
+                    "check host and port, and that process 0 runs"
+                ) from None
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _quiet_unless_first() -> Iterator[None]:
+    """Ten hosts would say everything ten times; errors, on stderr, come from each."""
+    if is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def _writing(here: bool) -> Iterator[None]:
+    token = writes_here.set(here)
+    try:
+        yield
+    finally:
+        writes_here.reset(token)
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def writing_shard(index: int) -> contextlib.AbstractContextManager[None]:
+    """Within it, the process that owns shard ``index`` writes; files are the same for any number of them."""
+    return _writing(index % jax.process_count() == jax.process_index())
+
+
+def barrier(name: str) -> None:
+    """Wait for all processes.
+
+    Raises:
+        InputError: some did not come within ``distributed.timeout_seconds``; it says which.
+    """
+    if jax.process_count() == 1:
+        return
+    from orbax.checkpoint import multihost  # 2 s to import
+
+    patience = _patience.get()
+    wait = multihost.get_barrier_sync_fn(processes=set(range(jax.process_count())))
+    try:
+        wait(key=f"{name} {next(_barriers)}", timeout_ms=1000 * patience)
+    except Exception as error:  # the runtime's own type, which is not public
+        raise InputError(
+            f"process {jax.process_index()} waited {patience} s at {name!r}{_missing(error)}; look at the "
+            "log of what is missing, or raise distributed.timeout_seconds"
+        ) from None
+
+
+def _missing(error: Exception) -> str:
+    """The processes that the runtime's message says have not come."""
+    text = str(error)
+    late = text[text.find("not") :] if "not" in text else text
+    tasks = sorted({int(number) for number in re.findall(r"task:(\d+)", late)})
+    return f"; missing: process {', '.join(map(str, tasks))}" if tasks else ""
+
+
+def agreed(flags: Sequence[bool]) -> list[bool]:
+    """Process 0's flags, on every process: two of them may see a file system at different moments."""
+    if jax.process_count() == 1 or not flags:
+        return list(flags)
+    from jax.experimental import multihost_utils
+
+    return [bool(flag) for flag in multihost_utils.broadcast_one_to_all(np.array(flags))]
+
+
+def check_alike(config: Any) -> None:
+    """Raise InputError, on every process that differs from process 0, in configuration or code."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    barrier("start")
+    package = Path(__file__).parent
+    code = {str(path.relative_to(package)): fingerprint_file(path) for path in package.rglob("*.py")}
+    for what, value in (("configuration", config), ("code", code)):
+        own = np.frombuffer(bytes.fromhex(fingerprint_json(value)), np.uint8)
+        every = multihost_utils.process_allgather(own)
+        odd = [index for index, other in enumerate(every) if not np.array_equal(other, every[0])]
+        if odd:
+            raise InputError(
+                f"{what} of process {', '.join(map(str, odd))} is not that of process 0; "
+                f"give every process the same {'file and flags' if what == 'configuration' else 'version'}"
+            )
+
+
+def check_shared(path: Any) -> None:
+    """Raise InputError where this process does not see the file that process 0 wrote."""
+    barrier(f"{path} written")
+    if not path.exists():
+        raise InputError(
+            f"process {jax.process_index()} does not see {path}; set run_dir to a folder that all share (gs://…)"
+        )

@@ -1,0 +1,92 @@
+"""The three programs of a run, traced from shapes alone: no weight is read and nothing is computed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cann_jax.config import LoraConfig, RunConfig
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.language_model import batch_logps
+from cann_jax.models.load import abstract_decoder
+from cann_jax.sampling.generate import generate
+from cann_jax.sampling.shards import static_arguments
+from cann_jax.sharding import shapes_of_batch, shapes_of_parameters
+from cann_jax.stages.parts import TRAINED, spec_of
+from cann_jax.training.accumulate import start
+from cann_jax.training.step import PreferenceBatch, reference_step, train_step
+
+
+def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int):
+    """Sampling of one batch.
+
+    Args:
+        config: The run's configuration.
+        shape: The model.
+        width: Tokens of the longest prompt, padding included.
+        stop_tokens: How many ids end a response.
+    """
+    sample = config.sample
+    graph, weights = nnx.split(_decoder(config, shape))
+    batch = [_integers(sample.prompts_per_batch, width), *[_integers(sample.prompts_per_batch)] * 2]
+    prompts, lengths, indices = shapes_of_batch(batch)
+    settings = static_arguments(sample, sample.responses)
+    stop = _integers(stop_tokens)
+    return generate.trace(
+        graph, shapes_of_parameters(weights), prompts, lengths, indices, _key(), stop, **settings
+    )
+
+
+def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int):
+    """Log-probs of one batch of responses, one response to a sequence."""
+    graph, weights = nnx.split(_decoder(config, shape))
+    size, length = config.sample.prompts_per_batch, config.sample.max_new_tokens
+    batch = [_integers(size, width), _integers(size), _integers(size, 1, length), _integers(size, 1)]
+    return batch_logps.trace(graph, shapes_of_parameters(weights), *shapes_of_batch(batch))
+
+
+def trace_training(config: RunConfig, shape: DecoderConfig, width: int, steps: int) -> dict[str, Any]:
+    """The reference's pass over a training batch and the training step, by name."""
+    full = config.align.lora is None
+    decoder = _decoder(config, shape, config.align.lora, full)
+    graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
+    spec = spec_of(config, graph, steps)
+    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
+    frozen, batch = shapes_of_parameters(frozen), shapes_of_batch(_preferences(config, width))
+    return {
+        "reference log-probs": reference_step.trace(spec, state.weights, frozen, batch),
+        "training step": train_step.trace(spec, state, frozen, batch, _key()),
+    }
+
+
+def _decoder(config: RunConfig, shape: DecoderConfig, lora: LoraConfig | None = None, wide=False) -> Decoder:
+    model = config.model
+    return abstract_decoder(shape, model.dtype, lora, wide=wide, attention=model.attention)
+
+
+def _preferences(config: RunConfig, width: int) -> PreferenceBatch:
+    align, length = config.align, config.sample.max_new_tokens
+    batch, group = align.prompts_per_step, align.group_size
+    return PreferenceBatch(
+        prompts=_integers(batch, width),
+        prompt_lengths=_integers(batch),
+        responses=_integers(batch, group, length),
+        response_lengths=_integers(batch, group),
+        reference_logps=_floats(batch, group),
+        labels=_floats(batch, group, group),
+        rewards=_floats(batch, group),
+    )
+
+
+def _integers(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _key() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# One machine with any number of GPUs: one process drives them all; started again until the run ends.
+#   launch/gpu_node.sh [--print] --config FILE.yaml [--mesh.fsdp 8 …]
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+[[ "${1:-}" == --print ]] && PRINT=1 && shift
+keep_running "${PYTHON:-python}" -m cann_jax.train "$@"

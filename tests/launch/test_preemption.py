@@ -1,0 +1,41 @@
+"""SIGTERM while training: the step at hand is saved, the status says "again", and the next start goes on."""
+
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tests.stages.setting import ROOT, command, run_process, write_config
+
+
+def weights(folder) -> dict[str, np.ndarray]:
+    with ocp.StandardCheckpointer() as reader:
+        return {name: np.asarray(leaf) for name, leaf in reader.restore(folder / "align/weights").items()}
+
+
+def test_sigterm_in_training(finished, tiny_folder, tmp_path):
+    config, folder = write_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    run = subprocess.Popen(
+        command(config),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (folder / "align/metrics.jsonl").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 75, said
+    assert "stopped: align: saved after step" in said
+    again = run_process(config)
+    assert again.returncode == 0, again.stderr
+    assert "align: resumed after step" in again.stdout
+    ours, theirs = weights(folder), weights(finished / "runs/tiny")
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)

@@ -1,0 +1,115 @@
+"""Twenty steps, samples, log-probs and λ* of a tiny model on one mesh; results as JSON, for test_equality.
+
+``python -m tests.sharding.program MODEL DATAxFSDPxTENSOR OUT``, in one process or several.
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from cann_jax import distributed, sharding
+from cann_jax.config import LoraConfig, OptimizerConfig
+from cann_jax.config_mesh import DistributedConfig, MeshConfig
+from cann_jax.core import Scores, solve_dual
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.layers import LoraParam
+from cann_jax.models.load import load_decoder, open_model
+from cann_jax.sampling.generate import generate
+from cann_jax.sharding import fetch, parameter_specs, place, place_batch
+from cann_jax.training.optimizer import optimizer
+from cann_jax.training.step import PreferenceBatch, Spec, reference_step, start, train_step
+
+STEPS = 20
+
+
+def main(model: str, mesh: str, out: str) -> None:
+    sizes = MeshConfig(*map(int, mesh.split("x")))
+    with distributed.joined(DistributedConfig(timeout_seconds=60)):
+        devices = jax.devices()[:1] if mesh == "1x1x1" else None
+        with sharding.on_mesh(sharding.make_mesh(sizes, devices)):
+            found = {
+                "lora": losses(
+                    model, LoraConfig(rank=4, alpha=8.0, dropout=0.1, targets=("q_proj", "down_proj"))
+                ),
+                "full": losses(model, None),
+                **samples(model),
+                "multipliers": multipliers().tolist(),
+            }
+        if distributed.is_first():
+            with open(out, "w") as file:
+                json.dump(found, file)
+
+
+def losses(model: str, lora: LoraConfig | None) -> list[float]:
+    decoder = load_decoder(open_model(model), "float32", lora, wide=lora is None)
+    graph, weights, frozen = nnx.split(decoder, nnx.Param if lora is None else LoraParam, ...)
+    spec = Spec(
+        graph, optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=1), STEPS), 0.3, 4, "everything", 2
+    )
+    batch = preferences()
+    reference = fetch(reference_step(spec, weights, frozen, batch))
+    batch = batch._replace(reference_logps=place_batch(reference))
+    state, seed, found = start(spec, weights), jax.random.key(7), []
+    for _ in range(STEPS):
+        state, measured = train_step(spec, state, frozen, batch, seed)
+        found.append(float(measured["loss"]))
+    assert_lies_by_the_table(state)
+    return found
+
+
+def preferences() -> PreferenceBatch:
+    random = np.random.default_rng(0)
+    batch = PreferenceBatch(
+        prompts=random.integers(0, 300, (16, 6), np.int32),
+        prompt_lengths=random.integers(1, 7, 16, np.int32),
+        responses=random.integers(0, 300, (16, 3, 5), np.int32),
+        response_lengths=random.integers(1, 6, (16, 3), np.int32),
+        reference_logps=np.zeros((16, 3), np.float32),
+        labels=random.uniform(size=(16, 3, 3)).astype(np.float32),
+    )
+    return place_batch(batch)
+
+
+def assert_lies_by_the_table(state) -> None:
+    """Parameters and the optimizer's arrays alike, after twenty donated steps."""
+    if sharding.current_mesh() is None:
+        return
+    specs = jax.tree.leaves(parameter_specs(state), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    for leaf, spec in zip(jax.tree.leaves(state), specs, strict=True):
+        wanted = jax.sharding.NamedSharding(sharding.current_mesh(), spec)
+        assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), (leaf.shape, leaf.sharding.spec, spec)
+
+
+def samples(model: str) -> dict:
+    """Tokens, their log-probs, and how near each draw was to another token; scores of the same responses."""
+    files = open_model(model)
+    language_model = LanguageModel.of(load_decoder(files, "float32"), files)
+    random = np.random.default_rng(1)
+    prompts, lengths = random.integers(5, 300, (8, 6), np.int32), random.integers(1, 7, 8, np.int32)
+    batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
+    drawn = generate(
+        language_model.graph, language_model.weights, *batch, jax.random.key(3), jnp.array([1]), responses=4,
+        max_new_tokens=8,
+    )  # fmt: skip
+    tokens, token_logps, counts = (fetch(x) for x in (drawn.tokens, drawn.logps, drawn.lengths))
+    rows = [prompt[:length] for prompt, length in zip(prompts, lengths, strict=True)]
+    scores = language_model.logps(rows, tokens, counts)
+    return {"tokens": tokens.tolist(), "logps": token_logps.tolist(), "scores": scores.tolist()}
+
+
+def multipliers() -> np.ndarray:
+    random = np.random.default_rng(0)
+    reward = random.normal(size=(64, 8)).astype(np.float32)
+    constraints = (random.normal(size=(64, 8, 2)) - 0.5 * reward[..., None]).astype(np.float32)
+    scores = place_batch(Scores(reward, constraints))
+    margins = place(np.array([0.4, 0.2], np.float32), PartitionSpec())
+    return fetch(solve_dual(scores, margins, 0.5, "newton").multipliers)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

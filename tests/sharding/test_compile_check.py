@@ -1,0 +1,108 @@
+"""The counts behind compile_check: chips, loops in HLO text, operations of a traced step."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cann_jax.cli import parse_run
+from cann_jax.compile_check.chips import slice_of
+from cann_jax.compile_check.flops import model_flops, program_flops, step_flops
+from cann_jax.compile_check.hlo import parse, traffic, trip_count
+from cann_jax.compile_check.roofline import Times, utilisation
+from cann_jax.errors import InputError
+from cann_jax.models.config import DecoderConfig
+from cann_jax.stages.programs import trace_training
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_slices():
+    small, pod, cube = (slice_of(name) for name in ("v5e:4x4", "v5e:16x16", "v5p:4x4x4"))
+    assert (small.chips, small.cloud_name) == (16, "v5litepod-16")
+    assert (cube.chips, cube.cloud_name) == (64, "v5p-128")
+    # An axis closes to a ring from 16 chips on (v5e), from 4 on (v5p): twice the ports.
+    assert pod.interconnect == pytest.approx(200e9) and small.interconnect == pytest.approx(100e9)
+    assert cube.interconnect == pytest.approx(600e9)
+    for wrong in ("v9:4x4", "v5e", "v5e:4xx"):
+        with pytest.raises(InputError, match="--topology"):
+            slice_of(wrong)
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    """On this machine's compiler: a carried square, 10 times, and an argument read slice by slice."""
+
+    def loop(x, parts):
+        return jax.lax.scan(lambda x, part: (jnp.tanh(x @ x) + part, None), x, parts)[0]
+
+    shapes = (jnp.zeros((64, 64)), jnp.zeros((10, 64, 64)))
+    text = jax.jit(loop).lower(*shapes).compile().as_text()
+    computations, _ = parse(text)
+    loops = [i for each in computations.values() for i in each.instructions.values() if i.kind == "while"]
+    assert [trip_count(each, computations) for each in loops] == [10]
+    once = 64 * 64 * 4
+    # A product reads two squares and writes one; tanh and the sum read three and write at least one.
+    assert 10 * 5 * once <= traffic(text).memory <= 10 * 12 * once
+
+
+COLLECTIVES = """
+HloModule m
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
+  %ar = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%i, %ar)
+}
+
+%condition (p: (s32[], f32[8,4])) -> pred[] {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %end = s32[] constant(6)
+  ROOT %less = pred[] compare(%i, %end), direction=LT
+}
+
+ENTRY %main (a: f32[2,4]) -> f32[8,4] {
+  %a = f32[2,4]{1,0} parameter(0)
+  %ag = f32[8,4]{1,0} all-gather(%a), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[8,4]{1,0}) tuple(%zero, %ag)
+  %loop = (s32[], f32[8,4]{1,0}) while(%start), condition=%condition, body=%body
+  ROOT %out = f32[8,4]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_collectives_by_kind_and_size():
+    """Of 128 bytes an all-gather among 4 receives 3/4, an all-reduce twice that, six times."""
+    moved = traffic(COLLECTIVES)
+    assert moved.count == {"all-gather": 1, "all-reduce": 6}
+    assert moved.received == {"all-gather": 96, "all-reduce": 6 * 192}
+
+
+@pytest.mark.parametrize("lora", [[], ["--align.lora", "null"]])
+def test_operations_of_a_step_within_5_percent_of_the_formula(lora):
+    config, _ = parse_run(["--config", str(ROOT / "configs/pod.yaml"), "--model.attention", "xla", *lora])
+    sizes = json.loads((ROOT / "configs/models/llama-7b.json").read_text())
+    shape = DecoderConfig.from_hf(sizes, "llama-7b")
+    counted = program_flops(trace_training(config, shape, 512, 100)["training step"].jaxpr.jaxpr)
+    assert counted == pytest.approx(step_flops(config, shape, 512), rel=0.05)
+    # 4ND or 6ND, N and D counted independently: 6.7 billion parameters, 64 sequences of 1,536 tokens.
+    wanted = model_flops(config, shape, 512)
+    assert wanted == pytest.approx((6 if lora else 4) * 6.74e9 * 64 * 1536, rel=0.1)
+    assert utilisation(wanted, Times(1.0, 0.5, 0.2), slice_of("v5e:4x4")) == pytest.approx(
+        wanted / 16 / 197e12
+    )
+
+
+def test_without_libtpu_one_line_says_how_to_get_it():
+    command = [sys.executable, "-m", "cann_jax.compile_check", "--config", "configs/pod.yaml"]
+    command += ["--model_config", "configs/models/llama-7b.json", "--topology", "v5e:4x4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: compile_check needs libtpu") and done.stderr.count("\n") == 1

@@ -1,0 +1,47 @@
+"""The TPU's attention kernel, run by its interpreter, against the plain one: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cann_jax.errors import InputError
+from cann_jax.models.attention import Rule, attend, implementation
+
+# Two responses behind one prompt, as training packs them; neither length is a multiple of a block.
+PROMPT, RESPONSE = 60, 50
+
+
+def packed_mask() -> np.ndarray:
+    size = PROMPT + 2 * RESPONSE
+    segment = np.repeat([0, 1, 2], [PROMPT, RESPONSE, RESPONSE])
+    related = (segment == 0) | (segment == segment[:, None])
+    valid = np.arange(size) < size - 7
+    return (related & np.tri(size, dtype=bool) & valid)[None]
+
+
+@pytest.mark.parametrize("softcap", [None, 20.0])
+def test_same_as_the_plain_kernel(softcap):
+    random, mask = np.random.default_rng(0), jnp.asarray(packed_mask())
+    size = mask.shape[1]
+    q, k, v, weights = (
+        jnp.asarray(random.normal(size=(1, size, heads, 128)), jnp.float32) for heads in (4, 2, 2, 4)
+    )
+
+    def loss(kernel: str, *qkv):
+        out = attend(Rule(128**-0.5, softcap, kernel, jnp.float32), *qkv, mask)
+        return jnp.sum(out * weights.reshape(1, size, -1)), out
+
+    results = {}
+    for kernel in ("xla", "splash"):
+        gradient = jax.grad(lambda *qkv, kernel=kernel: loss(kernel, *qkv), argnums=(0, 1, 2), has_aux=True)
+        results[kernel] = gradient(q, k, v)
+    for ours, theirs in zip(*map(jax.tree.leaves, results.values()), strict=True):
+        assert np.isfinite(theirs).all()
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_the_kernel_is_chosen_by_platform():
+    assert implementation("auto", jnp.bfloat16, 128, None) == "xla"
+    with pytest.raises(InputError, match="splash needs a TPU, and this is a cpu; use auto or xla"):
+        implementation("splash", jnp.bfloat16, 128, None)
