@@ -39,6 +39,15 @@ CHANGES = [
         "gemma3_text",
         {"rope_parameters": {FULL: BY_TYPE, SLIDING: {"rope_type": "default", "rope_theta": 1e4}}},
     ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {SLIDING: BY_TYPE, FULL: {"rope_type": "default", "rope_theta": 1e6}}},
+    ),
+    ("gemma3_text", {"rope_parameters": None, "rope_theta": 50.0, "rope_local_base_freq": 20.0}),
+    ("gemma3_text", {"rope_parameters": None, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    ("olmo2", {"rms_norm_eps": 0.1}),
+    ("phi3", {"sliding_window": None}),
+    ("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
 ]
 
 
@@ -69,3 +78,24 @@ def test_same_weights_under_another_configuration(family, changes, folders, tmp_
     logits = logits_of(folder)
     assert np.abs(logits - before).max() > 1e-3
     np.testing.assert_allclose(logits, theirs(folder, BATCH)[0], atol=1e-4)
+
+
+BIASED = [
+    ("llama", {"attention_bias": True, "mlp_bias": True}),
+    ("qwen3", {"attention_bias": True}),
+    ("gemma2", {"attention_bias": True}),
+    ("olmo2", {"attention_bias": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), BIASED, ids=lambda x: x if isinstance(x, str) else "+".join(x)
+)
+def test_biases(family, changes, tmp_path):
+    save_family(tmp_path, family, **changes)
+    files = open_model(str(tmp_path))
+    np.testing.assert_allclose(
+        ours(load_decoder(files, "float32"), BATCH)[0], theirs(tmp_path, BATCH)[0], atol=1e-4
+    )
+    written = files.config.to_hf()
+    assert {key: written[key] for key in changes} == changes
