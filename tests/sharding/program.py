@@ -21,8 +21,9 @@ from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.sampling.generate import generate
 from cann_jax.sharding import fetch, parameter_specs, place, place_batch
+from cann_jax.training.accumulate import start
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.step import PreferenceBatch, Spec, reference_step, start, train_step
+from cann_jax.training.step import PreferenceBatch, Spec, reference_step, train_step
 
 STEPS = 20
 
@@ -48,9 +49,8 @@ def main(model: str, mesh: str, out: str) -> None:
 def losses(model: str, lora: LoraConfig | None) -> list[float]:
     decoder = load_decoder(open_model(model), "float32", lora, wide=lora is None)
     graph, weights, frozen = nnx.split(decoder, nnx.Param if lora is None else LoraParam, ...)
-    spec = Spec(
-        graph, optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=1), STEPS), 0.3, 4, "everything", 2
-    )
+    steps = optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=1), STEPS)
+    spec = Spec(graph, steps, "dpo", 0.3, 4, "everything", 2)
     batch = preferences()
     reference = fetch(reference_step(spec, weights, frozen, batch))
     batch = batch._replace(reference_logps=place_batch(reference))
@@ -71,6 +71,7 @@ def preferences() -> PreferenceBatch:
         response_lengths=random.integers(1, 6, (16, 3), np.int32),
         reference_logps=np.zeros((16, 3), np.float32),
         labels=random.uniform(size=(16, 3, 3)).astype(np.float32),
+        rewards=np.zeros((16, 3), np.float32),
     )
     return place_batch(batch)
 
