@@ -1,5 +1,6 @@
 """Fixtures that several rooms share, the order of the rooms, and one cache of compiled programs for all."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.tiny_models import save_tiny  # noqa: E402
@@ -16,10 +18,24 @@ from tests.tiny_models import save_tiny  # noqa: E402
 ORDER = ("core", "data", "scorers", "", "models", "sampling", "training", "sharding", "stages", "launch")
 
 
+MAPPED_REGIONS = 25_000
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A Hugging Face folder: a tiny random Llama, a tokenizer whose pad is its eos, and a chat template."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def few_compiled_programs():
+    """Forget compiled programs before they fill the process's memory map: 65,530 regions are Linux's default,
+    and beyond them XLA's compiler ends in a segmentation fault (it did after some 1,400 tests)."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPED_REGIONS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
