@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before JAX starts. What one test or an earlier run compiled serves the processes that others start.
@@ -25,6 +27,21 @@ MAPPED_REGIONS = 25_000
 def tiny_folder(tmp_path_factory) -> Path:
     """A Hugging Face folder: a tiny random Llama, a tokenizer whose pad is its eos, and a chat template."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def small_disk(request, tmp_path) -> Iterator[Path]:
+    """A file system of the size that ``@pytest.mark.disk("256k")`` asks for."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    size = request.node.get_closest_marker("disk").args[0]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mount)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small disk is not allowed here")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
 
 
 @pytest.fixture(autouse=True)

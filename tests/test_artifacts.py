@@ -81,19 +81,7 @@ def test_full_device(tmp_path):
     assert os.listdir(tmp_path) == ["shard.parquet"] and path.read_bytes() == b"old"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small disk is not allowed here")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
+@pytest.mark.disk("256k")
 def test_full_disk_keeps_finished_shards(small_disk):
     write_bytes_atomic(small_disk / "shard-0", b"x" * 150_000)
     with pytest.raises(InputError, match=r"disk full .*shard-1; free space .*finished shards are kept"):

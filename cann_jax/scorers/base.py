@@ -1,5 +1,6 @@
 """What a scorer is, and the checks that all of them share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -37,22 +38,26 @@ class TextScorer(Protocol):
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored: ...
 
 
-class PromptScorer(Protocol):
+class DialogueScorer(ABC):
     """A scorer that reads prompts with the turns before them, and texts of responses."""
 
-    def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored: ...
+    @abstractmethod
+    def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
+        """One score for each prompt and response."""
+
+    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
+        prompts = [prompt for prompt in responses.prompts.prompts for _ in range(responses.shape[1])]
+        scored = self.score_prompts(prompts, responses.flat_texts())
+        return Scored(scored.values.reshape(responses.shape), scored.counts)
+
+    def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
+        """As a ``TextScorer``: prompts of one turn, called by their numbers."""
+        return self.score_prompts([Prompt(str(n), text) for n, text in enumerate(prompts)], responses)
 
 
 def score_flat(scorer: TextScorer, responses: Responses) -> Scored:
     """Score all responses of a block as two lists of texts."""
     scored = scorer.score_texts(responses.prompt_texts(), responses.flat_texts())
-    return Scored(scored.values.reshape(responses.shape), scored.counts)
-
-
-def score_dialogues(scorer: PromptScorer, responses: Responses) -> Scored:
-    """The same with whole prompts."""
-    prompts = [prompt for prompt in responses.prompts.prompts for _ in range(responses.shape[1])]
-    scored = scorer.score_prompts(prompts, responses.flat_texts())
     return Scored(scored.values.reshape(responses.shape), scored.counts)
 
 
@@ -66,11 +71,6 @@ def run_probe(scorer: TextScorer, probe: Probe | None, key: str) -> None:
             f"{key}: the probe's better response scores {better:.4g} and the worse one {worse:.4g}; "
             "check which way is better, or the probe"
         )
-
-
-def as_prompts(texts: Sequence[str]) -> list[Prompt]:
-    """Prompts of one turn, called by their numbers."""
-    return [Prompt(str(number), text) for number, text in enumerate(texts)]
 
 
 def check_lengths(rows: Sequence[np.ndarray], longest: int, prompts: Sequence[Prompt], key: str) -> None:

@@ -11,13 +11,12 @@ import yaml
 
 from cann_jax.config_scorers import JudgeScorer
 from cann_jax.data.prompts import Prompt, Turn, chat_ids, text_ids
-from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError, named
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.padding import pad
 from cann_jax.schema import from_mapping
-from cann_jax.scorers.base import Scored, as_prompts, check_lengths, run_probe, score_dialogues
+from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe
 
 TEMPLATES = Path(__file__).with_name("templates")
 FIELD = re.compile(r"\{(prompt|response)\}")
@@ -56,7 +55,7 @@ class JudgeTemplate:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(DialogueScorer):
     """ln P(better answer) − ln P(worse answer), nats; higher is better.
 
     Args:
@@ -83,12 +82,6 @@ class Judge:
         scorer = cls(model, template, answers, lengths, key)
         run_probe(scorer, config.probe, key)
         return scorer
-
-    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        return score_dialogues(self, responses)
-
-    def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
-        return self.score_prompts(as_prompts(prompts), responses)
 
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
         pairs = zip(prompts, responses, strict=True)

@@ -8,14 +8,13 @@ import numpy as np
 
 from cann_jax.config_scorers import RewardModelScorer
 from cann_jax.data.prompts import Prompt, answered_ids
-from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError, named
 from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model
-from cann_jax.scorers.base import Scored, as_prompts, check_lengths, run_probe, score_dialogues
+from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(DialogueScorer):
     """The score of prompt and response in the model's own template, turned so that larger is better.
 
     Args:
@@ -43,12 +42,6 @@ class RewardModel:
         scorer = cls(model, files.decoder.tokenizer, end, limit, config, key)
         run_probe(scorer, config.probe, key)
         return scorer
-
-    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        return score_dialogues(self, responses)
-
-    def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
-        return self.score_prompts(as_prompts(prompts), responses)
 
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
         pairs = zip(prompts, responses, strict=True)

@@ -1,7 +1,5 @@
 """A disk that fills up during a save: one line, and the checkpoint before it stays good."""
 
-import subprocess
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,24 +10,12 @@ from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints, save_weights
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small disk is not allowed here")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
 def state_at(step: int, size: int = 300_000) -> TrainState:
     noise = jax.random.normal(jax.random.key(step), (size,))  # does not compress
     return TrainState(jnp.int32(step), noise, jnp.zeros(3))
 
 
+@pytest.mark.disk("2m")
 def test_a_save_on_a_full_disk_is_one_line_and_keeps_the_last(small_disk):
     with (
         pytest.raises(InputError, match="disk full while writing") as caught,
@@ -44,6 +30,7 @@ def test_a_save_on_a_full_disk_is_one_line_and_keeps_the_last(small_disk):
     np.testing.assert_array_equal(restored.weights, state_at(1).weights)
 
 
+@pytest.mark.disk("2m")
 def test_weights_on_a_full_disk(small_disk):
     with pytest.raises(InputError, match="disk full while writing"):
         save_weights(small_disk / "weights", state_at(1, 900_000).weights)
