@@ -17,7 +17,7 @@ from cann_jax.data.responses import Responses
 from cann_jax.distributed import agreed, barrier, writing_shard
 from cann_jax.errors import InputError
 from cann_jax.progress import track
-from cann_jax.scorers import Scorer, check_finite, load_scorer, scorer_files
+from cann_jax.scorers import Scored, Scorer, check_finite, load_scorer, scorer_files
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import find_function
 from cann_jax.scorers.judge import read_template
@@ -65,10 +65,15 @@ def reward_and_constraints(config: RunConfig) -> dict[str, tuple[dict[str, Any],
 
 
 def load_scorers(run: Run, scorers: Mapping[str, tuple[dict[str, Any], str]]) -> Scorers:
-    return {
-        name: (load_scorer(values, key, run.reference, run.config.prompts), key)
-        for name, (values, key) in scorers.items()
-    }
+    """Equal configurations share one scorer: two constraints may read one 7B cost model."""
+    loaded: dict[str, Scorer] = {}
+    found: Scorers = {}
+    for name, (values, key) in scorers.items():
+        same = fingerprint_json(values)
+        if same not in loaded:
+            loaded[same] = load_scorer(values, key, run.reference, run.config.prompts)
+        found[name] = loaded[same], key
+    return found
 
 
 def check_tables(scorers: Scorers, prompts: Sequence[Prompt], responses: int) -> None:
@@ -126,8 +131,11 @@ def _score_block(scorers: Scorers, block: Responses, reference_logps: np.ndarray
         "response": pa.array(list(range(repeats)) * len(prompts), pa.int32()),
     }
     counts: dict[str, str] = {}
+    done: dict[int, Scored] = {}
     for name, (scorer, key) in scorers.items():
-        scored = scorer(block, reference_logps)
+        if id(scorer) not in done:
+            done[id(scorer)] = scorer(block, reference_logps)
+        scored = done[id(scorer)]
         check_finite(scored.values, block, key)
         columns[name] = pa.array(scored.values.astype(np.float32).reshape(-1))
         counts |= {f"{name}\t{what}": str(count) for what, count in scored.counts.items() if count}
