@@ -18,9 +18,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from cann_jax.compilation import keep_compilations
-from cann_jax.config import LoraConfig, ModelConfig, OptimizerConfig
+from cann_jax.config import ModelConfig
 from cann_jax.config_preferences import PreferencesConfig
 from cann_jax.config_score_models import ScoreModelConfig
+from cann_jax.config_training import LoraConfig, OptimizerConfig
 from cann_jax.stages.score_models import (
     ScoreRun,
     heldout_scores,

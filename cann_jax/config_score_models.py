@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cann_jax.config import LoraConfig, ModelConfig, OptimizerConfig
+from cann_jax.config import ModelConfig
 from cann_jax.config_preferences import PreferencesConfig, check_preferences
+from cann_jax.config_training import LoraConfig, OptimizerConfig
 from cann_jax.errors import InputError
 
 

@@ -19,7 +19,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room imports from its own room and from floors below. ``dual`` has two floors:
 # its analysis serves the stages, its command is an entry point.
 GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
-GROUND += ("config_preferences", "config_scorers", "config_score_models", "compilation", "console")
+GROUND += (
+    "config_preferences",
+    "config_scorers",
+    "config_training",
+    "config_score_models",
+    "compilation",
+    "console",
+)
 GROUND += ("config_mesh", "distributed", "preemption")
 FLOORS = {
     **dict.fromkeys(GROUND, 0),

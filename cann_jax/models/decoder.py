@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.config import LoraConfig
+from cann_jax.config_training import LoraConfig
 from cann_jax.errors import InputError
 from cann_jax.models.attention import implementation, softcap
 from cann_jax.models.config import DecoderConfig

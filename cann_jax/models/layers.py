@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from cann_jax.config import LoraConfig
+from cann_jax.config_training import LoraConfig
 from cann_jax.models.attention import Rule, attend, attend_shared
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.rope import rotate

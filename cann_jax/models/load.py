@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cann_jax.artifacts import fingerprint_file, fingerprint_json
-from cann_jax.config import LoraConfig
+from cann_jax.config_training import LoraConfig
 from cann_jax.errors import InputError
 from cann_jax.models import hub, peft, sources
 from cann_jax.models.config import DecoderConfig

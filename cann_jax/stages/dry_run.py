@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from rich.table import Table
 
-from cann_jax.config import LoraConfig
+from cann_jax.config_training import LoraConfig
 from cann_jax.console import console
 from cann_jax.data.preferences import steps_in
 from cann_jax.data.prompts import EncodedPrompts

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.config import LoraConfig, RunConfig
+from cann_jax.config import RunConfig
+from cann_jax.config_training import LoraConfig
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import batch_logps

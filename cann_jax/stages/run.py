@@ -10,7 +10,8 @@ from etils import epath
 
 from cann_jax import distributed
 from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, write_json
-from cann_jax.config import LoraConfig, ModelConfig, RunConfig
+from cann_jax.config import ModelConfig, RunConfig
+from cann_jax.config_training import LoraConfig
 from cann_jax.data.prompts import EncodedPrompts, encode_prompts, read_prompts
 from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder

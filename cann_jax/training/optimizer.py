@@ -2,7 +2,7 @@
 
 import optax
 
-from cann_jax.config import OptimizerConfig
+from cann_jax.config_training import OptimizerConfig
 from cann_jax.errors import InputError
 
 

@@ -13,8 +13,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from cann_jax import distributed, sharding
-from cann_jax.config import LoraConfig, OptimizerConfig
 from cann_jax.config_mesh import DistributedConfig, MeshConfig
+from cann_jax.config_training import LoraConfig, OptimizerConfig
 from cann_jax.core import Scores, solve_dual
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam

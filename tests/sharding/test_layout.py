@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec
 
 from cann_jax import sharding
 from cann_jax.cli import parse_run
-from cann_jax.config import LoraConfig
 from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config_training import LoraConfig
 from cann_jax.errors import InputError
 from cann_jax.models.load import abstract_decoder, open_model
 from cann_jax.sharding import mesh_shape, parameter_specs, partition
