@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from cann_jax.config import RunConfig, check_run
+from cann_jax.config import RunConfig, check_run, scorers_of
+from cann_jax.config_prealign import all_to_prealign
 from cann_jax.config_score_models import ScoreModelConfig, check_score_model
 from cann_jax.config_scorers import scorer_from_dict
 from cann_jax.errors import InputError, Preempted
@@ -18,10 +19,11 @@ from cann_jax.schema import SchemaError, from_mapping, nearest
 
 _NEEDS = {
     "pairs": "the section preferences",
+    "prealign": "a scorer of kind implicit with prealigned.preference",
     "pair_scores": "align.pairs: dataset with align.preference: pseudo_reward",
     "rounds": "rounds of 2 or more",
 }
-STAGES = ("pairs", "sample", "score", "dual", "pair_scores", "align", "rounds", "evaluate")
+STAGES = ("pairs", "prealign", "sample", "score", "dual", "pair_scores", "align", "rounds", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +251,7 @@ def _stages(text: str | None, config: RunConfig) -> tuple[str, ...]:
     align = config.align
     absent = {
         "pairs": config.preferences is None,
+        "prealign": not all_to_prealign(scorers_of(config).values()),
         "pair_scores": align.pairs != "dataset" or align.preference != "pseudo_reward",
         "rounds": config.rounds == 1,
     }

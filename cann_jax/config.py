@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config_prealign import PrealignConfig, check_prealign, to_prealign
 from cann_jax.config_preferences import PreferencesConfig, check_preferences
 from cann_jax.config_training import AlignConfig, OnlineConfig
 from cann_jax.errors import InputError
@@ -165,7 +166,8 @@ class RunConfig:
         evaluate: The measurement on held-out prompts.
         rounds: Rounds in all; 1 is the one-shot method, more go on from it on the policy's own samples.
         online: Rounds after the first.
-        preferences: Human preferences to train on; null where the pairs are samples.
+        preferences: Human preferences to train on; null where nothing reads them.
+        prealign: DPO of the models that implicit scorers with ``prealigned.preference`` ask for.
         mesh: Devices by axis.
         distributed: Processes of one run.
         run_dir: Where runs lie.
@@ -184,6 +186,7 @@ class RunConfig:
     rounds: int = 1
     online: OnlineConfig = field(default_factory=OnlineConfig)
     preferences: PreferencesConfig | None = None
+    prealign: PrealignConfig = field(default_factory=PrealignConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     run_dir: str = "runs"
@@ -202,6 +205,9 @@ def check_run(config: RunConfig) -> None:
         _check_rounds(config)
     if config.preferences is not None:
         check_preferences(config.preferences)
+    check_prealign(config.prealign)
+    if config.preferences is None:
+        _check_nothing_prealigned(config)
     check_mesh(config.mesh, config.distributed)
     if "{prompt}" not in config.prompts.template and config.prompts.template != "chat":
         raise InputError("prompts.template must be 'chat' or a text that holds {prompt}")
@@ -315,8 +321,26 @@ def _check_rounds(config: RunConfig) -> None:
             )
 
 
+def scorers_of(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Every scorer's dictionary by its key, those that only measure included."""
+    scorers = {"reward.scorer": config.reward.scorer}
+    scorers |= {f"constraints.{name}.scorer": item.scorer for name, item in config.constraints.items()}
+    return scorers | {f"evaluate.also.{name}": item for name, item in config.evaluate.also.items()}
+
+
+def _check_nothing_prealigned(config: RunConfig) -> None:
+    for key, scorer in scorers_of(config).items():
+        if asked := to_prealign(scorer):
+            raise InputError(
+                f"{key}.prealigned.preference is {asked.preference!r}; add the section preferences, "
+                "which says where it lies"
+            )
+
+
 def _check_labels(config: RunConfig) -> None:
     align = config.align
+    if not align.label_temperature > 0:
+        raise InputError(f"align.label_temperature is {align.label_temperature}; it must be greater than 0")
     if not 0 <= align.label_smoothing < 0.5:
         raise InputError(f"align.label_smoothing is {align.label_smoothing}; use 0 up to, not including, 0.5")
     human = align.preference != "pseudo_reward"
@@ -329,13 +353,22 @@ def _check_labels(config: RunConfig) -> None:
         raise InputError("align.pairs is 'dataset'; add the section preferences, which says where it lies")
     if align.pairs == "dataset" and align.group_size != 2:
         raise InputError(f"align.group_size is {align.group_size}; the pairs of a dataset need 2")
-    if align.loss == "regression" and (human or align.labels == "drawn" or align.label_smoothing):
+    if human and align.label_temperature != 1:
         raise InputError(
-            "align.loss 'regression' reads differences of r_λ and no labels; "
-            "leave out align.preference, align.labels and align.label_smoothing, or use dpo or ipo"
+            f"align.label_temperature is {align.label_temperature}, and the labels of align.preference "
+            f"{align.preference!r} are 0 or 1; leave it out"
+        )
+    if align.loss == "regression" and (human or _labels_changed(align)):
+        raise InputError(
+            "align.loss 'regression' reads differences of r_λ and no labels; leave out align.preference, "
+            "align.labels, align.label_temperature and align.label_smoothing, or use dpo or ipo"
         )
     grouped = [name for name, item in config.constraints.items() if item.group is not None]
     if align.pairs == "dataset" and not human and grouped:
         raise InputError(
             f"constraints.{grouped[0]}.group: a dataset's pairs have no group; set align.pairs to samples"
         )
+
+
+def _labels_changed(align: AlignConfig) -> bool:
+    return align.labels == "drawn" or align.label_temperature != 1 or align.label_smoothing > 0

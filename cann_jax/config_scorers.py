@@ -82,13 +82,21 @@ class FunctionScorer:
 
 @dataclass(frozen=True)
 class Prealigned:
-    """A model that leans to one side already.
+    """A model that leans to one side; exactly one of the four sources.
 
     Args:
         system_prompt: The reference itself under this system message; needs no training.
+        preference: The reference with an adapter that the run trains by DPO on this label of ``preferences``.
+        adapter: The reference with this adapter: a folder in PEFT's format.
+        model: Another model of the same tokenizer, as in ``model.path``.
+        revision: Of a model on the Hub.
     """
 
     system_prompt: str | None = None
+    preference: Literal["better", "safer"] | None = None
+    adapter: str | None = None
+    model: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class ImplicitScorer:
     """β·(log π_other(y|x) − log π_ref(y|x)), nats, of a pre-aligned π_other (PeCAN); higher is better.
 
     Args:
-        beta: β with which π_other was pre-aligned; it fixes the score's unit.
+        beta: β with which π_other was, or is to be, pre-aligned; it fixes the score's unit.
         prealigned: Where π_other comes from.
     """
 

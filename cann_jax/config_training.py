@@ -51,6 +51,8 @@ class AlignConfig:
     Args:
         loss: ``dpo``, ``ipo``, or ``regression`` of log-ratio differences on differences of r_λ.
         labels: ``soft`` probabilities, or one Bernoulli draw of each, ``drawn`` once.
+        label_temperature: Labels are σ(r_λ difference / this). 1 makes π_λ the optimum; the dual's β
+            reproduces the PeCAN code of the paper's authors, whose labels are too sharp by 1/β.
         label_smoothing: Probability, below one half, that a label is taken to be the wrong way round.
         pairs: Of the reference's ``samples``, or the two responses of the preference ``dataset``.
         preference: What labels the pairs: r_λ, or what people said is ``better`` or ``safer``.
@@ -73,6 +75,7 @@ class AlignConfig:
 
     loss: Literal["dpo", "ipo", "regression"] = "dpo"
     labels: Literal["soft", "drawn"] = "soft"
+    label_temperature: float = 1.0
     label_smoothing: float = 0.0
     pairs: Literal["samples", "dataset"] = "samples"
     preference: Literal["pseudo_reward", "better", "safer"] = "pseudo_reward"

@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # its analysis serves the stages, its command is an entry point.
 GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
 GROUND += (
+    "config_prealign",
     "config_preferences",
     "config_scorers",
     "config_training",

@@ -29,19 +29,28 @@ class LanguageModel:
     Args:
         graph: Graph of the split decoder; hashable, static under jit.
         weights: Its state.
-        config: Its architecture.
-        tokenizer: Its tokenizer.
+        files: The files of the model that it is, or was trained from.
     """
 
     graph: Any
     weights: Any
-    config: DecoderConfig
-    tokenizer: Any
+    files: ModelFiles
 
     @classmethod
     def of(cls, decoder: Decoder, files: ModelFiles) -> "LanguageModel":
-        graph, weights = nnx.split(decoder)
-        return cls(graph, weights, decoder.config, files.tokenizer)
+        return cls(*nnx.split(decoder), files)
+
+    @property
+    def decoder(self) -> Decoder:
+        return nnx.merge(self.graph, self.weights)
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self.files.config
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.files.tokenizer
 
     def logps(self, prompts: Sequence[np.ndarray], tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """log π(y|x) in nats, (N, K) float32, of K responses to each of N prompts.

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class ModelFiles:
 
     def fingerprint(self) -> str:
         """sha256 over the content of every file of the model."""
+        return self._fingerprint
+
+    @cached_property  # a 70B model is 140 GB to read, and every adapter asks again
+    def _fingerprint(self) -> str:
         return fingerprint_json({path.name: fingerprint_file(path) for path in self.files})
 
 
@@ -75,9 +80,9 @@ def open_model(path: str, revision: str | None = None, adapter: str | None = Non
     files = _open_base(path, revision)
     if adapter is None:
         return files
-    readers = peft.merged_readers(files.readers, Path(adapter))
+    opened = peft.open_adapter(Path(adapter), files.readers, files.fingerprint)
     every = (*files.files, *peft.adapter_files(Path(adapter)))
-    return dataclasses.replace(files, readers=readers, files=every)
+    return dataclasses.replace(files, readers=peft.merged_readers(files.readers, opened), files=every)
 
 
 def _open_base(path: str, revision: str | None) -> ModelFiles:

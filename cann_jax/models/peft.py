@@ -1,12 +1,14 @@
 """Adapters in PEFT's format: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from cann_jax.artifacts import writes_here, writing
@@ -20,6 +22,7 @@ from cann_jax.sharding import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name
+BASE = "base_fingerprint"  # in the weights' metadata; a model's shapes are its fine-tuned twin's too
 
 # Fields that name, describe or train the adapter and change nothing of what it computes.
 _DESCRIBING = {
@@ -32,24 +35,62 @@ _READ = {"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weight
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 
-def merged_readers(readers: Readers, folder: Path) -> Readers:
-    """Readers of a model's tensors with an adapter added: W + scale · B A, in float32.
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that was opened and understood, whose weights are not yet read: W + scale · B A.
 
     Args:
-        readers: Of the base model, by Hugging Face name.
-        folder: The adapter; A is (r, in) and B (out, r), as the base's tensor is (out, in).
+        folder: Where it lies.
+        rank: r.
+        scale: The factor of B A.
+        layers: (A (r, in), B (out, r)) by the layer's Hugging Face name.
+        base: Fingerprint of the model it was trained on; None where its files do not say.
+    """
+
+    folder: Path
+    rank: int
+    scale: float
+    layers: Mapping[str, tuple[Reader, Reader]]
+    base: str | None
+
+
+def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str]) -> Adapter:
+    """Open an adapter and check that it belongs to a model.
+
+    Args:
+        folder: The adapter.
+        readers: Of the model, by Hugging Face name.
+        fingerprint: Of the model; asked for only where the adapter says which it wants.
 
     Raises:
         InputError: no adapter, one of a kind that is not read (by the field's name), or one that belongs to
             another model.
     """
-    scale_of = _scale(folder / CONFIG)
-    pairs = _pairs(folder / WEIGHTS)
+    rank, scale = _rank_and_scale(folder / CONFIG)
+    layers = _pairs(folder / WEIGHTS)
+    for layer, (a, b) in layers.items():
+        if a.shape[0] != rank:
+            raise InputError(
+                f"{folder / CONFIG}: r is {rank} and the weights have rank {a.shape[0]}; "
+                "copy both files again"
+            )
+        _check_fit(folder, f"{layer}.weight", readers.get(f"{layer}.weight"), a, b)
+    with safe_open(folder / WEIGHTS, "numpy") as file:
+        base = (file.metadata() or {}).get(BASE)
+    if base is not None and base != fingerprint():
+        raise InputError(
+            f"{folder} was trained on another model (fingerprint {base[:12]}, this one's is "
+            f"{fingerprint()[:12]}); use the adapter's own base model, or train the adapter again"
+        )
+    return Adapter(folder, rank, scale, layers, base)
+
+
+def merged_readers(readers: Readers, adapter: Adapter) -> Readers:
+    """Readers of a model's tensors with an adapter added, in float32."""
     changed = {}
-    for layer, (a, b) in pairs.items():
-        name = f"{layer}.weight"
-        _check_fit(folder, name, readers.get(name), a, b)
-        changed[name] = Reader(readers[name].shape, partial(_sum, readers[name], a, b, scale_of(a.shape[0])))
+    for layer, (a, b) in adapter.layers.items():
+        base = readers[f"{layer}.weight"]
+        changed[f"{layer}.weight"] = Reader(base.shape, partial(_sum, base, a, b, adapter.scale))
     return readers | changed
 
 
@@ -63,8 +104,8 @@ def _sum(base: Reader, a: Reader, b: Reader, scale: float, index: Index) -> np.n
     return base(index).astype(np.float32) + scale * update
 
 
-def _scale(path: Path):
-    """The factor of B A as a function of the rank: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
+def _rank_and_scale(path: Path) -> tuple[int, float]:
+    """r, and the factor of B A: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
     config = sources.read_json(path)
     if config.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type {config.get('peft_type')!r} is not read; use a LORA adapter")
@@ -72,13 +113,7 @@ def _scale(path: Path):
     alpha, rank, power = config.get("lora_alpha"), config.get("r"), 0.5 if config.get("use_rslora") else 1.0
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in (alpha, rank)):
         raise InputError(f"{path}: r {rank!r} and lora_alpha {alpha!r} must be positive; copy it again")
-
-    def scale(found: int) -> float:
-        if found != rank:
-            raise InputError(f"{path}: r is {rank} and the weights have rank {found}; copy both files again")
-        return alpha / rank**power
-
-    return scale
+    return rank, alpha / rank**power
 
 
 def _refuse(config: dict[str, Any], path: Path) -> None:
@@ -123,13 +158,14 @@ def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reade
         )
 
 
-def export_adapter(decoder: Decoder, folder: Path, base: str) -> None:
+def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) -> None:
     """Write the decoder's adapters so that ``PeftModel.from_pretrained`` opens them on their base model.
 
     Args:
         decoder: A model with adapters.
         folder: Created where it does not exist.
         base: What the adapters were trained on, for ``base_model_name_or_path``.
+        fingerprint: Of that model's files; ``open_adapter`` refuses another.
 
     Raises:
         InputError: an adapted layer that the base keeps fused with others on disk.
@@ -154,7 +190,7 @@ def export_adapter(decoder: Decoder, folder: Path, base: str) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", BASE: fingerprint})
 
 
 def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:

@@ -1,5 +1,8 @@
 """Scorers: each states which way is better, and hands on scores of which more is better."""
 
+from pathlib import Path
+
+from cann_jax.artifacts import fingerprint_file, fingerprint_json
 from cann_jax.config import PromptsConfig
 from cann_jax.config_scorers import (
     ColumnScorer,
@@ -14,15 +17,15 @@ from cann_jax.config_scorers import (
 from cann_jax.data.prompts import prompt_ids
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, open_model
-from cann_jax.scorers import judge, reward_model
+from cann_jax.models.peft import adapter_files
+from cann_jax.scorers import implicit, judge, reward_model
 from cann_jax.scorers.base import Scored, Scorer, check_finite
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import Function
-from cann_jax.scorers.implicit import Implicit
 from cann_jax.scorers.inoffensive import Inoffensive
 from cann_jax.scorers.relevance import Relevance
 
-__all__ = ["Scored", "Scorer", "check_finite", "check_scorer", "load_scorer", "scorer_files"]
+__all__ = ["Scored", "Scorer", "check_finite", "check_scorer", "load_scorer", "model_fingerprint"]
 
 
 def load_scorer(values: dict, key: str, reference: LanguageModel | None, prompts: PromptsConfig) -> Scorer:
@@ -47,7 +50,7 @@ def load_scorer(values: dict, key: str, reference: LanguageModel | None, prompts
         case FunctionScorer() as config:
             return Function.load(config, key)
         case ImplicitScorer() as config:
-            return Implicit.load(config, key, reference, prompts)
+            return implicit.Implicit.load(config, key, reference, prompts)
         case RewardModelScorer() as config:
             return reward_model.RewardModel.load(config, key)
         case JudgeScorer() as config:
@@ -76,6 +79,8 @@ def check_scorer(values: dict, key: str, reference: ModelFiles, prompts: Prompts
             prompt_ids(config.neutral_prompt, reference.tokenizer, prompts)
         case RewardModelScorer() as config:
             reward_model.checked(config, key)
+        case ImplicitScorer() as config:
+            implicit.checked(config, key, reference, prompts)
         case JudgeScorer() as config:
             files = reference if config.path is None else open_model(config.path, config.revision)
             judge.checked(config, key, files.tokenizer)
@@ -84,9 +89,15 @@ def check_scorer(values: dict, key: str, reference: ModelFiles, prompts: Prompts
     return None
 
 
-def scorer_files(values: dict, key: str) -> ModelFiles | None:
-    """Files of the model that a scorer brings with it, or None."""
+def model_fingerprint(values: dict, key: str) -> str | None:
+    """Of the files of the model or adapter that a scorer brings with it; None where it brings none."""
     config = scorer_from_dict(values, key)
     if isinstance(config, RewardModelScorer | JudgeScorer) and config.path is not None:
-        return open_model(config.path, config.revision)
+        return open_model(config.path, config.revision).fingerprint()
+    if isinstance(config, ImplicitScorer):
+        source = config.prealigned
+        if source.model is not None:
+            return open_model(source.model, source.revision).fingerprint()
+        if source.adapter is not None:
+            return fingerprint_json([fingerprint_file(path) for path in adapter_files(Path(source.adapter))])
     return None

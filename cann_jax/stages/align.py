@@ -22,7 +22,7 @@ from cann_jax.sharding import fetch
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.pair_scores import read_pair_scores
 from cann_jax.stages.pairs import read_pairs
-from cann_jax.stages.parts import TRAINED, spec_of
+from cann_jax.stages.parts import ADAPTER, TRAINED, spec_of
 from cann_jax.stages.run import Run, Stage, settings_of, stage
 from cann_jax.stages.sample import read_samples
 from cann_jax.stages.score import REWARD
@@ -32,7 +32,7 @@ from cann_jax.training.data import PreferenceData
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.step import Spec, reference_step, train_step
 
-WEIGHTS, METRICS, MODEL, ADAPTER = "weights", "metrics.jsonl", "model", "adapter"
+WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
 
 
 def run_align(run: Run) -> None:
@@ -48,16 +48,28 @@ def run_align(run: Run) -> None:
     with stage(run, "align", settings, inputs) as work:
         if work is None:
             return
-        data = preference_data(run)
-        graph, weights, frozen = starting_point(run)
-        spec = spec_of(config, graph, data.steps)
-        data.show_pairs()
-        data = with_reference(spec, weights, frozen, data, work.folder)
-        state = train(run, spec, start(spec, weights), frozen, data, work.folder)
-        save_weights(work.output(WEIGHTS), state.weights)
-        work.outputs.append(METRICS)
+        decoder = optimised(run, work)
         if config.rounds == 1:
-            export(run, nnx.merge(graph, state.weights, frozen), work)
+            export(run, decoder, work)
+
+
+def optimised(run: Run, work: Stage, key: str = "align") -> Decoder:
+    """Train as ``config.align`` says, and save the weights and the numbers.
+
+    Args:
+        run: The run, its ``align`` that of the training at hand.
+        work: The stage.
+        key: Section of the configuration that holds the training's settings.
+    """
+    data = preference_data(run)
+    graph, weights, frozen = starting_point(run)
+    spec = spec_of(run.config, graph, data.steps)
+    data.show_pairs()
+    data = with_reference(spec, weights, frozen, data, work.folder)
+    state = train(run, spec, start(spec, weights), frozen, data, work.folder, key)
+    save_weights(work.output(WEIGHTS), state.weights)
+    work.outputs.append(METRICS)
+    return nnx.merge(graph, state.weights, frozen)
 
 
 def export(run: Run, decoder: Decoder, work: Stage) -> None:
@@ -66,7 +78,7 @@ def export(run: Run, decoder: Decoder, work: Stage) -> None:
     if wanted in ("merged", "both"):
         export_folder(decoder, run.files.tokenizer, work.output(MODEL), model.dtype)
     if wanted in ("adapter", "both"):
-        export_adapter(decoder, work.output(ADAPTER), model.path)
+        export_adapter(decoder, work.output(ADAPTER), model.path, run.files.fingerprint())
 
 
 def trained_by(config: RunConfig) -> str:
@@ -123,9 +135,8 @@ def _human_rewards(run: Run) -> tuple[Responses, np.ndarray]:
     dimension, pairs = run.config.align.preference, read_pairs(run, "train")
     chosen = labelled(pairs, dimension)
     if len(chosen) < len(pairs):
-        print(
-            f"align: {len(pairs) - len(chosen)} of {len(pairs)} pairs have no label {dimension!r}; left out"
-        )
+        without = len(pairs) - len(chosen)
+        print(f"preferences: {without} of {len(pairs)} pairs have no label {dimension!r}; left out")
     return pairs.take(chosen).responses(), np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
 
 
@@ -147,14 +158,15 @@ def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: ep
     return dataclasses.replace(data, reference=reference)
 
 
-def train(run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData, folder) -> TrainState:
+def train(
+    run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData, folder, key: str = "align"
+) -> TrainState:
     align = run.config.align
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
 
     def step(state: TrainState, number: int):
         return train_step(spec, state, frozen, data.batch(number), seed)
 
-    pace = Pace(
-        "align", "align.optimizer.learning_rate", data.steps, align.checkpoint_every, align.keep_checkpoints
-    )
+    rate = f"{key}.optimizer.learning_rate"
+    pace = Pace(key, rate, data.steps, align.checkpoint_every, align.keep_checkpoints)
     return fit(step, state, pace, folder)

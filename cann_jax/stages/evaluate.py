@@ -53,7 +53,7 @@ def run_evaluate(run: Run) -> None:
     inputs = {
         **run.model_identity,
         **prompts_identity(config.prompts.heldout),
-        **scorers_identity(measured_scorers(config)),
+        **scorers_identity(run, measured_scorers(config)),
         trained_by(config): run.manifest_of(trained_by(config)),
     }
     with stage(run, "evaluate", settings, inputs) as work:

@@ -27,7 +27,7 @@ def run_pair_scores(run: Run) -> None:
     """
     scorers = reward_and_constraints(run.config)
     settings = {**run.model_settings, "scorers": {name: values for name, (values, _) in scorers.items()}}
-    inputs = {**run.model_identity, "pairs": run.manifest_of("pairs"), **scorers_identity(scorers)}
+    inputs = {**run.model_identity, "pairs": run.manifest_of("pairs"), **scorers_identity(run, scorers)}
     with stage(run, "pair_scores", settings, inputs) as work:
         if work is None:
             return

@@ -9,6 +9,8 @@ from cann_jax.models.layers import LoraParam
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.step import Spec
 
+ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
+
 # Which of a decoder's weights are trained, by whether all are.
 TRAINED = {True: nnx.Param, False: LoraParam}
 

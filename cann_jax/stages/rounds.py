@@ -52,7 +52,7 @@ def run_rounds(run: Run) -> None:
     """
     config = run.config
     sections = ("align", "sample", "reward", "constraints", "rounds", "online", "dual")
-    inputs = {**run.model_identity, **scorers_identity(reward_and_constraints(config))}
+    inputs = {**run.model_identity, **scorers_identity(run, reward_and_constraints(config))}
     inputs |= {name: run.manifest_of(name) for name in ("score", "dual", "align")}
     with stage(run, "rounds", {**run.model_settings, **settings_of(config, *sections)}, inputs) as work:
         if work is None:

@@ -51,6 +51,12 @@ class Run:
         """The reference model, π_ref."""
         return LanguageModel.of(self.load(), self.files)
 
+    def changed(self, config: RunConfig) -> "Run":
+        """The same folder and model under other settings."""
+        run = Run(config)
+        vars(run)["files"] = self.files  # cached_property's own place; a model is opened and hashed once
+        return run
+
     def load(self, lora: LoraConfig | None = None, *, wide=False) -> Decoder:
         """The reference model's decoder, perhaps with new adapters; says what it is and how it attends."""
         return load_model(self.files, self.config.model, lora, self.config.seed, wide=wide)

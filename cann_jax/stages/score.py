@@ -12,15 +12,17 @@ from etils import epath
 
 from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_table, write_table
 from cann_jax.config import RunConfig
+from cann_jax.config_prealign import to_prealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.distributed import agreed, barrier, writing_shard
 from cann_jax.errors import InputError
 from cann_jax.progress import track
-from cann_jax.scorers import Scored, Scorer, check_finite, load_scorer, scorer_files
+from cann_jax.scorers import Scored, Scorer, check_finite, load_scorer, model_fingerprint
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import find_function
 from cann_jax.scorers.judge import read_template
+from cann_jax.stages.parts import ADAPTER
 from cann_jax.stages.run import Run, stage
 from cann_jax.stages.sample import read_samples
 
@@ -38,7 +40,7 @@ def run_score(run: Run) -> None:
     config = run.config
     scorers = reward_and_constraints(config)
     settings = {**run.model_settings, "scorers": {name: values for name, (values, _) in scorers.items()}}
-    inputs = {**run.model_identity, "sample": run.manifest_of("sample"), **scorers_identity(scorers)}
+    inputs = {**run.model_identity, "sample": run.manifest_of("sample"), **scorers_identity(run, scorers)}
     with stage(run, "score", settings, inputs) as work:
         if work is None:
             return
@@ -71,9 +73,22 @@ def load_scorers(run: Run, scorers: Mapping[str, tuple[dict[str, Any], str]]) ->
     for name, (values, key) in scorers.items():
         same = fingerprint_json(values)
         if same not in loaded:
-            loaded[same] = load_scorer(values, key, run.reference, run.config.prompts)
+            loaded[same] = load_scorer(located(run, values), key, run.reference, run.config.prompts)
         found[name] = loaded[same], key
     return found
+
+
+def located(run: Run, values: dict[str, Any]) -> dict[str, Any]:
+    """A scorer's dictionary in which a model that the run pre-aligned itself is named by its adapter.
+
+    Raises:
+        InputError: it has not been pre-aligned to its end.
+    """
+    asked = to_prealign(values)
+    if asked is None:
+        return values
+    run.manifest_of(asked.stage)
+    return values | {"prealigned": {"adapter": str(run.folder / asked.stage / ADAPTER)}}
 
 
 def check_tables(scorers: Scorers, prompts: Sequence[Prompt], responses: int) -> None:
@@ -148,7 +163,7 @@ def _counts(table: pa.Table) -> Iterator[tuple[tuple[str, str], int]]:
         yield (name, what), int(value)
 
 
-def scorers_identity(scorers: Mapping[str, tuple[dict[str, Any], str]]) -> dict[str, str]:
+def scorers_identity(run: Run, scorers: Mapping[str, tuple[dict[str, Any], str]]) -> dict[str, str]:
     """What scores depend on beside the configuration: tables, the user's code, a package's version."""
     found = {}
     for values, key in scorers.values():
@@ -160,8 +175,8 @@ def scorers_identity(scorers: Mapping[str, tuple[dict[str, Any], str]]) -> dict[
             found[key] = _version("alt-profanity-check")
         if values["kind"] == "judge":
             found[f"{key}.template"] = fingerprint_json(read_template(values["template"], key))
-        if files := scorer_files(values, key):
-            found[f"{key}.model"] = files.fingerprint()
+        if model := model_fingerprint(located(run, values), key):
+            found[f"{key}.model"] = model
     return found
 
 

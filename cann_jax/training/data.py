@@ -105,7 +105,7 @@ class PreferenceData:
         align, reward = self.config.align, self.reward[rows, columns]
         first, second = reward[:, :, None], reward[:, None, :]
         if align.preference == "pseudo_reward":
-            labels = np.asarray(preference_probability(first, second))
+            labels = np.asarray(preference_probability(first, second, align.label_temperature))
         else:
             labels = (1 + np.sign(first - second)) / 2
         if align.labels == "drawn":

@@ -39,7 +39,7 @@ def moved(decoder):
 
 def test_adapter_of_ours_opens_in_peft(tiny_files, tiny, tiny_folder, every_target, tmp_path):
     adapted = moved(load_decoder(tiny_files, "float32", every_target))
-    export_adapter(adapted, tmp_path, str(tiny_folder))
+    export_adapter(adapted, tmp_path, str(tiny_folder), tiny_files.fingerprint())
     theirs = PeftModel.from_pretrained(tiny_torch(), tmp_path)
     assert not theirs.training and theirs.peft_config["default"].r == every_target.rank
     expected = our_logits(adapted, IDS)

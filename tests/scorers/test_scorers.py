@@ -38,9 +38,9 @@ def score(values: dict, responses, model=None) -> np.ndarray:
     return load(values, model)(responses, responses.logps).values
 
 
-def message(values: dict, responses=None) -> str:
+def message(values: dict, responses=None, model=None) -> str:
     with pytest.raises(InputError) as error:
-        scorer = load(values)
+        scorer = load(values, model)
         if responses is not None:
             scorer(responses, responses.logps)
     assert "\n" not in str(error.value) and KEY in str(error.value)
@@ -79,12 +79,16 @@ def test_implicit_by_hand(model, responses):
     ("changes", "said"),
     [
         ({"beta": 0}, "must be greater than 0"),
-        ({"prealigned": {}}, "is empty; give system_prompt"),
+        ({"prealigned": {}}, "has no source; give one of system_prompt, preference, adapter, model"),
+        (
+            {"prealigned": {"system_prompt": "Be kind.", "preference": "safer"}},
+            "has system_prompt and preference",
+        ),
         ({"prealigned": {"system": "Be kind."}}, "did you mean"),
     ],
 )
-def test_bad_implicit(changes, said):
-    assert said in message({**IMPLICIT, **changes})
+def test_bad_implicit(model, changes, said):
+    assert said in message({**IMPLICIT, **changes}, model=model)
 
 
 def test_inoffensive_prefers_the_kind_text(responses):

@@ -1,0 +1,51 @@
+"""π_r and π_g of PeCAN, trained inside the run by plain DPO (Huang et al. 2024, algorithm 2, step 1).
+
+Each is a LoRA adapter beside the reference's weights, which scoring shares: three models, one memory.
+"""
+
+from dataclasses import replace
+
+from cann_jax.config import RunConfig, scorers_of
+from cann_jax.config_prealign import ToPrealign, all_to_prealign
+from cann_jax.config_training import AlignConfig
+from cann_jax.stages.align import export, optimised
+from cann_jax.stages.run import Run, settings_of, stage
+
+
+def run_prealign(run: Run) -> None:
+    """Leaves a folder for each model, for example ``prealign/safer-beta0.1``: ``adapter`` (PEFT's format),
+    ``weights`` (Orbax), ``metrics.jsonl`` and TensorBoard events.
+
+    Raises:
+        InputError: no pair has the label, a loss that is not finite, or settings that do not fit.
+    """
+    for asked in all_to_prealign(scorers_of(run.config).values()):
+        settings = settings_of(run.config, "seed", "prealign") | asked._asdict()
+        settings["model"] = run.model_settings["model"]
+        inputs = run.model_identity | {"pairs": run.manifest_of("pairs")}
+        with stage(run, asked.stage, settings, inputs) as work:
+            if work is not None:
+                one = run.changed(training_config(run.config, asked))
+                export(one, optimised(one, work, "prealign"), work)
+
+
+def training_config(config: RunConfig, asked: ToPrealign) -> RunConfig:
+    """The run's configuration with the pre-alignment in the place of the alignment."""
+    settings = config.prealign
+    align = AlignConfig(
+        pairs="dataset",
+        preference=asked.preference,
+        group_size=2,
+        prompts_per_step=settings.pairs_per_step,
+        label_smoothing=settings.label_smoothing,
+        lora=settings.lora,
+        optimizer=settings.optimizer,
+        epochs=settings.epochs,
+        accumulation=settings.accumulation,
+        vocabulary_chunks=settings.vocabulary_chunks,
+        rematerialise=settings.rematerialise,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        export="adapter",
+    )
+    return replace(config, align=align, dual=replace(config.dual, beta=asked.beta))
