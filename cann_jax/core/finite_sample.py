@@ -17,7 +17,7 @@ from cann_jax.core.solve import DualSolution
 from cann_jax.core.table import ready
 
 STRAINED = 0.7  # share of ln K beyond which the sample no longer holds the policy that is asked for
-FEWEST = 8  # responses a prompt, below which quarters are no sample
+FEWEST = 32  # responses a prompt; of 10 (a real run) it made λ* = 2.87 out to be 0, and 2.87 proved right
 PARTS = np.array([(2, 0), (2, 1), (4, 0), (4, 1), (4, 2), (4, 3)])  # (step, first): halves, quarters
 STEEPEST, FLATTEST = 2.0, 1.4  # the bias shrinks as K^-1 at best, and slower the heavier the tilt
 

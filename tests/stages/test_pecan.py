@@ -108,7 +108,7 @@ def test_scores_before_prealignment(prealigned, tmp_path):
 
 def test_prealignment_needs_preferences(prealigned):
     config, _ = prealigned
-    with pytest.raises(InputError, match=r"reward\.scorer\.prealigned\.preference is 'better'; add the section"):
+    with pytest.raises(InputError, match=r"scorer\.prealigned\.preference is 'better'; add the section"):
         main(["--config", config, "--preferences", "null"])
 
 
