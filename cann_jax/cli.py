@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from cann_jax import distributed
 from cann_jax.config import RunConfig, check_run, scorers_of
 from cann_jax.config_prealign import all_to_prealign
 from cann_jax.config_score_models import ScoreModelConfig, check_score_model
@@ -109,7 +110,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         main(sys.argv[1:])
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return error.exit_status
+        return distributed.left(error.exit_status)
     except Preempted as stopped:
         print("stopped:", stopped, file=sys.stderr)
         return stopped.exit_status

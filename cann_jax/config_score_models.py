@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cann_jax.config import ModelConfig
+from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
 from cann_jax.config_preferences import PreferencesConfig, check_preferences
 from cann_jax.config_training import LoraConfig, OptimizerConfig
 from cann_jax.errors import InputError
@@ -34,6 +35,8 @@ class ScoreModelConfig:
         keep_checkpoints: Checkpoints kept, 2 or more.
         confidence: Level of the interval of the held-out accuracy.
         export: Layout of the folder ``model``: ``safe_rlhf`` or ``hf`` (a sequence classifier).
+        mesh: Devices by axis.
+        distributed: Processes of one run.
         run_dir: Where it lies.
         seed: Seed of every random choice.
     """
@@ -57,6 +60,8 @@ class ScoreModelConfig:
     keep_checkpoints: int = 2
     confidence: float = 0.95
     export: Literal["safe_rlhf", "hf"] = "safe_rlhf"
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     run_dir: str = "runs"
     seed: int = 0
 
@@ -64,6 +69,7 @@ class ScoreModelConfig:
 def check_score_model(config: ScoreModelConfig) -> None:
     """Raise InputError, with key and mend, where values that fit their types cannot work together."""
     check_preferences(config.preferences)
+    check_mesh(config.mesh, config.distributed)
     for name in ("epochs", "pairs_per_step", "accumulation", "checkpoint_every"):
         if getattr(config, name) < 1:
             raise InputError(f"{name} is {getattr(config, name)}; it must be greater than 0")

@@ -7,7 +7,8 @@ import contextlib
 import itertools
 import os
 import re
-import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cann_jax import rollcall
 from cann_jax.artifacts import fingerprint_file, fingerprint_json, writes_here
 from cann_jax.config_mesh import DistributedConfig
-from cann_jax.errors import InputError
+from cann_jax.errors import AbsentError, InputError
 
 # What launchers set on each process, where JAX cannot find out by itself.
 VARIABLES = {
@@ -28,6 +30,8 @@ VARIABLES = {
     "process": "CANN_JAX_PROCESS",
 }
 DETECT = "CANN_JAX_DISTRIBUTED"  # "auto": a pod that JAX knows how to read (TPU VM, GKE, Slurm)
+
+LEAVE_SECONDS = 5  # for others that fail too to say so before this process ends
 
 _patience: ContextVar[int] = ContextVar("timeout_seconds", default=300)
 _barriers = itertools.count()
@@ -90,39 +94,64 @@ def joined(config: DistributedConfig) -> Iterator[None]:
 
 
 def _join(found: Plan, config: DistributedConfig) -> None:
-    if found.coordinator is not None and found.process:
-        _await_coordinator(found.coordinator, config.timeout_seconds)
+    patience = config.timeout_seconds
+    if found.coordinator is not None:
+        rollcall.call(found.coordinator, found.processes, found.process, patience)
     try:
-        jax.distributed.initialize(
-            found.coordinator,
-            found.processes,
-            found.process,
-            initialization_timeout=config.timeout_seconds,
-            heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
-        )
+        with _watched(patience):
+            jax.distributed.initialize(
+                found.coordinator,
+                found.processes,
+                found.process,
+                # Else Slurm's variables would leave this process one device, whatever it was given by flags.
+                cluster_detection_method=None if found.coordinator is None else "deactivate",
+                initialization_timeout=2 * patience,
+                heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+                shutdown_timeout_seconds=patience,
+            )
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the processes did not come together within {config.timeout_seconds} s "
-            f"at {found.coordinator or 'the coordinator that JAX detected'}{_missing(error)}; "
-            "start all of them, or raise distributed.timeout_seconds"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise AbsentError(f"{_not_together(patience)} ({reason}); start all of them") from None
 
 
-def _await_coordinator(address: str, patience: int) -> None:
-    """JAX's client aborts the process where nobody answers; a plain connection can say so first."""
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-            return
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) or time.monotonic() > deadline:
-                raise InputError(
-                    f"distributed.coordinator {address} cannot be reached within {patience} s ({error}); "
-                    "check host and port, and that process 0 runs"
-                ) from None
-        time.sleep(0.2)
+def _not_together(patience: int) -> str:
+    return f"the processes did not come together within {patience} s at the coordinator that JAX detected"
+
+
+@contextlib.contextmanager
+def _watched(patience: int) -> Iterator[None]:
+    """Where JAX finds the coordinator itself nobody calls the roll, and its client ends by a stack trace."""
+
+    def stop() -> None:
+        print(
+            f"error: {_not_together(patience)}; start all of them, or raise distributed.timeout_seconds",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(AbsentError.exit_status)
+
+    timer = threading.Timer(patience, stop)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def left(status: int) -> int:
+    """End a process that failed without waiting for the others; the status, where there are none.
+
+    JAX's own way out waits for all processes, and those that did not fail wait for this one. Those that
+    failed too get a moment to say so: when process 0 ends, JAX ends the others.
+    """
+    if not jax.distributed.is_initialized():
+        return status
+    with contextlib.suppress(Exception):
+        _wait("leaving", LEAVE_SECONDS)
+        time.sleep(1 if is_first() else 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager
@@ -158,29 +187,33 @@ def barrier(name: str) -> None:
     """Wait for all processes.
 
     Raises:
-        InputError: some did not come within ``distributed.timeout_seconds``; it says which.
+        AbsentError: some did not come within ``distributed.timeout_seconds``; it says which.
     """
     if jax.process_count() == 1:
         return
-    from orbax.checkpoint import multihost  # 2 s to import
-
     patience = _patience.get()
-    wait = multihost.get_barrier_sync_fn(processes=set(range(jax.process_count())))
     try:
-        wait(key=f"{name} {next(_barriers)}", timeout_ms=1000 * patience)
+        _wait(f"{name} {next(_barriers)}", patience)
     except Exception as error:  # the runtime's own type, which is not public
-        raise InputError(
-            f"process {jax.process_index()} waited {patience} s at {name!r}{_missing(error)}; look at the "
-            "log of what is missing, or raise distributed.timeout_seconds"
+        raise AbsentError(
+            f"process {jax.process_index()} waited up to {patience} s at {name!r}{_missing(error)}; "
+            "look at the log of what is missing, or raise distributed.timeout_seconds"
         ) from None
 
 
+def _wait(key: str, seconds: int) -> None:
+    from orbax.checkpoint import multihost  # 2 s to import
+
+    everyone = set(range(jax.process_count()))
+    multihost.get_barrier_sync_fn(processes=everyone)(key=key, timeout_ms=1000 * seconds)
+
+
 def _missing(error: Exception) -> str:
-    """The processes that the runtime's message says have not come."""
-    text = str(error)
-    late = text[text.find("not") :] if "not" in text else text
-    tasks = sorted({int(number) for number in re.findall(r"task:(\d+)", late)})
-    return f"; missing: process {', '.join(map(str, tasks))}" if tasks else ""
+    """The processes that the runtime's message says have not come, or have stopped to answer."""
+    listed = re.search(r"(?:task names|stopped sending heartbeats)[^\n]*:\n((?:\d+\n)+)", str(error))
+    lost = re.findall(r"[Tt]ask (\d+) heartbeat timeout", str(error))
+    absent = sorted(set(map(int, listed[1].split() if listed else lost)))
+    return f"; missing: process {', '.join(map(str, absent))}" if absent else ""
 
 
 def agreed(flags: Sequence[bool]) -> list[bool]:

@@ -19,6 +19,12 @@ class Preempted(Exception):
     exit_status = 75  # EX_TEMPFAIL of sysexits.h
 
 
+class AbsentError(InputError):
+    """Another process of the run did not come, or is lost; starting all of them again may mend it."""
+
+    exit_status = 75
+
+
 class InfeasibleError(InputError):
     """The margins cannot be reached on the sampled responses (paper, section 3: no finite multiplier)."""
 

@@ -18,11 +18,6 @@ def bucketed(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return pad(rows, BUCKET * -(-max(map(len, rows)) // BUCKET))
 
 
-def stepped(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``pad`` to ``step_width`` of the longest."""
-    return pad(rows, step_width(max(map(len, rows))))
-
-
 def step_width(longest: int) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, … times ``BUCKET``: few shapes where lengths differ widely."""
     width = BUCKET

@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from cann_jax.cli import parse_score_model, run_command
 from cann_jax.compilation import keep_compilations
+from cann_jax.session import session
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,11 +21,15 @@ def main(argv: Sequence[str]) -> None:
     """
     config = parse_score_model(argv)
     keep_compilations()
+    from cann_jax.stages.run import open_folder
     from cann_jax.stages.score_models import ScoreRun, run_score_model
 
     began = time.monotonic()
-    run_score_model(ScoreRun(config))
-    print(f"{config.name}: {time.monotonic() - began:.0f} s", flush=True)
+    with session(config, {"pairs_per_step / accumulation": config.pairs_per_step // config.accumulation}):
+        run = ScoreRun(config)
+        open_folder(run)
+        run_score_model(run)
+        print(f"{config.name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

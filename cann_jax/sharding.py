@@ -231,6 +231,36 @@ def place_batch(tree: Any) -> Any:
     return place(tree, partition(("batch",)))
 
 
+def own_rows(size: int) -> np.ndarray:
+    """Which rows of a batch of ``size`` lie on devices of this process, and so must be made here."""
+    mesh = current_mesh()
+    if mesh is None or jax.process_count() == 1:
+        return np.arange(size)
+    held = NamedSharding(mesh, partition(("batch",))).addressable_devices_indices_map((size,))
+    return np.unique(np.concatenate([np.arange(size)[rows] for (rows,) in held.values()]))
+
+
+def place_rows(tree: Any, size: int) -> Any:
+    """A batch of ``size`` shared out over the mesh, of which each process made its ``own_rows``.
+
+    Args:
+        tree: NumPy arrays of these rows.
+        size: Rows over all processes.
+    """
+    tree = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False), tree)
+    if current_mesh() is None or jax.process_count() == 1:
+        return place_batch(tree)
+    rows, sharding = own_rows(size), NamedSharding(current_mesh(), partition(("batch",)))
+
+    def put(x: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return x[np.searchsorted(rows, np.arange(size)[index[0]])]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+
+    return jax.tree.map(put, tree)
+
+
 def fetch(x: jax.Array) -> np.ndarray:
     """The whole array on every host; where several processes hold parts of it, they exchange them."""
     if jax.process_count() > 1 and not x.is_fully_replicated:
@@ -266,15 +296,19 @@ def constrain_parameters(tree: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, parameter_specs(tree))
 
 
-def check_layout(config: RunConfig, mesh: Mesh | Mapping[str, int]) -> None:
-    """Raise InputError where the mesh's sizes do not divide the batches that the configuration asks for."""
-    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
-    shards = int(np.prod([sizes[axis] for axis in RULES["batch"]]))
-    align = config.align
-    batches = {
-        "sample.prompts_per_batch": config.sample.prompts_per_batch,
+def batches_of(config: RunConfig) -> dict[str, int]:
+    """What of a run the mesh must divide, by key."""
+    sample, align = config.sample, config.align
+    return {
+        "sample.prompts_per_batch": sample.prompts_per_batch,
         "align.prompts_per_step / align.accumulation": align.prompts_per_step // align.accumulation,
     }
+
+
+def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) -> None:
+    """Raise InputError, with the key, where the mesh's sizes do not divide one of these."""
+    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
+    shards = int(np.prod([sizes[axis] for axis in RULES["batch"]]))
     for key, size in batches.items():
         if size % shards:
             raise InputError(

@@ -4,17 +4,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax import distributed, preemption
+from cann_jax import distributed
 from cann_jax.cli import Options, parse_run, run_command
 from cann_jax.compilation import keep_compilations
-from cann_jax.config_mesh import DistributedConfig
-from cann_jax.sharding import alone, check_layout, make_mesh, on_mesh
-from cann_jax.stages.run import CONFIG, Run
+from cann_jax.session import session
+from cann_jax.sharding import alone, batches_of
+from cann_jax.stages.run import Run, check_folder, open_folder
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,24 +24,17 @@ def main(argv: Sequence[str]) -> None:
     """
     config, options = parse_run(argv)
     keep_compilations()
-    with (
-        distributed.joined(config.distributed),
-        preemption.heeded(),
-        on_mesh(make_mesh(config.mesh)) as mesh,
-    ):
-        check_layout(config, mesh)
-        distributed.check_alike(replace(config, distributed=DistributedConfig()))
+    with session(config, batches_of(config)):
         _run(Run(config), options)
 
 
 def _run(run: Run, options: Options) -> None:
-    run.check_folder()
     if options.dry_run:
         from cann_jax.stages.dry_run import dry_run
 
+        check_folder(run.folder)
         return dry_run(run)
-    run.write_config()
-    distributed.check_shared(run.folder / CONFIG)
+    open_folder(run)
     for name in options.stages:
         start = time.monotonic()
         _stage(name)(run)

@@ -1,9 +1,7 @@
 """How processes find each other, and what is said when they do not."""
 
-import os
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
 
@@ -11,7 +9,8 @@ from cann_jax.cli import parse_run
 from cann_jax.config_mesh import DistributedConfig
 from cann_jax.distributed import Plan, plan
 from cann_jax.errors import InputError
-from tests.stages.setting import ROOT, command, write_config
+from tests.processes import finish, start, start_together
+from tests.stages.setting import write_config
 
 GIVEN = {"CANN_JAX_COORDINATOR": "a:1", "CANN_JAX_PROCESSES": "4", "CANN_JAX_PROCESS": "2"}
 
@@ -63,48 +62,63 @@ def test_unreachable_coordinator_is_one_line_with_its_address(tiny_folder, tmp_p
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("localhost", 0))
         address = f"localhost:{taken.getsockname()[1]}"
-        flags = (
-            "--distributed.coordinator",
-            address,
-            "--distributed.processes",
-            "2",
-            "--distributed.process",
-            "1",
-        )
-        run = [*command(write_config(tmp_path, tiny_folder), *flags), "--distributed.timeout_seconds", "2"]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert f"distributed.coordinator {address} cannot be reached within 2 s" in done.stderr
-    assert done.stderr.count("\n") == 1
+        given = {"coordinator": address, "processes": 2, "process": 1, "timeout_seconds": 2}
+        flags = [text for key, value in given.items() for text in (f"--distributed.{key}", str(value))]
+        config = write_config(tmp_path, tiny_folder)
+        ((_, said),) = finish(start(["-m", "cann_jax.train", "--config", config, *flags]), status=75)
+    assert f"distributed.coordinator {address} cannot be reached within 2 s" in said
+    assert said.count("\n") == 1
 
 
-DIFFER = """
-import sys
+PROGRAM = """
+import os, sys, time
 from cann_jax import distributed
 from cann_jax.cli import run_command
 from cann_jax.config_mesh import DistributedConfig
+from cann_jax.errors import InputError
+me = os.environ["CANN_JAX_PROCESS"]
 def main(argv):
-    with distributed.joined(DistributedConfig(timeout_seconds=60)):
-        distributed.check_alike({"seed": argv[0]})
-        distributed.barrier("end")
+    with distributed.joined(DistributedConfig(timeout_seconds=int(argv[1]))):
+        if argv[0] == "differ":
+            distributed.check_alike({"seed": me})
+        if me == "1" and argv[0] == "fails":
+            raise InputError("of process 1 alone")
+        if me == "1" and argv[0] == "sleeps":
+            time.sleep(30)
+        distributed.barrier("middle")
 sys.exit(run_command(main))
 """
 
 
 def test_processes_of_different_configurations():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    workers = []
-    for index in range(2):
-        variables = {**GIVEN, "CANN_JAX_COORDINATOR": address, "CANN_JAX_PROCESSES": "2"}
-        environment = {**os.environ, **variables, "CANN_JAX_PROCESS": str(index), "JAX_PLATFORMS": "cpu"}
-        arguments = [sys.executable, "-c", DIFFER, str(index)]
-        workers.append(
-            subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    for _, said in finish(*start_together(["-c", PROGRAM, "differ", "60"]), status=2):
+        assert said.startswith(
+            "error: configuration of process 1 is not that of process 0; give every process"
         )
-    for worker in workers:
-        _, said = worker.communicate(timeout=120)
-        assert worker.returncode == 2
-        assert "error: configuration of process 1 is not that of process 0; give every process" in said
+        assert said.count("\n") == 1
+
+
+def test_a_barrier_says_who_is_missing():
+    first, second = start_together(["-c", PROGRAM, "sleeps", "5"])
+    ((_, said),) = finish(first, status=75)
+    assert said.startswith(
+        "error: process 0 waited up to 5 s at 'middle'; missing: process 1; look at the log"
+    )
+    assert said.count("\n") == 1
+    second.communicate()
+    assert second.returncode != 0
+
+
+def test_one_that_fails_alone_does_not_wait_for_the_others():
+    begun = time.monotonic()
+    first, second = start_together(["-c", PROGRAM, "fails", "120"])
+    ((_, said),) = finish(second, status=2)
+    assert said == "error: of process 1 alone\n" and time.monotonic() - begun < 60
+    first.kill()
+    first.communicate()
+
+
+def test_the_roll_call_says_who_is_missing():
+    for _, said in finish(*start_together(["-c", PROGRAM, "joins", "8"], of=4), status=75):
+        assert said.startswith("error: the processes did not come together within 8 s at localhost:")
+        assert "missing: process 2, 3; start all of them" in said and said.count("\n") == 1

@@ -28,7 +28,7 @@ GROUND += (
     "compilation",
     "console",
 )
-GROUND += ("config_mesh", "distributed", "preemption")
+GROUND += ("config_mesh", "distributed", "preemption", "rollcall", "session")
 FLOORS = {
     **dict.fromkeys(GROUND, 0),
     "models": 1,

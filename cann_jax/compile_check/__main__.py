@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     shape = DecoderConfig.from_hf(read_json(path), str(path))
     chosen = own.get("programs", ",".join(PROGRAMS)).split(",")
     with sharding.on_mesh(sharding.make_mesh(config.mesh, devices_of(where))) as mesh:
-        sharding.check_layout(config, mesh)
+        sharding.check_batches(sharding.batches_of(config), mesh)
         sharding.check_model(shape, mesh)
         figures = [figures_of(*each, config, shape, where) for each in lowered(config, shape, chosen)]
     for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):

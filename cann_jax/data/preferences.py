@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from cann_jax.errors import InputError
-
 WINDOW = 32  # steps whose items are sorted by length: enough to save most padding, and still a shuffle
 
 
@@ -42,26 +40,6 @@ def _by_length(order: np.ndarray, lengths: np.ndarray, size: int, random: np.ran
         steps = random.permutation(window[: whole * size].reshape(whole, size))
         windows += [steps.reshape(-1), window[whole * size :]]
     return np.concatenate(windows)
-
-
-def host_rows(size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a step that one host reads: disjoint from the others', and all of them together.
-
-    Args:
-        size: Rows of the step, over all hosts.
-        process_index: This host.
-        process_count: Hosts.
-
-    Raises:
-        InputError: the rows cannot be shared evenly.
-    """
-    if size % process_count:
-        raise InputError(
-            f"align.prompts_per_step is {size} and there are {process_count} hosts; "
-            "use a multiple of their number"
-        )
-    share = size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
 
 
 def steps_in(epochs: int, prompts: int, size: int) -> int:

@@ -97,22 +97,6 @@ class Run:
             )
         return fingerprint_json(read_json(path))
 
-    def check_folder(self) -> None:
-        """Raise InputError where the run's folder holds files that no run made."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(
-                f"{self.folder} is a file where the run's folder must be; set another name or run_dir"
-            )
-        present = sorted(child.name for child in self.folder.iterdir()) if self.folder.exists() else []
-        if present and not any(name.startswith(CONFIG) for name in present):
-            raise InputError(
-                f"{self.folder} holds files that this program did not make ({', '.join(present[:3])}); "
-                "set another name or run_dir"
-            )
-
-    def write_config(self) -> None:
-        write_json(self.folder / CONFIG, self.config)
-
     def _prompts(self, path: str) -> EncodedPrompts:
         config = self.config
         room = self.files.config.max_positions - config.sample.max_new_tokens
@@ -130,10 +114,36 @@ def load_model(
 
 
 class HasFolder(Protocol):
-    """A run of any kind: what its stages share is the folder they lie in."""
+    """A run of any kind: what its stages share is its configuration and the folder they lie in."""
+
+    @property
+    def config(self) -> Any: ...
 
     @property
     def folder(self) -> epath.Path: ...
+
+
+def check_folder(folder: epath.Path) -> None:
+    """Raise InputError where a run's folder holds files that no run made."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file where the run's folder must be; set another name or run_dir")
+    present = sorted(child.name for child in folder.iterdir()) if folder.exists() else []
+    if present and not any(name.startswith(CONFIG) for name in present):
+        raise InputError(
+            f"{folder} holds files that this program did not make ({', '.join(present[:3])}); "
+            "set another name or run_dir"
+        )
+
+
+def open_folder(run: HasFolder) -> None:
+    """Make the run's folder, with the configuration in it.
+
+    Raises:
+        InputError: it cannot be written, is another program's, or a process does not see it.
+    """
+    check_folder(run.folder)
+    write_json(run.folder / CONFIG, run.config)
+    distributed.check_shared(run.folder / CONFIG)
 
 
 @contextmanager

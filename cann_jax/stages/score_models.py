@@ -13,8 +13,10 @@ from cann_jax.artifacts import fingerprint_json, read_table, write_json, writing
 from cann_jax.config_score_models import ScoreModelConfig
 from cann_jax.data.encoded_pairs import labelled, pairs_from_table
 from cann_jax.data.pairs import Part, prepare_pairs
+from cann_jax.distributed import is_first
 from cann_jax.models.export_scores import export_score_model
 from cann_jax.models.load import ModelFiles, open_model
+from cann_jax.sharding import check_model, current_mesh, fetch, partition, place
 from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
 from cann_jax.stages.parts import TRAINED
 from cann_jax.stages.run import load_model, stage
@@ -48,7 +50,9 @@ class ScoreRun:
     @cached_property
     def files(self) -> ModelFiles:
         model = self.config.model
-        return open_model(model.path, model.revision, model.adapter)
+        files = open_model(model.path, model.revision, model.adapter)
+        check_model(files.config, current_mesh())
+        return files
 
     @property
     def dimension(self) -> str:
@@ -76,7 +80,7 @@ def run_score_model(run: ScoreRun) -> None:
     """
     identity = make_pairs(run)
     config = run.config
-    elsewhere = ("name", "run_dir", "preferences")
+    elsewhere = ("name", "run_dir", "preferences", "mesh", "distributed")
     settings = {name: value for name, value in asdict(config).items() if name not in elsewhere}
     settings["model"] = {name: settings["model"][name] for name in ("dtype", "attention")}
     with stage(run, "score_model", settings, {"model": run.files.fingerprint(), **identity}) as work:
@@ -105,7 +109,7 @@ def run_score_model(run: ScoreRun) -> None:
         decoder = nnx.merge(graph, state.weights.decoder, frozen)
         export_score_model(
             decoder,
-            np.asarray(state.weights.head),
+            fetch(state.weights.head),
             run.files.tokenizer,
             work.output(MODEL),
             layout=config.export,
@@ -134,7 +138,8 @@ def starting_point(run: ScoreRun):
     full = config.lora is None
     decoder = load_model(run.files, config.model, config.lora, config.seed, wide=full)
     graph, trained, frozen = nnx.split(decoder, TRAINED[full], ...)
-    return graph, ScoreWeights(trained, jnp.zeros(run.files.config.hidden)), frozen
+    head = place(jnp.zeros(run.files.config.hidden), partition(("norm",)))
+    return graph, ScoreWeights(trained, head), frozen
 
 
 def spec_of(config: ScoreModelConfig, graph, steps: int) -> ScoreSpec:
@@ -152,7 +157,7 @@ def heldout_scores(spec: ScoreSpec, weights: ScoreWeights, frozen, data: ScoreDa
     """(n, 2) scores of the pairs in ``data.chosen``, in its order."""
     scores = np.empty((len(data.chosen), 2), np.float32)
     for places in data.in_order():
-        scores[places] = scores_of(spec, weights, frozen, data.of(places))
+        scores[places] = fetch(scores_of(spec, weights, frozen, data.of(places)))
     return scores
 
 
@@ -169,8 +174,10 @@ def _report(run: ScoreRun, data: ScoreData, scores: np.ndarray, work) -> None:
     if config.objective == "cost":
         values["sign"] = _sign_accuracy(scores, data, config.confidence)
     write_json(work.output(RESULTS), values)
-    with writing(work.folder):
-        draw_reliability(work.output(RELIABILITY), curve)
+    path = work.output(RELIABILITY)
+    if is_first():
+        with writing(path):
+            draw_reliability(path, curve)
 
 
 def learnt_differences(scores: np.ndarray, preferred: np.ndarray, objective: str) -> np.ndarray:

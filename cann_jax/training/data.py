@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.config import RunConfig
@@ -12,14 +11,13 @@ from cann_jax.core.losses import smoothed
 from cann_jax.data.preferences import (
     drawn_labels,
     extreme_responses,
-    host_rows,
     prompts_of_step,
     random_responses,
     steps_in,
 )
 from cann_jax.data.responses import Responses
-from cann_jax.padding import bucketed, step_width, stepped
-from cann_jax.sharding import place_batch
+from cann_jax.padding import bucketed, pad, step_width
+from cann_jax.sharding import own_rows, place_rows
 from cann_jax.training.step import PreferenceBatch
 
 
@@ -51,15 +49,11 @@ class PreferenceData:
         """Pairs of a data set differ widely in length: a step's are alike, and cut to the longest."""
         return self.config.align.pairs == "dataset"
 
-    def places(
-        self, step: int, process_index: int = 0, process_count: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Prompt indices (B, 1) and response indices (B, R) of this host's share of a step."""
+    def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
         align, (prompts, count), seed = self.config.align, self.responses.shape, self.config.seed
         lengths = self._lengths if self.ragged else None
         epochs, chosen = prompts_of_step(step, prompts, align.prompts_per_step, seed, lengths)
-        mine = host_rows(align.prompts_per_step, process_index, process_count)
-        epochs, chosen = epochs[mine], chosen[mine]
         if align.selection == "extremes":
             return chosen[:, None], extreme_responses(self.reward[chosen], align.group_size)
         drawn = [
@@ -72,33 +66,37 @@ class PreferenceData:
         return self.responses.lengths.sum(1) + [len(ids) for ids in self.responses.prompts.ids]
 
     @cached_property
-    def _prompts(self) -> tuple[np.ndarray, np.ndarray]:
-        """All prompts at one width, so that one shape is compiled."""
-        return bucketed(list(self.responses.prompts.ids))
+    def _prompt_width(self) -> int:
+        return bucketed(list(self.responses.prompts.ids))[0].shape[1]
 
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> PreferenceBatch:
-        rows, columns = self.places(step, process_index, process_count)
-        prompts, prompt_lengths, tokens = self._tokens(rows, columns)
+    def batch(self, step: int) -> PreferenceBatch:
+        """The step's batch on the mesh in use; each host makes the rows that its devices hold."""
+        rows, columns = self.places(step)
+        widths, mine = self._widths(rows, columns), own_rows(len(rows))
+        rows, columns = rows[mine], columns[mine]
+        prompts, prompt_lengths = pad([self.responses.prompts.ids[row] for row in rows[:, 0]], widths[0])
         batch = PreferenceBatch(
-            prompts=jnp.asarray(prompts),
-            prompt_lengths=jnp.asarray(prompt_lengths),
-            responses=jnp.asarray(tokens),
-            response_lengths=jnp.asarray(self.responses.lengths[rows, columns]),
-            reference_logps=jnp.asarray(self.reference[rows, columns]),
-            labels=jnp.asarray(self.labels(rows, columns), jnp.float32),
-            rewards=jnp.asarray(self.reward[rows, columns], jnp.float32),
+            prompts=prompts,
+            prompt_lengths=prompt_lengths,
+            responses=self._tokens(rows, columns, widths[1]),
+            response_lengths=self.responses.lengths[rows, columns],
+            reference_logps=self.reference[rows, columns],
+            labels=self.labels(rows, columns).astype(np.float32),
+            rewards=self.reward[rows, columns].astype(np.float32),
         )
-        return place_batch(batch)
+        return place_rows(batch, self.config.align.prompts_per_step)
 
-    def _tokens(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        tokens = self.responses.tokens[rows, columns]
+    def _widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
+        """Of prompts and responses: what this step needs, or all alike, so that one shape is compiled."""
         if not self.ragged:
-            ids, lengths = self._prompts
-            return ids[rows[:, 0]], lengths[rows[:, 0]], tokens
-        ids, lengths = stepped([self.responses.prompts.ids[row] for row in rows[:, 0]])
-        width = step_width(int(self.responses.lengths[rows, columns].max()))
+            return self._prompt_width, self.responses.tokens.shape[2]
+        longest = max(len(self.responses.prompts.ids[row]) for row in rows[:, 0])
+        return step_width(longest), step_width(int(self.responses.lengths[rows, columns].max()))
+
+    def _tokens(self, rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+        tokens = self.responses.tokens[rows, columns]
         room = max(0, width - tokens.shape[2])
-        return ids, lengths, np.pad(tokens, ((0, 0), (0, 0), (0, room)))[:, :, :width]
+        return np.pad(tokens, ((0, 0), (0, 0), (0, room)))[:, :, :width]
 
     def labels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """(B, R, R) labels of all pairs of the groups at ``places``, as the configuration wants them."""

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.data.encoded_pairs import EncodedPairs
-from cann_jax.data.preferences import host_rows, prompts_of_step, steps_in
-from cann_jax.padding import stepped
+from cann_jax.data.preferences import prompts_of_step, steps_in
+from cann_jax.padding import pad, step_width
+from cann_jax.sharding import own_rows, place_rows
 from cann_jax.training.score_step import ScoreBatch
 
 
@@ -40,10 +40,10 @@ class ScoreData:
     def lengths(self) -> np.ndarray:
         return self.pairs.lengths[self.chosen]
 
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> ScoreBatch:
-        """This host's rows of a step."""
+    def batch(self, step: int) -> ScoreBatch:
+        """The batch of a step."""
         _, places = prompts_of_step(step, len(self.chosen), self.size, self.seed, self.lengths)
-        return self.of(places[host_rows(self.size, process_index, process_count)])
+        return self.of(places)
 
     def in_order(self) -> list[np.ndarray]:
         """Every pair once, in groups of ``size`` of similar length; the last is filled up with its last."""
@@ -52,15 +52,21 @@ class ScoreData:
         return list(order[np.minimum(places, len(order) - 1)].reshape(-1, self.size))
 
     def of(self, places: np.ndarray) -> ScoreBatch:
-        """The batch of the pairs at these places of ``chosen``."""
-        rows = self.chosen[places]
-        prompts, prompt_lengths = stepped([self.pairs.prompt_ids[row] for row in rows])
-        responses, lengths = stepped([ids for row in rows for ids in self.pairs.response_ids[row]])
-        return ScoreBatch(
-            prompts=jnp.asarray(prompts),
-            prompt_lengths=jnp.asarray(prompt_lengths),
-            responses=jnp.asarray(responses.reshape(len(rows), 2, -1)),
-            response_lengths=jnp.asarray(lengths.reshape(-1, 2)),
-            preferred=jnp.asarray(self.preferred[places], jnp.int32),
-            safe=jnp.asarray(self.pairs.safe[rows], jnp.int32),
+        """The batch of the pairs at these places of ``chosen``, on the mesh in use; each host makes the rows
+        that its devices hold."""
+        rows, pairs, size = self.chosen[places], self.pairs, len(places)
+        width = step_width(max(len(pairs.prompt_ids[row]) for row in rows))
+        response_width = step_width(max(len(ids) for row in rows for ids in pairs.response_ids[row]))
+        mine = own_rows(size)
+        rows, places = rows[mine], places[mine]
+        prompts, prompt_lengths = pad([pairs.prompt_ids[row] for row in rows], width)
+        responses, lengths = pad([ids for row in rows for ids in pairs.response_ids[row]], response_width)
+        batch = ScoreBatch(
+            prompts=prompts,
+            prompt_lengths=prompt_lengths,
+            responses=responses.reshape(len(rows), 2, -1),
+            response_lengths=lengths.reshape(-1, 2),
+            preferred=self.preferred[places].astype(np.int32),
+            safe=pairs.safe[rows].astype(np.int32),
         )
+        return place_rows(batch, size)

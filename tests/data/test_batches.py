@@ -6,14 +6,12 @@ import pytest
 from cann_jax.data.preferences import (
     drawn_labels,
     extreme_responses,
-    host_rows,
     prompts_of_step,
     random_responses,
     steps_in,
 )
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import responses_from_table, responses_table
-from cann_jax.errors import InputError
 from cann_jax.sampling.generate import Samples
 from tests.tiny_models import tiny_tokenizer
 
@@ -99,13 +97,6 @@ def test_steps_of_similar_length_still_see_everything_once_and_in_another_order(
     assert longest < 0.75 * lengths[shuffled].max(1).sum()
     # Lengths go up and down from step to step, not up within each window.
     assert 0.3 < (np.diff(lengths[epochs[0]].max(1)[:32]) > 0).mean() < 0.7
-
-
-def test_hosts_share_a_step():
-    rows = [np.arange(12)[host_rows(12, host, 3)].tolist() for host in range(3)]
-    assert np.concatenate(rows).tolist() == list(range(12)) and {len(row) for row in rows} == {4}
-    with pytest.raises(InputError, match="prompts_per_step is 12 and there are 5 hosts; use a multiple"):
-        host_rows(12, 0, 5)
 
 
 def test_a_label_is_drawn_once_whatever_group_it_comes_in():

@@ -20,7 +20,7 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.sampling.generate import generate
-from cann_jax.sharding import fetch, parameter_specs, place, place_batch
+from cann_jax.sharding import fetch, own_rows, parameter_specs, place, place_batch, place_rows
 from cann_jax.training.accumulate import start
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.step import PreferenceBatch, Spec, reference_step, train_step
@@ -73,7 +73,9 @@ def preferences() -> PreferenceBatch:
         labels=random.uniform(size=(16, 3, 3)).astype(np.float32),
         rewards=np.zeros((16, 3), np.float32),
     )
-    return place_batch(batch)
+    rows = own_rows(16)
+    assert len(rows) == 16 // jax.process_count()  # of the meshes tested
+    return place_rows(jax.tree.map(lambda x: x[rows], batch), 16)
 
 
 def assert_lies_by_the_table(state) -> None:

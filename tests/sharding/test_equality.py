@@ -1,38 +1,19 @@
 """The same numbers on one device, on eight as three meshes, and on two processes of four."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.processes import finish, start, start_together
 
-
-def start(arguments: list[str], devices: int, **variables: str) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        # Eight devices compile eight ways; what is compiled here runs for milliseconds.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        **variables,
-    }
-    command = [sys.executable, "-m", "tests.sharding.program", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, said = process.communicate(timeout=900)
-    assert process.returncode == 0, said[-3000:]
+PROGRAM = ["-m", "tests.sharding.program"]
 
 
 def on_one_process(model: Path, mesh: str, folder: Path) -> dict:
     out = folder / f"{mesh}.json"
-    finish(start([str(model), mesh, str(out)], 8))
+    finish(start([*PROGRAM, str(model), mesh, str(out)], 8))
     return json.loads(out.read_text())
 
 
@@ -62,24 +43,7 @@ def test_one_process(mesh, alone, tiny_folder, tmp_path):
     assert_equal(on_one_process(tiny_folder, mesh, tmp_path), alone, same_tokens=mesh == "8x1x1")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
 def test_two_processes(alone, tiny_folder, tmp_path):
-    coordinator, out = f"localhost:{free_port()}", tmp_path / "out.json"
-    processes = [
-        start(
-            [str(tiny_folder), "2x2x2", str(out)],
-            4,
-            CANN_JAX_COORDINATOR=coordinator,
-            CANN_JAX_PROCESSES="2",
-            CANN_JAX_PROCESS=str(index),
-        )
-        for index in range(2)
-    ]
-    for process in processes:
-        finish(process)
+    out = tmp_path / "out.json"
+    finish(*start_together([*PROGRAM, str(tiny_folder), "2x2x2", str(out)], 4))
     assert_equal(json.loads(out.read_text()), alone, same_tokens=False)

@@ -70,7 +70,7 @@ def test_a_batch_that_does_not_divide(flags, message, tiny_folder, tmp_path):
     ]
     config, _ = parse_run(["--config", write_config(tmp_path, tiny_folder), *overrides])
     with pytest.raises(InputError, match=message):
-        sharding.check_layout(config, {"data": 2, "fsdp": 2, "tensor": 1})
+        sharding.check_batches(sharding.batches_of(config), {"data": 2, "fsdp": 2, "tensor": 1})
 
 
 def test_tensor_larger_than_the_kv_heads():

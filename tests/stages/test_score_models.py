@@ -10,6 +10,7 @@ import yaml
 from cann_jax import reward
 from cann_jax.errors import InputError
 from tests.data.preference_files import pku_row, write_lines
+from tests.processes import finish, start, start_together
 from tests.stages.setting import ROOT
 
 
@@ -86,6 +87,40 @@ def test_reward_model_is_learnt_judged_and_equal_in_transformers(train, tmp_path
         losses.append(np.log1p(np.exp(-learnt)))
     assert np.mean(losses) == pytest.approx(results["calibration"]["log_loss"], abs=1e-4)
     assert train().count("done already") == 2
+
+
+def test_the_mesh_changes_nothing(train, tmp_path):
+    """Eight devices of two processes, as 2×2×2."""
+    short = ("--epochs", "1", "--lora", "null", "--optimizer.warmup_steps", "1")
+    train(*short)
+    mesh = ("--mesh.fsdp", "2", "--mesh.tensor", "2", "--name", "spread")
+    command = ["-m", "cann_jax.reward", "--config", str(tmp_path / "judge.yaml"), *short, *mesh]
+    finish(*start_together(command, 4))
+    alone, spread = (tmp_path / "runs" / name / "score_model" for name in ("judge", "spread"))
+    ours, theirs = (
+        [json.loads(line)["loss"] for line in (each / "metrics.jsonl").read_text().splitlines()]
+        for each in (spread, alone)
+    )
+    assert len(ours) == 4 and abs(theirs[0] - theirs[-1]) > 1e-2
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    loss = [
+        json.loads((each / "results.json").read_text())["calibration"]["log_loss"] for each in (spread, alone)
+    ]
+    assert loss[0] == pytest.approx(loss[1], abs=1e-4)
+    assert (spread / "model/model.safetensors.index.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--pairs_per_step", "6"), "pairs_per_step / accumulation is 3 and does not divide over 8 devices"),
+        (("--mesh.tensor", "4"), "mesh.tensor is 4 and the model's KV heads 2; use a divisor of 2"),
+    ],
+)
+def test_a_mesh_that_does_not_fit(flags, message, train, tmp_path):
+    command = ["-m", "cann_jax.reward", "--config", str(tmp_path / "judge.yaml"), *flags]
+    ((_, said),) = finish(start(command, 8), status=2)
+    assert said.startswith(f"error: {message}") and said.count("\n") == 1
 
 
 def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):

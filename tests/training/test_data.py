@@ -79,15 +79,6 @@ def test_batches_of_a_data_set_are_as_wide_as_they_need(data):
     assert source.steps == 6 and len(widths) > 1
 
 
-def test_hosts_of_a_step_are_disjoint_and_whole(data):
-    source = data(*DATASET)
-    shares = [source.batch(2, host, 3) for host in range(3)]
-    whole = source.batch(2)
-    np.testing.assert_array_equal(
-        np.concatenate([s.response_lengths for s in shares]), whole.response_lengths
-    )
-
-
 def test_three_pairs_are_shown_with_their_scores(data, capsys):
     source = data(*DATASET)
     source.show_pairs()

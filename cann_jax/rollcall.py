@@ -1,0 +1,92 @@
+"""Before JAX joins the processes, all of them report to process 0, and each learns who has not come.
+
+JAX's own client ends its process by a stack trace where one is missing, and does not say which.
+"""
+
+import socket
+import time
+
+from cann_jax.errors import AbsentError, InputError
+
+ALL = "all"
+RETRY_SECONDS = 0.2
+
+
+def call(address: str, processes: int, process: int, patience: int) -> None:
+    """Return once all have reported.
+
+    Args:
+        address: ``host:port`` of process 0; the port is free again afterwards, for JAX.
+        processes: How many there are.
+        process: Which one this is.
+        patience: Seconds to wait, for process 0 and then for the others.
+
+    Raises:
+        AbsentError: process 0 cannot be reached, or others have not come; it says which.
+        InputError: the address is no ``host:port``, or its port is taken.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"distributed.coordinator {address!r} must be host:port, the address of process 0")
+    if process == 0:
+        missing = _gather(int(port), processes, patience)
+    else:
+        missing = _report((host.strip("[]"), int(port)), process, patience)
+    if missing != ALL:
+        raise AbsentError(
+            f"the processes did not come together within {patience} s at {address}; missing: process "
+            f"{missing}; start all of them, or raise distributed.timeout_seconds"
+        )
+
+
+def _gather(port: int, processes: int, patience: int) -> str:
+    """Of process 0: ``ALL``, or the numbers of those that did not report; they are told the same."""
+    came: dict[int, socket.socket] = {}
+    deadline = time.monotonic() + patience
+    with _listening(port) as server:
+        while len(came) < processes - 1 and (left := deadline - time.monotonic()) > 0:
+            server.settimeout(left)
+            try:
+                caller, _ = server.accept()
+                caller.settimeout(2)
+                came[int(caller.makefile().readline())] = caller
+            except (OSError, ValueError):  # nobody came in time, or a stranger looked in
+                continue
+    absent = [str(index) for index in range(1, processes) if index not in came]
+    answer = ", ".join(absent) or ALL
+    for caller in came.values():
+        with caller:
+            caller.sendall(f"{answer}\n".encode())
+    return answer
+
+
+def _listening(port: int) -> socket.socket:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        return socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise InputError(
+            f"distributed.coordinator: port {port} cannot be opened ({error.strerror}); choose another port"
+        ) from None
+
+
+def _report(address: tuple[str, int], process: int, patience: int) -> str:
+    """Of the others: what process 0 answers."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with socket.create_connection(address, timeout=2) as caller:
+                caller.sendall(f"{process}\n".encode())
+                caller.settimeout(patience)
+                if answer := caller.makefile().readline().strip():
+                    return answer
+                reason = "it hung up"
+        except OSError as error:
+            reason = str(error)
+        if time.monotonic() > deadline:
+            raise AbsentError(
+                f"distributed.coordinator {address[0]}:{address[1]} cannot be reached within {patience} s "
+                f"({reason}); check host and port, and that process 0 runs"
+            )
+        time.sleep(RETRY_SECONDS)

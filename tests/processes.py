@@ -1,0 +1,44 @@
+"""Programs of their own, one process or several that find each other, on any number of host devices."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from tests.stages.setting import ROOT
+
+
+def start(arguments: list[str], devices: int = 1, **variables: str) -> subprocess.Popen:
+    """``python ARGUMENTS…`` from the repository's root."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        # Eight devices compile eight ways; what is compiled here runs for milliseconds.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        **variables,
+    }
+    command = [sys.executable, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+
+def start_together(
+    arguments: list[str], devices: int = 1, count: int = 2, of: int | None = None
+) -> list[subprocess.Popen]:
+    """``count`` processes with so many devices each, of a run of ``of`` processes (these are all)."""
+    given = {"CANN_JAX_COORDINATOR": f"localhost:{free_port()}", "CANN_JAX_PROCESSES": str(of or count)}
+    return [start(arguments, devices, **given, CANN_JAX_PROCESS=str(index)) for index in range(count)]
+
+
+def finish(*processes: subprocess.Popen, status: int = 0) -> list[tuple[str, str]]:
+    """What each of them said on its two streams, once all have ended with this status."""
+    said = [process.communicate(timeout=900) for process in processes]
+    for process, (_, errors) in zip(processes, said, strict=True):
+        assert process.returncode == status, errors[-3000:]
+    return said
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,64 @@
+"""A few steps of full fine-tuning by the real loop, begun or gone on with from a checkpoint, on any mesh.
+
+``python -m tests.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several. Beside
+the loop's own files the folder gets ``restored-STEP.npz``, where there was a checkpoint, and
+``saved-STEP.npz``, what was left.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from cann_jax import distributed, sharding
+from cann_jax.config_mesh import DistributedConfig, MeshConfig
+from cann_jax.config_training import OptimizerConfig
+from cann_jax.models.load import load_decoder, open_model
+from cann_jax.sharding import fetch
+from cann_jax.training.accumulate import start
+from cann_jax.training.checkpoints import Checkpoints
+from cann_jax.training.loop import Pace, fit
+from cann_jax.training.optimizer import optimizer
+from cann_jax.training.step import Spec, train_step
+from tests.sharding.program import assert_lies_by_the_table, preferences
+
+TOTAL = 6  # steps that the schedule is made for
+
+
+def main(model: str, mesh: str, folder: str, steps: str) -> None:
+    sizes = MeshConfig(*map(int, mesh.split("x")))
+    with distributed.joined(DistributedConfig(timeout_seconds=60)):
+        devices = jax.devices()[:1] if mesh == "1x1x1" else None
+        with sharding.on_mesh(sharding.make_mesh(sizes, devices)):
+            train(model, Path(folder), int(steps))
+
+
+def train(model: str, folder: Path, steps: int) -> None:
+    decoder = load_decoder(open_model(model), "float32", None, wide=True)
+    graph, weights, frozen = nnx.split(decoder, nnx.Param, ...)
+    schedule = optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=1), TOTAL)
+    spec, batch, seed = (
+        Spec(graph, schedule, "dpo", 0.3, 4, "everything", 2),
+        preferences(),
+        jax.random.key(7),
+    )
+    state, pace = start(spec, weights), Pace("resume", "learning_rate", steps, steps, 2)
+    with Checkpoints(folder / "checkpoints", 2, steps) as checkpoints:
+        restored = checkpoints.restore(state)
+    if restored is not None:
+        assert_lies_by_the_table(restored)
+        dump(restored, folder, "restored")
+    state = fit(lambda state, _: train_step(spec, state, frozen, batch, seed), state, pace, folder)
+    dump(state, folder, "saved")
+
+
+def dump(state, folder: Path, name: str) -> None:
+    leaves = [fetch(leaf) for leaf in jax.tree.leaves(state)]
+    if distributed.is_first():
+        np.savez(folder / f"{name}-{int(state.step)}.npz", *leaves)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
