@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cann_jax.config import RunConfig
+from cann_jax.config import RunConfig, scorers_of
 from cann_jax.config_mesh import MeshConfig
+from cann_jax.config_prealign import all_to_prealign
 from cann_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
@@ -298,11 +299,15 @@ def constrain_parameters(tree: Any) -> Any:
 
 def batches_of(config: RunConfig) -> dict[str, int]:
     """What of a run the mesh must divide, by key."""
-    sample, align = config.sample, config.align
-    return {
+    sample, align, prealign = config.sample, config.align, config.prealign
+    batches = {
         "sample.prompts_per_batch": sample.prompts_per_batch,
         "align.prompts_per_step / align.accumulation": align.prompts_per_step // align.accumulation,
     }
+    if all_to_prealign(scorers_of(config).values()):
+        key = "prealign.pairs_per_step / prealign.accumulation"
+        batches[key] = prealign.pairs_per_step // prealign.accumulation
+    return batches
 
 
 def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) -> None:
