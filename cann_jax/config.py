@@ -35,20 +35,25 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
 
 
+PREFERENCES = "preferences"  # in place of a file of prompts: those of the preference pairs
+
+
 @dataclass(frozen=True)
 class PromptsConfig:
     """Prompts: JSON lines with a ``prompt`` (and optionally ``id`` and ``group``) each.
 
     Args:
-        train: File of prompts that are sampled, scored and trained on.
-        heldout: File of prompts that only the evaluation sees.
+        train: File of prompts that are sampled, scored and trained on; ``preferences`` takes the distinct
+            prompts of the preference pairs, in an order drawn from the seed.
+        heldout: File of prompts that only the evaluation sees; ``preferences`` takes those of the held-out
+            pairs that no training pair has.
         on_overlong: What happens to a prompt longer than ``max_tokens``.
         max_tokens: Longest prompt, template included, in tokens.
         template: ``chat`` for the tokenizer's chat template, or a text that holds ``{prompt}``.
         next_turn: What follows ``template`` for a further turn of a dialogue: a text with ``{reply}`` and
             ``{prompt}``; null refuses dialogues, but for the chat template, which writes them itself.
         system: System message of the chat template; null leaves the template's default.
-        limit: Use only the first this many prompts of each file.
+        limit: Use only the first this many prompts of each.
     """
 
     train: str
@@ -209,6 +214,9 @@ def check_run(config: RunConfig) -> None:
     if config.preferences is None:
         _check_nothing_prealigned(config)
     check_mesh(config.mesh, config.distributed)
+    for name in ("train", "heldout"):
+        if getattr(config.prompts, name) == PREFERENCES and config.preferences is None:
+            raise InputError(f"prompts.{name} is 'preferences'; add the section preferences, or give a file")
     if "{prompt}" not in config.prompts.template and config.prompts.template != "chat":
         raise InputError("prompts.template must be 'chat' or a text that holds {prompt}")
     if not 0 < config.evaluate.confidence < 1:

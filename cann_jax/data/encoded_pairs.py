@@ -1,8 +1,8 @@
 """Preference pairs as ids: made once, stored as Parquet, never tokenized again."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,16 @@ import pyarrow as pa
 from cann_jax.config_preferences import PreferencesConfig
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.pairs import Pair
-from cann_jax.data.prompts import EncodedPrompts, Prompt, Template, prompt_ids, truncated_ids
+from cann_jax.data.prompts import (
+    TURNS,
+    EncodedPrompts,
+    Prompt,
+    Template,
+    closing_ids,
+    prompt_ids,
+    truncated_ids,
+    turns_from,
+)
 from cann_jax.data.responses import Responses
 from cann_jax.errors import InputError
 from cann_jax.padding import pad
@@ -20,6 +29,7 @@ _SCHEMA = pa.schema(
     {
         "id": pa.string(),
         "prompt": pa.string(),
+        "earlier": TURNS,
         "prompt_ids": _IDS,
         **{f"response_{i}": pa.string() for i in (0, 1)},
         **{f"response_ids_{i}": _IDS for i in (0, 1)},
@@ -34,8 +44,7 @@ class EncodedPairs:
     """N pairs with their ids and labels.
 
     Args:
-        ids: N names: file and row.
-        prompts: N texts of the last user turn.
+        prompts: N prompts, with the turns before the last; their ids are file and row.
         prompt_ids: N rows, template included.
         texts: N pairs of response texts.
         response_ids: N pairs of rows, each with its end token.
@@ -44,8 +53,7 @@ class EncodedPairs:
         safe: (N, 2) 1, 0 or -1 for each response.
     """
 
-    ids: list[str]
-    prompts: list[str]
+    prompts: list[Prompt]
     prompt_ids: list[np.ndarray]
     texts: list[list[str]]
     response_ids: list[list[np.ndarray]]
@@ -54,13 +62,13 @@ class EncodedPairs:
     safe: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.prompts)
 
     def take(self, rows: np.ndarray) -> "EncodedPairs":
         """The pairs at these indices."""
         lists = {
             name: [getattr(self, name)[row] for row in rows]
-            for name in ("ids", "prompts", "prompt_ids", "texts", "response_ids")
+            for name in ("prompts", "prompt_ids", "texts", "response_ids")
         }
         return EncodedPairs(**lists, better=self.better[rows], safer=self.safer[rows], safe=self.safe[rows])
 
@@ -75,10 +83,9 @@ class EncodedPairs:
         width = max(len(row) for both in self.response_ids for row in both)
         rows = [row for both in self.response_ids for row in both]
         tokens, lengths = pad(rows, width)
-        prompts = tuple(Prompt(name, text) for name, text in zip(self.ids, self.prompts, strict=True))
         shape = (len(self), 2)
         return Responses(
-            prompts=EncodedPrompts(prompts, tuple(self.prompt_ids)),
+            prompts=EncodedPrompts(tuple(self.prompts), tuple(self.prompt_ids)),
             tokens=tokens.reshape(*shape, width),
             lengths=lengths.reshape(shape),
             stopped=np.ones(shape, bool),
@@ -88,7 +95,13 @@ class EncodedPairs:
 
 
 def encode_pairs(
-    pairs: Iterable[Pair], tokenizer, template: Template, config: PreferencesConfig, context: int
+    pairs: Iterable[Pair],
+    tokenizer,
+    template: Template,
+    config: PreferencesConfig,
+    context: int,
+    *,
+    scored=False,
 ) -> tuple[pa.Table, Mapping[str, int]]:
     """Put pairs into the template and tokenize them; what is unusual is counted by what it is.
 
@@ -98,6 +111,7 @@ def encode_pairs(
         template: How dialogues are written.
         config: Limits.
         context: Longest sequence of the model.
+        scored: Responses end as a reward model is fed them, not with the end token alone.
 
     Returns:
         One row a pair (read back by ``pairs_from_table``), and counts.
@@ -108,8 +122,19 @@ def encode_pairs(
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end token, which a response must end with; use another model")
     counts: Counter[str] = Counter()
+    closing = closing_ids(tokenizer, template) if scored else [tokenizer.eos_token_id]
+    longest = min(config.max_tokens, context)
     found = [
-        _row(pair, tokenizer, template, config, min(config.max_tokens, context), counts) for pair in pairs
+        _row(
+            pair,
+            [response_ids(text, tokenizer, closing) for text in pair.responses],
+            tokenizer,
+            template,
+            config,
+            longest,
+            counts,
+        )
+        for pair in pairs
     ]
     kept = [row for row in found if row is not None]
     if not kept:
@@ -118,9 +143,16 @@ def encode_pairs(
     return pa.Table.from_pylist(kept, schema=_SCHEMA), counts
 
 
-def _row(pair: Pair, tokenizer, template: Template, config: PreferencesConfig, longest: int, counts: Counter):
+def _row(
+    pair: Pair,
+    responses: list[np.ndarray],
+    tokenizer,
+    template: Template,
+    config: PreferencesConfig,
+    longest: int,
+    counts: Counter,
+):
     """The stored row of a pair, or None where it is left out; both are counted."""
-    responses = [response_ids(text, tokenizer) for text in pair.responses]
     if np.array_equal(responses[0], responses[1]):
         counts["pairs of identical responses left out"] += 1
         return None
@@ -133,6 +165,7 @@ def _row(pair: Pair, tokenizer, template: Template, config: PreferencesConfig, l
     return {
         "id": pair.prompt.id,
         "prompt": pair.prompt.text,
+        "earlier": [asdict(turn) for turn in pair.prompt.earlier],
         "prompt_ids": prompt,
         "better": pair.better,
         "safer": pair.safer,
@@ -143,11 +176,9 @@ def _row(pair: Pair, tokenizer, template: Template, config: PreferencesConfig, l
     }
 
 
-def response_ids(text: str, tokenizer) -> np.ndarray:
-    """Ids of a response with its end token, and no BOS."""
-    return np.array(
-        [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], np.int32
-    )
+def response_ids(text: str, tokenizer, closing: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Ids of a response and what stands behind it, and no BOS."""
+    return np.array([*tokenizer(text, add_special_tokens=False)["input_ids"], *closing], np.int32)
 
 
 def _prompt_ids(
@@ -175,8 +206,10 @@ def pairs_from_table(table: pa.Table) -> EncodedPairs:
         for name in ("response", "response_ids", "safe")
     }
     return EncodedPairs(
-        ids=columns["id"],
-        prompts=columns["prompt"],
+        prompts=[
+            Prompt(name, text, earlier=turns_from(turns))
+            for name, text, turns in zip(*(columns[n] for n in ("id", "prompt", "earlier")), strict=True)
+        ],
         prompt_ids=[np.array(row, np.int32) for row in columns["prompt_ids"]],
         texts=both["response"],
         response_ids=[[np.array(row, np.int32) for row in rows] for rows in both["response_ids"]],

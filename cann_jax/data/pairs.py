@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
-
-import grain
+from typing import TYPE_CHECKING, Any, Literal
 
 from cann_jax.config_preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.prompts import Prompt, Turn
+
+if TYPE_CHECKING:
+    import grain
 
 Part = Literal["train", "heldout"]
 Dimension = Literal["better", "safer"]
@@ -61,7 +62,7 @@ class PreparedPairs:
     """
 
     name: str
-    parts: Mapping[Part, grain.MapDataset]
+    parts: Mapping[Part, "grain.MapDataset"]
     left_out: Mapping[str, int]
 
 
@@ -77,7 +78,9 @@ def prepare_pairs(config: PreferencesConfig, process_index: int = 0, process_cou
         InputError: a download fails, a file or a row is malformed, or a part is empty.
     """
     module, _, name = BUILDERS[config.dataset].partition(":")
-    # Imported late: TFDS takes a third of a second, and most runs have no preference data.
+    # Imported late: TFDS and grain take half a second, and most runs have no preference data.
+    import grain
+
     builder = getattr(import_module(f"cann_jax.data.builders.{module}"), name)(config)
     builder.prepare()
     parts: dict[Part, grain.MapDataset] = {}

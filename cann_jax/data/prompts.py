@@ -1,17 +1,20 @@
 """Prompts: read from JSON lines, put into the model's template, turned into ids once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from etils import epath
 from jinja2 import TemplateError
 
 from cann_jax.config import PromptsConfig
 from cann_jax.errors import InputError, named
 from cann_jax.padding import bucketed
+
+TURNS = pa.list_(pa.struct({"role": pa.string(), "text": pa.string()}))
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class Prompt:
     text: str
     group: str | None = None
     earlier: tuple[Turn, ...] = ()
+
+    @property
+    def dialogue(self) -> tuple[Turn, ...]:
+        """All turns, whatever it is called."""
+        return (*self.earlier, Turn("user", self.text))
+
+
+def turns_from(row: list[dict[str, str]]) -> tuple[Turn, ...]:
+    """A stored row of ``TURNS``."""
+    return tuple(Turn(**turn) for turn in row)
 
 
 class Template(Protocol):
@@ -71,6 +84,15 @@ class EncodedPrompts:
     def arrays(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """Ids (n, P), padded on the right, and lengths (n,), of the prompts at ``indices``."""
         return bucketed([self.ids[index] for index in indices])
+
+
+def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
+    """Each dialogue once, under its first id; in an order drawn from ``seed``, so that a part is a sample."""
+    found: dict[tuple, Prompt] = {}
+    for prompt in prompts:
+        found.setdefault(prompt.dialogue, prompt)
+    every = list(found.values())
+    return [every[index] for index in np.random.default_rng(seed).permutation(len(every))]
 
 
 def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
@@ -196,9 +218,34 @@ def answered_ids(prompt: Prompt, response: str, tokenizer, config: Template) -> 
         InputError: as ``prompt_ids``.
     """
     if config.template == "chat":
-        turns = (*prompt.earlier, Turn("user", prompt.text), Turn("assistant", response))
+        turns = (*prompt.dialogue, Turn("assistant", response))
         return chat_ids(turns, tokenizer, config.system, answers_next=False)
     return text_ids(_written(prompt.text, config, prompt.earlier) + response, tokenizer)
+
+
+def closing_ids(tokenizer, config: Template) -> np.ndarray:
+    """Ids behind a response where ``answered_ids`` and its end token have been written.
+
+    A reward model's score is read at the last of them: ChatML's is a line break, not the end token.
+
+    Args:
+        tokenizer: A transformers tokenizer with an end token.
+        config: The template.
+
+    Raises:
+        InputError: the chat template writes nothing there, or an answered turn otherwise than it opens one.
+    """
+    if config.template != "chat":
+        return np.array([tokenizer.eos_token_id], np.int32)
+    words = tokenizer("Hello", add_special_tokens=False)["input_ids"]
+    opening = [*prompt_ids("Hello", tokenizer, config), *words]
+    whole = answered_ids(Prompt("", "Hello"), "Hello", tokenizer, config)
+    if len(whole) <= len(opening) or not np.array_equal(whole[: len(opening)], opening):
+        raise InputError(
+            "the tokenizer's chat template does not write an answer as its opening, the answer and an end; "
+            "set template to a text with {prompt}"
+        )
+    return whole[len(opening) :]
 
 
 def text_ids(text: str, tokenizer) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Responses of a set of prompts, as arrays in memory and as Parquet on disk (one row a response)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.prompts import TURNS, EncodedPrompts, Prompt, turns_from
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def responses_table(prompts: EncodedPrompts, start: int, samples, tokenizer) -> 
                     prompt.id,
                     prompt.group,
                     prompt.text,
+                    [asdict(turn) for turn in prompt.earlier],
                     ids,
                     k,
                     text,
@@ -93,6 +94,7 @@ _SCHEMA = pa.schema(
         "prompt_id": pa.string(),
         "group": pa.string(),
         "prompt": pa.string(),
+        "earlier": TURNS,
         "prompt_ids": pa.list_(pa.int32()),
         "response": pa.int32(),
         "text": pa.string(),
@@ -105,7 +107,9 @@ _SCHEMA = pa.schema(
 
 def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
     """The arrays back; rows are ordered by prompt, K to each."""
-    columns = {name: table.column(name).to_pylist() for name in ("prompt_id", "group", "prompt", "text")}
+    columns = {
+        name: table.column(name).to_pylist() for name in ("prompt_id", "group", "prompt", "earlier", "text")
+    }
     count = int(max(table.column("response").to_numpy())) + 1
     shape = (table.num_rows // count, count)
     ids = [np.array(row, np.int32) for row in table.column("response_ids").to_pylist()]
@@ -113,9 +117,8 @@ def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
     for row, response in enumerate(ids):
         tokens[row, : len(response)] = response
     firsts = range(0, table.num_rows, count)
-    prompts = tuple(
-        Prompt(columns["prompt_id"][i], columns["prompt"][i], columns["group"][i]) for i in firsts
-    )
+    names, texts, groups, earlier = (columns[name] for name in ("prompt_id", "prompt", "group", "earlier"))
+    prompts = tuple(Prompt(names[i], texts[i], groups[i], turns_from(earlier[i])) for i in firsts)
     prompt_ids = table.column("prompt_ids").take(pa.array(list(firsts))).to_pylist()
     return Responses(
         prompts=EncodedPrompts(prompts, tuple(np.array(row, np.int32) for row in prompt_ids)),

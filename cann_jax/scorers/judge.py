@@ -45,7 +45,7 @@ class JudgeTemplate:
     def ids(self, prompt: Prompt, response: str, tokenizer) -> np.ndarray:
         """What stands before the answer."""
         if self.layout == "conversation":
-            turns = (*prompt.earlier, Turn("user", prompt.text), Turn("assistant", response))
+            turns = (*prompt.dialogue, Turn("assistant", response))
             return chat_ids(turns, tokenizer, self.system)
         values = {"prompt": _dialogue(prompt), "response": response}
         question = FIELD.sub(lambda field: values[field[1]], self.question or "")
@@ -150,5 +150,6 @@ def _answer_ids(text: str, tokenizer) -> np.ndarray:
 
 def _dialogue(prompt: Prompt) -> str:
     """The prompt, with the turns before it where there are any, one a line."""
-    turns = (*prompt.earlier, Turn("user", prompt.text))
-    return prompt.text if len(turns) == 1 else "\n".join(f"{turn.role}: {turn.text}" for turn in turns)
+    if not prompt.earlier:
+        return prompt.text
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.dialogue)

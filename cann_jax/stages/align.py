@@ -21,9 +21,8 @@ from cann_jax.progress import track
 from cann_jax.sharding import fetch
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.pair_scores import read_pair_scores
-from cann_jax.stages.pairs import read_pairs
 from cann_jax.stages.parts import ADAPTER, TRAINED, spec_of
-from cann_jax.stages.run import Run, Stage, settings_of, stage
+from cann_jax.stages.run import Run, Stage, read_pairs, settings_of, stage
 from cann_jax.stages.sample import read_samples
 from cann_jax.stages.score import REWARD
 from cann_jax.training.accumulate import TrainState, start

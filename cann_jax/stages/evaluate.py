@@ -15,7 +15,7 @@ from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import aligned_decoder, trained_by
 from cann_jax.stages.dual import constraints_of, read_dual, read_problem
 from cann_jax.stages.rounds import final_multipliers
-from cann_jax.stages.run import Run, prompts_identity, settings_of, stage
+from cann_jax.stages.run import Run, settings_of, stage
 from cann_jax.stages.sample import overlong_lines
 from cann_jax.stages.score import (
     REWARD,
@@ -52,7 +52,7 @@ def run_evaluate(run: Run) -> None:
     settings = {**run.model_settings, **settings_of(config, "sample", "evaluate", "reward", "constraints")}
     inputs = {
         **run.model_identity,
-        **prompts_identity(config.prompts.heldout),
+        **run.prompts_identity(config.prompts.heldout),
         **scorers_identity(run, measured_scorers(config)),
         trained_by(config): run.manifest_of(trained_by(config)),
     }

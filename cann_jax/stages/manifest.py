@@ -17,7 +17,7 @@ from etils import epath
 from cann_jax.artifacts import PARTIAL, as_json, fingerprint_file, read_json, write_json, writing
 from cann_jax.errors import InputError
 
-LAYOUT = 1  # of the files in a stage's folder; a change of it makes finished stages anew
+LAYOUT = 2  # of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
 # What a killed writer leaves under names that nobody reads: ours, and Orbax's.
 _UNFINISHED = (PARTIAL, ".orbax-checkpoint-tmp")

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from cann_jax.artifacts import fingerprint_json, read_table, write_bytes_atomic, write_table
+from cann_jax.artifacts import fingerprint_json, write_bytes_atomic, write_table
+from cann_jax.config import PREFERENCES
 from cann_jax.config_preferences import PreferencesConfig
 from cann_jax.data.builders.records import ABSENT
-from cann_jax.data.encoded_pairs import EncodedPairs, encode_pairs, pairs_from_table
-from cann_jax.data.pairs import PARTS, Part, PreparedPairs, prepare_pairs
+from cann_jax.data.encoded_pairs import encode_pairs
+from cann_jax.data.pairs import PARTS, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Template
 from cann_jax.models.load import ModelFiles
 from cann_jax.stages.run import Run, Stage, stage
@@ -27,11 +28,8 @@ def run_pairs(run: Run) -> None:
     with stage(run, "pairs", settings, inputs) as work:
         if work is not None:
             write_pairs(prepared, run.files, run.config.prompts, config, work)
-
-
-def read_pairs(run: Run, part: Part) -> EncodedPairs:
-    """What the stage left of one part."""
-    return pairs_from_table(read_table(run.folder / "pairs" / f"{part}.parquet"))
+    if run.config.prompts.heldout == PREFERENCES:
+        print(f"pairs: {len(run.heldout_prompts)} prompts held out")  # raises before anything is trained
 
 
 def pairs_settings(config: PreferencesConfig, template: Template) -> dict:
@@ -46,14 +44,21 @@ def tokenizer_identity(files: ModelFiles) -> str:
 
 
 def write_pairs(
-    prepared: PreparedPairs, files: ModelFiles, template: Template, config: PreferencesConfig, work: Stage
+    prepared: PreparedPairs,
+    files: ModelFiles,
+    template: Template,
+    config: PreferencesConfig,
+    work: Stage,
+    *,
+    scored=False,
 ) -> None:
-    """Tokenize both parts and tell what they hold."""
+    """Tokenize both parts and tell what they hold; ``scored`` as in ``encode_pairs``."""
     _tell("pairs", prepared.left_out)
     contradictory = []
     for part in PARTS:
         pairs = list(prepared.parts[part])
-        table, counts = encode_pairs(pairs, files.tokenizer, template, config, files.config.max_positions)
+        context = files.config.max_positions
+        table, counts = encode_pairs(pairs, files.tokenizer, template, config, context, scored=scored)
         write_table(work.output(f"{part}.parquet"), table)
         labels = {name: sum(getattr(pair, name) != ABSENT for pair in pairs) for name in ("better", "safer")}
         known = sum(pair.harms is not None for pair in pairs)
@@ -66,7 +71,7 @@ def write_pairs(
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in contradictory)
     write_bytes_atomic(work.output(CONTRADICTIONS), lines.encode())
     if contradictory:
-        print(f"pairs: the contradictory ones are listed in {work.folder / CONTRADICTIONS}")
+        print(f"pairs: the contradictory ones are listed in {work.folder.name}/{CONTRADICTIONS}")
 
 
 def _tell(who: str, counts: Mapping[str, int]) -> None:

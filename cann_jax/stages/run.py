@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from etils import epath
 
 from cann_jax import distributed
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, write_json
-from cann_jax.config import ModelConfig, RunConfig
+from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, read_table, write_json
+from cann_jax.config import PREFERENCES, ModelConfig, RunConfig
 from cann_jax.config_training import LoraConfig
-from cann_jax.data.prompts import EncodedPrompts, encode_prompts, read_prompts
+from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
+from cann_jax.data.pairs import Part
+from cann_jax.data.prompts import EncodedPrompts, Prompt, distinct_prompts, encode_prompts, read_prompts
 from cann_jax.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
@@ -63,11 +65,11 @@ class Run:
 
     @cached_property
     def train_prompts(self) -> EncodedPrompts:
-        return self._prompts(self.config.prompts.train)
+        return self._prompts(self.config.prompts.train, "train")
 
     @cached_property
     def heldout_prompts(self) -> EncodedPrompts:
-        return self._prompts(self.config.prompts.heldout)
+        return self._prompts(self.config.prompts.heldout, "heldout")
 
     @cached_property
     def model_identity(self) -> dict[str, str]:
@@ -97,11 +99,33 @@ class Run:
             )
         return fingerprint_json(read_json(path))
 
-    def _prompts(self, path: str) -> EncodedPrompts:
+    def prompts_identity(self, path: str) -> dict[str, str]:
+        """Fingerprint of ``prompts.train`` or ``prompts.heldout``."""
+        return {"prompts": self.manifest_of("pairs") if path == PREFERENCES else fingerprint_file(path)}
+
+    def _prompts(self, path: str, part: Part) -> EncodedPrompts:
         config = self.config
         room = self.files.config.max_positions - config.sample.max_new_tokens
-        prompts = read_prompts(path, config.prompts.limit)
+        if path == PREFERENCES:
+            prompts = self._prompts_of_pairs(part)
+        else:
+            prompts = read_prompts(path, config.prompts.limit)
         return encode_prompts(prompts, self.files.tokenizer, config.prompts, room)
+
+    def _prompts_of_pairs(self, part: Part) -> list[Prompt]:
+        """The distinct prompts of the stage ``pairs``; held-out ones that are trained on too are left out."""
+        seen = set()
+        if part == "heldout":
+            seen = {prompt.dialogue for prompt in read_pairs(self, "train").prompts}
+        every = distinct_prompts(read_pairs(self, part).prompts, self.config.seed)
+        fresh = [prompt for prompt in every if prompt.dialogue not in seen]
+        if len(fresh) < len(every):
+            print(f"prompts.{part}: {len(every) - len(fresh)} of {len(every)} are trained on too; left out")
+        if not fresh:
+            raise InputError(
+                f"prompts.{part} is 'preferences', and no held-out pair has a prompt of its own; give a file"
+            )
+        return fresh[: self.config.prompts.limit]
 
 
 def load_model(
@@ -144,6 +168,11 @@ def open_folder(run: HasFolder) -> None:
     check_folder(run.folder)
     write_json(run.folder / CONFIG, run.config)
     distributed.check_shared(run.folder / CONFIG)
+
+
+def read_pairs(run: HasFolder, part: Part) -> EncodedPairs:
+    """What the stage ``pairs`` left of one part."""
+    return pairs_from_table(read_table(run.folder / "pairs" / f"{part}.parquet"))
 
 
 @contextmanager
@@ -200,10 +229,6 @@ class Stage:
         """The path of a file that the stage leaves."""
         self.outputs.append(name)
         return self.folder / name
-
-
-def prompts_identity(path: str) -> dict[str, str]:
-    return {"prompts": fingerprint_file(path)}
 
 
 def settings_of(config: RunConfig, *names: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.sampling.shards import read_shards, sample_shards
-from cann_jax.stages.run import Run, prompts_identity, settings_of, stage
+from cann_jax.stages.run import Run, settings_of, stage
 
 NAME = "responses"
 
@@ -12,7 +12,7 @@ def run_sample(run: Run) -> None:
     """Leaves ``sample/responses-*.parquet``: text, ids, log-prob and finish reason, one row a response."""
     config = run.config
     settings = {**run.model_settings, **settings_of(config, "sample")}
-    inputs = {**run.model_identity, **prompts_identity(config.prompts.train)}
+    inputs = {**run.model_identity, **run.prompts_identity(config.prompts.train)}
     with stage(run, "sample", settings, inputs) as work:
         if work is None:
             return

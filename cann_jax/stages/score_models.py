@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from cann_jax.artifacts import fingerprint_json, read_table, write_json, writing
+from cann_jax.artifacts import fingerprint_json, write_json, writing
 from cann_jax.config_score_models import ScoreModelConfig
-from cann_jax.data.encoded_pairs import labelled, pairs_from_table
+from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.pairs import Part, prepare_pairs
 from cann_jax.distributed import is_first
 from cann_jax.models.export_scores import export_score_model
@@ -19,7 +19,7 @@ from cann_jax.models.load import ModelFiles, open_model
 from cann_jax.sharding import check_model, current_mesh, fetch, partition, place
 from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
 from cann_jax.stages.parts import TRAINED
-from cann_jax.stages.run import load_model, stage
+from cann_jax.stages.run import load_model, read_pairs, stage
 from cann_jax.training.accumulate import start
 from cann_jax.training.calibration import Accuracy, accuracy, reliability
 from cann_jax.training.checkpoints import save_weights
@@ -64,7 +64,7 @@ class ScoreRun:
         Raises:
             InputError: none has the label, or a cost model's pairs say of no response whether it is safe.
         """
-        pairs = pairs_from_table(read_table(self.folder / "pairs" / f"{part}.parquet"))
+        pairs = read_pairs(self, part)
         chosen, config = labelled(pairs, self.dimension), self.config
         preferred = getattr(pairs, self.dimension)[chosen]
         return ScoreData(pairs, chosen, preferred, config.pairs_per_step, config.epochs, config.seed)
@@ -128,7 +128,7 @@ def make_pairs(run: ScoreRun) -> dict[str, str]:
     }
     with stage(run, "pairs", pairs_settings(config.preferences, config), identity) as work:
         if work is not None:
-            write_pairs(prepared, run.files, config, config.preferences, work)
+            write_pairs(prepared, run.files, config, config.preferences, work, scored=True)
     return identity | {"pairs": fingerprint_json(pairs_settings(config.preferences, config))}
 
 

@@ -7,7 +7,7 @@ from cann_jax.config import PromptsConfig
 from cann_jax.config_preferences import PreferencesConfig
 from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
 from cann_jax.data.pairs import Pair
-from cann_jax.data.prompts import Prompt, Turn, prompt_ids
+from cann_jax.data.prompts import Prompt, Turn, answered_ids, prompt_ids
 from cann_jax.errors import InputError
 from tests.tiny_models import tiny_tokenizer
 
@@ -32,7 +32,9 @@ def encode(pairs, on_overlong="error", max_tokens=512, context=4096, template=No
 def test_ids_texts_and_labels_through_a_table():
     table, counts = encode([pair(), pair("f:2", "Hm?", better=-1, harms=None, earlier=EARLIER)])
     found, tokenizer = pairs_from_table(table), tiny_tokenizer()
-    assert found.ids == ["f:1", "f:2"] and found.better.tolist() == [0, -1] and found.safer.tolist() == [1, 1]
+    assert [prompt.id for prompt in found.prompts] == ["f:1", "f:2"]
+    assert found.better.tolist() == [0, -1] and found.safer.tolist() == [1, 1]
+    assert found.prompts[1].earlier == found.responses().prompts.prompts[1].earlier == EARLIER
     assert found.texts[0] == ["Because.", "No idea"] and found.safe.tolist() == [[1, 1], [1, 1]]
     assert tokenizer.decode(found.response_ids[0][1]) == "No idea<|end|>"
     written = "<|bos|><|user|>Hello<|end|><|assistant|>Hi there<|end|><|user|>Hm?<|end|><|assistant|>"
@@ -80,7 +82,7 @@ def test_what_is_odd_is_counted():
         "contradictory labels": 1,
     }
     found = pairs_from_table(table)
-    assert found.ids == ["f:2", "f:3"]
+    assert [prompt.id for prompt in found.prompts] == ["f:2", "f:3"]
     assert found.response_ids[0][1].tolist() == [tiny_tokenizer().eos_token_id]
 
 
@@ -129,3 +131,20 @@ def test_missing_labels_and_end_token():
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end token"):
         encode([pair()], tokenizer=tokenizer)
+
+
+def test_a_reward_models_responses_end_as_its_scorer_is_fed_them():
+    """ChatML writes a line break behind the end token; the score is read there, and must be learnt there."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "{{ eos_token }}\n")
+    settings, prompts = PreferencesConfig("local", "error", "x"), PromptsConfig("", "", "error")
+    table, _ = encode_pairs([pair()], tokenizer, prompts, settings, 4096, scored=True)
+    found = pairs_from_table(table)
+    fed = answered_ids(pair().prompt, "Because.", tokenizer, prompts)
+    np.testing.assert_array_equal([*found.prompt_ids[0], *found.response_ids[0][0]], fed)
+    assert tokenizer.decode(fed).endswith("Because.<|end|>\n")
+    policy = pairs_from_table(encode_pairs([pair()], tokenizer, prompts, settings, 4096)[0])
+    assert policy.response_ids[0][0].tolist() == found.response_ids[0][0][:-1].tolist()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InputError, match="does not write an answer as its opening, the answer and an end"):
+        encode_pairs([pair()], tokenizer, prompts, settings, 4096, scored=True)
