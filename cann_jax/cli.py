@@ -35,11 +35,13 @@ class Command:
         config: The run's YAML file.
         stages: Only these stages, for example ``sample,score``.
         dry_run: Check configuration, files, shapes and memory, and compute nothing.
+        model_config: A config.json; the dry run goes by it and opens no model, where none is at hand.
     """
 
     config: str
     stages: str | None = None
     dry_run: bool = False
+    model_config: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +50,13 @@ class ScoreModelCommand:
 
     Args:
         config: Its YAML file.
+        dry_run: Check configuration, files, shapes and memory, and compute nothing.
+        model_config: A config.json; the dry run goes by it and opens no model, where none is at hand.
     """
 
     config: str
+    dry_run: bool = False
+    model_config: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +66,12 @@ class Options:
     Args:
         stages: The stages to run, in their order.
         dry_run: Check, and compute nothing.
+        model_config: What the dry run takes for the model.
     """
 
     stages: tuple[str, ...]
     dry_run: bool
+    model_config: str | None = None
 
 
 def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
@@ -76,17 +84,17 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
         SystemExit: After ``--help``.
     """
     config, command = _parsed(argv, TRAIN, Command, RunConfig, _run_config)
-    return config, Options(_stages(command.stages, config), command.dry_run)
+    return config, Options(_stages(command.stages, config), command.dry_run, command.model_config)
 
 
-def parse_score_model(argv: Sequence[str]) -> ScoreModelConfig:
+def parse_score_model(argv: Sequence[str]) -> tuple[ScoreModelConfig, ScoreModelCommand]:
     """As ``parse_run``, for ``python -m cann_jax.reward``.
 
     Raises:
         InputError: One line that names the key, where it was given, and the mend.
         SystemExit: After ``--help``.
     """
-    return _parsed(argv, REWARD, ScoreModelCommand, ScoreModelConfig, _score_model_config)[0]
+    return _parsed(argv, REWARD, ScoreModelCommand, ScoreModelConfig, _score_model_config)
 
 
 def _parsed(argv: Sequence[str], program: str, command: type, schema: type, build: Callable) -> tuple:
@@ -97,6 +105,8 @@ def _parsed(argv: Sequence[str], program: str, command: type, schema: type, buil
     names = [item.name for item in dataclasses.fields(command)]
     flags = _split_flags(argv, names, schema)
     asked = _build(lambda: from_mapping(command, _command_values(flags, names)), "command line", ())
+    if asked.model_config is not None and not asked.dry_run:
+        raise InputError("command line: --model_config belongs to --dry_run; add that, or leave it out")
     overrides = [(key, value) for key, value in flags if key not in names]
     values = read_yaml(asked.config)
     for flag in overrides:

@@ -14,8 +14,8 @@ from cann_jax.schema import dotted, is_required, named_section_type, section_typ
 TRAIN, REWARD = "cann_jax.train", "cann_jax.reward"
 
 USAGE = {
-    TRAIN: "--config FILE.yaml [--KEY VALUE ...] [--stages STAGE,...] [--dry_run]",
-    REWARD: "--config FILE.yaml [--KEY VALUE ...]",
+    TRAIN: "--config FILE.yaml [--KEY VALUE ...] [--stages STAGE,...] [--dry_run [--model_config FILE]]",
+    REWARD: "--config FILE.yaml [--KEY VALUE ...] [--dry_run [--model_config FILE]]",
 }
 INTRODUCTION = """\
 usage: python -m {program} {usage}

@@ -14,8 +14,13 @@ def pad(rows: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucketed(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``pad`` to the next multiple of ``BUCKET``."""
-    return pad(rows, BUCKET * -(-max(map(len, rows)) // BUCKET))
+    """``pad`` to ``bucket_width`` of the longest."""
+    return pad(rows, bucket_width(max(map(len, rows))))
+
+
+def bucket_width(longest: int) -> int:
+    """The next multiple of ``BUCKET``."""
+    return BUCKET * -(-longest // BUCKET)
 
 
 def step_width(longest: int) -> int:

@@ -33,7 +33,7 @@ def _run(run: Run, options: Options) -> None:
         from cann_jax.stages.dry_run import dry_run
 
         check_folder(run.folder)
-        return dry_run(run)
+        return dry_run(run, options.model_config)
     open_folder(run)
     for name in options.stages:
         start = time.monotonic()

@@ -59,13 +59,15 @@ def load_scorer(values: dict, key: str, reference: LanguageModel | None, prompts
             raise AssertionError(f"no scorer for {type(other).__name__}")
 
 
-def check_scorer(values: dict, key: str, reference: ModelFiles, prompts: PromptsConfig) -> Scorer | None:
+def check_scorer(
+    values: dict, key: str, reference: ModelFiles | None, prompts: PromptsConfig
+) -> Scorer | None:
     """What can be found wrong with a scorer without a model's weights being read.
 
     Args:
         values: As ``load_scorer``.
         key: As ``load_scorer``.
-        reference: Files of π_ref.
+        reference: Files of π_ref; None opens no model, and checks no scorer that reads one's files.
         prompts: The template.
 
     Returns:
@@ -75,6 +77,8 @@ def check_scorer(values: dict, key: str, reference: ModelFiles, prompts: Prompts
         InputError: as ``load_scorer``.
     """
     match scorer_from_dict(values, key):
+        case RelevanceScorer() | RewardModelScorer() | JudgeScorer() | ImplicitScorer() if reference is None:
+            return None
         case RelevanceScorer() as config:
             prompt_ids(config.neutral_prompt, reference.tokenizer, prompts)
         case RewardModelScorer() as config:

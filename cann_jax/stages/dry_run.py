@@ -1,96 +1,108 @@
 """``--dry_run``: check everything that can be checked before the first step, and compute nothing.
 
-Configuration, files, tensor names and shapes, prompts, scorers, divisibility; then sampling and training are
-compiled for their real shapes, without a weight being read, and their memory is printed. Nothing is written
+Configuration, files, tensor names and shapes, prompts, preference pairs, scorers, divisibility; then sampling
+and training are compiled for their real shapes, without a weight being read, and their memory is printed.
+``--model_config FILE`` checks a run whose model is not at hand: the architecture comes from FILE, no model
+and no tokenizer is opened, and what they alone can tell is bounded by the configuration. Nothing is written
 but the compiled programs, into the user's compilation cache, where the run itself finds them.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
-from rich.table import Table
 
-from cann_jax.config_training import LoraConfig
+from cann_jax.config import RunConfig, scorers_of
+from cann_jax.config_prealign import all_to_prealign
 from cann_jax.console import console
-from cann_jax.data.preferences import steps_in
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
-from cann_jax.models.decoder import Decoder
-from cann_jax.models.load import abstract_decoder
-from cann_jax.models.weights import check_weights
-from cann_jax.padding import BUCKET, bucketed
+from cann_jax.models.config import DecoderConfig
 from cann_jax.sampling.shards import stop_tokens
 from cann_jax.scorers import check_finite, check_scorer
+from cann_jax.sharding import check_model, current_mesh
+from cann_jax.stages.dry_run_data import (
+    Extent,
+    KnownData,
+    known_data,
+    prompts_in,
+    sampling_extent,
+    training_extent,
+    training_steps,
+)
+from cann_jax.stages.dry_run_parts import (
+    STEPS,
+    checked_shape,
+    histogram,
+    memory_table,
+    model_line,
+    shape_from,
+)
 from cann_jax.stages.evaluate import measured_scorers
+from cann_jax.stages.prealign import training_config
 from cann_jax.stages.programs import trace_sampling, trace_training
 from cann_jax.stages.run import Run
 from cann_jax.stages.score import reward_and_constraints
 
-HISTOGRAM_ROWS, BAR = 8, 40
-MIB = 1 << 20
 
-
-def dry_run(run: Run) -> None:
+def dry_run(run: Run, model_config: str | None = None) -> None:
     """Print what the run would do and need.
+
+    Args:
+        run: The run.
+        model_config: A ``config.json`` to go by in place of the model's files.
 
     Raises:
         InputError: what would stop it.
     """
     out = console()
-    files = run.files
-    check_weights(
-        {name: reader.shape for name, reader in files.readers.items()}, files.config, str(files.path)
-    )
-    decoder, size = _abstract(run), _parameters(run) / 1e6
-    out.print(
-        f"model: {files.path.name}, {size:.1f} M parameters, {decoder.dtype}, attention by {decoder.kernel}"
-    )
-    for line in (*_prompt_lines(run), *_scorer_lines(run), *_step_lines(run)):
+    opened = model_config is None
+    shape = shape_from(model_config) if model_config is not None else checked_shape(run.files)
+    check_model(shape, current_mesh())
+    source = run.files.path.name if opened else f"by {model_config}, no model opened"
+    out.print(model_line(shape, run.config.model, source), markup=False)
+    data = known_data(run, opened=opened)
+    for line in (*_data_lines(run, data), *_scorer_lines(run, data, opened), *_step_lines(run, data)):
         out.print(line, markup=False)
-    out.print(_memory_table(run))
+    out.print(memory_table(_programs(run, shape, data, opened)))
     out.print(f"nothing was computed, and {run.folder} is as it was", markup=False)
 
 
-def _parameters(run: Run) -> int:
-    """Of the reference; a copy of a tied head in the files counts once."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(_abstract(run), nnx.Param)))
+def _data_lines(run: Run, data: KnownData) -> Iterator[str]:
+    for name, prompts in (("train", data.train), ("heldout", data.heldout)):
+        yield f"prompts.{name}: {_prompts_line(run, name, prompts)}"
+    if data.train is not None:
+        yield "tokens of the training prompts, template included:"
+        yield from histogram(np.array([len(ids) for ids in data.train.ids]))
+    preferences = run.config.preferences
+    if data.pairs is not None:
+        yield "tokens of the training pairs, both responses included:"
+        yield from histogram(data.pairs.lengths)
+    elif preferences is not None:
+        yield f"preferences: not read; taken to fill preferences.max_tokens, {preferences.max_tokens}"
 
 
-def _abstract(run: Run, lora: LoraConfig | None = None, *, wide=False) -> Decoder:
-    model = run.config.model
-    return abstract_decoder(run.files.config, model.dtype, lora, wide=wide, attention=model.attention)
+def _prompts_line(run: Run, name: str, prompts: EncodedPrompts | None) -> str:
+    if prompts is not None:
+        return f"{len(prompts)} kept, {prompts.dropped} dropped, {prompts.truncated} cut on the left"
+    settings = run.config.prompts
+    count = prompts_in(getattr(settings, name), settings.limit)
+    found = "not read" if count is None else f"{count}, not tokenized"
+    return f"{found}; taken to fill prompts.max_tokens, {settings.max_tokens}"
 
 
-def _prompt_lines(run: Run) -> Iterator[str]:
-    for name, prompts in (("train", run.train_prompts), ("heldout", run.heldout_prompts)):
-        kept, dropped = len(prompts), prompts.dropped
-        yield f"prompts.{name}: {kept} kept, {dropped} dropped, {prompts.truncated} cut on the left"
-    yield "tokens of the training prompts, template included:"
-    yield from histogram(np.array([len(ids) for ids in run.train_prompts.ids]))
-
-
-def histogram(lengths: np.ndarray) -> Iterator[str]:
-    """Counts of token lengths as lines of text, in a few bins whose width is a multiple of ``BUCKET``."""
-    width = BUCKET * -(-int(lengths.max()) // (BUCKET * HISTOGRAM_ROWS))
-    counts = np.bincount((lengths - 1) // width)
-    for index, count in enumerate(counts):
-        bar = "█" * -(-BAR * int(count) // int(counts.max()))
-        yield f"  {index * width + 1:>6}–{(index + 1) * width:<6} {count:>7} {bar}"
-
-
-def _scorer_lines(run: Run) -> Iterator[str]:
+def _scorer_lines(run: Run, data: KnownData, opened: bool) -> Iterator[str]:
     """Load and probe the scorers that need no model; a table must score every response to come."""
     config = run.config
+    files = run.files if opened else None
     for name, (values, key) in (reward_and_constraints(config) | measured_scorers(config)).items():
-        scorer: Any = check_scorer(values, key, run.files, config.prompts)
-        if values["kind"] == "column":
-            hollow = _hollow_responses(run.train_prompts, config.sample.responses)
+        scorer: Any = check_scorer(values, key, files, config.prompts)
+        if values["kind"] == "column" and data.train is not None:
+            hollow = _hollow_responses(data.train, config.sample.responses)
             check_finite(scorer(hollow, hollow.logps).values, hollow, key)
         probed = ", probed" if scorer is not None and values.get("probe") else ""
-        yield f"scorer {name}: {values['kind']}{probed}"
+        model = f" {values['path']}" if values["kind"] in ("reward_model", "judge") and values["path"] else ""
+        yield f"scorer {name}: {values['kind']}{model}{probed}"
 
 
 def _hollow_responses(prompts: EncodedPrompts, count: int) -> Responses:
@@ -99,39 +111,41 @@ def _hollow_responses(prompts: EncodedPrompts, count: int) -> Responses:
     return Responses(prompts, zeros[..., None], zeros, zeros > 0, zeros.astype(np.float32), [])
 
 
-def _step_lines(run: Run) -> Iterator[str]:
-    align, sample = run.config.align, run.config.sample
-    count, width = len(run.train_prompts), _prompt_width(run)
-    steps = steps_in(align.epochs, count, align.prompts_per_step)
-    tokens = align.prompts_per_step * (width + align.group_size * sample.max_new_tokens)
+def _trainings(config: RunConfig) -> dict[str, RunConfig]:
+    """Every training of the run, by what it is called."""
+    asked = {each.stage: each for each in all_to_prealign(scorers_of(config).values())}
+    return {name: training_config(config, each) for name, each in asked.items()} | {"training": config}
+
+
+def _step_lines(run: Run, data: KnownData) -> Iterator[str]:
+    sample, count = run.config.sample, sampling_extent(run.config, data).count
+    prompts = f"up to {run.config.prompts.limit or 'all'}" if count is None else count
+    length = sample.max_new_tokens
+    yield f"sampling: {prompts} prompts × {sample.responses} responses of up to {length} tokens"
+    for name, config in _trainings(run.config).items():
+        yield f"{name}: {_steps(config, training_extent(config, data))}"
+
+
+def _steps(config: RunConfig, extent: Extent) -> str:
+    align, steps = config.align, training_steps(config, extent)
+    tokens = align.prompts_per_step * (extent.prompt + align.group_size * extent.response)
     pairs = align.prompts_per_step * align.group_size * (align.group_size - 1) // 2
-    yield f"sampling: {count} prompts × {sample.responses} responses of up to {sample.max_new_tokens} tokens"
-    yield f"training: {steps} steps of up to {tokens} tokens and {pairs} pairs each, padding included"
+    number = "steps (their number comes with the data)" if steps is None else f"{steps} steps"
+    return f"{number} of up to {tokens} tokens and {pairs} pairs each, padding included"
 
 
-def _prompt_width(run: Run) -> int:
-    return bucketed(list(run.train_prompts.ids))[0].shape[1]
-
-
-def _memory_table(run: Run) -> Table:
-    table = Table(title=f"compiled memory, MiB per device ({jax.default_backend()})", title_justify="left")
-    for heading in ("program", "arguments", "temporaries", "output", "together"):
-        table.add_column(heading, justify="left" if heading == "program" else "right")
-    for name, program in _programs(run).items():
-        table.add_row(name, *_memory_cells(program.lower().compile().memory_analysis()))
-    return table
-
-
-def _memory_cells(found: Any) -> list[str]:
-    """Donated arguments are the output's memory too, and count once."""
-    parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
-    return [f"{size / MIB:.1f}" for size in (*parts, sum(parts) - found.alias_size_in_bytes)]
-
-
-def _programs(run: Run) -> dict[str, Any]:
-    """Sampling of the widest batch, the reference's pass over a training batch and the training step."""
-    config, shape, width = run.config, run.files.config, _prompt_width(run)
-    steps = steps_in(config.align.epochs, len(run.train_prompts), config.align.prompts_per_step)
-    stop = len(stop_tokens(run.files.tokenizer, config.sample))
-    sampling = trace_sampling(config, shape, width, stop)
-    return {"sampling": sampling, **trace_training(config, shape, width, steps)}
+def _programs(run: Run, shape: DecoderConfig, data: KnownData, opened: bool) -> dict[str, Any]:
+    """Sampling of the widest batch; of each training the widest step, and the reference's pass over it."""
+    widest = sampling_extent(run.config, data)
+    # One token of each text, and the tokenizer's own: what a tokenizer that is not here would say.
+    sample = run.config.sample
+    stop = len(stop_tokens(run.files.tokenizer, sample)) if opened else 1 + len(sample.stop)
+    programs = {"sampling": trace_sampling(run.config, shape, widest.prompt, stop)}
+    for name, config in _trainings(run.config).items():
+        extent = training_extent(config, data)
+        steps = training_steps(config, extent) or STEPS
+        traced = trace_training(config, shape, extent.prompt, steps, extent.response)
+        programs |= {
+            program if name == "training" else f"{name}: {program}": x for program, x in traced.items()
+        }
+    return programs

@@ -48,14 +48,25 @@ def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int):
     return batch_logps.trace(graph, shapes_of_parameters(weights), *shapes_of_batch(batch))
 
 
-def trace_training(config: RunConfig, shape: DecoderConfig, width: int, steps: int) -> dict[str, Any]:
-    """The reference's pass over a training batch and the training step, by name."""
+def trace_training(
+    config: RunConfig, shape: DecoderConfig, width: int, steps: int, length: int | None = None
+) -> dict[str, Any]:
+    """The reference's pass over a training batch and the training step, by name.
+
+    Args:
+        config: The run's configuration.
+        shape: The model.
+        width: Tokens of the longest prompt, padding included.
+        steps: Of the run.
+        length: Tokens of the longest response, padding included; None for ``sample.max_new_tokens``.
+    """
+    length = config.sample.max_new_tokens if length is None else length
     full = config.align.lora is None
     decoder = _decoder(config, shape, config.align.lora, full)
     graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
     spec = spec_of(config, graph, steps)
     state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
-    frozen, batch = shapes_of_parameters(frozen), shapes_of_batch(_preferences(config, width))
+    frozen, batch = shapes_of_parameters(frozen), shapes_of_batch(_preferences(config, width, length))
     return {
         "reference log-probs": reference_step.trace(spec, state.weights, frozen, batch),
         "training step": train_step.trace(spec, state, frozen, batch, _key()),
@@ -67,9 +78,8 @@ def _decoder(config: RunConfig, shape: DecoderConfig, lora: LoraConfig | None = 
     return abstract_decoder(shape, model.dtype, lora, wide=wide, attention=model.attention)
 
 
-def _preferences(config: RunConfig, width: int) -> PreferenceBatch:
-    align, length = config.align, config.sample.max_new_tokens
-    batch, group = align.prompts_per_step, align.group_size
+def _preferences(config: RunConfig, width: int, length: int) -> PreferenceBatch:
+    batch, group = config.align.prompts_per_step, config.align.group_size
     return PreferenceBatch(
         prompts=_integers(batch, width),
         prompt_lengths=_integers(batch),

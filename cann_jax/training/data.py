@@ -52,7 +52,7 @@ class PreferenceData:
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
         align, (prompts, count), seed = self.config.align, self.responses.shape, self.config.seed
-        lengths = self._lengths if self.ragged else None
+        lengths = self.lengths if self.ragged else None
         epochs, chosen = prompts_of_step(step, prompts, align.prompts_per_step, seed, lengths)
         if align.selection == "extremes":
             return chosen[:, None], extreme_responses(self.reward[chosen], align.group_size)
@@ -62,7 +62,8 @@ class PreferenceData:
         return chosen[:, None], np.stack(drawn)
 
     @cached_property
-    def _lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each prompt with its responses."""
         return self.responses.lengths.sum(1) + [len(ids) for ids in self.responses.prompts.ids]
 
     @cached_property
@@ -72,7 +73,7 @@ class PreferenceData:
     def batch(self, step: int) -> PreferenceBatch:
         """The step's batch on the mesh in use; each host makes the rows that its devices hold."""
         rows, columns = self.places(step)
-        widths, mine = self._widths(rows, columns), own_rows(len(rows))
+        widths, mine = self.widths(rows, columns), own_rows(len(rows))
         rows, columns = rows[mine], columns[mine]
         prompts, prompt_lengths = pad([self.responses.prompts.ids[row] for row in rows[:, 0]], widths[0])
         batch = PreferenceBatch(
@@ -86,7 +87,7 @@ class PreferenceData:
         )
         return place_rows(batch, self.config.align.prompts_per_step)
 
-    def _widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
+    def widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
         """Of prompts and responses: what this step needs, or all alike, so that one shape is compiled."""
         if not self.ragged:
             return self._prompt_width, self.responses.tokens.shape[2]

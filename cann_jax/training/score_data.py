@@ -42,8 +42,18 @@ class ScoreData:
 
     def batch(self, step: int) -> ScoreBatch:
         """The batch of a step."""
-        _, places = prompts_of_step(step, len(self.chosen), self.size, self.seed, self.lengths)
-        return self.of(places)
+        return self.of(self.places(step))
+
+    def places(self, step: int) -> np.ndarray:
+        """(B,) the places in ``chosen`` of a step's pairs, over all hosts."""
+        return prompts_of_step(step, len(self.chosen), self.size, self.seed, self.lengths)[1]
+
+    def widths(self, places: np.ndarray) -> tuple[int, int]:
+        """Of the prompts and of the responses of the pairs at these places of ``chosen``."""
+        rows, pairs = self.chosen[places], self.pairs
+        prompt = max(len(pairs.prompt_ids[row]) for row in rows)
+        response = max(len(ids) for row in rows for ids in pairs.response_ids[row])
+        return step_width(prompt), step_width(response)
 
     def in_order(self) -> list[np.ndarray]:
         """Every pair once, in groups of ``size`` of similar length; the last is filled up with its last."""
@@ -55,8 +65,7 @@ class ScoreData:
         """The batch of the pairs at these places of ``chosen``, on the mesh in use; each host makes the rows
         that its devices hold."""
         rows, pairs, size = self.chosen[places], self.pairs, len(places)
-        width = step_width(max(len(pairs.prompt_ids[row]) for row in rows))
-        response_width = step_width(max(len(ids) for row in rows for ids in pairs.response_ids[row]))
+        width, response_width = self.widths(places)
         mine = own_rows(size)
         rows, places = rows[mine], places[mine]
         prompts, prompt_lengths = pad([pairs.prompt_ids[row] for row in rows], width)

@@ -1,0 +1,74 @@
+"""What the dry runs of a run and of a score model share: the model, lengths, memory."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from rich.table import Table
+
+from cann_jax.config import ModelConfig
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.load import ModelFiles, abstract_decoder
+from cann_jax.models.sources import read_json
+from cann_jax.models.weights import check_weights
+from cann_jax.padding import BUCKET
+
+HISTOGRAM_ROWS, BAR = 8, 40
+MIB = 1 << 20
+STEPS = 1_000_000  # where the data are not here to count them: more than any warm-up
+
+
+def shape_from(path: str) -> DecoderConfig:
+    """The architecture in a ``config.json``.
+
+    Raises:
+        InputError: it is missing, malformed, or of a model that is not supported.
+    """
+    return DecoderConfig.from_hf(read_json(Path(path)), path)
+
+
+def checked_shape(files: ModelFiles) -> DecoderConfig:
+    """The architecture of a model whose tensors have the names and shapes that it needs.
+
+    Raises:
+        InputError: they do not.
+    """
+    check_weights(
+        {name: reader.shape for name, reader in files.readers.items()}, files.config, str(files.path)
+    )
+    return files.config
+
+
+def model_line(shape: DecoderConfig, model: ModelConfig, source: str) -> str:
+    """What the model is; a copy of a tied head in the files counts once."""
+    decoder = abstract_decoder(shape, model.dtype, None, attention=model.attention)
+    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))) / 1e6
+    return f"model: {source}, {size:.1f} M parameters, {decoder.dtype}, attention by {decoder.kernel}"
+
+
+def histogram(lengths: np.ndarray) -> Iterator[str]:
+    """Counts of token lengths as lines of text, in a few bins whose width is a multiple of ``BUCKET``."""
+    width = BUCKET * -(-int(lengths.max()) // (BUCKET * HISTOGRAM_ROWS))
+    counts = np.bincount((lengths - 1) // width)
+    for index, count in enumerate(counts):
+        bar = "█" * -(-BAR * int(count) // int(counts.max()))
+        yield f"  {index * width + 1:>6}–{(index + 1) * width:<6} {count:>7} {bar}"
+
+
+def memory_table(programs: Mapping[str, Any]) -> Table:
+    """Compiles traced programs; what each needs of a device."""
+    table = Table(title=f"compiled memory, MiB per device ({jax.default_backend()})", title_justify="left")
+    for heading in ("program", "arguments", "temporaries", "output", "together"):
+        table.add_column(heading, justify="left" if heading == "program" else "right")
+    for name, program in programs.items():
+        table.add_row(name, *_memory_cells(program.lower().compile().memory_analysis()))
+    return table
+
+
+def _memory_cells(found: Any) -> list[str]:
+    """Donated arguments are the output's memory too, and count once."""
+    parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
+    return [f"{size / MIB:.1f}" for size in (*parts, sum(parts) - found.alias_size_in_bytes)]

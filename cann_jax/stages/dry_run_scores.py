@@ -1,0 +1,94 @@
+"""``python -m cann_jax.reward --dry_run``: as ``stages.dry_run``, for a reward or cost model."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cann_jax.config_score_models import ScoreModelConfig
+from cann_jax.console import console
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.load import abstract_decoder
+from cann_jax.padding import step_width
+from cann_jax.sharding import check_model, current_mesh, shapes_of_batch, shapes_of_parameters
+from cann_jax.stages.dry_run_parts import (
+    STEPS,
+    checked_shape,
+    histogram,
+    memory_table,
+    model_line,
+    shape_from,
+)
+from cann_jax.stages.parts import TRAINED
+from cann_jax.stages.score_models import ScoreRun, make_pairs, spec_of
+from cann_jax.training.accumulate import start
+from cann_jax.training.score_data import ScoreData
+from cann_jax.training.score_step import ScoreBatch, ScoreWeights, score_step
+
+
+def dry_run_score_model(run: ScoreRun, model_config: str | None = None) -> None:
+    """Print what the training would do and need; arguments as ``dry_run``.
+
+    Raises:
+        InputError: what would stop it.
+    """
+    out, config = console(), run.config
+    opened = model_config is None
+    shape = shape_from(model_config) if model_config is not None else checked_shape(run.files)
+    check_model(shape, current_mesh())
+    source = run.files.path.name if opened else f"by {model_config}, no model opened"
+    out.print(model_line(shape, config.model, source), markup=False)
+    data = _data(run) if opened and config.preferences.path is not None else None
+    for line in _lines(config, data):
+        out.print(line, markup=False)
+    step = _trace(config, shape, STEPS if data is None else data.steps, *_widths(config, data))
+    out.print(memory_table({"training step": step}))
+    out.print(f"nothing was computed, and {run.folder} is as it was", markup=False)
+
+
+def _data(run: ScoreRun) -> ScoreData:
+    """The labelled training pairs, made in a folder that goes away again."""
+    with tempfile.TemporaryDirectory() as folder:
+        preferences = replace(run.config.preferences, prepared=folder)
+        aside = ScoreRun(replace(run.config, preferences=preferences, run_dir=folder))
+        make_pairs(aside)
+        aside.data("heldout")
+        return aside.data("train")
+
+
+def _lines(config: ScoreModelConfig, data: ScoreData | None) -> Iterator[str]:
+    if data is None:
+        yield (
+            "preferences: not read; taken to fill preferences.max_tokens, "
+            f"{config.preferences.max_tokens}; the number of steps comes with the data"
+        )
+        return
+    yield "tokens of the training pairs, both responses included:"
+    yield from histogram(data.lengths)
+    yield f"training: {data.steps} steps of {data.size} of {len(data.chosen)} labelled pairs"
+
+
+def _widths(config: ScoreModelConfig, data: ScoreData | None) -> tuple[int, int]:
+    """Of prompts and responses in the widest step."""
+    if data is None:
+        bound = step_width(config.preferences.max_tokens)
+        return bound, bound
+    widths = (data.widths(data.places(step)) for step in range(data.steps))
+    return max(widths, key=lambda sizes: sizes[0] + 2 * sizes[1])
+
+
+def _trace(config: ScoreModelConfig, shape: DecoderConfig, steps: int, prompt: int, response: int):
+    full, size = config.lora is None, config.pairs_per_step
+    model = config.model
+    decoder = abstract_decoder(shape, model.dtype, config.lora, wide=full, attention=model.attention)
+    graph, trained, frozen = nnx.split(decoder, TRAINED[full], ...)
+    spec = spec_of(config, graph, steps)
+    weights = ScoreWeights(trained, jax.ShapeDtypeStruct((shape.hidden,), jnp.float32))
+    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
+    sizes = ((size, prompt), (size,), (size, 2, response), (size, 2), (size,), (size, 2))
+    batch = shapes_of_batch(ScoreBatch(*(jax.ShapeDtypeStruct(each, jnp.int32) for each in sizes)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return score_step.trace(spec, state, shapes_of_parameters(frozen), batch, key)
