@@ -135,17 +135,15 @@ def _steps(config: RunConfig, extent: Extent) -> str:
 
 
 def _programs(run: Run, shape: DecoderConfig, data: KnownData, opened: bool) -> dict[str, Any]:
-    """Sampling of the widest batch; of each training the widest step, and the reference's pass over it."""
-    widest = sampling_extent(run.config, data)
+    """Sampling of the widest batch, the reference's pass over the widest training step and that step; of a
+    pre-alignment the step alone, for its pass needs less."""
+    sample, widest = run.config.sample, sampling_extent(run.config, data)
     # One token of each text, and the tokenizer's own: what a tokenizer that is not here would say.
-    sample = run.config.sample
     stop = len(stop_tokens(run.files.tokenizer, sample)) if opened else 1 + len(sample.stop)
     programs = {"sampling": trace_sampling(run.config, shape, widest.prompt, stop)}
     for name, config in _trainings(run.config).items():
         extent = training_extent(config, data)
         steps = training_steps(config, extent) or STEPS
         traced = trace_training(config, shape, extent.prompt, steps, extent.response)
-        programs |= {
-            program if name == "training" else f"{name}: {program}": x for program, x in traced.items()
-        }
+        programs |= traced if name == "training" else {name: traced["training step"]}
     return programs
