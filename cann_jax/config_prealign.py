@@ -56,9 +56,9 @@ class ToPrealign(NamedTuple):
 
 def check_prealign(config: PrealignConfig) -> None:
     """Raise InputError, with key and mend, where values that fit their types cannot work together."""
-    for name in ("epochs", "pairs_per_step", "accumulation", "vocabulary_chunks", "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise InputError(f"prealign.{name} is {getattr(config, name)}; it must be greater than 0")
+    for name, value in _positive_values(config).items():
+        if not value > 0:
+            raise InputError(f"prealign.{name} is {value}; it must be greater than 0")
     if config.pairs_per_step % config.accumulation:
         raise InputError(
             f"prealign.accumulation is {config.accumulation}; "
@@ -68,8 +68,19 @@ def check_prealign(config: PrealignConfig) -> None:
         raise InputError(
             f"prealign.label_smoothing is {config.label_smoothing}; use 0 up to, not including, 0.5"
         )
+    if not 0 <= config.lora.dropout < 1:
+        raise InputError(f"prealign.lora.dropout is {config.lora.dropout}; use 0 up to, not including, 1")
     if config.keep_checkpoints < 2:
         raise InputError(f"prealign.keep_checkpoints is {config.keep_checkpoints}; use 2 or more")
+
+
+def _positive_values(config: PrealignConfig) -> dict[str, float]:
+    names = ("epochs", "pairs_per_step", "accumulation", "vocabulary_chunks", "checkpoint_every")
+    return {name: getattr(config, name) for name in names} | {
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.clip_norm": config.optimizer.clip_norm,
+        "lora.rank": config.lora.rank,
+    }
 
 
 def to_prealign(scorer: Mapping[str, Any]) -> ToPrealign | None:

@@ -31,21 +31,14 @@ def run_prealign(run: Run) -> None:
 
 def training_config(config: RunConfig, asked: ToPrealign) -> RunConfig:
     """The run's configuration with the pre-alignment in the place of the alignment."""
-    settings = config.prealign
+    settings = dict(vars(config.prealign))  # every other key has the name and the sense that it has in align
+    size = settings.pop("pairs_per_step")
     align = AlignConfig(
         pairs="dataset",
         preference=asked.preference,
         group_size=2,
-        prompts_per_step=settings.pairs_per_step,
-        label_smoothing=settings.label_smoothing,
-        lora=settings.lora,
-        optimizer=settings.optimizer,
-        epochs=settings.epochs,
-        accumulation=settings.accumulation,
-        vocabulary_chunks=settings.vocabulary_chunks,
-        rematerialise=settings.rematerialise,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
+        prompts_per_step=size,
         export="adapter",
+        **settings,
     )
     return replace(config, align=align, dual=replace(config.dual, beta=asked.beta))

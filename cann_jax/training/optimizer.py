@@ -14,7 +14,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     if config.warmup_steps >= steps:
         raise InputError(
-            f"align.optimizer.warmup_steps is {config.warmup_steps} and the run has {steps} steps; use fewer"
+            f"optimizer.warmup_steps is {config.warmup_steps} and this training has {steps} steps; use fewer"
         )
     end = config.final_fraction * config.learning_rate
     return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup_steps, steps, end)
