@@ -48,7 +48,7 @@ def test_schedule():
 
 @pytest.mark.parametrize("steps", [4, 3])
 def test_warmup_no_shorter_than_the_run(steps):
-    with pytest.raises(InputError, match=f"warmup_steps is 4 and the run has {steps} steps; use fewer"):
+    with pytest.raises(InputError, match=f"warmup_steps is 4 and this training has {steps} steps; use fewer"):
         schedule(OptimizerConfig(warmup_steps=4), steps)
 
 
