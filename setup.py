@@ -50,7 +50,7 @@ setup(
     extras_require={
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],
-        "tpu": ["jax[tpu]>=0.9"],
+        "tpu": ["jax[tpu]>=0.9", "gcsfs"],  # run folders of a pod lie on gs://
         "gpu": ["jax[cuda12]>=0.9"],
     },
 )

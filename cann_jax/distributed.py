@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from cann_jax import rollcall
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, writes_here
+from cann_jax.artifacts import fingerprint_file, fingerprint_json, write_bytes_atomic, writes_here
 from cann_jax.config_mesh import DistributedConfig
 from cann_jax.errors import AbsentError, InputError
 
@@ -246,9 +246,16 @@ def check_alike(config: Any) -> None:
 
 
 def check_shared(path: Any) -> None:
-    """Raise InputError where this process does not see the file that process 0 wrote."""
+    """Raise InputError where this process does not see the file that process 0 wrote, or cannot write too."""
+    if jax.process_count() == 1:
+        return
     barrier(f"{path} written")
+    index = jax.process_index()
     if not path.exists():
         raise InputError(
-            f"process {jax.process_index()} does not see {path}; set run_dir to a folder that all share (gs://…)"
+            f"process {index} does not see {path}; set run_dir to a folder that all share (gs://…)"
         )
+    probe = path.parent / f"{path.name}-{index}"
+    with _writing(True):
+        write_bytes_atomic(probe, b"")
+    probe.unlink()

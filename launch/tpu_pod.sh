@@ -3,7 +3,8 @@
 #   NAME=pod ZONE=us-west4-a TYPE=v5litepod-16 launch/tpu_pod.sh [--print] run --config FILE.yaml [--mesh.fsdp 16 …]
 #   NAME=pod ZONE=us-west4-a launch/tpu_pod.sh [--print] logs | delete
 # TYPE is the cloud's name, which counts cores on v5p (v5p-128 is 64 chips). QUEUED=1 asks by a queued resource,
-# SPOT=1 for a spot machine. run_dir must be a bucket (gs://…) that all workers can write.
+# SPOT=1 for a spot machine. run_dir must be a bucket (gs://…) that all workers can write; FILE.yaml and what it
+# names must lie under configs/, which is copied with the code.
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
@@ -13,6 +14,7 @@ shift || true
 : "${NAME:?set NAME, the machine}" "${ZONE:?set ZONE}"
 VERSION=${VERSION:-tpu-ubuntu2204-base}
 REMOTE=${REMOTE:-cann_jax}
+SOURCES=(cann_jax configs setup.py pyproject.toml constraints.txt README.md)
 tpu=(gcloud compute tpus tpu-vm)
 place=("$NAME" --zone "$ZONE")
 
@@ -31,14 +33,24 @@ create() {
   fi
 }
 
+remove() {
+  if [[ -n "${QUEUED:-}" ]]; then
+    run gcloud compute tpus queued-resources delete "$NAME" --zone "$ZONE" --force --quiet
+  else
+    run "${tpu[@]}" delete "${place[@]}" --quiet
+  fi
+}
+
 # A preempted machine stays in the list and must be deleted before one of its name can be made.
 ensure() {
   if [[ -n "${PRINT:-}" ]]; then create; elif ready; then say "$NAME is there"; else
-    "${tpu[@]}" delete "${place[@]}" --quiet 2>/dev/null
+    remove 2>/dev/null
     create || return 1
     until ready; do say "waiting for $NAME"; sleep "${POLL_SECONDS:-20}"; done
   fi
-  run "${tpu[@]}" scp --recurse "$here/.." "$NAME:$REMOTE" --zone "$ZONE" --worker all || return 1
+  # Into a folder that is there: scp would else make it the first time, and a second level of it the next.
+  on_all "mkdir -p $REMOTE" || return 1
+  run "${tpu[@]}" scp --recurse "${SOURCES[@]/#/$here/../}" "$NAME:$REMOTE" --zone "$ZONE" --worker all || return 1
   on_all "${INSTALL:-cd $REMOTE && pip install -q -e '.[tpu]'}"
 }
 
@@ -50,6 +62,6 @@ once() {
 case $action in
   run) if [[ -n "${PRINT:-}" ]]; then once "$@"; else keep_running once "$@"; fi ;;
   logs) on_all "tail -n 100 -f $REMOTE/run.log" ;;
-  delete) run "${tpu[@]}" delete "${place[@]}" --quiet ;;
+  delete) remove ;;
   *) say "usage: launch/tpu_pod.sh [--print] run|logs|delete …"; exit 2 ;;
 esac

@@ -9,7 +9,14 @@ from typing import Any, Protocol
 from etils import epath
 
 from cann_jax import distributed
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_json, read_table, write_json
+from cann_jax.artifacts import (
+    fingerprint_file,
+    fingerprint_json,
+    is_remote,
+    read_json,
+    read_table,
+    write_json,
+)
 from cann_jax.config import PREFERENCES, ModelConfig, RunConfig
 from cann_jax.config_training import LoraConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
@@ -163,11 +170,28 @@ def open_folder(run: HasFolder) -> None:
     """Make the run's folder, with the configuration in it.
 
     Raises:
-        InputError: it cannot be written, is another program's, or a process does not see it.
+        InputError: it is another program's, or a process cannot write it or does not see it.
     """
-    check_folder(run.folder)
-    write_json(run.folder / CONFIG, run.config)
-    distributed.check_shared(run.folder / CONFIG)
+    with reached(run.folder):
+        check_folder(run.folder)
+        write_json(run.folder / CONFIG, run.config)
+        distributed.check_shared(run.folder / CONFIG)
+
+
+@contextmanager
+def reached(folder: epath.Path) -> Iterator[None]:
+    """Around the first touch of a run's folder: whatever a bucket's client raises becomes one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_remote(folder):
+            raise
+        raise InputError(
+            f"run_dir: {folder} cannot be used ({type(error).__name__}: {error}); check its name, that "
+            "this machine may write it, and that its client is installed (pip install gcsfs)"
+        ) from None
 
 
 def read_pairs(run: HasFolder, part: Part) -> EncodedPairs:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ STAND_INS = Path(__file__).resolve().parent
 
 def launch(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "RESTART_SECONDS": "0", "GRACE_SECONDS": "2", **variables}
-    environment["PATH"] = f"{STAND_INS}:{environment['PATH']}"
+    environment["PATH"] = f"{STAND_INS}:{Path(sys.executable).parent}:{environment['PATH']}"
     command = [str(ROOT / "launch" / script), *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -65,8 +66,8 @@ def test_print_runs_nothing(tmp_path):
     done = launch("tpu_pod.sh", "--print", "run", "--config", "a b.yaml", ASKED=str(asked), **POD)
     assert done.returncode == 0 and not asked.exists()
     lines = done.stdout.splitlines()
-    assert [line.split()[4] for line in lines] == ["create", "scp", "ssh", "ssh"]
-    assert "--accelerator-type v5litepod-16" in lines[0] and "--worker all" in lines[3]
+    assert [line.split()[4] for line in lines] == ["create", "ssh", "scp", "ssh", "ssh"]
+    assert "--accelerator-type v5litepod-16" in lines[0] and "--worker all" in lines[4]
 
 
 def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
@@ -78,12 +79,19 @@ def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
         f"sleep 0.5; touch {tmp_path}/second; rm -f {asked}.ready; exit 255\n"
     )
     program.chmod(0o755)
-    given = {**POD, "ASKED": str(asked), "PORT": "1", "PYTHON": str(program), "REMOTE": str(tmp_path)}
+    given = {
+        **POD,
+        "ASKED": str(asked),
+        "PORT": "1",
+        "PYTHON": str(program),
+        "REMOTE": str(tmp_path / "remote"),
+    }
     done = launch("tpu_pod.sh", "run", "--config", "x.yaml", **given)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n"))[1:] == ["ran 0 auto", "ran 1 auto"]
     kinds = [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
-    assert kinds == ["delete", "create", "scp", "ssh", "ssh", "delete", "create", "scp", "ssh", "ssh"]
+    assert kinds == 2 * ["delete", "create", "ssh", "scp", "ssh", "ssh"]
+    assert (tmp_path / "remote/cann_jax/train.py").exists() and not (tmp_path / "remote/launch").exists()
     assert launch("tpu_pod.sh", "delete", **given).returncode == 0 and not Path(f"{asked}.ready").exists()
 
 
@@ -103,6 +111,34 @@ def test_jobset_is_whole(tmp_path):
 
 def test_slurm_kills_the_job_when_a_task_is_lost(tmp_path):
     asked = tmp_path / "asked"
-    done = launch("slurm.sbatch", "--config", "x.yaml", ASKED=str(asked), PYTHON="echo")
+    given = {"ASKED": str(asked), "PYTHON": "echo", "SLURM_GPUS_ON_NODE": "4"}
+    done = launch("slurm.sbatch", "--config", "x.yaml", **given)
     assert done.returncode == 0 and done.stdout.strip() == "-m cann_jax.train --config x.yaml"
-    assert "--kill-on-bad-exit=1" in asked.read_text()
+    assert "--kill-on-bad-exit=1" in asked.read_text() and "scontrol" not in asked.read_text()
+
+
+@pytest.mark.parametrize("status, again", [(2, False), (75, True), (137, True)])
+def test_slurm_queues_again_what_can_go_on(tmp_path, status, again):
+    asked, program = tmp_path / "asked", tmp_path / "python"
+    program.write_text(f'#!/bin/bash\necho "$JAX_LOCAL_DEVICE_IDS"\nexit {status}\n')
+    program.chmod(0o755)
+    given = {"ASKED": str(asked), "PYTHON": str(program), "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "7"}
+    done = launch("slurm.sbatch", "--config", "x.yaml", **given)
+    assert done.stdout == "0,1,2,3\n" and ("scontrol requeue 7" in asked.read_text()) is again
+    assert done.returncode == (0 if again else status)
+    last = launch("slurm.sbatch", "--config", "x.yaml", **given, SLURM_RESTART_COUNT="100")
+    assert last.returncode == status
+
+
+def test_print_of_the_others():
+    given = {"NAME": "r", "IMAGE": "i", "HOSTS": "2", "CHIPS": "4", "ACCELERATOR": "a", "TOPOLOGY": "2x4"}
+    assert launch("gke.sh", "--print", "--config", "x.yaml", **given).stdout.startswith(
+        "# A run on a TPU slice"
+    )
+    for script, words in (
+        ("local.sh", ("2", "python", "-m", "cann_jax.train", "--config", "x.yaml")),
+        ("gpu_node.sh", ("--config", "x.yaml")),
+        ("slurm.sbatch", ("--config", "x.yaml")),
+    ):
+        done = launch(script, "--print", *words)
+        assert done.returncode == 0 and "-m cann_jax.train --config x.yaml" in done.stdout, script
