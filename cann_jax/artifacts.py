@@ -10,8 +10,11 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -83,6 +86,23 @@ def read_table(path: epath.PathLike) -> pa.Table:
     """
     with _reading(path):
         return pq.read_table(pa.BufferReader(epath.Path(path).read_bytes()))
+
+
+@contextlib.contextmanager
+def staged(path: epath.PathLike) -> Iterator[Path]:
+    """Where a library that knows local files alone writes a file or a folder: the path itself, or, for one in
+    an object store, a temporary one, which is copied there at the end."""
+    path = epath.Path(path)
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / path.name
+        yield local
+        for file in [local] if local.is_file() else sorted(local.rglob("*")):
+            target = path / file.relative_to(local) if local.is_dir() else path
+            with file.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
 
 
 def fingerprint_file(path: epath.PathLike) -> str:

@@ -271,7 +271,7 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 def shapes_of_parameters(tree: Any) -> Any:
     """Shapes in the tree with the place that ``PARAMETERS`` gives them; for compiling without arrays."""
-    return _shapes(tree, parameter_specs(tree))
+    return tree if current_mesh() is None else _shapes(tree, parameter_specs(tree))
 
 
 def shapes_of_batch(tree: Any) -> Any:

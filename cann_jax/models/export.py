@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from cann_jax.artifacts import write_json, writes_here, writing
+from cann_jax.artifacts import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.weights import iterate_weights
 
@@ -52,7 +52,8 @@ def write_folder(folder: Path, config: dict, weights: Iterable[tuple[str, np.nda
         for stale in folder.glob("*.safetensors"):
             stale.unlink()
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tokenizer.save_pretrained(folder)
+        with staged(folder) as local:
+            tokenizer.save_pretrained(local)
         _write_shards(weights, folder)
 
 
@@ -73,5 +74,6 @@ def _write_shards(weights, folder: Path) -> None:
 
 def _save(shard: dict[str, np.ndarray], places: dict[str, str], folder: Path) -> None:
     file = f"model-{len(set(places.values())) + 1:05d}.safetensors"
-    save_file(shard, folder / file, metadata={"format": "pt"})
+    with staged(folder / file) as local:
+        save_file(shard, local, metadata={"format": "pt"})
     places.update(dict.fromkeys(shard, file))

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cann_jax.artifacts import writes_here, writing
+from cann_jax.artifacts import staged, writes_here, writing
 from cann_jax.errors import InputError
 from cann_jax.models import sources
 from cann_jax.models.decoder import Decoder
@@ -190,7 +190,8 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", BASE: fingerprint})
+        with staged(folder / WEIGHTS) as local:
+            save_file(tensors, local, metadata={"format": "pt", BASE: fingerprint})
 
 
 def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:

@@ -123,7 +123,8 @@ def _record(folder: epath.Path) -> dict[str, Any] | None:
 def _clear(folder: epath.Path, keep_work: bool) -> None:
     """Remove the commit first and the settings last, so that a folder always says what work it holds."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    for child in folder.iterdir():
+    children = list(folder.iterdir()) if folder.exists() else []  # an object store has no empty folders
+    for child in children:
         unfinished = any(mark in child.name for mark in _UNFINISHED)
         if child.name != SETTINGS and (unfinished or not keep_work):
             is_tree = child.is_dir() and not os.path.islink(child)

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from cann_jax.artifacts import fingerprint_json, write_json, writing
+from cann_jax.artifacts import fingerprint_json, staged, write_json, writing
 from cann_jax.config_score_models import ScoreModelConfig
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.pairs import Part, prepare_pairs
@@ -176,8 +176,8 @@ def _report(run: ScoreRun, data: ScoreData, scores: np.ndarray, work) -> None:
     write_json(work.output(RESULTS), values)
     path = work.output(RELIABILITY)
     if is_first():
-        with writing(path):
-            draw_reliability(path, curve)
+        with writing(path), staged(path) as local:
+            draw_reliability(local, curve)
 
 
 def learnt_differences(scores: np.ndarray, preferred: np.ndarray, objective: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from cann_jax.artifacts import writing
+from cann_jax.artifacts import is_remote, writing
 from cann_jax.errors import InputError
 from cann_jax.sharding import shapes_of_parameters
 from cann_jax.training.accumulate import TrainState
@@ -31,6 +31,12 @@ def saving(folder) -> Iterator[None]:
             raise
 
 
+def absolute(folder) -> epath.Path:
+    """Orbax asks for absolute paths; those of object stores are, and ``resolve`` would spoil them."""
+    folder = epath.Path(folder)
+    return folder if is_remote(folder) else folder.resolve()
+
+
 class Checkpoints:
     """A run's checkpoints.
 
@@ -41,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, keep: int, every: int):
-        self.folder = epath.Path(folder).resolve()  # Orbax asks for absolute paths
+        self.folder = absolute(folder)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,10 +89,10 @@ class Checkpoints:
         step = self.manager.latest_step()
         if step is None:
             return None
-        folder = self.folder / str(step)
+        folder, target = self.folder / str(step), _target(like)
         with _restoring(folder):
             check_saved(like, self.manager.item_metadata(step), folder)
-            saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
+            saved = self.manager.restore(step, args=ocp.args.StandardRestore(target))
         return _as_before(like, saved, folder)
 
 
@@ -94,6 +100,8 @@ class Checkpoints:
 def _restoring(folder: epath.Path) -> Iterator[None]:
     try:
         yield
+    except InputError:
+        raise
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder} cannot be restored ({reason}); delete it to go on") from None
@@ -101,7 +109,7 @@ def _restoring(folder: epath.Path) -> Iterator[None]:
 
 def save_weights(folder, weights) -> None:
     """The trained weights alone."""
-    folder = epath.Path(folder).resolve()
+    folder = absolute(folder)
     with saving(folder), ocp.StandardCheckpointer() as saver:
         saver.save(folder, _plain(weights), force=True)
 
@@ -112,10 +120,10 @@ def load_weights(folder, like):
     Raises:
         InputError: as ``Checkpoints.restore``.
     """
-    folder = epath.Path(folder).resolve()
+    folder, target = absolute(folder), _target(like)
     with ocp.StandardCheckpointer() as saver, _restoring(folder):
         check_saved(like, saver.metadata(folder).item_metadata, folder)
-        saved = saver.restore(folder, _target(like))
+        saved = saver.restore(folder, target)
     return _as_before(like, saved, folder)
 
 

@@ -54,7 +54,7 @@ def fit(
         first = int(state.step)
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
-        with Metrics(folder, first, pace.stage) as metrics, deferred() as asked:
+        with Metrics(folder, first, pace.stage, pace.checkpoint_every) as metrics, deferred() as asked:
             for number in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
                 state, measured = step(state, number)
                 values = {name: float(value) for name, value in measured.items()}

@@ -7,7 +7,7 @@ import os
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from cann_jax.artifacts import write_bytes_atomic, writes_here
+from cann_jax.artifacts import is_remote, write_bytes_atomic, writes_here
 
 
 class Metrics:
@@ -17,20 +17,19 @@ class Metrics:
         folder: Where they lie.
         first: The step that is taken next.
         stage: Under which name TensorBoard shows them.
+        every: Steps between checkpoints, with which an object store, where nothing can be appended, gets the
+            whole file anew.
     """
 
-    def __init__(self, folder: epath.Path, first: int, stage: str):
-        self.stage, self.writes = stage, writes_here.get()
+    def __init__(self, folder: epath.Path, first: int, stage: str, every: int = 1):
+        self.stage, self.every, self.writes = stage, every, writes_here.get()
         if not self.writes:
             return
-        path = folder / "metrics.jsonl"
-        kept = [
-            line
-            for line in (path.read_text().splitlines() if path.exists() else [])
-            if _step_of(line) < first
-        ]
-        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
-        self.file = path.open("a")
+        self.path = folder / "metrics.jsonl"
+        before = self.path.read_text().splitlines() if self.path.exists() else []
+        self.lines = [line for line in before if _step_of(line) < first]
+        self._write_whole()
+        self.file = None if is_remote(folder) else self.path.open("a")
         self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
 
     def __enter__(self):
@@ -39,7 +38,10 @@ class Metrics:
     def __exit__(self, *error):
         if not self.writes:
             return
-        self.file.close()
+        if self.file is None:
+            self._write_whole()
+        else:
+            self.file.close()
         self.board.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -47,10 +49,21 @@ class Metrics:
             return
         # JSON has no NaN: a mean over nothing (every label a tie) is null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.file.write(json.dumps({"step": step, **known}) + "\n")
-        self.file.flush()
+        self._write_line(json.dumps({"step": step, **known}), step)
         for name, value in values.items():
             self.board.add_scalar(f"{self.stage}/{name}", value, step)
+
+    def _write_line(self, line: str, step: int) -> None:
+        if self.file is not None:
+            self.file.write(line + "\n")
+            self.file.flush()
+            return
+        self.lines.append(line)
+        if (step + 1) % self.every == 0:
+            self._write_whole()
+
+    def _write_whole(self) -> None:
+        write_bytes_atomic(self.path, "".join(line + "\n" for line in self.lines).encode())
 
 
 def _step_of(line: str) -> float:
