@@ -13,7 +13,7 @@ from cann_jax.cli import Options, parse_run, run_command
 from cann_jax.compilation import keep_compilations
 from cann_jax.session import session
 from cann_jax.sharding import alone, batches_of
-from cann_jax.stages.run import Run, check_folder, open_folder, reached
+from cann_jax.stages.run import Run, check_folder, open_folder
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,8 +32,7 @@ def _run(run: Run, options: Options) -> None:
     if options.dry_run:
         from cann_jax.stages.dry_run import dry_run
 
-        with reached(run.folder):
-            check_folder(run.folder)
+        check_folder(run.folder)
         return dry_run(run, options.model_config)
     open_folder(run)
     for name in options.stages:

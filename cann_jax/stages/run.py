@@ -154,30 +154,6 @@ class HasFolder(Protocol):
     def folder(self) -> epath.Path: ...
 
 
-def check_folder(folder: epath.Path) -> None:
-    """Raise InputError where a run's folder holds files that no run made."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file where the run's folder must be; set another name or run_dir")
-    present = sorted(child.name for child in folder.iterdir()) if folder.exists() else []
-    if present and not any(name.startswith(CONFIG) for name in present):
-        raise InputError(
-            f"{folder} holds files that this program did not make ({', '.join(present[:3])}); "
-            "set another name or run_dir"
-        )
-
-
-def open_folder(run: HasFolder) -> None:
-    """Make the run's folder, with the configuration in it.
-
-    Raises:
-        InputError: it is another program's, or a process cannot write it or does not see it.
-    """
-    with reached(run.folder):
-        check_folder(run.folder)
-        write_json(run.folder / CONFIG, run.config)
-        distributed.check_shared(run.folder / CONFIG)
-
-
 @contextmanager
 def reached(folder: epath.Path) -> Iterator[None]:
     """Around the first touch of a run's folder: whatever a bucket's client raises becomes one line."""
@@ -192,6 +168,33 @@ def reached(folder: epath.Path) -> Iterator[None]:
             f"run_dir: {folder} cannot be used ({type(error).__name__}: {error}); check its name, that "
             "this machine may write it, and that its client is installed (pip install gcsfs)"
         ) from None
+
+
+def check_folder(folder: epath.Path) -> None:
+    """Raise InputError where a run's folder cannot be read, or holds files that no run made."""
+    with reached(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(
+                f"{folder} is a file where the run's folder must be; set another name or run_dir"
+            )
+        present = sorted(child.name for child in folder.iterdir()) if folder.exists() else []
+    if present and not any(name.startswith(CONFIG) for name in present):
+        raise InputError(
+            f"{folder} holds files that this program did not make ({', '.join(present[:3])}); "
+            "set another name or run_dir"
+        )
+
+
+def open_folder(run: HasFolder) -> None:
+    """Make the run's folder, with the configuration in it.
+
+    Raises:
+        InputError: it is another program's, or a process cannot write it or does not see it.
+    """
+    check_folder(run.folder)
+    with reached(run.folder):
+        write_json(run.folder / CONFIG, run.config)
+        distributed.check_shared(run.folder / CONFIG)
 
 
 def read_pairs(run: HasFolder, part: Part) -> EncodedPairs:
