@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cann_jax.config import RunConfig, scorers_of
-from cann_jax.config_prealign import all_to_prealign
+from cann_jax.config import RunConfig
 from cann_jax.console import console
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
@@ -39,7 +38,7 @@ from cann_jax.stages.dry_run_parts import (
     shape_from,
 )
 from cann_jax.stages.evaluate import measured_scorers
-from cann_jax.stages.prealign import training_config
+from cann_jax.stages.prealign import trainings
 from cann_jax.stages.programs import trace_sampling, trace_training
 from cann_jax.stages.run import Run
 from cann_jax.stages.score import reward_and_constraints
@@ -111,19 +110,14 @@ def _hollow_responses(prompts: EncodedPrompts, count: int) -> Responses:
     return Responses(prompts, zeros[..., None], zeros, zeros > 0, zeros.astype(np.float32), [])
 
 
-def _trainings(config: RunConfig) -> dict[str, RunConfig]:
-    """Every training of the run, by what it is called."""
-    asked = {each.stage: each for each in all_to_prealign(scorers_of(config).values())}
-    return {name: training_config(config, each) for name, each in asked.items()} | {"training": config}
-
-
 def _step_lines(run: Run, data: KnownData) -> Iterator[str]:
     sample, count = run.config.sample, sampling_extent(run.config, data).count
     prompts = f"up to {run.config.prompts.limit or 'all'}" if count is None else count
     length = sample.max_new_tokens
     yield f"sampling: {prompts} prompts × {sample.responses} responses of up to {length} tokens"
-    for name, config in _trainings(run.config).items():
-        yield f"{name}: {_steps(config, training_extent(config, data))}"
+    for name, config in trainings(run.config).items():
+        said = "training" if name == "align" else name
+        yield f"{said}: {_steps(config, training_extent(config, data))}"
 
 
 def _steps(config: RunConfig, extent: Extent) -> str:
@@ -141,9 +135,9 @@ def _programs(run: Run, shape: DecoderConfig, data: KnownData, opened: bool) -> 
     # One token of each text, and the tokenizer's own: what a tokenizer that is not here would say.
     stop = len(stop_tokens(run.files.tokenizer, sample)) if opened else 1 + len(sample.stop)
     programs = {"sampling": trace_sampling(run.config, shape, widest.prompt, stop)}
-    for name, config in _trainings(run.config).items():
+    for name, config in trainings(run.config).items():
         extent = training_extent(config, data)
         steps = training_steps(config, extent) or STEPS
         traced = trace_training(config, shape, extent.prompt, steps, extent.response)
-        programs |= traced if name == "training" else {name: traced["training step"]}
+        programs |= traced if name == "align" else {name: traced["training step"]}
     return programs

@@ -29,6 +29,12 @@ def run_prealign(run: Run) -> None:
                 export(one, optimised(one, work, "prealign"), work)
 
 
+def trainings(config: RunConfig) -> dict[str, RunConfig]:
+    """Every preference training of a run, by its stage, with the configuration that it goes by."""
+    asked = {each.stage: each for each in all_to_prealign(scorers_of(config).values())}
+    return {name: training_config(config, each) for name, each in asked.items()} | {"align": config}
+
+
 def training_config(config: RunConfig, asked: ToPrealign) -> RunConfig:
     """The run's configuration with the pre-alignment in the place of the alignment."""
     settings = dict(vars(config.prealign))  # every other key has the name and the sense that it has in align
