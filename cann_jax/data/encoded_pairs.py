@@ -139,7 +139,9 @@ def encode_pairs(
     kept = [row for row in found if row is not None]
     if not kept:
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        raise InputError(f"preferences: no pair is left ({said}); raise preferences.max_tokens")
+        raise InputError(
+            f"preferences: no pair is left ({said}); use other data or raise preferences.max_tokens"
+        )
     return pa.Table.from_pylist(kept, schema=_SCHEMA), counts
 
 

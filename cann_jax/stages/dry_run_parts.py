@@ -10,6 +10,7 @@ from flax import nnx
 from rich.table import Table
 
 from cann_jax.config import ModelConfig
+from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.load import ModelFiles, abstract_decoder
 from cann_jax.models.sources import read_json
@@ -27,6 +28,10 @@ def shape_from(path: str) -> DecoderConfig:
     Raises:
         InputError: it is missing, malformed, or of a model that is not supported.
     """
+    if not Path(path).is_file():
+        raise InputError(
+            f"--model_config {path} is no file; give a model's config.json (configs/models has some)"
+        )
     return DecoderConfig.from_hf(read_json(Path(path)), path)
 
 

@@ -11,9 +11,11 @@ from flax import nnx
 
 from cann_jax.artifacts import fingerprint_json, staged, write_json, writing
 from cann_jax.config_score_models import ScoreModelConfig
+from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.pairs import Part, prepare_pairs
 from cann_jax.distributed import is_first
+from cann_jax.errors import InputError
 from cann_jax.models.export_scores import export_score_model
 from cann_jax.models.load import ModelFiles, open_model
 from cann_jax.sharding import check_model, current_mesh, fetch, partition, place
@@ -62,10 +64,15 @@ class ScoreRun:
         """The labelled pairs of one part.
 
         Raises:
-            InputError: none has the label, or a cost model's pairs say of no response whether it is safe.
+            InputError: none has the label, or none of a cost model's says which response is safe.
         """
         pairs = read_pairs(self, part)
         chosen, config = labelled(pairs, self.dimension), self.config
+        if config.objective == "cost" and part == "train" and (pairs.safe[chosen] == ABSENT).all():
+            raise InputError(
+                "no training pair says which response is safe, where a cost is to be below zero; use data "
+                "with is_response_0_safe and is_response_1_safe, or objective reward with dimension safer"
+            )
         preferred = getattr(pairs, self.dimension)[chosen]
         return ScoreData(pairs, chosen, preferred, config.pairs_per_step, config.epochs, config.seed)
 

@@ -84,6 +84,8 @@ def test_what_is_odd_is_counted():
     found = pairs_from_table(table)
     assert [prompt.id for prompt in found.prompts] == ["f:2", "f:3"]
     assert found.response_ids[0][1].tolist() == [tiny_tokenizer().eos_token_id]
+    with pytest.raises(InputError, match=r"1 pairs of identical responses left out.*; use other data"):
+        encode([same])
 
 
 LONG = pair("f:9", "Write a short note to thank a neighbour. " * 3 + "END", earlier=(*EARLIER, *EARLIER))

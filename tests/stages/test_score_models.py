@@ -1,17 +1,27 @@
 """``python -m cann_jax.reward``: training, held-out judgement, export, and what torch makes of the export."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from flax import nnx
 
 from cann_jax import reward
+from cann_jax.cli import parse_score_model
+from cann_jax.config import PromptsConfig
 from cann_jax.errors import InputError
+from cann_jax.models.export_scores import LAYOUTS, export_score_model
+from cann_jax.scorers import load_scorer
+from cann_jax.stages.score_models import ScoreRun, heldout_scores, spec_of, starting_point
+from cann_jax.training.checkpoints import load_weights
 from tests.data.preference_files import pku_row, write_lines
 from tests.processes import finish, start, start_together
 from tests.stages.setting import ROOT
+
+PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
 
 
 def rows(count: int) -> list[dict]:
@@ -140,6 +150,47 @@ def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
     assert first["loss"] == pytest.approx(3 * np.log(2), abs=1e-5)  # the pair, and a sign of each response
 
 
+@pytest.fixture
+def chatml(tiny_folder, tmp_path):
+    """A model whose chat template writes a line break behind its end token."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "chatml")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("{{ eos_token }}", "{{ eos_token }}\n"))
+    return folder
+
+
+def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml):
+    """In both layouts, on dialogues: template, end token, turns before and all."""
+    dialogues = [{**row, "prompt": [*PAST, {"role": "user", "content": row["prompt"]}]} for row in rows(60)]
+    write_lines(tmp_path / "own.jsonl", dialogues)
+    flags = ("--model.path", str(chatml), "--epochs", "1")
+    train(*flags)
+    run = ScoreRun(parse_score_model(["--config", str(tmp_path / "judge.yaml"), *flags])[0])
+    graph, like, frozen = starting_point(run)
+    weights, data = load_weights(folder(tmp_path) / "weights", like), run.data("heldout")
+    expected = heldout_scores(spec_of(run.config, graph, data.steps), weights, frozen, data)
+    responses = data.pairs.take(data.chosen).responses()
+    assert np.abs(expected[:, 0] - expected[:, 1]).min() > 1e-3
+    for layout in LAYOUTS:
+        out = tmp_path / layout
+        decoder = nnx.merge(graph, weights.decoder, frozen)
+        settings = {"layout": layout, "objective": "reward"}
+        export_score_model(decoder, np.asarray(weights.head), run.files.tokenizer, out, **settings)
+        values = {"kind": "reward_model", "path": str(out), "better": "higher"}
+        scores = load_scorer(values, "reward.scorer", None, PromptsConfig("", "", "error"))(responses, None)
+        np.testing.assert_allclose(scores.values, expected, atol=1e-4)
+
+
+def test_dry_run_by_shapes_alone(train, tmp_path, tiny_folder):
+    said = train("--dry_run", "--model_config", str(tiny_folder / "config.json"), "--model.path", "no/where")
+    assert "no model opened, 0.1 M parameters" in said and "preferences: not read" in said
+    assert "│ training step" in said and not (tmp_path / "runs").exists()
+    with pytest.raises(InputError, match="--model_config belongs to --dry_run"):
+        train("--model_config", str(tiny_folder / "config.json"))
+    with pytest.raises(InputError, match="--model_config nowhere is no file"):
+        train("--dry_run", "--model_config", "nowhere")
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -149,6 +200,7 @@ def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
         (["--preferences.path", "nowhere"], "check the spelling"),
         (["--optimizer.learning_rate", "1e30"], r"not finite at step .*; lower optimizer\.learning_rate"),
         (["--regularization", "-1"], "regularization is -1"),
+        (["--dry_run", "--optimizer.warmup_steps", "99"], "optimizer.warmup_steps is 99 and the run has"),
     ],
 )
 def test_mistakes(train, flags, message):
@@ -160,6 +212,13 @@ def test_a_dimension_that_is_absent(train, tmp_path):
     write_lines(tmp_path / "own.jsonl", [{**row, "better_response_id": None} for row in rows(60)])
     with pytest.raises(InputError, match="no 'better' labels"):
         train()
+
+
+def test_a_cost_without_safety_labels(train, tmp_path):
+    unknown = {"is_response_0_safe": None, "is_response_1_safe": None}
+    write_lines(tmp_path / "own.jsonl", [row | unknown for row in rows(60)])
+    with pytest.raises(InputError, match="no training pair says which response is safe"):
+        train("--objective", "cost", "--dry_run")
 
 
 def test_help_names_its_own_keys(capsys):
