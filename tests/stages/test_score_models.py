@@ -200,7 +200,7 @@ def test_dry_run_by_shapes_alone(train, tmp_path, tiny_folder):
         (["--preferences.path", "nowhere"], "check the spelling"),
         (["--optimizer.learning_rate", "1e30"], r"not finite at step .*; lower optimizer\.learning_rate"),
         (["--regularization", "-1"], "regularization is -1"),
-        (["--dry_run", "--optimizer.warmup_steps", "99"], "optimizer.warmup_steps is 99 and this training has"),
+        (["--dry_run", "--optimizer.warmup_steps", "99"], "warmup_steps is 99 and this training has"),
     ],
 )
 def test_mistakes(train, flags, message):
