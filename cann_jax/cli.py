@@ -119,7 +119,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        # In one piece: several processes may write to one terminal at once.
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return distributed.left(error.exit_status)
     except Preempted as stopped:
         print("stopped:", stopped, file=sys.stderr)

@@ -245,17 +245,20 @@ def check_alike(config: Any) -> None:
             )
 
 
-def check_shared(path: Any) -> None:
-    """Raise InputError where this process does not see the file that process 0 wrote, or cannot write too."""
+def check_writable(path: Any) -> None:
+    """Raise InputError where this process cannot write a file beside ``path``; each says so for itself."""
     if jax.process_count() == 1:
         return
-    barrier(f"{path} written")
-    index = jax.process_index()
-    if not path.exists():
-        raise InputError(
-            f"process {index} does not see {path}; set run_dir to a folder that all share (gs://…)"
-        )
-    probe = path.parent / f"{path.name}-{index}"
+    probe = path.parent / f"{path.name}-{jax.process_index()}"
     with _writing(True):
         write_bytes_atomic(probe, b"")
     probe.unlink()
+
+
+def check_shared(path: Any) -> None:
+    """Raise InputError where this process does not see the file that process 0 wrote."""
+    barrier(f"{path} written")
+    if not path.exists():
+        raise InputError(
+            f"process {jax.process_index()} does not see {path}; set run_dir to a folder that all share (gs://…)"
+        )

@@ -66,13 +66,11 @@ class PreparedPairs:
     left_out: Mapping[str, int]
 
 
-def prepare_pairs(config: PreferencesConfig, process_index: int = 0, process_count: int = 1) -> PreparedPairs:
+def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
     """Prepare a preference data set to ArrayRecord, unless it was done before, and open it.
 
     Args:
         config: Which data.
-        process_index: This host.
-        process_count: Hosts; each reads every ``process_count``-th pair, and no pair twice.
 
     Raises:
         InputError: a download fails, a file or a row is malformed, or a part is empty.
@@ -86,7 +84,7 @@ def prepare_pairs(config: PreferencesConfig, process_index: int = 0, process_cou
     parts: dict[Part, grain.MapDataset] = {}
     for part in PARTS:
         every = grain.MapDataset.source(builder.as_data_source(part))
-        parts[part] = every[: config.limit][process_index::process_count].map(_pair)
+        parts[part] = every[: config.limit].map(_pair)
     return PreparedPairs(
         f"{builder.name}/{builder.builder_config.name}", parts, builder.info.metadata["left_out"]
     )

@@ -193,6 +193,7 @@ def open_folder(run: HasFolder) -> None:
     """
     check_folder(run.folder)
     with reached(run.folder):
+        distributed.check_writable(run.folder / CONFIG)
         write_json(run.folder / CONFIG, run.config)
         distributed.check_shared(run.folder / CONFIG)
 

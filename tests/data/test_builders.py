@@ -1,7 +1,6 @@
 """Preference data sets: layouts, parts, identity, downloads, and every kind of malformed row."""
 
 import http.server
-import itertools
 import json
 import os
 import subprocess
@@ -22,11 +21,9 @@ from tests.data.preference_files import dialogue, hh_row, pku_row, write_lines, 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def prepare(
-    tmp_path: Path, dataset: str, path: Path, index: int = 0, count: int = 1, **changes
-) -> PreparedPairs:
+def prepare(tmp_path: Path, dataset: str, path: Path, **changes) -> PreparedPairs:
     settings = PreferencesConfig(dataset, "error", str(path), prepared=str(tmp_path / "prepared"), **changes)
-    return prepare_pairs(settings, index, count)
+    return prepare_pairs(settings)
 
 
 def pairs(prepared: PreparedPairs, part: str = "train") -> list[Pair]:
@@ -115,13 +112,9 @@ def test_no_prompt_stands_on_both_sides(tmp_path):
     assert 8 <= len(heldout) <= 28
 
 
-def test_hosts_read_disjoint_parts(tmp_path):
+def test_limit_takes_the_first(tmp_path):
     path = write_lines(tmp_path / "own.jsonl", [pku_row(n) for n in range(50)])
     every = [pair.prompt.id for pair in pairs(prepare(tmp_path, "local", path))]
-    shares = [
-        [pair.prompt.id for pair in pairs(prepare(tmp_path, "local", path, host, 3))] for host in range(3)
-    ]
-    assert sorted(itertools.chain(*shares)) == sorted(every) and all(shares)
     limited = pairs(prepare(tmp_path, "local", path, limit=7))
     assert [pair.prompt.id for pair in limited] == every[:7]
 
