@@ -109,13 +109,14 @@ def _join(found: Plan, config: DistributedConfig) -> None:
                 heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
                 shutdown_timeout_seconds=patience,
             )
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:
+        raise InputError(
+            f"JAX finds no other processes here ({error}); start by a script of launch/, or give "
+            "distributed.coordinator, .processes and .process"
+        ) from None
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise AbsentError(f"{_not_together(patience)} ({reason}); start all of them") from None
-
-
-def _not_together(patience: int) -> str:
-    return f"the processes did not come together within {patience} s at the coordinator that JAX detected"
+        raise AbsentError(f"the processes did not come together ({reason}); start all of them") from None
 
 
 @contextlib.contextmanager
@@ -123,10 +124,9 @@ def _watched(patience: int) -> Iterator[None]:
     """Where JAX finds the coordinator itself nobody calls the roll, and its client ends by a stack trace."""
 
     def stop() -> None:
-        print(
-            f"error: {_not_together(patience)}; start all of them, or raise distributed.timeout_seconds",
-            file=sys.stderr,
-            flush=True,
+        sys.stderr.write(
+            f"error: the processes did not come together within {patience} s at the coordinator that JAX "
+            "found; start all of them, or raise distributed.timeout_seconds\n"
         )
         os._exit(AbsentError.exit_status)
 

@@ -9,7 +9,7 @@ from cann_jax.cli import parse_run
 from cann_jax.config_mesh import DistributedConfig
 from cann_jax.distributed import Plan, plan
 from cann_jax.errors import InputError
-from tests.processes import finish, start, start_together
+from tests.processes import finish, free_port, start, start_together
 from tests.stages.setting import write_config
 
 GIVEN = {"CANN_JAX_COORDINATOR": "a:1", "CANN_JAX_PROCESSES": "4", "CANN_JAX_PROCESS": "2"}
@@ -107,6 +107,22 @@ def test_a_barrier_says_who_is_missing():
     assert said.count("\n") == 1
     second.communicate()
     assert second.returncode != 0
+
+
+def test_a_slurm_task_without_its_fellows_does_not_wait_for_ever():
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    slurm |= {"SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_PORT": str(free_port())}
+    program = PROGRAM.replace('os.environ["CANN_JAX_PROCESS"]', '"0"')
+    ((_, said),) = finish(start(["-c", program, "joins", "3"], **slurm), status=75)
+    assert said.startswith(
+        "error: the processes did not come together within 3 s at the coordinator that JAX"
+    )
+
+
+def test_no_cluster_where_one_was_promised():
+    program = PROGRAM.replace('os.environ["CANN_JAX_PROCESS"]', '"0"')
+    ((_, said),) = finish(start(["-c", program, "joins", "9"], CANN_JAX_DISTRIBUTED="auto"), status=2)
+    assert said.startswith("error: JAX finds no other processes here (coordinator_address should be defined")
 
 
 def test_one_that_fails_alone_does_not_wait_for_the_others():

@@ -120,17 +120,10 @@ def test_the_mesh_changes_nothing(train, tmp_path):
     assert (spread / "model/model.safetensors.index.json").exists()
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (("--pairs_per_step", "6"), "pairs_per_step / accumulation is 3 and does not divide over 8 devices"),
-        (("--mesh.tensor", "4"), "mesh.tensor is 4 and the model's KV heads 2; use a divisor of 2"),
-    ],
-)
-def test_a_mesh_that_does_not_fit(flags, message, train, tmp_path):
-    command = ["-m", "cann_jax.reward", "--config", str(tmp_path / "judge.yaml"), *flags]
+def test_a_tensor_axis_that_does_not_fit(train, tmp_path):
+    command = ["-m", "cann_jax.reward", "--config", str(tmp_path / "judge.yaml"), "--mesh.tensor", "4"]
     ((_, said),) = finish(start(command, 8), status=2)
-    assert said.startswith(f"error: {message}") and said.count("\n") == 1
+    assert said == "error: mesh.tensor is 4 and the model's KV heads 2; use a divisor of 2 for mesh.tensor\n"
 
 
 def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
