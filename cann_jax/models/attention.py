@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.errors import InputError
-from cann_jax.sharding import current_mesh, partition, platform
+from cann_jax.models.splash import LANES, by_kv_head, splash_attention
+from cann_jax.sharding import platform
 
 NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
 CUDNN_HEAD_DIM = 128  # what every GPU that has the kernel can do
-LANES = 128  # of a TPU's vector unit
-_Q_AXES, _KV_AXES = ("batch", "any", "heads", "any"), ("batch", "any", "kv_heads", "any")
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,6 @@ def _cudnn_obstacle(dtype, head_dim: int, softcap: float | None) -> str | None:
     return None
 
 
-# Recomputed in the backward pass: its (S, S) weights are never kept.
-@partial(jax.checkpoint, static_argnums=0)
 def attend(rule: Rule, q, k, v, mask):
     """Attention within whole sequences.
 
@@ -87,23 +84,25 @@ def attend(rule: Rule, q, k, v, mask):
         q: (B, S, heads, head_dim), rotated.
         k: (B, S, kv_heads, head_dim), rotated.
         v: (B, S, kv_heads, head_dim).
-        mask: (B, S, S), True where the row may see the column.
+        mask: (B, S, S), True where the row may see the column; or, for splash, a ``Sight``.
 
     Returns:
-        (B, S, heads · head_dim) float32.
+        (B, S, heads · head_dim), of the factors' dtype.
     """
     q, k, v = (x.astype(rule.dtype) for x in (q, k, v))
     if rule.implementation == "splash":
-        out = _splash(rule, q, k, v, mask)
-    elif rule.softcap is not None:
-        out = _capped(rule, q, k, v, mask)
-    elif rule.implementation == "cudnn":
-        out = _cudnn(rule, q, k, v, mask)
+        out = splash_attention(q * rule.scale, k, v, mask, rule.softcap)
     else:
-        out = jax.nn.dot_product_attention(
-            q, k, v, mask=mask[:, None], scale=rule.scale, implementation="xla"
-        )
-    return out.reshape(*out.shape[:2], -1).astype(jnp.float32)
+        out = (_cudnn if rule.implementation == "cudnn" else _plain)(rule, q, k, v, mask)
+    return out.reshape(*out.shape[:2], -1).astype(rule.dtype)
+
+
+# Recomputed in the backward pass: its (S, S) weights are never kept, which the other kernels do not make.
+@partial(jax.checkpoint, static_argnums=0)
+def _plain(rule: Rule, q, k, v, mask):
+    if rule.softcap is not None:
+        return _capped(rule, q, k, v, mask)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="xla")
 
 
 def _cudnn(rule: Rule, q, k, v, mask):
@@ -118,57 +117,9 @@ def _cudnn(rule: Rule, q, k, v, mask):
     return out[:, :size]
 
 
-def _splash(rule: Rule, q, k, v, mask):
-    """Block-wise attention on TPU (Dao et al. 2022, with blocks left out that the mask empties).
-
-    XLA cannot share a kernel out by itself: each device takes its part of the batch and of the heads. Lengths
-    are filled up to whole blocks by tokens that see themselves alone.
-    """
-    size = q.shape[1]
-    padding = -size % LANES
-    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q * rule.scale, k, v))
-    mask = jnp.pad(mask, ((0, 0), (0, padding), (0, padding))) | (
-        jnp.eye(size + padding, dtype=bool) & (jnp.arange(size + padding) >= size)
-    )
-    attend_here = partial(_splash_on_device, rule.softcap)
-    if current_mesh() is not None:
-        parts = [partition(axes) for axes in (_Q_AXES, _KV_AXES, _KV_AXES, ("batch", "any", "any"))]
-        attend_here = jax.shard_map(
-            attend_here, in_specs=tuple(parts), out_specs=partition(_Q_AXES), check_vma=False
-        )
-    return attend_here(q, k, v, mask)[:, :size]
-
-
-def _splash_on_device(cap: float | None, q, k, v, mask):
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-
-    size, group = q.shape[1], q.shape[2] // k.shape[2]
-    block = max(b for b in (128, 256, 512) if size % b == 0)
-    backward = {f"block_{side}_{part}": block for side in ("q", "kv") for part in ("dkv", "dq")}
-    sizes = splash.BlockSizes(block, block, block, **backward, block_kv_dkv_compute=block)
-
-    def one_sequence(q, k, v, mask):
-        kernel = splash.make_splash_mqa_single_device(
-            jnp.broadcast_to(mask, (group, *mask.shape)),
-            block_sizes=sizes,
-            attn_logits_soft_cap=cap,
-            interpret=platform() == "cpu",  # for tests: a configuration cannot ask for it there
-        )
-        # Made under a trace, its flags are arrays, and it asks them as plain numbers (JAX 0.10).
-        for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):
-            info = getattr(kernel, name)
-            setattr(kernel, name, info and info._replace(is_dynamic_mask=True))
-        return jax.vmap(kernel)(q, k, v)
-
-    grouped = _by_kv_head(q, k.shape[2]).transpose(0, 2, 3, 1, 4)
-    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    out = jax.vmap(one_sequence)(grouped, k, v, mask)
-    return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)
-
-
 def _capped(rule: Rule, q, k, v, mask):
     """``jax.nn.dot_product_attention`` has no soft-cap (Gemma Team 2024, section 2)."""
-    grouped = _by_kv_head(q, k.shape[2])
+    grouped = by_kv_head(q, k.shape[2])
     scores = _scores(rule, "bqhgd,bkhd->bhgqk", grouped, k, mask[:, None, None])
     return _dot(rule, "bhgqk,bkhd->bqhgd", jax.nn.softmax(scores, axis=-1), v)
 
@@ -187,7 +138,7 @@ def attend_shared(rule: Rule, q, prompt, prompt_mask, own, own_mask):
     Returns:
         (B, K, heads · head_dim) float32.
     """
-    grouped = _by_kv_head(q, prompt[0].shape[2])
+    grouped = by_kv_head(q, prompt[0].shape[2])
     scores = jnp.concatenate([
         _scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask[:, None, None, None]),
         _scores(rule, "bkhgd,bkhtd->bkhgt", grouped, own[0], own_mask),
@@ -202,10 +153,6 @@ def attend_shared(rule: Rule, q, prompt, prompt_mask, own, own_mask):
 def softcap(scores: jax.Array, cap: float | None) -> jax.Array:
     """cap · tanh(scores / cap); nothing where ``cap`` is None."""
     return scores if cap is None else cap * jnp.tanh(scores / cap)
-
-
-def _by_kv_head(q, kv_heads: int):
-    return q.reshape(*q.shape[:2], kv_heads, q.shape[2] // kv_heads, q.shape[3])
 
 
 def _scores(rule: Rule, equation: str, q, k, mask):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cann_jax.config_training import LoraConfig
@@ -18,6 +19,7 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.families import NORMS
 from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, RMSNorm, dense
 from cann_jax.models.packing import pack, rows_of, unpack
+from cann_jax.models.splash import Sight
 from cann_jax.models.views import StepView, View, sequence_views, step_views
 from cann_jax.schema import nearest
 
@@ -129,13 +131,13 @@ class Decoder(nnx.Module):
         # Rounded like the other factors, as transformers does: in bfloat16 √3072 is 55.5.
         return x * jnp.sqrt(float(self.config.hidden)).astype(self.dtype).astype(jnp.float32)
 
-    def hidden_states(self, tokens, positions, mask, *, key=None, rematerialise=None):
+    def hidden_states(self, tokens, positions, sight: Sight, *, key=None, rematerialise=None):
         """Final hidden states.
 
         Args:
             tokens: (B, S) ids.
             positions: (B, S) positions, for RoPE and sliding windows.
-            mask: (B, S, S), True where the row may see the column.
+            sight: Which tokens see which.
             key: Dropout key of the adapters, or None for none.
             rematerialise: What the backward pass computes again: ``everything`` within a layer,
                 ``elementwise`` (all but matrix products), or None for nothing.
@@ -143,23 +145,23 @@ class Decoder(nnx.Module):
         Returns:
             (B, S, hidden) after the final norm.
         """
-        return self._forward(tokens, positions, mask, key, rematerialise)[0]
+        return self._forward(tokens, positions, sight, key, rematerialise)[0]
 
-    def prefill(self, tokens, positions, mask) -> tuple[jax.Array, KeysValues]:
+    def prefill(self, tokens, positions, sight: Sight) -> tuple[jax.Array, KeysValues]:
         """``hidden_states``, and every layer's keys and values, (layers, B, S, kv_heads, head_dim) each."""
 
         def keep(_, keys_values):
             return pack(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values)))
 
-        return self._forward(tokens, positions, mask, keep=keep)
+        return self._forward(tokens, positions, sight, keep=keep)
 
-    def layer_states(self, tokens, positions, mask) -> jax.Array:
+    def layer_states(self, tokens, positions, sight: Sight) -> jax.Array:
         """The residual stream after each layer, (layers, B, S, hidden); as ``hidden_states``."""
-        return self._forward(tokens, positions, mask, keep=lambda x, _: x)[1]
+        return self._forward(tokens, positions, sight, keep=lambda x, _: x)[1]
 
-    def _forward(self, tokens, positions, mask, key=None, rematerialise=None, keep=lambda *_: None):
+    def _forward(self, tokens, positions, sight, key=None, rematerialise=None, keep=lambda *_: None):
         """Final hidden states, and what ``keep`` makes of each layer's output and keys and values."""
-        views = sequence_views(self.config, positions, mask)
+        views = sequence_views(self.config, positions, sight, self.kernel == "splash")
         graph, weights = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
@@ -216,10 +218,9 @@ def _write(cache, new, layer, step):
     return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))
 
 
-def causal_mask(valid: jax.Array) -> jax.Array:
-    """(B, S, S) mask of ``valid (B, S)``: a row sees the valid columns up to itself."""
-    size = valid.shape[1]
-    return jnp.tril(jnp.ones((size, size), bool))[None] & valid[:, None, :]
+def causal_sight(valid: jax.Array) -> Sight:
+    """Of ``valid (B, S)``: a row sees the valid columns up to itself."""
+    return Sight(np.tri(valid.shape[1], dtype=bool), valid)
 
 
 def _adapters(lora: LoraConfig | None) -> dict[str, LoraConfig]:

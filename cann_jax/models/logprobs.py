@@ -4,10 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cann_jax.models.attention import NEGATIVE, softcap
 from cann_jax.models.layers import dense
 from cann_jax.models.packing import pack, rows_of, unpack
+from cann_jax.models.splash import Sight
 from cann_jax.sharding import axis_size, constrain
 
 
@@ -30,8 +32,8 @@ def response_logps(
         (B, R) float32 sums over the tokens of each response.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    tokens, positions, mask = _packed(prompts, prompt_lengths, responses, inside)
-    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
+    tokens, positions, sight = _packed(prompts, prompt_lengths, responses, inside)
+    hidden = model.hidden_states(tokens, positions, sight, key=key, rematerialise=rematerialise)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
     rows, cap = before.reshape(-1, hidden.shape[-1]), model.config.final_softcap
     logps = token_logps(rows, model.head, responses.reshape(-1), chunks, model.dtype, cap)
@@ -46,8 +48,8 @@ def response_ends(
     Args: as ``response_logps``.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    tokens, positions, mask = _packed(prompts, prompt_lengths, responses, inside)
-    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
+    tokens, positions, sight = _packed(prompts, prompt_lengths, responses, inside)
+    hidden = model.hidden_states(tokens, positions, sight, key=key, rematerialise=rematerialise)
     own = hidden[:, prompts.shape[1] :].reshape(*responses.shape, -1)
     return jnp.take_along_axis(own, (response_lengths - 1)[..., None, None], axis=2)[:, :, 0]
 
@@ -65,10 +67,9 @@ def _packed(prompts, prompt_lengths, responses, inside):
     tokens = jnp.concatenate([prompts, flat(responses)], axis=1)
     positions = jnp.concatenate([prompt_positions, flat(response_positions)], axis=1)
     valid = jnp.concatenate([prompt_positions < prompt_lengths[:, None], flat(inside)], axis=1)
-    segment = jnp.concatenate([jnp.zeros(size, int), 1 + jnp.repeat(jnp.arange(count), length)])
+    segment = np.concatenate([np.zeros(size, int), 1 + np.repeat(np.arange(count), length)])
     related = (segment == 0) | (segment == segment[:, None])
-    index = jnp.arange(size + count * length)
-    return tokens, positions, (related & (index <= index[:, None]))[None] & valid[:, None, :]
+    return tokens, positions, Sight(related & np.tri(len(segment), dtype=bool), valid)
 
 
 def _predicting(hidden, size: int, prompt_lengths, shape):

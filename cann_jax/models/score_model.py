@@ -18,7 +18,7 @@ from flax import nnx
 
 from cann_jax.errors import InputError
 from cann_jax.models import sources
-from cann_jax.models.decoder import causal_mask
+from cann_jax.models.decoder import causal_sight
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
 from cann_jax.models.weights import check_weights
 from cann_jax.padding import bucketed
@@ -188,5 +188,5 @@ def _head_outputs(graph, weights, head, ids, lengths, last):
     """The head's output (B,) at the last tokens, float32."""
     decoder = nnx.merge(graph, weights)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    hidden = decoder.hidden_states(ids, positions, causal_mask(positions < lengths[:, None]))
+    hidden = decoder.hidden_states(ids, positions, causal_sight(positions < lengths[:, None]))
     return jnp.sum(hidden[jnp.arange(len(ids)), last] * head, axis=-1)

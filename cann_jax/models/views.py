@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.families import LayerKind
+from cann_jax.models.splash import Sight
 
 Tables = tuple[jax.Array, jax.Array]
 
@@ -16,11 +17,11 @@ class View(NamedTuple):
 
     Args:
         tables: Cosines and sines, (B, S, size) each.
-        mask: (B, S, S), True where the row may see the column.
+        mask: (B, S, S), True where the row may see the column; or the ``Sight`` that says so.
     """
 
     tables: Tables
-    mask: jax.Array
+    mask: jax.Array | Sight
 
 
 class StepView(NamedTuple):
@@ -58,15 +59,24 @@ class Views:
         return jax.tree.map(lambda each: each[index], self.stacked)
 
 
-def sequence_views(config: DecoderConfig, positions, mask) -> Views:
-    """Views of whole sequences, positions (B, S) and mask (B, S, S)."""
-    seen = jnp.diagonal(mask, axis1=1, axis2=2)
-    lengths = 1 + jnp.max(jnp.where(seen, positions, 0), axis=1)
+def sequence_views(config: DecoderConfig, positions, sight: Sight, by_order: bool) -> Views:
+    """Views of whole sequences.
+
+    Args:
+        config: The model.
+        positions: (B, S).
+        sight: Of all layers, windows left out.
+        by_order: Leave it a ``Sight`` where all layers are alike and have no window.
+    """
+    lengths = 1 + jnp.max(jnp.where(sight.valid, positions, 0), axis=1)
     back = positions[:, :, None] - positions[:, None, :]
+    alike = len(set(config.kinds)) == 1
 
     def view(kind: LayerKind) -> View:
-        near = mask if kind.window is None else mask & (back < kind.window)
-        return View(_tables(config, kind, positions, lengths), near)
+        tables = _tables(config, kind, positions, lengths)
+        if kind.window is None:
+            return View(tables, sight if by_order and alike else sight.mask)
+        return View(tables, sight.mask & (back < kind.window))
 
     return Views(config, view)
 

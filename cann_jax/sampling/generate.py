@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.models.decoder import KeysValues, causal_mask
+from cann_jax.models.decoder import KeysValues, causal_sight
 from cann_jax.models.packing import pack
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 from cann_jax.sharding import constrain
@@ -88,7 +88,7 @@ def generate(
 def _prefill(model, prompts, lengths) -> tuple[KeysValues, jax.Array]:
     """Keys and values of the prompts, and the hidden state (B, hidden) of each prompt's last token."""
     positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
-    hidden, prompt = model.prefill(prompts, positions, causal_mask(positions < lengths[:, None]))
+    hidden, prompt = model.prefill(prompts, positions, causal_sight(positions < lengths[:, None]))
     return prompt, jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.models.decoder import Decoder, causal_mask
+from cann_jax.models.decoder import Decoder, causal_sight
 from tests.models.forward import torch_model
 from tests.tiny_models import SHAPE, tiny_tokenizer
 
@@ -101,7 +101,7 @@ def ours(decoder: Decoder, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnames="graph")
 def _ours(graph, weights, ids, valid, positions):
     decoder = nnx.merge(graph, weights)
-    states = decoder.layer_states(ids, positions, causal_mask(valid))
+    states = decoder.layer_states(ids, positions, causal_sight(valid))
     hidden = decoder.final_norm(states[-1])
     return decoder.logits(hidden), states.at[-1].set(hidden)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.models.decoder import Decoder, causal_mask
+from cann_jax.models.decoder import Decoder, causal_sight
 from cann_jax.models.load import load_decoder, open_model
 
 
@@ -25,7 +25,7 @@ def our_logits(
 @partial(jax.jit, static_argnames="graph")
 def _logits(graph, weights, ids, positions, key):
     decoder = nnx.merge(graph, weights)
-    mask = causal_mask(jnp.ones(ids.shape, bool))
+    mask = causal_sight(jnp.ones(ids.shape, bool))
     return decoder.logits(decoder.hidden_states(ids, positions, mask, key=key))
 
 

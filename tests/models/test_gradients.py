@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cann_jax.models import layers
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.models.logprobs import response_logps
 from cann_jax.models.packing import pack, unpack
@@ -45,12 +46,17 @@ def wide(untied_files):
 def test_every_weight_of_every_layer_has_a_gradient(wide):
     assert {("embedding",), ("lm_head",), ("final_norm", "scale")} < set(wide)
     for path, gradient in wide.items():
-        layers = gradient if path[0] == "layers" else gradient[None]
-        assert all(np.abs(layer).max() > 1e-4 for layer in layers), path
+        each = gradient if path[0] == "layers" else gradient[None]
+        assert all(np.abs(layer).max() > 1e-4 for layer in each), path
 
 
-def test_bfloat16_gradients_point_the_same_way(untied_files, wide):
-    """Packing words must cut no gradient of a float32 weight, whatever the dtype of the products."""
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_bfloat16_gradients_point_the_same_way(untied_files, wide, platform, monkeypatch):
+    """Packing words must cut no gradient of a float32 weight, whatever the dtype of the products and of what
+    lies between them, which accelerators keep rounded too."""
+    monkeypatch.setattr(layers, "platform", lambda: platform)
+    if platform == "tpu":
+        assert layers.kept(jnp.ones(1), jnp.bfloat16).dtype == jnp.bfloat16
     for path, gradient in gradients(untied_files, "bfloat16").items():
         assert gradient.dtype == np.float32
         cosine = np.sum(gradient * wide[path]) / np.linalg.norm(gradient) / np.linalg.norm(wide[path])

@@ -7,29 +7,34 @@ import pytest
 
 from cann_jax.errors import InputError
 from cann_jax.models.attention import Rule, attend, implementation
+from cann_jax.models.splash import Sight
 
 # Two responses behind one prompt, as training packs them; neither length is a multiple of a block.
 PROMPT, RESPONSE = 60, 50
 
 
-def packed_mask() -> np.ndarray:
+def packed_sight() -> Sight:
+    """Of a prompt and a response that are padded, and a response that is not."""
     size = PROMPT + 2 * RESPONSE
     segment = np.repeat([0, 1, 2], [PROMPT, RESPONSE, RESPONSE])
     related = (segment == 0) | (segment == segment[:, None])
-    valid = np.arange(size) < size - 7
-    return (related & np.tri(size, dtype=bool) & valid)[None]
+    index = np.arange(size)
+    valid = (index < PROMPT - 9) | ((index >= PROMPT) & (index < size - 7))
+    return Sight(related & np.tri(size, dtype=bool), jnp.asarray(valid)[None])
 
 
 @pytest.mark.parametrize("softcap", [None, 20.0])
-def test_same_as_the_plain_kernel(softcap):
-    random, mask = np.random.default_rng(0), jnp.asarray(packed_mask())
-    size = mask.shape[1]
+@pytest.mark.parametrize("known", [True, False])
+def test_same_as_the_plain_kernel(softcap, known):
+    random, sight = np.random.default_rng(0), packed_sight()
+    masks = {"xla": sight.mask, "splash": sight if known else sight.mask}
+    size = sight.mask.shape[1]
     q, k, v, weights = (
         jnp.asarray(random.normal(size=(1, size, heads, 128)), jnp.float32) for heads in (4, 2, 2, 4)
     )
 
     def loss(kernel: str, *qkv):
-        out = attend(Rule(128**-0.5, softcap, kernel, jnp.float32), *qkv, mask)
+        out = attend(Rule(128**-0.5, softcap, kernel, jnp.float32), *qkv, masks[kernel])
         return jnp.sum(out * weights.reshape(1, size, -1)), out
 
     results = {}
