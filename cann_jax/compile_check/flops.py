@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from cann_jax.config import RunConfig
@@ -13,8 +15,8 @@ from cann_jax.models.config import DecoderConfig
 def program_flops(jaxpr: Any) -> float:
     """Of all matrix products that a program's jaxpr runs on all devices, loops and recomputation included.
 
-    What nobody reads is left out, as XLA does: of frozen weights, the gradient. Loops with an unknown end
-    count once; a kernel's inside counts once for each point of its grid.
+    What nobody reads is left out, as XLA does: of frozen weights, the gradient. A loop that may end early
+    counts as often as its condition allows; a kernel's inside counts once for each point of its grid.
     """
     read, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return _flops(read)
@@ -36,7 +38,17 @@ def _times(name: str, parameters: dict[str, Any]) -> int:
         return math.prod(parameters["grid_mapping"].grid)
     if name == "shard_map":
         return parameters["mesh"].size
+    if name == "while":
+        return _limit(parameters["cond_jaxpr"].jaxpr)
     return parameters.get("length", 1)
+
+
+def _limit(condition: Any) -> int:
+    """The one number that a loop's condition compares with; 1 where it has none."""
+    literals = [each for equation in condition.eqns for each in equation.invars if isinstance(each, Literal)]
+    return max(
+        (int(each.val) for each in literals if jnp.issubdtype(each.aval.dtype, jnp.integer)), default=1
+    )
 
 
 def _inside(parameters: dict[str, Any]) -> list[Any]:

@@ -1,10 +1,10 @@
 """How long a compiled program must take on a chip, and what share of the peak that leaves to the model."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from cann_jax.compile_check.chips import Slice
-from cann_jax.compile_check.hlo import Traffic, traffic
+from cann_jax.compile_check.compiler import Compiled
+from cann_jax.compile_check.traffic import Traffic, traffic
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Need:
     Args:
         arguments: Bytes held by its arguments.
         temporaries: Bytes of its temporaries.
-        peak: Largest bytes in use at once, as the compiler reports it.
+        peak: Largest bytes in use at once.
         flops: Operations of its matrix products, recomputation included.
         moved: Bytes to and from memory, and between devices.
     """
@@ -26,17 +26,9 @@ class Need:
     moved: Traffic
 
     @classmethod
-    def of(cls, compiled: Any, flops: float) -> "Need":
+    def of(cls, compiled: Compiled, flops: float) -> "Need":
         """Of a compiled program whose products take ``flops`` on each device."""
-        found = compiled.memory_analysis()
-        moved = traffic(compiled.as_text())
-        return cls(
-            found.argument_size_in_bytes,
-            found.temp_size_in_bytes,
-            found.peak_memory_in_bytes,
-            flops,
-            moved,
-        )
+        return cls(compiled.arguments, compiled.temporaries, compiled.peak, flops, traffic(compiled.text))
 
     @property
     def received(self) -> float:

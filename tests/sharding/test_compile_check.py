@@ -12,8 +12,10 @@ import pytest
 from cann_jax.cli import parse_run
 from cann_jax.compile_check.chips import slice_of
 from cann_jax.compile_check.flops import model_flops, program_flops, step_flops
-from cann_jax.compile_check.hlo import parse, traffic, trip_count
+from cann_jax.compile_check.hlo import parse, trip_count
+from cann_jax.compile_check.memory import moved
 from cann_jax.compile_check.roofline import Times, utilisation
+from cann_jax.compile_check.traffic import traffic
 from cann_jax.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.stages.programs import trace_training
@@ -47,6 +49,18 @@ def test_a_loop_counts_as_often_as_it_runs():
     once = 64 * 64 * 4
     # A product reads two squares and writes one; tanh and the sum read three and write at least one.
     assert 10 * 5 * once <= traffic(text).memory <= 10 * 12 * once
+
+
+def test_operations_of_a_loop_that_may_end_early():
+    """Seven squares of 8 × 8, if nothing stops it before."""
+
+    def going(state):
+        return (state[0] < 7) & jnp.all(state[1] < 1e9)
+
+    def loop(x):
+        return jax.lax.while_loop(going, lambda state: (state[0] + 1, state[1] @ state[1]), (0, x))
+
+    assert program_flops(jax.jit(loop).trace(jnp.ones((8, 8))).jaxpr.jaxpr) == 7 * 2 * 8**3
 
 
 COLLECTIVES = """
@@ -83,6 +97,81 @@ def test_collectives_by_kind_and_size():
     moved = traffic(COLLECTIVES)
     assert moved.count == {"all-gather": 1, "all-reduce": 6}
     assert moved.received == {"all-gather": 96, "all-reduce": 6 * 192}
+
+
+# Of the TPU compiler's kinds: S(1) is a memory beside HBM. f32[8,128] is 4,096 bytes, f32[1,128] 512.
+MOVES = """
+HloModule m
+
+%sliced (p0: f32[8,128]) -> f32[1,128] {
+  %p0 = f32[8,128]{1,0} parameter(0)
+  ROOT %s = f32[1,128]{1,0:T(8,128)S(1)} slice(%p0), slice={[0:1], [0:128]}
+}
+
+%narrowed (q0: f32[8,128]) -> f32[1024] {
+  %q0 = f32[8,128]{1,0} parameter(0)
+  ROOT %b = f32[1024]{0} bitcast(%q0)
+}
+
+%one_row (r0: f32[8,128], r1: s32[], r2: f32[1,128]) -> f32[1,128] {
+  %r0 = f32[8,128]{1,0} parameter(0)
+  %r1 = s32[] parameter(1)
+  %r2 = f32[1,128]{1,0} parameter(2)
+  %row = f32[1,128]{1,0} dynamic-slice(%r0, %r1, %r1), dynamic_slice_sizes={1,128}
+  ROOT %sum = f32[1,128]{1,0} add(%row, %r2)
+}
+
+%written_in_place (u0: f32[8,128], u1: f32[1,128], u2: s32[]) -> f32[8,128] {
+  %u0 = f32[8,128]{1,0} parameter(0)
+  %u1 = f32[1,128]{1,0} parameter(1)
+  %u2 = s32[] parameter(2)
+  ROOT %dus = f32[8,128]{1,0} dynamic-update-slice(%u0, %u1, %u2, %u2)
+}
+
+%beside (g0: f32[1,128], g1: f32[8,128], g2: f32[8,128]) -> (f32[1024], f32[1,128], f32[8,128]) {
+  %g0 = f32[1,128]{1,0} parameter(0)
+  %g1 = f32[8,128]{1,0} parameter(1)
+  %g2 = f32[8,128]{1,0} parameter(2)
+  %inner = f32[1024]{0} fusion(%g1), kind=kLoop, calls=%narrowed
+  %twice = f32[1024]{0} add(%inner, %inner)
+  %ag = f32[8,128]{1,0} all-gather(%g0), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %t = (f32[1024]{0}, f32[1,128]{1,0}, f32[8,128]{1,0}) tuple(%twice, %g0, %ag)
+}
+
+ENTRY %main (a: f32[8,128], i: s32[], r: f32[1,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %r = f32[1,128]{1,0} parameter(2)
+  %cut = ((f32[8,128]{1,0}), f32[1,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) async-start(%a), calls=%sliced
+  %copy-start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0}, u32[]{:S(2)}) copy-start(%a)
+  %copy-done = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %row = f32[1,128]{1,0} fusion(%a, %i, %r), kind=kLoop, calls=%one_row
+  %in_place = f32[8,128]{1,0} fusion(%a, %r, %i), kind=kLoop, calls=%written_in_place
+  %alone = f32[8,128]{1,0} dynamic-update-slice(%a, %r, %i, %i)
+  %overlap = (f32[1024], f32[1,128], f32[8,128]) fusion(%r, %a, %a), kind=kOutput, calls=%beside
+  %space = f32[8,128]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %kept = f32[8,128]{1,0} add(%a, %copy-done)
+}
+"""
+ROW, SCALAR = 512, 4
+
+
+def test_bytes_are_those_that_move():
+    """Not whole operands of which a slice is read, nor what is passed through or repeated in a shape."""
+    computations, entry = parse(MOVES)
+    main = computations[entry]
+    found = {name: moved(each, main, computations) for name, each in main.instructions.items()}
+    assert {name: size for name, size in found.items() if size} == {
+        "cut": ROW,  # read; written elsewhere
+        "copy-start": 8 * ROW,
+        "row": 3 * ROW + SCALAR,  # two rows read, the sum of both written
+        "in_place": 2 * ROW + SCALAR,
+        "alone": 2 * ROW + SCALAR,
+        "overlap": 16 * ROW,  # one operand read through the inner fusion, its double written
+        "kept": 16 * ROW,
+    }
+    # And the gathered array, with the row that this device puts in.
+    assert traffic(MOVES).memory == sum(found.values()) + 9 * ROW
 
 
 @pytest.mark.parametrize("lora", [[], ["--align.lora", "null"]])
