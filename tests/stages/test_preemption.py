@@ -27,7 +27,8 @@ def test_sigterm_in_training(finished, tiny_folder, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (folder / "align/metrics.jsonl").exists():
+    metrics = folder / "align/metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):  # it is there, and empty, before the first step
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM)
