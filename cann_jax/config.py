@@ -319,21 +319,22 @@ def _check_rounds(config: RunConfig) -> None:
             f"online.responses is {config.online.responses}; "
             f"use align.group_size, which is {config.align.group_size}, or more"
         )
-    scorers = {"reward": config.reward.scorer}
-    scorers |= {f"constraints.{name}": constraint.scorer for name, constraint in config.constraints.items()}
-    for key, scorer in scorers.items():
+    for key, scorer in _scorers_trained_on(config).items():
         if scorer["kind"] == "column":
             raise InputError(
-                f"{key}.scorer is a column, which has no scores of new samples; set rounds to 1, "
-                "or use another kind"
+                f"{key} is a column, which has no scores of new samples; set rounds to 1, or use another kind"
             )
 
 
 def scorers_of(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Every scorer's dictionary by its key, those that only measure included."""
-    scorers = {"reward.scorer": config.reward.scorer}
-    scorers |= {f"constraints.{name}.scorer": item.scorer for name, item in config.constraints.items()}
-    return scorers | {f"evaluate.also.{name}": item for name, item in config.evaluate.also.items()}
+    also = {f"evaluate.also.{name}": item for name, item in config.evaluate.also.items()}
+    return _scorers_trained_on(config) | also
+
+
+def _scorers_trained_on(config: RunConfig) -> dict[str, dict[str, Any]]:
+    constraints = {f"constraints.{name}.scorer": item.scorer for name, item in config.constraints.items()}
+    return {"reward.scorer": config.reward.scorer} | constraints
 
 
 def _check_nothing_prealigned(config: RunConfig) -> None:

@@ -63,8 +63,9 @@ def keep_dumps() -> str:
 def laid_out(traced: Any, folder: str) -> Compiled:
     """Compile until the program is optimised and has its place in memory.
 
-    What follows is machine code: three quarters of the time, and it changes no figure. The compiler cannot be
-    stopped there, so it goes on in a thread that ends with the process.
+    What follows is machine code: most of the time, and some copies more (485 GB moved became 582 for Llama-7B
+    with adapters on v5e:4x4). The compiler cannot be stopped there, so it goes on in a thread that ends with
+    the process.
 
     Args:
         traced: The only program that this process compiles.

@@ -19,7 +19,6 @@ from cann_jax.data.responses import Responses
 from cann_jax.models.config import DecoderConfig
 from cann_jax.sampling.shards import stop_tokens
 from cann_jax.scorers import check_finite, check_scorer
-from cann_jax.sharding import check_model, current_mesh
 from cann_jax.stages.dry_run_data import (
     Extent,
     KnownData,
@@ -31,11 +30,9 @@ from cann_jax.stages.dry_run_data import (
 )
 from cann_jax.stages.dry_run_parts import (
     STEPS,
-    checked_shape,
     histogram,
     memory_table,
-    model_line,
-    shape_from,
+    shape_of_model,
 )
 from cann_jax.stages.evaluate import measured_scorers
 from cann_jax.stages.prealign import trainings
@@ -56,10 +53,7 @@ def dry_run(run: Run, model_config: str | None = None) -> None:
     """
     out = console()
     opened = model_config is None
-    shape = shape_from(model_config) if model_config is not None else checked_shape(run.files)
-    check_model(shape, current_mesh())
-    source = run.files.path.name if opened else f"by {model_config}, no model opened"
-    out.print(model_line(shape, run.config.model, source), markup=False)
+    shape = shape_of_model(lambda: run.files, run.config.model, model_config, out)
     data = known_data(run, opened=opened)
     for line in (*_data_lines(run, data), *_scorer_lines(run, data, opened), *_step_lines(run, data)):
         out.print(line, markup=False)

@@ -1,12 +1,13 @@
 """What the dry runs of a run and of a score model share: the model, lengths, memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from rich.console import Console
 from rich.table import Table
 
 from cann_jax.config import ModelConfig
@@ -16,13 +17,32 @@ from cann_jax.models.load import ModelFiles, abstract_decoder
 from cann_jax.models.sources import read_json
 from cann_jax.models.weights import check_weights
 from cann_jax.padding import BUCKET
+from cann_jax.sharding import check_model, current_mesh
 
 HISTOGRAM_ROWS, BAR = 8, 40
 MIB = 1 << 20
 STEPS = 1_000_000  # where the data are not here to count them: more than any warm-up
 
 
-def shape_from(path: str) -> DecoderConfig:
+def shape_of_model(
+    open_files: Callable[[], ModelFiles], model: ModelConfig, model_config: str | None, out: Console
+) -> DecoderConfig:
+    """The architecture, from the model's files or from ``model_config`` in their place; says what it is.
+
+    Raises:
+        InputError: files that are not there or do not fit, or an architecture that the mesh cannot share out.
+    """
+    if model_config is None:
+        files = open_files()
+        shape, source = _checked_shape(files), files.path.name
+    else:
+        shape, source = _shape_from(model_config), f"by {model_config}, no model opened"
+    check_model(shape, current_mesh())
+    out.print(_model_line(shape, model, source), markup=False)
+    return shape
+
+
+def _shape_from(path: str) -> DecoderConfig:
     """The architecture in a ``config.json``.
 
     Raises:
@@ -35,7 +55,7 @@ def shape_from(path: str) -> DecoderConfig:
     return DecoderConfig.from_hf(read_json(Path(path)), path)
 
 
-def checked_shape(files: ModelFiles) -> DecoderConfig:
+def _checked_shape(files: ModelFiles) -> DecoderConfig:
     """The architecture of a model whose tensors have the names and shapes that it needs.
 
     Raises:
@@ -47,7 +67,7 @@ def checked_shape(files: ModelFiles) -> DecoderConfig:
     return files.config
 
 
-def model_line(shape: DecoderConfig, model: ModelConfig, source: str) -> str:
+def _model_line(shape: DecoderConfig, model: ModelConfig, source: str) -> str:
     """What the model is; a copy of a tied head in the files counts once."""
     decoder = abstract_decoder(shape, model.dtype, None, attention=model.attention)
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))) / 1e6

@@ -13,14 +13,12 @@ from cann_jax.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.load import abstract_decoder
 from cann_jax.padding import step_width
-from cann_jax.sharding import check_model, current_mesh, shapes_of_batch, shapes_of_parameters
+from cann_jax.sharding import shapes_of_batch, shapes_of_parameters
 from cann_jax.stages.dry_run_parts import (
     STEPS,
-    checked_shape,
     histogram,
     memory_table,
-    model_line,
-    shape_from,
+    shape_of_model,
 )
 from cann_jax.stages.parts import TRAINED
 from cann_jax.stages.score_models import ScoreRun, make_pairs, spec_of
@@ -37,10 +35,7 @@ def dry_run_score_model(run: ScoreRun, model_config: str | None = None) -> None:
     """
     out, config = console(), run.config
     opened = model_config is None
-    shape = shape_from(model_config) if model_config is not None else checked_shape(run.files)
-    check_model(shape, current_mesh())
-    source = run.files.path.name if opened else f"by {model_config}, no model opened"
-    out.print(model_line(shape, config.model, source), markup=False)
+    shape = shape_of_model(lambda: run.files, config.model, model_config, out)
     data = _data(run) if opened and config.preferences.path is not None else None
     for line in _lines(config, data):
         out.print(line, markup=False)
