@@ -40,18 +40,14 @@ class Adapter:
     """An adapter that was opened and understood, whose weights are not yet read: W + scale · B A.
 
     Args:
-        folder: Where it lies.
         rank: r.
         scale: The factor of B A.
         layers: (A (r, in), B (out, r)) by the layer's Hugging Face name.
-        base: Fingerprint of the model it was trained on; None where its files do not say.
     """
 
-    folder: Path
     rank: int
     scale: float
     layers: Mapping[str, tuple[Reader, Reader]]
-    base: str | None
 
 
 def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str]) -> Adapter:
@@ -82,7 +78,7 @@ def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str])
             f"{folder} was trained on another model (fingerprint {base[:12]}, this one's is "
             f"{fingerprint()[:12]}); use the adapter's own base model, or train the adapter again"
         )
-    return Adapter(folder, rank, scale, layers, base)
+    return Adapter(rank, scale, layers)
 
 
 def merged_readers(readers: Readers, adapter: Adapter) -> Readers:

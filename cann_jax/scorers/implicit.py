@@ -82,6 +82,10 @@ def checked(
         raise InputError(
             f"{where} has {' and '.join(given) or 'no source'}; give one of {', '.join(SOURCES)}"
         )
+    if source.revision is not None and source.model is None:
+        raise InputError(
+            f"{where}.revision belongs to a model on the Hub, and no model is given; leave it out"
+        )
     if source.preference is not None:
         return None
     if source.adapter is not None:

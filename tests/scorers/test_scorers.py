@@ -84,6 +84,10 @@ def test_implicit_by_hand(model, responses):
             {"prealigned": {"system_prompt": "Be kind.", "preference": "safer"}},
             "has system_prompt and preference",
         ),
+        (
+            {"prealigned": {"system_prompt": "Be kind.", "revision": "main"}},
+            "no model is given; leave it out",
+        ),
         ({"prealigned": {"system": "Be kind."}}, "did you mean"),
     ],
 )
