@@ -1,0 +1,1 @@
+"""One parser, one help text and one error handler for every command."""

@@ -1,0 +1,1 @@
+"""Everything that a user may set: frozen dataclasses, each setting declared once."""

@@ -1,0 +1,1 @@
+"""Programs compiled for TPU slices, and what they need there."""

@@ -1,0 +1,1 @@
+"""Files, hashes, progress and errors: what every other room stands on."""

@@ -1,0 +1,1 @@
+"""A run: its folder, its manifests, its pipeline, and what several stages share."""

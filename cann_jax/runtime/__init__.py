@@ -1,0 +1,1 @@
+"""Devices, processes, preemption and the compilation cache."""
