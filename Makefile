@@ -19,6 +19,7 @@ test: lint
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # The stamps stand for a finished installation; a change of what they depend on installs again.
 $(RUN): setup.py constraints.txt | $(BIN)/python

@@ -208,7 +208,7 @@ def bench_command() -> None:
     """The command on 1,000 × 128: first start, and from the second."""
     import pyarrow.parquet as pq
 
-    from cann_jax.dual.example import example_table
+    from cann_jax.analysis.example import example_table
 
     print("\n## The command on 1,000 × 128, curve, bootstrap and picture included\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -279,7 +279,7 @@ def write_large(path: Path, rows: int, responses: int = 128) -> None:
 
 def stream_child(path: str) -> None:
     """In a process of its own: stream, and print the peak resident memory in MB."""
-    from cann_jax.dual.__main__ import main
+    from cann_jax.dual import main
 
     main(["--scores", path, "--margin", f"safe={MARGIN}", "--beta", str(BETA), "--stream"])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

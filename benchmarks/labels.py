@@ -25,11 +25,11 @@ from flax import nnx
 from scipy import stats
 
 from cann_jax import train
-from cann_jax.cli import parse_run
+from cann_jax.command_line.parser import parse_run
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.run import Run
+from cann_jax.run.training import spec_of
 from cann_jax.stages.align import preference_data, starting_point, with_reference
-from cann_jax.stages.parts import spec_of
-from cann_jax.stages.run import Run
 from cann_jax.training.accumulate import start
 from cann_jax.training.data import PreferenceData
 from cann_jax.training.step import train_step

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests.builders import save_tiny
 from tests.stages.setting import ROOT, STAGES, command, write_config, write_prompts
-from tests.tiny_models import save_tiny
 
 RESULTS = ROOT / "benchmarks/results/preemption.md"
 STOPPED = 75

@@ -17,12 +17,12 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from cann_jax.compilation import keep_compilations
-from cann_jax.config import ModelConfig
-from cann_jax.config_preferences import PreferencesConfig
-from cann_jax.config_score_models import ScoreModelConfig
-from cann_jax.config_training import LoraConfig, OptimizerConfig
-from cann_jax.stages.score_models import (
+from cann_jax.config.preferences import PreferencesConfig
+from cann_jax.config.run import ModelConfig
+from cann_jax.config.score_model import ScoreModelConfig
+from cann_jax.config.training import LoraConfig, OptimizerConfig
+from cann_jax.runtime.compilation import keep_compilations
+from cann_jax.stages.score_model import (
     ScoreRun,
     heldout_scores,
     learnt_differences,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from cann_jax.config import PromptsConfig
+from cann_jax.config.run import PromptsConfig
 from cann_jax.data.prompts import encode_prompts, read_prompts
 from cann_jax.models.export import export_folder
 from cann_jax.models.language_model import LanguageModel

@@ -15,20 +15,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from rich.table import Table
 
-from cann_jax import sharding
-from cann_jax.cli import parse_run, run_command
-from cann_jax.compile_check.chips import Slice, slice_of
-from cann_jax.compile_check.compiler import compiled, keep_dumps, laid_out
-from cann_jax.compile_check.flops import model_flops, program_flops, step_flops
-from cann_jax.compile_check.roofline import Need, Times, utilisation
-from cann_jax.compile_check.topology import devices_of
-from cann_jax.config import RunConfig
-from cann_jax.console import console
-from cann_jax.errors import InputError
+from cann_jax.command_line.parser import parse_run, run_command
+from cann_jax.config.run import RunConfig
+from cann_jax.data.padding import bucket_width
+from cann_jax.dry_run.programs import trace_sampling, trace_scoring, trace_training
+from cann_jax.dry_run.slices.chips import Slice, slice_of
+from cann_jax.dry_run.slices.compiler import compiled, keep_dumps, laid_out
+from cann_jax.dry_run.slices.flops import model_flops, program_flops, step_flops
+from cann_jax.dry_run.slices.roofline import Need, Times, utilisation
+from cann_jax.dry_run.slices.topology import devices_of
+from cann_jax.files.console import console
+from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.sources import read_json
-from cann_jax.padding import bucket_width
-from cann_jax.stages.programs import trace_sampling, trace_scoring, trace_training
+from cann_jax.runtime import sharding
 
 OWN = ("topology", "model_config", "programs", "json", "machine_code")
 PROGRAMS = ("training step", "sampling", "scoring")

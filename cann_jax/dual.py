@@ -5,8 +5,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from cann_jax.compilation import keep_compilations
-from cann_jax.errors import InfeasibleError, InputError
+from cann_jax.files.errors import InfeasibleError, InputError
+from cann_jax.runtime.compilation import keep_compilations
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: bad flags or a bad table.
         InfeasibleError: margins out of reach, after everything has been printed and written.
     """
-    from cann_jax.dual import arguments as flags
+    from cann_jax.analysis import arguments as flags
 
     arguments = flags.parser().parse_args(argv)
     flags.check(arguments)
@@ -25,17 +25,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         threading.Thread(target=importlib.import_module, args=["matplotlib.figure"], daemon=True).start()
     keep_compilations(0)  # every program is small here, and starting quickly is what counts
     if arguments.stream:
-        from cann_jax.dual.stream import run_stream
+        from cann_jax.analysis.stream import run_stream
 
         return run_stream(arguments)
     _run(arguments)
 
 
 def _run(arguments) -> None:
+    from cann_jax.analysis import write
+    from cann_jax.analysis.analyse import analyse
+    from cann_jax.analysis.words import infeasible_message, warnings
     from cann_jax.core import Feasible, check_scores
-    from cann_jax.dual import write
-    from cann_jax.dual.analysis import analyse
-    from cann_jax.dual.words import infeasible_message, warnings
 
     problem = _read_problem(arguments)
     summary = check_scores(problem.scores, problem.names)
@@ -45,7 +45,7 @@ def _run(arguments) -> None:
     if arguments.out:
         from etils import epath
 
-        from cann_jax.dual.plots import draw
+        from cann_jax.analysis.plots import draw
 
         out = epath.Path(arguments.out)
         write.write_json(out / "dual.json", found, said)
@@ -57,9 +57,9 @@ def _run(arguments) -> None:
 
 
 def _read_problem(arguments):
+    from cann_jax.analysis import arguments as flags
+    from cann_jax.analysis.tables import prompt_weights, read_scores
     from cann_jax.core import prepare
-    from cann_jax.dual import arguments as flags
-    from cann_jax.dual.tables import prompt_weights, read_scores
 
     columns = flags.columns(arguments)
     table = read_scores(arguments.scores, columns, flags.named_scores(arguments))

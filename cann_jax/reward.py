@@ -8,10 +8,10 @@ from collections.abc import Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax.cli import ScoreModelCommand, parse_score_model, run_command
-from cann_jax.compilation import keep_compilations
-from cann_jax.config_score_models import ScoreModelConfig
-from cann_jax.session import session
+from cann_jax.command_line.parser import ScoreModelCommand, parse_score_model, run_command
+from cann_jax.config.score_model import ScoreModelConfig
+from cann_jax.runtime.compilation import keep_compilations
+from cann_jax.runtime.session import session
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,12 +27,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(config: ScoreModelConfig, asked: ScoreModelCommand) -> None:
-    from cann_jax.stages.run import check_folder, open_folder
-    from cann_jax.stages.score_models import ScoreRun, run_score_model
+    from cann_jax.run.run import check_folder, open_folder
+    from cann_jax.stages.score_model import ScoreRun, run_score_model
 
     began, run = time.monotonic(), ScoreRun(config)
     if asked.dry_run:
-        from cann_jax.stages.dry_run_scores import dry_run_score_model
+        from cann_jax.dry_run.score_model import dry_run_score_model
 
         check_folder(run.folder)
         return dry_run_score_model(run, asked.model_config)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax import distributed
-from cann_jax.cli import Options, parse_run, run_command
-from cann_jax.compilation import keep_compilations
-from cann_jax.session import session
-from cann_jax.sharding import alone, batches_of
-from cann_jax.stages.run import Run, check_folder, open_folder
+from cann_jax.command_line.parser import Options, parse_run, run_command
+from cann_jax.run.run import Run, check_folder, open_folder
+from cann_jax.runtime import distributed
+from cann_jax.runtime.compilation import keep_compilations
+from cann_jax.runtime.session import session
+from cann_jax.runtime.sharding import alone, batches_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(run: Run, options: Options) -> None:
     if options.dry_run:
-        from cann_jax.stages.dry_run import dry_run
+        from cann_jax.dry_run.run import dry_run
 
         check_folder(run.folder)
         return dry_run(run, options.model_config)

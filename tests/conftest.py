@@ -14,10 +14,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.tiny_models import save_tiny  # noqa: E402
+from tests.builders import save_tiny  # noqa: E402
 
 # Cheap rooms first, so that a mistake shows early; whole runs last.
-ORDER = ("core", "data", "scorers", "", "models", "sampling", "training", "sharding", "stages", "launch")
+ORDER = (
+    *("files", "config", "command_line", "core", "data", "run", "scorers", "analysis", ""),
+    *("models", "sampling", "training", "dry_run", "runtime", "stages", "launch"),
+)
 
 
 MAPPED_REGIONS = 25_000

@@ -10,51 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax import config, config_scorers
+from cann_jax.config import run as config
+from cann_jax.config import scorers as config_scorers
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cann_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A room imports from its own room and from floors below. ``dual`` has two floors:
-# its analysis serves the stages, its command is an entry point.
-GROUND = ("core", "config", "sharding", "errors", "artifacts", "schema", "padding", "progress")
-GROUND += (
-    "config_prealign",
-    "config_preferences",
-    "config_scorers",
-    "config_training",
-    "config_score_models",
-    "compilation",
-    "console",
-)
-GROUND += ("config_mesh", "distributed", "preemption", "rollcall", "session")
-FLOORS = {
-    **dict.fromkeys(GROUND, 0),
-    "models": 1,
-    "data": 1,
-    "sampling": 2,
-    "scorers": 2,
-    "training": 2,
-    "dual": 2,
-    "stages": 3,
-    "report": 4,
-    "help": 4,
-    "cli": 4,
-    "train": 4,
-    "reward": 4,
-    "compile_check": 4,
-    "dual.__main__": 4,
-}
-
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
-
-
-def room(module: str) -> str:
-    return module if module in FLOORS else module.partition(".")[0]
 
 
 @cache
@@ -79,25 +45,6 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_module_has_a_floor():
-    assert {room(module_of(path)) for path in FILES} - {""} <= set(FLOORS)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_room_imports_only_from_floors_below(path):
-    here = room(module_of(path))
-    if not here:
-        return
-    own = [name.removeprefix("cann_jax.") for name in imports(path) if name.startswith("cann_jax.")]
-    above = {
-        name
-        for name in own
-        if room(name) != here and room(name) in FLOORS and FLOORS[room(name)] >= FLOORS[here]
-    }
-    # Within the ground floor and between entry points there is no order but that of the files.
-    assert not {name for name in above if FLOORS[room(name)] != FLOORS[here] or FLOORS[here] in (1, 2)}
-
-
 def test_one_file_imports_jaxopt():
     users = [
         module_of(path) for path in FILES if any(name.split(".")[0] == "jaxopt" for name in imports(path))
@@ -109,7 +56,9 @@ def test_torch_is_no_dependency():
     assert not [path for path in FILES if any(name.split(".")[0] == "torch" for name in imports(path))]
 
 
-@pytest.mark.parametrize("name", ["cann_jax", "cann_jax.core", "cann_jax.dual.arguments", "cann_jax.cli"])
+@pytest.mark.parametrize(
+    "name", ["cann_jax", "cann_jax.core", "cann_jax.analysis.arguments", "cann_jax.command_line.parser"]
+)
 def test_import_is_light(name):
     heavy = "{'transformers', 'tensorflow_datasets', 'tensorflow', 'torch', 'flax'}"
     code = f"import {name}, sys; found = {heavy} & set(sys.modules); assert not found, found"
@@ -123,7 +72,7 @@ def schemas() -> list[type]:
 
 @pytest.mark.parametrize("schema", schemas(), ids=lambda schema: schema.__name__)
 def test_no_setting_without_a_reader(schema):
-    outside = [path for path in FILES if path != PACKAGE / "config.py"]
+    outside = [path for path in FILES if path != PACKAGE / "config" / "run.py"]
     read = {
         node.attr
         for path in outside
@@ -136,8 +85,7 @@ def test_no_setting_without_a_reader(schema):
 
 def test_files_are_small():
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
-    # The whole schema stands in one file, so that it can be read in one place.
-    assert not {name for name, lines in lengths.items() if lines > 400} - {"cann_jax/config.py"}
+    assert not {name for name, lines in lengths.items() if lines > 400}
 
 
 def test_imports_are_declared_and_pinned():

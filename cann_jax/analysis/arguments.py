@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cann_jax.analysis.tables import Columns, RawTable
 from cann_jax.core import Constraint
-from cann_jax.dual.tables import Columns, RawTable
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 EXAMPLES = """examples:
-  python -m cann_jax.dual.example scores.parquet
+  python -m cann_jax.analysis.example scores.parquet
   python -m cann_jax.dual --scores scores.parquet --margin safe=1 --beta 0.5 --out result
   python -m cann_jax.dual --scores scores.parquet --margin safe@inviting=1 --at_least polite=0.2
   python -m cann_jax.dual --scores scores.parquet --max_unsafe safe=0.2 --unsafe_below safe=-2

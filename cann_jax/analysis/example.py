@@ -1,4 +1,4 @@
-"""A score table to try the command on: ``python -m cann_jax.dual.example scores.parquet``.
+"""A score table to try the command on: ``python -m cann_jax.analysis.example scores.parquet``.
 
 How the numbers are made. Half of the prompts are everyday ones, half invite harm. A response has a latent
 harmfulness a, normal around 0 on everyday prompts and around 1 on inviting ones, and a latent quality q.
@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 def example_table(prompts: int = 200, responses: int = 64, seed: int = 0) -> pa.Table:

@@ -5,9 +5,9 @@ import io
 import numpy as np
 from etils import epath
 
-from cann_jax.artifacts import write_bytes_atomic
+from cann_jax.analysis.analyse import Analysis
 from cann_jax.core import Feasible, tilted_weights
-from cann_jax.dual.analysis import Analysis
+from cann_jax.files.atomic import write_bytes_atomic
 
 SHOWN = 4000  # responses in the cloud; more are only ink
 

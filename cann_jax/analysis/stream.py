@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.artifacts import write_json
+from cann_jax.analysis import arguments as flags
+from cann_jax.analysis.tables import require
+from cann_jax.analysis.write import solution_json
 from cann_jax.core import Constraint, Feasible, Scores, Targets
 from cann_jax.core.passes import StreamedSolution, solve_by_passes
 from cann_jax.core.prepare import constraint_values, target_values
-from cann_jax.dual import arguments as flags
-from cann_jax.dual.tables import require
-from cann_jax.dual.write import solution_json
-from cann_jax.errors import InfeasibleError, InputError
+from cann_jax.files.atomic import write_json
+from cann_jax.files.errors import InfeasibleError, InputError
 
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
 

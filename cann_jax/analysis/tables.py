@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 READERS = (".parquet", ".csv", ".jsonl", ".json", ".npz")
 
@@ -110,7 +110,7 @@ def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for name in names:
         if name not in known:
-            from cann_jax.schema import nearest  # pulls in the YAML parser, which only a mistake needs
+            from cann_jax.config.schema import nearest  # pulls in the YAML parser, which only a mistake needs
 
             hint = f"did you mean {nearest(name, known)}?" if known else "it has no columns"
             raise InputError(f"{path}: no column {name}; {hint}")

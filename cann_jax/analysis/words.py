@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from cann_jax.analysis.analyse import Analysis
 from cann_jax.core import Feasible, ScoreSummary
-from cann_jax.dual.analysis import Analysis
 
 
 def warnings(found: Analysis, summary: ScoreSummary) -> list[str]:

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax import artifacts
+from cann_jax.analysis.analyse import Analysis, Curve
 from cann_jax.core import DualSolution, Feasible
-from cann_jax.dual.analysis import Analysis, Curve
+from cann_jax.files import atomic as artifacts
 
 
 def as_json(found: Analysis, said: list[str]) -> dict:
@@ -95,7 +95,7 @@ def print_table(found: Analysis, said: list[str], stream=None) -> None:
     """What a person reads at a glance."""
     from rich.table import Table
 
-    from cann_jax.console import console as standard_output
+    from cann_jax.files.console import console as standard_output
 
     console = standard_output(stream)
     table = Table(title=f"beta = {found.beta:g}", title_justify="left")

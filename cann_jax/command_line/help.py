@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from cann_jax.config_scorers import SCORER_KINDS
-from cann_jax.schema import dotted, is_required, named_section_type, section_type
+from cann_jax.config.schema import dotted, is_required, named_section_type, section_type
+from cann_jax.config.scorers import SCORER_KINDS
 
 TRAIN, REWARD = "cann_jax.train", "cann_jax.reward"
 

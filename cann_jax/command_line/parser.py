@@ -9,14 +9,14 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from cann_jax import distributed
-from cann_jax.config import RunConfig, check_run, scorers_of
-from cann_jax.config_prealign import all_to_prealign
-from cann_jax.config_score_models import ScoreModelConfig, check_score_model
-from cann_jax.config_scorers import scorer_from_dict
-from cann_jax.errors import InputError, Preempted
-from cann_jax.help import REWARD, TRAIN, help_text
-from cann_jax.schema import SchemaError, from_mapping, nearest
+from cann_jax.command_line.help import REWARD, TRAIN, help_text
+from cann_jax.config.prealign import all_to_prealign
+from cann_jax.config.run import RunConfig, check_run, scorers_of
+from cann_jax.config.schema import SchemaError, from_mapping, nearest
+from cann_jax.config.score_model import ScoreModelConfig, check_score_model
+from cann_jax.config.scorers import scorer_from_dict
+from cann_jax.files.errors import InputError, Preempted
+from cann_jax.runtime import distributed
 
 _NEEDS = {
     "pairs": "the section preferences",

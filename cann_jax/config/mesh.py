@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

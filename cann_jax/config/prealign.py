@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from cann_jax.config_training import LoraConfig, OptimizerConfig
-from cann_jax.errors import InputError
+from cann_jax.config.training import LoraConfig, OptimizerConfig
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

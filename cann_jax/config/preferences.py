@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

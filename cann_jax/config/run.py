@@ -1,4 +1,4 @@
-"""The whole schema of a run, as frozen dataclasses. ``cann_jax.cli`` parses YAML and flags into it.
+"""The whole schema of a run, as frozen dataclasses. ``the command line`` parses YAML and flags into it.
 
 Every field is read somewhere; a comment behind a field is its help text on the
 command line. What a field may hold beyond its type is checked by ``check_run``.
@@ -7,11 +7,11 @@ command line. What a field may hold beyond its type is checked by ``check_run``.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
-from cann_jax.config_prealign import PrealignConfig, check_prealign, to_prealign
-from cann_jax.config_preferences import PreferencesConfig, check_preferences
-from cann_jax.config_training import AlignConfig, OnlineConfig
-from cann_jax.errors import InputError
+from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config.prealign import PrealignConfig, check_prealign, to_prealign
+from cann_jax.config.preferences import PreferencesConfig, check_preferences
+from cann_jax.config.training import AlignConfig, OnlineConfig
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 T = TypeVar("T")
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cann_jax.config import ModelConfig
-from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
-from cann_jax.config_preferences import PreferencesConfig, check_preferences
-from cann_jax.config_training import LoraConfig, OptimizerConfig
-from cann_jax.errors import InputError
+from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config.preferences import PreferencesConfig, check_preferences
+from cann_jax.config.run import ModelConfig
+from cann_jax.config.training import LoraConfig, OptimizerConfig
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

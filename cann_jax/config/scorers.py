@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cann_jax.schema import SchemaError, dotted, from_mapping, nearest
+from cann_jax.config.schema import SchemaError, dotted, from_mapping, nearest
 
 Better = Literal["higher", "lower"]
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, reference_mean
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +231,6 @@ def _targets(constraints: Sequence[Constraint], members: np.ndarray, shares: np.
 
 
 def _nearest(word: str, words: Mapping) -> str:
-    from cann_jax.schema import nearest  # pulls in the YAML parser, which only a mistake needs
+    from cann_jax.config.schema import nearest  # pulls in the YAML parser, which only a mistake needs
 
     return nearest(word, words)

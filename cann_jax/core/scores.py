@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 @jax.tree_util.register_dataclass

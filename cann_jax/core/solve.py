@@ -20,7 +20,7 @@ from cann_jax.core.lbfgsb import lbfgsb
 from cann_jax.core.newton import newton
 from cann_jax.core.scores import Scores, accurate_sum
 from cann_jax.core.table import Table, ready
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 METHODS = ("lbfgsb", "newton")
 TOLERANCE = 1e-5

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.records import ABSENT
+from cann_jax.data.padding import pad
 from cann_jax.data.pairs import Pair
 from cann_jax.data.prompts import (
     TURNS,
@@ -21,8 +22,7 @@ from cann_jax.data.prompts import (
     turns_from,
 )
 from cann_jax.data.responses import Responses
-from cann_jax.errors import InputError
-from cann_jax.padding import pad
+from cann_jax.files.errors import InputError
 
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema(

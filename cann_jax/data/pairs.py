@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.prompts import Prompt, Turn

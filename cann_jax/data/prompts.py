@@ -10,9 +10,9 @@ import pyarrow as pa
 from etils import epath
 from jinja2 import TemplateError
 
-from cann_jax.config import PromptsConfig
-from cann_jax.errors import InputError, named
-from cann_jax.padding import bucketed
+from cann_jax.config.run import PromptsConfig
+from cann_jax.data.padding import bucketed
+from cann_jax.files.errors import InputError, named
 
 TURNS = pa.list_(pa.struct({"role": pa.string(), "text": pa.string()}))
 

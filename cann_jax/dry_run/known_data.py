@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cann_jax.config import PREFERENCES, RunConfig
+from cann_jax.config.run import PREFERENCES, RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
+from cann_jax.data.padding import bucket_width, step_width
 from cann_jax.data.preferences import steps_in
 from cann_jax.data.prompts import EncodedPrompts, read_prompts
-from cann_jax.padding import bucket_width, step_width
+from cann_jax.run.run import Run, read_pairs
 from cann_jax.stages.pairs import run_pairs
-from cann_jax.stages.run import Run, read_pairs
 from cann_jax.training.data import PreferenceData
 
 

@@ -10,14 +10,14 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from cann_jax.config import ModelConfig
-from cann_jax.errors import InputError
+from cann_jax.config.run import ModelConfig
+from cann_jax.data.padding import BUCKET
+from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.load import ModelFiles, abstract_decoder
 from cann_jax.models.sources import read_json
 from cann_jax.models.weights import check_weights
-from cann_jax.padding import BUCKET
-from cann_jax.sharding import check_model, current_mesh
+from cann_jax.runtime.sharding import check_model, current_mesh
 
 HISTOGRAM_ROWS, BAR = 8, 40
 MIB = 1 << 20

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.config import RunConfig
-from cann_jax.config_training import LoraConfig
+from cann_jax.config.run import RunConfig
+from cann_jax.config.training import LoraConfig
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import batch_logps
 from cann_jax.models.load import abstract_decoder
+from cann_jax.run.training import TRAINED, spec_of
+from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
-from cann_jax.sharding import shapes_of_batch, shapes_of_parameters
-from cann_jax.stages.parts import TRAINED, spec_of
 from cann_jax.training.accumulate import start
 from cann_jax.training.step import PreferenceBatch, reference_step, train_step
 

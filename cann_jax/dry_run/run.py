@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from cann_jax.config import RunConfig
-from cann_jax.console import console
+from cann_jax.config.run import RunConfig
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
-from cann_jax.models.config import DecoderConfig
-from cann_jax.sampling.shards import stop_tokens
-from cann_jax.scorers import check_finite, check_scorer
-from cann_jax.stages.dry_run_data import (
+from cann_jax.dry_run.known_data import (
     Extent,
     KnownData,
     known_data,
@@ -28,16 +24,20 @@ from cann_jax.stages.dry_run_data import (
     training_extent,
     training_steps,
 )
-from cann_jax.stages.dry_run_parts import (
+from cann_jax.dry_run.memory import (
     STEPS,
     histogram,
     memory_table,
     shape_of_model,
 )
+from cann_jax.dry_run.programs import trace_sampling, trace_training
+from cann_jax.files.console import console
+from cann_jax.models.config import DecoderConfig
+from cann_jax.run.run import Run
+from cann_jax.sampling.shards import stop_tokens
+from cann_jax.scorers import check_finite, check_scorer
 from cann_jax.stages.evaluate import measured_scorers
 from cann_jax.stages.prealign import trainings
-from cann_jax.stages.programs import trace_sampling, trace_training
-from cann_jax.stages.run import Run
 from cann_jax.stages.score import reward_and_constraints
 
 

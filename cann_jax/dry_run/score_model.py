@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.config_score_models import ScoreModelConfig
-from cann_jax.console import console
-from cann_jax.models.config import DecoderConfig
-from cann_jax.models.load import abstract_decoder
-from cann_jax.padding import step_width
-from cann_jax.sharding import shapes_of_batch, shapes_of_parameters
-from cann_jax.stages.dry_run_parts import (
+from cann_jax.config.score_model import ScoreModelConfig
+from cann_jax.data.padding import step_width
+from cann_jax.dry_run.memory import (
     STEPS,
     histogram,
     memory_table,
     shape_of_model,
 )
-from cann_jax.stages.parts import TRAINED
-from cann_jax.stages.score_models import ScoreRun, make_pairs, spec_of
+from cann_jax.files.console import console
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.load import abstract_decoder
+from cann_jax.run.training import TRAINED
+from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
+from cann_jax.stages.score_model import ScoreRun, make_pairs, spec_of
 from cann_jax.training.accumulate import start
 from cann_jax.training.score_data import ScoreData
 from cann_jax.training.score_step import ScoreBatch, ScoreWeights, score_step

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 PARTIAL = ".partial"
-# Of several processes of one run, the one that writes this file; ``cann_jax.distributed`` says so.
+# Of several processes of one run, the one that writes this file; ``cann_jax.runtime.distributed`` says so.
 writes_here: ContextVar[bool] = ContextVar("writes_here", default=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.config_training import LoraConfig
-from cann_jax.errors import InputError
+from cann_jax.config.training import LoraConfig
+from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import ModelFiles, abstract_decoder
 from cann_jax.models.peft import Adapter, open_adapter
 from cann_jax.models.weights import Weight, expected_weights, names_of
-from cann_jax.sharding import parameter_sharding
+from cann_jax.runtime.sharding import parameter_sharding
 
 
 def adapter_of(files: ModelFiles, folder: Path) -> Adapter:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.families import EVERYWHERE, FAMILIES, Family, LayerKinds
 from cann_jax.models.fields import MEND, Fields
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from cann_jax.artifacts import staged, write_json, writes_here, writing
+from cann_jax.files.atomic import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.weights import iterate_weights
 

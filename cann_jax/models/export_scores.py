@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import special_ids, storage_dtype, write_folder
 from cann_jax.models.weights import iterate_weights

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 MEND = "take the file that belongs to the weights"
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Weights come after the rest, because a repository may hold them in both forms.

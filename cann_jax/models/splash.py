@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.sharding import current_mesh, partition, platform
+from cann_jax.runtime.sharding import current_mesh, partition, platform
 
 LANES = 128  # of a TPU's vector unit
 _Q_AXES, _KV_AXES = ("batch", "any", "heads", "any"), ("batch", "any", "kv_heads", "any")

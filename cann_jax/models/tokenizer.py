@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 def folder_tokenizer(folder: Path):

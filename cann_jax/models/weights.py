@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.families import FAMILIES, NORMS
-from cann_jax.sharding import fetch
+from cann_jax.runtime.sharding import fetch
 
 
 @dataclass(frozen=True)

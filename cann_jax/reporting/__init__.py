@@ -1,10 +1,10 @@
 """What a person reads after a run: a table on the terminal, pictures, and ``report.md``."""
 
-from cann_jax.artifacts import read_json, read_table, write_bytes_atomic
-from cann_jax.report.console import print_results
-from cann_jax.report.markdown import report_text
-from cann_jax.report.plots import draw_clouds, draw_training
-from cann_jax.stages.run import Run
+from cann_jax.files.atomic import read_json, read_table, write_bytes_atomic
+from cann_jax.reporting.console import print_results
+from cann_jax.reporting.markdown import report_text
+from cann_jax.reporting.plots import draw_clouds, draw_training
+from cann_jax.run.run import Run
 
 __all__ = ["write_report"]
 

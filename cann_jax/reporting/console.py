@@ -2,8 +2,8 @@
 
 from rich.table import Table
 
-from cann_jax.console import console
-from cann_jax.report.rows import HEADINGS, result_rows, summary_lines
+from cann_jax.files.console import console
+from cann_jax.reporting.rows import HEADINGS, result_rows, summary_lines
 
 
 def print_results(results: dict) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.config import RunConfig
-from cann_jax.report.rows import HEADINGS, result_rows, summary_lines
+from cann_jax.config.run import RunConfig
+from cann_jax.reporting.rows import HEADINGS, result_rows, summary_lines
 
 
 def report_text(config: RunConfig, results: dict, dual: dict, before: pa.Table, after: pa.Table) -> str:

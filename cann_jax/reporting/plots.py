@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax.artifacts import write_bytes_atomic
+from cann_jax.files.atomic import write_bytes_atomic
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -8,8 +8,12 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from cann_jax import distributed
-from cann_jax.artifacts import (
+from cann_jax.config.run import PREFERENCES, ModelConfig, RunConfig
+from cann_jax.config.training import LoraConfig
+from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
+from cann_jax.data.pairs import Part
+from cann_jax.data.prompts import EncodedPrompts, Prompt, distinct_prompts, encode_prompts, read_prompts
+from cann_jax.files.atomic import (
     fingerprint_file,
     fingerprint_json,
     is_remote,
@@ -17,17 +21,13 @@ from cann_jax.artifacts import (
     read_table,
     write_json,
 )
-from cann_jax.config import PREFERENCES, ModelConfig, RunConfig
-from cann_jax.config_training import LoraConfig
-from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
-from cann_jax.data.pairs import Part
-from cann_jax.data.prompts import EncodedPrompts, Prompt, distinct_prompts, encode_prompts, read_prompts
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
-from cann_jax.sharding import check_model, current_mesh
-from cann_jax.stages.manifest import MANIFEST, begin, commit, expectation, stage_state
+from cann_jax.run.manifest import MANIFEST, begin, commit, expectation, stage_state
+from cann_jax.runtime import distributed
+from cann_jax.runtime.sharding import check_model, current_mesh
 
 CONFIG = (
     "config.json"  # the last configuration that the run was started with; also marks the folder as a run's

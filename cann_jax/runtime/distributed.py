@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cann_jax import rollcall
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, write_bytes_atomic, writes_here
-from cann_jax.config_mesh import DistributedConfig
-from cann_jax.errors import AbsentError, InputError
+from cann_jax.config.mesh import DistributedConfig
+from cann_jax.files.atomic import fingerprint_file, fingerprint_json, write_bytes_atomic, writes_here
+from cann_jax.files.errors import AbsentError, InputError
+from cann_jax.runtime import rollcall
 
 # What launchers set on each process, where JAX cannot find out by itself.
 VARIABLES = {
@@ -232,7 +232,7 @@ def check_alike(config: Any) -> None:
     from jax.experimental import multihost_utils
 
     barrier("start")
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     code = {str(path.relative_to(package)): fingerprint_file(path) for path in package.rglob("*.py")}
     for what, value in (("configuration", config), ("code", code)):
         own = np.frombuffer(bytes.fromhex(fingerprint_json(value)), np.uint8)

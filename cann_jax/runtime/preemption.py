@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from cann_jax.errors import Preempted
+from cann_jax.files.errors import Preempted
 
 
 class _State:

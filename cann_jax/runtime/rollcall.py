@@ -6,7 +6,7 @@ JAX's own client ends its process by a stack trace where one is missing, and doe
 import socket
 import time
 
-from cann_jax.errors import AbsentError, InputError
+from cann_jax.files.errors import AbsentError, InputError
 
 ALL = "all"
 RETRY_SECONDS = 0.2

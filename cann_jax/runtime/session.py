@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cann_jax import distributed, preemption
-from cann_jax.config_mesh import DistributedConfig
-from cann_jax.sharding import check_batches, make_mesh, on_mesh
+from cann_jax.config.mesh import DistributedConfig
+from cann_jax.runtime import distributed, preemption
+from cann_jax.runtime.sharding import check_batches, make_mesh, on_mesh
 
 
 @contextlib.contextmanager

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cann_jax.config import RunConfig, scorers_of
-from cann_jax.config_mesh import MeshConfig
-from cann_jax.config_prealign import all_to_prealign
-from cann_jax.errors import InputError
+from cann_jax.config.mesh import MeshConfig
+from cann_jax.config.prealign import all_to_prealign
+from cann_jax.config.run import RunConfig, scorers_of
+from cann_jax.files.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 from cann_jax.models.decoder import KeysValues, causal_sight
 from cann_jax.models.packing import pack
+from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
-from cann_jax.sharding import constrain
 
 
 class Samples(NamedTuple):

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax.artifacts import read_table, write_table
-from cann_jax.config import SampleConfig
+from cann_jax.config.run import SampleConfig
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
-from cann_jax.distributed import agreed, barrier, writing_shard
-from cann_jax.errors import InputError
+from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.errors import InputError
+from cann_jax.files.progress import track
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.progress import track
+from cann_jax.runtime.distributed import agreed, barrier, writing_shard
+from cann_jax.runtime.sharding import fetch, place_batch
 from cann_jax.sampling.generate import generate
-from cann_jax.sharding import fetch, place_batch
 
 
 def sample_shards(

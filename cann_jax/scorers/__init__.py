@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from cann_jax.artifacts import fingerprint_file, fingerprint_json
-from cann_jax.config import PromptsConfig
-from cann_jax.config_scorers import (
+from cann_jax.config.run import PromptsConfig
+from cann_jax.config.scorers import (
     ColumnScorer,
     FunctionScorer,
     ImplicitScorer,
@@ -15,6 +14,7 @@ from cann_jax.config_scorers import (
     scorer_from_dict,
 )
 from cann_jax.data.prompts import prompt_ids
+from cann_jax.files.atomic import fingerprint_file, fingerprint_json
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, open_model
 from cann_jax.models.peft import adapter_files

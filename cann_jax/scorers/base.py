@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from cann_jax.config_scorers import Probe
+from cann_jax.config.scorers import Probe
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

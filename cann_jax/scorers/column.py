@@ -10,10 +10,10 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.config_scorers import ColumnScorer
+from cann_jax.config.scorers import ColumnScorer
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.scorers.base import Scored
 
 

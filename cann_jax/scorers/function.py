@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cann_jax.config_scorers import FunctionScorer
+from cann_jax.config.scorers import FunctionScorer
 from cann_jax.data.responses import Responses
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.scorers.base import Scored, run_probe, score_flat
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cann_jax.config import PromptsConfig
-from cann_jax.config_scorers import ImplicitScorer, Prealigned
+from cann_jax.config.run import PromptsConfig
+from cann_jax.config.scorers import ImplicitScorer, Prealigned
 from cann_jax.data.prompts import Prompt, encode_prompts
 from cann_jax.data.responses import Responses
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.adapters import adapter_of, with_adapter
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, load_decoder, open_model

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cann_jax.config_scorers import InoffensiveScorer
+from cann_jax.config.scorers import InoffensiveScorer
 from cann_jax.data.responses import Responses
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.scorers.base import Scored, run_probe, score_flat
 
 

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from cann_jax.config_scorers import JudgeScorer
+from cann_jax.config.schema import from_mapping
+from cann_jax.config.scorers import JudgeScorer
+from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt, Turn, chat_ids, text_ids
-from cann_jax.errors import InputError, named
+from cann_jax.files.errors import InputError, named
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model
-from cann_jax.padding import pad
-from cann_jax.schema import from_mapping
 from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe
 
 TEMPLATES = Path(__file__).with_name("templates")

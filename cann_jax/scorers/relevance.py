@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cann_jax.config import PromptsConfig
-from cann_jax.config_scorers import RelevanceScorer
+from cann_jax.config.run import PromptsConfig
+from cann_jax.config.scorers import RelevanceScorer
 from cann_jax.data.prompts import prompt_ids
 from cann_jax.data.responses import Responses
 from cann_jax.models.language_model import LanguageModel

@@ -8,21 +8,21 @@ import pyarrow as pa
 from etils import epath
 from flax import nnx
 
-from cann_jax.artifacts import read_table, write_table
-from cann_jax.config import RunConfig
+from cann_jax.config.run import RunConfig
 from cann_jax.core import pseudo_reward
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.responses import Responses
-from cann_jax.distributed import agreed
+from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.progress import track
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
 from cann_jax.models.peft import export_adapter
-from cann_jax.progress import track
-from cann_jax.sharding import fetch
+from cann_jax.run.run import Run, Stage, read_pairs, settings_of, stage
+from cann_jax.run.training import ADAPTER, TRAINED, spec_of
+from cann_jax.runtime.distributed import agreed
+from cann_jax.runtime.sharding import fetch
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.pair_scores import read_pair_scores
-from cann_jax.stages.parts import ADAPTER, TRAINED, spec_of
-from cann_jax.stages.run import Run, Stage, read_pairs, settings_of, stage
 from cann_jax.stages.sample import read_samples
 from cann_jax.stages.score import REWARD
 from cann_jax.training.accumulate import TrainState, start

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cann_jax.artifacts import read_json, read_table
-from cann_jax.config import RunConfig
+from cann_jax.analysis import write
+from cann_jax.analysis.analyse import analyse
+from cann_jax.analysis.plots import draw
+from cann_jax.analysis.words import infeasible_message, warnings
+from cann_jax.config.run import RunConfig
 from cann_jax.core import Constraint, Feasible, Problem, check_scores, prepare
-from cann_jax.distributed import is_first
-from cann_jax.dual import write
-from cann_jax.dual.analysis import analyse
-from cann_jax.dual.plots import draw
-from cann_jax.dual.words import infeasible_message, warnings
-from cann_jax.errors import InfeasibleError
-from cann_jax.sharding import alone
-from cann_jax.stages.run import Run, Stage, settings_of, stage
+from cann_jax.files.atomic import read_json, read_table
+from cann_jax.files.errors import InfeasibleError
+from cann_jax.run.run import Run, Stage, settings_of, stage
+from cann_jax.runtime.distributed import is_first
+from cann_jax.runtime.sharding import alone
 from cann_jax.stages.score import REWARD
 
 

@@ -6,16 +6,16 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from cann_jax.artifacts import write_json, write_table
-from cann_jax.config import EvaluateConfig, RunConfig
+from cann_jax.config.run import EvaluateConfig, RunConfig
 from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
+from cann_jax.files.atomic import write_json, write_table
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.run import Run, settings_of, stage
 from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import aligned_decoder, trained_by
 from cann_jax.stages.dual import constraints_of, read_dual, read_problem
 from cann_jax.stages.rounds import final_multipliers
-from cann_jax.stages.run import Run, settings_of, stage
 from cann_jax.stages.sample import overlong_lines
 from cann_jax.stages.score import (
     REWARD,

@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from cann_jax.artifacts import fingerprint_json, write_bytes_atomic, write_table
-from cann_jax.config import PREFERENCES
-from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.config.preferences import PreferencesConfig
+from cann_jax.config.run import PREFERENCES
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import encode_pairs
 from cann_jax.data.pairs import PARTS, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Template
+from cann_jax.files.atomic import fingerprint_json, write_bytes_atomic, write_table
 from cann_jax.models.load import ModelFiles
-from cann_jax.stages.run import Run, Stage, stage
+from cann_jax.run.run import Run, Stage, stage
 
 CONTRADICTIONS = "contradictory.jsonl"
 

@@ -5,11 +5,11 @@ Each is a LoRA adapter beside the reference's weights, which scoring shares: thr
 
 from dataclasses import replace
 
-from cann_jax.config import RunConfig, scorers_of
-from cann_jax.config_prealign import ToPrealign, all_to_prealign
-from cann_jax.config_training import AlignConfig
+from cann_jax.config.prealign import ToPrealign, all_to_prealign
+from cann_jax.config.run import RunConfig, scorers_of
+from cann_jax.config.training import AlignConfig
+from cann_jax.run.run import Run, settings_of, stage
 from cann_jax.stages.align import export, optimised
-from cann_jax.stages.run import Run, settings_of, stage
 
 
 def run_prealign(run: Run) -> None:

@@ -13,16 +13,16 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from cann_jax.artifacts import read_json, read_table, write_json
 from cann_jax.core import pseudo_reward
 from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
+from cann_jax.files.atomic import read_json, read_table, write_json
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.run import Run, settings_of, stage
+from cann_jax.run.training import spec_of
 from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import WEIGHTS, export, starting_point, train, with_reference
 from cann_jax.stages.dual import constraints_of, problem_of, read_dual, read_multipliers
-from cann_jax.stages.parts import spec_of
-from cann_jax.stages.run import Run, settings_of, stage
 from cann_jax.stages.score import load_scorers, reward_and_constraints, score_shards, scorers_identity
 from cann_jax.training.accumulate import start
 from cann_jax.training.checkpoints import load_weights, save_weights

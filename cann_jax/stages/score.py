@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, read_table, write_table
-from cann_jax.config import RunConfig
-from cann_jax.config_prealign import to_prealign
+from cann_jax.config.prealign import to_prealign
+from cann_jax.config.run import RunConfig
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.distributed import agreed, barrier, writing_shard
-from cann_jax.errors import InputError
-from cann_jax.progress import track
+from cann_jax.files.atomic import fingerprint_file, fingerprint_json, read_table, write_table
+from cann_jax.files.errors import InputError
+from cann_jax.files.progress import track
+from cann_jax.run.run import Run, stage
+from cann_jax.run.training import ADAPTER
+from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.scorers import Scored, Scorer, check_finite, load_scorer, model_fingerprint
 from cann_jax.scorers.column import Column
 from cann_jax.scorers.function import find_function
 from cann_jax.scorers.judge import read_template
-from cann_jax.stages.parts import ADAPTER
-from cann_jax.stages.run import Run, stage
 from cann_jax.stages.sample import read_samples
 
 REWARD = "reward"

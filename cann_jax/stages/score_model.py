@@ -9,19 +9,19 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from cann_jax.artifacts import fingerprint_json, staged, write_json, writing
-from cann_jax.config_score_models import ScoreModelConfig
+from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.pairs import Part, prepare_pairs
-from cann_jax.distributed import is_first
-from cann_jax.errors import InputError
+from cann_jax.files.atomic import fingerprint_json, staged, write_json, writing
+from cann_jax.files.errors import InputError
 from cann_jax.models.export_scores import export_score_model
 from cann_jax.models.load import ModelFiles, open_model
-from cann_jax.sharding import check_model, current_mesh, fetch, partition, place
+from cann_jax.run.run import load_model, read_pairs, stage
+from cann_jax.run.training import TRAINED
+from cann_jax.runtime.distributed import is_first
+from cann_jax.runtime.sharding import check_model, current_mesh, fetch, partition, place
 from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
-from cann_jax.stages.parts import TRAINED
-from cann_jax.stages.run import load_model, read_pairs, stage
 from cann_jax.training.accumulate import start
 from cann_jax.training.calibration import Accuracy, accuracy, reliability
 from cann_jax.training.checkpoints import save_weights

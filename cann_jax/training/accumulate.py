@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cann_jax.sharding import constrain, constrain_parameters, partition, place
+from cann_jax.runtime.sharding import constrain, constrain_parameters, partition, place
 
 
 class TrainState(NamedTuple):

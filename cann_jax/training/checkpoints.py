@@ -9,9 +9,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from cann_jax.artifacts import is_remote, writing
-from cann_jax.errors import InputError
-from cann_jax.sharding import shapes_of_parameters
+from cann_jax.files.atomic import is_remote, writing
+from cann_jax.files.errors import InputError
+from cann_jax.runtime.sharding import shapes_of_parameters
 from cann_jax.training.accumulate import TrainState
 
 

@@ -5,9 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from cann_jax.config import RunConfig
+from cann_jax.config.run import RunConfig
 from cann_jax.core import preference_probability
 from cann_jax.core.losses import smoothed
+from cann_jax.data.padding import bucketed, pad, step_width
 from cann_jax.data.preferences import (
     drawn_labels,
     extreme_responses,
@@ -16,8 +17,7 @@ from cann_jax.data.preferences import (
     steps_in,
 )
 from cann_jax.data.responses import Responses
-from cann_jax.padding import bucketed, pad, step_width
-from cann_jax.sharding import own_rows, place_rows
+from cann_jax.runtime.sharding import own_rows, place_rows
 from cann_jax.training.step import PreferenceBatch
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import optax
 
-from cann_jax.errors import InputError, Preempted
-from cann_jax.preemption import deferred
-from cann_jax.progress import track
-from cann_jax.sharding import fetch
+from cann_jax.files.errors import InputError, Preempted
+from cann_jax.files.progress import track
+from cann_jax.runtime.preemption import deferred
+from cann_jax.runtime.sharding import fetch
 from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.metrics import Metrics

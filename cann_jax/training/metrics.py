@@ -7,7 +7,7 @@ import os
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from cann_jax.artifacts import is_remote, write_bytes_atomic, writes_here
+from cann_jax.files.atomic import is_remote, write_bytes_atomic, writes_here
 
 
 class Metrics:

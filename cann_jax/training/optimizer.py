@@ -2,8 +2,8 @@
 
 import optax
 
-from cann_jax.config_training import OptimizerConfig
-from cann_jax.errors import InputError
+from cann_jax.config.training import OptimizerConfig
+from cann_jax.files.errors import InputError
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

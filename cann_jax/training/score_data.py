@@ -6,9 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from cann_jax.data.encoded_pairs import EncodedPairs
+from cann_jax.data.padding import pad, step_width
 from cann_jax.data.preferences import prompts_of_step, steps_in
-from cann_jax.padding import pad, step_width
-from cann_jax.sharding import own_rows, place_rows
+from cann_jax.runtime.sharding import own_rows, place_rows
 from cann_jax.training.score_step import ScoreBatch
 
 

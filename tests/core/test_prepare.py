@@ -15,7 +15,7 @@ from cann_jax.core import (
     solve_dual,
     tilted_weights,
 )
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 RNG = np.random.default_rng(0)
 REWARD = RNG.normal(size=(32, 8)).astype(np.float32)

@@ -13,7 +13,7 @@ from cann_jax.data.preferences import (
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import responses_from_table, responses_table
 from cann_jax.sampling.generate import Samples
-from tests.tiny_models import tiny_tokenizer
+from tests.builders import tiny_tokenizer
 
 
 def test_responses_round_trip():

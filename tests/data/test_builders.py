@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import by_part
 from cann_jax.data.builders.records import Unusable, record
 from cann_jax.data.pairs import Pair, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Turn
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from tests.data.preference_files import dialogue, hh_row, pku_row, write_lines, write_parquet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -138,7 +138,7 @@ def test_tensorflow_is_not_needed(tmp_path):
     path = write_lines(tmp_path / "own.jsonl", [pku_row(n) for n in range(30)])
     code = (
         "import sys\n"
-        "from cann_jax.config_preferences import PreferencesConfig\n"
+        "from cann_jax.config.preferences import PreferencesConfig\n"
         "from cann_jax.data.pairs import prepare_pairs\n"
         f"config = PreferencesConfig('local', 'error', {str(path)!r}, prepared={str(tmp_path / 'p')!r})\n"
         "made = prepare_pairs(config)\n"
@@ -235,8 +235,8 @@ def hub(tmp_path):
 
 def download(address: str, tmp_path: Path, revision: str = "main") -> subprocess.CompletedProcess:
     code = (
-        "from cann_jax.cli import run_command\n"
-        "from cann_jax.config_preferences import PreferencesConfig\n"
+        "from cann_jax.command_line.parser import run_command\n"
+        "from cann_jax.config.preferences import PreferencesConfig\n"
         "from cann_jax.data.pairs import prepare_pairs\n"
         "def main(argv):\n"
         f"    where = dict(prepared={str(tmp_path / 'p')!r}, revision={revision!r})\n"

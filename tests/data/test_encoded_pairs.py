@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from cann_jax.config import PromptsConfig
-from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.config.preferences import PreferencesConfig
+from cann_jax.config.run import PromptsConfig
 from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
 from cann_jax.data.pairs import Pair
 from cann_jax.data.prompts import Prompt, Turn, answered_ids, prompt_ids
-from cann_jax.errors import InputError
-from tests.tiny_models import tiny_tokenizer
+from cann_jax.files.errors import InputError
+from tests.builders import tiny_tokenizer
 
 EARLIER = (Turn("user", "Hello"), Turn("assistant", "Hi there"))
 BEAVER = {

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from cann_jax.config import PromptsConfig
+from cann_jax.config.run import PromptsConfig
+from cann_jax.data.padding import bucketed, pad
 from cann_jax.data.prompts import Prompt, encode_prompts, prompt_ids, read_prompts
-from cann_jax.errors import InputError
-from cann_jax.padding import bucketed, pad
-from tests.tiny_models import tiny_tokenizer
+from cann_jax.files.errors import InputError
+from tests.builders import tiny_tokenizer
 
 
 def config(**changes) -> PromptsConfig:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax.config_training import LoraConfig
+from cann_jax.config.training import LoraConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
 from cann_jax.models.load import ModelFiles, load_decoder, open_model

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from cann_jax.models.decoder import Decoder, causal_sight
+from tests.builders import SHAPE, tiny_tokenizer
 from tests.models.forward import torch_model
-from tests.tiny_models import SHAPE, tiny_tokenizer
 
 WINDOW = 5  # shorter than every sequence of these tests
 FAMILIES = {

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cann_jax.config_training import LoraConfig
+from cann_jax.config.training import LoraConfig
 from cann_jax.models import sources
 from cann_jax.models.load import load_decoder, open_model
 

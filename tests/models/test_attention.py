@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.attention import Rule, attend, attend_shared, implementation
 from cann_jax.models.load import load_decoder
 

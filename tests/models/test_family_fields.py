@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.families import EVERYWHERE, FAMILIES
 from cann_jax.models.fields import Fields

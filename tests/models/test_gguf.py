@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models import load
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.models.sources import GGUF_BLOCK_NAMES, GGUF_NAMES

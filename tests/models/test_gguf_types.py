@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.sources import gguf_readers
 
 COLUMNS = 256  # a multiple of every type's block

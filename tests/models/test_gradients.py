@@ -10,8 +10,8 @@ from cann_jax.models import layers
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.models.logprobs import response_logps
 from cann_jax.models.packing import pack, unpack
+from tests.builders import save_tiny
 from tests.models.forward import random_ids
-from tests.tiny_models import save_tiny
 
 PROMPTS, RESPONSES = random_ids((2, 6)), random_ids((2, 2, 5), seed=1)
 LENGTHS = np.array([[5, 3], [4, 5]])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models import hub
 from cann_jax.models.load import open_model
 
@@ -28,7 +28,7 @@ def cache(tiny_folder, tmp_path) -> Path:
 def download(cache: Path, name: str, revision: str | None = None, **environment: str):
     """What ``hub.download`` says in a process of its own: the Hub's client reads its settings once."""
     code = (
-        "from cann_jax.errors import InputError\n"
+        "from cann_jax.files.errors import InputError\n"
         "from cann_jax.models import hub\n"
         f"try: print(hub.download({name!r}, {revision!r}))\n"
         "except InputError as error: print('refused:', error)"

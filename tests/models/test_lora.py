@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.config_training import LoraConfig
-from cann_jax.errors import InputError
+from cann_jax.config.training import LoraConfig
+from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import LORA_TARGETS
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import load_decoder

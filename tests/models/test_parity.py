@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cann_jax.models.load import load_decoder, open_model
+from tests.builders import save_tiny
 from tests.models.forward import changed_copy, folder_logits, our_logits, random_ids, torch_logits
-from tests.tiny_models import save_tiny
 
 IDS = random_ids((2, 17))
 

@@ -13,12 +13,12 @@ from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.models.peft import CONFIG, WEIGHTS, export_adapter
+from tests.builders import save_tiny, tiny_torch
 from tests.models.forward import our_logits, random_ids
-from tests.tiny_models import save_tiny, tiny_torch
 
 IDS = random_ids((2, 17))
 

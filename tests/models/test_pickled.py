@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.models.pickled import pickled_tensors
 from tests.models.forward import our_logits, random_ids

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.families import FAMILIES
 from cann_jax.models.fields import Fields
 from cann_jax.models.rope import Rope, rotate

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.score_model import load_score_model, open_score_model
 from tests.models.score_models import (
     NORMALIZER,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.load import load_decoder, open_model
+from tests.builders import save_tiny
 from tests.models.forward import changed_copy
-from tests.tiny_models import save_tiny
 
 WEIGHTS = "model.safetensors"
 

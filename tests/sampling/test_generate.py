@@ -165,8 +165,8 @@ def test_prompt_is_held_once_for_all_responses():
 
 def test_stop_tokens_of_a_tokenizer(tiny_model):
 
-    from cann_jax.config import SampleConfig
-    from cann_jax.errors import InputError
+    from cann_jax.config.run import SampleConfig
+    from cann_jax.files.errors import InputError
 
     tokenizer = tiny_model.tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1

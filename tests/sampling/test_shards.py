@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cann_jax.config import PromptsConfig, SampleConfig
+from cann_jax.config.run import PromptsConfig, SampleConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt, encode_prompts
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.sampling.shards import read_shards, sample_shards
 
 TEXTS = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cann_jax.config import PromptsConfig
+from cann_jax.config.run import PromptsConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt, Turn, prompt_ids
 from cann_jax.data.responses import Responses
 from cann_jax.models.language_model import LanguageModel

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.scorers import load_scorer
 from cann_jax.scorers.judge import TEMPLATES, read_template
+from tests.builders import save_tiny
 from tests.models.forward import torch_logits
 from tests.scorers.conftest import PROMPTS, TEXTS
-from tests.tiny_models import save_tiny
 
 KEY = "reward.scorer"
 SHIPPED = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))

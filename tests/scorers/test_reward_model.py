@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.scorers import load_scorer
 from tests.models.score_models import classifier_outputs, head_outputs, save_classifier, save_safe_rlhf
 from tests.scorers.conftest import PROMPTS, TEXTS

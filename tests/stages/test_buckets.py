@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tensorboardX import SummaryWriter
 
 from cann_jax import train
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.export import export_folder
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.training.metrics import Metrics

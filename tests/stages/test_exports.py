@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from tests.models.forward import folder_logits, random_ids, torch_logits
 
 IDS = random_ids((2, 9))

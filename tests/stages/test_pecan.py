@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from cann_jax.data.encoded_pairs import pairs_from_table
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.adapters import adapter_of, with_adapter
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model

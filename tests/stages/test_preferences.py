@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax import train
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from tests.data.preference_files import pku_row, write_lines
 from tests.stages.setting import ROOT, write_config
 

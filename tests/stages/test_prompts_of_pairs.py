@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax import train
-from cann_jax.cli import parse_run
-from cann_jax.errors import InputError
-from cann_jax.stages.run import Run
+from cann_jax.command_line.parser import parse_run
+from cann_jax.files.errors import InputError
+from cann_jax.run.run import Run
 from tests.data.preference_files import dialogue, write_lines
 from tests.stages.setting import ROOT, write_config
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cann_jax.cli import parse_run
-from cann_jax.errors import InputError
+from cann_jax.command_line.parser import parse_run
+from cann_jax.files.errors import InputError
 
 FLAGS = ("--rounds", "3", "--online.responses", "3", "--online.prompts", "10", "--stages", "align,rounds")
 

@@ -10,12 +10,12 @@ import yaml
 from flax import nnx
 
 from cann_jax import reward
-from cann_jax.cli import parse_score_model
-from cann_jax.config import PromptsConfig
-from cann_jax.errors import InputError
+from cann_jax.command_line.parser import parse_score_model
+from cann_jax.config.run import PromptsConfig
+from cann_jax.files.errors import InputError
 from cann_jax.models.export_scores import LAYOUTS, export_score_model
 from cann_jax.scorers import load_scorer
-from cann_jax.stages.score_models import ScoreRun, heldout_scores, spec_of, starting_point
+from cann_jax.stages.score_model import ScoreRun, heldout_scores, spec_of, starting_point
 from cann_jax.training.checkpoints import load_weights
 from tests.data.preference_files import pku_row, write_lines
 from tests.processes import finish, start, start_together

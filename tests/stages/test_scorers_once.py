@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from cann_jax.cli import parse_run
+from cann_jax.command_line.parser import parse_run
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.run.run import Run
 from cann_jax.scorers import Scored
-from cann_jax.stages.run import Run
 from cann_jax.stages.score import load_scorers, score_shards
 from tests.stages.setting import write_config
 

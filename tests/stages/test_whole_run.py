@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cann_jax.errors import InfeasibleError
+from cann_jax.files.errors import InfeasibleError
 from tests.stages.setting import STAGES
 
 LEFT = [

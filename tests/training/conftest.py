@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.config_training import LoraConfig, OptimizerConfig
+from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import load_decoder, open_model
 from cann_jax.training.optimizer import optimizer

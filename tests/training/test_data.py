@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cann_jax.cli import parse_run
+from cann_jax.command_line.parser import parse_run
+from cann_jax.data.padding import step_width
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.padding import step_width
 from cann_jax.training.data import PreferenceData
 from tests.stages.setting import write_config
 

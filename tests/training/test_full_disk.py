@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints, save_weights
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cann_jax.config_training import OptimizerConfig
-from cann_jax.errors import InputError
+from cann_jax.config.training import OptimizerConfig
+from cann_jax.files.errors import InputError
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.optimizer import schedule
 from cann_jax.training.step import PreferenceBatch, _measures

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.cli import parse_run
-from cann_jax.config import RunConfig
+from cann_jax.command_line.parser import parse_run
+from cann_jax.config.run import RunConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.models.load import load_decoder, open_model
+from cann_jax.run.training import TRAINED, spec_of
 from cann_jax.stages.align import with_reference
-from cann_jax.stages.parts import TRAINED, spec_of
 from cann_jax.stages.prealign import trainings
 from cann_jax.training.accumulate import start
 from cann_jax.training.data import PreferenceData

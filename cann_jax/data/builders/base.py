@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cann_jax.artifacts import fingerprint_file, fingerprint_json, writing
-from cann_jax.config_preferences import PreferencesConfig
+from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN, by_part, hub_urls, local_files, rows
 from cann_jax.data.builders.records import Unusable, record
-from cann_jax.errors import InputError
+from cann_jax.files.atomic import fingerprint_file, fingerprint_json, writing
+from cann_jax.files.errors import InputError
 
 _LABEL = np.int8
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 TRAIN, HELDOUT = "train", "heldout"
 _HELDOUT_WORDS = ("test", "eval", "validation", "heldout")

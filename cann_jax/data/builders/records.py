@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 ABSENT = -1
 USER, ASSISTANT = "user", "assistant"

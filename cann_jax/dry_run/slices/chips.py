@@ -7,7 +7,7 @@ bfloat16 compute, HBM capacity and bandwidth, bidirectional interconnect bandwid
 import math
 from dataclasses import dataclass
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

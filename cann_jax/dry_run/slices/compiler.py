@@ -13,8 +13,8 @@ from typing import Any
 
 from jax.errors import JaxRuntimeError
 
-from cann_jax.compile_check.hlo import parse
-from cann_jax.errors import InputError
+from cann_jax.dry_run.slices.hlo import parse
+from cann_jax.files.errors import InputError
 
 
 @dataclass(frozen=True)

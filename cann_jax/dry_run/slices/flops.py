@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from cann_jax.config import RunConfig
+from cann_jax.config.run import RunConfig
 from cann_jax.models.config import DecoderConfig
 
 

@@ -5,7 +5,7 @@ others through or writes into them in place, and the start of an asynchronous co
 as they stand, a step of a 7B model on 16 chips came to 999 GB, of which 40 % do not move.
 """
 
-from cann_jax.compile_check.hlo import Computation, Computations, Instruction
+from cann_jax.dry_run.slices.hlo import Computation, Computations, Instruction
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Names for what lies elsewhere already, and loops and calls, whose insides are counted; nothing moves.

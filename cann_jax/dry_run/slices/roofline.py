@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cann_jax.compile_check.chips import Slice
-from cann_jax.compile_check.compiler import Compiled
-from cann_jax.compile_check.traffic import Traffic, traffic
+from cann_jax.dry_run.slices.chips import Slice
+from cann_jax.dry_run.slices.compiler import Compiled
+from cann_jax.dry_run.slices.traffic import Traffic, traffic
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import importlib.util
 import os
 
-from cann_jax.compile_check.chips import Slice
-from cann_jax.errors import InputError
+from cann_jax.dry_run.slices.chips import Slice
+from cann_jax.files.errors import InputError
 
 # libtpu asks the cloud's metadata server who it is, unless told; the answers do not matter for compiling.
 _ANSWERS = {

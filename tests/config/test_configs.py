@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from cann_jax import reward, train
-from cann_jax.cli import parse_run, parse_score_model
-from cann_jax.config import PREFERENCES
+from cann_jax.command_line.parser import parse_run, parse_score_model
+from cann_jax.config.run import PREFERENCES
 from cann_jax.data.prompts import read_prompts
 from cann_jax.stages.evaluate import measured_scorers
 from tests.data.preference_files import hh_row, write_lines
 from tests.models.score_models import save_classifier
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = sorted((ROOT / "configs").glob("*.yaml"))
 SCORE_MODELS = sorted((ROOT / "configs/score_models").glob("*.yaml"))
 SMALL = "embedded:"  # models that are installed with the tests

@@ -1,6 +1,6 @@
 """A few steps of full fine-tuning by the real loop, begun or gone on with from a checkpoint, on any mesh.
 
-``python -m tests.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several. Beside
+``python -m tests.runtime.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several. Beside
 the loop's own files the folder gets ``restored-STEP.npz``, where there was a checkpoint, and
 ``saved-STEP.npz``, what was left.
 """
@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cann_jax import distributed, sharding
-from cann_jax.config_mesh import DistributedConfig, MeshConfig
-from cann_jax.config_training import OptimizerConfig
+from cann_jax.config.mesh import DistributedConfig, MeshConfig
+from cann_jax.config.training import OptimizerConfig
 from cann_jax.models.load import load_decoder, open_model
-from cann_jax.sharding import fetch
+from cann_jax.runtime import distributed, sharding
+from cann_jax.runtime.sharding import fetch
 from cann_jax.training.accumulate import start
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.step import Spec, train_step
-from tests.sharding.program import assert_lies_by_the_table, preferences
+from tests.runtime.sharding.program import assert_lies_by_the_table, preferences
 
 TOTAL = 6  # steps that the schedule is made for
 

@@ -1,6 +1,6 @@
 """Twenty steps, samples, log-probs and λ* of a tiny model on one mesh; results as JSON, for test_equality.
 
-``python -m tests.sharding.program MODEL DATAxFSDPxTENSOR OUT``, in one process or several.
+``python -m tests.runtime.sharding.program MODEL DATAxFSDPxTENSOR OUT``, in one process or several.
 """
 
 import json
@@ -12,15 +12,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from cann_jax import distributed, sharding
-from cann_jax.config_mesh import DistributedConfig, MeshConfig
-from cann_jax.config_training import LoraConfig, OptimizerConfig
+from cann_jax.config.mesh import DistributedConfig, MeshConfig
+from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.core import Scores, solve_dual
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam
 from cann_jax.models.load import load_decoder, open_model
+from cann_jax.runtime import distributed, sharding
+from cann_jax.runtime.sharding import fetch, own_rows, parameter_specs, place, place_batch, place_rows
 from cann_jax.sampling.generate import generate
-from cann_jax.sharding import fetch, own_rows, parameter_specs, place, place_batch, place_rows
 from cann_jax.training.accumulate import start
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.step import PreferenceBatch, Spec, reference_step, train_step

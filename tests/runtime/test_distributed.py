@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from cann_jax.cli import parse_run
-from cann_jax.config_mesh import DistributedConfig
-from cann_jax.distributed import Plan, plan
-from cann_jax.errors import InputError
+from cann_jax.command_line.parser import parse_run
+from cann_jax.config.mesh import DistributedConfig
+from cann_jax.files.errors import InputError
+from cann_jax.runtime.distributed import Plan, plan
 from tests.processes import finish, free_port, start, start_together
 from tests.stages.setting import write_config
 
@@ -72,10 +72,10 @@ def test_unreachable_coordinator_is_one_line_with_its_address(tiny_folder, tmp_p
 
 PROGRAM = """
 import os, sys, time
-from cann_jax import distributed
-from cann_jax.cli import run_command
-from cann_jax.config_mesh import DistributedConfig
-from cann_jax.errors import InputError
+from cann_jax.runtime import distributed
+from cann_jax.command_line.parser import run_command
+from cann_jax.config.mesh import DistributedConfig
+from cann_jax.files.errors import InputError
 me = os.environ["CANN_JAX_PROCESS"]
 def main(argv):
     with distributed.joined(DistributedConfig(timeout_seconds=int(argv[1]))):

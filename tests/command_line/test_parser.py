@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from cann_jax.cli import Options, parse_run, read_yaml, run_command
-from cann_jax.config_scorers import SCORER_KINDS, InoffensiveScorer, Probe, RelevanceScorer, scorer_from_dict
-from cann_jax.errors import InfeasibleError, InputError
+from cann_jax.command_line.parser import Options, parse_run, read_yaml, run_command
+from cann_jax.config.scorers import SCORER_KINDS, InoffensiveScorer, Probe, RelevanceScorer, scorer_from_dict
+from cann_jax.files.errors import InfeasibleError, InputError
 
 BASE = """\
 name: trial
@@ -321,7 +321,10 @@ def test_run_command_interrupted_and_bug(capsys):
 
 
 def test_process_exits_with_the_status_and_without_traceback(tmp_path):
-    code = "import sys; from cann_jax.cli import parse_run, run_command; sys.exit(run_command(parse_run))"
+    code = (
+        "import sys; from cann_jax.command_line.parser import parse_run, run_command; "
+        "sys.exit(run_command(parse_run))"
+    )
     command = [sys.executable, "-c", code, "--config", str(tmp_path / "none.yaml")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2

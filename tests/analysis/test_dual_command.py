@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cann_jax.dual.__main__ import main
-from cann_jax.dual.example import example_table
-from cann_jax.dual.tables import Columns, read_scores
-from cann_jax.errors import InfeasibleError, InputError
+from cann_jax.analysis.example import example_table
+from cann_jax.analysis.tables import Columns, read_scores
+from cann_jax.dual import main
+from cann_jax.files.errors import InfeasibleError, InputError
 
 PROMPTS, RESPONSES = 24, 8
 TABLE = example_table(PROMPTS, RESPONSES)
@@ -246,8 +246,8 @@ def test_single_and_identical_responses_are_said(tmp_path, capsys):
 
 def test_the_process_prints_one_line_and_needs_no_model_library(scores, tmp_path):
     program = (
-        "import sys; from cann_jax.dual.__main__ import main; "
-        "import cann_jax.dual.plots, cann_jax.dual.stream; "
+        "import sys; from cann_jax.dual import main; "
+        "import cann_jax.analysis.plots, cann_jax.analysis.stream; "
         "assert not {'flax', 'transformers', 'tensorflow', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

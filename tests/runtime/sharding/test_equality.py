@@ -8,7 +8,7 @@ import pytest
 
 from tests.processes import finish, start, start_together
 
-PROGRAM = ["-m", "tests.sharding.program"]
+PROGRAM = ["-m", "tests.runtime.sharding.program"]
 
 
 def on_one_process(model: Path, mesh: str, folder: Path) -> dict:

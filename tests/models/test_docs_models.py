@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from cann_jax.config_scorers import JudgeScorer, RewardModelScorer, scorer_from_dict
+from cann_jax.config.scorers import JudgeScorer, RewardModelScorer, scorer_from_dict
 from cann_jax.scorers.judge import TEMPLATES, read_template
 
-TEXT = (Path(__file__).resolve().parent.parent / "docs/models.md").read_text()
+TEXT = (Path(__file__).resolve().parent.parent.parent / "docs/models.md").read_text()
 
 
 def test_examples_are_read(tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.models.attention import Rule, attend, implementation
 from cann_jax.models.splash import Sight
 

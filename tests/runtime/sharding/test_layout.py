@@ -8,13 +8,13 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from cann_jax import sharding
-from cann_jax.cli import parse_run
-from cann_jax.config_mesh import DistributedConfig, MeshConfig, check_mesh
-from cann_jax.config_training import LoraConfig
-from cann_jax.errors import InputError
+from cann_jax.command_line.parser import parse_run
+from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config.training import LoraConfig
+from cann_jax.files.errors import InputError
 from cann_jax.models.load import abstract_decoder, open_model
-from cann_jax.sharding import mesh_shape, parameter_specs, partition
+from cann_jax.runtime import sharding
+from cann_jax.runtime.sharding import mesh_shape, parameter_specs, partition
 from tests.stages.setting import write_config
 
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -5,11 +5,11 @@ import json
 import pytest
 from etils import epath
 
-from cann_jax.artifacts import fingerprint_file, read_json, write_bytes_atomic
-from cann_jax.config import SampleConfig
-from cann_jax.errors import InputError
-from cann_jax.stages import manifest
-from cann_jax.stages.manifest import (
+from cann_jax.config.run import SampleConfig
+from cann_jax.files.atomic import fingerprint_file, read_json, write_bytes_atomic
+from cann_jax.files.errors import InputError
+from cann_jax.run import manifest
+from cann_jax.run.manifest import (
     begin,
     commit,
     expectation,

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 from cann_jax.training.checkpoints import load_weights, save_weights
 from tests.processes import finish, start, start_together
 
-PROGRAM = ["-m", "tests.sharding.resume"]
+PROGRAM = ["-m", "tests.runtime.sharding.resume"]
 
 
 def losses(folder: Path) -> list[float]:
@@ -54,9 +54,9 @@ def test_goes_on_elsewhere(mesh, processes, saved, undisturbed, tiny_folder, tmp
 
 MISPLACED = """
 import jax
-from cann_jax.config_mesh import MeshConfig
-from cann_jax.errors import InputError
-from cann_jax.sharding import make_mesh, on_mesh, place
+from cann_jax.config.mesh import MeshConfig
+from cann_jax.files.errors import InputError
+from cann_jax.runtime.sharding import make_mesh, on_mesh, place
 from cann_jax.training.checkpoints import check_placed
 from jax.sharding import PartitionSpec
 import numpy as np

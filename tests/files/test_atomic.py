@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cann_jax.artifacts import (
+from cann_jax.config.run import DualConfig
+from cann_jax.files.atomic import (
     fingerprint_file,
     fingerprint_json,
     read_json,
@@ -21,8 +22,7 @@ from cann_jax.artifacts import (
     write_table,
     writing,
 )
-from cann_jax.config import DualConfig
-from cann_jax.errors import InputError
+from cann_jax.files.errors import InputError
 
 
 def test_json_round_trip(tmp_path):
@@ -132,7 +132,7 @@ def test_fingerprint_json_ignores_order_only():
 
 WRITER = """
 import sys
-from cann_jax.artifacts import write_bytes_atomic
+from cann_jax.files.atomic import write_bytes_atomic
 size = 8_000_000
 print("ready", flush=True)
 while True:
