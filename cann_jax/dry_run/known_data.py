@@ -13,6 +13,7 @@ from cann_jax.data.padding import bucket_width, step_width
 from cann_jax.data.preferences import steps_in
 from cann_jax.data.prompts import EncodedPrompts, read_prompts
 from cann_jax.run.run import Run, read_pairs
+from cann_jax.run.training import batching_of
 from cann_jax.stages.pairs import run_pairs
 from cann_jax.training.data import PreferenceData
 
@@ -88,7 +89,7 @@ def _trained_on(config: RunConfig, pairs: EncodedPairs) -> PreferenceData:
     preference = config.align.preference
     chosen = pairs if preference == "pseudo_reward" else pairs.take(labelled(pairs, preference))
     responses = chosen.responses()
-    return PreferenceData(config, responses, np.zeros(responses.shape), responses.logps)
+    return PreferenceData(batching_of(config), responses, np.zeros(responses.shape), responses.logps)
 
 
 def sampling_extent(config: RunConfig, data: KnownData) -> Extent:

@@ -6,6 +6,7 @@ from flax import nnx
 
 from cann_jax.config.run import RunConfig
 from cann_jax.models.layers import LoraParam
+from cann_jax.training.data import Batching
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.step import Spec
 
@@ -13,6 +14,22 @@ ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained i
 
 # Which of a decoder's weights are trained, by whether all are.
 TRAINED = {True: nnx.Param, False: LoraParam}
+
+
+def batching_of(config: RunConfig) -> Batching:
+    """Return how the responses of a run are put into steps and labelled."""
+    align = config.align
+    return Batching(
+        seed=config.seed,
+        epochs=align.epochs,
+        prompts_per_step=align.prompts_per_step,
+        group_size=align.group_size,
+        selection=align.selection,
+        labels=align.labels,
+        label_temperature=align.label_temperature if align.preference == "pseudo_reward" else 0.0,
+        label_smoothing=align.label_smoothing,
+        ragged=align.pairs == "dataset",
+    )
 
 
 def spec_of(config: RunConfig, graph: Any, steps: int) -> Spec:

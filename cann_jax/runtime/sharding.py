@@ -17,8 +17,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cann_jax.config.mesh import MeshConfig
-from cann_jax.config.prealign import all_to_prealign
-from cann_jax.config.run import RunConfig, scorers_of
 from cann_jax.files.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
@@ -295,19 +293,6 @@ def constrain_parameters(tree: Any) -> Any:
     if current_mesh() is None:
         return tree
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, parameter_specs(tree))
-
-
-def batches_of(config: RunConfig) -> dict[str, int]:
-    """What of a run the mesh must divide, by key."""
-    sample, align, prealign = config.sample, config.align, config.prealign
-    batches = {
-        "sample.prompts_per_batch": sample.prompts_per_batch,
-        "align.prompts_per_step / align.accumulation": align.prompts_per_step // align.accumulation,
-    }
-    if all_to_prealign(scorers_of(config).values()):
-        key = "prealign.pairs_per_step / prealign.accumulation"
-        batches[key] = prealign.pairs_per_step // prealign.accumulation
-    return batches
 
 
 def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) -> None:

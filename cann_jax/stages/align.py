@@ -18,7 +18,7 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.export import export_folder
 from cann_jax.models.peft import export_adapter
 from cann_jax.run.run import Run, Stage, read_pairs, settings_of, stage
-from cann_jax.run.training import ADAPTER, TRAINED, spec_of
+from cann_jax.run.training import ADAPTER, TRAINED, batching_of, spec_of
 from cann_jax.runtime.distributed import agreed
 from cann_jax.runtime.sharding import fetch
 from cann_jax.stages.dual import read_multipliers, read_problem
@@ -115,7 +115,7 @@ def preference_data(run: Run) -> PreferenceData:
     else:
         responses, reward, scores = *_human_rewards(run), {}
     unknown = np.full(responses.shape, np.nan, np.float32)
-    return PreferenceData(run.config, responses, reward, unknown, scores)
+    return PreferenceData(batching_of(run.config), responses, reward, unknown, scores)
 
 
 def _sample_rewards(run: Run) -> tuple[np.ndarray, dict[str, np.ndarray]]:

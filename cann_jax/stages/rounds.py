@@ -19,7 +19,7 @@ from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.run import Run, settings_of, stage
-from cann_jax.run.training import spec_of
+from cann_jax.run.training import batching_of, spec_of
 from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import WEIGHTS, export, starting_point, train, with_reference
 from cann_jax.stages.dual import constraints_of, problem_of, read_dual, read_multipliers
@@ -145,7 +145,8 @@ def _reference_scores(run: Run) -> dict[str, np.ndarray]:
 
 def _policy_step(run: Run, model: Model, weights, responses: Responses, reward: np.ndarray, folder):
     """Weights after DPO on the round's samples, begun where the last round ended."""
-    data = PreferenceData(run.config, responses, reward, np.full(responses.shape, np.nan, np.float32))
+    unknown = np.full(responses.shape, np.nan, np.float32)
+    data = PreferenceData(batching_of(run.config), responses, reward, unknown)
     spec = spec_of(run.config, model.graph, data.steps)
     data = with_reference(spec, model.reference, model.frozen, data, folder)
     # copied: the first step donates what it is given, and the policy that sampled may still be asked for

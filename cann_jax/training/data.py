@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from cann_jax.config.run import RunConfig
 from cann_jax.core import preference_probability
 from cann_jax.core.losses import smoothed
 from cann_jax.data.padding import bucketed, pad, step_width
@@ -22,18 +22,48 @@ from cann_jax.training.step import PreferenceBatch
 
 
 @dataclass(frozen=True)
+class Batching:
+    """How the responses to a prompt are drawn into the batch of a step, and how their pairs are labelled.
+
+    Args:
+        seed: Seed of the order of the prompts, of the responses taken and of drawn labels.
+        epochs: Passes over the prompts.
+        prompts_per_step: Prompts in a step, over all hosts.
+        group_size: Responses of each prompt in a step; all their pairs enter the loss.
+        selection: ``extremes`` takes the highest and lowest rewards of each prompt, ``random`` a fresh random
+            subset in every epoch.
+        labels: ``soft`` probabilities, or one Bernoulli draw of each, ``drawn`` once.
+        label_temperature: A label is σ(difference of the rewards / this). 0 is the limit, 1 for the larger
+            reward and ½ for a tie: the label of a person who chose one response.
+        label_smoothing: Probability, below one half, that a label is the wrong way round.
+        ragged: Whether responses differ widely in length, as in a data set of pairs: a step then takes
+            prompts of similar length and is cut to its longest, instead of one width for all steps.
+    """
+
+    seed: int
+    epochs: int
+    prompts_per_step: int
+    group_size: int = 2
+    selection: Literal["extremes", "random"] = "random"
+    labels: Literal["soft", "drawn"] = "soft"
+    label_temperature: float = 1.0
+    label_smoothing: float = 0.0
+    ragged: bool = False
+
+
+@dataclass(frozen=True)
 class PreferenceData:
     """Everything that a step's batch is made of; what trains on what differs in this alone.
 
     Args:
-        config: The run's configuration.
+        batching: How steps are made of it.
         responses: The reference's samples, or the two responses of each pair of a data set.
         reward: (N, K) r_λ; for human preferences 1 for the preferred response and 0 for the other.
         reference: (N, K) log π_ref(y|x) as training computes it; NaN where no step asks.
         scores: What r_λ is made of, (N, K) by name; only shown to people.
     """
 
-    config: RunConfig
+    batching: Batching
     responses: Responses
     reward: np.ndarray
     reference: np.ndarray
@@ -41,23 +71,18 @@ class PreferenceData:
 
     @property
     def steps(self) -> int:
-        align = self.config.align
-        return steps_in(align.epochs, self.responses.shape[0], align.prompts_per_step)
-
-    @property
-    def ragged(self) -> bool:
-        """Pairs of a data set differ widely in length: a step's are alike, and cut to the longest."""
-        return self.config.align.pairs == "dataset"
+        return steps_in(self.batching.epochs, self.responses.shape[0], self.batching.prompts_per_step)
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
-        align, (prompts, count), seed = self.config.align, self.responses.shape, self.config.seed
-        lengths = self.lengths if self.ragged else None
-        epochs, chosen = prompts_of_step(step, prompts, align.prompts_per_step, seed, lengths)
-        if align.selection == "extremes":
-            return chosen[:, None], extreme_responses(self.reward[chosen], align.group_size)
+        how, (prompts, count) = self.batching, self.responses.shape
+        lengths = self.lengths if how.ragged else None
+        epochs, chosen = prompts_of_step(step, prompts, how.prompts_per_step, how.seed, lengths)
+        if how.selection == "extremes":
+            return chosen[:, None], extreme_responses(self.reward[chosen], how.group_size)
         drawn = [
-            random_responses(n, count, align.group_size, seed, e) for e, n in zip(epochs, chosen, strict=True)
+            random_responses(n, count, how.group_size, how.seed, e)
+            for e, n in zip(epochs, chosen, strict=True)
         ]
         return chosen[:, None], np.stack(drawn)
 
@@ -85,11 +110,11 @@ class PreferenceData:
             labels=self.labels(rows, columns).astype(np.float32),
             rewards=self.reward[rows, columns].astype(np.float32),
         )
-        return place_rows(batch, self.config.align.prompts_per_step)
+        return place_rows(batch, self.batching.prompts_per_step)
 
     def widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
         """Of prompts and responses: what this step needs, or all alike, so that one shape is compiled."""
-        if not self.ragged:
+        if not self.batching.ragged:
             return self._prompt_width, self.responses.tokens.shape[2]
         longest = max(len(self.responses.prompts.ids[row]) for row in rows[:, 0])
         return step_width(longest), step_width(int(self.responses.lengths[rows, columns].max()))
@@ -100,16 +125,16 @@ class PreferenceData:
         return np.pad(tokens, ((0, 0), (0, 0), (0, room)))[:, :, :width]
 
     def labels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(B, R, R) labels of all pairs of the groups at ``places``, as the configuration wants them."""
-        align, reward = self.config.align, self.reward[rows, columns]
+        """(B, R, R) labels of all pairs of the groups at ``places``."""
+        how, reward = self.batching, self.reward[rows, columns]
         first, second = reward[:, :, None], reward[:, None, :]
-        if align.preference == "pseudo_reward":
-            labels = np.asarray(preference_probability(first, second, align.label_temperature))
+        if how.label_temperature > 0:
+            labels = np.asarray(preference_probability(first, second, how.label_temperature))
         else:
             labels = (1 + np.sign(first - second)) / 2
-        if align.labels == "drawn":
-            labels = drawn_labels(labels, rows[:, 0], columns, self.config.seed)
-        return smoothed(labels, align.label_smoothing)
+        if how.labels == "drawn":
+            labels = drawn_labels(labels, rows[:, 0], columns, how.seed)
+        return smoothed(labels, how.label_smoothing)
 
     def show_pairs(self, count: int = 3) -> None:
         """Print a few decoded pairs with their scores, r_λ and which one won."""

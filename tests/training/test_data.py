@@ -7,6 +7,7 @@ from cann_jax.command_line.parser import parse_run
 from cann_jax.data.padding import step_width
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.run.training import batching_of
 from cann_jax.training.data import PreferenceData
 from tests.stages.setting import write_config
 
@@ -32,7 +33,8 @@ def data(tmp_path, tiny_folder):
         texts = [[f"first {n}", f"second {n}"] for n in range(PAIRS)]
         responses = Responses(prompts, tokens, lengths, lengths > 0, lengths.astype(np.float32), texts)
         reward = random.normal(size=(PAIRS, 2)).astype(np.float32) if reward is None else reward
-        return PreferenceData(run, responses, reward, np.zeros((PAIRS, 2), np.float32), {"safe": -reward})
+        reference = np.zeros((PAIRS, 2), np.float32)
+        return PreferenceData(batching_of(run), responses, reward, reference, {"safe": -reward})
 
     return data
 

@@ -13,7 +13,7 @@ from cann_jax.config.run import RunConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.models.load import load_decoder, open_model
-from cann_jax.run.training import TRAINED, spec_of
+from cann_jax.run.training import TRAINED, batching_of, spec_of
 from cann_jax.stages.align import with_reference
 from cann_jax.stages.prealign import trainings
 from cann_jax.training.accumulate import start
@@ -47,7 +47,7 @@ def made_up(config: RunConfig) -> PreferenceData:
         logps=np.full((count, group), np.nan, np.float32),
         texts=[["made up"] * group] * count,
     )
-    return PreferenceData(config, responses, reward.astype(np.float32), responses.logps)
+    return PreferenceData(batching_of(config), responses, reward.astype(np.float32), responses.logps)
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -1,7 +1,7 @@
 """A few steps of full fine-tuning by the real loop, begun or gone on with from a checkpoint, on any mesh.
 
-``python -m tests.runtime.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several. Beside
-the loop's own files the folder gets ``restored-STEP.npz``, where there was a checkpoint, and
+``python -m tests.runtime.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several.
+Beside the loop's own files the folder gets ``restored-STEP.npz``, where there was a checkpoint, and
 ``saved-STEP.npz``, what was left.
 """
 

@@ -13,6 +13,7 @@ from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.load import abstract_decoder, open_model
+from cann_jax.run.batches import batches_of
 from cann_jax.runtime import sharding
 from cann_jax.runtime.sharding import mesh_shape, parameter_specs, partition
 from tests.stages.setting import write_config
@@ -70,7 +71,7 @@ def test_a_batch_that_does_not_divide(flags, message, tiny_folder, tmp_path):
     ]
     config, _ = parse_run(["--config", write_config(tmp_path, tiny_folder), *overrides])
     with pytest.raises(InputError, match=message):
-        sharding.check_batches(sharding.batches_of(config), {"data": 2, "fsdp": 2, "tensor": 1})
+        sharding.check_batches(batches_of(config), {"data": 2, "fsdp": 2, "tensor": 1})
 
 
 def test_tensor_larger_than_the_kv_heads():
