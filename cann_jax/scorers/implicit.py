@@ -87,11 +87,12 @@ class ImplicitScorer(ScorerKind):
             self._source(context, context.files, self._adapter(context))
 
     def identity(self, context: Context) -> dict[str, str]:
+        """Return the fingerprint of the model or adapter; one that the run pre-aligns is a stage's output."""
         source = self.prealigned
         if source.model is not None:
             return {f"{context.key}.model": open_model(source.model, source.revision).fingerprint()}
-        if (adapter := self._adapter(context)) is not None:
-            files = [fingerprint_file(path) for path in adapter_files(adapter)]
+        if source.adapter is not None:
+            files = [fingerprint_file(path) for path in adapter_files(Path(source.adapter))]
             return {f"{context.key}.model": fingerprint_json(files)}
         return {}
 
