@@ -24,9 +24,9 @@ from cann_jax.core import (
     sensitivities,
     solve_dual,
 )
-from cann_jax.core.lanes import lanes, solve_lanes
-from cann_jax.core.table import ready
-from cann_jax.core.uncertainty import judge
+from cann_jax.core.exploration.uncertainty import predict_per_prompt
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.table import standardise
 
 POINTS, BETAS = 200, 41
 
@@ -94,7 +94,7 @@ def analyse(
         method: of the solution itself; the curves and the bootstrap take Newton's many lanes always.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
-    table = ready(scores)
+    table = standardise(scores)
     if method == "newton":  # a lane of the program that the curves need anyway
         solution = jax.tree.map(lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta)))
     else:
@@ -129,7 +129,7 @@ def analyse(
 def _margin_path(problem: Problem, margins, beta: float, largest, reach: Reachability | None) -> np.ndarray:
     """``(points, m)``: one margin from what costs nothing to the largest; several scaled together."""
     if len(margins) == 1:
-        free = np.asarray(judge(problem.scores, np.zeros_like(margins), beta)[1])
+        free = np.asarray(predict_per_prompt(problem.scores, np.zeros_like(margins), beta)[1])
         start = min(0.0, float(margins[0]), float(np.mean(free)))
         return np.linspace(start, start + 0.985 * (largest - start), POINTS).astype(np.float32)
     furthest = 0.985 * reach.scale if np.isfinite(reach.scale) else 2.0

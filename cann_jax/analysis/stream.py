@@ -12,8 +12,8 @@ from cann_jax.analysis import arguments as flags
 from cann_jax.analysis.tables import require
 from cann_jax.analysis.write import solution_json
 from cann_jax.core import Constraint, Feasible, Scores, Targets
-from cann_jax.core.passes import StreamedSolution, solve_by_passes
 from cann_jax.core.prepare import constraint_values, target_values
+from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, InputError
 
@@ -45,7 +45,7 @@ def run_stream(arguments) -> None:
         members=None,
         shares=np.ones(len(constraints), np.float32),
     )
-    found = solve_by_passes(reader.chunks, targets, arguments.beta)
+    found = solve_stream(reader.chunks, targets, arguments.beta)
     _report(found, constraints, arguments)
 
 

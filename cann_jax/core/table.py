@@ -50,7 +50,7 @@ class Centre(NamedTuple):
 
 
 @jax.jit
-def ready(scores: Scores) -> Table:
+def standardise(scores: Scores) -> Table:
     """Centre and scale a table."""
     mask = None if scores.mask is None else valid_mask(scores)
     constraints = jnp.moveaxis(scores.constraints, -1, 0)

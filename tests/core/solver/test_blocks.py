@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 from cann_jax.core import Feasible, Scores, solve_dual
-from cann_jax.core.solve import TOLERANCE, _by_blocks, _solve
+from cann_jax.core.solver.solve import TOLERANCE, _by_blocks, _solve
 
 PROMPTS, RESPONSES = 9001, 33  # the last block shares prompts with the one before
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.scores import Scores
-from cann_jax.core.solve import DualSolution
-from cann_jax.core.table import ready
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.solver.solve import DualSolution
+from cann_jax.core.table import standardise
 
 STRAINED = 0.7  # share of ln K beyond which the sample no longer holds the policy that is asked for
 FEWEST = 32  # responses a prompt; of 10 (a real run) it made λ* = 2.87 out to be 0, and 2.87 proved right
@@ -89,7 +89,7 @@ def correct_multipliers(
     if bool(limit.strained):
         reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
         return Correction(plug_in, nothing, nothing, reason)
-    table = ready(scores)
+    table = standardise(scores)
     parts = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in).multipliers
     halves, quarters = np.mean(parts[:2], axis=0), np.mean(parts[2:], axis=0)
     if not bool(np.all(np.isfinite(halves))):

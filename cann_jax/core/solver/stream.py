@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.blocks import (
+from cann_jax.core.dual import Evaluation, Standardised, evaluate
+from cann_jax.core.prepare import Targets
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.blocks import (
     Description,
     Survey,
     Units,
@@ -18,12 +21,9 @@ from cann_jax.core.blocks import (
     survey,
     with_drift,
 )
-from cann_jax.core.dual import Evaluation, Standardised, evaluate
-from cann_jax.core.newton import newton_by_passes
-from cann_jax.core.prepare import Targets
-from cann_jax.core.scores import Scores
-from cann_jax.core.solve import SOLVED, TOLERANCE, DualSolution, certified
-from cann_jax.core.table import Table, centre, ready, tabulate
+from cann_jax.core.solver.newton import newton_by_passes
+from cann_jax.core.solver.solve import SOLVED, TOLERANCE, DualSolution, certified
+from cann_jax.core.table import Table, centre, standardise, tabulate
 
 Chunks = Callable[[], Iterable[Scores]]
 
@@ -39,7 +39,7 @@ class StreamedSolution:
     passes: int
 
 
-def solve_by_passes(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolution:
+def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolution:
     """``solve_dual`` by Newton's method on whole prompts that pass by; memory is that of one chunk.
 
     Prompts weigh the same. Sums over chunks are kept in float64.
@@ -87,7 +87,7 @@ def _sum_over(parts: Iterable):
 
 @jax.jit
 def _units(chunk: Scores) -> Units:
-    table = ready(chunk)
+    table = standardise(chunk)
     return table.spread, table.reward_spread
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cann_jax.core import Scores, solve_dual
-from cann_jax.core.solve import METHODS
+from cann_jax.core.solver.solve import METHODS
 from tests.core.tables import random_table
 
 TABLE = random_table(0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.solve import DualSolution, solve_table
+from cann_jax.core.solver.solve import DualSolution, solve_table
 from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
@@ -39,7 +39,7 @@ def lanes(table: Table, margins, betas, weights=None, parts=None) -> Lanes:
     """Broadcast settings to a common number of lanes; defaults: the table's weights, all responses.
 
     Args:
-        table: from ``ready``.
+        table: from ``standardise``.
         margins: ``(L, m)`` or ``(m,)``.
         betas: ``(L,)`` or a scalar.
         weights: ``(L, prompts)``, or None.
@@ -66,7 +66,7 @@ def solve_lanes(table: Table, settings: Lanes, initial: jax.Array | None = None)
     Driven from the host; under ``jit``, map ``solve_dual`` instead.
 
     Args:
-        table: from ``ready``.
+        table: from ``standardise``.
         settings: L lanes.
         initial: λ ``(m,)`` to begin from; None: 0.
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.core.dual import EXACT, Standardised, evaluate, feature_sums, pose, tilt_of, tilted_logits
-from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.scores import Scores, accurate_sum
-from cann_jax.core.solve import DualSolution
-from cann_jax.core.table import ready
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.solver.solve import DualSolution
+from cann_jax.core.table import standardise
 
 
 def dual_curve(scores: Scores, margins: jax.Array, betas: float | jax.Array) -> DualSolution:
@@ -22,7 +22,7 @@ def dual_curve(scores: Scores, margins: jax.Array, betas: float | jax.Array) -> 
         A ``DualSolution`` whose fields have a leading axis of points. Infeasible points say so in
         ``feasible`` and have infinite multipliers.
     """
-    table = ready(scores)
+    table = standardise(scores)
     return solve_lanes(table, lanes(table, margins, betas))
 
 
@@ -41,7 +41,7 @@ def sensitivities(
         beta: β > 0.
         multipliers: λ* ``(m,)``, finite.
     """
-    table = ready(scores)
+    table = standardise(scores)
     problem = pose(table, jnp.atleast_1d(margins), beta)
     tilt = tilt_of(multipliers, problem)
     active = multipliers > 0

@@ -12,11 +12,11 @@ import numpy as np
 
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.lanes import lanes, solve_lanes
 from cann_jax.core.prepare import Targets
 from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean
-from cann_jax.core.solve import DualSolution
-from cann_jax.core.table import Table, ready
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.solver.solve import DualSolution
+from cann_jax.core.table import Table, standardise
 
 
 @jax.tree_util.register_dataclass
@@ -56,14 +56,14 @@ def bootstrap(
         resamples: how many.
         seed: of the resampling.
     """
-    table = ready(scores)
+    table = standardise(scores)
     prompts = scores.reward.shape[0]
     drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     weights = drawn * np.asarray(table.weights)
     weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
     margins = _margins_under(weights, table, targets)
     solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
-    reward, gains = judge(scores, multipliers, beta)
+    reward, gains = predict_per_prompt(scores, multipliers, beta)
     return Bootstrap(
         multipliers=solutions.multipliers,
         predicted_reward=weights @ np.asarray(reward),
@@ -80,7 +80,9 @@ def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.nd
 
 
 @jax.jit
-def judge(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> tuple[jax.Array, jax.Array]:
+def predict_per_prompt(
+    scores: Scores, multipliers: jax.Array, beta: float | jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """What π_λ is predicted to bring prompt by prompt: E r ``(prompts,)`` and gains ``(m, prompts)``."""
     policy = tilted_weights(multipliers, scores, beta)
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
@@ -130,7 +132,7 @@ def conservative_solution(
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
     """
-    table = ready(scores)
+    table = standardise(scores)
     margins = np.atleast_1d(np.asarray(margins, table.reward.dtype))
     quantile = NormalDist().inv_cdf(1 - (1 - confidence) / len(margins))
     if initial is None:
@@ -148,7 +150,7 @@ def conservative_solution(
 
 def improvement_error(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> jax.Array:
     """``(m,)``: standard error over prompts of the improvement that λ ``(m,)`` is predicted to bring."""
-    return _error_under_own_weights(scores, judge(scores, multipliers, beta)[1])
+    return _error_under_own_weights(scores, predict_per_prompt(scores, multipliers, beta)[1])
 
 
 @jax.jit
@@ -187,7 +189,7 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: i
         beta: β > 0.
         seed: of the split.
     """
-    table = ready(scores)
+    table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
     weights = np.stack([half, ~half]) * np.asarray(table.weights)
@@ -197,7 +199,7 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: i
     judged = []
     for found, held_out in zip(multipliers, weights[::-1], strict=True):
         known = np.all(np.isfinite(found))
-        gains = judge(scores, np.where(known, found, 0).astype(weights.dtype), beta)[1]
+        gains = predict_per_prompt(scores, np.where(known, found, 0).astype(weights.dtype), beta)[1]
         judged.append([np.where(known, x, np.inf) for x in _mean_and_error(gains, held_out)])
     improvement, error = (np.stack(parts) for parts in zip(*judged, strict=True))
     scale = targets.rescale(weights[::-1])

@@ -24,7 +24,7 @@ from cann_jax.core import (
     sensitivities,
     solve_dual,
 )
-from cann_jax.core.passes import solve_by_passes
+from cann_jax.core.solver.stream import solve_stream
 from tests.core.tables import gaussian_oracle, random_table, vector_table
 
 BETA = 0.5
@@ -163,7 +163,7 @@ def test_passes_over_chunks_equal_one_table():
         for rows in (slice(0, 16), slice(16, 32)):
             yield Scores(table.reward[rows], table.constraints[rows], jnp.asarray(mask[rows]))
 
-    found = solve_by_passes(chunks, margin_problem(table, margins).targets, BETA)
+    found = solve_stream(chunks, margin_problem(table, margins).targets, BETA)
     assert found.prompts == 32 and found.solution.converged
     for field in ("multipliers", "value", "slack", "kl", "predicted_reward", "effective_sample_size"):
         np.testing.assert_allclose(

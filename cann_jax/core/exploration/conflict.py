@@ -16,7 +16,7 @@ import numpy as np
 from cann_jax.core.dual import pose
 from cann_jax.core.feasibility import Feasible, rounding
 from cann_jax.core.scores import Scores, accurate_sum
-from cann_jax.core.table import Table, ready
+from cann_jax.core.table import Table, standardise
 
 Cut = Callable[[np.ndarray], tuple[float, np.ndarray]]
 WIDEST = 1e4  # where every margin is mild the cheapest combination may run off; that far s* is plainly large
@@ -50,7 +50,7 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
         rounds: most planes to cut with.
     """
     margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
-    table = ready(scores)
+    table = standardise(scores)
     problem = pose(table, margins, jnp.asarray(1, margins.dtype))
     slope = np.asarray(problem.drift, float)
     asked = np.asarray(margins / table.spread, float)

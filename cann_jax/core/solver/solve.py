@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.blocks import BLOCK, Description, in_blocks
 from cann_jax.core.dual import (
     Standardised,
     multipliers_of,
@@ -16,10 +15,11 @@ from cann_jax.core.dual import (
     tilt_of,
 )
 from cann_jax.core.feasibility import Feasible, proves_infeasible, reach_along, verdict
-from cann_jax.core.lbfgsb import lbfgsb
-from cann_jax.core.newton import newton
 from cann_jax.core.scores import Scores, accurate_sum
-from cann_jax.core.table import Table, ready
+from cann_jax.core.solver.blocks import BLOCK, Description, in_blocks
+from cann_jax.core.solver.lbfgsb import lbfgsb
+from cann_jax.core.solver.newton import newton
+from cann_jax.core.table import Table, standardise
 from cann_jax.files.errors import InputError
 
 METHODS = ("lbfgsb", "newton")
@@ -136,13 +136,13 @@ def check_settings(margins: jax.Array, beta: float | jax.Array) -> None:
 @partial(jax.jit, static_argnames=("method", "tolerance", "rough"))
 def _solve(scores, margins, beta, initial, method, tolerance, rough) -> DualSolution:
     if rough:
-        initial = _rough_answer(ready(_some_prompts(scores)), margins, beta, initial)
-    return solve_table(ready(scores), margins, beta, initial, method, tolerance)
+        initial = _rough_answer(standardise(_some_prompts(scores)), margins, beta, initial)
+    return solve_table(standardise(scores), margins, beta, initial, method, tolerance)
 
 
 @partial(jax.jit, static_argnames=("tolerance", "rough"))
 def _solve_by_blocks(scores, margins, beta, initial, tolerance, rough) -> DualSolution:
-    part = ready(_some_prompts(scores))
+    part = standardise(_some_prompts(scores))
     if rough:
         initial = _rough_answer(part, margins, beta, initial)
     table = in_blocks(scores, (part.spread, part.reward_spread), margins, beta)

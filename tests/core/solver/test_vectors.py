@@ -14,7 +14,7 @@ from cann_jax.core import (
     solve_dual,
     tilted_weights,
 )
-from cann_jax.core.solve import METHODS
+from cann_jax.core.solver.solve import METHODS
 from tests.core.tables import FIRST, REWARD, SECOND, random_table, vector_table
 
 VECTORS = {
