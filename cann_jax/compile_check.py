@@ -27,7 +27,7 @@ from cann_jax.dry_run.slices.topology import devices_of
 from cann_jax.files.console import console
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.sources import read_json
+from cann_jax.models.files.folder import read_json
 from cann_jax.run.batches import batches_of
 from cann_jax.runtime import sharding
 

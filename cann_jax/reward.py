@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(config: ScoreModelConfig, asked: ScoreModelCommand) -> None:
-    from cann_jax.run.run import check_folder, open_folder
+    from cann_jax.run.folder import check_folder, open_folder
     from cann_jax.stages.score_model import ScoreRun, run_score_model
 
     began, run = time.monotonic(), ScoreRun(config)

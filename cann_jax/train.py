@@ -10,7 +10,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from cann_jax.command_line.parser import Options, parse_run, run_command
 from cann_jax.run.batches import batches_of
-from cann_jax.run.run import Run, check_folder, open_folder
+from cann_jax.run.run import Run
+from cann_jax.run.folder import check_folder, open_folder
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import keep_compilations
 from cann_jax.runtime.session import session
@@ -41,7 +42,7 @@ def _run(run: Run, options: Options) -> None:
         _stage(name)(run)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     if "evaluate" in options.stages:
-        from cann_jax.report import write_report
+        from cann_jax.reporting import write_report
 
         if distributed.is_first():
             with alone():

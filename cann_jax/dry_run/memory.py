@@ -14,9 +14,9 @@ from cann_jax.config.run import ModelConfig
 from cann_jax.data.padding import BUCKET
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.load import ModelFiles, abstract_decoder
-from cann_jax.models.sources import read_json
-from cann_jax.models.weights import check_weights
+from cann_jax.models.files.folder import read_json
+from cann_jax.models.files.load import ModelFiles, abstract_decoder
+from cann_jax.models.files.weight_names import check_weights
 from cann_jax.runtime.sharding import check_model, current_mesh
 
 HISTOGRAM_ROWS, BAR = 8, 40

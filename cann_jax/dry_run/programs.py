@@ -10,8 +10,8 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.training import LoraConfig
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
-from cann_jax.models.load import abstract_decoder
 from cann_jax.run.training import TRAINED, spec_of
 from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate

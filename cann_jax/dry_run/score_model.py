@@ -18,7 +18,7 @@ from cann_jax.dry_run.memory import (
 )
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.load import abstract_decoder
+from cann_jax.models.files.load import abstract_decoder
 from cann_jax.run.training import TRAINED
 from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
 from cann_jax.stages.score_model import ScoreRun, make_pairs, spec_of

@@ -13,7 +13,7 @@ from flax import nnx
 from cann_jax.data.padding import bucketed
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.load import ModelFiles
+from cann_jax.models.files.load import ModelFiles
 from cann_jax.models.logprobs import response_logps
 from cann_jax.runtime.sharding import axis_size, fetch, place_batch
 

@@ -15,7 +15,7 @@ from cann_jax.data.pairs import PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Template
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE
 from cann_jax.run.stages import Pipeline
 from cann_jax.runtime.sharding import check_model, current_mesh

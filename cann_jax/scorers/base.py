@@ -14,7 +14,7 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import ModelFiles
+from cann_jax.models.files.load import ModelFiles
 
 
 @dataclass(frozen=True)

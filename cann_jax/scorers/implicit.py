@@ -15,10 +15,10 @@ from cann_jax.data.prompts import Prompt, encode_prompts
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import fingerprint_file, fingerprint_json
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters import adapter_of, with_adapter
+from cann_jax.models.adapters.attach import adapter_of, with_adapter
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import ModelFiles, load_decoder, open_model
-from cann_jax.models.peft import Adapter, adapter_files
+from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.adapters.peft import Adapter, adapter_files
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
 
 SYSTEM_TOKENS = 512  # room for the system message beyond prompts.max_tokens

@@ -16,7 +16,7 @@ from cann_jax.data.prompts import Prompt, Turn, chat_ids, text_ids
 from cann_jax.files.atomic import fingerprint_json
 from cann_jax.files.errors import InputError, named
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.scorers.base import (
     Context,
     DialogueScorer,

@@ -11,7 +11,7 @@ from cann_jax.config.ranges import NextTurn, PositiveInt, Template
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt, answered_ids
 from cann_jax.files.errors import InputError, named
-from cann_jax.models.load import open_model
+from cann_jax.models.files.load import open_model
 from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model
 from cann_jax.scorers.base import (
     Context,

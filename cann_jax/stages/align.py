@@ -14,10 +14,13 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
+from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.export import export_folder
-from cann_jax.models.peft import export_adapter
-from cann_jax.run.run import Run, Stage, read_pairs, settings_of, stage
+from cann_jax.models.export.folder import export_folder
+from cann_jax.run.run import Run, stage
+from cann_jax.run.pipeline import Stage
+from cann_jax.run.outputs import read_pairs
+from cann_jax.run.stages import settings_of
 from cann_jax.run.training import ADAPTER, TRAINED, batching_of, spec_of
 from cann_jax.runtime.distributed import agreed
 from cann_jax.runtime.sharding import fetch

@@ -11,7 +11,8 @@ from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import write_json, write_table
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.run import Run, settings_of, stage
+from cann_jax.run.run import Run, stage
+from cann_jax.run.stages import settings_of
 from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import aligned_decoder, trained_by
 from cann_jax.stages.dual import constraints_of, read_dual, read_problem

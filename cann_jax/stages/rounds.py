@@ -18,7 +18,8 @@ from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.run import Run, settings_of, stage
+from cann_jax.run.run import Run, stage
+from cann_jax.run.stages import settings_of
 from cann_jax.run.training import batching_of, spec_of
 from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import WEIGHTS, export, starting_point, train, with_reference

@@ -2,7 +2,8 @@
 
 from cann_jax.data.prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
-from cann_jax.run.run import Run, settings_of, stage
+from cann_jax.run.run import Run, stage
+from cann_jax.run.stages import settings_of
 from cann_jax.sampling.shards import read_shards, sample_shards
 
 NAME = "responses"

@@ -15,9 +15,10 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.pairs import Part, prepare_pairs
 from cann_jax.files.atomic import fingerprint_json, staged, write_json, writing
 from cann_jax.files.errors import InputError
-from cann_jax.models.export_scores import export_score_model
-from cann_jax.models.load import ModelFiles, open_model
-from cann_jax.run.run import load_model, read_pairs, stage
+from cann_jax.models.export.score_model import export_score_model
+from cann_jax.models.files.load import ModelFiles, open_model
+from cann_jax.run.run import load_model, stage
+from cann_jax.run.outputs import read_pairs
 from cann_jax.run.training import TRAINED
 from cann_jax.runtime.distributed import is_first
 from cann_jax.runtime.sharding import check_model, current_mesh, fetch, partition, place

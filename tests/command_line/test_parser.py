@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from cann_jax.command_line.parser import Options, parse_run, read_yaml, run_command
-from cann_jax.config.scorers import SCORER_KINDS, InoffensiveScorer, Probe, RelevanceScorer, scorer_from_dict
+from cann_jax.config.scorers import SCORER_KINDS, scorer_from_dict
+from cann_jax.scorers.inoffensive import InoffensiveScorer
+from cann_jax.scorers.base import Probe
+from cann_jax.scorers.relevance import RelevanceScorer
 from cann_jax.files.errors import InfeasibleError, InputError
 
 BASE = """\

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from cann_jax.config.scorers import JudgeScorer, RewardModelScorer, scorer_from_dict
+from cann_jax.scorers.judge import JudgeScorer
+from cann_jax.scorers.reward_model import RewardModelScorer
+from cann_jax.config.scorers import scorer_from_dict
 from cann_jax.scorers.judge import TEMPLATES, read_template
 
 TEXT = (Path(__file__).resolve().parent.parent.parent / "docs/models.md").read_text()

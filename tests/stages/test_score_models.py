@@ -13,7 +13,7 @@ from cann_jax import reward
 from cann_jax.command_line.parser import parse_score_model
 from cann_jax.config.run import PromptsConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.export_scores import LAYOUTS, export_score_model
+from cann_jax.models.export.score_model import LAYOUTS, export_score_model
 from cann_jax.scorers import load_scorer
 from cann_jax.stages.score_model import ScoreRun, heldout_scores, spec_of, starting_point
 from cann_jax.training.checkpoints import load_weights

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models import load
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.models.sources import GGUF_BLOCK_NAMES, GGUF_NAMES
+from cann_jax.models.files import load
+from cann_jax.models.files.folder import GGUF_BLOCK_NAMES, GGUF_NAMES
+from cann_jax.models.files.load import load_decoder, open_model
 from tests.models.forward import our_logits, random_ids, torch_logits
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.export import special_ids, storage_dtype, write_folder
-from cann_jax.models.weights import iterate_weights
+from cann_jax.models.export.folder import special_ids, storage_dtype, write_folder
+from cann_jax.models.files.weight_names import iterate_weights
 
 # By layout: the class that reads it, and the name of the head.
 LAYOUTS = {

@@ -14,9 +14,9 @@ from peft import PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.layers import LoraParam
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.models.peft import CONFIG, WEIGHTS, export_adapter
 from tests.builders import save_tiny, tiny_torch
 from tests.models.forward import our_logits, random_ids
 

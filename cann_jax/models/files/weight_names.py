@@ -12,7 +12,7 @@ from flax import nnx
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.families import FAMILIES, NORMS
+from cann_jax.models.families.family import FAMILIES, NORMS
 from cann_jax.runtime.sharding import fetch
 
 

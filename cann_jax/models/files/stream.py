@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.sources import Index, Reader, Readers
-from cann_jax.models.weights import (
+from cann_jax.models.files.folder import Index, Reader, Readers
+from cann_jax.models.files.weight_names import (
     Weight,
     base_shapes,
     check_floating,

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cann_jax.config.training import LoraConfig
-from cann_jax.models import sources
-from cann_jax.models.load import load_decoder, open_model
+from cann_jax.models.files import folder as sources
+from cann_jax.models.files.load import load_decoder, open_model
 
 SPECS = {
     "embedding": (None, "fsdp"),

@@ -10,15 +10,15 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters import adapter_of, with_adapter
+from cann_jax.models.adapters.attach import adapter_of, with_adapter
+from cann_jax.models.adapters.peft import CONFIG, PREFIX, WEIGHTS, export_adapter
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.models.peft import CONFIG, PREFIX, WEIGHTS, export_adapter
 from tests.builders import save_tiny
-from tests.models.family_models import save_family
+from tests.models.adapters.test_peft import moved, save_theirs
+from tests.models.families.family_models import save_family
 from tests.models.forward import our_logits, random_ids
-from tests.models.test_peft import moved, save_theirs
 
 IDS = random_ids((2, 17))
 

@@ -7,8 +7,8 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.families import EVERYWHERE, FAMILIES
-from cann_jax.models.fields import Fields
+from cann_jax.models.config_reader import Fields
+from cann_jax.models.families.family import EVERYWHERE, FAMILIES
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 SIZES = {

@@ -9,12 +9,12 @@ from flax import nnx
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.peft import Adapter, open_adapter
 from cann_jax.models.config import DecoderConfig
+from cann_jax.models.files.load import ModelFiles, abstract_decoder
+from cann_jax.models.files.weight_names import Weight, expected_weights, names_of
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam
-from cann_jax.models.load import ModelFiles, abstract_decoder
-from cann_jax.models.peft import Adapter, open_adapter
-from cann_jax.models.weights import Weight, expected_weights, names_of
 from cann_jax.runtime.sharding import parameter_sharding
 
 

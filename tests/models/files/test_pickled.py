@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.models.pickled import pickled_tensors
+from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.pickled import pickled_tensors
 from tests.models.forward import our_logits, random_ids
 
 WIDTHS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
@@ -106,7 +106,7 @@ def test_missing_pickled_shard(tiny_folder, tmp_path):
 def test_torch_is_not_imported(tmp_path):
     torch.save({"x": torch.ones(2)}, tmp_path / "x.bin")
     code = (
-        "import sys; from pathlib import Path; from cann_jax.models.pickled import pickled_tensors\n"
+        "import sys; from pathlib import Path; from cann_jax.models.files.pickled import pickled_tensors\n"
         f"[t.read() for t in pickled_tensors(Path({str(tmp_path / 'x.bin')!r})).values()]\n"
         "assert 'torch' not in sys.modules"
     )

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cann_jax.models.load import load_decoder, open_model
-from tests.models.family_models import ours, padded, save_family, theirs
+from cann_jax.models.files.load import load_decoder, open_model
+from tests.models.families.family_models import ours, padded, save_family, theirs
 from tests.models.forward import changed_copy
 
 BATCH = padded("right")

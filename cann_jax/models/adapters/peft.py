@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, writes_here, writing
 from cann_jax.files.errors import InputError
-from cann_jax.models import sources
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files import folder as sources
+from cann_jax.models.files.folder import Index, Reader, Readers
+from cann_jax.models.files.weight_names import expected_weights
 from cann_jax.models.layers import Lora
-from cann_jax.models.sources import Index, Reader, Readers
-from cann_jax.models.weights import expected_weights
 from cann_jax.runtime.sharding import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.fields import Fields
+from cann_jax.models.config_reader import Fields
 from cann_jax.models.rope import Rope
 
 FULL, SLIDING = "full_attention", "sliding_attention"

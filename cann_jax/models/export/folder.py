@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.weights import iterate_weights
+from cann_jax.models.files.weight_names import iterate_weights
 
 SHARD_BYTES = 4 << 30
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.families import LayerKind
+from cann_jax.models.families.family import LayerKind
 from cann_jax.models.splash import Sight
 
 Tables = tuple[jax.Array, jax.Array]

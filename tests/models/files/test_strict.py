@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder, open_model
 from tests.builders import save_tiny
 from tests.models.forward import changed_copy
 
