@@ -19,7 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cann_jax.config.run import PromptsConfig
-from cann_jax.data.prompts import encode_prompts, read_prompts
+from cann_jax.data.encoded_prompts import encode_prompts
+from cann_jax.data.prompts import read_prompts
 from cann_jax.models.export import export_folder
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model

@@ -23,8 +23,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cann_jax.config.run import PromptsConfig
+from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import encode_prompts, read_prompts
+from cann_jax.data.prompts import read_prompts
 from cann_jax.models.export import export_folder
 from cann_jax.models.language_model import LanguageModel, batch_logps, call_shape
 from cann_jax.models.load import load_decoder, open_model

@@ -13,8 +13,8 @@ from cann_jax.run.batches import batches_of
 from cann_jax.run.run import Run, check_folder, open_folder
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import keep_compilations
+from cann_jax.runtime.mesh import alone
 from cann_jax.runtime.session import session
-from cann_jax.runtime.sharding import alone
 
 
 def main(argv: Sequence[str]) -> None:

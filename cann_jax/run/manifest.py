@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from etils import epath
 
-from cann_jax.files.atomic import PARTIAL, as_json, fingerprint_file, read_json, write_json, writing
+from cann_jax.files.atomic import PARTIAL, read_json, write_json, writing
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json, fingerprint_file
 
 LAYOUT = 2  # of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"

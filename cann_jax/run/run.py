@@ -11,23 +11,19 @@ from etils import epath
 from cann_jax.config.run import PREFERENCES, ModelConfig, RunConfig
 from cann_jax.config.training import LoraConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
-from cann_jax.data.pairs import Part
-from cann_jax.data.prompts import EncodedPrompts, Prompt, distinct_prompts, encode_prompts, read_prompts
-from cann_jax.files.atomic import (
-    fingerprint_file,
-    fingerprint_json,
-    is_remote,
-    read_json,
-    read_table,
-    write_json,
-)
+from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
+from cann_jax.data.prepared_pairs import Part
+from cann_jax.data.prompts import Prompt, distinct_prompts, read_prompts
+from cann_jax.files.atomic import is_remote, read_json, read_table, write_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, load_decoder, open_model
 from cann_jax.run.manifest import MANIFEST, begin, commit, expectation, stage_state
 from cann_jax.runtime import distributed
-from cann_jax.runtime.sharding import check_model, current_mesh
+from cann_jax.runtime.mesh import current_mesh
+from cann_jax.runtime.sharding import check_model
 
 CONFIG = (
     "config.json"  # the last configuration that the run was started with; also marks the folder as a run's

@@ -13,8 +13,8 @@ from cann_jax.config.scorers import (
     RewardModelScorer,
     scorer_from_dict,
 )
-from cann_jax.data.prompts import prompt_ids
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json
+from cann_jax.data.templates import prompt_ids
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import ModelFiles, open_model
 from cann_jax.models.peft import adapter_files

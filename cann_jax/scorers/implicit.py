@@ -7,7 +7,8 @@ import numpy as np
 
 from cann_jax.config.run import PromptsConfig
 from cann_jax.config.scorers import ImplicitScorer, Prealigned
-from cann_jax.data.prompts import Prompt, encode_prompts
+from cann_jax.data.encoded_prompts import encode_prompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.models.adapters import adapter_of, with_adapter

@@ -12,7 +12,8 @@ import yaml
 from cann_jax.config.schema import from_mapping
 from cann_jax.config.scorers import JudgeScorer
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import Prompt, Turn, chat_ids, text_ids
+from cann_jax.data.prompts import Prompt, Turn
+from cann_jax.data.templates import chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model

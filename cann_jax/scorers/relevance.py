@@ -6,8 +6,8 @@ import numpy as np
 
 from cann_jax.config.run import PromptsConfig
 from cann_jax.config.scorers import RelevanceScorer
-from cann_jax.data.prompts import prompt_ids
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Scored
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from cann_jax.config.scorers import RewardModelScorer
-from cann_jax.data.prompts import Prompt, answered_ids
+from cann_jax.data.prompts import Prompt
+from cann_jax.data.templates import answered_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model
 from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe

@@ -14,7 +14,7 @@ from cann_jax.files.atomic import read_json, read_table
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.run.run import Run, Stage, settings_of, stage
 from cann_jax.runtime.distributed import is_first
-from cann_jax.runtime.sharding import alone
+from cann_jax.runtime.mesh import alone
 from cann_jax.stages.score import REWARD
 
 

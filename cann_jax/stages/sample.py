@@ -1,6 +1,6 @@
 """K responses of the reference to every training prompt."""
 
-from cann_jax.data.prompts import EncodedPrompts
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.run.run import Run, settings_of, stage
 from cann_jax.sampling.shards import read_shards, sample_shards

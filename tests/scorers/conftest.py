@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from cann_jax.config.run import PromptsConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt, Turn, prompt_ids
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.load import load_decoder, open_model
 
