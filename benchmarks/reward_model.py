@@ -30,10 +30,10 @@ from cann_jax.stages.score_model import (
     spec_of,
     starting_point,
 )
-from cann_jax.training.accumulate import start
 from cann_jax.training.calibration import accuracy, reliability
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_step import score_step
+from cann_jax.training.score_objective import score_step
+from cann_jax.training.step import start
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reward_model.md"
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

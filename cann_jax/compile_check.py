@@ -29,7 +29,8 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
 from cann_jax.run.batches import batches_of
-from cann_jax.runtime import sharding
+from cann_jax.runtime.mesh import make_mesh, on_mesh
+from cann_jax.runtime.sharding import check_batches, check_model
 
 OWN = ("topology", "model_config", "programs", "json", "machine_code")
 PROGRAMS = ("training step", "sampling", "scoring")
@@ -68,9 +69,9 @@ def main(argv: Sequence[str]) -> None:
     where = slice_of(own["topology"])
     path = Path(own.get("model_config", f"{config.model.path}/config.json"))
     shape = DecoderConfig.from_hf(read_json(path), str(path))
-    with sharding.on_mesh(sharding.make_mesh(config.mesh, devices_of(where))) as mesh:
-        sharding.check_batches(batches_of(config), mesh)
-        sharding.check_model(shape, mesh)
+    with on_mesh(make_mesh(config.mesh, devices_of(where))) as mesh:
+        check_batches(batches_of(config), mesh)
+        check_model(shape, mesh)
         figures = [figures_of(*each, config, shape, where, dumps) for each in lowered(config, shape, chosen)]
     for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):
         print(line)

@@ -10,12 +10,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from cann_jax.command_line.parser import Options, parse_run, run_command
 from cann_jax.run.batches import batches_of
-from cann_jax.run.run import Run
 from cann_jax.run.folder import check_folder, open_folder
+from cann_jax.run.run import Run
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import keep_compilations
+from cann_jax.runtime.mesh import alone
 from cann_jax.runtime.session import session
-from cann_jax.runtime.sharding import alone
 
 
 def main(argv: Sequence[str]) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 
 from cann_jax.config.run import PREFERENCES, RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import bucket_width, step_width
-from cann_jax.data.preferences import steps_in
-from cann_jax.data.prompts import EncodedPrompts, read_prompts
-from cann_jax.run.run import Run
+from cann_jax.data.prompts import read_prompts
 from cann_jax.run.outputs import read_pairs
+from cann_jax.run.run import Run
 from cann_jax.run.training import batching_of
 from cann_jax.stages.pairs import run_pairs
-from cann_jax.training.data import PreferenceData
+from cann_jax.training.batch_order import steps_in
+from cann_jax.training.preference_data import PreferenceData
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
 from cann_jax.models.files.load import ModelFiles, abstract_decoder
 from cann_jax.models.files.weight_names import check_weights
-from cann_jax.runtime.sharding import check_model, current_mesh
+from cann_jax.runtime.mesh import current_mesh
+from cann_jax.runtime.sharding import check_model
 
 HISTOGRAM_ROWS, BAR = 8, 40
 MIB = 1 << 20

@@ -13,11 +13,11 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
 from cann_jax.run.training import TRAINED, spec_of
-from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
+from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
-from cann_jax.training.accumulate import start
-from cann_jax.training.step import PreferenceBatch, reference_step, train_step
+from cann_jax.training.preference_objective import PreferenceBatch, reference_step, train_step
+from cann_jax.training.step import start
 
 
 def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int):

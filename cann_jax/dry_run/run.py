@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cann_jax.config.run import RunConfig
-from cann_jax.data.prompts import EncodedPrompts
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.dry_run.known_data import (
     Extent,

@@ -20,11 +20,11 @@ from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.run.training import TRAINED
-from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
+from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.stages.score_model import ScoreRun, make_pairs, spec_of
-from cann_jax.training.accumulate import start
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_step import ScoreBatch, ScoreWeights, score_step
+from cann_jax.training.score_objective import ScoreBatch, ScoreWeights, score_step
+from cann_jax.training.step import start
 
 
 def dry_run_score_model(run: ScoreRun, model_config: str | None = None) -> None:

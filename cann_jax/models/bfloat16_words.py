@@ -9,7 +9,8 @@ Gradients do not pass through words; trained weights are float32 and stay so.
 import jax
 import jax.numpy as jnp
 
-from cann_jax.runtime.sharding import constrain, platform
+from cann_jax.runtime.mesh import platform
+from cann_jax.runtime.sharding import constrain
 
 
 def pack(tree):

@@ -22,7 +22,8 @@ from cann_jax.models.decoder import causal_sight
 from cann_jax.models.files import folder as sources
 from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
 from cann_jax.models.files.weight_names import check_weights
-from cann_jax.runtime.sharding import axis_size, fetch, place_batch
+from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.runtime.sharding import axis_size
 
 SAFE_RLHF, HUGGING_FACE = "score_head", "score"
 NORMALIZER = "normalizer."

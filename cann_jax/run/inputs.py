@@ -5,7 +5,7 @@ from typing import Any
 
 from cann_jax.config.model import PREFERENCES
 from cann_jax.config.scorers import ScorerConfig
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.run.run import ModelRun
 from cann_jax.run.scorers import identity
 

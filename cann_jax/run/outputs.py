@@ -11,7 +11,7 @@ from cann_jax.config.run import ConstraintConfig, RunConfig
 from cann_jax.core import Constraint, Problem, prepare
 from cann_jax.core.prepare import constraint_values
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
-from cann_jax.data.pairs import Part
+from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json, write_table
 from cann_jax.run.run import ModelRun, Run

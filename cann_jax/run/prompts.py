@@ -1,8 +1,9 @@
 """The prompts of a run, encoded: from its files, or from the preference pairs."""
 
 from cann_jax.config.model import PREFERENCES
-from cann_jax.data.pairs import Part
-from cann_jax.data.prompts import EncodedPrompts, Prompt, distinct_prompts, encode_prompts, read_prompts
+from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
+from cann_jax.data.prepared_pairs import Part
+from cann_jax.data.prompts import Prompt, distinct_prompts, read_prompts
 from cann_jax.files.errors import InputError
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.run import Run

@@ -11,11 +11,11 @@ from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig
-from cann_jax.data.pairs import PreparedPairs, prepare_pairs
-from cann_jax.data.prompts import Template
+from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
+from cann_jax.data.templates import Template
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE
 from cann_jax.run.stages import Pipeline
 from cann_jax.runtime.sharding import check_model, current_mesh

@@ -12,7 +12,8 @@ from etils import epath
 from cann_jax.config.scorers import ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import fingerprint_json, read_table, write_table
+from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard

@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from cann_jax.config.schema import nearest
-from cann_jax.files.errors import InputError
 from cann_jax.files.atomic import as_json
+from cann_jax.files.errors import InputError
 from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import NO_SETTINGS, Stage, When
 

@@ -6,9 +6,9 @@ from flax import nnx
 
 from cann_jax.config.run import RunConfig
 from cann_jax.models.layers import LoraParam
-from cann_jax.training.data import Batching
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.step import Spec
+from cann_jax.training.preference_data import Batching
+from cann_jax.training.preference_objective import Spec
 
 ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
 

@@ -13,8 +13,8 @@ from cann_jax.config.scorers import ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.files.load import ModelFiles
+from cann_jax.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from etils import epath
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import fingerprint_file
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind, sign
 
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cann_jax.config.scorers import Better
-from cann_jax.files.atomic import fingerprint_file
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file
 from cann_jax.scorers.base import Context, Probe, Scored, ScorerKind, TextScorer, run_probe, sign
 
 

@@ -11,14 +11,15 @@ from cann_jax.config.model import PromptsConfig
 from cann_jax.config.preferences import Dimension
 from cann_jax.config.ranges import Positive
 from cann_jax.config.scorers import ToPrealign
-from cann_jax.data.prompts import Prompt, encode_prompts
+from cann_jax.data.encoded_prompts import encode_prompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.models.adapters.attach import adapter_of, with_adapter
-from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
 from cann_jax.models.adapters.peft import Adapter, adapter_files
+from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
 
 SYSTEM_TOKENS = 512  # room for the system message beyond prompts.max_tokens

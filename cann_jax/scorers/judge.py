@@ -12,11 +12,12 @@ import yaml
 from cann_jax.config.model import Dtype
 from cann_jax.config.schema import from_mapping
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import Prompt, Turn, chat_ids, text_ids
-from cann_jax.files.atomic import fingerprint_json
+from cann_jax.data.prompts import Prompt, Turn
+from cann_jax.data.templates import chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
-from cann_jax.models.language_model import LanguageModel
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import (
     Context,
     DialogueScorer,

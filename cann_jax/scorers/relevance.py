@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from cann_jax.data.prompts import prompt_ids
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
 

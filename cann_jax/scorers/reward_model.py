@@ -9,7 +9,8 @@ import numpy as np
 from cann_jax.config.model import Dtype
 from cann_jax.config.ranges import NextTurn, PositiveInt, Template
 from cann_jax.config.scorers import Better
-from cann_jax.data.prompts import Prompt, answered_ids
+from cann_jax.data.prompts import Prompt
+from cann_jax.data.templates import answered_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.models.files.load import open_model
 from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model

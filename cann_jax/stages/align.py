@@ -17,22 +17,22 @@ from cann_jax.files.progress import track
 from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
-from cann_jax.run.run import Run, stage
-from cann_jax.run.pipeline import Stage
 from cann_jax.run.outputs import read_pairs
+from cann_jax.run.pipeline import Stage
+from cann_jax.run.run import Run, stage
 from cann_jax.run.stages import settings_of
 from cann_jax.run.training import ADAPTER, TRAINED, batching_of, spec_of
 from cann_jax.runtime.distributed import agreed
-from cann_jax.runtime.sharding import fetch
+from cann_jax.runtime.placement import fetch
 from cann_jax.stages.dual import read_multipliers, read_problem
 from cann_jax.stages.pair_scores import read_pair_scores
 from cann_jax.stages.sample import read_samples
 from cann_jax.stages.score import REWARD
-from cann_jax.training.accumulate import TrainState, start
 from cann_jax.training.checkpoints import load_weights, save_weights
-from cann_jax.training.data import PreferenceData
 from cann_jax.training.loop import Pace, fit
-from cann_jax.training.step import Spec, reference_step, train_step
+from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.preference_objective import Spec, reference_step, train_step
+from cann_jax.training.step import TrainState, start
 
 WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
 

@@ -12,11 +12,11 @@ from cann_jax.config.run import RunConfig
 from cann_jax.core import Constraint, Feasible, Problem, check_scores, prepare
 from cann_jax.files.atomic import read_json, read_table
 from cann_jax.files.errors import InfeasibleError
-from cann_jax.run.run import Run, stage
 from cann_jax.run.pipeline import Stage
+from cann_jax.run.run import Run, stage
 from cann_jax.run.stages import settings_of
 from cann_jax.runtime.distributed import is_first
-from cann_jax.runtime.sharding import alone
+from cann_jax.runtime.mesh import alone
 from cann_jax.stages.score import REWARD
 
 

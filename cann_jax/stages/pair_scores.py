@@ -4,8 +4,8 @@ import numpy as np
 
 from cann_jax.core.prepare import constraint_values
 from cann_jax.files.atomic import read_table, write_table
-from cann_jax.run.run import Run, stage
 from cann_jax.run.outputs import read_pairs
+from cann_jax.run.run import Run, stage
 from cann_jax.stages.dual import constraints_of, read_multipliers
 from cann_jax.stages.score import (
     REWARD,

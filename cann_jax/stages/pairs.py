@@ -8,12 +8,13 @@ from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.run import PREFERENCES
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import encode_pairs
-from cann_jax.data.pairs import PARTS, PreparedPairs, prepare_pairs
-from cann_jax.data.prompts import Template
-from cann_jax.files.atomic import fingerprint_json, write_bytes_atomic, write_table
+from cann_jax.data.prepared_pairs import PARTS, PreparedPairs, prepare_pairs
+from cann_jax.data.templates import Template
+from cann_jax.files.atomic import write_bytes_atomic, write_table
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.files.load import ModelFiles
-from cann_jax.run.run import Run, stage
 from cann_jax.run.pipeline import Stage
+from cann_jax.run.run import Run, stage
 
 CONTRADICTIONS = "contradictory.jsonl"
 

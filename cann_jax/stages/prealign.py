@@ -5,9 +5,9 @@ Each is a LoRA adapter beside the reference's weights, which scoring shares: thr
 
 from dataclasses import replace
 
-from cann_jax.config.scorers import ToPrealign
 from cann_jax.config.prealign import all_to_prealign
 from cann_jax.config.run import RunConfig, scorers_of
+from cann_jax.config.scorers import ToPrealign
 from cann_jax.config.training import AlignConfig
 from cann_jax.run.run import Run, stage
 from cann_jax.run.stages import settings_of

@@ -25,9 +25,9 @@ from cann_jax.sampling.shards import sample_shards
 from cann_jax.stages.align import WEIGHTS, export, starting_point, train, with_reference
 from cann_jax.stages.dual import constraints_of, problem_of, read_dual, read_multipliers
 from cann_jax.stages.score import load_scorers, reward_and_constraints, score_shards, scorers_identity
-from cann_jax.training.accumulate import start
 from cann_jax.training.checkpoints import load_weights, save_weights
-from cann_jax.training.data import PreferenceData
+from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.step import start
 
 ROUNDS, ROUND = "rounds.json", "round.json"
 SEED = 2_000_003  # times the round, added to the run's seed: no round repeats another's draws

@@ -1,6 +1,6 @@
 """K responses of the reference to every training prompt."""
 
-from cann_jax.data.prompts import EncodedPrompts
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.run.run import Run, stage
 from cann_jax.run.stages import settings_of

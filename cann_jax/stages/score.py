@@ -14,8 +14,9 @@ from cann_jax.config.prealign import to_prealign
 from cann_jax.config.run import RunConfig
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json, read_table, write_table
+from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.run.run import Run, stage
 from cann_jax.run.training import ADAPTER

@@ -12,25 +12,27 @@ from flax import nnx
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import labelled
-from cann_jax.data.pairs import Part, prepare_pairs
-from cann_jax.files.atomic import fingerprint_json, staged, write_json, writing
+from cann_jax.data.prepared_pairs import Part, prepare_pairs
+from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.export.score_model import export_score_model
 from cann_jax.models.files.load import ModelFiles, open_model
-from cann_jax.run.run import load_model, stage
 from cann_jax.run.outputs import read_pairs
+from cann_jax.run.run import load_model, stage
 from cann_jax.run.training import TRAINED
 from cann_jax.runtime.distributed import is_first
-from cann_jax.runtime.sharding import check_model, current_mesh, fetch, partition, place
+from cann_jax.runtime.mesh import current_mesh
+from cann_jax.runtime.placement import fetch, place
+from cann_jax.runtime.sharding import check_model, partition
 from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
-from cann_jax.training.accumulate import start
-from cann_jax.training.calibration import Accuracy, accuracy, reliability
+from cann_jax.training.calibration import Accuracy, accuracy, draw_reliability, reliability
 from cann_jax.training.checkpoints import save_weights
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.plots import draw_reliability
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_step import ScoreSpec, ScoreWeights, score_step, scores_of
+from cann_jax.training.score_objective import ScoreSpec, ScoreWeights, score_step, scores_of
+from cann_jax.training.step import start
 
 WEIGHTS, METRICS, RESULTS, RELIABILITY = "weights", "metrics.jsonl", "results.json", "reliability.png"
 MODEL = "model"

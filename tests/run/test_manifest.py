@@ -6,8 +6,9 @@ import pytest
 from etils import epath
 
 from cann_jax.config.run import SampleConfig
-from cann_jax.files.atomic import fingerprint_file, read_json, write_bytes_atomic
+from cann_jax.files.atomic import read_json, write_bytes_atomic
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file
 from cann_jax.run import manifest
 from cann_jax.run.manifest import (
     begin,

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from cann_jax.config.run import PromptsConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt, Turn, prompt_ids
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.responses import Responses
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.data.templates import prompt_ids
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.files.load import load_decoder, open_model
 
 PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
 TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]

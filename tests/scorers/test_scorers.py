@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax.config.run import PromptsConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt, prompt_ids
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from cann_jax.scorers import check_finite, load_scorer
 from cann_jax.stages.score import check_tables

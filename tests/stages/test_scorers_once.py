@@ -3,7 +3,8 @@
 import numpy as np
 
 from cann_jax.command_line.parser import parse_run
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.run.run import Run
 from cann_jax.scorers import Scored

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from cann_jax.command_line.parser import parse_run
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import step_width
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.run.training import batching_of
-from cann_jax.training.data import PreferenceData
+from cann_jax.training.preference_data import PreferenceData
 from tests.stages.setting import write_config
 
 PAIRS = 9

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from cann_jax.models.export.folder import export_folder
-from cann_jax.training.accumulate import TrainState, start
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
-from cann_jax.training.step import reference_step, train_step
+from cann_jax.training.preference_objective import reference_step, train_step
+from cann_jax.training.step import TrainState, start
 from tests.training.conftest import make_spec
 
 SEED = jax.random.key(7)

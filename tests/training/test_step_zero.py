@@ -10,15 +10,16 @@ from flax import nnx
 
 from cann_jax.command_line.parser import parse_run
 from cann_jax.config.run import RunConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.run.training import TRAINED, batching_of, spec_of
 from cann_jax.stages.align import with_reference
 from cann_jax.stages.prealign import trainings
-from cann_jax.training.accumulate import start
-from cann_jax.training.data import PreferenceData
-from cann_jax.training.step import train_step
+from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.preference_objective import train_step
+from cann_jax.training.step import start
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
 TRAININGS = {

@@ -18,7 +18,7 @@ from cann_jax.models.files import folder as sources
 from cann_jax.models.files.folder import Index, Reader, Readers
 from cann_jax.models.files.weight_names import expected_weights
 from cann_jax.models.layers import Lora
-from cann_jax.runtime.sharding import fetch
+from cann_jax.runtime.placement import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cann_jax.config.training import LoraConfig
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder

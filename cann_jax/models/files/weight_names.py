@@ -13,7 +13,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.families.family import FAMILIES, NORMS
-from cann_jax.runtime.sharding import fetch
+from cann_jax.runtime.placement import fetch
 
 
 @dataclass(frozen=True)

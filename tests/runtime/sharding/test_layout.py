@@ -15,7 +15,8 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import abstract_decoder, open_model
 from cann_jax.run.batches import batches_of
 from cann_jax.runtime import sharding
-from cann_jax.runtime.sharding import mesh_shape, parameter_specs, partition
+from cann_jax.runtime.mesh import mesh_shape
+from cann_jax.runtime.sharding import parameter_specs, partition
 from tests.stages.setting import write_config
 
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -85,7 +86,7 @@ def test_names_are_strict():
     assert partition(("batch", "any", "heads")) == PartitionSpec(("data", "fsdp"), None, ("tensor",))
     with pytest.raises(ValueError, match="no rule for the logical axis 'head'"):
         partition(("batch", "head"))
-    with pytest.raises(ValueError, match="ask twice for one mesh axis"):
+    with pytest.raises(ValueError, match="use one mesh axis twice"):
         partition(("heads", "intermediate"))
 
 

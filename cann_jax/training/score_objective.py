@@ -10,7 +10,7 @@ from flax import nnx
 
 from cann_jax.core.losses import bradley_terry_loss, cost_loss
 from cann_jax.models.logprobs import response_ends
-from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step, whole
+from cann_jax.training.step import TrainState, micro_batches, optimizer_step, whole
 
 
 class ScoreBatch(NamedTuple):

@@ -1,55 +1,16 @@
-"""Responses on disk and back; the order of prompts and responses as a function of (seed, step)."""
+"""The order of prompts and responses as a function of (seed, step)."""
 
 import numpy as np
 import pytest
 
-from cann_jax.data.preferences import (
-    drawn_labels,
-    extreme_responses,
-    prompts_of_step,
-    random_responses,
-    steps_in,
-)
-from cann_jax.data.prompts import EncodedPrompts, Prompt
-from cann_jax.data.responses import responses_from_table, responses_table
-from cann_jax.sampling.generate import Samples
-from tests.builders import tiny_tokenizer
-
-
-def test_responses_round_trip():
-    """The end token stays in the ids and leaves the text; an id equal to pad inside a response survives."""
-    tokenizer = tiny_tokenizer()
-    word = tokenizer("Hello", add_special_tokens=False)["input_ids"]
-    tokens = np.zeros((2, 2, 9), np.int32)
-    lengths = np.array([[len(word) + 1, 9], [1, 2]])
-    tokens[0, 0, : len(word) + 1] = [*word, 1]
-    tokens[0, 1] = 44
-    tokens[1, 0, 0] = 1
-    tokens[1, 1, :2] = [1, 45]
-    logps = np.where(np.arange(9) < lengths[..., None], -1.5, 0).astype(np.float32)
-    samples = Samples(tokens, lengths, logps, np.array([[True, False], [True, False]]))
-    prompts = EncodedPrompts(
-        (Prompt("0", "not in this shard"), Prompt("a", "Hi", "g"), Prompt("b", "Ho")),
-        (np.array([5]), np.array([0, 3], np.int32), np.array([0], np.int32)),
-    )
-    back = responses_from_table(responses_table(prompts, 1, samples, tokenizer), 9)
-    assert back.prompts.prompts == prompts.prompts[1:]
-    for ours, theirs in zip(back.prompts.ids, prompts.ids[1:], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(back.tokens, tokens)
-    np.testing.assert_array_equal(back.lengths, lengths)
-    np.testing.assert_array_equal(back.stopped, samples.stopped)
-    np.testing.assert_allclose(back.logps, -1.5 * lengths)
-    assert back.texts[0][0] == "Hello" and back.texts[1][0] == ""
-    assert back.prompt_texts() == ["Hi", "Hi", "Ho", "Ho"] and back.flat_texts()[0] == "Hello"
-    part = back.slice(1, 2)
-    assert part.shape == (1, 2) and part.prompts.prompts == prompts.prompts[2:]
+from cann_jax.training.batch_order import items_of_step, steps_in
+from cann_jax.training.preference_data import drawn_labels, extreme_responses, random_responses
 
 
 @pytest.mark.parametrize(("prompts", "size"), [(12, 4), (10, 4), (3, 8)])
 def test_every_prompt_is_seen_once_in_each_epoch(prompts, size):
     epochs = 3
-    steps = [prompts_of_step(step, prompts, size, 0) for step in range(steps_in(epochs, prompts, size))]
+    steps = [items_of_step(step, prompts, size, 0) for step in range(steps_in(epochs, prompts, size))]
     number, order = (np.concatenate(part) for part in zip(*steps, strict=True))
     for epoch in range(epochs):
         assert sorted(order[number == epoch]) == list(range(prompts))
@@ -58,7 +19,7 @@ def test_every_prompt_is_seen_once_in_each_epoch(prompts, size):
 
 def test_order_is_a_function_of_seed_and_step():
     def order(step, seed):
-        return prompts_of_step(step, 50, 10, seed)[1].tolist()
+        return items_of_step(step, 50, 10, seed)[1].tolist()
 
     assert order(3, 0) == order(3, 0)
     assert len({tuple(order(step, seed)) for step in (3, 8) for seed in (0, 1)}) == 4  # 3 and 8: other epochs
@@ -85,15 +46,13 @@ def test_steps_of_similar_length_still_see_everything_once_and_in_another_order(
     lengths = np.random.default_rng(0).integers(10, 500, 403)
     epochs = []
     for epoch in range(2):
-        steps = [
-            prompts_of_step(step, 403, 4, 0, lengths)[1] for step in range(101 * epoch, 101 * (epoch + 1))
-        ]
+        steps = [items_of_step(step, 403, 4, 0, lengths)[1] for step in range(101 * epoch, 101 * (epoch + 1))]
         epochs.append(np.array(steps))
     first = np.concatenate([epochs[0].ravel(), epochs[1].ravel()])[:403]
     assert sorted(first) == list(range(403))
     assert not np.array_equal(*epochs)
     longest = lengths[epochs[0]].max(1).sum()
-    shuffled = np.array([prompts_of_step(step, 403, 4, 0)[1] for step in range(101)])
+    shuffled = np.array([items_of_step(step, 403, 4, 0)[1] for step in range(101)])
     assert longest < 0.75 * lengths[shuffled].max(1).sum()
     # Lengths go up and down from step to step, not up within each window.
     assert 0.3 < (np.diff(lengths[epochs[0]].max(1)[:32]) > 0).mean() < 0.7

@@ -1,4 +1,4 @@
-"""The batches of preference optimisation: groups of responses to one prompt, and their labels."""
+"""The batches of preference optimization: groups of responses to one prompt, and their labels."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,16 +9,10 @@ import numpy as np
 from cann_jax.core import preference_probability
 from cann_jax.core.losses import smoothed
 from cann_jax.data.padding import bucketed, pad, step_width
-from cann_jax.data.preferences import (
-    drawn_labels,
-    extreme_responses,
-    prompts_of_step,
-    random_responses,
-    steps_in,
-)
 from cann_jax.data.responses import Responses
-from cann_jax.runtime.sharding import own_rows, place_rows
-from cann_jax.training.step import PreferenceBatch
+from cann_jax.runtime.placement import own_rows, place_rows
+from cann_jax.training.batch_order import items_of_step, steps_in
+from cann_jax.training.preference_objective import PreferenceBatch
 
 
 @dataclass(frozen=True)
@@ -53,14 +47,14 @@ class Batching:
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """Everything that a step's batch is made of; what trains on what differs in this alone.
+    """Everything that batches are made of; MoCAN, PeCAN and the DPO baselines differ in this alone.
 
     Args:
-        batching: How steps are made of it.
+        batching: How batches are made of it.
         responses: The reference's samples, or the two responses of each pair of a data set.
         reward: (N, K) r_λ; for human preferences 1 for the preferred response and 0 for the other.
-        reference: (N, K) log π_ref(y|x) as training computes it; NaN where no step asks.
-        scores: What r_λ is made of, (N, K) by name; only shown to people.
+        reference: (N, K) log π_ref(y|x) as training computes it; NaN where no step reads it.
+        scores: The (N, K) terms of r_λ by name; for display only.
     """
 
     batching: Batching
@@ -71,13 +65,14 @@ class PreferenceData:
 
     @property
     def steps(self) -> int:
+        """Number of steps in all epochs."""
         return steps_in(self.batching.epochs, self.responses.shape[0], self.batching.prompts_per_step)
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
+        """Return the prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
         how, (prompts, count) = self.batching, self.responses.shape
         lengths = self.lengths if how.ragged else None
-        epochs, chosen = prompts_of_step(step, prompts, how.prompts_per_step, how.seed, lengths)
+        epochs, chosen = items_of_step(step, prompts, how.prompts_per_step, how.seed, lengths)
         if how.selection == "extremes":
             return chosen[:, None], extreme_responses(self.reward[chosen], how.group_size)
         drawn = [
@@ -88,7 +83,7 @@ class PreferenceData:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(N,) tokens of each prompt with its responses."""
+        """Tokens (N,) of each prompt with its responses."""
         return self.responses.lengths.sum(1) + [len(ids) for ids in self.responses.prompts.ids]
 
     @cached_property
@@ -96,7 +91,7 @@ class PreferenceData:
         return bucketed(list(self.responses.prompts.ids))[0].shape[1]
 
     def batch(self, step: int) -> PreferenceBatch:
-        """The step's batch on the mesh in use; each host makes the rows that its devices hold."""
+        """Return the batch of a step on the current mesh; each host makes the rows that its devices hold."""
         rows, columns = self.places(step)
         widths, mine = self.widths(rows, columns), own_rows(len(rows))
         rows, columns = rows[mine], columns[mine]
@@ -113,7 +108,10 @@ class PreferenceData:
         return place_rows(batch, self.batching.prompts_per_step)
 
     def widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
-        """Of prompts and responses: what this step needs, or all alike, so that one shape is compiled."""
+        """Return the padded widths of the prompts and the responses of a step.
+
+        Unless the batching is ragged they are the same for all steps, so that one shape is compiled.
+        """
         if not self.batching.ragged:
             return self._prompt_width, self.responses.tokens.shape[2]
         longest = max(len(self.responses.prompts.ids[row]) for row in rows[:, 0])
@@ -125,7 +123,7 @@ class PreferenceData:
         return np.pad(tokens, ((0, 0), (0, 0), (0, room)))[:, :, :width]
 
     def labels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """(B, R, R) labels of all pairs of the groups at ``places``."""
+        """Return the labels (B, R, R) of all pairs of the groups at these ``places``."""
         how, reward = self.batching, self.reward[rows, columns]
         first, second = reward[:, :, None], reward[:, None, :]
         if how.label_temperature > 0:
@@ -137,7 +135,7 @@ class PreferenceData:
         return smoothed(labels, how.label_smoothing)
 
     def show_pairs(self, count: int = 3) -> None:
-        """Print a few decoded pairs with their scores, r_λ and which one won."""
+        """Print a few decoded pairs with their scores, r_λ and the probability of each response."""
         rows, columns = self.places(0)
         labels = self.labels(rows, columns)
         for row in range(min(count, len(rows))):
@@ -148,6 +146,49 @@ class PreferenceData:
 
     def _show(self, prompt: int, response: int, probability: float) -> None:
         scores = {**self.scores, "r_λ": self.reward}
-        said = ", ".join(f"{name} {values[prompt, response]:.3g}" for name, values in scores.items())
+        shown = ", ".join(f"{name} {values[prompt, response]:.3g}" for name, values in scores.items())
         text = " ".join(self.responses.texts[prompt][response].split())
-        print(f"  {probability:.0%} preferred, {said}: {text[:100]}")
+        print(f"  {probability:.0%} preferred, {shown}: {text[:100]}")
+
+
+def extreme_responses(pseudo_reward: np.ndarray, size: int) -> np.ndarray:
+    """Return the indices (N, size) of the highest and lowest pseudo-rewards, half and half, by rank.
+
+    A fit shrinks towards what it can explain; the ends of the scale carry more of it than the middle
+    (docs/quickstart_study.md measures by how much).
+    """
+    order = np.argsort(-pseudo_reward, axis=1, kind="stable")
+    high = -(-size // 2)
+    return np.concatenate([order[:, :high], order[:, pseudo_reward.shape[1] - (size - high) :]], axis=1)
+
+
+def random_responses(prompt: int, responses: int, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Return (size,) indices without replacement, a function of (seed, epoch, prompt)."""
+    return np.random.default_rng([seed, int(epoch), int(prompt), 1]).permutation(responses)[:size]
+
+
+def drawn_labels(
+    probabilities: np.ndarray, prompts: np.ndarray, responses: np.ndarray, seed: int
+) -> np.ndarray:
+    """Draw each label once from its probability, the same whenever the pair comes back.
+
+    Args:
+        probabilities: (B, R, R) P(i ≻ j).
+        prompts: (B,) indices of the prompts.
+        responses: (B, R) indices of the responses.
+        seed: The draw is a function of (seed, prompt, pair of responses).
+
+    Returns:
+        (B, R, R) 0 or 1, where (i, j) and (j, i) are one draw; the diagonal is unchanged.
+    """
+    labels = np.array(probabilities)
+    for row, (prompt, chosen) in enumerate(zip(prompts, responses, strict=True)):
+        low, high = np.minimum.outer(chosen, chosen), np.maximum.outer(chosen, chosen)
+        # One stream per prompt, and in it one place per pair, whatever else is in the group.
+        places = high * (high + 1) // 2 + low
+        draw = np.random.default_rng([seed, int(prompt), 2]).random(places.max() + 1)[places]
+        # Of two responses, the first in the table wins where the draw is below its probability.
+        first = chosen[:, None] < chosen[None, :]
+        wins = np.where(first, draw < probabilities[row], draw >= probabilities[row].T)
+        labels[row] = np.where(np.eye(len(chosen), dtype=bool), labels[row], wins)
+    return labels
