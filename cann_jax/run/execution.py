@@ -1,7 +1,8 @@
 """Runs stages: skips what is fresh, makes anew what is not, and refuses stale inputs."""
 
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,9 @@ def plan(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> list[
     """
     planned: dict[str, Planned] = {}
     for stage in stages:
-        anew = [each.name for each in inputs_of(stage, run.pipeline, run.config) if not planned[each.name].fresh]
+        anew = [
+            each.name for each in inputs_of(stage, run.pipeline, run.config) if not planned[each.name].fresh
+        ]
         if anew:
             begun = stage_state(run.folder / stage.name, {}).state != "unfinished"
             lines = tuple(f"inputs.{name}: computed again" for name in anew) if begun else ()
@@ -138,7 +141,12 @@ def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
 
 
 def enter(
-    folder: epath.Path, expected: Record, writes: Iterable[str], name: str, verify: bool, in_parts: bool = False
+    folder: epath.Path,
+    expected: Record,
+    writes: Iterable[str],
+    name: str,
+    verify: bool,
+    in_parts: bool = False,
 ) -> bool:
     """Prepare a stage's folder; return whether there is work to do, and print why."""
     state = stage_state(folder, expected, writes, verify=verify)
@@ -164,3 +172,35 @@ def leave(folder: epath.Path, expected: Record, writes: Iterable[str], name: str
     if distributed.is_first():
         commit(folder, expected, writes)
     distributed.barrier(f"stage {name} ends")
+
+
+@contextmanager
+def run_part(
+    run: ModelRun[Any],
+    name: str,
+    part: str,
+    sections: Iterable[str],
+    own: Mapping[str, Any],
+    writes: Iterable[str],
+) -> Iterator[epath.Path | None]:
+    """Enter one part of a stage ``in_parts``: its folder, committed on the way out; None where it is fresh.
+
+    Args:
+        run: The run.
+        name: The stage.
+        part: The part, and its folder below the stage's.
+        sections: Sections of the configuration, of those that the stage reads, that this part depends on.
+        own: Settings of this part alone.
+        writes: Patterns of its outputs.
+    """
+    stage = next(stage for stage in run.pipeline if stage.name == name)
+    wanted, folder, label = set(sections), run.folder / name / part, f"{name}/{part}"
+    shared = {
+        key: value for key, value in settings_of(stage, run.config).items() if key.partition(".")[0] in wanted
+    }
+    expected = expectation(label, {**shared, **own}, expected_of(run, stage)["inputs"])
+    if not enter(folder, expected, writes, label, verify=True):
+        yield None
+        return
+    yield folder
+    leave(folder, expected, writes, label)

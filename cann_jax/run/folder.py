@@ -10,7 +10,9 @@ from cann_jax.files.atomic import is_remote, write_json
 from cann_jax.files.errors import InputError
 from cann_jax.runtime import distributed
 
-CONFIG = "config.json"  # the last configuration that the run was started with; also marks the folder as a run's
+CONFIG = (
+    "config.json"  # the last configuration that the run was started with; also marks the folder as a run's
+)
 
 
 @contextmanager

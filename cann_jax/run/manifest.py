@@ -132,9 +132,14 @@ def commit_fingerprint(folder: epath.PathLike) -> str | None:
     if not path.exists():
         return None
     made = read_json(path)
-    return fingerprint_json(
-        {**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}}
-    )
+    return fingerprint_json({**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}})
+
+
+def committed_outputs(folder: epath.PathLike, patterns: Iterable[str]) -> list[str]:
+    """Return the first output of each pattern that a stage committed, relative to its folder."""
+    path = epath.Path(folder) / MANIFEST
+    names = list(read_json(path)[OUTPUTS]) if path.exists() else []
+    return [found[0] for pattern in patterns if (found := matching(names, (pattern,)))]
 
 
 def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

@@ -19,7 +19,9 @@ def encoded_prompts(run: Run, part: Part) -> EncodedPrompts:
         config = run.config
         path = config.prompts.train if part == "train" else config.prompts.heldout
         room = run.files.config.max_positions - config.sample.max_new_tokens
-        prompts = _prompts_of_pairs(run, part) if path == PREFERENCES else read_prompts(path, config.prompts.limit)
+        prompts = (
+            _prompts_of_pairs(run, part) if path == PREFERENCES else read_prompts(path, config.prompts.limit)
+        )
         run.encoded[part] = encode_prompts(prompts, run.files.tokenizer, config.prompts, room)
     return run.encoded[part]
 

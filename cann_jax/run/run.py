@@ -11,13 +11,14 @@ from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig
-from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prepared_pairs import Part, PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE
-from cann_jax.run.stages import Pipeline
+from cann_jax.run.stages import Pipeline, stages_of
 from cann_jax.runtime.sharding import check_model, current_mesh
 
 C = TypeVar("C", RunConfig, ScoreModelConfig)
@@ -42,6 +43,11 @@ class ModelRun(ABC, Generic[C]):
         return epath.Path(self.config.run_dir) / self.config.name
 
     @property
+    def stages(self) -> Pipeline:
+        """The stages that this run has, in their order."""
+        return stages_of(self.pipeline, self.config)
+
+    @property
     @abstractmethod
     def template(self) -> Template:
         """The settings by which prompts are written."""
@@ -49,7 +55,9 @@ class ModelRun(ABC, Generic[C]):
     @property
     def preferences(self) -> PreferencesConfig:
         """The settings of the preference pairs, in runs that have them."""
-        assert self.config.preferences is not None, "the pipeline asks for pairs only where they are configured"
+        assert self.config.preferences is not None, (
+            "the pipeline asks for pairs only where they are configured"
+        )
         return self.config.preferences
 
     @cached_property
@@ -84,6 +92,10 @@ class Run(ModelRun[RunConfig]):
     """An alignment."""
 
     pipeline = PIPELINE
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self.encoded: dict[Part, EncodedPrompts] = {}  # filled by run/prompts.py
 
     @property
     def template(self) -> Template:

@@ -15,7 +15,8 @@ from cann_jax.config.run import PromptsConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import LAYOUTS, export_score_model
 from cann_jax.scorers import load_scorer
-from cann_jax.stages.score_model import ScoreRun, heldout_scores, spec_of, starting_point
+from cann_jax.stages.score_model import ScoreRun, heldout_scores, starting_point
+from cann_jax.run.training import spec_of
 from cann_jax.training.checkpoints import load_weights
 from tests.data.preference_files import pku_row, write_lines
 from tests.processes import finish, start, start_together

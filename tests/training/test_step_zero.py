@@ -16,7 +16,7 @@ from cann_jax.data.responses import Responses
 from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.run.training import TRAINED, batching_of, spec_of
 from cann_jax.stages.align import with_reference
-from cann_jax.stages.prealign import trainings
+from cann_jax.dry_run.run import trainings
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import train_step
 from cann_jax.training.step import start
