@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax.command_line.parser import Options, parse_run, run_command
+from cann_jax.command_line.errors import run_command
+from cann_jax.command_line.run_options import Options, parse_run
 from cann_jax.run.run import Run, check_folder, open_folder
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import keep_compilations
@@ -20,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the stages asked for, or check them with ``--dry_run``.
 
     Raises:
-        InputError: one line that says what is wrong and how to mend it.
+        InputError: One line that says what is wrong and how to fix it.
     """
     config, options = parse_run(argv)
     keep_compilations()
@@ -40,7 +41,7 @@ def _run(run: Run, options: Options) -> None:
         _stage(name)(run)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     if "evaluate" in options.stages:
-        from cann_jax.report import write_report
+        from cann_jax.reporting import write_report
 
         if distributed.is_first():
             with alone():

@@ -4,11 +4,12 @@ import contextlib
 import difflib
 import functools
 import math
+import operator
 import textwrap
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -39,7 +40,7 @@ def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
     Raises:
         SchemaError: An unknown key (names the nearest valid one), a missing one or a value of another type.
     """
-    hints, items = get_type_hints(cls), fields(cast(Any, cls))
+    hints, items = get_type_hints(cls, include_extras=True), fields(cast(Any, cls))
     absent_sections: dict = {f.name: {} for f in items if is_required(f) and is_dataclass(hints[f.name])}
     values = {**absent_sections, **_as_mapping(values, key)}
     for name in values:
@@ -82,6 +83,8 @@ def named_section_type(hint: Any) -> type | None:
 
 def type_name(hint: Any) -> str:
     """What a value of this type must be, in words."""
+    if get_origin(hint) is Annotated:
+        return type_name(get_args(hint)[0])
     if _is_union(hint):
         return " or ".join(type_name(member) for member in get_args(hint))
     if get_origin(hint) is Literal:
@@ -145,6 +148,12 @@ def _as_mapping(value: Any, key: str) -> Mapping:
 
 
 def _leaf(hint: Any, value: Any, key: str) -> Any:
+    if get_origin(hint) is Annotated:
+        plain, *ranges = get_args(hint)
+        result = _leaf(plain, value, key)
+        for each in ranges:
+            _check_range(each, result, key)
+        return result
     if value is None:  # jsonargparse takes None for every type
         raise _wrong(value, key, type_name(hint))
     try:
@@ -154,6 +163,18 @@ def _leaf(hint: Any, value: Any, key: str) -> Any:
     if isinstance(result, float) and not math.isfinite(result):
         raise _wrong(value, key, type_name(hint))
     return result
+
+
+def _check_range(bounds: Any, value: Any, key: str) -> None:
+    for name, words, holds in (
+        ("gt", "greater than", operator.gt),
+        ("ge", "at least", operator.ge),
+        ("lt", "less than", operator.lt),
+        ("le", "at most", operator.le),
+    ):
+        bound = getattr(bounds, name, None)
+        if bound is not None and not holds(value, bound):
+            raise _wrong(value, key, f"{words} {bound}")
 
 
 @functools.cache

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cann_jax.analysis import write
 from cann_jax.analysis.analyse import analyse
-from cann_jax.analysis.plots import draw
-from cann_jax.analysis.words import infeasible_message, warnings
+from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
+from cann_jax.analysis.result_files import write_results
 from cann_jax.config.run import RunConfig
 from cann_jax.core import Constraint, Feasible, Problem, check_scores, prepare
 from cann_jax.files.atomic import read_json, read_table
@@ -44,10 +43,9 @@ def _solve(run: Run, work: Stage) -> None:
         problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
     )
     said = warnings(found, check_scores(problem.scores, problem.names))
-    write.print_table(found, said)
-    write.write_json(work.output("dual.json"), found, said)
-    write.write_curve(work.output("curve.parquet"), found)
-    draw(work.output("dual.png"), found)
+    print_analysis(found, said)
+    for name in write_results(work.folder, found, said):
+        work.output(name)
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
         raise InfeasibleError(infeasible_message(found))
 
