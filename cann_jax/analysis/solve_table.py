@@ -1,15 +1,11 @@
 """Solve the dual problem of a score table held in memory: print the analysis and write its files."""
 
-import importlib
 import threading
 
-from etils import epath
-
-from cann_jax.analysis.analyse import analyse
+from cann_jax.analysis.analyse import Analysis, analyse
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, group_members, names_asked
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.result_files import write_results
 from cann_jax.analysis.tables import Columns, prompt_weights, read_scores
 from cann_jax.core import Feasible, Problem, check_scores, prepare
 from cann_jax.files.errors import InfeasibleError
@@ -24,16 +20,26 @@ def solve_table(path: str, flags: DualFlags) -> None:
     """
     if flags.out:
         # A second of imports, most of it while XLA compiles.
-        threading.Thread(target=importlib.import_module, args=["matplotlib.figure"], daemon=True).start()
+        threading.Thread(target=_import_matplotlib, daemon=True).start()
     problem = read_problem(path, flags)
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed)
     notes = warnings(found, check_scores(problem.scores, problem.names))
     print_analysis(found, notes)
     if flags.out:
-        first, *others = write_results(epath.Path(flags.out), found, notes)
-        print(f"written: {', '.join([str(epath.Path(flags.out) / first), *others])}")
+        _write(flags.out, found, notes)
     if found.feasible == Feasible.NO:
         raise InfeasibleError(infeasible_message(found))
+
+
+def _write(folder: str, found: Analysis, notes: list[str]) -> None:
+    from cann_jax.analysis.result_files import write_results
+
+    written = write_results(folder, found, notes)
+    print(f"written: {folder}/{', '.join(written)}")
+
+
+def _import_matplotlib() -> None:
+    import cann_jax.analysis.result_files  # noqa: F401
 
 
 def read_problem(path: str, flags: DualFlags) -> Problem:

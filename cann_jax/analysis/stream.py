@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from cann_jax.analysis.as_json import solution_json
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, names_asked
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.result_files import solution_json
 from cann_jax.analysis.tables import require
 from cann_jax.core import Constraint, Feasible, Scores, Targets
 from cann_jax.core.passes import StreamedSolution, solve_by_passes
