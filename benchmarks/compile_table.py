@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cann_jax.dry_run.slices.chips import slice_of
+from cann_jax.dry_run.slices.table import collectives_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -151,16 +152,13 @@ def title(row: Row) -> str:
 def cells(row: Row, found: dict[str, Any]) -> list[str]:
     where = slice_of(row.topology)
     sizes = [f"{found[key] / 1e9:.2f}" for key in ("arguments", "temporaries", "peak")]
-    moved, received = found["moved"], found["moved"]["received"]
-    kinds = ", ".join(
-        f"{count:,.0f} {kind} {received[kind] / 1e9:.2f} GB" for kind, count in moved["count"].items()
-    )
+    moved, kinds = found["moved"], collectives_text(found["moved"])
     seconds = [f"{found[key]:.3f}" for key in ("compute", "memory", "interconnect")]
     took = f"{found['compile_seconds']:.0f} ({found['cpu_seconds']:.0f})"
     return [
         *(MODELS[row.model], row.tuned, f"{row.topology} ({where.cloud_name})", str(row.prompts)),
         *(*sizes[:2], f"{sizes[2]} of {where.chip.memory / 1e9:.0f}", f"{found['flops'] / 1e12:.1f}"),
-        *(f"{moved['memory'] / 1e9:.1f}", f"{sum(received.values()) / 1e9:.1f}", kinds, *seconds),
+        *(f"{moved['memory'] / 1e9:.1f}", f"{sum(moved['received'].values()) / 1e9:.1f}", kinds, *seconds),
         f"{found['mfu_bound']:.0%} ({found['bound']})" if "mfu_bound" in found else f"({found['bound']})",
         took if found["machine_code"] else f"no machine code: {took}",
     ]

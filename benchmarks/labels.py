@@ -25,7 +25,7 @@ from flax import nnx
 from scipy import stats
 
 from cann_jax import train
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.run import Run
 from cann_jax.run.training import batching_of, spec_of

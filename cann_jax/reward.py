@@ -8,8 +8,13 @@ from collections.abc import Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax.command_line.parser import ScoreModelCommand, parse_score_model, run_command
-from cann_jax.config.score_model import ScoreModelConfig
+from cann_jax.command_line.commands import RewardFlags
+from cann_jax.command_line.errors import run_command
+from cann_jax.command_line.run_options import parse_score_model
+from cann_jax.run.batches import batches_of
+from cann_jax.run.execution import run_stages
+from cann_jax.run.folder import check_folder, open_folder
+from cann_jax.run.run import ScoreModelRun
 from cann_jax.runtime.compilation import keep_compilations
 from cann_jax.runtime.session import session
 
@@ -18,27 +23,25 @@ def main(argv: Sequence[str]) -> None:
     """Prepare the pairs, train, judge on held-out pairs, export; or check all that with ``--dry_run``.
 
     Raises:
-        InputError: one line that says what is wrong and how to mend it.
+        InputError: One line that says what is wrong and how to fix it.
     """
-    config, asked = parse_score_model(argv)
+    config, flags = parse_score_model(argv)
     keep_compilations()
-    with session(config, {"pairs_per_step / accumulation": config.pairs_per_step // config.accumulation}):
-        _run(config, asked)
+    with session(config, batches_of(config)):
+        _run(ScoreModelRun(config), flags)
 
 
-def _run(config: ScoreModelConfig, asked: ScoreModelCommand) -> None:
-    from cann_jax.run.folder import check_folder, open_folder
-    from cann_jax.stages.score_model import ScoreRun, run_score_model
-
-    began, run = time.monotonic(), ScoreRun(config)
-    if asked.dry_run:
+def _run(run: ScoreModelRun, flags: RewardFlags) -> None:
+    if flags.dry_run:
         from cann_jax.dry_run.score_model import dry_run_score_model
 
         check_folder(run.folder)
-        return dry_run_score_model(run, asked.model_config)
-    open_folder(run)
-    run_score_model(run)
-    print(f"{config.name}: {time.monotonic() - began:.0f} s", flush=True)
+        return dry_run_score_model(run, flags.model_config)
+    open_folder(run.folder, run.config)
+    start = time.monotonic()
+    for stage in run_stages(run, run.stages, verify=flags.verify):
+        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
+        start = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from cann_jax.command_line.parser import Options, parse_run, run_command
+from cann_jax.command_line.errors import run_command
+from cann_jax.command_line.run_options import Options, parse_run
 from cann_jax.run.batches import batches_of
+from cann_jax.run.checks import run_checked_stages
 from cann_jax.run.folder import check_folder, open_folder
 from cann_jax.run.run import Run
 from cann_jax.runtime import distributed
@@ -22,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the stages asked for, or check them with ``--dry_run``.
 
     Raises:
-        InputError: one line that says what is wrong and how to mend it.
+        InputError: One line that says what is wrong and how to fix it.
     """
     config, options = parse_run(argv)
     keep_compilations()
@@ -35,25 +37,17 @@ def _run(run: Run, options: Options) -> None:
         from cann_jax.dry_run.run import dry_run
 
         check_folder(run.folder)
-        return dry_run(run, options.model_config)
-    open_folder(run)
-    for name in options.stages:
+        return dry_run(run, options.stages, options.model_config)
+    open_folder(run.folder, run.config)
+    start = time.monotonic()
+    for stage in run_checked_stages(run, options.stages, verify=options.verify):
+        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
         start = time.monotonic()
-        _stage(name)(run)
-        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    if "evaluate" in options.stages:
+    if run.stages[-1] in options.stages and distributed.is_first():
         from cann_jax.reporting import write_report
 
-        if distributed.is_first():
-            with alone():
-                write_report(run)
-
-
-def _stage(name: str) -> Callable[[Run], None]:
-    """The stage's function; imported only when it runs, so that a cheap stage starts quickly."""
-    from importlib import import_module
-
-    return getattr(import_module(f"cann_jax.stages.{name}"), f"run_{name}")
+        with alone():
+            write_report(run)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A score table to try the command on: ``python -m cann_jax.analysis.example scores.parquet``.
+"""A score table to try the dual command on: ``python -m cann_jax.dual --example scores.parquet``.
 
-How the numbers are made. Half of the prompts are everyday ones, half invite harm. A response has a latent
+Half of the prompts are everyday ones, half invite harm. A response has a latent
 harmfulness a, normal around 0 on everyday prompts and around 1 on inviting ones, and a latent quality q.
 
-* ``reward`` = q + 0.6·a + a level of the prompt: a harmful answer to an inviting prompt pleases its asker.
+* ``reward`` = q + 0.6·a + a level of the prompt: a harmful answer to an inviting prompt pleases who asks.
 * ``safe`` = −2·a + noise: minus a cost, so larger is better; on inviting prompts it is low and varies most.
 * ``polite`` = −0.5·a + 0.3·q + noise.
 * ``group`` is ``everyday`` or ``inviting``.
@@ -11,16 +11,15 @@ harmfulness a, normal around 0 on everyday prompts and around 1 on inviting ones
 All noise is Gaussian, so the tilted policy is close to the Gaussian closed form of ``docs/dual.md``.
 """
 
-import sys
-
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cann_jax.files.errors import InputError
 
 
 def example_table(prompts: int = 200, responses: int = 64, seed: int = 0) -> pa.Table:
-    """A long table, a row for each response, scores rounded to three decimals (recipe: module)."""
+    """Return a long table: one row for each response, scores rounded to three decimals."""
     rng = np.random.default_rng(seed)
     inviting = np.arange(prompts) % 2 == 1
     harm = rng.normal(size=(prompts, responses)) * np.where(inviting, 1.0, 0.4)[:, None] + inviting[:, None]
@@ -43,19 +42,14 @@ def example_table(prompts: int = 200, responses: int = 64, seed: int = 0) -> pa.
     )
 
 
-def main(arguments: list[str]) -> None:
-    """Write the table to the one path given."""
-    import pyarrow.parquet as pq
+def write_example(path: str) -> None:
+    """Write the example table to a Parquet file and print a command to try on it.
 
-    if len(arguments) != 1 or not arguments[0].endswith(".parquet"):
-        raise InputError("give one path that ends in .parquet, for the example table to be written to")
+    Raises:
+        InputError: The path does not end in .parquet.
+    """
+    if not path.endswith(".parquet"):
+        raise InputError(f"--example {path}: give a path that ends in .parquet")
     table = example_table()
-    pq.write_table(table, arguments[0], compression="zstd")
-    print(f"{table.num_rows} rows; try: python -m cann_jax.dual --scores {arguments[0]} --margin safe=1")
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    pq.write_table(table, path, compression="zstd")
+    print(f"{table.num_rows} rows; try: python -m cann_jax.dual --scores {path} --margin safe=1")

@@ -4,19 +4,19 @@ import io
 
 import numpy as np
 from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.core import Feasible, tilted_weights
 from cann_jax.files.atomic import write_bytes_atomic
 
-SHOWN = 4000  # responses in the cloud; more are only ink
+SHOWN = 4000  # responses in the cloud; more would only overlap
 
 
-def draw(path: epath.PathLike, found: Analysis) -> None:
-    """Three panels for the first constraint."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def draw_analysis(path: epath.PathLike, found: Analysis) -> None:
+    """Draw three panels for the first constraint: dual curve, trade-off, and scores with weights under λ*."""
     figure = Figure(figsize=(13, 4))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(0.05, 0.13, 0.99, 0.92, wspace=0.22)  # solving a layout takes half a second
@@ -33,7 +33,7 @@ def _reached(found: Analysis) -> np.ndarray:
     return np.asarray(found.by_margin.solutions.feasible) == Feasible.YES
 
 
-def _dual_curve(axes, found: Analysis) -> None:
+def _dual_curve(axes: Axes, found: Analysis) -> None:
     name, kept = found.problem.names[0], _reached(found)
     multipliers = found.by_margin.solutions.multipliers[kept, 0]
     axes.plot(found.by_margin.margins[kept, 0], multipliers, color="C0")
@@ -53,7 +53,7 @@ def _dual_curve(axes, found: Analysis) -> None:
     axes.legend()
 
 
-def _trade_off(axes, found: Analysis) -> None:
+def _trade_off(axes: Axes, found: Analysis) -> None:
     name, kept = found.problem.names[0], _reached(found)
     solutions = found.by_margin.solutions
     axes.plot(solutions.predicted_improvement[kept, 0], solutions.predicted_reward[kept], color="C0")
@@ -64,7 +64,7 @@ def _trade_off(axes, found: Analysis) -> None:
     axes.set(xlabel=f"predicted improvement of {name}", ylabel="predicted reward", title="Trade-off")
 
 
-def _cloud(axes, found: Analysis) -> None:
+def _cloud(axes: Axes, found: Analysis) -> None:
     scores, name = found.problem.scores, found.problem.names[0]
     multipliers = np.where(np.isfinite(found.solution.multipliers), found.solution.multipliers, 0)
     weights = np.asarray(tilted_weights(multipliers.astype(np.float32), scores, found.beta))

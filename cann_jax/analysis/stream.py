@@ -1,56 +1,70 @@
-"""``--stream``: a long Parquet table larger than memory, its rows sorted by prompt, in passes."""
+"""Solve the dual problem of a long Parquet table larger than memory, its rows sorted by prompt, in passes."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.analysis import arguments as flags
+from cann_jax.analysis.as_json import solution_json
+from cann_jax.analysis.constraints import clip_bounds, constraints_asked, names_asked
+from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.tables import require
-from cann_jax.analysis.write import solution_json
 from cann_jax.core import Constraint, Feasible, Scores, Targets
+from cann_jax.core.solver.stream import StreamedSolution
+from cann_jax.core.passes import solve_by_passes
 from cann_jax.core.prepare import constraint_values, target_values
-from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, InputError
 
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
 
 
-def run_stream(arguments) -> None:
-    """Solve a streamed table, print it, and write ``dual.json`` under ``--out``.
+def solve_stream(path: str, flags: DualFlags) -> None:
+    """Solve a streamed table, print the solution, and write ``dual.json`` to ``--out``.
 
     Raises:
-        InputError: not a long Parquet table sorted by prompt, or constraints that need it in memory.
-        InfeasibleError: margins out of reach.
+        InputError: The table is not a long Parquet table sorted by prompt, or the constraints need it in
+            memory.
+        InfeasibleError: The margins are out of reach.
     """
-    path = Path(arguments.scores)
-    if path.suffix != ".parquet" or not path.is_file():
-        raise InputError(f"{path}: --stream reads one long .parquet file; give an existing one")
-    if arguments.groups or arguments.prompt_weights or any("@" in g for g in arguments.margin):
-        raise InputError("--stream takes no groups and no prompt weights; solve such tables in memory")
-    names = flags.named_scores(arguments)
-    if not names:
-        raise InputError("--stream needs names: write --margin NAME=VALUE")
-    require(str(path), [arguments.prompt, arguments.reward, *names], pq.read_schema(path).names)
-    constraints = flags.constraints(arguments, names)
-    bounds = flags.clip_bounds(arguments).get(arguments.reward)
-    reader = _Reader(path, arguments.prompt, arguments.reward, constraints, bounds)
+    file = Path(path)
+    names = _checked_names(file, flags)
+    constraints = constraints_asked(flags, names)
+    bounds = clip_bounds(flags).get(flags.reward)
+    reader = _Reader(file, flags.prompt, flags.reward, constraints, bounds)
     targets = Targets(
         values=np.asarray(target_values(constraints), np.float32),
         is_level=np.asarray([c.margin is None for c in constraints]),
         members=None,
         shares=np.ones(len(constraints), np.float32),
     )
-    found = solve_stream(reader.chunks, targets, arguments.beta)
-    _report(found, constraints, arguments)
+    found = solve_by_passes(reader.chunks, targets, flags.beta)
+    _print_solution(found, constraints)
+    if flags.out:
+        content = _as_json(found, constraints, flags.beta)
+        write_json(epath.Path(flags.out) / "dual.json", content)
+    if found.solution.feasible == Feasible.NO:
+        raise InfeasibleError("margins out of reach on these responses; ask for less (largest: above)")
 
 
-def _report(found: StreamedSolution, constraints: list[Constraint], arguments) -> None:
-    verdict = Feasible(int(found.solution.feasible))
+def _checked_names(file: Path, flags: DualFlags) -> list[str]:
+    """Return the names of the constraint scores, after checking that the table can be streamed."""
+    if file.suffix != ".parquet" or not file.is_file():
+        raise InputError(f"{file}: --stream reads one long .parquet file; give an existing one")
+    if flags.groups or flags.prompt_weights or any("@" in goal for _, goal in flags.goals):
+        raise InputError("--stream takes no groups and no prompt weights; solve such tables in memory")
+    names = names_asked(flags)
+    if not names:
+        raise InputError("--stream needs names: write --margin NAME=VALUE")
+    require(str(file), [flags.prompt, flags.reward, *names], pq.read_schema(file).names)
+    return names
+
+
+def _print_solution(found: StreamedSolution, constraints: list[Constraint]) -> None:
     for j, constraint in enumerate(constraints):
         print(
             f"{constraint.name}: margin {found.margins[j]:.4g}, largest {found.largest_margin[j]:.4g}, "
@@ -58,20 +72,23 @@ def _report(found: StreamedSolution, constraints: list[Constraint], arguments) -
             f"improvement {found.solution.predicted_improvement[j]:.4g}"
         )
     print(
-        f"feasible: {verdict.name.lower()}   converged: {str(bool(found.solution.converged)).lower()}   "
+        f"feasible: {_verdict(found)}   converged: {str(bool(found.solution.converged)).lower()}   "
         f"KL {found.solution.kl:.3g} nats   {found.prompts} prompts in {found.passes} passes"
     )
-    if arguments.out:
-        content = solution_json(found.solution) | {
-            "feasible": verdict.name.lower(),
-            "constraints": [c.name for c in constraints],
-            "beta": arguments.beta,
-            "margins": found.margins.tolist(),
-            "largest_margin": found.largest_margin.tolist(),
-        }
-        write_json(epath.Path(arguments.out) / "dual.json", content)
-    if verdict == Feasible.NO:
-        raise InfeasibleError("margins out of reach on these responses; ask for less (largest: above)")
+
+
+def _as_json(found: StreamedSolution, constraints: list[Constraint], beta: float) -> dict[str, Any]:
+    return solution_json(found.solution) | {
+        "feasible": _verdict(found),
+        "constraints": [constraint.name for constraint in constraints],
+        "beta": beta,
+        "margins": found.margins.tolist(),
+        "largest_margin": found.largest_margin.tolist(),
+    }
+
+
+def _verdict(found: StreamedSolution) -> str:
+    return Feasible(int(found.solution.feasible)).name.lower()
 
 
 class _Reader:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cann_jax.files.errors import InputError
 
@@ -73,9 +74,8 @@ def read_scores(path: str, columns: Columns, wanted: Iterable[str] = ()) -> RawT
 def _read_arrow(file: Path) -> pa.Table:
     try:
         if file.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(file)
+            with pq.ParquetFile(file) as opened:  # read_table would import pyarrow.dataset first
+                return opened.read()
         if file.suffix == ".csv":
             import pyarrow.csv
 

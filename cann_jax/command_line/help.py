@@ -1,77 +1,142 @@
-"""The help text, written from the dataclasses and their docstrings; jsonargparse sets it."""
+"""The help text of a command, written from the docstrings and types of its dataclasses."""
 
 import argparse
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import docstring_parser
-from jsonargparse import ArgumentParser
 
-from cann_jax.config.schema import dotted, is_required, named_section_type, section_type
-from cann_jax.config.scorers import SCORER_KINDS
-
-TRAIN, REWARD = "cann_jax.train", "cann_jax.reward"
-
-USAGE = {
-    TRAIN: "--config FILE.yaml [--KEY VALUE ...] [--stages STAGE,...] [--dry_run [--model_config FILE]]",
-    REWARD: "--config FILE.yaml [--KEY VALUE ...] [--dry_run [--model_config FILE]]",
-}
-INTRODUCTION = """\
-usage: python -m {program} {usage}
-
-Every key below goes into the YAML file or, written as here, on the command line, which wins over the
-file. Mappings are overridden by name. 'null' switches off what may be null (--align.lora null). Lists are
-written [a, b].
-"""
-SCORERS = """\
-Where the file has a constraint 'safe', --constraints.safe.margin 0.7 changes its margin and
---constraints.safe.scorer.clip 1e-4 a key of its scorer; an unused name adds a new entry.
-"""
+from cann_jax.command_line.commands import COMMANDS, Command
+from cann_jax.config.schema import dotted, is_required, named_section_type, section_type, type_name
 
 
-def help_text(program: str, *schemas: type) -> str:
-    """Every key of the dataclasses with its meaning, type and default; for a run, each scorer kind's too."""
-    sections = [section for schema in schemas for section in _sections(schema, "", _summary(schema))]
-    said = [INTRODUCTION.format(program=program, usage=USAGE[program])]
-    if program == TRAIN:
-        said.append(SCORERS)
-        for kind, schema in SCORER_KINDS.items():
-            sections += _sections(schema, "SCORER", f"SCORER of 'kind: {kind}': {_summary(schema)}")
-    return "\n".join([*said, *(_render(title, keys) for title, keys in sections if keys)])
+class Entry(NamedTuple):
+    """One key in the help text.
+
+    Args:
+        metavar: Name of its value; None for a switch.
+        text: What it means, what it must be, and its default.
+    """
+
+    metavar: str | None
+    text: str
 
 
-def _sections(schema: type, key: str, title: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """A title and the plain keys of the dataclass, then the same for each dataclass inside."""
-    hints, meanings = get_type_hints(schema), _meanings(schema)
-    inner = {name: section_type(hint) or named_section_type(hint) for name, hint in hints.items()}
-    plain = {f.name: f for f in fields(schema) if inner[f.name] is None}
-    yield title, {dotted(key, n): _argument(f, hints[n], meanings[n]) for n, f in plain.items()}
-    for name, schema_inside in inner.items():
-        if schema_inside is not None:
-            by_name = f"{name}.NAME" if named_section_type(hints[name]) else name
-            yield from _sections(schema_inside, dotted(key, by_name), meanings[name])
+class Meaning(NamedTuple):
+    """What a docstring says about a field, ``name (METAVAR): Text.``."""
+
+    metavar: str
+    text: str
 
 
-def _argument(item: Field, hint: Any, meaning: str) -> dict[str, Any]:
-    if is_required(item):
-        return {"type": hint, "help": meaning, "required": True}
-    default = item.default if item.default_factory is MISSING else item.default_factory()
-    return {"type": hint, "help": meaning, "default": default}
+Section = tuple[str, dict[str, Entry]]
 
 
-def _render(title: str, keys: dict[str, dict[str, Any]]) -> str:
-    parser = ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
-    group = parser.add_argument_group(title.rstrip("."))
-    for key, settings in keys.items():
-        group.add_argument(f"--{key}", **settings)
-    return parser.format_help().strip("\n") + "\n"
+def help_text(
+    command: Command[Any], schema: type | None = None, variants: Mapping[str, type] | None = None
+) -> str:
+    """Return the whole help text.
+
+    Args:
+        command: The command.
+        schema: Dataclass of its configuration.
+        variants: Dataclasses of which one section of the configuration takes its keys, by title.
+    """
+    sections = [("Flags", _own_entries(command))]
+    if schema is not None:
+        sections += _sections(schema, "", summary(schema))
+    for title, variant in (variants or {}).items():
+        sections += _sections(variant, "SCORER", f"{title}: {summary(variant)}")
+    introduction = [
+        _usage(command) + "\n",
+        inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0],
+    ]
+    rendered = [_render(title, entries) for title, entries in sections if entries]
+    return "\n".join([*introduction, *command.notes, *rendered])
 
 
-def _summary(schema: type) -> str:
+def command_list() -> str:
+    """Return one line for each command, and how to learn more."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary(command.flags)}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: cann-jax COMMAND ...", "", *lines, "", "cann-jax COMMAND --help lists its flags."]
+    )
+
+
+def summary(schema: type) -> str:
+    """Return the first line of a dataclass's docstring."""
     return str(docstring_parser.parse(schema.__doc__ or "").short_description)
 
 
-def _meanings(schema: type) -> dict[str, str]:
-    params = docstring_parser.parse(schema.__doc__ or "").params
-    return {param.arg_name: " ".join(str(param.description).split()).replace("%", "%%") for param in params}
+def _usage(command: Command[Any]) -> str:
+    meanings = _meanings(command.flags)
+    required = [item.name for item in fields(command.flags) if is_required(item)]
+    flags = [f"--{name} {meanings[name].metavar}" for name in required if name != command.positional]
+    rest = f"{meanings[command.positional].metavar} ..." if command.positional else "[--KEY VALUE ...]"
+    return " ".join(["usage: python -m", command.module, *flags, rest])
+
+
+def _own_entries(command: Command[Any]) -> dict[str, Entry]:
+    hints, meanings = get_type_hints(command.flags, include_extras=True), _meanings(command.flags)
+    own = {f.name: _own_entry(f, hints[f.name], meanings[f.name]) for f in fields(command.flags)}
+    return {("" if name == command.positional else "--") + name: entry for name, entry in own.items()}
+
+
+def _own_entry(item: Field[Any], hint: Any, meaning: Meaning) -> Entry:
+    if item.default is False:
+        return Entry(None, meaning.text)
+    if get_origin(hint) is tuple:
+        return Entry(meaning.metavar, f"{meaning.text} (may be repeated)")
+    return _entry(item, hint, meaning)
+
+
+def _sections(schema: type, key: str, title: str) -> Iterator[Section]:
+    """Yield a title and the plain keys of the dataclass, then the same for each dataclass inside."""
+    hints, meanings = get_type_hints(schema, include_extras=True), _meanings(schema)
+    inner = {name: section_type(hint) or named_section_type(hint) for name, hint in hints.items()}
+    plain = [item for item in fields(schema) if inner[item.name] is None]
+    yield title, {f"--{dotted(key, f.name)}": _entry(f, hints[f.name], meanings[f.name]) for f in plain}
+    for name, section in inner.items():
+        if section is not None:
+            by_name = f"{name}.NAME" if named_section_type(hints[name]) else name
+            yield from _sections(section, dotted(key, by_name), meanings[name].text)
+
+
+def _entry(item: Field[Any], hint: Any, meaning: Meaning) -> Entry:
+    if is_required(item):
+        return Entry(meaning.metavar, f"{meaning.text} ({type_name(hint)}; required)")
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    return Entry(meaning.metavar, f"{meaning.text} ({type_name(hint)}; default: {_spelled(default)})")
+
+
+def _spelled(value: Any) -> str:
+    """Return the value as one writes it in a YAML file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _render(title: str, entries: Mapping[str, Entry]) -> str:
+    parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
+    group = parser.add_argument_group(title.rstrip("."))
+    for key, (metavar, text) in entries.items():
+        settings: dict[str, Any] = {"action": "store_true"} if metavar is None else {"metavar": metavar}
+        group.add_argument(key, help=text.replace("%", "%%"), **settings)
+    return parser.format_help().strip("\n") + "\n"
+
+
+def _meanings(schema: type) -> dict[str, Meaning]:
+    """Return what each field means, by the docstrings of the dataclass and of those that it extends."""
+    docstrings = [docstring_parser.parse(vars(each).get("__doc__") or "") for each in schema.__mro__[::-1]]
+    return {
+        param.arg_name: Meaning(param.type_name or param.arg_name.upper(), _plain(param.description))
+        for docstring in docstrings
+        for param in docstring.params
+    }
+
+
+def _plain(text: str | None) -> str:
+    return " ".join((text or "").replace("``", "'").split())

@@ -1,14 +1,20 @@
 """Tables for people: as wide as the terminal, and wide enough to be whole in a log."""
 
 import sys
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 
 LOG_WIDTH = 110  # where standard output is no terminal
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Leave the exit status to the command; rich would exit with 1."""
+        raise  # rich calls this where it has caught a BrokenPipeError
+
+
 def console(stream: TextIO | None = None) -> Console:
     """Writes to ``stream``, or to standard output."""
     stream = stream or sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else LOG_WIDTH)
+    return _Console(file=stream, highlight=False, width=None if stream.isatty() else LOG_WIDTH)

@@ -3,6 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 
+# Exit statuses that no exception here carries, as shells count them: 128 and the signal's number.
+INTERRUPTED = 130  # SIGINT
+BROKEN_PIPE = 141  # SIGPIPE
+
 
 class InputError(ValueError):
     """Bad input: one line that names the key or file and says how to mend it.

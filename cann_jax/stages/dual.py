@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from cann_jax.analysis import write
 from cann_jax.analysis.analyse import analyse
-from cann_jax.analysis.plots import draw
-from cann_jax.analysis.words import infeasible_message, warnings
+from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
+from cann_jax.analysis.result_files import write_results
 from cann_jax.core import Feasible, check_scores
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.run.outputs import read_problem
@@ -27,14 +26,12 @@ def run(run: Run) -> None:
 
 
 def _solve(run: Run) -> None:
-    config, problem, folder = run.config, read_problem(run), run.folder / "dual"
+    config, problem = run.config, read_problem(run)
     found = analyse(
         problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
     )
     said = warnings(found, check_scores(problem.scores, problem.names))
-    write.print_table(found, said)
-    write.write_json(folder / "dual.json", found, said)
-    write.write_curve(folder / "curve.parquet", found)
-    draw(folder / "dual.png", found)
+    print_analysis(found, said)
+    write_results(run.folder / "dual", found, said)
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
         raise InfeasibleError(infeasible_message(found))

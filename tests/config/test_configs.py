@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cann_jax import reward, train
-from cann_jax.command_line.parser import parse_run, parse_score_model
+from cann_jax.command_line.run_options import parse_run, parse_score_model
 from cann_jax.config.run import PREFERENCES
 from cann_jax.data.prompts import read_prompts
 from cann_jax.stages.evaluate import measured_scorers

@@ -235,7 +235,7 @@ def hub(tmp_path):
 
 def download(address: str, tmp_path: Path, revision: str = "main") -> subprocess.CompletedProcess:
     code = (
-        "from cann_jax.command_line.parser import run_command\n"
+        "from cann_jax.command_line.errors import run_command\n"
         "from cann_jax.config.preferences import PreferencesConfig\n"
         "from cann_jax.data.prepared_pairs import prepare_pairs\n"
         "def main(argv):\n"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.errors import InputError
 from cann_jax.runtime.distributed import Plan, plan
@@ -73,7 +73,7 @@ def test_unreachable_coordinator_is_one_line_with_its_address(tiny_folder, tmp_p
 PROGRAM = """
 import os, sys, time
 from cann_jax.runtime import distributed
-from cann_jax.command_line.parser import run_command
+from cann_jax.command_line.errors import run_command
 from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.errors import InputError
 me = os.environ["CANN_JAX_PROCESS"]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax import train
-from cann_jax.command_line.parser import run_command
+from cann_jax.command_line.errors import run_command
 from tests.stages.setting import ROOT, run_process, write_config
 
 

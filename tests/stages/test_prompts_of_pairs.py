@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax import train
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
 from cann_jax.run.run import Run
 from tests.data.preference_files import dialogue, write_lines

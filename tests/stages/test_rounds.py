@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
 
 FLAGS = ("--rounds", "3", "--online.responses", "3", "--online.prompts", "10", "--stages", "align,rounds")

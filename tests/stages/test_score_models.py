@@ -10,7 +10,7 @@ import yaml
 from flax import nnx
 
 from cann_jax import reward
-from cann_jax.command_line.parser import parse_score_model
+from cann_jax.command_line.run_options import parse_score_model
 from cann_jax.config.run import PromptsConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import LAYOUTS, export_score_model

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses

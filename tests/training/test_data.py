@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import step_width
 from cann_jax.data.prompts import Prompt

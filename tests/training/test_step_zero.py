@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.config.run import RunConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt

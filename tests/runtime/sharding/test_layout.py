@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from cann_jax.command_line.parser import parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError

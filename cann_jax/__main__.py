@@ -1,0 +1,29 @@
+"""``python -m cann_jax COMMAND``, installed as ``cann-jax COMMAND``: list the commands, or run one."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cann_jax.command_line.commands import COMMANDS
+from cann_jax.command_line.errors import run_command
+from cann_jax.command_line.help import command_list
+from cann_jax.config.schema import nearest
+from cann_jax.files.errors import InputError
+
+
+def main() -> int:
+    """Run the command that the process's arguments name and return the exit status."""
+    return run_command(_run)
+
+
+def _run(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        return print(command_list())
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise InputError(f"{name!r} is not a command; did you mean {nearest(name, COMMANDS)}?")
+    importlib.import_module(COMMANDS[name].module).main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The analysis on the terminal: its table, its warnings, and what is wrong with margins out of reach."""
+
+from typing import TextIO
+
+import numpy as np
+from rich.table import Table
+
+from cann_jax.analysis.analyse import Analysis
+from cann_jax.core import Feasible, ScoreSummary
+from cann_jax.files.console import console
+
+
+def warnings(found: Analysis, summary: ScoreSummary) -> list[str]:
+    """What a reader should know before trusting the numbers, one sentence each."""
+    said = []
+    if summary.single_response:
+        said.append(f"{summary.single_response} prompts have one response only; they cannot be improved.")
+    if summary.identical:
+        said.append(
+            f"{summary.identical} prompts have responses that all score the same; they teach nothing."
+        )
+    if found.feasible == Feasible.UNDETERMINED:
+        said.append("The margins lie on the edge of what the sample can reach; ask for slightly less.")
+    elif found.feasible == Feasible.YES and not found.solution.converged:
+        said.append(
+            "The margins are reachable but λ did not settle to tolerance; the scores are too large for "
+            "this β in float32. Divide reward, constraints and β by the same number, or raise β."
+        )
+    if found.feasible == Feasible.YES and bool(found.limit.strained):
+        said.append(
+            f"The tilted policy uses {float(found.limit.share):.0%} of the KL that K responses can hold: it "
+            "is nearly best-of-K, and λ is not to be trusted. Sample more responses, or ask for less."
+        )
+    if found.intervals and found.intervals.infeasible_share > 0:
+        said.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
+    return said
+
+
+def infeasible_message(found: Analysis) -> str:
+    """Which margin is out of reach, and how far it would have to come down."""
+    names, margins = found.problem.names, np.asarray(found.problem.margins)
+    over = [j for j in range(len(names)) if margins[j] >= found.largest_margin[j]]
+    if over:
+        parts = [f"{names[j]} {margins[j]:.4g} (largest {found.largest_margin[j]:.4g})" for j in over]
+        return f"margin out of reach on these responses: {', '.join(parts)}; ask for less or sample more"
+    conflict = [n for n, inside in zip(names, found.reachability.conflict, strict=True) if inside]
+    return (
+        f"margins conflict on these responses: {', '.join(conflict)}; "
+        f"scale them by less than {found.reachability.scale:.3f} or sample more"
+    )
+
+
+def print_analysis(found: Analysis, notes: list[str], stream: TextIO | None = None) -> None:
+    """Print the solution's table, the lines beside it and the warnings."""
+    out = console(stream)
+    table = Table(title=f"beta = {found.beta:g}", title_justify="left")
+    for heading in ("constraint", "margin", "largest", "lambda*", "improvement"):
+        table.add_column(heading, justify="left" if heading == "constraint" else "right", overflow="fold")
+    for j, name in enumerate(found.problem.names):
+        table.add_row(name, *_row(found, j))
+    out.print(table)
+    for line in _lines(found):
+        out.print(line)
+    for note in notes:
+        out.print(f"[yellow]![/yellow] {note}")
+
+
+def _row(found: Analysis, j: int) -> list[str]:
+    solution, spans = found.solution, found.intervals
+    reached = found.feasible == Feasible.YES
+    improvement = f"{solution.predicted_improvement[j]:.4g}" if reached else "out of reach"
+    return [
+        f"{float(found.problem.margins[j]):.4g}",
+        f"{found.largest_margin[j]:.4g}",
+        f"{solution.multipliers[j]:.5g}" + (_span(spans.multipliers, j) if spans else ""),
+        improvement + (_span(spans.predicted_improvement, j) if spans else ""),
+    ]
+
+
+def _span(span: tuple[np.ndarray, np.ndarray], j: int) -> str:
+    low, high = np.atleast_1d(span[0])[j], np.atleast_1d(span[1])[j]
+    return rf" \[{low:.4g}, {high:.4g}]"  # rich reads a bare bracket as markup
+
+
+def _lines(found: Analysis) -> list[str]:
+    solution = found.solution
+    lines = [
+        f"feasible: {found.feasible.name.lower()}   converged: {str(bool(solution.converged)).lower()}   "
+        f"KKT residual {solution.kkt_residual:.0e} of the spread"
+    ]
+    if found.feasible == Feasible.YES:
+        lines.append(
+            f"predicted reward {solution.predicted_reward:.4g}   KL {solution.kl:.3g} nats, "
+            f"{float(found.limit.share):.0%} of ln K   "
+            f"effective responses {solution.effective_sample_size:.3g}"
+        )
+    if found.correction:
+        declined = found.correction.reason
+        corrected = ", ".join(f"{x:.4g}" for x in found.correction.multipliers)
+        lines.append(
+            f"finite K: {'not corrected: ' + declined if declined else 'corrected lambda* ' + corrected}"
+        )
+    if found.conservative:
+        careful = ", ".join(f"{x:.4g}" for x in found.conservative[0].multipliers)
+        lines.append(f"conservative lambda ({found.confidence:.0%} that the margins hold): {careful}")
+    if found.cross_fit:
+        seen = np.asarray(found.cross_fit.improvement).mean(0)
+        lines.append(f"cross-fitted improvement: {', '.join(f'{x:.4g}' for x in seen)}")
+    if found.reachability and np.isfinite(found.reachability.scale):
+        lines.append(f"all margins can be scaled by at most {found.reachability.scale:.3g} together")
+    return lines

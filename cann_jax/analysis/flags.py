@@ -1,0 +1,60 @@
+"""The flags of the dual command."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Interval
+
+
+@dataclass(frozen=True)
+class DualFlags:
+    """From a score table to the multipliers of one-shot constrained alignment.
+
+    A GOAL is VALUE, NAME=VALUE or NAME@GROUP=VALUE. Values without a name go to the table's constraints in
+    order.
+
+    Args:
+        scores (TABLE): Score table: .parquet, .csv, .jsonl or .npz, long or wide.
+        example (FILE): Write an example score table to this .parquet file, and do nothing else.
+        margin (GOAL): Improvement over the reference to ask for.
+        at_least (GOAL): Level of the mean score to ask for.
+        max_unsafe (GOAL): Largest share of responses that may score below ``--unsafe_below``.
+        unsafe_below (NAME=VALUE): The score below which a response is unsafe; 0 by default.
+        clip (NAME=LOW,HIGH): Clip these scores, or the reward, to bounds first.
+        groups (COLUMN): Prompt column that names groups; ``group`` by default, where the table has it.
+        beta: Weight of the KL term.
+        out (FOLDER): Folder to write dual.json, curve.parquet and dual.png to.
+        confidence: Level of the intervals and of the conservative multipliers.
+        resamples: Bootstrap resamples over prompts; 0 leaves the intervals out.
+        seed: Seed of resampling and splitting.
+        prompt (COLUMN): Prompt column of a long table.
+        response (COLUMN): Response column of a long table, if it has one.
+        reward (COLUMN): Reward column; larger is better, as in every column.
+        prompt_weights (COLUMN): Column of prompt weights.
+        stream: Read a long .parquet table sorted by prompt in passes; it may be larger than memory.
+    """
+
+    scores: str | None = None
+    example: str | None = None
+    margin: tuple[str, ...] = ()
+    at_least: tuple[str, ...] = ()
+    max_unsafe: tuple[str, ...] = ()
+    unsafe_below: tuple[str, ...] = ()
+    clip: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    beta: Annotated[float, Gt(0)] = 0.1
+    out: str | None = None
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95
+    resamples: Annotated[int, Ge(0)] = 200
+    seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
+    prompt: str = "prompt"
+    response: str = "response"
+    reward: str = "reward"
+    prompt_weights: str | None = None
+    stream: bool = False
+
+    @property
+    def goals(self) -> list[tuple[str, str]]:
+        """The goals asked for, each with the flag that states it."""
+        kinds = ("margin", "at_least", "max_unsafe")
+        return [(kind, goal) for kind in kinds for goal in getattr(self, kind)]

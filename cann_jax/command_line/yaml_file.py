@@ -1,0 +1,51 @@
+"""Configuration files."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cann_jax.files.errors import InputError
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read the mapping in a YAML file.
+
+    Raises:
+        InputError: The file does not exist, is not valid YAML, gives a key twice (the message names the line)
+            or holds something other than a mapping.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give --config an existing YAML file"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}{_problem(error)}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no settings; write 'key: value' lines, --help lists the keys")
+    return values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuse a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    first_line = str(error).splitlines()[0]
+    line = "" if mark is None else f", line {mark.line + 1}"
+    return f"{line}: is not valid YAML ({getattr(error, 'problem', None) or first_line})"
