@@ -11,8 +11,9 @@ from etils import epath
 from cann_jax.analysis import arguments as flags
 from cann_jax.analysis.tables import require
 from cann_jax.analysis.write import solution_json
-from cann_jax.core import Constraint, Feasible, Scores, Targets
-from cann_jax.core.prepare import constraint_values, target_values
+from cann_jax.core import Constraint, Feasible, Scores
+from cann_jax.core.prepare import constraint_values
+from cann_jax.core.problem import make_targets
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, InputError
@@ -39,13 +40,7 @@ def run_stream(arguments) -> None:
     constraints = flags.constraints(arguments, names)
     bounds = flags.clip_bounds(arguments).get(arguments.reward)
     reader = _Reader(path, arguments.prompt, arguments.reward, constraints, bounds)
-    targets = Targets(
-        values=np.asarray(target_values(constraints), np.float32),
-        is_level=np.asarray([c.margin is None for c in constraints]),
-        members=None,
-        shares=np.ones(len(constraints), np.float32),
-    )
-    found = solve_stream(reader.chunks, targets, arguments.beta)
+    found = solve_stream(reader.chunks, make_targets(constraints, np.float32), arguments.beta)
     _report(found, constraints, arguments)
 
 
