@@ -17,9 +17,11 @@ from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.implicit import implicit_scores, reference_kl
 from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
 from cann_jax.core.preference import preference_probability, pseudo_reward
-from cann_jax.core.prepare import Constraint, Problem, Targets, margin_problem, prepare
+from cann_jax.core.prepare import prepare
+from cann_jax.core.problem import Constraint, Problem, Targets, margin_problem
 from cann_jax.core.scores import Scores, ScoreSummary, check_scores, reference_mean
-from cann_jax.core.solver.solve import DualSolution, solve_dual
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.solver.solve import solve_dual
 
 __all__ = [
     "Bootstrap",

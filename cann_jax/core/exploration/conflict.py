@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.dual import pose
 from cann_jax.core.feasibility import Feasible, rounding
 from cann_jax.core.scores import Scores, accurate_sum
-from cann_jax.core.table import Table, standardise
+from cann_jax.core.survey import constants_of, prompt_means
+from cann_jax.core.table import Table, mix_features, standardise
 
 Cut = Callable[[np.ndarray], tuple[float, np.ndarray]]
 WIDEST = 1e4  # where every margin is mild the cheapest combination may run off; that far s* is plainly large
@@ -30,8 +30,8 @@ class Reachability:
         feasible: ``Feasible`` verdict.
         scale: s*, the factor by which all margins can be multiplied and just be reached; inf if any.
         combination: ``(m,)``, the weights w of the tightest combination, summing to one over spreads.
-        conflict: ``(m,)`` bool, the constraints in it: what to relax where the margins are out of reach.
-        room: how far inside (> 0) or outside (< 0) the margins are along that combination, in spreads.
+        conflict: ``(m,)`` bool, the constraints in it: those to relax where the margins are out of reach.
+        room: How far inside (> 0) or outside (< 0) the margins are along that combination, in spreads.
     """
 
     feasible: Feasible
@@ -45,29 +45,29 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
     """Decide feasibility for any number of constraints, name the conflict and the scale (theory: module).
 
     Args:
-        scores: the table.
+        scores: The table.
         margins: b ``(m,)``.
-        rounds: most planes to cut with.
+        rounds: The largest number of cutting planes.
     """
     margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
     table = standardise(scores)
-    problem = pose(table, margins, jnp.asarray(1, margins.dtype))
-    slope = np.asarray(problem.drift, float)
-    asked = np.asarray(margins / table.spread, float)
+    constants = constants_of(prompt_means(table), table.spreads, margins, 1, table.baseline)
+    slope = np.asarray(constants.drift, float)
+    asked = np.asarray(margins / table.spreads.constraints, float)
 
     def cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = _best_response(table, jnp.asarray(combination, margins.dtype))
         return float(value), np.asarray(gradient, float)
 
-    def room_cut(combination):
+    def room_cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = cut(combination)
         return value + slope @ combination, gradient + slope
 
-    def level_cut(combination):
+    def level_cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = room_cut(combination)
         return value + asked @ combination, gradient + asked
 
-    small = rounding(problem)
+    small = rounding(margins.dtype)
     room, combination = _minimise(room_cut, np.ones_like(asked), 1.0, small, rounds)
     scale = np.inf
     if (asked > 0).any():
@@ -79,16 +79,17 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
 
 @jax.jit
 def _best_response(table: Table, combination: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """mean_x max_k ⟨w, features⟩ and its subgradient ``(m,)``: the mean of the responses that attain it."""
-    mixed = jnp.tensordot(combination, table.features, axes=1, precision=jax.lax.Precision.HIGHEST)
-    best = jnp.argmax(jnp.where(jnp.isfinite(table.reward), mixed, -jnp.inf), axis=-1)
+    """Return φ(w) and its subgradient ``(m,)``: the mean features of the responses that attain it."""
+    best = jnp.argmax(mix_features(table, combination), axis=-1)
     chosen = jnp.take_along_axis(table.features, best[None, :, None], axis=-1)[..., 0]
     gradient = accurate_sum(chosen * table.weights)
     return jnp.dot(combination, gradient), gradient
 
 
-def _minimise(cut: Cut, equality: np.ndarray, widest: float, gap: float, rounds: int):
-    """min of a positively homogeneous convex function over w ≥ 0, ⟨w, equality⟩ = 1 (Kelley 1960)."""
+def _minimise(
+    cut: Cut, equality: np.ndarray, widest: float, gap: float, rounds: int
+) -> tuple[float, np.ndarray]:
+    """Minimise a positively homogeneous convex function over w ≥ 0, ⟨w, equality⟩ = 1 (Kelley 1960)."""
     from scipy.optimize import linprog  # half a second of imports that feasible margins need not wait for
 
     count = len(equality)

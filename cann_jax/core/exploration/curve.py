@@ -1,20 +1,21 @@
-"""What if: the solution over many margins and many β, and how it moves with either."""
+"""The solution over many margins and many β, and how it moves with either."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from cann_jax.core.dual import EXACT, Standardised, evaluate, feature_sums, pose, tilt_of, tilted_logits
+from cann_jax.core.objective import EXACT, feature_sums, table_objective, tilted_logits
 from cann_jax.core.scores import Scores, accurate_sum
 from cann_jax.core.solver.lanes import lanes, solve_lanes
-from cann_jax.core.solver.solve import DualSolution
-from cann_jax.core.table import standardise
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.table import Table, standardise
 
 
-def dual_curve(scores: Scores, margins: jax.Array, betas: float | jax.Array) -> DualSolution:
+def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolution:
     """Solve for many settings in one batched call; neighbouring points cost two evaluations each.
 
     Args:
-        scores: the table.
+        scores: The table.
         margins: ``(points, m)``, or ``(m,)`` for every point.
         betas: ``(points,)``, or a scalar for every point.
 
@@ -30,34 +31,34 @@ def dual_curve(scores: Scores, margins: jax.Array, betas: float | jax.Array) -> 
 def sensitivities(
     scores: Scores, margins: jax.Array, beta: float | jax.Array, multipliers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """dλ*/db ``(m, m)`` and dλ*/dβ ``(m,)``, by differentiating the KKT conditions on the active constraints.
+    """Return dλ*/db ``(m, m)`` and dλ*/dβ ``(m,)``, by differentiating the KKT conditions.
 
-    dλ*/db = (∇²D)⁻¹ and dλ*/dβ = (∇²D)⁻¹·E_x Cov_{π_λ}(h, r + ⟨λ, h⟩)/β²; rows of inactive constraints,
-    which stay at 0 under a small change, are 0.
+    On the active constraints dλ*/db = (∇²D)⁻¹ and dλ*/dβ = (∇²D)⁻¹·E_x Cov_{π_λ}(h, r + ⟨λ, h⟩)/β²; rows of
+    inactive constraints, which stay at 0 under a small change, are 0.
 
     Args:
-        scores: the table.
+        scores: The table.
         margins: b ``(m,)``.
         beta: β > 0.
         multipliers: λ* ``(m,)``, finite.
     """
     table = standardise(scores)
-    problem = pose(table, jnp.atleast_1d(margins), beta)
-    tilt = tilt_of(multipliers, problem)
-    active = multipliers > 0
-    hessian = evaluate(problem, tilt).hessian
+    objective = table_objective(table, jnp.atleast_1d(margins), jnp.asarray(beta))
+    tilt = multipliers / objective.constants.multiplier_unit
+    spread, active = table.spreads.constraints, multipliers > 0
+    hessian = objective.evaluate(tilt).hessian
     identity = jnp.eye(tilt.shape[0], dtype=tilt.dtype)
     both = active[:, None] & active[None, :]
     inverse = jnp.where(both, jnp.linalg.inv(jnp.where(both, hessian, identity)), 0)
-    by_margin = inverse * beta / (table.spread[:, None] * table.spread[None, :])
-    by_beta = jnp.matmul(inverse, _covariance_with_logits(problem, tilt), precision=EXACT) / table.spread
-    return by_margin, by_beta
+    by_margin = inverse * beta / (spread[:, None] * spread[None, :])
+    covariance = _covariance_with_logits(table, jnp.asarray(beta), tilt)
+    return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread
 
 
-def _covariance_with_logits(problem: Standardised, tilt: jax.Array) -> jax.Array:
-    """``(m,)``: E_x Cov_{π_θ}(features, (r + ⟨λ, h⟩)/β)."""
-    logits = tilted_logits(problem, tilt)
+def _covariance_with_logits(table: Table, beta: jax.Array, tilt: jax.Array) -> jax.Array:
+    """Return E_x Cov_{π_θ}(features, (r + ⟨λ, h⟩)/β), ``(m,)``."""
+    logits = tilted_logits(table, beta, tilt)
     policy = jax.nn.softmax(logits, axis=-1)
     finite = jnp.where(policy > 0, logits, 0)
     centred = policy * (finite - jnp.sum(policy * finite, axis=-1, keepdims=True))
-    return accurate_sum(feature_sums(problem.table, centred) * problem.table.weights)
+    return accurate_sum(feature_sums(table, centred) * table.weights)

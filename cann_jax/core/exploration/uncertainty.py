@@ -1,6 +1,6 @@
-"""How far the sample can be trusted over prompts: bootstrap, a conservative λ, cross-fitting.
+"""Uncertainty over prompts: bootstrap, a conservative λ, cross-fitting.
 
-All of it is about which prompts were drawn; what too few responses a prompt do is ``finite_sample``'s.
+All of it is about which prompts were drawn; the effect of too few responses a prompt is ``finite_sample``'s.
 """
 
 import dataclasses
@@ -9,13 +9,14 @@ from statistics import NormalDist
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.prepare import Targets
+from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean
 from cann_jax.core.solver.lanes import lanes, solve_lanes
-from cann_jax.core.solver.solve import DualSolution
+from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, standardise
 
 
@@ -26,15 +27,15 @@ class Bootstrap:
 
     Attributes:
         multipliers: ``(resamples, m)``, +∞ where a resample cannot reach the margins.
-        predicted_reward: ``(resamples,)``.
-        predicted_improvement: ``(resamples, m)``, what the full sample's λ* improves on the resample.
-        infeasible_share: share of the resamples that cannot reach the margins.
+        predicted_reward: ``(resamples,)``, the reward of the full sample's λ* on the resample.
+        predicted_improvement: ``(resamples, m)``, its improvements on the resample.
+        infeasible_share: Share of the resamples that cannot reach the margins.
     """
 
-    multipliers: jax.Array
-    predicted_reward: jax.Array
-    predicted_improvement: jax.Array
-    infeasible_share: jax.Array
+    multipliers: np.ndarray
+    predicted_reward: np.ndarray
+    predicted_improvement: np.ndarray
+    infeasible_share: np.floating
 
 
 def bootstrap(
@@ -45,16 +46,17 @@ def bootstrap(
     resamples: int = 200,
     seed: int = 0,
 ) -> Bootstrap:
-    """Resample prompts (as weights), solve each again from λ*, and judge λ* itself on each.
+    """Resample prompts (as weights), solve each resample from λ*, and measure λ* itself on each.
 
     Levels, group shares and E_ref[g] are estimated anew in each resample.
 
     Args:
-        scores, targets: the prepared problem.
+        scores: The prepared table.
+        targets: The prepared targets.
         beta: β > 0.
         multipliers: λ* ``(m,)`` of the full sample, finite.
-        resamples: how many.
-        seed: of the resampling.
+        resamples: Number of resamples.
+        seed: Of the resampling.
     """
     table = standardise(scores)
     prompts = scores.reward.shape[0]
@@ -73,24 +75,24 @@ def bootstrap(
 
 
 def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
-    """``(L, m)``: the margins under each of the prompt weights ``(L, prompts)``."""
+    """Return the margins ``(L, m)`` under each of the prompt weights ``(L, prompts)``."""
     given = table.baseline is not None
     baseline = np.asarray(table.baseline) if given else weights @ np.asarray(table.prompt_means).T
-    return targets.margins(weights, baseline)
+    return np.asarray(targets.margins(weights, baseline))
 
 
 @jax.jit
 def predict_per_prompt(
     scores: Scores, multipliers: jax.Array, beta: float | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What π_λ is predicted to bring prompt by prompt: E r ``(prompts,)`` and gains ``(m, prompts)``."""
+    """Return the reward ``(prompts,)`` and gains ``(m, prompts)`` of each prompt predicted under π_λ."""
     policy = tilted_weights(multipliers, scores, beta)
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
-    return reward, prompt_gains(scores, policy)
+    return reward, _prompt_gains(scores, policy)
 
 
-def prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
-    """``(m, prompts)``: E_policy[g_j] − E_ref[g_j] of each prompt; policy ``(prompts, responses)``."""
+def _prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
+    """Return E_policy[g_j] − E_ref[g_j] of each prompt, ``(m, prompts)``."""
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
     tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
     gains = tilted - response_mean(constraints, scores.mask)
@@ -101,7 +103,7 @@ def prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
 
 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the leading axis; infeasible resamples count as +∞ and stay whole."""
+    """Return the percentile interval over the leading axis; infeasible resamples, +∞, are not interpolated."""
     tail = (1 - confidence) / 2
     low = np.quantile(samples, tail, axis=0, method="lower")
     return low, np.quantile(samples, 1 - tail, axis=0, method="higher")
@@ -109,25 +111,25 @@ def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
 
 def conservative_solution(
     scores: Scores,
-    margins: jax.Array,
+    margins: ArrayLike,
     beta: float | jax.Array,
     confidence: float = 0.95,
-    initial: jax.Array | None = None,
+    initial: ArrayLike | None = None,
     rounds: int = 3,
 ) -> tuple[DualSolution, jax.Array]:
-    """λ whose margins hold for the population of prompts with the chosen confidence, all of them at once.
+    """Return λ whose margins hold for the population of prompts with the chosen confidence, all at once.
 
     Each margin is raised by z standard errors of the predicted improvement at the answer, z the normal
-    quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so a few
-    rounds are taken. Nothing here repairs the bias of too few responses.
+    quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so it takes
+    a few rounds. Nothing here corrects the bias of too few responses.
 
     Args:
-        scores: the table.
+        scores: The table.
         margins: b ``(m,)``.
         beta: β > 0.
-        confidence: that all margins hold.
-        initial: the plain λ* ``(m,)``, where it is known.
-        rounds: how often the error is taken anew.
+        confidence: Probability that all margins hold.
+        initial: The plain λ* ``(m,)``, where it is known.
+        rounds: Number of times that the error is estimated.
 
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
@@ -149,7 +151,7 @@ def conservative_solution(
 
 
 def improvement_error(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> jax.Array:
-    """``(m,)``: standard error over prompts of the improvement that λ ``(m,)`` is predicted to bring."""
+    """Return the standard error ``(m,)`` over prompts of the improvement predicted under λ ``(m,)``."""
     return _error_under_own_weights(scores, predict_per_prompt(scores, multipliers, beta)[1])
 
 
@@ -160,7 +162,7 @@ def _error_under_own_weights(scores: Scores, gains: jax.Array) -> jax.Array:
 
 @jax.jit
 def _mean_and_error(gains: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each; weights sum to one."""
+    """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each."""
     mean = accurate_sum(gains * weights)
     return mean, jnp.sqrt(accurate_sum((gains - mean[:, None]) ** 2 * weights**2))
 
@@ -168,7 +170,7 @@ def _mean_and_error(gains: jax.Array, weights: jax.Array) -> tuple[jax.Array, ja
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CrossFit:
-    """λ from one half of the prompts, judged on the other, both ways round.
+    """λ from one half of the prompts, measured on the other, both ways round.
 
     Attributes:
         multipliers: ``(2, m)``, λ of each half.
@@ -176,18 +178,19 @@ class CrossFit:
         error: ``(2, m)``, standard errors of ``improvement``.
     """
 
-    multipliers: jax.Array
-    improvement: jax.Array
-    error: jax.Array
+    multipliers: np.ndarray
+    improvement: np.ndarray
+    error: np.ndarray
 
 
 def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: int = 0) -> CrossFit:
     """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
 
     Args:
-        scores, targets: the prepared problem.
+        scores: The prepared table.
+        targets: The prepared targets.
         beta: β > 0.
-        seed: of the split.
+        seed: Of the split.
     """
     table = standardise(scores)
     prompts = scores.reward.shape[0]

@@ -8,12 +8,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.solver.solve import DualSolution, solve_table
+from cann_jax.core.objective import table_objective
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.solver.solve import solve_objective
 from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
+
+Point = tuple[jax.Array, jax.Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
+Path = tuple[Point, Point]  # the last two points
 
 
 @jax.tree_util.register_dataclass
@@ -24,7 +30,7 @@ class Lanes:
     Attributes:
         margins: ``(L, m)``.
         betas: ``(L,)``.
-        weights: ``(L, prompts)`` any scale, or ``(prompts,)`` for all lanes.
+        weights: ``(L, prompts)``, any scale.
         parts: ``(L, 2)`` int (step, first): use every step-th response of a prompt, from the first-th on;
             steps are powers of two.
     """
@@ -35,15 +41,21 @@ class Lanes:
     parts: np.ndarray
 
 
-def lanes(table: Table, margins, betas, weights=None, parts=None) -> Lanes:
-    """Broadcast settings to a common number of lanes; defaults: the table's weights, all responses.
+def lanes(
+    table: Table,
+    margins: ArrayLike,
+    betas: ArrayLike,
+    weights: np.ndarray | None = None,
+    parts: np.ndarray | None = None,
+) -> Lanes:
+    """Broadcast settings to a common number of lanes.
 
     Args:
-        table: from ``standardise``.
+        table: From ``standardise``.
         margins: ``(L, m)`` or ``(m,)``.
         betas: ``(L,)`` or a scalar.
-        weights: ``(L, prompts)``, or None.
-        parts: ``(L, 2)``, or None.
+        weights: ``(L, prompts)``; None: the table's.
+        parts: ``(L, 2)``; None: all responses.
     """
     dtype = table.reward.dtype
     margins, betas = np.asarray(margins, dtype), np.asarray(betas, dtype)
@@ -51,14 +63,14 @@ def lanes(table: Table, margins, betas, weights=None, parts=None) -> Lanes:
     count = max(given + [len(setting) for setting in (weights, parts) if setting is not None])
     weights = np.asarray(table.weights if weights is None else weights, dtype)
     return Lanes(
-        margins=np.broadcast_to(margins, (count, table.spread.shape[0])),
+        margins=np.broadcast_to(margins, (count, table.features.shape[0])),
         betas=np.broadcast_to(betas, (count,)),
         weights=np.broadcast_to(weights, (count, table.weights.shape[0])),
         parts=np.broadcast_to(np.array([1, 0]) if parts is None else parts, (count, 2)),
     )
 
 
-def solve_lanes(table: Table, settings: Lanes, initial: jax.Array | None = None) -> DualSolution:
+def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None) -> DualSolution:
     """Solve every lane by Newton's method, each from its predecessor's answer.
 
     Where settings move along a line the next answer is predicted to first order, so that a fine curve costs
@@ -66,7 +78,7 @@ def solve_lanes(table: Table, settings: Lanes, initial: jax.Array | None = None)
     Driven from the host; under ``jit``, map ``solve_dual`` instead.
 
     Args:
-        table: from ``standardise``.
+        table: From ``standardise``.
         settings: L lanes.
         initial: λ ``(m,)`` to begin from; None: 0.
 
@@ -87,10 +99,10 @@ def solve_lanes(table: Table, settings: Lanes, initial: jax.Array | None = None)
 
 
 @jax.jit
-def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path):
+def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -> tuple[Path, DualSolution]:
     turn = jnp.cumsum(jnp.isfinite(table.reward), axis=-1) - 1
 
-    def solve(setting: Lanes, path) -> DualSolution:
+    def solve(setting: Lanes, path: Path) -> DualSolution:
         step, first = setting.parts
         part = dataclasses.replace(
             reweigh(table, setting.weights),
@@ -98,9 +110,9 @@ def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path):
             prompt_log_counts=table.prompt_log_counts - jnp.log(step.astype(table.reward.dtype)),
         )
         start = _predict(path, jnp.append(setting.margins, setting.betas))
-        return solve_table(part, setting.margins, setting.betas, initial=start)
+        return solve_objective(table_objective(part, setting.margins, setting.betas), start)
 
-    def step(path, lane):
+    def step(path: Path, lane: tuple[Lanes, jax.Array]) -> tuple[Path, DualSolution]:
         setting, wanted = lane
         shape = jax.eval_shape(solve, setting, path)
         skipped = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
@@ -113,8 +125,8 @@ def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path):
     return jax.lax.scan(step, path, (settings, active))
 
 
-def _predict(path, setting: jax.Array) -> jax.Array:
-    """λ ``(m,)`` on the line through the last two answers, as far along it as the settings have moved."""
+def _predict(path: Path, setting: jax.Array) -> jax.Array:
+    """Return λ ``(m,)`` on the line through the last two answers, as far along as the settings have moved."""
     (older, first), (newer, second) = path
     moved, ahead = newer - older, setting - newer
     length = jnp.dot(moved, moved)

@@ -7,7 +7,9 @@ import pytest
 from scipy.optimize import brentq
 
 from cann_jax.core import Feasible, Scores, solve_dual
-from cann_jax.core.solver.solve import TOLERANCE, _by_blocks, _solve
+from cann_jax.core.solver.blocks import many_blocks
+from cann_jax.core.solver.solution import TOLERANCE
+from cann_jax.core.solver.solve import _solve
 
 PROMPTS, RESPONSES = 9001, 33  # the last block shares prompts with the one before
 
@@ -30,10 +32,10 @@ def large_table(constraints: int, ragged: bool, level: float = 0.0, seed: int = 
 def test_same_answer(constraints, ragged, level):
     table = large_table(constraints, ragged, level)
     margins = jnp.array([2.0, 1.0])[:constraints]
-    assert _by_blocks(table.reward)
+    assert many_blocks(table.reward)
     blocks = solve_dual(table, margins, 0.5, "newton")
     zero = jnp.zeros_like(margins)
-    whole = _solve(table, margins, jnp.float32(0.5), zero, "newton", TOLERANCE, False)
+    whole = _solve(table, margins, jnp.float32(0.5), zero, "newton", TOLERANCE, False, False)
     assert blocks.converged and whole.converged
     for field in ("multipliers", "predicted_constraints", "kl", "effective_sample_size", "spread"):
         np.testing.assert_allclose(getattr(blocks, field), getattr(whole, field), rtol=1e-4, atol=1e-4)
