@@ -104,9 +104,9 @@ def type_name(hint: Any) -> str:
     if _is_union(hint):
         return " or ".join(type_name(member) for member in get_args(hint))
     if get_origin(hint) is Annotated:
-        words = [_range_words(limit) for limit in limits(hint)]
-        exact = next((limit.words for limit in limits(hint) if isinstance(limit, Must)), None)
-        return exact or " ".join([type_name(get_args(hint)[0]), " and ".join(words)])
+        conditions = [limit.words for limit in limits(hint) if isinstance(limit, Must)]
+        ranges = " and ".join(_range_words(limit) for limit in limits(hint) if not isinstance(limit, Must))
+        return ": ".join([f"{type_name(get_args(hint)[0])} {ranges}".strip(), *conditions])
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
@@ -138,8 +138,6 @@ _LIMITS: dict[type, tuple[str, str, Any]] = {
 
 
 def _range_words(limit: Any) -> str:
-    if isinstance(limit, Must):
-        return limit.words
     name, words, _ = _LIMITS[type(limit)]
     return words.format(getattr(limit, name))
 

@@ -158,9 +158,7 @@ def enter(
         print(f"{name}: {difference}")
     if state.differences:
         print(f"{name}: computed again, because of this", flush=True)
-    if distributed.is_first() and begin(
-        folder, expected, keep_work=state.state != "altered", in_parts=in_parts
-    ):
+    if distributed.is_first() and begin(folder, expected, keep_work=state.keeps_work, in_parts=in_parts):
         print(f"{name}: continuing with what was finished before", flush=True)
     distributed.barrier(f"stage {name} begun")
     return True

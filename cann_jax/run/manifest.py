@@ -21,6 +21,7 @@ from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
 LAYOUT = 3  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
+MISSING = "is missing"
 # Names of what a killed writer leaves and nobody reads: ours, and Orbax's.
 _UNFINISHED = (PARTIAL, ".orbax-checkpoint-tmp")
 _ABSENT = object()
@@ -41,6 +42,11 @@ class StageState:
 
     state: Literal["done", "changed", "altered", "unfinished"]
     differences: tuple[str, ...] = ()
+
+    @property
+    def keeps_work(self) -> bool:
+        """Whether unfinished work of the stage can be continued: where a file was altered, none is trusted."""
+        return self.state != "altered" or all(line.endswith(MISSING) for line in self.differences)
 
 
 def expectation(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Record:
@@ -156,7 +162,7 @@ def _altered(
         yield f"{OUTPUTS}.{name} was added after the stage ended"
     for name, recorded in outputs.items():
         if name not in present and not (folder / name).exists():
-            yield f"{OUTPUTS}.{name} is missing"
+            yield f"{OUTPUTS}.{name} {MISSING}"
             continue
         unchanged = all(recorded.get(key) == value for key, value in _stamp(folder / name).items())
         if (verify or not unchanged) and fingerprint_file(folder / name) != recorded["sha256"]:

@@ -153,7 +153,7 @@ def train(
         InputError: A loss that is not finite (the last good checkpoint stays), or a warm-up that is too long.
     """
     spec = spec_of(training, model.graph, data.steps)
-    data = _with_reference(spec, model, data, folder)
+    data = with_reference(spec, model, data, folder)
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     settings = training.settings
 
@@ -204,7 +204,7 @@ def human_preferences(run: Run, training: Training) -> PreferenceData:
     return preference_data(training.batching, pairs.take(chosen).responses(), reward)
 
 
-def _with_reference(spec: Spec, model: Model, data: PreferenceData, folder: epath.Path) -> PreferenceData:
+def with_reference(spec: Spec, model: Model, data: PreferenceData, folder: epath.Path) -> PreferenceData:
     """Return ``data`` with the reference's log-probs, by the training function on its batches; shards are kept."""
     reference = data.reference.copy()
     paths = [folder / f"reference-{step:05d}.parquet" for step in range(data.steps)]

@@ -8,7 +8,7 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import step_width
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.run.training import batching_of
+from cann_jax.run.training import alignment
 from cann_jax.training.preference_data import PreferenceData
 from tests.stages.setting import write_config
 
@@ -35,7 +35,7 @@ def data(tmp_path, tiny_folder):
         responses = Responses(prompts, tokens, lengths, lengths > 0, lengths.astype(np.float32), texts)
         reward = random.normal(size=(PAIRS, 2)).astype(np.float32) if reward is None else reward
         reference = np.zeros((PAIRS, 2), np.float32)
-        return PreferenceData(batching_of(run), responses, reward, reference, {"safe": -reward})
+        return PreferenceData(alignment(run).batching, responses, reward, reference, {"safe": -reward})
 
     return data
 

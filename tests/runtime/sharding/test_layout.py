@@ -9,7 +9,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from cann_jax.command_line.run_options import parse_run
-from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config.mesh import MeshConfig
+from cann_jax.config.schema import from_mapping
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import abstract_decoder, open_model
@@ -46,13 +47,13 @@ def test_a_mesh_that_does_not_fit(config, devices):
 @pytest.mark.parametrize(
     "mesh, message",
     [
-        (MeshConfig(-1, -1, 1), "more than one axis is -1"),
-        (MeshConfig(0, 1, 1), "mesh.data is 0; use 1 or more"),
+        ({"data": -1, "fsdp": -1}, "more than one axis is -1"),
+        ({"data": 0}, "mesh.data is 0; it must be an integer: 1 or more, or -1"),
     ],
 )
 def test_impossible_whatever_the_devices(mesh, message):
     with pytest.raises(InputError, match=message):
-        check_mesh(mesh, DistributedConfig())
+        from_mapping(MeshConfig, mesh, "mesh")
 
 
 @pytest.mark.parametrize(
