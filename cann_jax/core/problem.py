@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
-
-Array = np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +110,12 @@ class Problem:
 
     @property
     def margins(self) -> Array:
-        """b ``(m,)`` under the table's own prompt weights."""
+        """Margins b ``(m,)`` under the table's own prompt weights."""
         return self.targets.margins(*weights_and_baseline(self.scores))
 
 
 @jax.jit
-def weights_and_baseline(scores: Scores) -> tuple[jax.Array, jax.Array]:
+def weights_and_baseline(scores: Scores) -> tuple[Array, Array]:
     """Return the normalised prompt weights ``(prompts,)`` and E_ref[g] ``(m,)``."""
     return normalised_prompt_weights(scores), reference_mean(scores)
 

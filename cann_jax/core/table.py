@@ -10,20 +10,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.scores import (
-    Scores,
-    accurate_sum,
-    normalised_prompt_weights,
-    response_mask,
-    response_mean,
-)
+from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.scores import Scores, normalised_prompt_weights, response_mask
 
 
 class Spreads(NamedTuple):
     """Root mean square deviations within a prompt: of the constraints ``(m,)`` and of the reward."""
 
-    constraints: jax.Array
-    reward: jax.Array
+    constraints: Array
+    reward: Array
 
 
 class Centre(NamedTuple):
@@ -32,8 +27,8 @@ class Centre(NamedTuple):
     The mean of large scores is itself rounded, and what remains would pass for a margin.
     """
 
-    mean: jax.Array
-    rest: jax.Array
+    mean: Array
+    rest: Array
 
 
 @jax.tree_util.register_dataclass
@@ -53,19 +48,19 @@ class Table:
         prompt_log_counts: ``(prompts,)``, ln K_x.
     """
 
-    reward: jax.Array
-    features: jax.Array
-    weights: jax.Array
+    reward: Array
+    features: Array
+    weights: Array
     spreads: Spreads
-    baseline: jax.Array | None
-    prompt_means: jax.Array
-    prompt_rewards: jax.Array
-    prompt_lowest: jax.Array
-    prompt_log_counts: jax.Array
+    baseline: Array | None
+    prompt_means: Array
+    prompt_rewards: Array
+    prompt_lowest: Array
+    prompt_log_counts: Array
 
 
 @jax.jit
-def standardise(scores: Scores, weights: jax.Array | None = None, spreads: Spreads | None = None) -> Table:
+def standardise(scores: Scores, weights: Array | None = None, spreads: Spreads | None = None) -> Table:
     """Return the scores in standard form.
 
     Args:
@@ -80,12 +75,12 @@ def standardise(scores: Scores, weights: jax.Array | None = None, spreads: Sprea
 
 
 def tabulate(
-    reward: jax.Array,
-    constraints: jax.Array,
-    mask: jax.Array | None,
-    weights: jax.Array,
+    reward: Array,
+    constraints: Array,
+    mask: Array | None,
+    weights: Array,
     centres: tuple[Centre, Centre],
-    baseline: jax.Array | None = None,
+    baseline: Array | None = None,
     spreads: Spreads | None = None,
 ) -> Table:
     """Return a table standardised about known centres.
@@ -125,12 +120,12 @@ def tabulate(
     )
 
 
-def reweigh(table: Table, weights: jax.Array) -> Table:
+def reweigh(table: Table, weights: Array) -> Table:
     """Return the table under other prompt weights ``(prompts,)`` of any scale, in unchanged units."""
     return dataclasses.replace(table, weights=weights / accurate_sum(weights))
 
 
-def mix_features(table: Table, combination: jax.Array) -> jax.Array:
+def mix_features(table: Table, combination: Array) -> Array:
     """Return ⟨w, features⟩ ``(prompts, responses)`` for w ``(m,)``, −∞ for missing responses."""
     mixed = jnp.zeros_like(table.reward)
     for j in range(table.features.shape[0]):
@@ -138,24 +133,24 @@ def mix_features(table: Table, combination: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(table.reward), mixed, -jnp.inf)
 
 
-def best_mean(table: Table, combination: jax.Array) -> jax.Array:
+def best_mean(table: Table, combination: Array) -> Array:
     """Return φ(w) = E_x max_k ⟨w, features⟩: the most that any weighting of the responses does for w."""
     return accurate_sum(jnp.max(mix_features(table, combination), axis=-1) * table.weights)
 
 
-def centre(values: jax.Array, mask: jax.Array | None) -> Centre:
+def centre(values: Array, mask: Array | None) -> Centre:
     """Return the means over the responses of ``values (..., prompts, responses)``."""
     mean = response_mean(values, mask)
     return Centre(mean, response_mean(values - mean[..., None], mask))
 
 
-def deviations(values: jax.Array, about: Centre, mask: jax.Array | None) -> jax.Array:
+def deviations(values: Array, about: Centre, mask: Array | None) -> Array:
     """Return ``values`` less their prompt's mean; 0 for missing responses, whatever their values."""
     found = (values - about.mean[..., None]) - about.rest[..., None]
     return found if mask is None else jnp.where(mask, found, 0)
 
 
-def root_mean_square(deviations: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
+def root_mean_square(deviations: Array, weights: Array, mask: Array | None) -> Array:
     """Return the spread ``(m,)`` within a prompt of ``(m, prompts, responses)`` deviations."""
     # the largest deviation is divided out first: squares of 1e20 or 1e-30 leave float32's range
     size = jnp.max(jnp.abs(deviations), axis=(-2, -1))
@@ -164,11 +159,11 @@ def root_mean_square(deviations: jax.Array, weights: jax.Array, mask: jax.Array 
     return size * jnp.sqrt(accurate_sum(response_mean(scaled * scaled, mask) * weights))
 
 
-def unit(spread: jax.Array) -> jax.Array:
+def unit(spread: Array) -> Array:
     """Return the spread, or 1 for scores that never vary."""
     return jnp.where(spread > 0, spread, 1)
 
 
-def centred(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+def centred(values: Array, mask: Array | None) -> Array:
     """Return ``values (..., prompts, responses)`` less their prompt's mean; 0 for missing responses."""
     return deviations(values, centre(values, mask), mask)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.feasibility import Feasible, rounding
-from cann_jax.core.scores import Scores, accurate_sum
-from cann_jax.core.survey import constants_of, prompt_means
+from cann_jax.core.scores import Scores
+from cann_jax.core.survey import table_constants
 from cann_jax.core.table import Table, mix_features, standardise
 
 Cut = Callable[[np.ndarray], tuple[float, np.ndarray]]
@@ -41,7 +42,7 @@ class Reachability:
     room: float
 
 
-def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reachability:
+def reachability(scores: Scores, margins: Array, rounds: int = 200) -> Reachability:
     """Decide feasibility for any number of constraints, name the conflict and the scale (theory: module).
 
     Args:
@@ -51,8 +52,7 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
     """
     margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
     table = standardise(scores)
-    constants = constants_of(prompt_means(table), table.spreads, margins, 1, table.baseline)
-    slope = np.asarray(constants.drift, float)
+    slope = np.asarray(table_constants(table, margins, jnp.ones_like(table.spreads.reward)).drift, float)
     asked = np.asarray(margins / table.spreads.constraints, float)
 
     def cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
@@ -78,7 +78,7 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
 
 
 @jax.jit
-def _best_response(table: Table, combination: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _best_response(table: Table, combination: Array) -> tuple[Array, Array]:
     """Return φ(w) and its subgradient ``(m,)``: the mean features of the responses that attain it."""
     best = jnp.argmax(mix_features(table, combination), axis=-1)
     chosen = jnp.take_along_axis(table.features, best[None, :, None], axis=-1)[..., 0]

@@ -8,10 +8,10 @@ each prompt's responses and extrapolated to K = ∞.
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
@@ -26,10 +26,10 @@ STEEPEST, FLATTEST = 2.0, 1.4  # the bias shrinks as K^-1 at best, and slower th
 class KLimit(NamedTuple):
     """KL of the tilted policy against ln K, their ratio, and whether it is too much for K responses."""
 
-    kl: jax.Array
+    kl: Array
     log_count: np.floating
-    share: jax.Array
-    strained: jax.Array
+    share: Array
+    strained: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _responses(scores: Scores) -> np.ndarray:
     """Return the number of responses of each prompt ``(prompts,)``."""
     if scores.mask is None:
         return np.full(scores.reward.shape[0], scores.reward.shape[1])
-    return np.maximum(np.asarray(scores.mask).sum(-1), 1)
+    return np.asarray(np.maximum(np.asarray(scores.mask).sum(-1), 1))
 
 
 def correct_multipliers(

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.objective import Objective
-from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mask
-from cann_jax.core.survey import PromptMeans, constants_of, refine_spreads, survey
+from cann_jax.core.scores import Scores, normalised_prompt_weights, response_mask
+from cann_jax.core.survey import constants_of, refine_spreads, survey
 from cann_jax.core.table import Centre, Spreads, Table, centre, tabulate
 
 BLOCK = 1 << 15  # responses: a block's scores, logits and weights fit a core's second cache, 1 MB
@@ -21,17 +22,17 @@ MANY_BLOCKS = 8  # from a megabyte a score on
 
 
 class _Rows(NamedTuple):
-    """The prompts of a block: ``size`` from ``first`` on, of which those before ``own`` are another block's."""
+    """A block: ``size`` prompts from ``first`` on, of which those before ``own`` are another block's."""
 
-    first: jax.Array
-    own: jax.Array
+    first: Array
+    own: Array
     size: int
 
-    def of(self, values: jax.Array, axis: int = 0) -> jax.Array:
+    def of(self, values: Array, axis: int = 0) -> Array:
         """Return these prompts' values."""
         return jax.lax.dynamic_slice_in_dim(values, self.first, self.size, axis)
 
-    def weights(self, weights: jax.Array) -> jax.Array:
+    def weights(self, weights: Array) -> Array:
         """Return these prompts' weights, 0 for another block's prompts."""
         return jnp.where(self.first + jnp.arange(self.size) >= self.own, self.of(weights), 0)
 
@@ -39,10 +40,10 @@ class _Rows(NamedTuple):
 class _Arrays(NamedTuple):
     """A whole table as it was given, its constraints ``(m, prompts, responses)``, with its centres."""
 
-    reward: jax.Array
-    constraints: jax.Array
-    mask: jax.Array | None
-    weights: jax.Array
+    reward: Array
+    constraints: Array
+    mask: Array | None
+    weights: Array
     centres: tuple[Centre, Centre]
 
     def block(self, rows: _Rows, spreads: Spreads) -> Table:
@@ -54,7 +55,7 @@ class _Arrays(NamedTuple):
         return tabulate(rows.of(self.reward), constraints, mask, weights, centres, spreads=spreads)
 
 
-def many_blocks(reward: jax.Array) -> bool:
+def many_blocks(reward: Array) -> bool:
     """Return whether a table is one of many blocks on one CPU.
 
     Under a trace the answer is no, as only the compiler knows the device.
@@ -65,7 +66,7 @@ def many_blocks(reward: jax.Array) -> bool:
     return [device.platform for device in devices] == ["cpu"]
 
 
-def block_objective(scores: Scores, spreads: Spreads, margins: jax.Array, beta: jax.Array) -> Objective:
+def block_objective(scores: Scores, spreads: Spreads, margins: Array, beta: Array) -> Objective:
     """Return F on a table of many blocks; lives inside one traced function.
 
     Args:
@@ -79,8 +80,7 @@ def block_objective(scores: Scores, spreads: Spreads, margins: jax.Array, beta: 
     arrays = _Arrays(scores.reward, constraints, mask, normalised_prompt_weights(scores), centres)
     seen = _sum_over_blocks(arrays, spreads, survey)
     spreads = refine_spreads(spreads, seen)
-    means = PromptMeans(*(leaf / seen.weight for leaf in seen.means))
-    constants = constants_of(means, spreads, margins, beta, scores.baseline)
+    constants = constants_of(seen, spreads, margins, beta, scores.baseline)
     return Objective(constants, partial(_sum_over_blocks, arrays, spreads))
 
 
@@ -88,7 +88,7 @@ def _sum_over_blocks(arrays: _Arrays, spreads: Spreads, function: Callable[..., 
     prompts, responses = arrays.reward.shape
     size = min(prompts, max(1, BLOCK // responses))
 
-    def one(_: None, own: jax.Array) -> tuple[None, Any]:
+    def one(_: None, own: Array) -> tuple[None, Any]:
         rows = _Rows(jnp.minimum(own, prompts - size), own, size)
         return None, function(arrays.block(rows, spreads), *arguments)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.objective import table_objective
 from cann_jax.core.solver.solution import DualSolution
@@ -18,7 +19,7 @@ from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
 
-Point = tuple[jax.Array, jax.Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
+Point = tuple[Array, Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
 Path = tuple[Point, Point]  # the last two points
 
 
@@ -95,11 +96,29 @@ def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
         path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + CHUNK) < count, path)
         found.append(solutions)
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    stacked: DualSolution = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    return stacked
+
+
+def solve_lane(
+    table: Table, margins: ArrayLike, beta: ArrayLike, initial: ArrayLike | None = None
+) -> DualSolution:
+    """Solve one setting by the program that many lanes share, so that nothing more is compiled.
+
+    Args:
+        table: From ``standardise``.
+        margins: b ``(m,)``.
+        beta: β > 0.
+        initial: λ ``(m,)`` to begin from; None: 0.
+    """
+    solution: DualSolution = jax.tree.map(
+        lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta), initial)
+    )
+    return solution
 
 
 @jax.jit
-def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -> tuple[Path, DualSolution]:
+def _solve_chunk(table: Table, settings: Lanes, active: Array, path: Path) -> tuple[Path, DualSolution]:
     turn = jnp.cumsum(jnp.isfinite(table.reward), axis=-1) - 1
 
     def solve(setting: Lanes, path: Path) -> DualSolution:
@@ -112,7 +131,7 @@ def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -
         start = _predict(path, jnp.append(setting.margins, setting.betas))
         return solve_objective(table_objective(part, setting.margins, setting.betas), start)
 
-    def step(path: Path, lane: tuple[Lanes, jax.Array]) -> tuple[Path, DualSolution]:
+    def step(path: Path, lane: tuple[Lanes, Array]) -> tuple[Path, DualSolution]:
         setting, wanted = lane
         shape = jax.eval_shape(solve, setting, path)
         skipped = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
@@ -125,7 +144,7 @@ def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -
     return jax.lax.scan(step, path, (settings, active))
 
 
-def _predict(path: Path, setting: jax.Array) -> jax.Array:
+def _predict(path: Path, setting: Array) -> Array:
     """Return λ ``(m,)`` on the line through the last two answers, as far along as the settings have moved."""
     (older, first), (newer, second) = path
     moved, ahead = newer - older, setting - newer

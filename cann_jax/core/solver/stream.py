@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.objective import Objective
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores
@@ -45,11 +46,10 @@ def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolut
     """
     stream = _Stream(chunks)
     first = standardise(next(iter(chunks()))).spreads
-    seen: Survey = stream.total(first, np.float32(1), survey)
-    means = jax.tree.map(lambda leaf: leaf / seen.weight, seen.means)
-    margins = np.asarray(targets.margins(np.ones(1, np.float32), means.constraints))
+    seen: Survey = stream.total(first, 1.0, survey)
+    margins = np.asarray(targets.margins(np.ones(1, np.float32), seen.mean / seen.weight))
     spreads = refine_spreads(first, seen)
-    constants = constants_of(means, spreads, jnp.asarray(margins), jnp.float32(beta))
+    constants = constants_of(seen, spreads, margins, np.asarray(beta, np.float32))
     objective = Objective(constants, partial(stream.total, spreads, 1 / seen.weight), _loop_on_host)
     solution = solve_objective(objective, jnp.zeros(len(margins), jnp.float32), "newton", TOLERANCE)
     return StreamedSolution(
@@ -68,7 +68,7 @@ class _Stream:
         self.chunks, self.passes = chunks, 0
 
     def total(
-        self, spreads: Spreads, weight: jax.Array, function: Callable[..., Any], *arguments: Any
+        self, spreads: Spreads, weight: float | Array, function: Callable[..., Any], *arguments: Any
     ) -> Any:
         """Return the sum over the chunks, added in float64, as float32."""
         self.passes += 1
@@ -82,7 +82,7 @@ class _Stream:
 
 @partial(jax.jit, static_argnums=0)
 def _of_chunk(
-    function: Callable[..., Any], chunk: Scores, spreads: Spreads, weight: jax.Array, *arguments: Any
+    function: Callable[..., Any], chunk: Scores, spreads: Spreads, weight: float | Array, *arguments: Any
 ) -> Any:
     assert chunk.mask is not None, "a chunk has a mask"
     weights = jnp.where(jnp.any(chunk.mask, axis=-1), weight, 0)
