@@ -34,7 +34,8 @@ def largest_margin(scores: Scores) -> Array:
     table = standardise(scores)
     nothing = jnp.zeros_like(table.spreads.constraints)
     drift = table_constants(table, nothing, jnp.ones_like(table.spreads.reward)).drift
-    return (survey(table).best + drift) * table.spreads.constraints
+    largest: Array = (survey(table).best + drift) * table.spreads.constraints
+    return largest
 
 
 def rounding(dtype: np.dtype) -> float:

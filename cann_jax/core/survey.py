@@ -66,7 +66,7 @@ class Constants:
 
 
 def survey(part: Table) -> Survey:
-    """Return the sums that the whole table's constants are made of; compilers drop those that nobody reads."""
+    """Return the sums from which the whole table's constants follow."""
     present, weights = jnp.isfinite(part.reward), part.weights
     count = jnp.sum(present, axis=-1)
     reward = jnp.where(present, part.reward, 0) / part.spreads.reward

@@ -31,6 +31,13 @@ class Centre(NamedTuple):
     rest: Array
 
 
+class Centres(NamedTuple):
+    """Centres of a table's reward ``(prompts,)`` and constraints ``(m, prompts)``."""
+
+    reward: Centre
+    constraints: Centre
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -60,61 +67,41 @@ class Table:
 
 
 @jax.jit
-def standardise(scores: Scores, weights: Array | None = None, spreads: Spreads | None = None) -> Table:
+def standardise(
+    scores: Scores,
+    weights: Array | None = None,
+    spreads: Spreads | None = None,
+    centres: Centres | None = None,
+) -> Table:
     """Return the scores in standard form.
 
     Args:
-        scores: The table, or a part of one.
+        scores: The table, or some prompts of one.
         weights: ``(prompts,)``, taken as they are; None: the table's own, normalised.
         spreads: Units to standardise in; None: the table's own.
+        centres: As ``centres_of`` the scores, where they are known.
     """
-    mask, constraints = response_mask(scores), jnp.moveaxis(scores.constraints, -1, 0)
-    centres = centre(scores.reward, mask), centre(constraints, mask)
-    weights = normalised_prompt_weights(scores) if weights is None else weights
-    return tabulate(scores.reward, constraints, mask, weights, centres, scores.baseline, spreads)
-
-
-def tabulate(
-    reward: Array,
-    constraints: Array,
-    mask: Array | None,
-    weights: Array,
-    centres: tuple[Centre, Centre],
-    baseline: Array | None = None,
-    spreads: Spreads | None = None,
-) -> Table:
-    """Return a table standardised about known centres.
-
-    Args:
-        reward: ``(prompts, responses)``.
-        constraints: ``(m, prompts, responses)``.
-        mask: ``(prompts, responses)`` bool, or None where no response is missing.
-        weights: ``(prompts,)``, taken as they are.
-        centres: Centres of the reward and of the constraints.
-        baseline: As in ``Scores``.
-        spreads: Units to standardise in; None: the table's own.
-    """
-    about, constraints_about = centres
-    deviation, features = deviations(reward, about, mask), deviations(constraints, constraints_about, mask)
+    mask, weights = response_mask(scores), normalised_prompt_weights(scores) if weights is None else weights
+    about = centres_of(scores) if centres is None else centres
+    reward = _deviations(scores.reward, about.reward, mask)
+    features = _deviations(jnp.moveaxis(scores.constraints, -1, 0), about.constraints, mask)
     if spreads is None:
-        spreads = Spreads(
-            unit(root_mean_square(features, weights, mask)),
-            unit(root_mean_square(deviation[None], weights, mask)[0]),
-        )
-    count, lowest = jnp.full(weights.shape, reward.shape[-1]), jnp.min(deviation, axis=-1)
+        spread = unit(_root_mean_square(features, weights, mask))
+        spreads = Spreads(spread, unit(_root_mean_square(reward[None], weights, mask)[0]))
+    count, lowest = jnp.full(weights.shape, reward.shape[-1]), jnp.min(reward, axis=-1)
     if mask is not None:
         present = mask | ~jnp.any(mask, axis=-1, keepdims=True)
         count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-        lowest = jnp.min(jnp.where(present, deviation, jnp.inf), axis=-1)
-        deviation = jnp.where(present, deviation, -jnp.inf)
+        lowest = jnp.min(jnp.where(present, reward, jnp.inf), axis=-1)
+        reward = jnp.where(present, reward, -jnp.inf)
     return Table(
-        reward=deviation,
+        reward=reward,
         features=features / spreads.constraints[:, None, None],
         weights=weights,
         spreads=spreads,
-        baseline=baseline,
-        prompt_means=constraints_about.mean,
-        prompt_rewards=about.mean,
+        baseline=scores.baseline,
+        prompt_means=about.constraints.mean,
+        prompt_rewards=about.reward.mean,
         prompt_lowest=lowest,
         prompt_log_counts=jnp.log(count.astype(reward.dtype)),
     )
@@ -138,19 +125,28 @@ def best_mean(table: Table, combination: Array) -> Array:
     return accurate_sum(jnp.max(mix_features(table, combination), axis=-1) * table.weights)
 
 
-def centre(values: Array, mask: Array | None) -> Centre:
-    """Return the means over the responses of ``values (..., prompts, responses)``."""
+def centres_of(scores: Scores) -> Centres:
+    """Return the centres of a table's reward ``(prompts,)`` and constraints ``(m, prompts)``."""
+    mask = response_mask(scores)
+    return Centres(_centre(scores.reward, mask), _centre(jnp.moveaxis(scores.constraints, -1, 0), mask))
+
+
+def centred(values: Array, mask: Array | None) -> Array:
+    """Return ``values (..., prompts, responses)`` less their prompt's mean; 0 for missing responses."""
+    return _deviations(values, _centre(values, mask), mask)
+
+
+def _centre(values: Array, mask: Array | None) -> Centre:
     mean = response_mean(values, mask)
     return Centre(mean, response_mean(values - mean[..., None], mask))
 
 
-def deviations(values: Array, about: Centre, mask: Array | None) -> Array:
-    """Return ``values`` less their prompt's mean; 0 for missing responses, whatever their values."""
+def _deviations(values: Array, about: Centre, mask: Array | None) -> Array:
     found = (values - about.mean[..., None]) - about.rest[..., None]
     return found if mask is None else jnp.where(mask, found, 0)
 
 
-def root_mean_square(deviations: Array, weights: Array, mask: Array | None) -> Array:
+def _root_mean_square(deviations: Array, weights: Array, mask: Array | None) -> Array:
     """Return the spread ``(m,)`` within a prompt of ``(m, prompts, responses)`` deviations."""
     # the largest deviation is divided out first: squares of 1e20 or 1e-30 leave float32's range
     size = jnp.max(jnp.abs(deviations), axis=(-2, -1))
@@ -162,8 +158,3 @@ def root_mean_square(deviations: Array, weights: Array, mask: Array | None) -> A
 def unit(spread: Array) -> Array:
     """Return the spread, or 1 for scores that never vary."""
     return jnp.where(spread > 0, spread, 1)
-
-
-def centred(values: Array, mask: Array | None) -> Array:
-    """Return ``values (..., prompts, responses)`` less their prompt's mean; 0 for missing responses."""
-    return deviations(values, centre(values, mask), mask)
