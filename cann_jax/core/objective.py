@@ -14,7 +14,7 @@ blocks of one or in chunks of a file, one function is summed over the parts (``T
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,7 @@ from cann_jax.core.table import Table, best_mean
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would round the products to bfloat16 or TF32
 
 
-class Total(Protocol):
-    """Sums ``function(part, *arguments)``, a pytree, over the parts of a table."""
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the sum."""
+Total = Callable[..., Any]  # total(function, *arguments) sums function(part, *arguments) over the parts
 
 
 class Evaluation(NamedTuple):

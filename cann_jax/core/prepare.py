@@ -31,7 +31,7 @@ def prepare(
     Args:
         reward: ``(prompts, responses)``, larger is better.
         constraint_scores: Name → ``(prompts, responses)``, larger is better.
-        constraints: What to ask, in order; several may share a name's scores through different groups.
+        constraints: In order; several may share a name's scores through different groups.
         groups: Name → ``(prompts,)`` bool.
         mask: As in ``Scores``.
         prompt_weights: As in ``Scores``.
@@ -101,7 +101,7 @@ def constraint_means(constraint: Constraint, raw: np.ndarray, groups: Sequence[s
     """Return the mean of g over the responses of each prompt in the constraint's group, in its own units.
 
     Args:
-        constraint: What is asked.
+        constraint: The constraint.
         raw: Scores ``(prompts, responses)``.
         groups: The group of each prompt.
 

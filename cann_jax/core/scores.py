@@ -121,7 +121,7 @@ def _check_finite(name: str, values: np.ndarray, mask: np.ndarray) -> None:
 
 def _check_weights(scores: Scores, mask: np.ndarray) -> None:
     if not mask.any():
-        raise InputError("mask is False everywhere; no response is left to weigh")
+        raise InputError("mask is False everywhere; keep at least one response")
     if scores.baseline is not None and not np.all(np.isfinite(np.asarray(scores.baseline))):
         raise InputError("baseline is NaN or infinite; give a finite E_ref[g] for each constraint")
     if scores.prompt_weights is None:

@@ -88,15 +88,7 @@ def survey(part: Table) -> Survey:
 def constants_of(
     seen: Survey, spreads: Spreads, margins: Array, beta: Array, baseline: Array | None = None
 ) -> Constants:
-    """Return the constants of a table at margins b ``(m,)`` and β.
-
-    Args:
-        seen: The sum of the surveys of all parts.
-        spreads: Units that the parts are standardised in.
-        margins: b ``(m,)``.
-        beta: β > 0.
-        baseline: E_ref[g] ``(m,)`` where it was given, as in ``Scores``.
-    """
+    """Return the constants of a table at margins b ``(m,)`` and β from the sum of its parts' surveys."""
     mean = seen.mean / seen.weight
     baseline = mean if baseline is None else baseline
     return Constants(

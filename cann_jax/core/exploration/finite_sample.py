@@ -83,21 +83,21 @@ def correct_multipliers(
     nothing = np.full_like(plug_in, np.nan)
     limit = kl_limit(scores, solution)
     responses = int(np.median(_responses(scores)))
+    reason = ""
     if not bool(solution.converged):
-        return Correction(plug_in, nothing, nothing, "the plug-in has no solution to correct")
-    if responses < FEWEST:
-        return Correction(plug_in, nothing, nothing, f"{responses} responses a prompt; {FEWEST} are needed")
-    if bool(limit.strained):
+        reason = "the plug-in has no solution to correct"
+    elif responses < FEWEST:
+        reason = f"{responses} responses a prompt; {FEWEST} are needed"
+    elif bool(limit.strained):
         reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
+    if reason:
         return Correction(plug_in, nothing, nothing, reason)
     table = standardise(scores)
     parts = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in).multipliers
     halves, quarters = np.mean(parts[:2], axis=0), np.mean(parts[2:], axis=0)
-    if not bool(np.all(np.isfinite(halves))):
-        return Correction(
-            plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more"
-        )
-    return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
+    if np.all(np.isfinite(halves)):
+        return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
+    return Correction(plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more")
 
 
 def _extrapolate(whole: np.ndarray, halves: np.ndarray, quarters: np.ndarray) -> np.ndarray:

@@ -62,8 +62,7 @@ def bootstrap(
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    weights = drawn * np.asarray(table.weights)
-    weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    weights = _shares(drawn * np.asarray(table.weights))
     margins = _margins_under(weights, table, targets)
     solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
     reward, gains = predict_per_prompt(scores, multipliers, beta)
@@ -73,6 +72,11 @@ def bootstrap(
         predicted_improvement=(weights @ np.asarray(gains).T) * targets.rescale(weights),
         infeasible_share=np.mean(solutions.feasible == Feasible.NO),
     )
+
+
+def _shares(weights: np.ndarray) -> np.ndarray:
+    """Return weights ``(L, prompts)`` that sum to one in each row."""
+    return np.asarray(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30), np.float32)
 
 
 def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
@@ -187,8 +191,7 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int =
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
-    weights = np.stack([half, ~half]) * np.asarray(table.weights)
-    weights = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)).astype(np.float32)
+    weights = _shares(np.stack([half, ~half]) * np.asarray(table.weights))
     settings = lanes(table, _margins_under(weights, table, targets), beta, weights)
     multipliers = np.asarray(solve_lanes(table, settings).multipliers)
     judged = []

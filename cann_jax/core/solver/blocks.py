@@ -34,13 +34,9 @@ def many_blocks(reward: Array) -> bool:
 
 
 def block_objective(scores: Scores, spreads: Spreads, margins: Array, beta: Array) -> Objective:
-    """Return F on a table of many blocks; lives inside one traced function.
+    """Return F on a table of many blocks, inside one traced function.
 
-    Args:
-        scores: The table.
-        spreads: Spreads of about the right size, so that squares stay in range.
-        margins: b ``(m,)``.
-        beta: β > 0.
+    The spreads need only be of about the right size, so that squares stay in range.
     """
     weights = normalised_prompt_weights(scores)
     rows = dataclasses.replace(scores, prompt_weights=weights, baseline=None)

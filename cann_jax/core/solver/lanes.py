@@ -49,14 +49,9 @@ def lanes(
     weights: np.ndarray | None = None,
     parts: np.ndarray | None = None,
 ) -> Lanes:
-    """Broadcast settings to a common number of lanes.
+    """Broadcast settings, with or without an axis of lanes, to the fields of ``Lanes``.
 
-    Args:
-        table: From ``standardise``.
-        margins: ``(L, m)`` or ``(m,)``.
-        betas: ``(L,)`` or a scalar.
-        weights: ``(L, prompts)``; None: the table's.
-        parts: ``(L, 2)``; None: all responses.
+    Weights default to the table's, parts to all responses.
     """
     dtype = table.reward.dtype
     margins, betas = np.asarray(margins, dtype), np.asarray(betas, dtype)
@@ -103,17 +98,9 @@ def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None)
 def solve_lane(
     table: Table, margins: ArrayLike, beta: ArrayLike, initial: ArrayLike | None = None
 ) -> DualSolution:
-    """Solve one setting by the program that many lanes share, so that nothing more is compiled.
-
-    Args:
-        table: From ``standardise``.
-        margins: b ``(m,)``.
-        beta: β > 0.
-        initial: λ ``(m,)`` to begin from; None: 0.
-    """
-    solution: DualSolution = jax.tree.map(
-        lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta), initial)
-    )
+    """Solve for margins ``(m,)`` and β as one lane, by the program that curves compile anyway."""
+    found = solve_lanes(table, lanes(table, margins, beta), initial)
+    solution: DualSolution = jax.tree.map(lambda leaf: leaf[0], found)
     return solution
 
 

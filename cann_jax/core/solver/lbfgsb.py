@@ -1,7 +1,7 @@
 """jaxopt's L-BFGS-B on the dual; the one file that imports jaxopt, which is no longer maintained.
 
-Its own error says 0.0 on infeasible tables (in float32 λ − ∇D rounds to λ), so the loop here asks our
-residual and our proof of infeasibility when to stop.
+Its own error estimate is 0.0 on infeasible tables (in float32 λ − ∇D rounds to λ), so the loop here stops by
+our residual and our proof of infeasibility.
 """
 
 import warnings
@@ -51,7 +51,7 @@ def lbfgsb(objective: Objective, start: Array, tolerance: float) -> tuple[Array,
 def _solver_class() -> Any:
     """Import the class late: it costs a second that the Newton method's users need not wait for."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # says it is unmaintained; see above
+        warnings.simplefilter("ignore", DeprecationWarning)  # it warns that it is unmaintained; see above
         from jaxopt import LBFGSB
     return LBFGSB
 

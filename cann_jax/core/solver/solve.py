@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import proves_infeasible
@@ -25,10 +26,10 @@ ROUGH_PROMPTS = 1024
 
 def solve_dual(
     scores: Scores,
-    margins: Array,
+    margins: ArrayLike,
     beta: float | Array,
     method: str = "lbfgsb",
-    initial: Array | None = None,
+    initial: ArrayLike | None = None,
     tolerance: float = TOLERANCE,
 ) -> DualSolution:
     """Solve the one-shot dual on a table of the reference's samples (paper, algorithm 1, MoCAN's step 2).
@@ -49,29 +50,20 @@ def solve_dual(
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
     count = scores.constraints.shape[-1]
-    margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
-    if margins.shape != (count,):
-        raise InputError(f"margins have shape {margins.shape}; give one for each of the {count} constraints")
-    _check_settings(margins, beta)
+    required = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    if required.shape != (count,):
+        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
+    if not isinstance(beta, jax.core.Tracer) and not jnp.all(jnp.asarray(beta) > 0):
+        raise InputError(f"beta: {beta}; give a positive number")
+    if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
+        raise InputError(f"margins: {required}; give finite numbers")
     # L-BFGS-B stays as it is, the reference
     rough = method == "newton" and initial is None and scores.reward.shape[0] >= 8 * ROUGH_PROMPTS
     blocks = method == "newton" and many_blocks(scores.reward)
-    initial = jnp.zeros_like(margins) if initial is None else jnp.asarray(initial, margins.dtype)
-    beta = jnp.asarray(beta, margins.dtype)
-    solution: DualSolution = _solve(scores, margins, beta, initial, method, tolerance, rough, blocks)
+    start = jnp.zeros_like(required) if initial is None else jnp.asarray(initial, required.dtype)
+    beta = jnp.asarray(beta, required.dtype)
+    solution: DualSolution = _solve(scores, required, beta, start, method, tolerance, rough, blocks)
     return solution
-
-
-def _check_settings(margins: Array, beta: float | Array) -> None:
-    """Refuse a β ≤ 0 and margins that are not finite; traced values pass.
-
-    Raises:
-        InputError: Naming the setting.
-    """
-    if not isinstance(beta, jax.core.Tracer) and not jnp.all(jnp.asarray(beta) > 0):
-        raise InputError(f"beta: {beta}; give a positive number")
-    if not isinstance(margins, jax.core.Tracer) and not jnp.all(jnp.isfinite(margins)):
-        raise InputError(f"margins: {margins}; give finite numbers")
 
 
 @partial(jax.jit, static_argnames=("method", "tolerance", "rough", "blocks"))
@@ -119,14 +111,7 @@ def _rough_answer(part: Table, margins: Array, beta: Array, initial: Array) -> A
 def solve_objective(
     objective: Objective, initial: Array, method: str = "newton", tolerance: float = TOLERANCE
 ) -> DualSolution:
-    """Solve the dual of any objective: one table, many lanes of it, blocks or a stream.
-
-    Args:
-        objective: F of the table at its margins and β.
-        initial: λ ``(m,)`` to begin from.
-        method: As in ``solve_dual``.
-        tolerance: As in ``solve_dual``.
-    """
+    """Return the solution of any objective, from λ ``(m,)``: the end of every route from scores to λ*."""
     start = initial / objective.constants.multiplier_unit
     tilt, evaluations = SOLVERS[method](objective, start, SOLVED * tolerance)
     return certify_point(objective, tilt, evaluations, tolerance)

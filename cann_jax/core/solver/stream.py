@@ -1,9 +1,9 @@
-"""The same solve for a table larger than memory: its chunks pass by, and only sums are kept."""
+"""A table larger than memory, solved in passes over its chunks, of which only sums are kept."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from cann_jax.core.survey import Survey, constants_of, refine_spreads, survey
 from cann_jax.core.table import Spreads, standardise
 
 Chunks = Callable[[], Iterable[Scores]]
-State = TypeVar("State")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +33,14 @@ class StreamedSolution:
 
 
 def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolution:
-    """Solve the dual by Newton's method on whole prompts that pass by; memory is that of one chunk.
+    """Solve the dual by Newton's method in passes over chunks of whole prompts, in the memory of one chunk.
 
     Prompts weigh the same. Sums over chunks are kept in float64.
 
     Args:
         chunks: Called once a pass; yields ``Scores`` with a mask, no weights and no baseline, each with
             the same responses axis. Equal shapes spare compilations; prompts without a response pad.
-        targets: What to ask; no groups.
+        targets: Of constraints without groups.
         beta: β > 0.
     """
     stream = _Stream(chunks)
@@ -89,7 +88,7 @@ def _of_chunk(
     return function(standardise(chunk, weights, spreads), *arguments)
 
 
-def _loop_on_host(unfinished: Callable[[State], Any], step: Callable[[State], State], state: State) -> State:
+def _loop_on_host(unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any) -> Any:
     while unfinished(state):
         state = step(state)
     return state
