@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 from cann_jax.config.run import PromptsConfig
 from cann_jax.data.prompts import encode_prompts, read_prompts
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.generate import generate
 

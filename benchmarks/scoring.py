@@ -26,7 +26,8 @@ from cann_jax.config.run import PromptsConfig
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import encode_prompts, read_prompts
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel, batch_logps, call_shape
 
 PROMPTS = Path(__file__).parents[1] / "configs/prompts/quickstart_train.jsonl"

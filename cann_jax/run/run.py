@@ -23,7 +23,8 @@ from cann_jax.files.atomic import (
 )
 from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.manifest import MANIFEST, begin, commit, expectation, stage_state
 from cann_jax.runtime import distributed

@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 
 from cann_jax.config.run import RunConfig
-from cann_jax.models.layers import LoraParam
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.step import Spec
 

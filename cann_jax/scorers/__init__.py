@@ -16,7 +16,7 @@ from cann_jax.config.scorers import (
 from cann_jax.data.prompts import prompt_ids
 from cann_jax.files.atomic import fingerprint_file, fingerprint_json
 from cann_jax.models.adapters.peft import adapter_files
-from cann_jax.models.files.load import ModelFiles, open_model
+from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers import implicit, judge, reward_model
 from cann_jax.scorers.base import Scored, Scorer, check_finite

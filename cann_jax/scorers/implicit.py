@@ -10,9 +10,10 @@ from cann_jax.config.scorers import ImplicitScorer, Prealigned
 from cann_jax.data.prompts import Prompt, encode_prompts
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.attach import adapter_of, with_adapter
+from cann_jax.models.adapters.attach import attach_adapter, open_attachable
 from cann_jax.models.adapters.peft import Adapter
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Scored
 
@@ -41,7 +42,7 @@ class Implicit:
         """Raises InputError as ``checked``."""
         match checked(config, key, reference.files, prompts):
             case Adapter() as adapter:
-                return cls(config, with_adapter(reference, adapter), None)
+                return cls(config, attach_adapter(reference, adapter), None)
             case ModelFiles() as files:
                 decoder = load_decoder(files, str(reference.decoder.dtype))
                 return cls(config, LanguageModel.of(decoder, files), None)
@@ -89,7 +90,7 @@ def checked(
     if source.preference is not None:
         return None
     if source.adapter is not None:
-        return adapter_of(reference, Path(source.adapter))
+        return open_attachable(reference, Path(source.adapter))
     if source.model is not None:
         return _other_model(source, where, reference)
     if prompts.template != "chat":

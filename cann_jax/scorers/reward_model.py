@@ -9,7 +9,7 @@ import numpy as np
 from cann_jax.config.scorers import RewardModelScorer
 from cann_jax.data.prompts import Prompt, answered_ids
 from cann_jax.files.errors import InputError, named
-from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model
+from cann_jax.models.score_model import ScoreModel, ScoreModelFiles, load_score_model, open_score_model
 from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe
 
 
@@ -54,7 +54,7 @@ class RewardModel(DialogueScorer):
         return Scored(sign * self.model.scores(rows, self.config.batch))
 
 
-def checked(config: RewardModelScorer, key: str) -> tuple[ScoreFiles, tuple[int, ...]]:
+def checked(config: RewardModelScorer, key: str) -> tuple[ScoreModelFiles, tuple[int, ...]]:
     """The model's files and the ids of its end token, without a weight being read.
 
     Raises:

@@ -11,7 +11,7 @@ from cann_jax.data.encoded_pairs import encode_pairs
 from cann_jax.data.pairs import PARTS, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Template
 from cann_jax.files.atomic import fingerprint_json, write_bytes_atomic, write_table
-from cann_jax.models.files.load import ModelFiles
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.run.run import Run, Stage, stage
 
 CONTRADICTIONS = "contradictory.jsonl"

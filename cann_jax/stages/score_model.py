@@ -16,7 +16,7 @@ from cann_jax.data.pairs import Part, prepare_pairs
 from cann_jax.files.atomic import fingerprint_json, staged, write_json, writing
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import export_score_model
-from cann_jax.models.files.load import ModelFiles, open_model
+from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.run.run import load_model, read_pairs, stage
 from cann_jax.run.training import TRAINED
 from cann_jax.runtime.distributed import is_first

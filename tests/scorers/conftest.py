@@ -6,7 +6,8 @@ import pytest
 from cann_jax.config.run import PromptsConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt, Turn, prompt_ids
 from cann_jax.data.responses import Responses
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 
 PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")

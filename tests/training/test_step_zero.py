@@ -12,7 +12,8 @@ from cann_jax.command_line.parser import parse_run
 from cann_jax.config.run import RunConfig
 from cann_jax.data.prompts import EncodedPrompts, Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.run.training import TRAINED, spec_of
 from cann_jax.stages.align import with_reference
 from cann_jax.stages.prealign import trainings

@@ -14,7 +14,8 @@ from flax import nnx
 
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import OptimizerConfig
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import distributed, sharding
 from cann_jax.runtime.sharding import fetch
 from cann_jax.training.accumulate import start

@@ -12,7 +12,8 @@ from cann_jax.command_line.parser import parse_run
 from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.load import abstract_decoder, open_model
+from cann_jax.models.files.load import abstract_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import sharding
 from cann_jax.runtime.sharding import mesh_shape, parameter_specs, partition
 from tests.stages.setting import write_config
