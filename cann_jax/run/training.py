@@ -19,7 +19,7 @@ from cann_jax.files.progress import track
 from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.layers import LoraParam
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.run.outputs import MODEL, read_pairs, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER

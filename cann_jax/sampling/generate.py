@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.models.bfloat16_words import pack
-from cann_jax.models.decoder import KeysValues, causal_sight
+from cann_jax.models.bfloat16_words import to_words
+from cann_jax.models.decoder import KeysValues
+from cann_jax.models.masks import causal_mask
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 
@@ -88,7 +89,7 @@ def generate(
 def _prefill(model, prompts, lengths) -> tuple[KeysValues, jax.Array]:
     """Keys and values of the prompts, and the hidden state (B, hidden) of each prompt's last token."""
     positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
-    hidden, prompt = model.prefill(prompts, positions, causal_sight(positions < lengths[:, None]))
+    hidden, prompt = model.prefill(prompts, positions, causal_mask(positions < lengths[:, None]))
     return prompt, jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
 
@@ -108,6 +109,6 @@ def _empty_samples(shape, length: int) -> Samples:
 
 
 def _empty_cache(config, shape, length: int, dtype) -> KeysValues:
-    cache = pack(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
+    cache = to_words(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
     cache = constrain(cache, "layers", "batch", "any", "kv_heads", "any", "any")
     return KeysValues(cache, cache)

@@ -9,8 +9,9 @@ from scipy.optimize import minimize_scalar
 
 from cann_jax.data.encoded_pairs import pairs_from_table
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.attach import adapter_of, with_adapter
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.adapters.attach import attach_adapter, open_attachable
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.train import main
 from tests.data.preference_files import pku_row, write_lines
@@ -77,8 +78,8 @@ def test_prealigned_models_lean(prealigned, tiny_folder):
     arguments = (responses.prompts.ids, responses.tokens, responses.lengths)
     before = reference.logps(*arguments)
     for name, preferred in (("better-beta0.2", 0), ("safer-beta0.1", 1)):
-        adapter = adapter_of(files, folder / "prealign" / name / "adapter")
-        gain = with_adapter(reference, adapter).logps(*arguments) - before
+        adapter = open_attachable(files, folder / "prealign" / name / "adapter")
+        gain = attach_adapter(reference, adapter).logps(*arguments) - before
         assert np.mean(gain[:, preferred] - gain[:, 1 - preferred]) > 0.5
     scores = pq.read_table(folder / "pair_scores/scores.parquet").column("safe").to_numpy().reshape(-1, 2)
     np.testing.assert_allclose(scores, SAFER_BETA * gain, atol=1e-4)

@@ -196,7 +196,8 @@ def torch_loss_and_gradients(folder, batch, beta: float):
 
 def test_loss_and_gradient_equal_torch(no_dropout, batch, tmp_path, tiny_folder):
     """Full fine-tuning of a model that has moved, by an optimizer that adds the gradient to the weights."""
-    from cann_jax.models.files.load import load_decoder, open_model
+    from cann_jax.models.files.load import load_decoder
+    from cann_jax.models.files.model_files import open_model
 
     graph, weights, frozen = no_dropout
     batch = batch._replace(reference_logps=reference_step(make_spec(graph), weights, frozen, batch))

@@ -14,7 +14,8 @@ from flax import nnx
 
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import OptimizerConfig
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import distributed
 from cann_jax.runtime.mesh import make_mesh, on_mesh
 from cann_jax.runtime.placement import fetch
