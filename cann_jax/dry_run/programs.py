@@ -16,8 +16,8 @@ from cann_jax.run.training import TRAINED, spec_of
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
-from cann_jax.training.preference_objective import PreferenceBatch, reference_step, train_step
-from cann_jax.training.step import start
+from cann_jax.training.preference_objective import PreferenceBatch
+from cann_jax.training.step import forward, start, train_step
 
 
 def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int):
@@ -68,7 +68,7 @@ def trace_training(
     state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
     frozen, batch = shapes_of_parameters(frozen), shapes_of_batch(_preferences(config, width, length))
     return {
-        "reference log-probs": reference_step.trace(spec, state.weights, frozen, batch),
+        "reference log-probs": forward.trace(spec, state.weights, frozen, batch),
         "training step": train_step.trace(spec, state, frozen, batch, _key()),
     }
 

@@ -23,8 +23,8 @@ from cann_jax.run.training import TRAINED
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.stages.score_model import ScoreRun, make_pairs, spec_of
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_objective import ScoreBatch, ScoreWeights, score_step
-from cann_jax.training.step import start
+from cann_jax.training.score_objective import ScoreBatch, ScoreWeights
+from cann_jax.training.step import start, train_step
 
 
 def dry_run_score_model(run: ScoreRun, model_config: str | None = None) -> None:
@@ -86,4 +86,4 @@ def _trace(config: ScoreModelConfig, shape: DecoderConfig, steps: int, prompt: i
     sizes = ((size, prompt), (size,), (size, 2, response), (size, 2), (size,), (size, 2))
     batch = shapes_of_batch(ScoreBatch(*(jax.ShapeDtypeStruct(each, jnp.int32) for each in sizes)))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return score_step.trace(spec, state, shapes_of_parameters(frozen), batch, key)
+    return train_step.trace(spec, state, shapes_of_parameters(frozen), batch, key)

@@ -8,7 +8,7 @@ from cann_jax.config.run import RunConfig
 from cann_jax.models.layers import LoraParam
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.preference_data import Batching
-from cann_jax.training.preference_objective import Spec
+from cann_jax.training.preference_objective import PreferenceObjective
 
 ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
 
@@ -32,14 +32,14 @@ def batching_of(config: RunConfig) -> Batching:
     )
 
 
-def spec_of(config: RunConfig, graph: Any, steps: int) -> Spec:
+def spec_of(config: RunConfig, graph: Any, steps: int) -> PreferenceObjective:
     """What is fixed while training.
 
     Raises:
         InputError: the warm-up is no shorter than the run.
     """
     align = config.align
-    return Spec(
+    return PreferenceObjective(
         graph=graph,
         optimizer=optimizer(align.optimizer, steps),
         loss=align.loss,

@@ -28,8 +28,8 @@ from cann_jax.stages.score import REWARD
 from cann_jax.training.checkpoints import load_weights, save_weights
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.preference_data import PreferenceData
-from cann_jax.training.preference_objective import Spec, reference_step, train_step
-from cann_jax.training.step import TrainState, start
+from cann_jax.training.preference_objective import PreferenceObjective
+from cann_jax.training.step import TrainState, forward, start
 
 WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
 
@@ -139,7 +139,9 @@ def _human_rewards(run: Run) -> tuple[Responses, np.ndarray]:
     return pairs.take(chosen).responses(), np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
 
 
-def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: epath.Path) -> PreferenceData:
+def with_reference(
+    spec: PreferenceObjective, weights, frozen, data: PreferenceData, folder: epath.Path
+) -> PreferenceData:
     """``data`` with the reference's log-probs, by the training function on its batches; shards are kept."""
     reference = data.reference.copy()
     paths = [folder / f"reference-{step:05d}.parquet" for step in range(data.steps)]
@@ -151,21 +153,23 @@ def with_reference(spec: Spec, weights, frozen, data: PreferenceData, folder: ep
         if there[step]:
             logps = read_table(paths[step]).column("logp").to_numpy().reshape(columns.shape)
         else:
-            logps = fetch(reference_step(spec, weights, frozen, data.batch(step)))
+            logps = fetch(forward(spec, weights, frozen, data.batch(step)))
             write_table(paths[step], pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
         reference[rows, columns] = logps
     return dataclasses.replace(data, reference=reference)
 
 
 def train(
-    run: Run, spec: Spec, state: TrainState, frozen, data: PreferenceData, folder, key: str = "align"
+    run: Run,
+    spec: PreferenceObjective,
+    state: TrainState,
+    frozen,
+    data: PreferenceData,
+    folder,
+    key: str = "align",
 ) -> TrainState:
     align = run.config.align
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
-
-    def step(state: TrainState, number: int):
-        return train_step(spec, state, frozen, data.batch(number), seed)
-
     rate = f"{key}.optimizer.learning_rate"
     pace = Pace(key, rate, data.steps, align.checkpoint_every, align.keep_checkpoints)
-    return fit(step, state, pace, folder)
+    return fit(spec, state, frozen, data.batch, seed, pace, folder)

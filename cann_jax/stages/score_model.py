@@ -30,8 +30,8 @@ from cann_jax.training.checkpoints import save_weights
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_objective import ScoreSpec, ScoreWeights, score_step, scores_of
-from cann_jax.training.step import start
+from cann_jax.training.score_objective import ScoreObjective, ScoreWeights, learnt_differences
+from cann_jax.training.step import forward, start
 
 WEIGHTS, METRICS, RESULTS, RELIABILITY = "weights", "metrics.jsonl", "results.json", "reliability.png"
 MODEL = "model"
@@ -99,10 +99,6 @@ def run_score_model(run: ScoreRun) -> None:
         train, heldout = run.data("train"), run.data("heldout")
         spec = spec_of(config, graph, train.steps)
         seed = jax.random.key(config.seed)
-
-        def step(state, number: int):
-            return score_step(spec, state, frozen, train.batch(number), seed)
-
         pace = Pace(
             "score_model",
             "optimizer.learning_rate",
@@ -110,7 +106,7 @@ def run_score_model(run: ScoreRun) -> None:
             config.checkpoint_every,
             config.keep_checkpoints,
         )
-        state = fit(step, start(spec, weights), pace, work.folder)
+        state = fit(spec, start(spec, weights), frozen, train.batch, seed, pace, work.folder)
         save_weights(work.output(WEIGHTS), state.weights)
         work.outputs.append(METRICS)
         scores = heldout_scores(spec, state.weights, frozen, heldout)
@@ -151,22 +147,22 @@ def starting_point(run: ScoreRun):
     return graph, ScoreWeights(trained, head), frozen
 
 
-def spec_of(config: ScoreModelConfig, graph, steps: int) -> ScoreSpec:
-    return ScoreSpec(
+def spec_of(config: ScoreModelConfig, graph, steps: int) -> ScoreObjective:
+    return ScoreObjective(
         graph=graph,
         optimizer=optimizer(config.optimizer, steps),
-        objective=config.objective,
+        kind=config.objective,
         regularization=config.regularization,
         rematerialise=config.rematerialise,
         accumulation=config.accumulation,
     )
 
 
-def heldout_scores(spec: ScoreSpec, weights: ScoreWeights, frozen, data: ScoreData) -> np.ndarray:
+def heldout_scores(spec: ScoreObjective, weights: ScoreWeights, frozen, data: ScoreData) -> np.ndarray:
     """(n, 2) scores of the pairs in ``data.chosen``, in its order."""
     scores = np.empty((len(data.chosen), 2), np.float32)
     for places in data.in_order():
-        scores[places] = fetch(scores_of(spec, weights, frozen, data.of(places)))
+        scores[places] = fetch(forward(spec, weights, frozen, data.of(places)))
     return scores
 
 
@@ -187,12 +183,6 @@ def _report(run: ScoreRun, data: ScoreData, scores: np.ndarray, work) -> None:
     if is_first():
         with writing(path), staged(path) as local:
             draw_reliability(local, curve)
-
-
-def learnt_differences(scores: np.ndarray, preferred: np.ndarray, objective: str) -> np.ndarray:
-    """(n,) differences of the scores in the direction of the label; a cost points the other way."""
-    toward = np.where(preferred == 0, 1, -1) * (-1 if objective == "cost" else 1)
-    return toward * (scores[:, 0] - scores[:, 1])
 
 
 def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Accuracy | None:

@@ -18,8 +18,7 @@ from cann_jax.run.training import TRAINED, batching_of, spec_of
 from cann_jax.stages.align import with_reference
 from cann_jax.stages.prealign import trainings
 from cann_jax.training.preference_data import PreferenceData
-from cann_jax.training.preference_objective import train_step
-from cann_jax.training.step import start
+from cann_jax.training.step import start, train_step
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
 TRAININGS = {
