@@ -71,13 +71,13 @@ def fit(
         first = int(state.step)
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
-        with Metrics(folder, first, pace.stage, pace.checkpoint_every) as metrics, deferred() as stop_asked:
+        with Metrics(folder, first, pace.stage, pace.checkpoint_every) as metrics, deferred() as stop_after:
             for step in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
                 state, measured = train_step(objective, state, frozen, batch(step), seed)
                 values = {name: float(value) for name, value in measured.items()}
                 _check_finite(pace, (values["loss"], values["gradient_norm"]), step, checkpoints)
                 metrics.write(step, values)
-                stopping = stop_asked(step)
+                stopping = stop_after(step)
                 checkpoints.save(state, last=stopping or step + 1 == pace.steps)
                 if stopping:
                     raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
