@@ -80,7 +80,8 @@ class Checkpoints:
         with _restoring(folder):
             check_saved(like, self.manager.item_metadata(step), self.folder)
             saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
-        return _like(like, saved, folder)
+        state: TrainState = _like(like, saved, folder)
+        return state
 
 
 def save_weights(folder: epath.PathLike, weights: Any) -> None:

@@ -94,4 +94,5 @@ def learnt_differences(scores: Array, preferred: Array, kind: str) -> Array:
         kind: ``reward``, or ``cost``, which is to be smaller for the preferred response.
     """
     toward_first = (1 - 2 * preferred) * (-1 if kind == "cost" else 1)
-    return toward_first * (scores[:, 0] - scores[:, 1])
+    learnt: Array = toward_first * (scores[:, 0] - scores[:, 1])
+    return learnt

@@ -128,7 +128,8 @@ def _micro_batches(batch: Batch, accumulation: int) -> Batch:
         parts = jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1)
         return constrain(parts, "any", "batch", *("any",) * (x.ndim - 1))
 
-    return jax.tree.map(split, batch)
+    parts: Batch = jax.tree.map(split, batch)
+    return parts
 
 
 def _whole(parts: jax.Array) -> jax.Array:
