@@ -26,8 +26,7 @@ from cann_jax.run.training import (
     with_reference,
 )
 from cann_jax.training.preference_data import PreferenceData
-from cann_jax.training.preference_objective import train_step
-from cann_jax.training.step import start
+from cann_jax.training.step import start, train_step
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
 TRAININGS = {
