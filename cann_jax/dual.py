@@ -35,9 +35,9 @@ def _solve(path: str, flags: DualFlags) -> None:
 
     keep_compilations(0)  # every program is small here, and starting quickly is what counts
     if flags.stream:
-        from cann_jax.analysis.stream import solve_stream
+        from cann_jax.analysis.stream import solve_streamed_table
 
-        return solve_stream(path, flags)
+        return solve_streamed_table(path, flags)
     from cann_jax.analysis.solve_table import solve_table
 
     solve_table(path, flags)

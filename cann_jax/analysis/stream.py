@@ -22,7 +22,7 @@ from cann_jax.files.errors import InfeasibleError, InputError
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
 
 
-def solve_stream(path: str, flags: DualFlags) -> None:
+def solve_streamed_table(path: str, flags: DualFlags) -> None:
     """Solve a streamed table, print the solution, and write ``dual.json`` to ``--out``.
 
     Raises:
@@ -47,7 +47,9 @@ def solve_stream(path: str, flags: DualFlags) -> None:
         content = _as_json(found, constraints, flags.beta)
         write_json(epath.Path(flags.out) / "dual.json", content)
     if found.solution.feasible == Feasible.NO:
-        raise InfeasibleError("margins out of reach on these responses; ask for less (largest: above)")
+        raise InfeasibleError(
+            "margins out of reach on these responses; lower them (the largest ones are above)"
+        )
 
 
 def _checked_names(file: Path, flags: DualFlags) -> list[str]:
@@ -91,31 +93,44 @@ def _verdict(found: StreamedSolution) -> str:
 
 
 class _Reader:
-    """Chunks of whole prompts, all of one shape, anew for each pass."""
+    """Reads chunks of whole prompts, all of one shape, once for each pass."""
 
-    def __init__(self, path: Path, prompt: str, reward: str, constraints: list[Constraint], bounds) -> None:
+    def __init__(
+        self,
+        path: Path,
+        prompt: str,
+        reward: str,
+        constraints: list[Constraint],
+        bounds: tuple[float, float] | None,
+    ) -> None:
         self.path, self.prompt, self.reward = path, prompt, reward
         self.constraints, self.bounds = constraints, bounds
         self.responses, self.prompts = self._shape()
 
     def _shape(self) -> tuple[int, int]:
-        """Most responses of a prompt, and most prompts in a chunk; refuses prompts that come back."""
-        longest, most, seen = 0, 0, set()
+        """Return the most responses of a prompt and the most prompts in a chunk.
+
+        Raises:
+            InputError: The table has no rows, or the rows of a prompt are not adjacent.
+        """
+        longest, most, seen = 0, 0, set[int]()
         for codes, _ in self._batches([self.prompt]):
             starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
             lengths = np.diff(np.r_[starts, len(codes)])
             longest, most = max(longest, lengths.max()), max(most, len(lengths))
-            # within a batch all prompts are compared, between batches only their ends: memory stays flat
+            # Within a batch all prompts are compared, between batches only the ends: memory stays flat.
             ends = {hash(codes[0]), hash(codes[-1])}
             if ends & seen or len(np.unique(codes[starts])) < len(starts):
-                raise InputError(f"{self.path}: a prompt's rows lie apart; sort them by {self.prompt}")
+                raise InputError(
+                    f"{self.path}: the rows of a prompt are not adjacent; sort the table by {self.prompt}"
+                )
             seen |= ends
         if not longest:
             raise InputError(f"{self.path}: the table has no rows; write one row for each response")
         return int(longest), int(most)
 
     def _batches(self, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        """Whole prompts: each batch gives up its last one to the next."""
+        """Yield batches of whole prompts: each batch leaves its last prompt to the next one."""
         held = None
         with pq.ParquetFile(self.path) as file:
             for batch in _row_groups(file, columns):
@@ -130,10 +145,10 @@ class _Reader:
             yield held[self.prompt].to_numpy(), held
 
     def chunks(self) -> Iterator[Scores]:
-        """One pass over the file.
+        """Yield the scores of one pass over the file.
 
         Raises:
-            InputError: scores that are missing, NaN or infinite.
+            InputError: Scores are missing, NaN or infinite.
         """
         names = list(dict.fromkeys(c.name for c in self.constraints))
         for codes, table in self._batches([self.prompt, self.reward, *names]):
@@ -150,13 +165,18 @@ class _Reader:
     def _placed(self, table: pa.Table, name: str, mask: np.ndarray) -> np.ndarray:
         values = np.asarray(table[name].to_numpy(), np.float32)
         if not np.isfinite(values).all():
-            raise InputError(f"{self.path}: {name} has scores that are missing, NaN or infinite; mend them")
+            raise InputError(
+                f"{self.path}: {name} has scores that are missing, NaN or infinite; fix or drop these rows"
+            )
         placed = np.zeros(mask.shape, np.float32)
         placed[mask] = values
         return placed
 
 
 def _row_groups(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """All rows in order; one reader over all groups would keep all it has read, 4 GB of 10⁹ scores."""
+    """Yield all rows in order.
+
+    One reader over all row groups would keep everything that it has read: 4 GB for 10⁹ scores.
+    """
     for group in range(file.num_row_groups):
         yield from file.iter_batches(ROWS, row_groups=[group], columns=columns)

@@ -202,7 +202,7 @@ MISTAKES = {
     "apart": (
         TABLE.take(pa.array(np.random.default_rng(0).permutation(TABLE.num_rows))),
         [*ASK, "--stream"],
-        "rows lie apart",
+        "rows of a prompt are not adjacent",
     ),
 }
 
