@@ -1,4 +1,4 @@
-"""``python -m cann_jax.reward --config FILE.yaml``: human preferences to a reward or cost model."""
+"""``python -m cann_jax.reward --config FILE.yaml``: from human preferences to a reward or cost model."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from cann_jax.runtime.session import session
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prepare the pairs, train, judge on held-out pairs, export; or check all that with ``--dry_run``.
+    """Prepare the pairs, train, evaluate on held-out pairs and export; or only check, with ``--dry_run``.
 
     Raises:
         InputError: One line that says what is wrong and how to fix it.
@@ -32,7 +32,7 @@ def _run(config: ScoreModelConfig, flags: RewardFlags) -> None:
     from cann_jax.run.run import check_folder, open_folder
     from cann_jax.stages.score_model import ScoreRun, run_score_model
 
-    began, run = time.monotonic(), ScoreRun(config)
+    start, run = time.monotonic(), ScoreRun(config)
     if flags.dry_run:
         from cann_jax.dry_run.score_model import dry_run_score_model
 
@@ -40,7 +40,7 @@ def _run(config: ScoreModelConfig, flags: RewardFlags) -> None:
         return dry_run_score_model(run, flags.model_config)
     open_folder(run)
     run_score_model(run)
-    print(f"{config.name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{config.name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

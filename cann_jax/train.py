@@ -1,9 +1,10 @@
-"""``python -m cann_jax.train --config FILE.yaml``: prompts to aligned model and report."""
+"""``python -m cann_jax.train --config FILE.yaml``: from prompts to an aligned model and a report."""
 
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,7 +19,7 @@ from cann_jax.runtime.sharding import alone, batches_of
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the stages asked for, or check them with ``--dry_run``.
+    """Run the stages asked for, or only check them with ``--dry_run``.
 
     Raises:
         InputError: One line that says what is wrong and how to fix it.
@@ -49,10 +50,9 @@ def _run(run: Run, options: Options) -> None:
 
 
 def _stage(name: str) -> Callable[[Run], None]:
-    """The stage's function; imported only when it runs, so that a cheap stage starts quickly."""
-    from importlib import import_module
-
-    return getattr(import_module(f"cann_jax.stages.{name}"), f"run_{name}")
+    """Return the stage's function, imported only when it runs, so that a cheap stage starts quickly."""
+    function: Callable[[Run], None] = getattr(import_module(f"cann_jax.stages.{name}"), f"run_{name}")
+    return function
 
 
 if __name__ == "__main__":

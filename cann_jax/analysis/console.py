@@ -17,7 +17,7 @@ def warnings(found: Analysis, summary: ScoreSummary) -> list[str]:
         notes.append(f"{summary.single_response} prompts have one response only; they cannot be improved.")
     if summary.identical:
         notes.append(
-            f"{summary.identical} prompts have responses that all score the same; they carry no information about λ."
+            f"{summary.identical} prompts have responses that all score the same; they say nothing about λ."
         )
     if found.feasible == Feasible.UNDETERMINED:
         notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")

@@ -110,8 +110,8 @@ def _own_flags(pairs: Pairs, command: Command[Flags]) -> Flags:
             values[name] = text
     for item in fields(cast(Any, command.flags)):
         if is_required(item) and item.name not in values:
-            flag = item.name.upper() if item.name == command.positional else f"--{item.name}"
-            raise InputError(f"command line: {flag} is missing; see python -m {command.module} --help")
+            what = "an argument" if item.name == command.positional else f"--{item.name}"
+            raise InputError(f"command line: {what} is missing; see python -m {command.module} --help")
     try:
         return from_mapping(command.flags, values)
     except SchemaError as error:
