@@ -49,21 +49,17 @@ def help_text(
         sections += _sections(schema, "", summary(schema))
     for title, variant in (variants or {}).items():
         sections += _sections(variant, "SCORER", f"{title}: {summary(variant)}")
-    introduction = [
-        _usage(command) + "\n",
-        inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0],
-    ]
+    description = inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0].rstrip() + "\n"
     rendered = [_render(title, entries) for title, entries in sections if entries]
-    return "\n".join([*introduction, *command.notes, *rendered])
+    return "\n".join([_usage(command), "", description, *command.notes, *rendered])
 
 
 def command_list() -> str:
     """Return one line for each command, and how to learn more."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary(command.flags)}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: cann-jax COMMAND ...", "", *lines, "", "cann-jax COMMAND --help lists its flags."]
-    )
+    more = "cann-jax COMMAND --help lists the flags of one."
+    return "\n".join(["usage: cann-jax COMMAND ...", "", *lines, "", more])
 
 
 def summary(schema: type) -> str:
