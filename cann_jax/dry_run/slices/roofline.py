@@ -65,12 +65,12 @@ class Times:
         return max(self.compute, self.memory, self.interconnect)
 
 
-def utilisation(model_flops: float, times: Times, where: Slice) -> float:
+def utilisation(model_flops: float, seconds: float, where: Slice) -> float:
     """Return an upper bound of model FLOPs utilisation.
 
     Args:
         model_flops: Operations that the model needs, on all devices together.
-        times: Bounds of the program's time.
+        seconds: Lower bound of the program's time.
         where: The slice that it runs on.
     """
-    return model_flops / (where.chips * where.chip.flops * times.longest)
+    return model_flops / (where.chips * where.chip.flops * seconds)
