@@ -4,7 +4,6 @@ import argparse
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache
 from typing import Any, get_origin, get_type_hints
 
 import docstring_parser
@@ -49,14 +48,12 @@ def summary(schema: type) -> str:
 
 
 def _usage(command: Command[Any]) -> str:
-    required = {
-        f.name: _documented(command.flags)[f.name][0] for f in fields(command.flags) if is_required(f)
-    }
+    documented = _documented(command.flags)
+    required = {f.name: documented[f.name][0] for f in fields(command.flags) if is_required(f)}
     many = required.pop(command.positional or "", None)
     flags = [f"--{name} {metavar}" for name, metavar in required.items()]
-    return " ".join(
-        ["usage: python -m", command.module, *flags, f"{many} ..." if many else "[--KEY VALUE ...]"]
-    )
+    rest = f"{many} ..." if many else "[--KEY VALUE ...]"
+    return " ".join(["usage: python -m", command.module, *flags, rest])
 
 
 def _own_arguments(command: Command[Any]) -> Arguments:
@@ -85,9 +82,10 @@ def _sections(schema: type, key: str, title: str) -> Iterator[tuple[str, Argumen
 
 def _arguments(schema: type, key: str) -> Arguments:
     """Describe the keys of a dataclass that are not sections."""
-    hints, arguments = get_type_hints(schema, include_extras=True), {}
+    hints, documented = get_type_hints(schema, include_extras=True), _documented(schema)
+    arguments = {}
     for item in fields(schema):
-        hint, (metavar, text) = hints[item.name], _documented(schema)[item.name]
+        hint, (metavar, text) = hints[item.name], documented[item.name]
         if not (section_type(hint) or named_section_type(hint)):
             text = f"{text} ({type_name(hint)}; {_default(item)})"
             arguments[f"--{dotted(key, item.name)}"] = {"metavar": metavar, "help": text}
@@ -112,7 +110,6 @@ def _render(title: str, arguments: Arguments) -> str:
     return parser.format_help().strip("\n") + "\n"
 
 
-@cache
 def _documented(schema: type) -> dict[str, tuple[str, str]]:
     """Return each field's metavar and meaning, from ``name (METAVAR): Text.`` in the docstrings.
 
