@@ -20,8 +20,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from cann_jax.core import Scores, correct_multipliers, dual_curve, kl_limit, solve_dual
-from cann_jax.core.dual import evaluate, pose
-from cann_jax.core.table import ready
+from cann_jax.core.objective import table_objective
+from cann_jax.core.table import standardise
 
 BETA, MARGIN = 0.1, 2.0
 
@@ -134,8 +134,8 @@ def ours(scores: Scores, method: str) -> tuple[float, float, int]:
 
 def bench_evaluation(scores: Scores) -> None:
     """The fused evaluation in units of one pass over both arrays."""
-    ready_table, tilt = ready(scores), jnp.asarray([20.0])
-    fused = jax.jit(lambda t, x: evaluate(pose(t, jnp.full(1, MARGIN), jnp.float32(BETA)), x))
+    ready_table, tilt = standardise(scores), jnp.asarray([20.0])
+    fused = jax.jit(lambda t, x: table_objective(t, jnp.full(1, MARGIN), jnp.float32(BETA)).evaluate(x))
     runs = (lambda: fused(ready_table, tilt), lambda: stream_once(scores.reward, scores.constraints))
     times = np.array([[seconds(run, 1) for run in runs] for _ in range(25)])
     evaluation, one_pass = 1e3 * np.median(times, axis=0)

@@ -28,11 +28,12 @@ from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.run import Run
-from cann_jax.run.training import spec_of
-from cann_jax.stages.align import preference_data, starting_point, with_reference
-from cann_jax.training.accumulate import start
-from cann_jax.training.data import PreferenceData
-from cann_jax.training.step import train_step
+from cann_jax.run.training import batching_of, spec_of
+from cann_jax.stages.align import preference_data, starting_point
+from cann_jax.run.training import with_reference
+from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.preference_objective import train_step
+from cann_jax.training.step import start
 
 RESULTS = Path(__file__).resolve().parent / "results" / "labels.md"
 KINDS = ("soft", "drawn")
@@ -59,7 +60,7 @@ def main() -> None:
     for seed in range(given.seeds):
         for kind in KINDS:
             config = replace(run.config, seed=seed, align=replace(run.config.align, labels=kind))
-            policy = trained_policy(run.changed(config), replace(trained, config=config))
+            policy = trained_policy(run.changed(config), replace(trained, batching=batching_of(config)))
             after = policy.logps(*arguments_of(held))
             margins[kind].append(margin(run.config.dual.beta * (after - before), held.reward))
             print(f"seed {seed}, {kind}: {margins[kind][-1]:.4f} nats", flush=True)

@@ -22,18 +22,12 @@ from cann_jax.config.run import ModelConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.runtime.compilation import keep_compilations
-from cann_jax.stages.score_model import (
-    ScoreRun,
-    heldout_scores,
-    learnt_differences,
-    make_pairs,
-    spec_of,
-    starting_point,
-)
-from cann_jax.training.accumulate import start
+from cann_jax.stages.score_model import ScoreRun, heldout_scores, learnt_differences, make_pairs, starting_point
+from cann_jax.run.training import spec_of
 from cann_jax.training.calibration import accuracy, reliability
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_step import score_step
+from cann_jax.training.score_objective import score_step
+from cann_jax.training.step import start
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reward_model.md"
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

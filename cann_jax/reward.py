@@ -11,7 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from cann_jax.command_line.commands import RewardFlags
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_score_model
-from cann_jax.config.score_model import ScoreModelConfig
+from cann_jax.run.batches import batches_of
+from cann_jax.run.execution import run_stages
+from cann_jax.run.folder import check_folder, open_folder
+from cann_jax.run.run import ScoreModelRun
 from cann_jax.runtime.compilation import keep_compilations
 from cann_jax.runtime.session import session
 
@@ -24,23 +27,21 @@ def main(argv: Sequence[str]) -> None:
     """
     config, flags = parse_score_model(argv)
     keep_compilations()
-    with session(config, {"pairs_per_step / accumulation": config.pairs_per_step // config.accumulation}):
-        _run(config, flags)
+    with session(config, batches_of(config)):
+        _run(ScoreModelRun(config), flags)
 
 
-def _run(config: ScoreModelConfig, flags: RewardFlags) -> None:
-    from cann_jax.run.run import check_folder, open_folder
-    from cann_jax.stages.score_model import ScoreRun, run_score_model
-
-    start, run = time.monotonic(), ScoreRun(config)
+def _run(run: ScoreModelRun, flags: RewardFlags) -> None:
     if flags.dry_run:
         from cann_jax.dry_run.score_model import dry_run_score_model
 
         check_folder(run.folder)
         return dry_run_score_model(run, flags.model_config)
-    open_folder(run)
-    run_score_model(run)
-    print(f"{config.name}: {time.monotonic() - start:.0f} s", flush=True)
+    open_folder(run.folder, run.config)
+    start = time.monotonic()
+    for stage in run_stages(run, run.stages, verify=flags.verify):
+        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
+        start = time.monotonic()
 
 
 if __name__ == "__main__":

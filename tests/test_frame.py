@@ -49,7 +49,7 @@ def test_one_file_imports_jaxopt():
     users = [
         module_of(path) for path in FILES if any(name.split(".")[0] == "jaxopt" for name in imports(path))
     ]
-    assert users == ["core.lbfgsb"]
+    assert users == ["core.solver.lbfgsb"]
 
 
 def test_torch_is_no_dependency():

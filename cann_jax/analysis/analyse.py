@@ -25,9 +25,9 @@ from cann_jax.core import (
     sensitivities,
     solve_dual,
 )
-from cann_jax.core.lanes import lanes, solve_lanes
-from cann_jax.core.table import ready
-from cann_jax.core.uncertainty import judge
+from cann_jax.core.exploration.uncertainty import predict_per_prompt
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.table import standardise
 
 POINTS, BETAS = 200, 41
 
@@ -102,7 +102,7 @@ def analyse(
             solves many problems at once.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
-    table = ready(scores)
+    table = standardise(scores)
     if method == "newton":  # a lane of the program that the curves need anyway
         solution = jax.tree.map(lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta)))
     else:
@@ -139,7 +139,7 @@ def _margin_path(
 ) -> np.ndarray:
     """Return margins ``(points, m)``: one from what costs nothing to the largest, several scaled together."""
     if len(margins) == 1:
-        free = np.asarray(judge(problem.scores, np.zeros_like(margins), beta)[1])
+        free = np.asarray(predict_per_prompt(problem.scores, np.zeros_like(margins), beta)[1])
         start = min(0.0, float(margins[0]), float(np.mean(free)))
         return np.linspace(start, start + 0.985 * (largest - start), POINTS).astype(np.float32)
     furthest = 0.985 * reach.scale if reach is not None and np.isfinite(reach.scale) else 2.0

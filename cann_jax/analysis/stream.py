@@ -13,9 +13,10 @@ from cann_jax.analysis.as_json import solution_json
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, names_asked
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.tables import require
-from cann_jax.core import Constraint, Feasible, Scores, Targets
-from cann_jax.core.passes import StreamedSolution, solve_by_passes
-from cann_jax.core.prepare import constraint_values, target_values
+from cann_jax.core import Constraint, Feasible, Scores
+from cann_jax.core.prepare import constraint_values
+from cann_jax.core.problem import make_targets
+from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, InputError
 
@@ -35,13 +36,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
     constraints = constraints_asked(flags, names)
     bounds = clip_bounds(flags).get(flags.reward)
     reader = _Reader(file, flags.prompt, flags.reward, constraints, bounds)
-    targets = Targets(
-        values=np.asarray(target_values(constraints), np.float32),
-        is_level=np.asarray([c.margin is None for c in constraints]),
-        members=None,
-        shares=np.ones(len(constraints), np.float32),
-    )
-    found = solve_by_passes(reader.chunks, targets, flags.beta)
+    found = solve_stream(reader.chunks, make_targets(constraints, np.float32), flags.beta)
     _print_solution(found, constraints)
     if flags.out:
         content = _as_json(found, constraints, flags.beta)

@@ -55,11 +55,13 @@ class ConfiguredFlags:
     Args:
         config (FILE.yaml): YAML file of the configuration.
         dry_run: Check configuration, files, shapes and memory, and compute nothing.
+        verify: Hash every file that earlier stages left, not only those whose size or time has changed.
         model_config (FILE): A config.json that the dry run uses in place of a model that is not at hand.
     """
 
     config: str
     dry_run: bool = False
+    verify: bool = False
     model_config: str | None = None
 
 

@@ -1,7 +1,7 @@
 """Command-line arguments to a command's own flags and, where it has one, its configuration."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
@@ -28,8 +28,7 @@ def parse_flags(argv: Sequence[str], command: Command[Flags]) -> Flags:
 def parse_configured(
     argv: Sequence[str],
     command: Command[Flags],
-    schema: type,
-    build: Callable[[Mapping[str, Any]], Config],
+    schema: type[Config],
     variants: Mapping[str, type] | None = None,
 ) -> tuple[Config, Flags]:
     """Parse the arguments of a command whose flag ``--config`` names a YAML file.
@@ -38,7 +37,6 @@ def parse_configured(
         argv: The command's own flags, and dotted keys that override the file's.
         command: The command.
         schema: Dataclass of the configuration.
-        build: Makes the checked configuration from the file's mapping with its overrides.
         variants: Further sections of the help text, by title.
 
     Raises:
@@ -55,7 +53,7 @@ def parse_configured(
     for key, text in overrides:
         values = _overridden(values, key.split("."), key, text)
     try:
-        return build(values), flags
+        return from_mapping(schema, values), flags
     except SchemaError as error:
         by_flag = any(key == error.key or key.startswith(f"{error.key}.") for key, _ in overrides)
         raise InputError(f"{'command line' if by_flag else path}: {error}") from None
@@ -124,9 +122,14 @@ def _overridden(values: Mapping[str, Any], path: Sequence[str], key: str, text: 
     return {**values, name: _overridden(inner or {}, rest, key, text)}
 
 
+def wants_help(argv: Sequence[str]) -> bool:
+    """Return whether the arguments ask for the help text."""
+    return bool({"-h", "--help"} & set(argv))
+
+
 def _help_if_asked(argv: Sequence[str], *described: Any) -> None:
     """Print the help text and exit, if the arguments ask for it; the others are those of ``help_text``."""
-    if not {"-h", "--help"} & set(argv):
+    if not wants_help(argv):
         return
     from cann_jax.command_line.help import help_text
 

@@ -1,13 +1,17 @@
-"""How a run is spread over devices and processes; part of the schema in ``cann_jax.config``."""
+"""How a run is spread over devices and processes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
-from cann_jax.files.errors import InputError
+from cann_jax.config.ranges import Must, NonNegativeInt, PositiveInt
+
+AxisSize = Annotated[int, Must("1 or more, or -1 for what the other axes leave", lambda n: n >= 1 or n == -1)]
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices by axis; at most one axis may be -1, "what the others leave".
+    """Devices by mesh axis; at most one axis may be -1, which takes the devices that the others leave.
 
     Args:
         data: Copies of the model, each on its own part of the batch.
@@ -15,51 +19,42 @@ class MeshConfig:
         tensor: Devices that share heads, MLP width and vocabulary; a divisor of the model's KV heads.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: AxisSize = -1
+    fsdp: AxisSize = 1
+    tensor: AxisSize = 1
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        if (self.data, self.fsdp, self.tensor).count(-1) > 1:
+            yield "", "more than one axis is -1; give all but one of them a number"
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Processes of one run; left alone, they are read from the environment (docs/pods.md).
+    """Processes of one run; left unset, they are read from the environment (docs/pods.md).
 
     Args:
         coordinator: ``host:port`` of process 0.
-        processes: How many there are.
-        process: Which one this is.
-        timeout_seconds: Longest wait for the coordinator, and for the others at a barrier.
+        processes: Number of processes.
+        process: Index of this process.
+        timeout_seconds: Longest wait for the coordinator, and for the other processes at a barrier.
         heartbeat_timeout_seconds: Silence after which a process counts as lost.
     """
 
     coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
-    timeout_seconds: int = 300
-    heartbeat_timeout_seconds: int = 100
+    processes: PositiveInt | None = None
+    process: NonNegativeInt | None = None
+    timeout_seconds: PositiveInt = 300
+    heartbeat_timeout_seconds: PositiveInt = 100
 
-
-def check_mesh(mesh: MeshConfig, distributed: DistributedConfig) -> None:
-    """Raise InputError, with key and mend, for what is wrong whatever the devices."""
-    sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
-    for name, size in sizes.items():
-        if size < 1 and size != -1:
-            raise InputError(f"mesh.{name} is {size}; use 1 or more, or -1 for what the other axes leave")
-    if list(sizes.values()).count(-1) > 1:
-        raise InputError("mesh: more than one axis is -1; give all but one of them a number")
-    for name in ("timeout_seconds", "heartbeat_timeout_seconds"):
-        if getattr(distributed, name) < 1:
-            raise InputError(f"distributed.{name} is {getattr(distributed, name)}; use 1 or more")
-    _check_flags(distributed)
-
-
-def _check_flags(distributed: DistributedConfig) -> None:
-    names = ("coordinator", "processes", "process")
-    missing = [name for name in names if getattr(distributed, name) is None]
-    if missing and len(missing) < len(names):
-        raise InputError(f"distributed.{missing[0]} is missing; give all of {', '.join(names)}, or none")
-    if not missing and not 0 <= distributed.process < distributed.processes:
-        raise InputError(
-            f"distributed.process is {distributed.process}; use 0 up to {distributed.processes - 1}, "
-            "one less than distributed.processes"
-        )
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        values = {"coordinator": self.coordinator, "processes": self.processes, "process": self.process}
+        missing = [name for name, value in values.items() if value is None]
+        if missing and len(missing) < len(values):
+            yield missing[0], f"is missing; give all of {', '.join(values)}, or none"
+        if self.process is not None and self.processes is not None and self.process >= self.processes:
+            yield (
+                "process",
+                f"is {self.process}; use 0 up to {self.processes - 1}, one less than distributed.processes",
+            )

@@ -1,19 +1,20 @@
-"""Frozen dataclasses from plain mappings (YAML, JSON, flags), each mistake as one line that names its key."""
+"""Build frozen dataclasses from plain mappings (YAML, JSON, flags); each mistake is one line with its key."""
 
 import contextlib
 import difflib
 import functools
 import math
-import operator
 import textwrap
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import annotated_types
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from cann_jax.config.ranges import Must
 from cann_jax.files.errors import InputError
 
 T = TypeVar("T")
@@ -30,7 +31,9 @@ class SchemaError(InputError):
 def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
     """Build the dataclass ``cls``, and those nested in it, from a mapping.
 
-    A text stands for the value it spells ("0.2", "false", "[a, b]"), so flags need no parsing before.
+    A text stands for the value it spells ("0.2", "false", "[a, b]"), so flags need no parsing before. A class
+    with ``variant(values, key)`` chooses the subclass to build; one with ``conflicts()`` yields (field, problem)
+    for values that do not fit together.
 
     Args:
         cls: The dataclass.
@@ -38,55 +41,72 @@ def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
         key: Dotted key of ``values`` itself, for messages.
 
     Raises:
-        SchemaError: An unknown key (names the nearest valid one), a missing one or a value of another type.
+        SchemaError: An unknown key (names the nearest valid one), a missing one, a value of another type or
+            outside its range, or values that do not fit together.
     """
-    hints, items = get_type_hints(cls, include_extras=True), fields(cast(Any, cls))
-    absent_sections: dict = {f.name: {} for f in items if is_required(f) and is_dataclass(hints[f.name])}
-    values = {**absent_sections, **_as_mapping(values, key)}
-    for name in values:
+    given = _as_mapping(values, key)
+    if hasattr(cls, "variant"):
+        cls = cls.variant(given, key)
+    hints, items = field_types(cls), fields(cast(Any, cls))
+    absent_sections: dict[str, Any] = {
+        f.name: {} for f in items if is_required(f) and is_dataclass(hints[f.name])
+    }
+    complete = {**absent_sections, **given}
+    for name in complete:
         if name not in hints:
             raise SchemaError(
                 dotted(key, name), f"is not a key; did you mean {_nearest_key(cls, name, key)}?"
             )
     for item in items:
-        if is_required(item) and item.name not in values:
+        if is_required(item) and item.name not in complete:
             expected = type_name(hints[item.name])
             raise SchemaError(dotted(key, item.name), f"is missing; it must be {expected}")
-    return cls(**{name: _convert(hints[name], value, dotted(key, name)) for name, value in values.items()})
+    made = cls(**{name: _convert(hints[name], value, dotted(key, name)) for name, value in complete.items()})
+    for name, problem in made.conflicts() if hasattr(made, "conflicts") else ():
+        raise SchemaError(dotted(key, name) if name else key, problem)
+    return made
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Return the type of each field of a dataclass, ranges included."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {item.name: hints[item.name] for item in fields(cast(Any, cls))}
 
 
 def dotted(key: str, name: object) -> str:
-    """``key.name``, or ``name`` at the top."""
+    """Return ``key.name``, or ``name`` at the top."""
     return f"{key}.{name}" if key else str(name)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The most similar of ``words``, however far off it is."""
+    """Return the most similar of ``words``, however far off it is."""
     return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
 
 
-def is_required(item: Field) -> bool:
-    """Whether a dataclass field has no default."""
+def is_required(item: Field[Any]) -> bool:
+    """Return whether a dataclass field has no default."""
     return item.default is MISSING and item.default_factory is MISSING
 
 
 def section_type(hint: Any) -> type | None:
-    """The dataclass ``X`` of ``X`` or ``X | None``; None for any other type."""
+    """Return the dataclass ``X`` of ``X`` or ``X | None``; None for any other type."""
     inner = _unwrap(hint)
     return cast(type, inner) if is_dataclass(inner) else None
 
 
 def named_section_type(hint: Any) -> type | None:
-    """The dataclass ``X`` of ``dict[str, X]``; None for any other type."""
+    """Return the dataclass ``X`` of ``dict[str, X]``; None for any other type."""
     return section_type(get_args(hint)[1]) if get_origin(hint) is dict else None
 
 
 def type_name(hint: Any) -> str:
-    """What a value of this type must be, in words."""
-    if get_origin(hint) is Annotated:
-        return type_name(get_args(hint)[0])
+    """Return what a value of this type must be, in words."""
     if _is_union(hint):
         return " or ".join(type_name(member) for member in get_args(hint))
+    if get_origin(hint) is Annotated:
+        conditions = [limit.words for limit in limits(hint) if isinstance(limit, Must)]
+        ranges = " and ".join(_range_words(limit) for limit in limits(hint) if not isinstance(limit, Must))
+        return ": ".join([f"{type_name(get_args(hint)[0])} {ranges}".strip(), *conditions])
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
@@ -95,6 +115,38 @@ def type_name(hint: Any) -> str:
         return "a mapping"
     names = {str: "text", int: "an integer", float: "a finite number", bool: "true or false"}
     return names.get(hint, "null")
+
+
+def limits(hint: Any) -> list[Any]:
+    """Return the limits that a type carries, intervals taken apart: ``Ge``, ``Gt``, ``Le``, ``Lt``, ``Must``, …"""
+    if get_origin(hint) is not Annotated:
+        return []
+    found: list[Any] = []
+    for limit in get_args(hint)[1:]:
+        found += list(limit) if isinstance(limit, annotated_types.GroupedMetadata) else [limit]
+    return found
+
+
+# Each limit's name, its words, and whether a value keeps it.
+_LIMITS: dict[type, tuple[str, str, Any]] = {
+    annotated_types.Ge: ("ge", "of at least {}", lambda value, limit: value >= limit),
+    annotated_types.Gt: ("gt", "above {}", lambda value, limit: value > limit),
+    annotated_types.Le: ("le", "of at most {}", lambda value, limit: value <= limit),
+    annotated_types.Lt: ("lt", "below {}", lambda value, limit: value < limit),
+    annotated_types.MinLen: ("min_length", "that is not empty", lambda value, limit: len(value) >= limit),
+}
+
+
+def _range_words(limit: Any) -> str:
+    name, words, _ = _LIMITS[type(limit)]
+    return words.format(getattr(limit, name))
+
+
+def _keeps(value: Any, limit: Any) -> bool:
+    if isinstance(limit, Must):
+        return limit.holds(value)
+    name, _, holds = _LIMITS[type(limit)]
+    return bool(holds(value, getattr(limit, name)))
 
 
 def _unwrap(hint: Any) -> Any:
@@ -107,13 +159,13 @@ def _is_union(hint: Any) -> bool:
 
 
 def _nearest_key(cls: type, name: object, key: str) -> str:
-    """A key of this name further inside, else the most similar one beside."""
+    """Return a key of this name further inside, else the most similar one beside."""
     deeper = (inside for inside in _keys_inside(cls) if inside.rpartition(".")[2] == name)
-    return dotted(key, next(deeper, None) or nearest(str(name), get_type_hints(cls)))
+    return dotted(key, next(deeper, None) or nearest(str(name), field_types(cls)))
 
 
-def _keys_inside(cls: type) -> Iterable[str]:
-    for name, hint in get_type_hints(cls).items():
+def _keys_inside(cls: type) -> Iterator[str]:
+    for name, hint in field_types(cls).items():
         yield name
         if inner := section_type(hint):
             yield from (dotted(name, deeper) for deeper in _keys_inside(inner))
@@ -126,8 +178,12 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if section is not None:
         return from_mapping(section, value, key)
     if get_origin(plain) is dict:
-        return {name: _convert(get_args(plain)[1], v, dotted(key, name)) for name, v in _named(value, key)}
-    return value if plain is Any else _leaf(hint, value, key)
+        name_type, inner = get_args(plain)
+        return {
+            _in_range(name_type, n, dotted(key, n)): _convert(inner, v, dotted(key, n))
+            for n, v in _named(value, key)
+        }
+    return _leaf(plain, value, key, hint)
 
 
 def _named(value: Any, key: str) -> Iterable[tuple[str, Any]]:
@@ -137,7 +193,7 @@ def _named(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         yield name, inner
 
 
-def _as_mapping(value: Any, key: str) -> Mapping:
+def _as_mapping(value: Any, key: str) -> Mapping[str, Any]:
     with contextlib.suppress(yaml.YAMLError):  # what cannot be read stays a text, refused below
         value = yaml.safe_load(value) if isinstance(value, str) else value
     if value is None:
@@ -147,34 +203,44 @@ def _as_mapping(value: Any, key: str) -> Mapping:
     return value
 
 
-def _leaf(hint: Any, value: Any, key: str) -> Any:
-    if get_origin(hint) is Annotated:
-        plain, *ranges = get_args(hint)
-        result = _leaf(plain, value, key)
-        for each in ranges:
-            _check_range(each, result, key)
-        return result
+def _leaf(plain: Any, value: Any, key: str, hint: Any) -> Any:
+    """Parse one value; ``hint`` is its whole type, for messages, and ``plain`` the type without null."""
     if value is None:  # jsonargparse takes None for every type
         raise _wrong(value, key, type_name(hint))
     try:
-        result = _leaf_parser(hint).parse_object({"value": value}).value
+        result = _leaf_parser(_bare(plain)).parse_object({"value": value}).value
     except ArgumentError:
         raise _wrong(value, key, type_name(hint)) from None
-    if isinstance(result, float) and not math.isfinite(result):
+    numbers = result if isinstance(result, tuple) else (result,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise _wrong(value, key, type_name(hint))
-    return result
+    for item in numbers if isinstance(result, tuple) else ():
+        _in_range(get_args(_bare_outside(plain))[0], item, key)
+    return _in_range(plain, result, key)
 
 
-def _check_range(bounds: Any, value: Any, key: str) -> None:
-    for name, words, holds in (
-        ("gt", "greater than", operator.gt),
-        ("ge", "at least", operator.ge),
-        ("lt", "less than", operator.lt),
-        ("le", "at most", operator.le),
-    ):
-        bound = getattr(bounds, name, None)
-        if bound is not None and not holds(value, bound):
-            raise _wrong(value, key, f"{words} {bound}")
+def _in_range(hint: Any, value: Any, key: str) -> Any:
+    """Return the value.
+
+    Raises:
+        SchemaError: It is outside the range that its type carries.
+    """
+    for limit in limits(hint):
+        if not _keeps(value, limit):
+            raise _wrong(value, key, type_name(hint))
+    return value
+
+
+def _bare_outside(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _bare(hint: Any) -> Any:
+    """Return the type without ranges, also within a tuple: jsonargparse knows nothing of them."""
+    inside = _bare_outside(hint)
+    if get_origin(inside) is tuple:
+        return tuple[tuple(each if each is ... else _bare(each) for each in get_args(inside))]  # type: ignore[misc]
+    return inside
 
 
 @functools.cache

@@ -1,195 +1,90 @@
-"""The part of the schema that describes scorers; ``cann_jax.config`` holds the whole."""
+"""The registry of scorer kinds, and what the settings of all of them share."""
 
+import importlib.metadata
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from cann_jax.config.schema import SchemaError, dotted, from_mapping, nearest
+from cann_jax.config.preferences import Dimension
+from cann_jax.config.schema import SchemaError, dotted, nearest
 
 Better = Literal["higher", "lower"]
 
-
-@dataclass(frozen=True)
-class Probe:
-    """Two responses whose order a scorer must get right when it loads.
-
-    Args:
-        prompt: The prompt of both responses.
-        better: The response that must score higher.
-        worse: The response that must score lower.
-    """
-
-    prompt: str
-    better: str
-    worse: str
-
-
-@dataclass(frozen=True)
-class RelevanceScorer:
-    """log π_ref(y|x) − log π_ref(y|neutral prompt), nats; higher is better.
-
-    Args:
-        neutral_prompt: The prompt that stands for "no particular question".
-        per_token: Divide by the number of response tokens.
-    """
-
-    neutral_prompt: str = "Say something."
-    per_token: bool = True
-
-
-@dataclass(frozen=True)
-class InoffensiveScorer:
-    """Log-odds of "not offensive" by alt-profanity-check; higher is better.
-
-    Args:
-        clip: Probabilities are clipped to [clip, 1 − clip] and the clips counted.
-        probe: A pair checked at load.
-    """
-
-    clip: float = 1e-6
-    probe: Probe | None = None
-
-
-@dataclass(frozen=True)
-class ColumnScorer:
-    """Scores that already exist: a table with ``prompt_id``, ``response`` and the score.
-
-    Args:
-        path: Parquet, CSV or JSON-lines file.
-        column: The column that holds the score.
-        better: Which way is better.
-    """
-
-    path: str
-    column: str
-    better: Better
-
-
-@dataclass(frozen=True)
-class FunctionScorer:
-    """A Python function over lists of prompts and responses that returns one number each.
-
-    Args:
-        function: ``package.module:name``.
-        better: Which way is better.
-        probe: A pair checked at load.
-    """
-
-    function: str
-    better: Better
-    probe: Probe | None = None
-
-
-@dataclass(frozen=True)
-class Prealigned:
-    """A model that leans to one side; exactly one of the four sources.
-
-    Args:
-        system_prompt: The reference itself under this system message; needs no training.
-        preference: The reference with an adapter that the run trains by DPO on this label of ``preferences``.
-        adapter: The reference with this adapter: a folder in PEFT's format.
-        model: Another model of the same tokenizer, as in ``model.path``.
-        revision: Of a model on the Hub.
-    """
-
-    system_prompt: str | None = None
-    preference: Literal["better", "safer"] | None = None
-    adapter: str | None = None
-    model: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
-class ImplicitScorer:
-    """β·(log π_other(y|x) − log π_ref(y|x)), nats, of a pre-aligned π_other (PeCAN); higher is better.
-
-    Args:
-        beta: β with which π_other was, or is to be, pre-aligned; it fixes the score's unit.
-        prealigned: Where π_other comes from.
-    """
-
-    beta: float
-    prealigned: Prealigned
-
-
-@dataclass(frozen=True)
-class RewardModelScorer:
-    """A reward or cost model: its score head at the last token of prompt and response.
-
-    Args:
-        path: A folder in the layout of Safe-RLHF (``score_head``) or of Hugging Face's
-            ``…ForSequenceClassification`` with one label (``score``), or ``owner/name`` on the Hub.
-        better: Which way is better: ``lower`` for a cost.
-        template: ``chat`` for its tokenizer's chat template, or a text that holds ``{prompt}``; the response
-            follows.
-        next_turn: As in prompts: what follows for a further turn of a dialogue.
-        system: System message of the chat template; null leaves the template's default.
-        end: The token behind the response: ``auto`` is the tokenizer's end token behind a text template and
-            nothing behind a chat template, which ends by itself; ``none``; or a token's text.
-        revision: Of a model on the Hub.
-        dtype: Dtype of matrix products, set apart from the run's.
-        batch: Texts scored at once.
-        probe: A pair checked at load.
-    """
-
-    path: str
-    better: Better
-    template: str = "chat"
-    next_turn: str | None = None
-    system: str | None = None
-    end: str = "auto"
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    batch: int = 8
-    probe: Probe | None = None
-
-
-@dataclass(frozen=True)
-class JudgeScorer:
-    """Log-odds of the better over the worse answer to a question about prompt and response, nats.
-
-    Args:
-        template: The question: ``helpful_v1``, ``polite_v1``, ``safe_v1``, ``guard_v1``, or a .yaml file of
-            your own.
-        path: The model that is asked; null asks the run's reference.
-        revision: Of a model on the Hub.
-        dtype: Dtype of that model's matrix products; the reference keeps its own.
-        probe: A pair checked at load.
-    """
-
-    template: str
-    path: str | None = None
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    probe: Probe | None = None
-
-
-SCORER_KINDS: dict[str, type] = {
-    "relevance": RelevanceScorer,
-    "inoffensive": InoffensiveScorer,
-    "column": ColumnScorer,
-    "function": FunctionScorer,
-    "implicit": ImplicitScorer,
-    "reward_model": RewardModelScorer,
-    "judge": JudgeScorer,
+# Kind → where its settings are declared. Resolved when a configuration names it: most need a model's code.
+KINDS = {
+    "relevance": "cann_jax.scorers.relevance:RelevanceScorer",
+    "inoffensive": "cann_jax.scorers.inoffensive:InoffensiveScorer",
+    "column": "cann_jax.scorers.column:ColumnScorer",
+    "function": "cann_jax.scorers.function:FunctionScorer",
+    "implicit": "cann_jax.scorers.implicit:ImplicitScorer",
+    "reward_model": "cann_jax.scorers.reward_model:RewardModelScorer",
+    "judge": "cann_jax.scorers.judge:JudgeScorer",
 }
+ENTRY_POINTS = "cann_jax.scorers"  # the group under which an installed package registers kinds of its own
 
 
-def scorer_from_dict(values: Mapping[str, Any], key: str) -> Any:
-    """The configuration of one scorer: ``kind`` picks the dataclass, the other keys fill it.
+class ToPrealign(NamedTuple):
+    """A model that the run pre-aligns.
 
     Args:
-        values: ``kind`` and that kind's keys.
-        key: Dotted key of ``values``, for messages.
-
-    Raises:
-        SchemaError: An unknown kind or key (names the nearest valid one), a missing key or a wrong type.
+        preference: The label of its DPO.
+        beta: β of its DPO.
     """
-    kinds = ", ".join(SCORER_KINDS)
-    if "kind" not in values:
-        raise SchemaError(dotted(key, "kind"), f"is missing; it must be one of {kinds}")
-    kind = values["kind"]
-    if kind not in list(SCORER_KINDS):  # a list, because what was given may not be hashable
-        near = nearest(str(kind), SCORER_KINDS)
-        raise SchemaError(dotted(key, "kind"), f"is {kind!r}; did you mean {near}? It must be one of {kinds}")
-    return from_mapping(SCORER_KINDS[kind], {n: v for n, v in values.items() if n != "kind"}, key)
+
+    preference: Dimension
+    beta: float
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder below the stage's."""
+        return f"{self.preference}-beta{self.beta:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
+    """What is scored by; ``kind`` picks the class of settings, and the other keys fill it.
+
+    Args:
+        kind: One of the registered kinds.
+    """
+
+    kind: str
+    scores_new_responses: ClassVar[bool] = True  # False where scores exist for the training samples alone
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any], key: str) -> "type[ScorerConfig]":
+        """Return the settings class of the kind that ``values`` names.
+
+        Raises:
+            SchemaError: ``kind`` is missing or unknown (names the nearest one).
+        """
+        if cls is not ScorerConfig:
+            return cls
+        known = registered_kinds()
+        if "kind" not in values:
+            raise SchemaError(dotted(key, "kind"), f"is missing; it must be one of {', '.join(known)}")
+        kind = values["kind"]
+        if kind not in list(known):  # a list, because the value may not be hashable
+            raise SchemaError(
+                dotted(key, "kind"),
+                f"is {kind!r}; did you mean {nearest(str(kind), known)}? It must be one of {', '.join(known)}",
+            )
+        return scorer_kind(kind)
+
+    @property
+    def to_prealign(self) -> ToPrealign | None:
+        """Return the model that the run must pre-align before this scorer can be used, if there is one."""
+        return None
+
+
+def registered_kinds() -> dict[str, str]:
+    """Return every kind, this package's own first, with the place where its settings are declared."""
+    found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    return KINDS | {point.name: point.value for point in found if point.name not in KINDS}
+
+
+def scorer_kind(kind: str) -> type[ScorerConfig]:
+    """Import and return the settings class of a registered kind."""
+    found: type[ScorerConfig] = pkgutil.resolve_name(registered_kinds()[kind])
+    return found

@@ -1,12 +1,29 @@
-"""The part of the schema that describes preference training; ``cann_jax.config`` holds the whole."""
+"""Settings of every training: shared ones once, then what each kind of training adds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Len
+
+from cann_jax.config.preferences import Dimension
+from cann_jax.config.ranges import (
+    Decay,
+    Fraction,
+    LabelNoise,
+    Must,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+)
+
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters.
+    """Low-rank adapters (Hu et al. 2022).
 
     Args:
         rank: Rank r.
@@ -15,10 +32,12 @@ class LoraConfig:
         targets: Linear layers that get an adapter.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    rank: PositiveInt = 8
+    alpha: Positive = 16.0
+    dropout: Decay = 0.05
+    targets: Annotated[
+        tuple[Linear, ...], Len(1), Must("a list that names each layer once", lambda t: len({*t}) == len(t))
+    ] = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -35,17 +54,60 @@ class OptimizerConfig:
         b2: Decay of the second moment.
     """
 
-    learning_rate: float = 5e-4
-    warmup_steps: int = 100
-    final_fraction: float = 0.0
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
+    learning_rate: Positive = 5e-4
+    warmup_steps: NonNegativeInt = 100
+    final_fraction: Fraction = 0.0
+    weight_decay: NonNegative = 0.05
+    clip_norm: Positive = 1.0
+    b1: Decay = 0.9
+    b2: Decay = 0.999
 
 
-@dataclass(frozen=True)
-class AlignConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What every training has.
+
+    Args:
+        lora: Adapters; null trains every weight.
+        optimizer: Optimizer and schedule.
+        epochs: Passes over the data.
+        accumulation: Micro-batches a step; must divide the batch.
+        rematerialise: What the backward pass computes again: ``everything`` within a layer (least memory) or
+            ``elementwise`` (matrix products are kept).
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: Checkpoints kept, 2 or more; only the next step shows that the newest is good.
+    """
+
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: PositiveInt = 1
+    accumulation: PositiveInt = 1
+    rematerialise: Literal["everything", "elementwise"] = "everything"
+    checkpoint_every: PositiveInt = 50
+    keep_checkpoints: Annotated[int, Ge(2)] = 2
+
+    def uneven(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield ``accumulation`` where it does not divide the batch in the field ``name``."""
+        size = getattr(self, name)
+        if size % self.accumulation:
+            yield "accumulation", f"is {self.accumulation}; use a divisor of {name}, which is {size}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceTrainingConfig(TrainingConfig):
+    """What every training on preferences of responses has.
+
+    Args:
+        label_smoothing: Probability, below one half, that a label is the wrong way round.
+        vocabulary_chunks: Parts in which the output head is computed.
+    """
+
+    label_smoothing: LabelNoise = 0.0
+    vocabulary_chunks: PositiveInt = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig(PreferenceTrainingConfig):
     """The one unconstrained preference optimisation.
 
     Args:
@@ -53,49 +115,100 @@ class AlignConfig:
         labels: ``soft`` probabilities, or one Bernoulli draw of each, ``drawn`` once.
         label_temperature: Labels are σ(r_λ difference / this). 1 makes π_λ the optimum; the dual's β
             reproduces the PeCAN code of the paper's authors, whose labels are too sharp by 1/β.
-        label_smoothing: Probability, below one half, that a label is taken to be the wrong way round.
         pairs: Of the reference's ``samples``, or the two responses of the preference ``dataset``.
         preference: What labels the pairs: r_λ, or what people said is ``better`` or ``safer``.
-        lora: Adapters; null trains every weight.
-        optimizer: Optimizer and schedule.
-        epochs: Passes over the prompts.
         prompts_per_step: Prompts in one optimizer step.
-        accumulation: Micro-batches a step; must divide ``prompts_per_step``.
         group_size: Responses of one prompt taken at once; all their pairs enter the loss.
         selection: ``extremes`` takes each prompt's highest and lowest pseudo-rewards,
             ``random`` a fresh random subset in every epoch.
-        vocabulary_chunks: Parts in which the output head is computed.
-        rematerialise: What the backward pass computes again: ``everything`` within a layer (least memory) or
-            ``elementwise`` (matrix products are kept).
-        checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: Checkpoints kept, 2 or more; only the next step shows that the newest is good.
         export: ``merged`` writes the aligned model as a Hugging Face folder, ``align/model``; ``adapter``
             writes its LoRA in PEFT's format, ``align/adapter``; or ``both``, or ``none``.
     """
 
     loss: Literal["dpo", "ipo", "regression"] = "dpo"
     labels: Literal["soft", "drawn"] = "soft"
-    label_temperature: float = 1.0
-    label_smoothing: float = 0.0
+    label_temperature: Positive = 1.0
     pairs: Literal["samples", "dataset"] = "samples"
     preference: Literal["pseudo_reward", "better", "safer"] = "pseudo_reward"
-    lora: LoraConfig | None = field(default_factory=LoraConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    epochs: int = 1
-    prompts_per_step: int = 8
-    accumulation: int = 1
-    group_size: int = 2
+    prompts_per_step: PositiveInt = 8
+    group_size: Annotated[int, Ge(2)] = 2
     selection: Literal["extremes", "random"] = "random"
-    vocabulary_chunks: int = 8
-    rematerialise: Literal["everything", "elementwise"] = "everything"
-    checkpoint_every: int = 50
-    keep_checkpoints: int = 2
     export: Literal["merged", "adapter", "both", "none"] = "merged"
+
+    @property
+    def supervision(self) -> "Supervision":
+        """Which pairs are trained on, and who labels them."""
+        label = None if self.preference == "pseudo_reward" else self.preference
+        return Supervision(from_samples=self.pairs == "samples", label=label)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        yield from self.uneven("prompts_per_step")
+        human = self.supervision.label is not None
+        if human and self.supervision.from_samples:
+            yield (
+                "preference",
+                f"is {self.preference!r} and pairs 'samples', which nobody compared; set align.pairs to dataset",
+            )
+        if not self.supervision.from_samples and self.group_size != 2:
+            yield "group_size", f"is {self.group_size}; the pairs of a dataset need 2"
+        if human and self.label_temperature != 1:
+            yield (
+                "label_temperature",
+                f"is {self.label_temperature}, and the labels of align.preference {self.preference!r} "
+                "are 0 or 1; leave it out",
+            )
+        changed = self.labels == "drawn" or self.label_temperature != 1 or self.label_smoothing > 0
+        if self.loss == "regression" and (human or changed):
+            yield (
+                "loss",
+                "is 'regression', which reads differences of r_λ and no labels; leave out align.preference, "
+                "align.labels, align.label_temperature and align.label_smoothing, or use dpo or ipo",
+            )
+        if self.export in ("adapter", "both") and self.lora is None:
+            yield "export", f"is {self.export} and align.lora null, so there is no adapter; use merged"
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Which pairs a preference training learns from: the one place that decides it.
+
+    Args:
+        from_samples: Pairs of the reference's own samples; else of the preference data set.
+        label: The dimension that people labelled; None where r_λ labels the pairs.
+    """
+
+    from_samples: bool
+    label: Dimension | None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages whose outputs the training reads: what they leave is all that differs."""
+        if self.from_samples:
+            return ("sample", "score", "dual")
+        return ("pairs", "pair_scores", "dual") if self.label is None else ("pairs",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrealignConfig(PreferenceTrainingConfig):
+    """DPO of π_r and π_g on human preferences, for implicit scorers with ``prealigned.preference``.
+
+    Args:
+        lora: Adapters; all pre-aligned models share the reference's weights.
+        pairs_per_step: Pairs in one optimizer step.
+    """
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    pairs_per_step: PositiveInt = 8
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        yield from self.uneven("pairs_per_step")
 
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """What a round after the first does: it samples the policy anew, moves λ, and goes on training (CAID).
+    """A round after the first: it samples the policy anew, moves λ, and goes on training (CAID).
 
     Args:
         prompts: Training prompts of a round, drawn anew each time; null takes all.
@@ -104,6 +217,6 @@ class OnlineConfig:
             spread of g_j within a prompt, so that 1 is about a Newton step.
     """
 
-    prompts: int | None = None
-    responses: int = 8
-    dual_step: float = 1.0
+    prompts: PositiveInt | None = None
+    responses: PositiveInt = 8
+    dual_step: Positive = 1.0

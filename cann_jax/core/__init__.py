@@ -1,17 +1,10 @@
 """Pure functions over arrays: the dual problem, its solution, and the preference step it leads to."""
 
-from cann_jax.core.conflict import Reachability, reachability
-from cann_jax.core.curve import dual_curve, sensitivities
 from cann_jax.core.dual import dual_value, tilted_weights
-from cann_jax.core.feasibility import Feasible, largest_margin
-from cann_jax.core.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
-from cann_jax.core.implicit import implicit_scores, reference_kl
-from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
-from cann_jax.core.preference import preference_probability, pseudo_reward
-from cann_jax.core.prepare import Constraint, Problem, Targets, margin_problem, prepare
-from cann_jax.core.scores import Scores, ScoreSummary, check_scores, reference_mean
-from cann_jax.core.solve import DualSolution, solve_dual
-from cann_jax.core.uncertainty import (
+from cann_jax.core.exploration.conflict import Reachability, reachability
+from cann_jax.core.exploration.curve import dual_curve, sensitivities
+from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
+from cann_jax.core.exploration.uncertainty import (
     Bootstrap,
     CrossFit,
     bootstrap,
@@ -20,6 +13,15 @@ from cann_jax.core.uncertainty import (
     improvement_error,
     interval,
 )
+from cann_jax.core.feasibility import Feasible, largest_margin
+from cann_jax.core.implicit import implicit_scores, reference_kl
+from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
+from cann_jax.core.preference import preference_probability, pseudo_reward
+from cann_jax.core.prepare import prepare
+from cann_jax.core.problem import Constraint, Problem, Targets, margin_problem
+from cann_jax.core.scores import Scores, ScoreSummary, check_scores, reference_mean
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.solver.solve import solve_dual
 
 __all__ = [
     "Bootstrap",

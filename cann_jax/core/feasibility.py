@@ -1,4 +1,4 @@
-"""Can the margins be reached on the sampled responses, and how far would they have to scale back?
+"""Can the margins be reached on the sampled responses?
 
 A finite λ* exists iff ⟨w, b⟩ < φ(w) = mean_x max_k ⟨w, g − ḡ⟩ for every w ≥ 0 that is not zero: the best
 that any weighting of the sampled responses can do for the combination w.
@@ -9,14 +9,10 @@ import enum
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.dual import Standardised
-from cann_jax.core.scores import (
-    Scores,
-    accurate_sum,
-    normalised_prompt_weights,
-    reference_mean,
-    valid_mask,
-)
+from cann_jax.core.objective import Statistics, natural_residual
+from cann_jax.core.scores import Scores
+from cann_jax.core.survey import Constants, constants_of, prompt_means
+from cann_jax.core.table import best_mean, standardise
 
 
 class Feasible(enum.IntEnum):
@@ -29,78 +25,44 @@ class Feasible(enum.IntEnum):
 
 @jax.jit
 def largest_margin(scores: Scores) -> jax.Array:
-    """``(m,)``: for each constraint alone, the margin that picking every prompt's best response reaches.
+    """Return, for each constraint alone, the margin ``(m,)`` that every prompt's best response reaches.
 
     For m = 1 this is b_max, above which no finite multiplier exists (paper, section 3, on K samples).
     """
-    best = best_combination(scores, jnp.eye(scores.constraints.shape[-1], dtype=scores.constraints.dtype))
-    return best - reference_mean(scores)
+    table = standardise(scores)
+    nothing = jnp.zeros_like(table.spreads.constraints)
+    constants = constants_of(prompt_means(table), table.spreads, nothing, 1, table.baseline)
+    best = jax.lax.map(lambda one: best_mean(table, one), jnp.eye(len(nothing), dtype=nothing.dtype))
+    return (best + constants.drift) * table.spreads.constraints
 
 
-def best_combination(scores: Scores, combinations: jax.Array) -> jax.Array:
-    """``(c,)``: mean_x max_k ⟨w, g⟩ for each of the combinations w ``(c, m)``."""
-    weights = normalised_prompt_weights(scores)
-
-    def one(combination):
-        mixed = scores.constraints @ combination
-        if scores.mask is None:
-            return accurate_sum(jnp.max(mixed, axis=-1) * weights)
-        mask = valid_mask(scores)
-        best = jnp.max(jnp.where(mask, mixed, -jnp.inf), axis=-1)
-        return accurate_sum(jnp.where(jnp.any(mask, axis=-1), best, 0) * weights)
-
-    return jax.lax.map(one, combinations)
+def rounding(dtype: jnp.dtype) -> float:
+    """Return by how much an expectation of standardised scores can be off in this precision."""
+    return 64 * float(jnp.finfo(dtype).eps)
 
 
-def rounding(problem: Standardised) -> float:
-    """What an expectation of standardised scores can be off by in the table's precision."""
-    return 64 * float(jnp.finfo(problem.table.reward.dtype).eps)
+def proves_infeasible(constants: Constants, tilt: jax.Array, value: jax.Array) -> jax.Array:
+    """Return whether F(θ) lies below the worst value of any weighting, so that no weighting meets the margins.
 
-
-def proves_infeasible(problem: Standardised, tilt: jax.Array, value: jax.Array) -> jax.Array:
-    """Weak duality: F(θ) below the worst value of any weighting proves that no weighting meets the margins.
-
-    F(θ) ≥ E_x[min_k reward]/β + φ(θ) − ⟨θ, b⟩, so F under the floor shows φ(θ) < ⟨θ, b⟩. If the margins are
-    strictly out of reach, F falls without bound and the proof is found after finitely many steps.
+    By weak duality F(θ) ≥ E_x[min_k reward]/β + φ(θ) − ⟨θ, b⟩, so F under the floor shows φ(θ) < ⟨θ, b⟩. If
+    the margins are strictly out of reach, F falls without bound and the proof is found after finitely many
+    steps.
     """
-    return value < problem.floor - rounding(problem) * (jnp.sum(tilt) + jnp.abs(problem.floor))
+    floor = constants.floor
+    return value < floor - rounding(tilt.dtype) * (jnp.sum(tilt) + jnp.abs(floor))
 
 
-def direction(tilt: jax.Array) -> jax.Array:
-    """w = θ/Σθ ``(m,)``; one constraint has only w = 1."""
-    if tilt.shape[0] == 1:
-        return jnp.ones_like(tilt)
-    total = jnp.sum(tilt)
-    return jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
-
-
-def reach_along(problem: Standardised, tilt: jax.Array) -> jax.Array:
-    """φ(w) − ⟨w, b⟩ at w = ``direction(tilt)``, in units of the spread."""
-    along = direction(tilt)
-    mixed = jnp.zeros_like(problem.table.reward)
-    for j in range(tilt.shape[0]):
-        mixed = mixed + along[j] * problem.table.features[j]
-    best = jnp.max(jnp.where(jnp.isfinite(problem.table.reward), mixed, -jnp.inf), axis=-1)
-    return accurate_sum(best * problem.table.weights) + jnp.dot(along, problem.drift)
-
-
-def verdict(
-    problem: Standardised,
-    reach: jax.Array,
-    tilt: jax.Array,
-    value: jax.Array,
-    residual: jax.Array,
-    tolerance: float,
-) -> jax.Array:
-    """``Feasible`` code at the point where a solver stopped, given ``reach_along`` there.
+def verdict(constants: Constants, tilt: jax.Array, seen: Statistics, tolerance: float) -> jax.Array:
+    """Return the ``Feasible`` code at the point θ ``(m,)`` where a solver stopped.
 
     YES needs a policy on the sample that meets the margins and room beyond it, so that λ* is finite;
-    NO needs a combination w whose best falls short; on the edge itself, within rounding, neither is had.
+    NO needs a combination w whose best falls short; on the edge itself, within rounding, neither is found.
     """
-    short = (reach < -rounding(problem)) | proves_infeasible(problem, tilt, value)
-    met = residual <= tolerance
+    small = rounding(tilt.dtype)
+    short = (seen.room < -small) | proves_infeasible(constants, tilt, seen.value)
+    met = natural_residual(tilt, seen.gradient) <= tolerance
     # where λ = 0 is optimal the reference's own tilt meets the margins, room or not
-    room = (reach > rounding(problem)) | (met & ~jnp.any(tilt > 0))
+    room = (seen.room > small) | (met & ~jnp.any(tilt > 0))
     if tilt.shape[0] > 1:
         room = room & met  # one combination has room; only a policy shows that all have
     return jnp.where(room, Feasible.YES, jnp.where(short, Feasible.NO, Feasible.UNDETERMINED))

@@ -1,4 +1,4 @@
-"""PeCAN: scores read off pre-aligned models instead of reward and cost models (paper, algorithm 2)."""
+"""PeCAN: scores from pre-aligned models instead of reward and cost models (paper, algorithm 2)."""
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,17 @@ def implicit_scores(
     mask: jax.Array | None = None,
     prompt_weights: jax.Array | None = None,
 ) -> Scores:
-    """r = β_r·ln(π_r/π_ref) and g_j = β_g·ln(π_gj/π_ref) of responses drawn from π_ref.
+    """Return r = β_r·ln(π_r/π_ref) and g_j = β_g·ln(π_gj/π_ref) of responses drawn from π_ref.
 
     Args:
-        reference_logp, helpful_logp: ``(prompts, responses)``, summed log-probs in nats.
-        safer_logp: ``(prompts, responses)``, or ``(prompts, responses, m)`` for m pre-aligned models.
-        beta: β of the dual, and of each model's DPO unless told otherwise.
+        reference_logp: ``(prompts, responses)``, summed log-probs of π_ref in nats.
+        helpful_logp: The same of π_r.
+        safer_logp: The same of π_g; ``(prompts, responses, m)`` for m pre-aligned models.
+        beta: β of the dual, and of each model's DPO unless given below.
         helpful_beta: β_r, with which the helpful model was pre-aligned.
         safer_beta: β_g, a scalar or ``(m,)``.
-        mask, prompt_weights: as in ``Scores``.
+        mask: As in ``Scores``.
+        prompt_weights: As in ``Scores``.
 
     Returns:
         A table for ``solve_dual`` at ``beta``, margins in units of g. Its baseline is the sample's own
@@ -46,10 +48,11 @@ def implicit_scores(
 def reference_kl(
     reference_logp: jax.Array, other_logp: jax.Array, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """KL(π_ref ‖ π_other) in nats from π_ref's samples, and its standard error over prompts.
+    """Return KL(π_ref ‖ π_other) in nats from π_ref's samples, and its standard error over prompts.
 
     Args:
-        reference_logp, other_logp: ``(prompts, responses)``, summed log-probs of the same responses.
+        reference_logp: ``(prompts, responses)``, summed log-probs of π_ref.
+        other_logp: The same of the other policy, on the same responses.
         mask: ``(prompts, responses)`` bool; every prompt needs a response.
     """
     per_prompt = response_mean(reference_logp - other_logp, mask)

@@ -1,4 +1,4 @@
-"""Losses of preference optimisation and of score models: one number a pair, of any shape; pure functions.
+"""Losses for preference optimisation and score models: pure functions, one number for each pair.
 
 ``margin = logp(first) − logp(second)`` and ``label = P(first ≻ second)`` everywhere. A label in (0, 1) gives
 the expected loss of Bernoulli labels drawn from it, without their noise.
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def bradley_terry_loss(difference: jax.Array, label: jax.Array) -> jax.Array:
-    """Cross-entropy of σ(difference) under soft labels, in nats.
+    """Return the cross-entropy of σ(difference) under soft labels, in nats.
 
     Args:
         difference: Score of the first less score of the second.
@@ -24,7 +24,7 @@ def bradley_terry_loss(difference: jax.Array, label: jax.Array) -> jax.Array:
 def dpo_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, label: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
-    """DPO (Rafailov et al. 2023, eq. 7) under soft labels, in nats.
+    """Return the DPO loss (Rafailov et al. 2023, eq. 7) under soft labels, in nats.
 
     Args:
         policy_margin: log π(first) − log π(second), any shape, in nats.
@@ -41,11 +41,16 @@ def dpo_loss(
 def ipo_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, label: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
-    """IPO (Azar et al. 2024, eq. 17) under soft labels: least squares to a margin of ±1/(2β), in nats².
+    """Return the IPO loss (Azar et al. 2024, eq. 17) under soft labels, in nats².
 
-    Its least point is a margin of (label − ½)/β, finite even for a label of 1.
+    It is least squares to a margin of ±1/(2β); its minimum, a margin of (label − ½)/β, is finite even for
+    a label of 1.
 
-    Args: as ``dpo_loss``; β is their τ.
+    Args:
+        policy_margin: log π(first) − log π(second), any shape, in nats.
+        reference_margin: The same of the reference policy.
+        label: P(first ≻ second) in [0, 1].
+        beta: β > 0, their τ.
 
     Returns:
         label·(h − 1/(2β))² + (1 − label)·(h + 1/(2β))² with h = policy_margin − reference_margin.
@@ -57,9 +62,9 @@ def ipo_loss(
 def regression_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, difference: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
-    """Least squares to the closed form: ln π_λ/π_ref differs by (r_λ(first) − r_λ(second))/β; in nats².
+    """Return the squared distance, in nats², to the closed form of the optimal policy's log-ratio.
 
-    The normaliser of π_λ cancels in the difference (Gao et al. 2024 regress rewards so).
+    Between two responses ln π_λ/π_ref differs by (r_λ(first) − r_λ(second))/β. The normaliser of π_λ cancels in the difference (Gao et al. 2024 regress rewards so).
 
     Args:
         policy_margin: log π(first) − log π(second), any shape, in nats.
@@ -71,7 +76,7 @@ def regression_loss(
 
 
 def smoothed(label: jax.Array, smoothing: float | jax.Array) -> jax.Array:
-    """A label that doubts itself: with probability ``smoothing`` the pair was labelled the wrong way round.
+    """Return the label for pairs of which a share ``smoothing`` was labelled the wrong way round.
 
     Under ``dpo_loss`` this is conservative DPO.
 
@@ -83,14 +88,14 @@ def smoothed(label: jax.Array, smoothing: float | jax.Array) -> jax.Array:
 
 
 def cost_loss(costs: jax.Array, safer: jax.Array, safe: jax.Array) -> jax.Array:
-    """The cost model's loss of Safe-RLHF (Dai et al. 2024, eq. 6), in nats.
+    """Return the loss of Safe-RLHF's cost model (Dai et al. 2024, eq. 6), in nats.
 
     The pairwise term orders costs, larger is more harmful; the sign terms put zero between safe and unsafe.
 
     Args:
         costs: (…, 2) C of both responses.
         safer: (…) 0 or 1, the less harmful response.
-        safe: (…, 2) 1 safe, 0 unsafe, or -1 where nothing says it; such a response has no sign term.
+        safe: (…, 2) 1 safe, 0 unsafe, or -1 unknown; such a response has no sign term.
 
     Returns:
         (…) −ln σ(C_harmful − C_safer) − Σ ln σ(s·C) with s = +1 for an unsafe response and −1 for a safe one.

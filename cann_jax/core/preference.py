@@ -7,23 +7,24 @@ from cann_jax.core.scores import Scores
 
 
 def pseudo_reward(scores: Scores, multipliers: jax.Array) -> jax.Array:
-    """r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences.
+    """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences.
 
     Args:
-        scores: the table, or any scores with the same constraints in the same units.
+        scores: The table, or any scores with the same constraints in the same units.
         multipliers: λ ``(m,)``.
     """
     return scores.reward + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
 
 
 def preference_probability(first: jax.Array, second: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """P(first ≻ second) = σ((r_λ(first) − r_λ(second))/temperature), the soft label of a pair.
+    """Return P(first ≻ second) = σ((r_λ(first) − r_λ(second))/temperature), the soft label of a pair.
 
     With temperature 1, DPO at the dual's own β then has exactly π_λ for its optimum. The authors' PeCAN code
     leaves β out of its implicit scores; ``temperature=beta`` on scores of ``implicit_scores`` reproduces it.
 
     Args:
-        first, second: pseudo-rewards of two responses to one prompt, equal shapes.
-        temperature: 1, unless another's results are to be reproduced.
+        first: Pseudo-reward of a response.
+        second: Pseudo-reward of another response to the same prompt, of equal shape.
+        temperature: 1, unless results of another implementation are to be reproduced.
     """
     return jax.nn.sigmoid((first - second) / temperature)

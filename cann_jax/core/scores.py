@@ -18,7 +18,7 @@ class Scores:
     Attributes:
         reward: ``(prompts, responses)``, the reward r(x, y).
         constraints: ``(prompts, responses, m)``, the constraint scores g_j(x, y).
-        mask: ``(prompts, responses)`` bool, False where a prompt has fewer responses; None: all are there.
+        mask: ``(prompts, responses)`` bool, False for missing responses; None: none is missing.
         prompt_weights: ``(prompts,)``, non-negative, any scale; None: all prompts weigh the same.
         baseline: ``(m,)``, E_ref[g_j] where it was estimated elsewhere; None: the table's own mean.
     """
@@ -32,7 +32,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSummary:
-    """What ``check_scores`` counted: numbers of prompts, responses and of prompts that teach nothing."""
+    """Counts by ``check_scores``: prompts, responses, and prompts that do not inform the solution."""
 
     prompts: int
     responses: int
@@ -40,26 +40,25 @@ class ScoreSummary:
     identical: int
 
 
-def valid_mask(scores: Scores) -> jax.Array:
-    """``(prompts, responses)`` bool: which responses exist."""
-    if scores.mask is None:
-        return jnp.ones(scores.reward.shape, bool)
-    return scores.mask.astype(bool)
+def response_mask(scores: Scores) -> jax.Array | None:
+    """Return ``(prompts, responses)`` bool, False for missing responses; None where none is missing."""
+    return None if scores.mask is None else scores.mask.astype(bool)
 
 
 def normalised_prompt_weights(scores: Scores) -> jax.Array:
-    """``(prompts,)`` weights that sum to one; prompts without a response weigh nothing."""
+    """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
     prompts = scores.reward.shape[0]
     weights = scores.prompt_weights
     if weights is None:
         weights = jnp.ones(prompts, scores.reward.dtype)
-    if scores.mask is not None:
-        weights = jnp.where(jnp.any(valid_mask(scores), axis=-1), weights, 0)
+    mask = response_mask(scores)
+    if mask is not None:
+        weights = jnp.where(jnp.any(mask, axis=-1), weights, 0)
     return weights / accurate_sum(weights)
 
 
 def accurate_sum(values: jax.Array, block: int = 128) -> jax.Array:
-    """Sum over the last axis in two levels, so that float32 error grows with the root of its length."""
+    """Return the sum over the last axis, in two levels: float32 error grows with the root of its length."""
     length = values.shape[-1]
     if length <= block:
         return jnp.sum(values, axis=-1)
@@ -68,7 +67,7 @@ def accurate_sum(values: jax.Array, block: int = 128) -> jax.Array:
 
 
 def response_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Mean over the responses that exist: ``(..., prompts, responses)`` to ``(..., prompts)``."""
+    """Return the mean ``(..., prompts)`` over the responses that exist of ``(..., prompts, responses)``."""
     if mask is None:
         return jnp.mean(values, axis=-1)
     count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
@@ -76,7 +75,7 @@ def response_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def reference_mean(scores: Scores) -> jax.Array:
-    """``(m,)`` estimate of E_ref[g]: the stored baseline, else the table's weighted mean (paper, eq. 1)."""
+    """Return E_ref[g] ``(m,)``: the stored baseline, else the table's weighted mean (paper, eq. 1)."""
     if scores.baseline is not None:
         return scores.baseline
     per_prompt = response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)
@@ -84,14 +83,14 @@ def reference_mean(scores: Scores) -> jax.Array:
 
 
 def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSummary:
-    """Check a table on the host before it is solved, and count prompts that teach nothing.
+    """Check a table on the host before it is solved, and count prompts that do not inform the solution.
 
     Args:
-        scores: the table, concrete arrays.
-        names: the m constraints' names, for messages.
+        scores: The table, concrete arrays.
+        names: Names of the m constraints, for messages.
 
     Raises:
-        InputError: a wrong shape, a score that is NaN or infinite, weights that are negative or all zero,
+        InputError: A wrong shape, a score that is NaN or infinite, weights that are negative or all zero,
             or a table where every prompt's responses score the same.
     """
     reward, constraints = np.asarray(scores.reward), np.asarray(scores.constraints)
@@ -132,7 +131,7 @@ def _check_finite(name: str, values: np.ndarray, mask: np.ndarray) -> None:
         where = ", ".join(f"prompt {n} response {k}" for n, k in np.argwhere(bad)[:3])
         more = ", ..." if bad.sum() > 3 else ""
         raise InputError(
-            f"{name}: {int(bad.sum())} scores are NaN or infinite ({where}{more}); mend or mask them out"
+            f"{name}: {int(bad.sum())} scores are NaN or infinite ({where}{more}); fix or mask them"
         )
 
 
@@ -140,7 +139,7 @@ def _check_weights(scores: Scores, mask: np.ndarray) -> None:
     if not mask.any():
         raise InputError("mask is False everywhere; no response is left to weigh")
     if scores.baseline is not None and not np.all(np.isfinite(np.asarray(scores.baseline))):
-        raise InputError("baseline is NaN or infinite; give E_ref[g] of each constraint")
+        raise InputError("baseline is NaN or infinite; give a finite E_ref[g] for each constraint")
     if scores.prompt_weights is None:
         return
     weights = np.asarray(scores.prompt_weights)

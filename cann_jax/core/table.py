@@ -1,4 +1,8 @@
-"""A score table made ready: centred within each prompt, scaled by each score's spread."""
+"""A score table in standard form: centred within each prompt, divided by each score's spread.
+
+Everything that standardising needs to know of the other prompts is in the spreads, so a table may be
+standardised whole, or part by part under spreads that are known already.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,20 +10,42 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean, valid_mask
+from cann_jax.core.scores import (
+    Scores,
+    accurate_sum,
+    normalised_prompt_weights,
+    response_mask,
+    response_mean,
+)
+
+
+class Spreads(NamedTuple):
+    """Root mean square deviations within a prompt: of the constraints ``(m,)`` and of the reward."""
+
+    constraints: jax.Array
+    reward: jax.Array
+
+
+class Centre(NamedTuple):
+    """Means over a prompt's responses ``(..., prompts)``, in two parts.
+
+    The mean of large scores is itself rounded, and what remains would pass for a margin.
+    """
+
+    mean: jax.Array
+    rest: jax.Array
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A score table made ready once for many margins, β and prompt weights (of which it holds one).
+    """A standardised score table, for many margins, β and prompt weights (of which it holds one).
 
     Attributes:
-        reward: ``(prompts, responses)``, r − mean_x r; −inf where no response is.
-        features: ``(m, prompts, responses)``, (g_j − mean_x g_j)/s_j; 0 where no response is.
-        weights: ``(prompts,)``, summing to one.
-        spread: ``(m,)``, s_j: the root mean square deviation of g_j within a prompt.
-        reward_spread: scalar, the same of r.
+        reward: ``(prompts, responses)``, r − mean_x r; −∞ for missing responses.
+        features: ``(m, prompts, responses)``, (g_j − mean_x g_j)/s_j; 0 for missing responses.
+        weights: ``(prompts,)``; they sum to one over the whole table.
+        spreads: s_j and the spread of the reward.
         baseline: ``(m,)``, E_ref[g] where it was given; None: the mean of ``prompt_means``.
         prompt_means: ``(m, prompts)``, mean_x g_j.
         prompt_rewards: ``(prompts,)``, mean_x r.
@@ -30,8 +56,7 @@ class Table:
     reward: jax.Array
     features: jax.Array
     weights: jax.Array
-    spread: jax.Array
-    reward_spread: jax.Array
+    spreads: Spreads
     baseline: jax.Array | None
     prompt_means: jax.Array
     prompt_rewards: jax.Array
@@ -39,24 +64,19 @@ class Table:
     prompt_log_counts: jax.Array
 
 
-class Centre(NamedTuple):
-    """A prompt's mean ``(..., prompts)`` in two parts.
-
-    The mean of large scores is itself rounded, and what remains would pass for a margin.
-    """
-
-    mean: jax.Array
-    rest: jax.Array
-
-
 @jax.jit
-def ready(scores: Scores) -> Table:
-    """Centre and scale a table."""
-    mask = None if scores.mask is None else valid_mask(scores)
-    constraints = jnp.moveaxis(scores.constraints, -1, 0)
+def standardise(scores: Scores, weights: jax.Array | None = None, spreads: Spreads | None = None) -> Table:
+    """Return the scores in standard form.
+
+    Args:
+        scores: The table, or a part of one.
+        weights: ``(prompts,)``, taken as they are; None: the table's own, normalised.
+        spreads: Units to standardise in; None: the table's own.
+    """
+    mask, constraints = response_mask(scores), jnp.moveaxis(scores.constraints, -1, 0)
     centres = centre(scores.reward, mask), centre(constraints, mask)
-    weights = normalised_prompt_weights(scores)
-    return tabulate(scores.reward, constraints, mask, weights, centres, scores.baseline)
+    weights = normalised_prompt_weights(scores) if weights is None else weights
+    return tabulate(scores.reward, constraints, mask, weights, centres, scores.baseline, spreads)
 
 
 def tabulate(
@@ -66,22 +86,23 @@ def tabulate(
     weights: jax.Array,
     centres: tuple[Centre, Centre],
     baseline: jax.Array | None = None,
-    spreads: tuple[jax.Array, jax.Array] | None = None,
+    spreads: Spreads | None = None,
 ) -> Table:
-    """A table about known centres.
+    """Return a table standardised about known centres.
 
     Args:
-        reward, mask: ``(prompts, responses)``.
+        reward: ``(prompts, responses)``.
         constraints: ``(m, prompts, responses)``.
-        weights: ``(prompts,)``, as they shall stand in the table.
-        centres: of the reward, ``(prompts,)`` a part, and of the constraints, ``(m, prompts)``.
-        baseline: as in ``Scores``.
-        spreads: ``(m,)`` and scalar, units taken from elsewhere; None: the table's own.
+        mask: ``(prompts, responses)`` bool, or None where no response is missing.
+        weights: ``(prompts,)``, taken as they are.
+        centres: Centres of the reward and of the constraints.
+        baseline: As in ``Scores``.
+        spreads: Units to standardise in; None: the table's own.
     """
     about, constraints_about = centres
     deviation, features = deviations(reward, about, mask), deviations(constraints, constraints_about, mask)
     if spreads is None:
-        spreads = (
+        spreads = Spreads(
             unit(root_mean_square(features, weights, mask)),
             unit(root_mean_square(deviation[None], weights, mask)[0]),
         )
@@ -93,10 +114,9 @@ def tabulate(
         deviation = jnp.where(present, deviation, -jnp.inf)
     return Table(
         reward=deviation,
-        features=features / spreads[0][:, None, None],
+        features=features / spreads.constraints[:, None, None],
         weights=weights,
-        spread=spreads[0],
-        reward_spread=spreads[1],
+        spreads=spreads,
         baseline=baseline,
         prompt_means=constraints_about.mean,
         prompt_rewards=about.mean,
@@ -106,35 +126,37 @@ def tabulate(
 
 
 def reweigh(table: Table, weights: jax.Array) -> Table:
-    """The table under other prompt weights ``(prompts,)``; what its units are does not change."""
+    """Return the table under other prompt weights ``(prompts,)`` of any scale, in unchanged units."""
     return dataclasses.replace(table, weights=weights / accurate_sum(weights))
 
 
-def table_baseline(table: Table) -> jax.Array:
-    """``(m,)``: E_ref[g] under the table's weights."""
-    if table.baseline is not None:
-        return table.baseline
-    return accurate_sum(table.prompt_means * table.weights)
+def mix_features(table: Table, combination: jax.Array) -> jax.Array:
+    """Return ⟨w, features⟩ ``(prompts, responses)`` for w ``(m,)``, −∞ for missing responses."""
+    mixed = jnp.zeros_like(table.reward)
+    for j in range(table.features.shape[0]):
+        mixed = mixed + combination[j] * table.features[j]
+    return jnp.where(jnp.isfinite(table.reward), mixed, -jnp.inf)
+
+
+def best_mean(table: Table, combination: jax.Array) -> jax.Array:
+    """Return φ(w) = E_x max_k ⟨w, features⟩: the most that any weighting of the responses does for w."""
+    return accurate_sum(jnp.max(mix_features(table, combination), axis=-1) * table.weights)
 
 
 def centre(values: jax.Array, mask: jax.Array | None) -> Centre:
-    """Means over the responses of ``values (..., prompts, responses)``."""
+    """Return the means over the responses of ``values (..., prompts, responses)``."""
     mean = response_mean(values, mask)
     return Centre(mean, response_mean(values - mean[..., None], mask))
 
 
 def deviations(values: jax.Array, about: Centre, mask: jax.Array | None) -> jax.Array:
-    """``values`` less their prompt's mean; 0 where no response is, whatever stood there."""
+    """Return ``values`` less their prompt's mean; 0 for missing responses, whatever their values."""
     found = (values - about.mean[..., None]) - about.rest[..., None]
     return found if mask is None else jnp.where(mask, found, 0)
 
 
-def centred(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return deviations(values, centre(values, mask), mask)
-
-
 def root_mean_square(deviations: jax.Array, weights: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """``(m,)`` spread within a prompt of ``(m, prompts, responses)``; 0 for scores that never vary."""
+    """Return the spread ``(m,)`` within a prompt of ``(m, prompts, responses)`` deviations."""
     # the largest deviation is divided out first: squares of 1e20 or 1e-30 leave float32's range
     size = jnp.max(jnp.abs(deviations), axis=(-2, -1))
     size = jnp.where(size > 0, size, 1)
@@ -143,5 +165,10 @@ def root_mean_square(deviations: jax.Array, weights: jax.Array, mask: jax.Array 
 
 
 def unit(spread: jax.Array) -> jax.Array:
-    """The spread, or 1 where there is none to divide by."""
+    """Return the spread, or 1 for scores that never vary."""
     return jnp.where(spread > 0, spread, 1)
+
+
+def centred(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return ``values (..., prompts, responses)`` less their prompt's mean; 0 for missing responses."""
+    return deviations(values, centre(values, mask), mask)

@@ -9,19 +9,12 @@ import pyarrow as pa
 
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.records import ABSENT
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import pad
-from cann_jax.data.pairs import Pair
-from cann_jax.data.prompts import (
-    TURNS,
-    EncodedPrompts,
-    Prompt,
-    Template,
-    closing_ids,
-    prompt_ids,
-    truncated_ids,
-    turns_from,
-)
+from cann_jax.data.prepared_pairs import Pair
+from cann_jax.data.prompts import TURNS, Prompt, turns_from
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import Template, closing_ids, prompt_ids, truncated_ids
 from cann_jax.files.errors import InputError
 
 _IDS = pa.list_(pa.int32())

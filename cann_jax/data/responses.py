@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.data.prompts import TURNS, EncodedPrompts, Prompt, turns_from
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import TURNS, Prompt, turns_from
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the dry runs of a run and of a score model share: the model, lengths, memory."""
+"""The model, the lengths and the memory that a dry run prints, of a run or of a score model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,14 +10,15 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from cann_jax.config.run import ModelConfig
+from cann_jax.config.model import ModelConfig
 from cann_jax.data.padding import BUCKET
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.load import ModelFiles, abstract_decoder
-from cann_jax.models.sources import read_json
-from cann_jax.models.weights import check_weights
-from cann_jax.runtime.sharding import check_model, current_mesh
+from cann_jax.models.files.folder import read_json
+from cann_jax.models.files.load import ModelFiles, abstract_decoder
+from cann_jax.models.files.weight_names import check_weights
+from cann_jax.runtime.mesh import current_mesh
+from cann_jax.runtime.sharding import check_model
 
 HISTOGRAM_ROWS, BAR = 8, 40
 MIB = 1 << 20
@@ -27,10 +28,10 @@ STEPS = 1_000_000  # where the data are not here to count them: more than any wa
 def shape_of_model(
     open_files: Callable[[], ModelFiles], model: ModelConfig, model_config: str | None, out: Console
 ) -> DecoderConfig:
-    """The architecture, from the model's files or from ``model_config`` in their place; says what it is.
+    """Return the architecture, from the model's files or from ``model_config`` in their place, and print it.
 
     Raises:
-        InputError: files that are not there or do not fit, or an architecture that the mesh cannot share out.
+        InputError: Files are missing or do not fit, or the mesh does not divide the architecture.
     """
     if model_config is None:
         files = open_files()
@@ -43,23 +44,23 @@ def shape_of_model(
 
 
 def _shape_from(path: str) -> DecoderConfig:
-    """The architecture in a ``config.json``.
+    """Read the architecture in a ``config.json``.
 
     Raises:
-        InputError: it is missing, malformed, or of a model that is not supported.
+        InputError: It is missing, malformed, or of a model that is not supported.
     """
     if not Path(path).is_file():
         raise InputError(
-            f"--model_config {path} is no file; give a model's config.json (configs/models has some)"
+            f"--model_config {path} is not a file; give a model's config.json (configs/models has some)"
         )
     return DecoderConfig.from_hf(read_json(Path(path)), path)
 
 
 def _checked_shape(files: ModelFiles) -> DecoderConfig:
-    """The architecture of a model whose tensors have the names and shapes that it needs.
+    """Return the architecture of a model, after checking the names and shapes of its tensors.
 
     Raises:
-        InputError: they do not.
+        InputError: They are not those that it needs.
     """
     check_weights(
         {name: reader.shape for name, reader in files.readers.items()}, files.config, str(files.path)
@@ -68,14 +69,14 @@ def _checked_shape(files: ModelFiles) -> DecoderConfig:
 
 
 def _model_line(shape: DecoderConfig, model: ModelConfig, source: str) -> str:
-    """What the model is; a copy of a tied head in the files counts once."""
+    """Return what the model is; a copy of a tied head in the files counts once."""
     decoder = abstract_decoder(shape, model.dtype, None, attention=model.attention)
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))) / 1e6
     return f"model: {source}, {size:.1f} M parameters, {decoder.dtype}, attention by {decoder.kernel}"
 
 
 def histogram(lengths: np.ndarray) -> Iterator[str]:
-    """Counts of token lengths as lines of text, in a few bins whose width is a multiple of ``BUCKET``."""
+    """Yield counts of token lengths as lines of text, in a few bins whose width is a multiple of ``BUCKET``."""
     width = BUCKET * -(-int(lengths.max()) // (BUCKET * HISTOGRAM_ROWS))
     counts = np.bincount((lengths - 1) // width)
     for index, count in enumerate(counts):
@@ -84,7 +85,7 @@ def histogram(lengths: np.ndarray) -> Iterator[str]:
 
 
 def memory_table(programs: Mapping[str, Any]) -> Table:
-    """Compiles traced programs; what each needs of a device."""
+    """Compile traced programs, and return a table of what each needs of a device."""
     table = Table(title=f"compiled memory, MiB per device ({jax.default_backend()})", title_justify="left")
     for heading in ("program", "arguments", "temporaries", "output", "together"):
         table.add_column(heading, justify="left" if heading == "program" else "right")
@@ -94,6 +95,6 @@ def memory_table(programs: Mapping[str, Any]) -> Table:
 
 
 def _memory_cells(found: Any) -> list[str]:
-    """Donated arguments are the output's memory too, and count once."""
+    """Return the sizes; donated arguments are the output's memory too, and count once."""
     parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
     return [f"{size / MIB:.1f}" for size in (*parts, sum(parts) - found.alias_size_in_bytes)]

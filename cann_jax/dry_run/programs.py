@@ -1,4 +1,4 @@
-"""The three programs of a run, traced from shapes alone: no weight is read and nothing is computed."""
+"""The programs of a run, traced from shapes alone: no weight is read and nothing is computed."""
 
 from typing import Any
 
@@ -6,31 +6,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cann_jax.config.model import ModelConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import LoraConfig
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
-from cann_jax.models.load import abstract_decoder
-from cann_jax.run.training import TRAINED, spec_of
-from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
+from cann_jax.run.training import Training, spec_of, trained_kind
+from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
-from cann_jax.training.accumulate import start
-from cann_jax.training.step import PreferenceBatch, reference_step, train_step
+from cann_jax.training.preference_data import Batching
+from cann_jax.training.preference_objective import PreferenceBatch, reference_step, train_step
+from cann_jax.training.step import start
 
 
-def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int):
-    """Sampling of one batch.
+def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int) -> Any:
+    """Trace sampling of one batch.
 
     Args:
         config: The run's configuration.
         shape: The model.
         width: Tokens of the longest prompt, padding included.
-        stop_tokens: How many ids end a response.
+        stop_tokens: Number of ids that end a response.
     """
     sample = config.sample
-    graph, weights = nnx.split(_decoder(config, shape))
+    graph, weights = nnx.split(_decoder(config.model, shape))
     batch = [_integers(sample.prompts_per_batch, width), *[_integers(sample.prompts_per_batch)] * 2]
     prompts, lengths, indices = shapes_of_batch(batch)
     settings = static_arguments(sample, sample.responses)
@@ -40,46 +42,50 @@ def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tok
     )
 
 
-def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int):
-    """Log-probs of one batch of responses, one response to a sequence."""
-    graph, weights = nnx.split(_decoder(config, shape))
+def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int) -> Any:
+    """Trace the log-probs of one batch of responses, one response to a sequence."""
+    graph, weights = nnx.split(_decoder(config.model, shape))
     size, length = config.sample.prompts_per_batch, config.sample.max_new_tokens
     batch = [_integers(size, width), _integers(size), _integers(size, 1, length), _integers(size, 1)]
     return batch_logps.trace(graph, shapes_of_parameters(weights), *shapes_of_batch(batch))
 
 
 def trace_training(
-    config: RunConfig, shape: DecoderConfig, width: int, steps: int, length: int | None = None
+    model: ModelConfig, training: Training, shape: DecoderConfig, width: int, steps: int, length: int
 ) -> dict[str, Any]:
-    """The reference's pass over a training batch and the training step, by name.
+    """Trace the reference's pass over a training batch and the training step, by name.
 
     Args:
-        config: The run's configuration.
+        model: How products are computed.
+        training: The training.
         shape: The model.
         width: Tokens of the longest prompt, padding included.
-        steps: Of the run.
-        length: Tokens of the longest response, padding included; None for ``sample.max_new_tokens``.
+        steps: Steps of the run.
+        length: Tokens of the longest response, padding included.
     """
-    length = config.sample.max_new_tokens if length is None else length
-    full = config.align.lora is None
-    decoder = _decoder(config, shape, config.align.lora, full)
-    graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
-    spec = spec_of(config, graph, steps)
+    lora = training.settings.lora
+    decoder = _decoder(model, shape, lora, wide=lora is None)
+    graph, weights, frozen = nnx.split(decoder, trained_kind(lora), ...)
+    spec = spec_of(training, graph, steps)
     state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
-    frozen, batch = shapes_of_parameters(frozen), shapes_of_batch(_preferences(config, width, length))
+    frozen, batch = (
+        shapes_of_parameters(frozen),
+        shapes_of_batch(_preferences(training.batching, width, length)),
+    )
     return {
         "reference log-probs": reference_step.trace(spec, state.weights, frozen, batch),
         "training step": train_step.trace(spec, state, frozen, batch, _key()),
     }
 
 
-def _decoder(config: RunConfig, shape: DecoderConfig, lora: LoraConfig | None = None, wide=False) -> Decoder:
-    model = config.model
+def _decoder(
+    model: ModelConfig, shape: DecoderConfig, lora: LoraConfig | None = None, *, wide: bool = False
+) -> Decoder:
     return abstract_decoder(shape, model.dtype, lora, wide=wide, attention=model.attention)
 
 
-def _preferences(config: RunConfig, width: int, length: int) -> PreferenceBatch:
-    batch, group = config.align.prompts_per_step, config.align.group_size
+def _preferences(batching: Batching, width: int, length: int) -> PreferenceBatch:
+    batch, group = batching.prompts_per_step, batching.group_size
     return PreferenceBatch(
         prompts=_integers(batch, width),
         prompt_lengths=_integers(batch),

@@ -1,8 +1,9 @@
-"""``python -m cann_jax.reward --dry_run``: as ``stages.dry_run``, for a reward or cost model."""
+"""``python -m cann_jax.reward --dry_run``: as ``dry_run.run``, for a reward or cost model."""
 
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,48 +11,49 @@ from flax import nnx
 
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.padding import step_width
-from cann_jax.dry_run.memory import (
-    STEPS,
-    histogram,
-    memory_table,
-    shape_of_model,
-)
+from cann_jax.dry_run.memory import STEPS, histogram, memory_table, shape_of_model
+from cann_jax.dry_run.plan import plan_lines
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.load import abstract_decoder
-from cann_jax.run.training import TRAINED
-from cann_jax.runtime.sharding import shapes_of_batch, shapes_of_parameters
-from cann_jax.stages.score_model import ScoreRun, make_pairs, spec_of
-from cann_jax.training.accumulate import start
+from cann_jax.models.files.load import abstract_decoder
+from cann_jax.run.checks import check_warmup
+from cann_jax.run.run import ScoreModelRun
+from cann_jax.run.training import trained_kind
+from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
+from cann_jax.stages import pairs as pairs_stage
+from cann_jax.stages.score_model import score_data, score_spec
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_step import ScoreBatch, ScoreWeights, score_step
+from cann_jax.training.score_objective import ScoreBatch, ScoreWeights, score_step
+from cann_jax.training.step import start
 
 
-def dry_run_score_model(run: ScoreRun, model_config: str | None = None) -> None:
+def dry_run_score_model(run: ScoreModelRun, model_config: str | None = None) -> None:
     """Print what the training would do and need; arguments as ``dry_run``.
 
     Raises:
-        InputError: what would stop it.
+        InputError: What would stop it.
     """
     out, config = console(), run.config
     opened = model_config is None
     shape = shape_of_model(lambda: run.files, config.model, model_config, out)
     data = _data(run) if opened and config.preferences.path is not None else None
-    for line in _lines(config, data):
+    for line in (*_lines(config, data), *plan_lines(run, run.pipeline, opened=data is not None)):
         out.print(line, markup=False)
     step = _trace(config, shape, STEPS if data is None else data.steps, *_widths(config, data))
     out.print(memory_table({"training step": step}))
     out.print(f"nothing was computed, and {run.folder} is as it was", markup=False)
 
 
-def _data(run: ScoreRun) -> ScoreData:
-    """The labelled training pairs, made in a folder that goes away again."""
+def _data(run: ScoreModelRun) -> ScoreData:
+    """Return the labelled training pairs, made in a folder that is deleted again."""
     with tempfile.TemporaryDirectory() as folder:
-        preferences = replace(run.config.preferences, prepared=folder)
-        aside = ScoreRun(replace(run.config, preferences=preferences, run_dir=folder))
-        make_pairs(aside)
-        aside.data("heldout")
-        return aside.data("train")
+        preferences = replace(run.preferences, prepared=folder)
+        aside = ScoreModelRun(replace(run.config, preferences=preferences, run_dir=folder))
+        pairs_stage.run(aside)
+        score_data(aside, "heldout")
+        data = score_data(aside, "train")
+    check_warmup("", run.config.optimizer, data.steps)
+    return data
 
 
 def _lines(config: ScoreModelConfig, data: ScoreData | None) -> Iterator[str]:
@@ -67,7 +69,7 @@ def _lines(config: ScoreModelConfig, data: ScoreData | None) -> Iterator[str]:
 
 
 def _widths(config: ScoreModelConfig, data: ScoreData | None) -> tuple[int, int]:
-    """Of prompts and responses in the widest step."""
+    """Return the widths of prompts and responses in the widest step."""
     if data is None:
         bound = step_width(config.preferences.max_tokens)
         return bound, bound
@@ -75,12 +77,13 @@ def _widths(config: ScoreModelConfig, data: ScoreData | None) -> tuple[int, int]
     return max(widths, key=lambda sizes: sizes[0] + 2 * sizes[1])
 
 
-def _trace(config: ScoreModelConfig, shape: DecoderConfig, steps: int, prompt: int, response: int):
-    full, size = config.lora is None, config.pairs_per_step
-    model = config.model
-    decoder = abstract_decoder(shape, model.dtype, config.lora, wide=full, attention=model.attention)
-    graph, trained, frozen = nnx.split(decoder, TRAINED[full], ...)
-    spec = spec_of(config, graph, steps)
+def _trace(config: ScoreModelConfig, shape: DecoderConfig, steps: int, prompt: int, response: int) -> Any:
+    size, model = config.pairs_per_step, config.model
+    decoder = abstract_decoder(
+        shape, model.dtype, config.lora, wide=config.lora is None, attention=model.attention
+    )
+    graph, trained, frozen = nnx.split(decoder, trained_kind(config.lora), ...)
+    spec = score_spec(config, graph, steps)
     weights = ScoreWeights(trained, jax.ShapeDtypeStruct((shape.hidden,), jnp.float32))
     state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
     sizes = ((size, prompt), (size,), (size, 2, response), (size, 2), (size,), (size, 2))

@@ -5,9 +5,7 @@ half a file under the final name. Object stores (gs://) cannot rename; there one
 """
 
 import contextlib
-import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -15,13 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json
 
 PARTIAL = ".partial"
 # Of several processes of one run, the one that writes this file; ``cann_jax.runtime.distributed`` says so.
@@ -53,7 +52,7 @@ def write_json(path: epath.PathLike, value: Any) -> None:
         InputError: As ``write_bytes_atomic``.
         ValueError: A NaN or an infinity, which JSON cannot hold.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes_atomic(path, (text + "\n").encode())
 
 
@@ -105,33 +104,6 @@ def staged(path: epath.PathLike) -> Iterator[Path]:
                 shutil.copyfileobj(source, sink)
 
 
-def fingerprint_file(path: epath.PathLike) -> str:
-    """SHA-256 of a file's content, or of the names and contents of all files in a folder.
-
-    Raises:
-        InputError: The file is missing or cannot be read.
-    """
-    path = epath.Path(path)
-    if path.is_dir():
-        return fingerprint_json({child.name: fingerprint_file(child) for child in path.iterdir()})
-    try:
-        with path.open("rb") as file:
-            return _digest(file)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
-
-
-def fingerprint_json(value: Any) -> str:
-    """SHA-256 of a value's JSON, whatever the order of its keys."""
-    text = json.dumps(as_json(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def as_json(value: Any) -> Any:
-    """The value as it comes back from JSON: tuples as lists, dataclasses as mappings."""
-    return json.loads(json.dumps(value, default=_plain))
-
-
 def is_remote(path: epath.PathLike) -> bool:
     """Whether the path lies in an object store."""
     return "://" in os.fspath(path)
@@ -167,13 +139,6 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
         raise InputError(f"{path} is corrupt ({reason}); delete it and start again") from None
 
 
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _write_and_move(path: str, data: bytes) -> None:
     partial = path + PARTIAL
     try:
@@ -186,13 +151,3 @@ def _write_and_move(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.remove(partial)
         raise
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")

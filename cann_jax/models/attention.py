@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.splash import LANES, by_kv_head, splash_attention
-from cann_jax.runtime.sharding import platform
+from cann_jax.runtime.mesh import platform
 
 NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
 CUDNN_HEAD_DIM = 128  # what every GPU that has the kernel can do

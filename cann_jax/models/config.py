@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.families import EVERYWHERE, FAMILIES, Family, LayerKinds
-from cann_jax.models.fields import MEND, Fields
+from cann_jax.models.config_reader import MEND, Fields
+from cann_jax.models.families.family import EVERYWHERE, FAMILIES, Family, LayerKinds
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 # What transformers takes for keys left out, in every family that has them.

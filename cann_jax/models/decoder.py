@@ -16,12 +16,12 @@ from cann_jax.config.schema import nearest
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.attention import implementation, softcap
+from cann_jax.models.attention_inputs import StepView, View, sequence_views, step_views
+from cann_jax.models.bfloat16_words import pack, rows_of, unpack
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.families import NORMS
+from cann_jax.models.families.family import NORMS
 from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, RMSNorm, dense
-from cann_jax.models.packing import pack, rows_of, unpack
 from cann_jax.models.splash import Sight
-from cann_jax.models.views import StepView, View, sequence_views, step_views
 
 HEAD_AXES = ("vocabulary", "hidden")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -13,9 +13,10 @@ from flax import nnx
 from cann_jax.data.padding import bucketed
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.load import ModelFiles
+from cann_jax.models.files.load import ModelFiles
 from cann_jax.models.logprobs import response_logps
-from cann_jax.runtime.sharding import axis_size, fetch, place_batch
+from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.runtime.sharding import axis_size
 
 CHUNK = 6144  # rows of the vocabulary whose logits exist at once, whatever its size
 PACKED_TOKENS = 512  # response tokens in one sequence; its attention mask is quadratic in them

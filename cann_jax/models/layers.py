@@ -11,7 +11,8 @@ from cann_jax.config.training import LoraConfig
 from cann_jax.models.attention import Rule, attend, attend_shared
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.rope import rotate
-from cann_jax.runtime.sharding import LINEARS, Axes, constrain, platform
+from cann_jax.runtime.mesh import platform
+from cann_jax.runtime.sharding import LINEARS, Axes, constrain
 
 MATRIX_PRODUCT = "matrix_product"  # name under which rematerialisation may keep a linear layer's result
 ACTIVATIONS = {

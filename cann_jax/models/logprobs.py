@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.models.attention import NEGATIVE, softcap
+from cann_jax.models.bfloat16_words import pack, rows_of, unpack
 from cann_jax.models.layers import dense
-from cann_jax.models.packing import pack, rows_of, unpack
 from cann_jax.models.splash import Sight
 from cann_jax.runtime.sharding import axis_size, constrain
 

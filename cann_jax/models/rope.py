@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.fields import MEND
+from cann_jax.models.config_reader import MEND
 from cann_jax.models.rope_scaling import DEFAULT, SCALINGS, Default
 
 # Keys of every kind that are read elsewhere, and one that files carry and nobody reads.

@@ -18,11 +18,12 @@ from flax import nnx
 
 from cann_jax.data.padding import bucketed
 from cann_jax.files.errors import InputError
-from cann_jax.models import sources
 from cann_jax.models.decoder import causal_sight
-from cann_jax.models.load import ModelFiles, load_decoder, open_model
-from cann_jax.models.weights import check_weights
-from cann_jax.runtime.sharding import axis_size, fetch, place_batch
+from cann_jax.models.files import folder as sources
+from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.weight_names import check_weights
+from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.runtime.sharding import axis_size
 
 SAFE_RLHF, HUGGING_FACE = "score_head", "score"
 NORMALIZER = "normalizer."

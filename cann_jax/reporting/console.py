@@ -1,13 +1,15 @@
 """The result on the terminal."""
 
+from typing import Any
+
 from rich.table import Table
 
 from cann_jax.files.console import console
 from cann_jax.reporting.rows import HEADINGS, result_rows, summary_lines
 
 
-def print_results(results: dict) -> None:
-    """The predicted-against-measured table and the lines beside it."""
+def print_results(results: dict[str, Any]) -> None:
+    """Print the table of predicted and measured improvements and the lines beside it."""
     out = console()
     found = results["summary"]
     table = Table(

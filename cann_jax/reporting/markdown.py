@@ -1,23 +1,32 @@
 """``report.md``: what was asked, predicted and measured, with pictures and samples."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
 from cann_jax.reporting.rows import HEADINGS, result_rows, summary_lines
+from cann_jax.run.manifest import committed_outputs
+from cann_jax.run.outputs import DualAnswer
+from cann_jax.run.run import Run
+from cann_jax.run.stages import holding
 
 
-def report_text(config: RunConfig, results: dict, dual: dict, before: pa.Table, after: pa.Table) -> str:
-    """The whole report as Markdown.
+def report_text(
+    run: Run, results: dict[str, Any], dual: DualAnswer, before: pa.Table, after: pa.Table
+) -> str:
+    """Return the whole report as Markdown.
 
     Args:
-        config: The run's configuration.
+        run: The run.
         results: ``evaluate/results.json``.
-        dual: ``dual/dual.json``.
+        dual: The dual's answer.
         before: Held-out responses of the reference with scores.
-        after: The same of the aligned model.
+        after: Held-out responses of the aligned model with scores.
     """
-    found = results["summary"]
+    config, found = run.config, results["summary"]
     parts = [
         f"# {config.name}",
         f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
@@ -35,11 +44,24 @@ def report_text(config: RunConfig, results: dict, dual: dict, before: pa.Table, 
         "## Samples",
         "The same draw from both policies on held-out prompts, chosen evenly over the file.",
         *_samples(config, before, after),
+        "## Files",
+        _list(_stage_lines(run)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(headings, rows) -> str:
+def _stage_lines(run: Run) -> list[str]:
+    """Return a line a stage, with its question and links to what it left."""
+    lines = []
+    for stage in run.stages:
+        left = committed_outputs(run.folder / stage.name, holding(stage.writes, run.config))
+        links = ", ".join(f"[{name}]({stage.name}/{name})" for name in left)
+        if links:
+            lines.append(f"{stage.name} ({stage.question}) {links}")
+    return lines
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -48,12 +70,12 @@ def _list(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _dual_lines(dual: dict) -> list[str]:
+def _dual_lines(dual: DualAnswer) -> list[str]:
     lines = [
-        f"feasible: {dual['feasible']}; KKT residual {dual['kkt_residual']:.1e} of the scores' spread",
-        f"KL of the predicted policy: {dual['kl']:.3f} nats, {dual['kl_share_of_log_responses']:.0%} of ln K",
+        f"feasible: {dual.feasible}; KKT residual {dual.kkt_residual:.1e} of the scores' spread",
+        f"KL of the predicted policy: {dual.kl:.3f} nats, {dual.kl_share_of_log_responses:.0%} of ln K",
     ]
-    return lines + [f"note: {sentence}" for sentence in dual["warnings"]]
+    return lines + [f"note: {sentence}" for sentence in dual.warnings]
 
 
 def _samples(config: RunConfig, before: pa.Table, after: pa.Table) -> list[str]:
@@ -72,6 +94,6 @@ def _sample(before: pa.Table, after: pa.Table, row: int, names: list[str]) -> st
 
 
 def _one_line(text: str) -> str:
-    """Text that cannot break the page: one line, no Markdown or HTML of its own."""
+    """Return text that cannot break the page: one line, no Markdown or HTML of its own."""
     flat = " ".join(text.split()).replace("<", "&lt;")
     return "".join("\\" + c if c in "*_`[]#|\\" else c for c in flat)

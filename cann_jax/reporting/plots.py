@@ -12,12 +12,13 @@ from cann_jax.files.atomic import write_bytes_atomic
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 BEFORE, AFTER = "#7f7f7f", "#1f77b4"
 
 
-def draw_clouds(path, before: pa.Table, after: pa.Table, constraints: list[str]) -> None:
-    """Reward against each constraint, one point a held-out response, with the means."""
+def draw_clouds(path: epath.PathLike, before: pa.Table, after: pa.Table, constraints: list[str]) -> None:
+    """Draw the reward against each constraint, one point a held-out response, with the means."""
     shown = [name for name in constraints if name in before.column_names]
     if "reward" not in before.column_names or not shown:
         return
@@ -34,8 +35,8 @@ def draw_clouds(path, before: pa.Table, after: pa.Table, constraints: list[str])
     _save(figure, path)
 
 
-def draw_training(path, metrics) -> None:
-    """Loss, and the implicit reward margins of the pairs, by step."""
+def draw_training(path: epath.PathLike, metrics: epath.PathLike) -> None:
+    """Draw the loss, and the implicit reward margins of the pairs, by step."""
     rows = [json.loads(line) for line in epath.Path(metrics).read_text().splitlines()]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.6))
@@ -50,7 +51,7 @@ def draw_training(path, metrics) -> None:
     _save(figure, path)
 
 
-def _save(figure, path) -> None:
+def _save(figure: Figure, path: epath.PathLike) -> None:
     picture = io.BytesIO()
     figure.tight_layout()
     figure.savefig(picture, format="png", dpi=120)

@@ -1,17 +1,19 @@
-"""The predicted-against-measured table as text cells, for the terminal and for the report alike."""
+"""The table of predicted and measured improvements as text cells, for the terminal and the report alike."""
+
+from typing import Any
 
 HEADINGS = ("score", "asked", "predicted", "measured", "interval", "before → after")
 
 
-def result_rows(results: dict) -> list[tuple[str, ...]]:
-    """One row a constraint, then the reward, then what was only measured."""
+def result_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return one row a constraint, then the reward, then what was only measured."""
     named = [(name, row) for name, row in results.items() if name not in ("summary", "also", "reward")]
     rows = [(*item, "constraint") for item in named] + [("reward", results["reward"], "reward")]
     rows += [(name, row, "measured only") for name, row in results["also"].items()]
     return [_cells(row.get("label", name), row, kind) for name, row, kind in rows]
 
 
-def _cells(name: str, row: dict, kind: str) -> tuple[str, ...]:
+def _cells(name: str, row: dict[str, Any], kind: str) -> tuple[str, ...]:
     interval = row["interval"]
     return (
         name if kind != "measured only" else f"{name} (measured only)",
@@ -24,11 +26,12 @@ def _cells(name: str, row: dict, kind: str) -> tuple[str, ...]:
 
 
 def number(value: float | None) -> str:
+    """Return a signed number, or a dash for None."""
     return "–" if value is None else f"{value:+.3f}"
 
 
-def summary_lines(results: dict) -> list[str]:
-    """The numbers beside the table, one sentence each."""
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """Return the numbers beside the table, one sentence each."""
     found = results["summary"]
     tokens, stopped, fluency = (
         found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
@@ -38,7 +41,7 @@ def summary_lines(results: dict) -> list[str]:
         f"λ*: {multipliers} (β = {found['beta']:g})",
         f"KL to the reference: {found['kl']:.3f} nats a response (predicted {found['predicted_kl']:.3f})",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
-        f"ended by themselves {stopped[0]:.0%} → {stopped[1]:.0%}",
+        f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
         f"log-prob a token under the reference: {fluency[0]:.3f} → {fluency[1]:.3f} nats",
     ]
     return lines + [
@@ -46,8 +49,8 @@ def summary_lines(results: dict) -> list[str]:
     ]
 
 
-def verdict(name: str, row: dict) -> str:
-    """One plain sentence on a constraint."""
+def verdict(name: str, row: dict[str, Any]) -> str:
+    """Return one plain sentence on a constraint."""
     if row["measured"] is None:
         return f"{name}: not measured, since its scores exist for the training samples only"
     share = row["measured"] / row["asked"] if row["asked"] else float("nan")

@@ -1,50 +1,69 @@
 """A stage's folder and its commit.
 
-``settings.json`` is written first and says by which settings the work in the folder is made; shards follow;
-``manifest.json``, the same with the outputs, is written last and is the commit. A stage that was killed thus
-keeps its finished shards, and a stage made by other settings is told apart and made anew.
+``settings.json`` is written first and says by which settings and inputs the work in the folder is made; shards
+follow; ``manifest.json``, the same with every output's size and hash, is written last and is the commit. A
+killed stage thus keeps its finished shards, and a stage made by other settings, or altered since, is told apart.
 """
 
 import json
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from etils import epath
 
-from cann_jax.files.atomic import PARTIAL, as_json, fingerprint_file, read_json, write_json, writing
+from cann_jax.files.atomic import PARTIAL, as_json, is_remote, read_json, write_json, writing
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
-LAYOUT = 2  # of the files in a stage's folder; a change of it makes finished stages anew
+LAYOUT = 3  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
-# What a killed writer leaves under names that nobody reads: ours, and Orbax's.
+MISSING = "is missing"
+# Names of what a killed writer leaves and nobody reads: ours, and Orbax's.
 _UNFINISHED = (PARTIAL, ".orbax-checkpoint-tmp")
 _ABSENT = object()
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class StageState:
-    """What a stage's folder holds, against what is expected of it.
+    """A stage's folder, compared with what is expected of it.
 
     Args:
-        state: ``done``: committed by these settings; ``changed``: made by others, or outputs are gone;
-            ``fresh``: nothing, or unfinished work by these settings.
-        differences: One line a differing key, with the old and the new value.
+        state: ``done``: committed by these settings and inputs, outputs as they were committed; ``changed``:
+            made by others; ``altered``: outputs are missing, added or changed; ``unfinished``: nothing, or
+            work by these settings that was not committed.
+        differences: One line a difference, with the old and the new value.
     """
 
-    state: Literal["fresh", "done", "changed"]
+    state: Literal["done", "changed", "altered", "unfinished"]
     differences: tuple[str, ...] = ()
 
+    @property
+    def keeps_work(self) -> bool:
+        """Whether unfinished work of the stage can be continued: where a file was altered, none is trusted."""
+        return self.state != "altered" or all(line.endswith(MISSING) for line in self.differences)
 
-def expectation(stage: str, settings: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What a stage's manifest must say: its name, the settings it reads and fingerprints of what it reads."""
-    return as_json({"stage": stage, "layout": LAYOUT, "settings": settings, "inputs": dict(inputs)})
+
+def expectation(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Record:
+    """Return what a stage's manifest must record: its name, its settings and its inputs' fingerprints."""
+    return dict(as_json({"stage": stage, "layout": LAYOUT, "settings": settings, "inputs": dict(inputs)}))
 
 
-def stage_state(folder: epath.PathLike, expected: Mapping[str, Any]) -> StageState:
-    """Compare a stage's folder with what is expected; reads only.
+def stage_state(
+    folder: epath.PathLike, expected: Record, writes: Iterable[str] = (), *, verify: bool = False
+) -> StageState:
+    """Compare a stage's folder with what is expected; writes nothing.
+
+    Args:
+        folder: The stage's folder.
+        expected: From ``expectation``.
+        writes: Patterns of the stage's outputs.
+        verify: Hash every output; otherwise only those whose size or time of change is not the recorded one.
 
     Raises:
         InputError: The folder holds files that no stage made, or its manifest is corrupt.
@@ -52,18 +71,28 @@ def stage_state(folder: epath.PathLike, expected: Mapping[str, Any]) -> StageSta
     folder = epath.Path(folder)
     made = _record(folder)
     if made is None:
-        return StageState("fresh")
+        return StageState("unfinished")
     outputs = made.pop(OUTPUTS, None)
-    differences = _differences(made, as_json(expected)) + _missing(folder, outputs or ())
-    if differences:
-        return StageState("changed", differences)
-    return StageState("fresh" if outputs is None else "done")
+    if different := _differences(made, expected):
+        return StageState("changed", different)
+    if outputs is None:
+        return StageState("unfinished")
+    altered = tuple(_altered(folder, outputs, writes, verify))
+    return StageState("altered", altered) if altered else StageState("done")
 
 
-def begin(folder: epath.PathLike, expected: Mapping[str, Any]) -> bool:
-    """Prepare the folder for work by these settings; returns whether earlier work of theirs was kept.
+def begin(
+    folder: epath.PathLike, expected: Record, *, keep_work: bool = True, in_parts: bool = False
+) -> bool:
+    """Prepare the folder for work by these settings; return whether earlier work of theirs was kept.
 
     A commit is withdrawn; work by other settings is cleared.
+
+    Args:
+        folder: The stage's folder.
+        expected: From ``expectation``.
+        keep_work: False clears work by the same settings too, because its files cannot be trusted.
+        in_parts: The work lies in folders with commits of their own, which are kept whatever the settings.
 
     Raises:
         InputError: As ``stage_state``, or the folder cannot be written.
@@ -71,7 +100,7 @@ def begin(folder: epath.PathLike, expected: Mapping[str, Any]) -> bool:
     folder = epath.Path(folder)
     made = _record(folder) or {}
     made.pop(OUTPUTS, None)
-    same = made == as_json(expected)
+    same = in_parts or (keep_work and made == expected)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder, keep_work=same)
@@ -79,32 +108,95 @@ def begin(folder: epath.PathLike, expected: Mapping[str, Any]) -> bool:
     return same and _present(folder) != [SETTINGS]
 
 
-def commit(folder: epath.PathLike, expected: Mapping[str, Any], outputs: Iterable[str]) -> None:
+def commit(folder: epath.PathLike, expected: Record, writes: Iterable[str]) -> None:
     """Write the manifest, last of all.
 
     Args:
         folder: The stage's folder.
         expected: As given to ``begin``.
-        outputs: The files and folders made, by their names inside ``folder``.
+        writes: Patterns of the outputs, relative to ``folder``.
 
     Raises:
-        InputError: An output is missing, or the folder cannot be written.
+        InputError: A file cannot be read or the folder not be written.
+        FileNotFoundError: No file matches a pattern.
     """
     folder = epath.Path(folder)
-    made = {name: fingerprint_file(folder / name) for name in outputs}
-    write_json(folder / MANIFEST, {**expected, OUTPUTS: made})
+    names = _files(folder)
+    for pattern in writes:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise FileNotFoundError(f"{folder} has no file {pattern!r}, which its stage writes")
+    outputs = {
+        name: _stamp(folder / name) | {"sha256": fingerprint_file(folder / name)}
+        for name in matching(names, writes)
+    }
+    write_json(folder / MANIFEST, {**expected, OUTPUTS: outputs})
+
+
+def commit_fingerprint(folder: epath.PathLike) -> str | None:
+    """Return the fingerprint of a stage's commit; None where it has none. Times of change are not part of it."""
+    path = epath.Path(folder) / MANIFEST
+    if not path.exists():
+        return None
+    made = read_json(path)
+    return fingerprint_json({**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}})
+
+
+def committed_outputs(folder: epath.PathLike, patterns: Iterable[str]) -> list[str]:
+    """Return the first output of each pattern that a stage committed, relative to its folder."""
+    path = epath.Path(folder) / MANIFEST
+    names = list(read_json(path)[OUTPUTS]) if path.exists() else []
+    return [found[0] for pattern in patterns if (found := matching(names, (pattern,)))]
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Return the names that match one of the patterns, in order; ``*`` matches slashes too."""
+    wanted = tuple(patterns)
+    return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in wanted))
+
+
+def _altered(
+    folder: epath.Path, outputs: Mapping[str, Record], writes: Iterable[str], verify: bool
+) -> Iterator[str]:
+    present = set(matching(_files(folder), writes))
+    for name in sorted(present - outputs.keys()):
+        yield f"{OUTPUTS}.{name} was added after the stage ended"
+    for name, recorded in outputs.items():
+        if name not in present and not (folder / name).exists():
+            yield f"{OUTPUTS}.{name} {MISSING}"
+            continue
+        unchanged = all(recorded.get(key) == value for key, value in _stamp(folder / name).items())
+        if (verify or not unchanged) and fingerprint_file(folder / name) != recorded["sha256"]:
+            yield f"{OUTPUTS}.{name} was altered after the stage ended"
+
+
+def _stamp(path: epath.Path) -> Record:
+    """Return size and time of change, in nanoseconds where the file system tells them."""
+    if is_remote(path):
+        found = path.stat()
+        return {"bytes": found.length, "modified": int(found.mtime or 0) * 1_000_000_000}
+    local = os.stat(path)
+    return {"bytes": local.st_size, "modified": local.st_mtime_ns}
+
+
+def _files(folder: epath.Path, prefix: str = "") -> list[str]:
+    """Return the names of all files below the folder, relative to it."""
+    found = []
+    for child in folder.iterdir():
+        name = f"{prefix}{child.name}"
+        found += _files(child, f"{name}/") if child.is_dir() else [name]
+    return found
 
 
 def _present(folder: epath.Path) -> list[str]:
-    """Names in the folder, without files whose writing was cut off."""
+    """Return the names in the folder, without files whose writing was cut off."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file where a stage's folder must be; move it away")
     children = folder.iterdir() if folder.exists() else ()
     return sorted(child.name for child in children if not child.name.endswith(PARTIAL))
 
 
-def _record(folder: epath.Path) -> dict[str, Any] | None:
-    """The manifest, or else the settings of unfinished work; None where the folder is empty or absent."""
+def _record(folder: epath.Path) -> Record | None:
+    """Return the manifest, or else the settings of unfinished work; None where the folder is empty or absent."""
     present = _present(folder)
     if not present:
         return None
@@ -133,23 +225,20 @@ def _clear(folder: epath.Path, keep_work: bool) -> None:
         (folder / SETTINGS).unlink(missing_ok=True)
 
 
-def _missing(folder: epath.Path, outputs: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{OUTPUTS}.{name} is gone" for name in outputs if not (folder / name).exists())
-
-
-def _differences(old: Any, new: Any) -> tuple[str, ...]:
-    before, after = dict(_flat(old)), dict(_flat(new))
+def _differences(old: Record, new: Record) -> tuple[str, ...]:
+    before, after = dict(flattened(old)), dict(flattened(new))
     keys = [*before, *(key for key in after if key not in before)]
     pairs = ((key, before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in keys)
     return tuple(f"{key}: {_short(was)} → {_short(now)}" for key, was, now in pairs if was != now)
 
 
-def _flat(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
+def flattened(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested mappings with its dotted key; an empty mapping is a value."""
     if not isinstance(value, Mapping) or not value:
         yield key, value
         return
     for name, inner in value.items():
-        yield from _flat(inner, f"{key}.{name}" if key else name)
+        yield from flattened(inner, f"{key}.{name}" if key else name)
 
 
 def _short(value: Any) -> str:

@@ -1,33 +1,222 @@
-"""What is compiled: the fixed part of a training step, from the configuration."""
+"""Training on preferences, for every stage that does it: what differs between them is ``Training``."""
 
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
+import jax
+import numpy as np
+import pyarrow as pa
+from etils import epath
 from flax import nnx
 
 from cann_jax.config.run import RunConfig
+from cann_jax.config.training import LoraConfig, PreferenceTrainingConfig, Supervision
+from cann_jax.data.encoded_pairs import labelled
+from cann_jax.data.responses import Responses
+from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.progress import track
+from cann_jax.models.adapters.peft import export_adapter
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.export.folder import export_folder
 from cann_jax.models.layers import LoraParam
+from cann_jax.run.outputs import MODEL, read_pairs, read_weights
+from cann_jax.run.run import ModelRun, Run
+from cann_jax.run.scorers import ADAPTER
+from cann_jax.runtime.distributed import agreed
+from cann_jax.runtime.placement import fetch
+from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.step import Spec
+from cann_jax.training.preference_data import Batching, PreferenceData
+from cann_jax.training.preference_objective import Spec, reference_step, train_step
+from cann_jax.training.step import TrainState, start
 
-ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
-
-# Which of a decoder's weights are trained, by whether all are.
-TRAINED = {True: nnx.Param, False: LoraParam}
+Export = Literal["merged", "adapter", "both", "none"]
 
 
-def spec_of(config: RunConfig, graph: Any, steps: int) -> Spec:
-    """What is fixed while training.
+@dataclass(frozen=True)
+class Training:
+    """One training on preferences.
+
+    Args:
+        key: Section of the configuration that its settings come from, for messages.
+        settings: Its settings.
+        supervision: Which pairs it learns from.
+        batching: How a step's batch is drawn.
+        loss: ``dpo``, ``ipo`` or ``regression``.
+        beta: β of the loss.
+    """
+
+    key: str
+    settings: PreferenceTrainingConfig
+    supervision: Supervision
+    batching: Batching
+    loss: Literal["dpo", "ipo", "regression"]
+    beta: float
+
+
+class Model(NamedTuple):
+    """A split decoder: graph, weights to train as they are in the reference, and weights never trained."""
+
+    graph: Any
+    reference: Any
+    frozen: Any
+
+    def decoder(self, weights: Any) -> Decoder:
+        """Return the decoder with these weights in the place of the trained ones."""
+        return nnx.merge(self.graph, weights, self.frozen)
+
+
+def alignment(config: RunConfig) -> Training:
+    """Return the training of the stage ``align``, which rounds continue."""
+    align, supervision = config.align, config.align.supervision
+    batching = Batching(
+        seed=config.seed,
+        epochs=align.epochs,
+        prompts_per_step=align.prompts_per_step,
+        group_size=align.group_size,
+        selection=align.selection,
+        labels=align.labels,
+        label_temperature=align.label_temperature if supervision.label is None else 0.0,
+        label_smoothing=align.label_smoothing,
+        ragged=not supervision.from_samples,
+    )
+    return Training("align", align, supervision, batching, align.loss, config.dual.beta)
+
+
+def prealignments(config: RunConfig) -> dict[str, Training]:
+    """Return the DPO of each model that the run pre-aligns, by its folder below ``prealign``."""
+    settings = config.prealign
+    batching = Batching(
+        seed=config.seed,
+        epochs=settings.epochs,
+        prompts_per_step=settings.pairs_per_step,
+        label_temperature=0.0,
+        label_smoothing=settings.label_smoothing,
+        ragged=True,
+    )
+    return {
+        asked.name: Training(
+            "prealign", settings, Supervision(False, asked.preference), batching, "dpo", asked.beta
+        )
+        for asked in config.to_prealign()
+    }
+
+
+def split_decoder(run: ModelRun[Any], lora: LoraConfig | None) -> Model:
+    """Load the reference, with adapters that add nothing yet, and split it by what is trained."""
+    return Model(*nnx.split(run.load(lora, wide=lora is None), trained_kind(lora), ...))
+
+
+def trained_kind(lora: LoraConfig | None) -> type[nnx.Variable[Any]]:
+    """Return the kind of weights that a training changes: the adapters, or all."""
+    return nnx.Param if lora is None else LoraParam
+
+
+def spec_of(training: Training, graph: Any, steps: int) -> Spec:
+    """Return what is static while training.
 
     Raises:
-        InputError: the warm-up is no shorter than the run.
+        InputError: The warm-up is no shorter than the run.
     """
-    align = config.align
+    settings = training.settings
     return Spec(
         graph=graph,
-        optimizer=optimizer(align.optimizer, steps),
-        loss=align.loss,
-        beta=config.dual.beta,
-        chunks=align.vocabulary_chunks,
-        rematerialise=align.rematerialise,
-        accumulation=align.accumulation,
+        optimizer=optimizer(settings.optimizer, steps),
+        loss=training.loss,
+        beta=training.beta,
+        chunks=settings.vocabulary_chunks,
+        rematerialise=settings.rematerialise,
+        accumulation=settings.accumulation,
     )
+
+
+def train(
+    run: Run,
+    training: Training,
+    model: Model,
+    data: PreferenceData,
+    folder: epath.Path,
+    weights: Any = None,
+) -> Any:
+    """Train, or continue from the newest checkpoint in ``folder``; return the trained weights.
+
+    Args:
+        run: The run.
+        training: How.
+        model: The reference, split.
+        data: What on; log-probs under the reference are computed here.
+        folder: Folder of the checkpoints, metrics and reference log-probs.
+        weights: Weights to start from; None starts from the reference.
+
+    Raises:
+        InputError: A loss that is not finite (the last good checkpoint stays), or a warm-up that is too long.
+    """
+    spec = spec_of(training, model.graph, data.steps)
+    data = with_reference(spec, model, data, folder)
+    seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    settings = training.settings
+
+    def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        return train_step(spec, state, model.frozen, data.batch(number), seed)
+
+    rate = f"{training.key}.optimizer.learning_rate"
+    pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints)
+    return fit(step, start(spec, model.reference if weights is None else weights), pace, folder).weights
+
+
+def aligned_decoder(run: Run) -> Decoder:
+    """Load the model that the run trained, adapters in place."""
+    model = split_decoder(run, run.config.align.lora)
+    return model.decoder(read_weights(run, run.config.last_training, model.reference))
+
+
+def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path) -> None:
+    """Write a trained model as others open it: merged into one folder, as an adapter, or both."""
+    model = run.config.model
+    if wanted in ("merged", "both"):
+        export_folder(decoder, run.files.tokenizer, folder / MODEL, model.dtype)
+    if wanted in ("adapter", "both"):
+        export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint())
+
+
+def preference_data(
+    batching: Batching, responses: Responses, reward: np.ndarray, scores: dict[str, np.ndarray] | None = None
+) -> PreferenceData:
+    """Return the data of a training whose reference log-probs are not known yet."""
+    unknown = np.full(responses.shape, np.nan, np.float32)
+    return PreferenceData(batching, responses, reward, unknown, scores or {})
+
+
+def human_preferences(run: Run, training: Training) -> PreferenceData:
+    """Read the pairs with the label that the training learns; the preferred response has the reward 1.
+
+    Raises:
+        InputError: No pair has the label.
+    """
+    dimension, pairs = training.supervision.label, read_pairs(run, "train")
+    assert dimension is not None, "only a training on people's labels reads them"
+    chosen = labelled(pairs, dimension)
+    if len(chosen) < len(pairs):
+        without = len(pairs) - len(chosen)
+        print(f"preferences: {without} of {len(pairs)} pairs have no label {dimension!r}; left out")
+    reward = np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
+    return preference_data(training.batching, pairs.take(chosen).responses(), reward)
+
+
+def with_reference(spec: Spec, model: Model, data: PreferenceData, folder: epath.Path) -> PreferenceData:
+    """Return ``data`` with the reference's log-probs, by the training function on its batches; shards are kept."""
+    reference = data.reference.copy()
+    paths = [folder / f"reference-{step:05d}.parquet" for step in range(data.steps)]
+    there = agreed([path.exists() for path in paths])
+    for step in track(range(data.steps), "reference log-probs"):
+        rows, columns = data.places(step)
+        if not np.isnan(reference[rows, columns]).any():
+            continue
+        if there[step]:
+            logps = read_table(paths[step]).column("logp").to_numpy().reshape(columns.shape)
+        else:
+            logps = fetch(reference_step(spec, model.reference, model.frozen, data.batch(step)))
+            write_table(paths[step], pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
+        reference[rows, columns] = logps
+    return dataclasses.replace(data, reference=reference)

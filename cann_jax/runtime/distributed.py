@@ -19,8 +19,9 @@ import jax
 import numpy as np
 
 from cann_jax.config.mesh import DistributedConfig
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json, write_bytes_atomic, writes_here
+from cann_jax.files.atomic import write_bytes_atomic, writes_here
 from cann_jax.files.errors import AbsentError, InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.runtime import rollcall
 
 # What launchers set on each process, where JAX cannot find out by itself.

@@ -7,7 +7,8 @@ from typing import Any
 
 from cann_jax.config.mesh import DistributedConfig
 from cann_jax.runtime import distributed, preemption
-from cann_jax.runtime.sharding import check_batches, make_mesh, on_mesh
+from cann_jax.runtime.mesh import make_mesh, on_mesh
+from cann_jax.runtime.sharding import check_batches
 
 
 @contextlib.contextmanager

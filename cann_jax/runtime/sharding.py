@@ -1,37 +1,25 @@
-"""Where arrays lie: a mesh of devices, names of logical axes, and one strict table between the two.
+"""Where arrays lie on the mesh: logical axes of parameters and activations, and one strict table of rules."""
 
-The axes of the mesh have JAX's type Auto, although ``jax.make_mesh`` makes Explicit ones by default: with
-Explicit axes every gather, reshape and scan of the decoder and of the dual would have to state the sharding
-of its result, and the pure functions could not run unchanged on one device. Here XLA propagates what the
-tables below say of parameters and of a few activations (Xu et al. 2021, GSPMD).
-"""
-
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cann_jax.config.mesh import MeshConfig
-from cann_jax.config.prealign import all_to_prealign
-from cann_jax.config.run import RunConfig, scorers_of
 from cann_jax.files.errors import InputError
+from cann_jax.runtime.mesh import current_mesh
 
-AXES = ("data", "fsdp", "tensor")
-
-# Logical axis → the mesh axes that share it. An axis that is not here does not exist.
+# Logical axis → the mesh axes that it is sharded over. An axis that is not here does not exist.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
-    "replicas": ("data",),  # the batch, where a weight's hidden axis is to stay shared
+    "replicas": ("data",),  # the batch, where the hidden axis of a weight stays sharded
     "hidden": ("fsdp",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "intermediate": ("tensor",),
-    "vocabulary": (),  # 32,001 tokens divide by nothing; the head's chunks are filled up and shared instead
+    "vocabulary": (),  # 32,001 tokens divide by nothing; the head's chunks are padded and sharded instead
     "vocabulary_part": ("tensor",),
     "layers": (),
     "rank": (),
@@ -39,11 +27,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "any": (),
 }
 
-# What of a model must divide, by the name of the axis and of the configuration's field.
+# Sizes of a model that the mesh must divide: logical axis (and field of DecoderConfig) → name in messages.
 SHARED_SIZES = {"hidden": "width", "heads": "heads", "kv_heads": "KV heads", "intermediate": "MLP width"}
 
 Axes = tuple[str, ...]
-
 
 # Linear layer → logical axes of its kernel, (in, out).
 LINEARS: dict[str, Axes] = {
@@ -73,98 +60,43 @@ PARAMETERS: tuple[tuple[str, Axes], ...] = (
     *(entry for name, axes in LINEARS.items() for entry in _linear(name, *axes)),
     ("layers/*norm/scale", ("layers", "norm")),
     ("final_norm/scale", ("norm",)),
-    ("head", ("norm",)),  # of a reward model, one row
+    ("head", ("norm",)),  # one row, of a reward model
 )
 
 _ROOTS = {pattern.partition("/")[0] for pattern, _ in PARAMETERS}
 
-_current: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
-
-
-def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """The mesh (data, fsdp, tensor) over all devices, or over those given.
-
-    Raises:
-        InputError: the axes do not multiply to the number of devices.
-    """
-    devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(config, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
-
-
-def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
-    """Sizes of (data, fsdp, tensor), -1 resolved."""
-    sizes = [getattr(config, name) for name in AXES]
-    fixed = int(np.prod([size for size in sizes if size != -1]))
-    fits = devices % fixed == 0 if -1 in sizes else devices == fixed
-    if not fits:
-        asked = " × ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
-        raise InputError(
-            f"mesh: {asked} does not fit {devices} {'device' if devices == 1 else 'devices'}; "
-            f"use sizes whose product is {devices}, or -1 for one of them and a divisor for the rest"
-        )
-    return tuple(devices // fixed if size == -1 else size for size in sizes)
-
-
-@contextlib.contextmanager
-def on_mesh(mesh: Mesh) -> Iterator[Mesh]:
-    """Within it, ``constrain``, ``place`` and ``platform`` speak of this mesh."""
-    token = _current.set(mesh)
-    try:
-        with jax.set_mesh(mesh):
-            yield mesh
-    finally:
-        _current.reset(token)
-
-
-def alone() -> contextlib.AbstractContextManager[Mesh]:
-    """Within it, one device of this process computes; the others, and other processes, are not waited for."""
-    return on_mesh(make_mesh(MeshConfig(), jax.local_devices()[:1]))
-
-
-def current_mesh() -> Mesh | None:
-    """The mesh in use; None on a single device, where nothing needs saying."""
-    mesh = _current.get()
-    return None if mesh is None or mesh.size == 1 else mesh
-
-
-def platform() -> str:
-    """What programs are compiled for, ``cpu``, ``gpu`` or ``tpu``; compile_check does so from a CPU."""
-    mesh = _current.get()
-    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-
 
 def axis_size(name: str) -> int:
-    """Parts in which the mesh takes a logical axis."""
+    """Return the number of shards of a logical axis on the current mesh."""
     mesh = current_mesh()
     return 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in RULES[name]]))
 
 
 def partition(axes: Axes) -> PartitionSpec:
-    """Mesh axes of an array whose logical axes are ``axes``.
+    """Return the PartitionSpec of an array whose logical axes are ``axes``.
 
     Raises:
-        ValueError: a name that the table does not know, or two names that ask for the same mesh axis.
+        ValueError: ``RULES`` does not have an axis, or gives one mesh axis to two of them.
     """
     unknown = [name for name in axes if name not in RULES]
     if unknown:
         raise ValueError(f"no rule for the logical axis {unknown[0]!r}; add it to sharding.RULES")
     used = [axis for name in axes for axis in RULES[name]]
     if len(used) != len(set(used)):
-        raise ValueError(f"logical axes {axes} ask twice for one mesh axis ({used}); change sharding.RULES")
+        raise ValueError(f"logical axes {axes} use one mesh axis twice ({used}); change sharding.RULES")
     return PartitionSpec(*(RULES[name] or None for name in axes))
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
-    """State the logical axes of an activation; nothing without a mesh."""
+    """Constrain the sharding of an activation by its logical axes; without a mesh, return it as it is."""
     return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, partition(axes))
 
 
 def parameter_axes(path: str) -> Axes:
-    """Logical axes of the parameter at ``path`` ("layers/attention/q_proj/kernel").
+    """Return the logical axes of the parameter at ``path`` ("layers/attention/q_proj/kernel").
 
     Raises:
-        ValueError: the table does not cover it.
+        ValueError: No pattern of ``PARAMETERS`` matches.
     """
     for pattern, axes in PARAMETERS:
         if fnmatchcase(path, pattern):
@@ -173,145 +105,57 @@ def parameter_axes(path: str) -> Axes:
 
 
 def parameter_specs(tree: Any) -> Any:
-    """The tree with a PartitionSpec in place of each array.
+    """Return the tree with a PartitionSpec in place of each array.
 
     Args:
-        tree: Weights, their gradient, or what holds such trees beside scalars: the state of an optimizer, of
-            training. What leads to a parameter ("optimizer/mu/…") does not change where it lies.
+        tree: Weights, their gradient, or a tree that holds such trees beside scalars: the state of an
+            optimizer or of training. A prefix of the path ("optimizer/mu/…") does not change the sharding.
     """
 
-    def spec(path, leaf) -> PartitionSpec:
+    def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         if not leaf.shape:
             return PartitionSpec()
         name = path_name(path)
         axes = parameter_axes(name)
         if len(axes) != len(leaf.shape):
-            raise ValueError(f"{name} has shape {leaf.shape} and axes {axes}; mend sharding.PARAMETERS")
+            raise ValueError(f"{name} has shape {leaf.shape} and axes {axes}; fix sharding.PARAMETERS")
         return partition(axes)
 
     return jax.tree_util.tree_map_with_path(spec, tree)
 
 
 def parameter_sharding() -> Callable[[tuple[str, ...]], NamedSharding] | None:
-    """Where each array of a decoder goes on the mesh in use, by its path in the state; None without one."""
+    """Return a function from a parameter's path to its sharding on the current mesh; None without a mesh."""
     mesh = current_mesh()
-    return mesh and (lambda path: NamedSharding(mesh, partition(parameter_axes("/".join(path)))))
+    if mesh is None:
+        return None
+    return lambda path: NamedSharding(mesh, partition(parameter_axes("/".join(path))))
 
 
-def path_name(path: tuple) -> str:
-    """A key path as ``layers/mlp/up_proj/kernel``, from the first name that begins a parameter's path."""
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a key path as ``layers/mlp/up_proj/kernel``, from where the parameter's own path begins."""
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
     first = next((index for index, name in enumerate(names) if name in _ROOTS), 0)
     return "/".join(name for name in names[first:] if name not in ("", "value"))
 
 
-def place(tree: Any, specs: Any) -> Any:
-    """Arrays on the mesh by a tree of PartitionSpecs; every process puts its own parts there.
-
-    Args:
-        tree: Arrays, whole on every process.
-        specs: The same tree of PartitionSpecs, or one for all.
-    """
-    mesh = current_mesh()
-    if mesh is None:
-        return tree
-    if isinstance(specs, PartitionSpec):
-        specs = jax.tree.map(lambda _: specs, tree)
-    return jax.tree.map(lambda x, spec: _put(x, NamedSharding(mesh, spec)), tree, specs)
-
-
-def _put(x: Any, sharding: NamedSharding) -> jax.Array:
-    if jax.process_count() == 1 or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.device_put(x, sharding)
-    values = np.asarray(x)
-    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
-
-
-def place_batch(tree: Any) -> Any:
-    """Arrays whose first axis is the batch, shared out over the mesh."""
-    return place(tree, partition(("batch",)))
-
-
-def own_rows(size: int) -> np.ndarray:
-    """Which rows of a batch of ``size`` lie on devices of this process, and so must be made here."""
-    mesh = current_mesh()
-    if mesh is None or jax.process_count() == 1:
-        return np.arange(size)
-    held = NamedSharding(mesh, partition(("batch",))).addressable_devices_indices_map((size,))
-    return np.unique(np.concatenate([np.arange(size)[rows] for (rows,) in held.values()]))
-
-
-def place_rows(tree: Any, size: int) -> Any:
-    """A batch of ``size`` shared out over the mesh, of which each process made its ``own_rows``.
-
-    Args:
-        tree: NumPy arrays of these rows.
-        size: Rows over all processes.
-    """
-    tree = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False), tree)
-    if current_mesh() is None or jax.process_count() == 1:
-        return place_batch(tree)
-    rows, sharding = own_rows(size), NamedSharding(current_mesh(), partition(("batch",)))
-
-    def put(x: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            return x[np.searchsorted(rows, np.arange(size)[index[0]])]
-
-        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
-
-    return jax.tree.map(put, tree)
-
-
-def fetch(x: jax.Array) -> np.ndarray:
-    """The whole array on every host; where several processes hold parts of it, they exchange them."""
-    if jax.process_count() > 1 and not x.is_fully_replicated:
-        x = jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
-    return np.asarray(x)
-
-
-def shapes_of_parameters(tree: Any) -> Any:
-    """Shapes in the tree with the place that ``PARAMETERS`` gives them; for compiling without arrays."""
-    return tree if current_mesh() is None else _shapes(tree, parameter_specs(tree))
-
-
-def shapes_of_batch(tree: Any) -> Any:
-    """The same for arrays whose first axis is the batch."""
-    return _shapes(tree, jax.tree.map(lambda _: partition(("batch",)), tree))
-
-
-def _shapes(tree: Any, specs: Any) -> Any:
-    mesh = current_mesh()
-    if mesh is None:
-        return tree
-
-    def placed(x, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
-
-    return jax.tree.map(placed, tree, specs)
-
-
 def constrain_parameters(tree: Any) -> Any:
-    """State, inside a jitted function, that weights, gradients and optimizer lie as ``PARAMETERS`` says."""
+    """Constrain, inside a jitted function, weights, gradients or an optimizer's state to ``PARAMETERS``."""
     if current_mesh() is None:
         return tree
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, parameter_specs(tree))
 
 
-def batches_of(config: RunConfig) -> dict[str, int]:
-    """What of a run the mesh must divide, by key."""
-    sample, align, prealign = config.sample, config.align, config.prealign
-    batches = {
-        "sample.prompts_per_batch": sample.prompts_per_batch,
-        "align.prompts_per_step / align.accumulation": align.prompts_per_step // align.accumulation,
-    }
-    if all_to_prealign(scorers_of(config).values()):
-        key = "prealign.pairs_per_step / prealign.accumulation"
-        batches[key] = prealign.pairs_per_step // prealign.accumulation
-    return batches
-
-
 def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) -> None:
-    """Raise InputError, with the key, where the mesh's sizes do not divide one of these."""
+    """Check that the mesh divides every batch size.
+
+    Args:
+        batches: Sizes by configuration key.
+        mesh: The mesh, or its sizes by axis.
+
+    Raises:
+        InputError: It does not divide one of them, which is named.
+    """
     sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
     shards = int(np.prod([sizes[axis] for axis in RULES["batch"]]))
     for key, size in batches.items():
@@ -323,11 +167,14 @@ def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) ->
 
 
 def check_model(model: Any, mesh: Mesh | Mapping[str, int] | None) -> None:
-    """Raise InputError where the mesh does not divide the model.
+    """Check that the mesh divides the model.
 
     Args:
-        model: Its configuration.
+        model: A ``DecoderConfig``.
         mesh: The mesh, or its sizes by axis; None is one device.
+
+    Raises:
+        InputError: It does not divide one of the sizes in ``SHARED_SIZES``.
     """
     if mesh is None:
         return

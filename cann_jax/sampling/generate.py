@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cann_jax.models.bfloat16_words import pack
 from cann_jax.models.decoder import KeysValues, causal_sight
-from cann_jax.models.packing import pack
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 from etils import epath
 
 from cann_jax.config.run import SampleConfig
-from cann_jax.data.prompts import EncodedPrompts
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
-from cann_jax.runtime.sharding import fetch, place_batch
+from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.sampling.generate import generate
 
 

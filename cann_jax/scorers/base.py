@@ -1,16 +1,35 @@
-"""What a scorer is, and the checks that all of them share."""
+"""What a scorer kind provides, and the checks that all scorers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from cann_jax.config.scorers import Probe
+from cann_jax.config.model import PromptsConfig
+from cann_jax.config.scorers import ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
+from cann_jax.models.files.load import ModelFiles
+from cann_jax.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Two responses whose order a scorer must get right when it loads.
+
+    Args:
+        prompt: The prompt of both responses.
+        better: The response that must score higher.
+        worse: The response that must score lower.
+    """
+
+    prompt: str
+    better: str
+    worse: str
 
 
 @dataclass(frozen=True)
@@ -19,31 +38,102 @@ class Scored:
 
     Args:
         values: (N, K) float32; larger is better, whatever the scorer's own sign.
-        counts: Things that happened and are worth saying, by name.
+        counts: Events worth reporting, by name.
     """
 
     values: np.ndarray
     counts: dict[str, int] = field(default_factory=dict)
 
 
-class Scorer(Protocol):
-    """Scores responses; ``reference_logps (N, K)`` is log π_ref(y|x) of each, nats."""
+class Scorer(ABC):
+    """A loaded scorer."""
 
-    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored: ...
+    @abstractmethod
+    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
+        """Score responses; ``reference_logps (N, K)`` is log π_ref(y|x) of each, nats."""
+
+    def expect(self, prompts: Sequence[Prompt], responses: int) -> str | None:
+        """Check, before anything is scored, that a whole run's responses can be; return what is to be reported.
+
+        Args:
+            prompts: All prompts.
+            responses: Responses a prompt.
+
+        Raises:
+            InputError: A response has no score.
+        """
+        return None
 
 
-class TextScorer(Protocol):
+@dataclass(frozen=True)
+class Context:
+    """What a scorer may ask of the run that it scores for.
+
+    Args:
+        key: Where its settings stand in the configuration, for messages.
+        prompts: The run's template.
+        files: Files of π_ref; None where its model is not at hand.
+        reference: Loads π_ref.
+        prealigned: Finds the adapter of a model that the run pre-aligned.
+    """
+
+    key: str
+    prompts: PromptsConfig
+    files: ModelFiles | None
+    reference: Callable[[], LanguageModel]
+    prealigned: Callable[[ToPrealign], Path]
+
+
+class ScorerKind(ScorerConfig, ABC):
+    """Settings of one kind of scorer, and how to check, identify and load it.
+
+    A kind is a frozen dataclass that derives from this class, declares its keys as fields with ``Args`` in its
+    docstring, and is registered in ``cann_jax.config.scorers.KINDS`` or by an entry point of the group
+    ``cann_jax.scorers``.
+    """
+
+    @abstractmethod
+    def load(self, context: Context) -> Scorer:
+        """Load and probe the scorer.
+
+        Raises:
+            InputError: Something that it needs is missing, or its probe fails.
+        """
+
+    def check(self, context: Context) -> Scorer | None:
+        """Find what is wrong without reading a model's weights.
+
+        Returns:
+            The scorer, loaded and probed, where it needs no model; else None.
+
+        Raises:
+            InputError: As ``load``.
+        """
+        return self.load(context)
+
+    def identity(self, context: Context) -> dict[str, str]:
+        """Return fingerprints of everything besides these settings and π_ref that the scores depend on."""
+        return {}
+
+
+class TextScorer(Scorer):
     """A scorer that reads texts alone, and so can be probed when it loads."""
 
-    def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored: ...
+    @abstractmethod
+    def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
+        """Return one score for each prompt and response."""
+
+    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
+        scored = self.score_texts(responses.prompt_texts(), responses.flat_texts())
+        return Scored(scored.values.reshape(responses.shape), scored.counts)
 
 
-class DialogueScorer(ABC):
+class DialogueScorer(TextScorer):
     """A scorer that reads prompts with the turns before them, and texts of responses."""
 
     @abstractmethod
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
-        """One score for each prompt and response."""
+        """Return one score for each prompt and response."""
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         prompts = [prompt for prompt in responses.prompts.prompts for _ in range(responses.shape[1])]
@@ -51,18 +141,24 @@ class DialogueScorer(ABC):
         return Scored(scored.values.reshape(responses.shape), scored.counts)
 
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
-        """As a ``TextScorer``: prompts of one turn, called by their numbers."""
+        """Score prompts of one turn, with their numbers as ids."""
         return self.score_prompts([Prompt(str(n), text) for n, text in enumerate(prompts)], responses)
 
 
-def score_flat(scorer: TextScorer, responses: Responses) -> Scored:
-    """Score all responses of a block as two lists of texts."""
-    scored = scorer.score_texts(responses.prompt_texts(), responses.flat_texts())
-    return Scored(scored.values.reshape(responses.shape), scored.counts)
+class HasSign(Protocol):
+    """Settings that say which way is better."""
+
+    @property
+    def better(self) -> str: ...
+
+
+def sign(config: HasSign) -> int:
+    """Return what a score is multiplied by so that larger is better."""
+    return 1 if config.better == "higher" else -1
 
 
 def run_probe(scorer: TextScorer, probe: Probe | None, key: str) -> None:
-    """Raise InputError where the scorer puts the probe's worse response above its better one."""
+    """Raise InputError if the scorer puts the probe's worse response above its better one."""
     if probe is None:
         return
     better, worse = scorer.score_texts([probe.prompt] * 2, [probe.better, probe.worse]).values
@@ -74,7 +170,7 @@ def run_probe(scorer: TextScorer, probe: Probe | None, key: str) -> None:
 
 
 def check_lengths(rows: Sequence[np.ndarray], longest: int, prompts: Sequence[Prompt], key: str) -> None:
-    """Raise InputError where a text is longer than its model takes."""
+    """Raise InputError if a text is longer than its model takes."""
     for row, prompt in zip(rows, prompts, strict=True):
         if len(row) > longest:
             raise InputError(
@@ -84,11 +180,11 @@ def check_lengths(rows: Sequence[np.ndarray], longest: int, prompts: Sequence[Pr
 
 
 def check_finite(values: np.ndarray, responses: Responses, key: str) -> None:
-    """Raise InputError, naming scorer and rows, where a score is NaN or infinite."""
+    """Raise InputError, naming scorer and rows, if a score is NaN or infinite."""
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         rows = ", ".join(f"prompt {responses.prompts.prompts[n].id!r} response {k}" for n, k in bad[:3])
         more = ", …" if len(bad) > 3 else ""
         raise InputError(
-            f"{key}: {len(bad)} scores are NaN or infinite ({rows}{more}); mend the scorer or its input"
+            f"{key}: {len(bad)} scores are NaN or infinite ({rows}{more}); fix the scorer or its input"
         )

@@ -1,7 +1,8 @@
-"""Scores that the user has already, in a table keyed by prompt and response."""
+"""Scores that exist already, in a table keyed by prompt and response."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,55 +11,72 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.config.scorers import ColumnScorer
+from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.scorers.base import Scored
+from cann_jax.files.hashes import fingerprint_file
+from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind, sign
 
 
-@dataclass(frozen=True)
-class Column:
-    """Scores by (prompt_id, response), turned so that larger is better."""
+@dataclass(frozen=True, kw_only=True)
+class ColumnScorer(ScorerKind):
+    """Scores that already exist: a table with ``prompt_id``, ``response`` and the score.
 
-    scores: dict[tuple[str, int], float]
-    config: ColumnScorer
-    key: str
+    Args:
+        path: Parquet, CSV or JSON-lines file.
+        column: The column that holds the score.
+        better: Which way is better.
+    """
 
-    @classmethod
-    def load(cls, config: ColumnScorer, key: str) -> "Column":
-        """Raises InputError where file or column is missing, or a score is no number or stands twice."""
-        table = _read(config.path, key)
-        for name in ("prompt_id", "response", config.column):
+    kind: Literal["column"] = "column"
+    path: str
+    column: str
+    better: Better
+    scores_new_responses: ClassVar[bool] = False
+
+    def load(self, context: Context) -> "Column":
+        key, table = context.key, _read(self.path, context.key)
+        for name in ("prompt_id", "response", self.column):
             if name not in table.column_names:
                 raise InputError(
-                    f"{key}: {config.path} has no column {name!r}; it has {', '.join(table.column_names)}"
+                    f"{key}: {self.path} has no column {name!r}; it has {', '.join(table.column_names)}"
                 )
         try:
-            values = table.column(config.column).cast(pa.float64()).to_pylist()
+            values = table.column(self.column).cast(pa.float64()).to_pylist()
             numbers = table.column("response").cast(pa.int64()).to_pylist()
         except pa.ArrowException as error:
             raise InputError(
-                f"{key}: {config.path}: {error}; scores and response numbers must be numbers"
+                f"{key}: {self.path}: {error}; scores and response numbers must be numbers"
             ) from None
         ids = [str(value) for value in table.column("prompt_id").to_pylist()]
         scores = dict(zip(zip(ids, numbers, strict=True), values, strict=True))
         if len(scores) < table.num_rows:
             again = table.num_rows - len(scores)
             raise InputError(
-                f"{key}: {config.path} gives {again} responses a second score; leave one row for each"
+                f"{key}: {self.path} gives {again} responses a second score; leave one row for each"
             )
-        return cls(scores, config, key)
+        return Column(scores, self, key)
+
+    def identity(self, context: Context) -> dict[str, str]:
+        return {context.key: fingerprint_file(self.path)}
+
+
+@dataclass(frozen=True)
+class Column(Scorer):
+    """A loaded ``ColumnScorer``: scores by (prompt_id, response)."""
+
+    scores: dict[tuple[str, int], float]
+    config: ColumnScorer
+    key: str
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        self.check(responses.prompts.prompts, responses.shape[1])
-        sign = 1 if self.config.better == "higher" else -1
+        self.expect(responses.prompts.prompts, responses.shape[1])
         wanted = _pairs(responses.prompts.prompts, responses.shape[1])
         values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
-        return Scored(sign * np.array(values, np.float32).reshape(responses.shape))
+        return Scored(sign(self.config) * np.array(values, np.float32).reshape(responses.shape))
 
-    def check(self, prompts: Sequence[Prompt], responses: int) -> int:
-        """How many rows belong to no response of these prompts; InputError where a response has no score."""
+    def expect(self, prompts: Sequence[Prompt], responses: int) -> str | None:
         wanted = _pairs(prompts, responses)
         missing = [pair for pair in wanted if pair not in self.scores]
         if missing:
@@ -67,21 +85,28 @@ class Column:
                 f"{self.key}: {self.config.path} lacks {len(missing)} of {len(wanted)} scores, the first "
                 f"that of prompt {prompt!r} response {response}; give one row for each sampled response"
             )
-        return len(self.scores) - len(wanted)
+        spare = len(self.scores) - len(wanted)
+        return (
+            f"{spare} rows of {self.config.path} belong to no sampled response; not used" if spare else None
+        )
 
 
 def _pairs(prompts: Sequence[Prompt], responses: int) -> list[tuple[str, int]]:
     return [(prompt.id, k) for prompt in prompts for k in range(responses)]
 
 
-def _read_csv(source) -> pa.Table:
+def _read_csv(source: pa.BufferReader) -> pa.Table:
     # Ids are texts: read as numbers, "007" would lose its zeros.
     return pa.csv.read_csv(
         source, convert_options=pa.csv.ConvertOptions(column_types={"prompt_id": pa.string()})
     )
 
 
-_READERS = {".parquet": pq.read_table, ".csv": _read_csv, ".jsonl": pa.json.read_json}
+_READERS: dict[str, Callable[[Any], pa.Table]] = {
+    ".parquet": pq.read_table,
+    ".csv": _read_csv,
+    ".jsonl": pa.json.read_json,
+}
 
 
 def _read(path: str, key: str) -> pa.Table:
@@ -94,4 +119,4 @@ def _read(path: str, key: str) -> pa.Table:
         raise InputError(f"{key}.path {path!r} is missing; check the spelling") from None
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{key}.path {path!r} cannot be read ({reason}); mend the file") from None
+        raise InputError(f"{key}.path {path!r} cannot be read ({reason}); fix the file") from None

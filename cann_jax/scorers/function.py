@@ -1,36 +1,57 @@
 """A user's own function over lists of prompts and responses."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from cann_jax.config.scorers import FunctionScorer
-from cann_jax.data.responses import Responses
+from cann_jax.config.scorers import Better
 from cann_jax.files.errors import InputError
-from cann_jax.scorers.base import Scored, run_probe, score_flat
+from cann_jax.files.hashes import fingerprint_file
+from cann_jax.scorers.base import Context, Probe, Scored, ScorerKind, TextScorer, run_probe, sign
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionScorer(ScorerKind):
+    """A Python function over lists of prompts and responses that returns one number each.
+
+    Args:
+        function: ``package.module:name``.
+        better: Which way is better.
+        probe: A pair checked at load.
+    """
+
+    kind: Literal["function"] = "function"
+    function: str
+    better: Better
+    probe: Probe | None = None
+
+    def load(self, context: Context) -> "Function":
+        scorer = Function(find_function(self.function, context.key), self, context.key)
+        run_probe(scorer, self.probe, context.key)
+        return scorer
+
+    def identity(self, context: Context) -> dict[str, str]:
+        """Return the fingerprint of the file that defines the function; what it imports is not followed."""
+        function = find_function(self.function, context.key)
+        try:
+            return {context.key: fingerprint_file(inspect.getsourcefile(inspect.unwrap(function)) or "")}
+        except TypeError:  # compiled, or an instance
+            return {context.key: "unknown"}
 
 
 @dataclass(frozen=True)
-class Function:
-    """Scores by ``function(prompts, responses)``, one number a response, turned so that larger is better."""
+class Function(TextScorer):
+    """A loaded ``FunctionScorer``: ``function(prompts, responses)`` returns one number a response."""
 
-    function: Callable
+    function: Callable[[list[str], list[str]], Any]
     config: FunctionScorer
     key: str
-
-    @classmethod
-    def load(cls, config: FunctionScorer, key: str) -> "Function":
-        """Raises InputError where the function cannot be found or the probe fails."""
-        scorer = cls(find_function(config.function, key), config, key)
-        run_probe(scorer, config.probe, key)
-        return scorer
-
-    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        return score_flat(self, responses)
 
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
         returned = self.function(list(prompts), list(responses))
@@ -43,15 +64,14 @@ class Function:
                 f"{self.key}: {self.config.function} returned shape {values.shape} of {values.dtype} for "
                 f"{len(responses)} responses; return one number a response"
             )
-        sign = 1 if self.config.better == "higher" else -1
-        return Scored(sign * values.astype(np.float32))
+        return Scored(sign(self.config) * values.astype(np.float32))
 
 
-def find_function(name: str, key: str) -> Callable:
-    """The function ``package.module:name``, also of a module in the working folder.
+def find_function(name: str, key: str) -> Callable[..., Any]:
+    """Import the function ``package.module:name``, also of a module in the working folder.
 
     Raises:
-        InputError: there is none.
+        InputError: There is none.
     """
     module, _, attribute = name.partition(":")
     if not (module and attribute):
@@ -65,10 +85,11 @@ def find_function(name: str, key: str) -> Callable:
             f"{key}.function {name!r} cannot be imported ({error}); check the spelling"
         ) from None
     if not callable(function):
-        raise InputError(f"{key}.function {name!r} is no function; name one")
-    return function
+        raise InputError(f"{key}.function {name!r} is not a function; name one")
+    found: Callable[..., Any] = function
+    return found
 
 
 def zero(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-    """No reward at all: what is left is the least change of the reference that meets the constraints."""
+    """Return no reward at all: what remains is the least change of the reference that meets the constraints."""
     return np.zeros(len(responses))

@@ -1,31 +1,141 @@
-"""PeCAN's scores: how much likelier a pre-aligned model finds a response than the reference does."""
+"""PeCAN's scores: how much more likely a pre-aligned model finds a response than the reference does."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from cann_jax.config.run import PromptsConfig
-from cann_jax.config.scorers import ImplicitScorer, Prealigned
-from cann_jax.data.prompts import Prompt, encode_prompts
+from cann_jax.config.model import PromptsConfig
+from cann_jax.config.preferences import Dimension
+from cann_jax.config.ranges import Positive
+from cann_jax.config.scorers import ToPrealign
+from cann_jax.data.encoded_prompts import encode_prompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters import adapter_of, with_adapter
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
+from cann_jax.models.adapters.attach import adapter_of, with_adapter
+from cann_jax.models.adapters.peft import Adapter, adapter_files
+from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import ModelFiles, load_decoder, open_model
-from cann_jax.models.peft import Adapter
-from cann_jax.scorers.base import Scored
+from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
 
 SYSTEM_TOKENS = 512  # room for the system message beyond prompts.max_tokens
-SOURCES = ("system_prompt", "preference", "adapter", "model")
 
 
 @dataclass(frozen=True)
-class Implicit:
-    """β·(log π_other(y|x) − log π_ref(y|x)), nats; higher is better (paper, algorithm 2, step 2).
+class Prealigned:
+    """A model that leans to one side; exactly one of the four sources.
 
     Args:
-        config: β and where π_other comes from.
+        system_prompt: The reference itself under this system message; needs no training.
+        preference: The reference with an adapter that the run trains by DPO on this label of ``preferences``.
+        adapter: The reference with this adapter: a folder in PEFT's format.
+        model: Another model of the same tokenizer, as in ``model.path``.
+        revision: Of a model on the Hub.
+    """
+
+    system_prompt: str | None = None
+    preference: Dimension | None = None
+    adapter: str | None = None
+    model: str | None = None
+    revision: str | None = None
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        sources = ("system_prompt", "preference", "adapter", "model")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) != 1:
+            yield "", f"has {' and '.join(given) or 'no source'}; give one of {', '.join(sources)}"
+        if self.revision is not None and self.model is None:
+            yield "revision", "belongs to a model on the Hub, and no model is given; leave it out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImplicitScorer(ScorerKind):
+    """β·(log π_other(y|x) − log π_ref(y|x)), nats, of a pre-aligned π_other (PeCAN); higher is better.
+
+    Args:
+        beta: β with which π_other was, or is to be, pre-aligned; it fixes the score's unit.
+        prealigned: Where π_other comes from.
+    """
+
+    kind: Literal["implicit"] = "implicit"
+    beta: Positive
+    prealigned: Prealigned
+
+    @property
+    def to_prealign(self) -> ToPrealign | None:
+        """Return the model that the run pre-aligns for this scorer, if it does."""
+        preference = self.prealigned.preference
+        return None if preference is None else ToPrealign(preference, self.beta)
+
+    def load(self, context: Context) -> "Implicit":
+        reference = context.reference()
+        match self._source(context, reference.files, self._adapter(context)):
+            case Adapter() as adapter:
+                return Implicit(self, with_adapter(reference, adapter), None)
+            case ModelFiles() as files:
+                decoder = load_decoder(files, str(reference.decoder.dtype))
+                return Implicit(self, LanguageModel.of(decoder, files), None)
+            case prompted:
+                return Implicit(self, reference, prompted)
+
+    def check(self, context: Context) -> None:
+        if context.files is not None and self.to_prealign is None:
+            self._source(context, context.files, self._adapter(context))
+
+    def identity(self, context: Context) -> dict[str, str]:
+        """Return the fingerprint of the model or adapter; one that the run pre-aligns is a stage's output."""
+        source = self.prealigned
+        if source.model is not None:
+            return {f"{context.key}.model": open_model(source.model, source.revision).fingerprint()}
+        if source.adapter is not None:
+            files = [fingerprint_file(path) for path in adapter_files(Path(source.adapter))]
+            return {f"{context.key}.model": fingerprint_json(files)}
+        return {}
+
+    def _adapter(self, context: Context) -> Path | None:
+        if self.to_prealign is not None:
+            return context.prealigned(self.to_prealign)
+        return None if self.prealigned.adapter is None else Path(self.prealigned.adapter)
+
+    def _source(
+        self, context: Context, reference: ModelFiles, adapter: Path | None
+    ) -> Adapter | ModelFiles | PromptsConfig:
+        """Return what makes π_other: an adapter, a model of its own, or prompts with a system message.
+
+        No weight is read.
+
+        Raises:
+            InputError: It does not fit the reference.
+        """
+        key, source = f"{context.key}.prealigned", self.prealigned
+        if adapter is not None:
+            return adapter_of(reference, adapter)
+        if source.model is not None:
+            files = open_model(source.model, source.revision)
+            if files.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+                raise InputError(
+                    f"{key}.model {source.model!r} has another vocabulary than the reference, so that its "
+                    "log-probs are of other tokens; use a model of the same tokenizer"
+                )
+            return files
+        if context.prompts.template != "chat":
+            raise InputError(
+                f"{key}.system_prompt needs prompts.template 'chat', which holds system messages"
+            )
+        return _prompts_of(source.system_prompt, context.prompts)
+
+
+@dataclass(frozen=True)
+class Implicit(Scorer):
+    """A loaded ``ImplicitScorer`` (paper, algorithm 2, step 2).
+
+    Args:
+        config: Its settings.
         model: π_other, or π_ref where a system prompt alone makes π_other of it.
         prompts: Template and limits with π_other's system message; None where it reads the run's own prompts.
     """
@@ -33,22 +143,6 @@ class Implicit:
     config: ImplicitScorer
     model: LanguageModel
     prompts: PromptsConfig | None
-
-    @classmethod
-    def load(
-        cls, config: ImplicitScorer, key: str, reference: LanguageModel, prompts: PromptsConfig
-    ) -> "Implicit":
-        """Raises InputError as ``checked``."""
-        match checked(config, key, reference.files, prompts):
-            case Adapter() as adapter:
-                return cls(config, with_adapter(reference, adapter), None)
-            case ModelFiles() as files:
-                decoder = load_decoder(files, str(reference.decoder.dtype))
-                return cls(config, LanguageModel.of(decoder, files), None)
-            case PromptsConfig() as prompted:
-                return cls(config, reference, prompted)
-            case _:
-                raise AssertionError(f"{key}: the run names the adapter of a preference before it loads it")
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         ids = responses.prompts.ids
@@ -64,51 +158,10 @@ class Implicit:
         return encode_prompts(prompts, self.model.tokenizer, config, room).ids
 
 
-def checked(
-    config: ImplicitScorer, key: str, reference: ModelFiles, prompts: PromptsConfig
-) -> Adapter | ModelFiles | PromptsConfig | None:
-    """What makes π_other: an adapter, a model of its own, or prompts with a system message.
-
-    No weight is read. None where the run is still to pre-align it.
-
-    Raises:
-        InputError: β is not above 0, there is not exactly one source, or it does not fit the reference.
-    """
-    if not config.beta > 0:
-        raise InputError(f"{key}.beta is {config.beta}; it must be greater than 0")
-    source, where = config.prealigned, f"{key}.prealigned"
-    given = [name for name in SOURCES if getattr(source, name) is not None]
-    if len(given) != 1:
-        raise InputError(
-            f"{where} has {' and '.join(given) or 'no source'}; give one of {', '.join(SOURCES)}"
-        )
-    if source.revision is not None and source.model is None:
-        raise InputError(
-            f"{where}.revision belongs to a model on the Hub, and no model is given; leave it out"
-        )
-    if source.preference is not None:
-        return None
-    if source.adapter is not None:
-        return adapter_of(reference, Path(source.adapter))
-    if source.model is not None:
-        return _other_model(source, where, reference)
-    if prompts.template != "chat":
-        raise InputError(f"{where}.system_prompt needs prompts.template 'chat', which holds system messages")
-    return _prompts_of(source.system_prompt, prompts)
-
-
-def _other_model(source: Prealigned, key: str, reference: ModelFiles) -> ModelFiles:
-    files = open_model(source.model, source.revision)
-    if files.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        raise InputError(
-            f"{key}.model {source.model!r} has another vocabulary than the reference, so that its log-probs "
-            "are of other tokens; use a model of the same tokenizer"
-        )
-    return files
-
-
-def _prompts_of(system_prompt: str, prompts: PromptsConfig) -> PromptsConfig:
-    """The run's prompts as π_other sees them; none may be dropped, for its responses are there already."""
-    cut = "truncate_prompt_left" if prompts.on_overlong == "truncate_prompt_left" else "error"
+def _prompts_of(system_prompt: str | None, prompts: PromptsConfig) -> PromptsConfig:
+    """Return the run's prompts as π_other sees them; none may be dropped, for its responses exist already."""
+    cut: Literal["truncate_prompt_left", "error"] = (
+        "truncate_prompt_left" if prompts.on_overlong == "truncate_prompt_left" else "error"
+    )
     longer = prompts.max_tokens + SYSTEM_TOKENS
     return replace(prompts, system=system_prompt, on_overlong=cut, max_tokens=longer)

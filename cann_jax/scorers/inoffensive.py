@@ -1,40 +1,58 @@
 """Log-odds of "not offensive" by the linear classifier of alt-profanity-check."""
 
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Interval
 
-from cann_jax.config.scorers import InoffensiveScorer
-from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.scorers.base import Scored, run_probe, score_flat
+from cann_jax.scorers.base import Context, Probe, Scored, ScorerKind, TextScorer, run_probe
+
+PACKAGE = "alt-profanity-check"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InoffensiveScorer(ScorerKind):
+    """Log-odds of "not offensive" by alt-profanity-check; higher is better.
+
+    Args:
+        clip: Probabilities are clipped to [clip, 1 − clip] and the clips counted.
+        probe: A pair checked at load.
+    """
+
+    kind: Literal["inoffensive"] = "inoffensive"
+    clip: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-6
+    probe: Probe | None = None
+
+    def load(self, context: Context) -> "Inoffensive":
+        try:
+            import profanity_check  # noqa: F401
+        except ImportError:
+            raise InputError(
+                f"{context.key}: {PACKAGE} is not installed; run: pip install 'cann-jax[inoffensive]'"
+            ) from None
+        scorer = Inoffensive(self)
+        run_probe(scorer, self.probe, context.key)
+        return scorer
+
+    def identity(self, context: Context) -> dict[str, str]:
+        try:
+            return {context.key: importlib.metadata.version(PACKAGE)}
+        except importlib.metadata.PackageNotFoundError:
+            return {context.key: "not installed"}
 
 
 @dataclass(frozen=True)
-class Inoffensive:
-    """ln((1 − p)/p) with p = P(offensive | response); higher is better.
+class Inoffensive(TextScorer):
+    """Score ln((1 − p)/p) with p = P(offensive | response).
 
     The classifier returns exactly 0 or 1 at times, whose log-odds are infinite: p is clipped, and counted.
     """
 
     config: InoffensiveScorer
-
-    @classmethod
-    def load(cls, config: InoffensiveScorer, key: str) -> "Inoffensive":
-        """Raises InputError where the package is missing or the probe fails."""
-        try:
-            import profanity_check  # noqa: F401
-        except ImportError:
-            raise InputError(
-                f"{key}: alt-profanity-check is not installed; run: pip install 'cann-jax[inoffensive]'"
-            ) from None
-        scorer = cls(config)
-        run_probe(scorer, config.probe, key)
-        return scorer
-
-    def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        return score_flat(self, responses)
 
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
         from profanity_check import predict_prob

@@ -4,22 +4,94 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
+from cann_jax.config.model import Dtype
 from cann_jax.config.schema import from_mapping
-from cann_jax.config.scorers import JudgeScorer
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import Prompt, Turn, chat_ids, text_ids
+from cann_jax.data.prompts import Prompt, Turn
+from cann_jax.data.templates import chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
+from cann_jax.files.hashes import fingerprint_json
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe
+from cann_jax.scorers.base import (
+    Context,
+    DialogueScorer,
+    Probe,
+    Scored,
+    ScorerKind,
+    check_lengths,
+    run_probe,
+)
 
 TEMPLATES = Path(__file__).with_name("templates")
 FIELD = re.compile(r"\{(prompt|response)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeScorer(ScorerKind):
+    """Log-odds of the better over the worse answer to a question about prompt and response, nats.
+
+    Args:
+        template: The question: ``helpful_v1``, ``polite_v1``, ``safe_v1``, ``guard_v1``, or a .yaml file of
+            your own.
+        path: The model that is asked; null asks the run's reference.
+        revision: Of a model on the Hub.
+        dtype: Dtype of that model's matrix products; the reference keeps its own.
+        probe: A pair checked at load.
+    """
+
+    kind: Literal["judge"] = "judge"
+    template: str
+    path: str | None = None
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    probe: Probe | None = None
+
+    def load(self, context: Context) -> "Judge":
+        model = context.reference() if self.path is None else self._load(self.path)
+        template = self._template(context.key, model.tokenizer)
+        rows = [_answer_ids(text, model.tokenizer) for text in (template.better, template.worse)]
+        answers, lengths = pad(rows, max(map(len, rows)))
+        scorer = Judge(model, template, answers, lengths, context.key)
+        run_probe(scorer, self.probe, context.key)
+        return scorer
+
+    def check(self, context: Context) -> None:
+        if context.files is not None:
+            files = context.files if self.path is None else open_model(self.path, self.revision)
+            self._template(context.key, files.tokenizer)
+
+    def identity(self, context: Context) -> dict[str, str]:
+        template = fingerprint_json(read_template(self.template, context.key))
+        found = {f"{context.key}.template": template}
+        if self.path is not None:
+            found[f"{context.key}.model"] = open_model(self.path, self.revision).fingerprint()
+        return found
+
+    def _load(self, path: str) -> LanguageModel:
+        files = open_model(path, self.revision)
+        return LanguageModel.of(load_decoder(files, self.dtype), files)
+
+    def _template(self, key: str, tokenizer: Any) -> "JudgeTemplate":
+        """Return the template, tried on the tokenizer.
+
+        Raises:
+            InputError: It cannot be read or used, or its two answers are the same to the tokenizer.
+        """
+        template = read_template(self.template, key)
+        with named(key):
+            template.ids(Prompt("", "Hello"), "Hello", tokenizer)
+        better, worse = (_answer_ids(text, tokenizer) for text in (template.better, template.worse))
+        if not (len(better) and len(worse)) or np.array_equal(better, worse):
+            raise InputError(
+                f"{key}.template {self.template}: its answers must be two different texts; fix the template"
+            )
+        return template
 
 
 @dataclass(frozen=True)
@@ -42,8 +114,8 @@ class JudgeTemplate:
     question: str | None = None
     system: str | None = None
 
-    def ids(self, prompt: Prompt, response: str, tokenizer) -> np.ndarray:
-        """What stands before the answer."""
+    def ids(self, prompt: Prompt, response: str, tokenizer: Any) -> np.ndarray:
+        """Return the ids that stand before the answer."""
         if self.layout == "conversation":
             turns = (*prompt.dialogue, Turn("assistant", response))
             return chat_ids(turns, tokenizer, self.system)
@@ -56,13 +128,13 @@ class JudgeTemplate:
 
 @dataclass(frozen=True)
 class Judge(DialogueScorer):
-    """ln P(better answer) − ln P(worse answer), nats; higher is better.
+    """A loaded ``JudgeScorer``: ln P(better answer) − ln P(worse answer), nats; higher is better.
 
     Args:
-        model: Who is asked.
+        model: The model that is asked.
         template: The question.
         answers: (2, T) ids of the better and the worse answer, padded on the right.
-        lengths: (2,).
+        lengths: (2,) their lengths.
         key: For messages.
     """
 
@@ -71,17 +143,6 @@ class Judge(DialogueScorer):
     answers: np.ndarray
     lengths: np.ndarray
     key: str
-
-    @classmethod
-    def load(cls, config: JudgeScorer, key: str, reference: LanguageModel) -> "Judge":
-        """Raises InputError where model or template cannot be used, or the probe fails."""
-        model = reference if config.path is None else _load(config)
-        template = checked(config, key, model.tokenizer)
-        rows = [_answer_ids(text, model.tokenizer) for text in (template.better, template.worse)]
-        answers, lengths = pad(rows, max(map(len, rows)))
-        scorer = cls(model, template, answers, lengths, key)
-        run_probe(scorer, config.probe, key)
-        return scorer
 
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
         pairs = zip(prompts, responses, strict=True)
@@ -94,28 +155,11 @@ class Judge(DialogueScorer):
         return Scored(logps[:, 0] - logps[:, 1])
 
 
-def checked(config: JudgeScorer, key: str, tokenizer) -> JudgeTemplate:
-    """The template, tried on the tokenizer.
-
-    Raises:
-        InputError: it cannot be read or used, or its two answers are the same to the tokenizer.
-    """
-    template = read_template(config.template, key)
-    with named(key):
-        template.ids(Prompt("", "Hello"), "Hello", tokenizer)
-    better, worse = (_answer_ids(text, tokenizer) for text in (template.better, template.worse))
-    if not (len(better) and len(worse)) or np.array_equal(better, worse):
-        raise InputError(
-            f"{key}.template {config.template}: its answers must be two different texts; mend it"
-        )
-    return template
-
-
 def read_template(name: str, key: str) -> JudgeTemplate:
-    """A template that is shipped, by its name, or a file.
+    """Read a template that is shipped, by its name, or a file.
 
     Raises:
-        InputError: there is none, or it is no template.
+        InputError: It does not exist, or is not a template.
     """
     path = Path(name) if name.endswith(".yaml") else TEMPLATES / f"{name}.yaml"
     try:
@@ -127,29 +171,24 @@ def read_template(name: str, key: str) -> JudgeTemplate:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{key}.template: {name} is no YAML ({reason}); mend the file") from None
+        raise InputError(f"{key}.template: {name} is not valid YAML ({reason}); fix the file") from None
     template = from_mapping(JudgeTemplate, values, f"{key}.template")
     asks = set(FIELD.findall(template.question or ""))
     if template.layout == "conversation" and template.question is not None:
         raise InputError(f"{key}.template {name}: the layout 'conversation' has no question; leave it out")
     if template.layout != "conversation" and asks != {"prompt", "response"}:
         raise InputError(
-            f"{key}.template {name}: its question must hold {{prompt}} and {{response}}; mend it"
+            f"{key}.template {name}: its question must hold {{prompt}} and {{response}}; fix the template"
         )
     return template
 
 
-def _load(config: JudgeScorer) -> LanguageModel:
-    files = open_model(str(config.path), config.revision)
-    return LanguageModel.of(load_decoder(files, config.dtype), files)
-
-
-def _answer_ids(text: str, tokenizer) -> np.ndarray:
+def _answer_ids(text: str, tokenizer: Any) -> np.ndarray:
     return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
 
 
 def _dialogue(prompt: Prompt) -> str:
-    """The prompt, with the turns before it where there are any, one a line."""
+    """Return the prompt, with the turns before it where there are any, one a line."""
     if not prompt.earlier:
         return prompt.text
     return "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.dialogue)

@@ -1,34 +1,47 @@
 """Pointwise mutual information of prompt and response under the reference."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from cann_jax.config.run import PromptsConfig
-from cann_jax.config.scorers import RelevanceScorer
-from cann_jax.data.prompts import prompt_ids
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.scorers.base import Scored
+from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelevanceScorer(ScorerKind):
+    """log π_ref(y|x) − log π_ref(y|neutral prompt), nats; higher is better.
+
+    Args:
+        neutral_prompt: The prompt that stands for "no particular question".
+        per_token: Divide by the number of response tokens.
+    """
+
+    kind: Literal["relevance"] = "relevance"
+    neutral_prompt: str = "Say something."
+    per_token: bool = True
+
+    def load(self, context: Context) -> "Relevance":
+        reference = context.reference()
+        return Relevance(
+            self, reference, prompt_ids(self.neutral_prompt, reference.tokenizer, context.prompts)
+        )
+
+    def check(self, context: Context) -> None:
+        if context.files is not None:
+            prompt_ids(self.neutral_prompt, context.files.tokenizer, context.prompts)
 
 
 @dataclass(frozen=True)
-class Relevance:
-    """log π_ref(y|x) − log π_ref(y|neutral prompt), nats, in all or a token; higher is better.
-
-    Args:
-        config: Neutral prompt and unit.
-        reference: π_ref.
-        neutral: Ids of the neutral prompt in the run's template.
-    """
+class Relevance(Scorer):
+    """A loaded ``RelevanceScorer``; ``neutral`` holds the ids of the neutral prompt in the run's template."""
 
     config: RelevanceScorer
     reference: LanguageModel
     neutral: np.ndarray
-
-    @classmethod
-    def load(cls, config: RelevanceScorer, reference: LanguageModel, prompts: PromptsConfig) -> "Relevance":
-        return cls(config, reference, prompt_ids(config.neutral_prompt, reference.tokenizer, prompts))
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         neutral = [self.neutral] * responses.shape[0]

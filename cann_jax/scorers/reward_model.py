@@ -2,20 +2,92 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from cann_jax.config.scorers import RewardModelScorer
-from cann_jax.data.prompts import Prompt, answered_ids
+from cann_jax.config.model import Dtype
+from cann_jax.config.ranges import NextTurn, PositiveInt, Template
+from cann_jax.config.scorers import Better
+from cann_jax.data.prompts import Prompt
+from cann_jax.data.templates import answered_ids
 from cann_jax.files.errors import InputError, named
+from cann_jax.models.files.load import open_model
 from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model
-from cann_jax.scorers.base import DialogueScorer, Scored, check_lengths, run_probe
+from cann_jax.scorers.base import (
+    Context,
+    DialogueScorer,
+    Probe,
+    Scored,
+    ScorerKind,
+    check_lengths,
+    run_probe,
+    sign,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelScorer(ScorerKind):
+    """A reward or cost model: its score head at the last token of prompt and response.
+
+    Args:
+        path: A folder in the layout of Safe-RLHF (``score_head``) or of Hugging Face's
+            ``…ForSequenceClassification`` with one label (``score``), or ``owner/name`` on the Hub.
+        better: Which way is better: ``lower`` for a cost.
+        template: ``chat`` for its tokenizer's chat template, or a text that holds ``{prompt}``; the response
+            follows.
+        next_turn: As in prompts: what follows for a further turn of a dialogue.
+        system: System message of the chat template; null leaves the template's default.
+        end: The token behind the response: ``auto`` is the tokenizer's end token behind a text template and
+            nothing behind a chat template, which ends by itself; ``none``; or a token's text.
+        revision: Of a model on the Hub.
+        dtype: Dtype of matrix products, set apart from the run's.
+        batch: Texts scored at once.
+        probe: A pair checked at load.
+    """
+
+    kind: Literal["reward_model"] = "reward_model"
+    path: str
+    better: Better
+    template: Template = "chat"
+    next_turn: NextTurn | None = None
+    system: str | None = None
+    end: str = "auto"
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    batch: PositiveInt = 8
+    probe: Probe | None = None
+
+    def load(self, context: Context) -> "RewardModel":
+        files, end = self._open(context.key)
+        model = load_score_model(files, self.dtype)
+        limit = files.decoder.config.max_positions
+        scorer = RewardModel(model, files.decoder.tokenizer, end, limit, self, context.key)
+        run_probe(scorer, self.probe, context.key)
+        return scorer
+
+    def check(self, context: Context) -> None:
+        if context.files is not None:  # else this machine may hold no model at all
+            self._open(context.key)
+
+    def identity(self, context: Context) -> dict[str, str]:
+        return {f"{context.key}.model": open_model(self.path, self.revision).fingerprint()}
+
+    def _open(self, key: str) -> tuple[ScoreFiles, tuple[int, ...]]:
+        """Return the model's files and the ids of its end token, without reading a weight.
+
+        Raises:
+            InputError: The model, its template or its end token cannot be used.
+        """
+        files = open_score_model(self.path, self.revision, key)
+        with named(key):
+            answered_ids(Prompt("", "Hello"), "Hello", files.decoder.tokenizer, self)
+        return files, _end(self, files.decoder.tokenizer, key)
 
 
 @dataclass(frozen=True)
 class RewardModel(DialogueScorer):
-    """The score of prompt and response in the model's own template, turned so that larger is better.
+    """A loaded ``RewardModelScorer``: the score of prompt and response in the model's own template.
 
     Args:
         model: The score model.
@@ -33,44 +105,16 @@ class RewardModel(DialogueScorer):
     config: RewardModelScorer
     key: str
 
-    @classmethod
-    def load(cls, config: RewardModelScorer, key: str) -> "RewardModel":
-        """Raises InputError where the model or its template cannot be used, or the probe fails."""
-        files, end = checked(config, key)
-        model = load_score_model(files, config.dtype)
-        limit = files.decoder.config.max_positions
-        scorer = cls(model, files.decoder.tokenizer, end, limit, config, key)
-        run_probe(scorer, config.probe, key)
-        return scorer
-
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
-        pairs = zip(prompts, responses, strict=True)
         rows = [
             np.array([*answered_ids(prompt, response, self.tokenizer, self.config), *self.end], np.int32)
-            for prompt, response in pairs
+            for prompt, response in zip(prompts, responses, strict=True)
         ]
         check_lengths(rows, self.longest, prompts, self.key)
-        sign = 1 if self.config.better == "higher" else -1
-        return Scored(sign * self.model.scores(rows, self.config.batch))
+        return Scored(sign(self.config) * self.model.scores(rows, self.config.batch))
 
 
-def checked(config: RewardModelScorer, key: str) -> tuple[ScoreFiles, tuple[int, ...]]:
-    """The model's files and the ids of its end token, without a weight being read.
-
-    Raises:
-        InputError: the model, its template or its end token cannot be used.
-    """
-    if config.batch < 1:
-        raise InputError(f"{key}.batch is {config.batch}; it must be greater than 0")
-    if config.template != "chat" and "{prompt}" not in config.template:
-        raise InputError(f"{key}.template must be 'chat' or a text that holds {{prompt}}")
-    files = open_score_model(config.path, config.revision, key)
-    with named(key):
-        answered_ids(Prompt("", "Hello"), "Hello", files.decoder.tokenizer, config)
-    return files, _end(config, files.decoder.tokenizer, key)
-
-
-def _end(config: RewardModelScorer, tokenizer, key: str) -> tuple[int, ...]:
+def _end(config: RewardModelScorer, tokenizer: Any, key: str) -> tuple[int, ...]:
     if config.end == "none" or (config.end == "auto" and config.template == "chat"):
         return ()
     token = tokenizer.eos_token if config.end == "auto" else config.end

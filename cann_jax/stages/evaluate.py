@@ -1,34 +1,38 @@
-"""What the aligned model does on prompts it never saw, set against what was asked and predicted."""
+"""What the aligned model does on prompts that it never saw, compared with what was asked and predicted."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from scipy import stats
 
 from cann_jax.config.run import EvaluateConfig, RunConfig
+from cann_jax.core import Constraint
 from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import write_json, write_table
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.run import Run, settings_of, stage
-from cann_jax.sampling.shards import sample_shards
-from cann_jax.stages.align import aligned_decoder, trained_by
-from cann_jax.stages.dual import constraints_of, read_dual, read_problem
-from cann_jax.stages.rounds import final_multipliers
-from cann_jax.stages.sample import overlong_lines
-from cann_jax.stages.score import (
+from cann_jax.run.outputs import (
+    ALIGNED,
+    REFERENCE,
     REWARD,
-    load_scorers,
-    reward_and_constraints,
-    score_shards,
-    scorers_identity,
+    Columns,
+    DualAnswer,
+    constraints_of,
+    read_dual,
+    read_multipliers,
+    read_problem,
+    write_evaluation,
 )
+from cann_jax.run.prompts import encoded_prompts, print_overlong
+from cann_jax.run.run import Run
+from cann_jax.run.scorers import Scorers, load_scorers, score_shards
+from cann_jax.run.training import aligned_decoder
+from cann_jax.sampling.shards import sample_shards
 
-REFERENCE, ALIGNED = "reference", "aligned"
-HELDOUT_SEED = (
-    1_000_003  # added to the run's seed, so that held-out draws are not those of the training prompts
-)
+# Added to the run's seed, so that held-out draws are not those of the training prompts.
+HELDOUT_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -43,78 +47,74 @@ class Sampled:
 
     responses: Responses
     reference_logps: np.ndarray
-    scores: dict[str, np.ndarray]
+    scores: Columns
 
 
-def run_evaluate(run: Run) -> None:
-    """Leaves ``evaluate/results.json``, ``reference.parquet`` and ``aligned.parquet`` (texts with scores)."""
-    config = run.config
-    settings = {**run.model_settings, **settings_of(config, "sample", "evaluate", "reward", "constraints")}
-    inputs = {
-        **run.model_identity,
-        **run.prompts_identity(config.prompts.heldout),
-        **scorers_identity(run, measured_scorers(config)),
-        trained_by(config): run.manifest_of(trained_by(config)),
-    }
-    with stage(run, "evaluate", settings, inputs) as work:
-        if work is None:
-            return
-        for line in overlong_lines("evaluate", run.heldout_prompts):
-            print(line)
-        reference = _sampled(run, run.reference, REFERENCE, work.folder)
-        aligned = _sampled(run, LanguageModel.of(aligned_decoder(run), run.files), ALIGNED, work.folder)
-        for name, sampled in ((REFERENCE, reference), (ALIGNED, aligned)):
-            write_table(work.output(f"{name}.parquet"), _table(sampled))
-        write_json(work.output("results.json"), results(run, reference, aligned))
+def run(run: Run) -> None:
+    """Write ``results.json``, ``reference.parquet`` and ``aligned.parquet`` (texts with scores).
+
+    Raises:
+        InputError: A scorer fails, or a score is NaN or infinite.
+    """
+    print_overlong("evaluate", encoded_prompts(run, "heldout"))
+    scorers = load_scorers(run, run.config.measured())
+    reference = _sampled(run, scorers, run.reference, REFERENCE)
+    aligned = _sampled(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), ALIGNED)
+    tables = {REFERENCE: _table(reference), ALIGNED: _table(aligned)}
+    write_evaluation(run, tables, results(run, reference, aligned))
 
 
-def _sampled(run: Run, policy: LanguageModel, name: str, folder) -> Sampled:
-    """Both policies draw with the same keys, so that their difference has less noise than either."""
-    config = run.config
-    seed = config.seed + HELDOUT_SEED
-    prompts, count = run.heldout_prompts, config.evaluate.responses
+def _sampled(run: Run, scorers: Scorers, policy: LanguageModel, name: str) -> Sampled:
+    """Sample and score one policy; both draw with the same keys, so their difference has less noise than either."""
+    config, folder = run.config, run.folder / "evaluate"
+    prompts, count, seed = (
+        encoded_prompts(run, "heldout"),
+        config.evaluate.responses,
+        config.seed + HELDOUT_SEED,
+    )
     responses = sample_shards(policy, prompts, config.sample, count, seed, folder, name)
     logps = responses.logps
     if name == ALIGNED:
         logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
-    scorers = load_scorers(run, measured_scorers(config))
     table, _ = score_shards(scorers, responses, logps, folder, config.sample.prompts_per_batch, name)
     scores = {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers}
     return Sampled(responses, logps, scores)
 
 
-def measured_scorers(config: RunConfig) -> dict[str, tuple[dict, str]]:
-    """The run's scorers and those that are measured only; a ``column`` has no scores of new samples."""
-    every = reward_and_constraints(config)
-    every |= {name: (values, f"evaluate.also.{name}") for name, values in config.evaluate.also.items()}
-    return {name: scorer for name, scorer in every.items() if scorer[0]["kind"] != "column"}
-
-
-def results(run: Run, reference: Sampled, aligned: Sampled) -> dict:
-    """Asked, predicted, measured, interval by constraint and for the reward; the rest under ``summary``."""
+def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
+    """Return asked, predicted, measured and interval by constraint and for the reward; the rest in ``summary``."""
     config, dual = run.config, read_dual(run)
-    rows = {}
-    for index, constraint in enumerate(constraints_of(config)):
-        name = dual["constraints"][index]
-        asked, predicted = dual["margins"][index], dual["predicted_improvement"][index]
+    rows: dict[str, Any] = {}
+    for constraint in constraints_of(config):
+        name = constraint.name
         before, after = (_constraint_means(constraint, sampled) for sampled in (reference, aligned))
-        rows[constraint.name] = {"label": name, "asked": asked, "predicted": predicted}
-        rows[constraint.name] |= measure(before, after, config.evaluate, config.seed)
-        rows[constraint.name]["spread"] = dual["spread"][index]
-    gain = dual["predicted_reward"] - float(np.mean(np.asarray(read_problem(run).scores.reward)))
+        rows[name] = {
+            "label": dual.labels[name],
+            "asked": dual.margins[name],
+            "predicted": dual.predicted_improvement[name],
+            **measure(before, after, config.evaluate, config.seed),
+            "spread": dual.spread[name],
+        }
+    gain = dual.predicted_reward - float(np.mean(np.asarray(read_problem(run).scores.reward)))
     rows[REWARD] = {"asked": None, "predicted": gain} | _plain_measure(REWARD, reference, aligned, config)
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
-    return {**rows, "summary": summary(reference, aligned, dual, final_multipliers(run)), "also": also}
+    multipliers = {
+        dual.labels[name]: float(value)
+        for name, value in zip(config.constraints, read_multipliers(run), strict=True)
+    }
+    return {**rows, "summary": summary(reference, aligned, dual, multipliers), "also": also}
 
 
-def measure(before: np.ndarray | None, after: np.ndarray | None, config: EvaluateConfig, seed: int) -> dict:
-    """Mean per-prompt improvement and its paired-bootstrap interval, prompts resampled.
+def measure(
+    before: np.ndarray | None, after: np.ndarray | None, config: EvaluateConfig, seed: int
+) -> dict[str, Any]:
+    """Return the mean per-prompt improvement and its paired-bootstrap interval, prompts resampled.
 
     Args:
         before: (n,) mean score of each prompt under the reference; None where nothing can be measured.
         after: (n,) the same under the aligned model.
-        config: Level and resamples.
-        seed: Of the resampling.
+        config: Level and number of resamples.
+        seed: Seed of the resampling.
     """
     if before is None or after is None:
         return {"before": None, "after": None, "measured": None, "interval": None}
@@ -139,28 +139,30 @@ def measure(before: np.ndarray | None, after: np.ndarray | None, config: Evaluat
     }
 
 
-def _plain_measure(name: str, reference: Sampled, aligned: Sampled, config: RunConfig) -> dict:
+def _plain_measure(name: str, reference: Sampled, aligned: Sampled, config: RunConfig) -> dict[str, Any]:
     before, after = (
         sampled.scores[name].mean(1) if name in sampled.scores else None for sampled in (reference, aligned)
     )
     return measure(before, after, config.evaluate, config.seed)
 
 
-def _constraint_means(constraint, sampled: Sampled) -> np.ndarray | None:
-    """(n,) per-prompt means of g; None where nothing can be measured."""
+def _constraint_means(constraint: Constraint, sampled: Sampled) -> np.ndarray | None:
+    """Return per-prompt means (n,) of g; None where nothing can be measured."""
     if constraint.name not in sampled.scores:
         return None
     means = constraint_means(constraint, sampled.scores[constraint.name], sampled.responses.groups())
     return means if len(means) else None
 
 
-def summary(reference: Sampled, aligned: Sampled, dual: dict, multipliers: np.ndarray) -> dict:
-    """What tells whether the text stayed sound: KL, length, endings, log-prob a token under the reference."""
+def summary(
+    reference: Sampled, aligned: Sampled, dual: DualAnswer, multipliers: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what tells whether the text stayed sound: KL, length, endings, log-prob a token under π_ref."""
     return {
         "kl": float(np.mean(aligned.responses.logps - aligned.reference_logps)),
-        "predicted_kl": dual["kl"],
-        "multipliers": dict(zip(dual["constraints"], multipliers.tolist(), strict=True)),
-        "beta": dual["beta"],
+        "predicted_kl": dual.kl,
+        "multipliers": dict(multipliers),
+        "beta": dual.beta,
         "prompts": reference.responses.shape[0],
         "responses": reference.responses.shape[1],
         "response_tokens": [float(s.responses.lengths.mean()) for s in (reference, aligned)],
@@ -172,7 +174,7 @@ def summary(reference: Sampled, aligned: Sampled, dual: dict, multipliers: np.nd
 
 
 def _table(sampled: Sampled) -> pa.Table:
-    """One row a response: texts, scores, log-probs."""
+    """Return one row a response: texts, scores, log-probs."""
     responses = sampled.responses
     count = responses.shape[1]
     prompts = [prompt for prompt in responses.prompts.prompts for _ in range(count)]

@@ -3,48 +3,33 @@
 Each is a LoRA adapter beside the reference's weights, which scoring shares: three models, one memory.
 """
 
-from dataclasses import replace
+from etils import epath
 
-from cann_jax.config.prealign import ToPrealign, all_to_prealign
-from cann_jax.config.run import RunConfig, scorers_of
-from cann_jax.config.training import AlignConfig
-from cann_jax.run.run import Run, settings_of, stage
-from cann_jax.stages.align import export, optimised
+from cann_jax.run.execution import run_part
+from cann_jax.run.outputs import METRICS
+from cann_jax.run.run import Run
+from cann_jax.run.scorers import ADAPTER
+from cann_jax.run.training import Training, export, human_preferences, prealignments, split_decoder, train
 
 
-def run_prealign(run: Run) -> None:
-    """Leaves a folder for each model, for example ``prealign/safer-beta0.1``: ``adapter`` (PEFT's format),
-    ``weights`` (Orbax), ``metrics.jsonl`` and TensorBoard events.
+def run(run: Run) -> None:
+    """Write a folder for each model, for example ``safer-beta0.1``, with ``adapter`` (PEFT's format),
+    ``metrics.jsonl`` and TensorBoard events.
 
     Raises:
-        InputError: no pair has the label, a loss that is not finite, or settings that do not fit.
+        InputError: No pair has the label, a loss that is not finite, or settings that do not fit.
     """
-    for asked in all_to_prealign(scorers_of(run.config).values()):
-        settings = settings_of(run.config, "seed", "prealign") | asked._asdict()
-        settings["model"] = run.model_settings["model"]
-        inputs = run.model_identity | {"pairs": run.manifest_of("pairs")}
-        with stage(run, asked.stage, settings, inputs) as work:
-            if work is not None:
-                one = run.changed(training_config(run.config, asked))
-                export(one, optimised(one, work, "prealign"), work)
+    for name, training in prealignments(run.config).items():
+        own = {"preference": training.supervision.label, "beta": training.beta}
+        sections = ("model", "prealign", "seed")
+        with run_part(run, "prealign", name, sections, own, (f"{ADAPTER}/*", METRICS)) as folder:
+            if folder is not None:
+                _prealign(run, training, folder)
 
 
-def trainings(config: RunConfig) -> dict[str, RunConfig]:
-    """Every preference training of a run, by its stage, with the configuration that it goes by."""
-    asked = {each.stage: each for each in all_to_prealign(scorers_of(config).values())}
-    return {name: training_config(config, each) for name, each in asked.items()} | {"align": config}
-
-
-def training_config(config: RunConfig, asked: ToPrealign) -> RunConfig:
-    """The run's configuration with the pre-alignment in the place of the alignment."""
-    settings = dict(vars(config.prealign))  # every other key has the name and the sense that it has in align
-    size = settings.pop("pairs_per_step")
-    align = AlignConfig(
-        pairs="dataset",
-        preference=asked.preference,
-        group_size=2,
-        prompts_per_step=size,
-        export="adapter",
-        **settings,
-    )
-    return replace(config, align=align, dual=replace(config.dual, beta=asked.beta))
+def _prealign(run: Run, training: Training, folder: epath.Path) -> None:
+    data = human_preferences(run, training)
+    data.show_pairs()
+    model = split_decoder(run, training.settings.lora)
+    weights = train(run, training, model, data, folder)
+    export(run, model.decoder(weights), "adapter", folder)

@@ -1,162 +1,179 @@
-"""More than one shot: λ follows what the trained policy really does (CAID, Zhang et al. 2025).
+"""More than one shot: λ follows what the trained policy does (CAID, Zhang et al. 2025).
 
-A round samples the policy, moves λ_j by the margin it misses, [λ_j − η_j·(E_πθ[g_j] − E_ref[g_j] − b_j)]₊
-with η_j = dual_step·β/s_j², and goes on training on the new samples under the new labels; the KL penalty and
+A round samples the policy, moves λ_j by the margin that it misses, [λ_j − η_j·(E_πθ[g_j] − E_ref[g_j] − b_j)]₊
+with η_j = dual_step·β/s_j², and continues training on the new samples under the new labels; the KL penalty and
 the reference log-probs stay those of π_ref.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from cann_jax.core import pseudo_reward
 from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import read_json, read_table, write_json
+from cann_jax.files.atomic import read_json, write_json
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.run import Run, settings_of, stage
-from cann_jax.run.training import spec_of
+from cann_jax.run.outputs import (
+    RESPONSES,
+    Columns,
+    DualAnswer,
+    constraints_of,
+    problem_of,
+    read_dual,
+    read_scores,
+    read_weights,
+    write_rounds,
+    write_weights,
+)
+from cann_jax.run.prompts import encoded_prompts
+from cann_jax.run.run import Run
+from cann_jax.run.scorers import Scorers, load_scorers, score_shards
+from cann_jax.run.training import Model, Training, alignment, export, preference_data, split_decoder, train
 from cann_jax.sampling.shards import sample_shards
-from cann_jax.stages.align import WEIGHTS, export, starting_point, train, with_reference
-from cann_jax.stages.dual import constraints_of, problem_of, read_dual, read_multipliers
-from cann_jax.stages.score import load_scorers, reward_and_constraints, score_shards, scorers_identity
-from cann_jax.training.accumulate import start
 from cann_jax.training.checkpoints import load_weights, save_weights
-from cann_jax.training.data import PreferenceData
 
-ROUNDS, ROUND = "rounds.json", "round.json"
+ROUND, WEIGHTS = "round.json", "weights"
 SEED = 2_000_003  # times the round, added to the run's seed: no round repeats another's draws
 
-
-class Model(NamedTuple):
-    """A split decoder: graph, the reference's trainable weights, and those that are never trained."""
-
-    graph: Any
-    reference: Any
-    frozen: Any
-
-    def policy(self, run: Run, weights) -> LanguageModel:
-        return LanguageModel.of(nnx.merge(self.graph, weights, self.frozen), run.files)
+Multipliers = Mapping[str, float]  # by constraint
 
 
-def run_rounds(run: Run) -> None:
-    """Leaves a folder a round (``02``, …) with its samples, scores and metrics, ``rounds.json`` (λ before and
+@dataclass(frozen=True)
+class Round:
+    """What all rounds share.
+
+    Args:
+        run: The run.
+        training: How the policy is trained.
+        model: The reference, split.
+        scorers: The scorers.
+        dual: The one shot's answer.
+        reference: Scores (N, K) of the reference's samples.
+    """
+
+    run: Run
+    training: Training
+    model: Model
+    scorers: Scorers
+    dual: DualAnswer
+    reference: Columns
+
+
+def run(run: Run) -> None:
+    """Write a folder a round (``02``, …) with its samples, scores and metrics, ``rounds.json`` (λ before and
     after each round, improvement measured, margin), ``weights``, and what ``align.export`` asks for.
 
     Raises:
-        InputError: a loss that is not finite, or a scorer that fails.
+        InputError: A loss that is not finite, or a scorer that fails.
     """
-    config = run.config
-    sections = ("align", "sample", "reward", "constraints", "rounds", "online", "dual")
-    inputs = {**run.model_identity, **scorers_identity(run, reward_and_constraints(config))}
-    inputs |= {name: run.manifest_of(name) for name in ("score", "dual", "align")}
-    with stage(run, "rounds", {**run.model_settings, **settings_of(config, *sections)}, inputs) as work:
-        if work is None:
-            return
-        model = Model(*starting_point(run))
-        weights = load_weights(run.folder / "align" / WEIGHTS, model.reference)
-        multipliers, records = read_multipliers(run), []
-        for number in range(2, config.rounds + 1):
-            folder = work.folder / f"{number:02d}"
-            weights, record = _round(run, model, weights, multipliers, number, folder)
-            multipliers = np.array(record["multipliers"], np.float32)
-            records.append(record)
-        save_weights(work.output(WEIGHTS), weights)
-        write_json(work.output(ROUNDS), records)
-        export(run, nnx.merge(model.graph, weights, model.frozen), work)
+    config, folder, training = run.config, run.folder / "rounds", alignment(run.config)
+    model = split_decoder(run, training.settings.lora)
+    scorers, dual = load_scorers(run, config.trained_on()), read_dual(run)
+    shared = Round(run, training, model, scorers, dual, read_scores(run))
+    weights = read_weights(run, "align", model.reference)
+    multipliers: Multipliers = dual.multipliers
+    records = []
+    for number in range(2, config.rounds + 1):
+        weights, record = _round(shared, weights, multipliers, number, folder / f"{number:02d}")
+        multipliers = record["multipliers"]
+        records.append(record)
+    write_weights(run, "rounds", weights)
+    write_rounds(run, records)
+    export(run, model.decoder(weights), config.align.export, folder)
 
 
-def final_multipliers(run: Run) -> np.ndarray:
-    """λ ``(m,)`` of the last round."""
-    if run.config.rounds == 1:
-        return read_multipliers(run)
-    return np.array(read_json(run.folder / "rounds" / ROUNDS)[-1]["multipliers"], np.float32)
-
-
-def _round(run: Run, model: Model, weights, multipliers: np.ndarray, number: int, folder: epath.Path):
-    """One round; a finished one is read back. Returns the weights and the round's record."""
+def _round(
+    shared: Round, weights: Any, multipliers: Multipliers, number: int, folder: epath.Path
+) -> tuple[Any, dict[str, Any]]:
+    """Run one round, or read back a finished one; return the weights and the round's record."""
+    run, model = shared.run, shared.model
     if (folder / ROUND).exists():
         return load_weights(folder / WEIGHTS, model.reference), read_json(folder / ROUND)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _prompts_of_round(run, number)
-    responses, scores = _on_policy(run, model.policy(run, weights), chosen, number, folder)
-    record = dual_step(run, multipliers, scores, chosen, responses) | {"round": number}
-    print(_said(record), flush=True)
-    reward = pseudo_reward(problem_of(run.config, scores, responses.groups()).scores, record["multipliers"])
-    weights = _policy_step(run, model, weights, responses, np.asarray(reward), folder)
+    policy = LanguageModel.of(model.decoder(weights), run.files)
+    responses, scores = _sampled(shared, policy, chosen, number, folder)
+    before = {name: values[chosen] for name, values in shared.reference.items()}
+    record = dual_step(run, shared.dual, multipliers, before, scores, responses) | {"round": number}
+    print(_summary(record, shared.dual), flush=True)
+    rewards = pseudo_reward(
+        problem_of(run.config, scores, responses.groups()).scores,
+        np.array([record["multipliers"][name] for name in run.config.constraints], np.float32),
+    )
+    data = preference_data(shared.training.batching, responses, np.asarray(rewards))
+    # Copied: the first step donates what it is given, and the policy that sampled may still be asked for.
+    weights = train(run, shared.training, model, data, folder, jax.tree.map(jnp.copy, weights))
     save_weights(folder / WEIGHTS, weights)
     write_json(folder / ROUND, record)
     return weights, record
 
 
 def _prompts_of_round(run: Run, number: int) -> np.ndarray:
-    """Indices of the round's prompts, in order."""
-    total, wanted = len(run.train_prompts), run.config.online.prompts
+    """Return the indices of the round's prompts, in order."""
+    total, wanted = len(encoded_prompts(run, "train")), run.config.online.prompts
     order = np.random.default_rng([run.config.seed, number]).permutation(total)
     return np.sort(order[:wanted])
 
 
-def _on_policy(run: Run, policy: LanguageModel, chosen: np.ndarray, number: int, folder: epath.Path):
-    """The policy's responses, and their scores ``(n, K)`` by name."""
-    config = run.config
-    prompts, seed = run.train_prompts.take(chosen), config.seed + SEED * number
+def _sampled(
+    shared: Round, policy: LanguageModel, chosen: np.ndarray, number: int, folder: epath.Path
+) -> tuple[Responses, Columns]:
+    """Return the policy's responses, and their scores ``(n, K)`` by name."""
+    run, config = shared.run, shared.run.config
+    prompts, seed = encoded_prompts(run, "train").take(chosen), config.seed + SEED * number
     responses = sample_shards(
-        policy, prompts, config.sample, config.online.responses, seed, folder, "responses"
+        policy, prompts, config.sample, config.online.responses, seed, folder, RESPONSES
     )
     reference = run.reference.logps(prompts.ids, responses.tokens, responses.lengths)
-    scorers = load_scorers(run, reward_and_constraints(config))
-    table, _ = score_shards(scorers, responses, reference, folder, config.sample.prompts_per_batch)
-    return responses, {name: table.column(name).to_numpy().reshape(responses.shape) for name in scorers}
-
-
-def dual_step(
-    run: Run, multipliers: np.ndarray, scores: dict, chosen: np.ndarray, responses: Responses
-) -> dict:
-    """λ after the step, and what moved it, by constraint in the configuration's order."""
-    dual, constraints = read_dual(run), constraints_of(run.config)
-    before, groups = _reference_scores(run), responses.groups()
-    improvement = [
-        float(np.mean(constraint_means(c, scores[c.name], groups)))
-        - float(np.mean(constraint_means(c, before[c.name][chosen], groups)))
-        for c in constraints
-    ]
-    slack = np.array(improvement) - np.array(dual["margins"])
-    rate = run.config.online.dual_step * run.config.dual.beta / np.square(dual["spread"])
-    after = np.maximum(multipliers - rate * slack, 0)
-    return {
-        "constraints": dual["constraints"],
-        "margins": dual["margins"],
-        "measured_improvement": improvement,
-        "multipliers_before": multipliers.tolist(),
-        "multipliers": after.tolist(),
+    table, _ = score_shards(shared.scorers, responses, reference, folder, config.sample.prompts_per_batch)
+    return responses, {
+        name: table.column(name).to_numpy().reshape(responses.shape) for name in shared.scorers
     }
 
 
-def _reference_scores(run: Run) -> dict[str, np.ndarray]:
-    """(N, K) raw scores of the reference's samples, by constraint."""
-    table = read_table(run.folder / "score" / "scores.parquet")
-    shape = (-1, run.config.sample.responses)
-    return {name: table.column(name).to_numpy().reshape(shape) for name in run.config.constraints}
+def dual_step(
+    run: Run,
+    dual: DualAnswer,
+    multipliers: Multipliers,
+    before: Columns,
+    after: Columns,
+    responses: Responses,
+) -> dict[str, Any]:
+    """Return λ after the step, and what moved it, by constraint.
+
+    Args:
+        run: The run.
+        dual: The one shot's answer.
+        multipliers: λ before.
+        before: Scores (n, K) of the reference's responses to the round's prompts.
+        after: Scores (n, K') of the policy's.
+        responses: The policy's responses.
+    """
+    groups = responses.groups()
+    improvement, moved = {}, {}
+    for constraint in constraints_of(run.config):
+        name = constraint.name
+        means = [float(np.mean(constraint_means(constraint, each[name], groups))) for each in (after, before)]
+        improvement[name] = means[0] - means[1]
+        rate = run.config.online.dual_step * run.config.dual.beta / dual.spread[name] ** 2
+        moved[name] = max(multipliers[name] - rate * (improvement[name] - dual.margins[name]), 0.0)
+    return {
+        "margins": dual.margins,
+        "measured_improvement": improvement,
+        "multipliers_before": dict(multipliers),
+        "multipliers": moved,
+    }
 
 
-def _policy_step(run: Run, model: Model, weights, responses: Responses, reward: np.ndarray, folder):
-    """Weights after DPO on the round's samples, begun where the last round ended."""
-    data = PreferenceData(run.config, responses, reward, np.full(responses.shape, np.nan, np.float32))
-    spec = spec_of(run.config, model.graph, data.steps)
-    data = with_reference(spec, model.reference, model.frozen, data, folder)
-    # copied: the first step donates what it is given, and the policy that sampled may still be asked for
-    begin = start(spec, jax.tree.map(jnp.copy, weights))
-    return train(run, spec, begin, model.frozen, data, folder).weights
-
-
-def _said(record: dict) -> str:
-    names = ("constraints", "multipliers_before", "multipliers", "measured_improvement", "margins")
-    rows = zip(*(record[name] for name in names), strict=True)
+def _summary(record: Mapping[str, Any], dual: DualAnswer) -> str:
     return f"round {record['round']}: " + "; ".join(
-        f"{name}: {measured:+.3f} of {margin:+.3f} asked, λ {before:.4g} → {after:.4g}"
-        for name, before, after, measured, margin in rows
+        f"{dual.labels[name]}: {measured:+.3f} of {record['margins'][name]:+.3f} asked, "
+        f"λ {record['multipliers_before'][name]:.4g} → {record['multipliers'][name]:.4g}"
+        for name, measured in record["measured_improvement"].items()
     )

@@ -1,7 +1,7 @@
 """Reward and cost models from human preferences, as Safe-RLHF trains them (Dai et al. 2024)."""
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,144 +12,90 @@ from flax import nnx
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import labelled
-from cann_jax.data.pairs import Part, prepare_pairs
-from cann_jax.files.atomic import fingerprint_json, staged, write_json, writing
+from cann_jax.data.prepared_pairs import Part
+from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
-from cann_jax.models.export_scores import export_score_model
-from cann_jax.models.load import ModelFiles, open_model
-from cann_jax.run.run import load_model, read_pairs, stage
-from cann_jax.run.training import TRAINED
+from cann_jax.models.export.score_model import export_score_model
+from cann_jax.run.outputs import MODEL, read_pairs, write_weights
+from cann_jax.run.run import ScoreModelRun
+from cann_jax.run.training import Model, split_decoder
 from cann_jax.runtime.distributed import is_first
-from cann_jax.runtime.sharding import check_model, current_mesh, fetch, partition, place
-from cann_jax.stages.pairs import pairs_settings, tokenizer_identity, write_pairs
-from cann_jax.training.accumulate import start
-from cann_jax.training.calibration import Accuracy, accuracy, reliability
-from cann_jax.training.checkpoints import save_weights
+from cann_jax.runtime.placement import fetch, place
+from cann_jax.runtime.sharding import partition
+from cann_jax.training.calibration import Accuracy, Reliability, accuracy, draw_reliability, reliability
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.plots import draw_reliability
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_step import ScoreSpec, ScoreWeights, score_step, scores_of
-
-WEIGHTS, METRICS, RESULTS, RELIABILITY = "weights", "metrics.jsonl", "results.json", "reliability.png"
-MODEL = "model"
+from cann_jax.training.score_objective import ScoreSpec, ScoreWeights, score_step, scores_of
+from cann_jax.training.step import TrainState, start
 
 
-@dataclass(frozen=True)
-class ScoreRun:
-    """What the stages of a score model share.
-
-    Args:
-        config: Its configuration.
-    """
-
-    config: ScoreModelConfig
-
-    @property
-    def folder(self) -> epath.Path:
-        return epath.Path(self.config.run_dir) / self.config.name
-
-    @cached_property
-    def files(self) -> ModelFiles:
-        model = self.config.model
-        files = open_model(model.path, model.revision, model.adapter)
-        check_model(files.config, current_mesh())
-        return files
-
-    @property
-    def dimension(self) -> str:
-        return "safer" if self.config.objective == "cost" else self.config.dimension
-
-    def data(self, part: Part) -> ScoreData:
-        """The labelled pairs of one part.
-
-        Raises:
-            InputError: none has the label, or none of a cost model's says which response is safe.
-        """
-        pairs = read_pairs(self, part)
-        chosen, config = labelled(pairs, self.dimension), self.config
-        if config.objective == "cost" and part == "train" and (pairs.safe[chosen] == ABSENT).all():
-            raise InputError(
-                "no training pair says which response is safe, where a cost is to be below zero; use data "
-                "with is_response_0_safe and is_response_1_safe, or objective reward with dimension safer"
-            )
-        preferred = getattr(pairs, self.dimension)[chosen]
-        return ScoreData(pairs, chosen, preferred, config.pairs_per_step, config.epochs, config.seed)
-
-
-def run_score_model(run: ScoreRun) -> None:
-    """Leaves ``pairs/`` (as the stage of that name) and ``score_model/``: ``weights`` (what was trained,
-    Orbax), ``metrics.jsonl``, ``results.json`` and ``reliability.png`` (accuracy and calibration on held-out
-    pairs), and ``model``, a folder that loads as a scorer.
+def run(run: ScoreModelRun) -> None:
+    """Write ``weights`` (what was trained, Orbax), ``metrics.jsonl``, ``results.json`` and ``reliability.png``
+    (accuracy and calibration on held-out pairs), and ``model``, a folder that loads as a scorer.
 
     Raises:
-        InputError: no pair has the label, a loss that is not finite, or settings that do not fit.
+        InputError: No pair has the label, a loss that is not finite, or settings that do not fit.
     """
-    identity = make_pairs(run)
-    config = run.config
-    elsewhere = ("name", "run_dir", "preferences", "mesh", "distributed")
-    settings = {name: value for name, value in asdict(config).items() if name not in elsewhere}
-    settings["model"] = {name: settings["model"][name] for name in ("dtype", "attention")}
-    with stage(run, "score_model", settings, {"model": run.files.fingerprint(), **identity}) as work:
-        if work is None:
-            return
-        graph, weights, frozen = starting_point(run)
-        train, heldout = run.data("train"), run.data("heldout")
-        spec = spec_of(config, graph, train.steps)
-        seed = jax.random.key(config.seed)
+    config, folder = run.config, run.folder / "score_model"
+    train, heldout = score_data(run, "train"), score_data(run, "heldout")
+    model = split_decoder(run, config.lora)
+    weights = initial_weights(model, run.files.config.hidden)
+    spec = score_spec(config, model.graph, train.steps)
+    seed = jax.random.key(config.seed)
 
-        def step(state, number: int):
-            return score_step(spec, state, frozen, train.batch(number), seed)
+    def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        return score_step(spec, state, model.frozen, train.batch(number), seed)
 
-        pace = Pace(
-            "score_model",
-            "optimizer.learning_rate",
-            train.steps,
-            config.checkpoint_every,
-            config.keep_checkpoints,
+    pace = Pace(
+        "score_model",
+        "optimizer.learning_rate",
+        train.steps,
+        config.checkpoint_every,
+        config.keep_checkpoints,
+    )
+    weights = fit(step, start(spec, weights), pace, folder).weights
+    write_weights(run, "score_model", weights)
+    _report(run, heldout, heldout_scores(spec, weights, model.frozen, heldout), folder)
+    export_score_model(
+        nnx.merge(model.graph, weights.decoder, model.frozen),
+        fetch(weights.head),
+        run.files.tokenizer,
+        folder / MODEL,
+        layout=config.export,
+        objective=config.objective,
+        dtype=config.model.dtype,
+    )
+
+
+def score_data(run: ScoreModelRun, part: Part) -> ScoreData:
+    """Read the labelled pairs of one part.
+
+    Raises:
+        InputError: None has the label, or none of a cost model's says which response is safe.
+    """
+    config, pairs = run.config, read_pairs(run, part)
+    chosen = labelled(pairs, config.label)
+    if config.objective == "cost" and part == "train" and (pairs.safe[chosen] == ABSENT).all():
+        raise InputError(
+            "no training pair says which response is safe, where a cost is to be below zero; use data "
+            "with is_response_0_safe and is_response_1_safe, or objective reward with dimension safer"
         )
-        state = fit(step, start(spec, weights), pace, work.folder)
-        save_weights(work.output(WEIGHTS), state.weights)
-        work.outputs.append(METRICS)
-        scores = heldout_scores(spec, state.weights, frozen, heldout)
-        _report(run, heldout, scores, work)
-        decoder = nnx.merge(graph, state.weights.decoder, frozen)
-        export_score_model(
-            decoder,
-            fetch(state.weights.head),
-            run.files.tokenizer,
-            work.output(MODEL),
-            layout=config.export,
-            objective=config.objective,
-            dtype=config.model.dtype,
-        )
+    preferred = getattr(pairs, config.label)[chosen]
+    return ScoreData(pairs, chosen, preferred, config.pairs_per_step, config.epochs, config.seed)
 
 
-def make_pairs(run: ScoreRun) -> dict[str, str]:
-    """Make the tokenized pairs, or find them; returns what they are."""
-    config = run.config
-    prepared = prepare_pairs(config.preferences)
-    identity = {
-        "tokenizer": tokenizer_identity(run.files),
-        "preferences": fingerprint_json(prepared.name),
-    }
-    with stage(run, "pairs", pairs_settings(config.preferences, config), identity) as work:
-        if work is not None:
-            write_pairs(prepared, run.files, config, config.preferences, work, scored=True)
-    return identity | {"pairs": fingerprint_json(pairs_settings(config.preferences, config))}
+def initial_weights(model: Model, hidden: int) -> ScoreWeights:
+    """Return the weights to train; the head is zero, so that the first loss is ln 2."""
+    return ScoreWeights(model.reference, place(jnp.zeros(hidden), partition(("norm",))))
 
 
-def starting_point(run: ScoreRun):
-    """(graph, trained weights, frozen weights); the head is zero, so that the first loss is ln 2."""
-    config = run.config
-    full = config.lora is None
-    decoder = load_model(run.files, config.model, config.lora, config.seed, wide=full)
-    graph, trained, frozen = nnx.split(decoder, TRAINED[full], ...)
-    head = place(jnp.zeros(run.files.config.hidden), partition(("norm",)))
-    return graph, ScoreWeights(trained, head), frozen
+def score_spec(config: ScoreModelConfig, graph: Any, steps: int) -> ScoreSpec:
+    """Return what is static while training.
 
-
-def spec_of(config: ScoreModelConfig, graph, steps: int) -> ScoreSpec:
+    Raises:
+        InputError: The warm-up is no shorter than the run.
+    """
     return ScoreSpec(
         graph=graph,
         optimizer=optimizer(config.optimizer, steps),
@@ -160,41 +106,41 @@ def spec_of(config: ScoreModelConfig, graph, steps: int) -> ScoreSpec:
     )
 
 
-def heldout_scores(spec: ScoreSpec, weights: ScoreWeights, frozen, data: ScoreData) -> np.ndarray:
-    """(n, 2) scores of the pairs in ``data.chosen``, in its order."""
+def heldout_scores(spec: ScoreSpec, weights: ScoreWeights, frozen: Any, data: ScoreData) -> np.ndarray:
+    """Return the scores (n, 2) of the pairs in ``data.chosen``, in its order."""
     scores = np.empty((len(data.chosen), 2), np.float32)
     for places in data.in_order():
         scores[places] = fetch(scores_of(spec, weights, frozen, data.of(places)))
     return scores
 
 
-def _report(run: ScoreRun, data: ScoreData, scores: np.ndarray, work) -> None:
+def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epath.Path) -> None:
     config = run.config
     learnt = learnt_differences(scores, data.preferred, config.objective)
     found, curve = accuracy(learnt, config.confidence), reliability(learnt)
-    values = {"accuracy": found, "calibration": _without_nan(curve)}
+    values: dict[str, Any] = {"accuracy": found, "calibration": _without_nan(curve)}
     print(
-        f"score_model: {found.accuracy:.1%} of {found.pairs} held-out pairs ordered rightly "
+        f"score_model: {found.accuracy:.1%} of {found.pairs} held-out pairs ordered correctly "
         f"({found.interval[0]:.1%} to {found.interval[1]:.1%}); calibration error {curve.error:.3f}, "
-        f"log loss {curve.log_loss:.3f} (ln 2 = 0.693 knows nothing)"
+        f"log loss {curve.log_loss:.3f} (ln 2 = 0.693 is no knowledge at all)"
     )
     if config.objective == "cost":
         values["sign"] = _sign_accuracy(scores, data, config.confidence)
-    write_json(work.output(RESULTS), values)
-    path = work.output(RELIABILITY)
+    write_json(folder / "results.json", values)
+    path = folder / "reliability.png"
     if is_first():
         with writing(path), staged(path) as local:
             draw_reliability(local, curve)
 
 
 def learnt_differences(scores: np.ndarray, preferred: np.ndarray, objective: str) -> np.ndarray:
-    """(n,) differences of the scores in the direction of the label; a cost points the other way."""
+    """Return differences (n,) of the scores in the direction of the label; a cost points the other way."""
     toward = np.where(preferred == 0, 1, -1) * (-1 if objective == "cost" else 1)
     return toward * (scores[:, 0] - scores[:, 1])
 
 
 def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Accuracy | None:
-    """How often a cost above zero is an unsafe response, of those whose safety is known."""
+    """Return how often a cost above zero is an unsafe response, of those whose safety is known."""
     safe = data.pairs.safe[data.chosen]
     signed = np.where(safe == 1, -scores, scores)[safe >= 0]
     if not len(signed):
@@ -205,8 +151,8 @@ def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Ac
     return found
 
 
-def _without_nan(curve) -> dict:
-    """JSON has no NaN: an empty bin's means are null."""
+def _without_nan(curve: Reliability) -> dict[str, Any]:
+    """Return the values with null for the means of an empty bin, since JSON has no NaN."""
     return {
         name: [None if np.isnan(x) else float(x) for x in value] if np.ndim(value) else value
         for name, value in asdict(curve).items()

@@ -1,8 +1,9 @@
-"""How often a score model orders held-out pairs rightly, and whether its confidence is worth its name."""
+"""How often a score model orders held-out pairs correctly, and how well its confidence is calibrated."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from etils import epath
 from scipy import special, stats
 
 BINS = 10
@@ -10,11 +11,11 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share with its interval.
+    """A share with its confidence interval.
 
     Args:
-        pairs: How many were judged.
-        accuracy: Share ordered rightly; a tie is half right.
+        pairs: Number of pairs.
+        accuracy: Share of pairs that are ordered correctly; a tie counts one half.
         interval: Wilson's interval (1927).
     """
 
@@ -25,12 +26,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence σ(|difference|) of the model's choice, in bins, against how often it was right.
+    """The model's confidence in its choice, σ(|difference|), against how often it is right, in bins.
 
     Args:
         counts: (bins,) pairs in each bin.
         confidence: (bins,) their mean confidence; NaN in an empty bin.
-        accuracy: (bins,) how often the choice was right; NaN in an empty bin.
+        accuracy: (bins,) the share of correct choices; NaN in an empty bin.
         error: Expected calibration error, Σ counts·|confidence − accuracy| / pairs.
         log_loss: Mean −ln σ(difference in the direction of the label), nats; ln 2 without knowledge.
     """
@@ -43,10 +44,10 @@ class Reliability:
 
 
 def accuracy(learnt: np.ndarray, confidence: float) -> Accuracy:
-    """Of differences in the direction of the label, (n,).
+    """Return the share of pairs that are ordered correctly, with its interval.
 
     Args:
-        learnt: Above zero where the pair is ordered rightly.
+        learnt: (n,) differences in the direction of the label, above zero where the order is correct.
         confidence: Level of the interval.
     """
     right = float(np.sum(learnt > 0) + np.sum(learnt == 0) / 2)
@@ -58,7 +59,7 @@ def accuracy(learnt: np.ndarray, confidence: float) -> Accuracy:
 
 
 def reliability(learnt: np.ndarray) -> Reliability:
-    """Of differences in the direction of the label, (n,), in bins of equal width on [½, 1]."""
+    """Return the reliability of differences (n,) in the direction of the label, in equal bins on [½, 1]."""
     confidence, right = special.expit(np.abs(learnt)), learnt > 0
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -66,3 +67,23 @@ def reliability(learnt: np.ndarray) -> Reliability:
         means = [np.bincount(bins, values, BINS) / counts for values in (confidence, right)]
     error = np.nansum(counts * np.abs(means[0] - means[1])) / len(learnt)
     return Reliability(counts, *means, float(error), float(np.mean(np.logaddexp(0, -learnt))))
+
+
+def draw_reliability(path: epath.PathLike, found: Reliability) -> None:
+    """Write a PNG of the bins that hold pairs, sized by count, and the diagonal of a calibrated model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.5))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    held = found.counts > 0
+    axes.plot([0.5, 1], [0.5, 1], color="grey", linestyle=":", label="calibrated")
+    axes.plot(found.confidence[held], found.accuracy[held], color="C0")
+    sizes = 20 + 300 * found.counts[held] / found.counts.sum()
+    axes.scatter(found.confidence[held], found.accuracy[held], sizes, color="C0", label="held-out pairs")
+    axes.set(xlabel="confidence σ(|difference|)", ylabel="share ordered correctly", xlim=(0.48, 1.02))
+    axes.set_ylim(min(0.3, float(np.min(found.accuracy[held]))) - 0.02, 1.02)
+    axes.set_title(f"calibration error {found.error:.3f}")
+    axes.legend()
+    figure.savefig(path, dpi=100, bbox_inches="tight")

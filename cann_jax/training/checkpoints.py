@@ -11,8 +11,8 @@ from etils import epath
 
 from cann_jax.files.atomic import is_remote, writing
 from cann_jax.files.errors import InputError
-from cann_jax.runtime.sharding import shapes_of_parameters
-from cann_jax.training.accumulate import TrainState
+from cann_jax.runtime.placement import shapes_of_parameters
+from cann_jax.training.step import TrainState
 
 
 @contextlib.contextmanager

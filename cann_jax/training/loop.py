@@ -8,11 +8,11 @@ import optax
 
 from cann_jax.files.errors import InputError, Preempted
 from cann_jax.files.progress import track
+from cann_jax.runtime.placement import fetch
 from cann_jax.runtime.preemption import deferred
-from cann_jax.runtime.sharding import fetch
-from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.metrics import Metrics
+from cann_jax.training.step import TrainState
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 
 from cann_jax.data.encoded_pairs import EncodedPairs
 from cann_jax.data.padding import pad, step_width
-from cann_jax.data.preferences import prompts_of_step, steps_in
-from cann_jax.runtime.sharding import own_rows, place_rows
-from cann_jax.training.score_step import ScoreBatch
+from cann_jax.runtime.placement import own_rows, place_rows
+from cann_jax.training.batch_order import items_of_step, steps_in
+from cann_jax.training.score_objective import ScoreBatch
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ScoreData:
 
     def places(self, step: int) -> np.ndarray:
         """(B,) the places in ``chosen`` of a step's pairs, over all hosts."""
-        return prompts_of_step(step, len(self.chosen), self.size, self.seed, self.lengths)[1]
+        return items_of_step(step, len(self.chosen), self.size, self.seed, self.lengths)[1]
 
     def widths(self, places: np.ndarray) -> tuple[int, int]:
         """Of the prompts and of the responses of the pairs at these places of ``chosen``."""

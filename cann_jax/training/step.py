@@ -1,160 +1,76 @@
-"""One preference-optimisation step, the same for every source of labels."""
+"""One optimizer step over a batch in micro-batches, whatever the loss."""
 
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
-from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
-from cann_jax.models.logprobs import response_logps
-from cann_jax.training.accumulate import TrainState, micro_batches, optimizer_step, whole
+from cann_jax.runtime.placement import place
+from cann_jax.runtime.sharding import constrain, constrain_parameters, partition
 
 
-class PreferenceBatch(NamedTuple):
-    """Groups of R responses to one prompt; every pair of a group is a preference.
+class TrainState(NamedTuple):
+    """What training changes: the step number, the trained weights and the optimizer's state."""
+
+    step: jax.Array
+    weights: Any
+    optimizer: Any
+
+
+def start(spec, weights) -> TrainState:
+    """The state before the first step of a ``Spec`` or ``ScoreSpec``."""
+    fresh = jax.jit(lambda weights: constrain_parameters(spec.optimizer.init(weights)))(weights)
+    return TrainState(place(jnp.int32(0), partition(())), weights, fresh)
+
+
+def micro_batches(batch, accumulation: int):
+    """The batch as (accumulation, B / accumulation, …): row i goes to micro-batch i mod ``accumulation``, so
+    that each device's rows stay where they are; in order, a micro-batch would lie on one device."""
+
+    def split(x: jax.Array) -> jax.Array:
+        parts = jnp.swapaxes(x.reshape(-1, accumulation, *x.shape[1:]), 0, 1)
+        return constrain(parts, "any", "batch", *("any",) * (x.ndim - 1))
+
+    return jax.tree.map(split, batch)
+
+
+def whole(parts: jax.Array) -> jax.Array:
+    """Rows in the order of the batch, from results by micro-batch."""
+    return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
+
+
+def optimizer_step(
+    summed_loss: Callable, optimizer, state: TrainState, batch, pairs: int, accumulation: int, seed
+) -> tuple[TrainState, dict, Any]:
+    """Losses and gradients are summed over pairs and divided once by their number, so that accumulation
+    changes nothing but memory. The dropout key is a function of (seed, step, micro-batch).
 
     Args:
-        prompts: (B, P) ids, padded on the right.
-        prompt_lengths: (B,).
-        responses: (B, R, T) ids, padded on the right, end token included.
-        response_lengths: (B, R).
-        reference_logps: (B, R) log π_ref(y|x), nats.
-        labels: (B, R, R), P(i ≻ j) at [b, i, j]; read where i < j.
-        rewards: (B, R) r_λ; read by the regression alone.
-    """
-
-    prompts: jax.Array
-    prompt_lengths: jax.Array
-    responses: jax.Array
-    response_lengths: jax.Array
-    reference_logps: jax.Array
-    labels: jax.Array
-    rewards: jax.Array
-
-
-class Spec(NamedTuple):
-    """What is fixed while training; static under jit.
-
-    Args:
-        graph: Graph of the split decoder.
+        summed_loss: (weights, micro-batch, key) → (loss summed over the micro-batch's pairs, whatever else).
         optimizer: From ``training.optimizer``.
-        loss: ``dpo``, ``ipo`` or ``regression``.
-        beta: β of the loss.
-        chunks: Parts of the vocabulary.
-        rematerialise: As ``Decoder.hidden_states``.
-        accumulation: Micro-batches a step.
-    """
-
-    graph: Any
-    optimizer: optax.GradientTransformation
-    loss: Literal["dpo", "ipo", "regression"]
-    beta: float
-    chunks: int
-    rematerialise: str | None
-    accumulation: int
-
-
-@partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def train_step(
-    spec: Spec, state: TrainState, frozen, batch: PreferenceBatch, seed
-) -> tuple[TrainState, dict]:
-    """One optimizer step; see ``optimizer_step``.
-
-    Args:
-        spec: What is fixed.
-        state: Donated.
-        frozen: Weights that are not trained.
-        batch: B divisible by ``spec.accumulation``.
+        state: Before the step.
+        batch: Its leading axis is divisible by ``accumulation``.
+        pairs: In the whole batch.
+        accumulation: Micro-batches.
         seed: Key of the run's training.
 
     Returns:
-        The next state, and float32 scalars: loss, gradient norm, and those of ``_measures``.
+        The next state; loss and gradient norm, float32; whatever else, with a leading axis of micro-batches.
     """
+    keys = jax.random.split(jax.random.fold_in(seed, state.step), accumulation)
+    differentiate = jax.value_and_grad(summed_loss, has_aux=True)
 
-    def summed_loss(weights, part, key):
-        return _summed_loss(spec, weights, frozen, part, key)
+    def body(total, inputs):
+        (loss, other), gradient = differentiate(state.weights, *inputs)
+        gradient = constrain_parameters(gradient)
+        return jax.tree.map(jnp.add, total, (loss, gradient)), other
 
-    state, metrics, logps = optimizer_step(
-        summed_loss, spec.optimizer, state, batch, _pair_count(batch), spec.accumulation, seed
-    )
-    metrics |= _measures(batch, whole(logps), spec.beta)
-    return state, metrics
-
-
-@partial(jax.jit, static_argnames="spec")
-def reference_step(spec: Spec, weights, frozen, batch: PreferenceBatch) -> jax.Array:
-    """(B, R) log-probs of a batch as ``train_step`` computes them, but without dropout."""
-    micro = micro_batches(batch, spec.accumulation)
-    logps = jax.lax.map(lambda part: _logps(spec, weights, frozen, part, None), micro)
-    return whole(logps)
-
-
-def _logps(spec: Spec, weights, frozen, batch: PreferenceBatch, key):
-    model = nnx.merge(spec.graph, weights, frozen)
-    arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
-    return response_logps(model, *arrays, chunks=spec.chunks, key=key, rematerialise=spec.rematerialise)
-
-
-def _summed_loss(spec: Spec, weights, frozen, batch: PreferenceBatch, key):
-    logps = _logps(spec, weights, frozen, batch, key)
-    loss, target = _LOSSES[spec.loss]
-    losses = loss(_margins(logps), _margins(batch.reference_logps), target(batch), spec.beta)
-    return jnp.sum(jnp.where(_is_pair(batch), losses, 0)), logps
-
-
-def _labels(batch: PreferenceBatch) -> jax.Array:
-    return batch.labels
-
-
-def _differences(batch: PreferenceBatch) -> jax.Array:
-    return _margins(batch.rewards)
-
-
-# Each loss with what it fits the margins to.
-_LOSSES = {
-    "dpo": (dpo_loss, _labels),
-    "ipo": (ipo_loss, _labels),
-    "regression": (regression_loss, _differences),
-}
-
-
-def _margins(logps: jax.Array) -> jax.Array:
-    """(B, R, R): the value of the first less that of the second."""
-    return logps[:, :, None] - logps[:, None, :]
-
-
-def _is_pair(batch: PreferenceBatch) -> jax.Array:
-    count = batch.labels.shape[-1]
-    return jnp.arange(count)[:, None] < jnp.arange(count)
-
-
-def _pair_count(batch: PreferenceBatch) -> int:
-    size, count = batch.labels.shape[:2]
-    return size * count * (count - 1) // 2
-
-
-def _measures(batch: PreferenceBatch, logps: jax.Array, beta: float) -> dict[str, jax.Array]:
-    """What tells whether a preference run works; see docs/metrics.md for what each should do."""
-    ratio = logps - batch.reference_logps
-    pair = jnp.broadcast_to(_is_pair(batch), batch.labels.shape)
-    # Each pair in the order of its label, so that a margin above zero is a preference learnt.
-    learnt = beta * _margins(ratio) * jnp.where(batch.labels >= 0.5, 1, -1)
-    margins = jnp.where(pair, learnt, jnp.nan)
-    better = jnp.sum(jnp.where(batch.labels > 0.5, 1.0, 0.0), axis=-1) > (batch.labels.shape[-1] - 1) / 2
-    lengths = batch.response_lengths
-    return {
-        "accuracy": jnp.nanmean(jnp.where(pair, learnt > 0, jnp.nan)),
-        "margin_mean": jnp.nanmean(margins),
-        "margin_p10": jnp.nanquantile(margins, 0.1),
-        "margin_p90": jnp.nanquantile(margins, 0.9),
-        "saturated": jnp.nanmean(jnp.where(pair, jnp.abs(margins) > 4, jnp.nan)),
-        "logp_better": jnp.mean(logps, where=better),
-        "logp_worse": jnp.mean(logps, where=~better),
-        "logp_better_per_token": jnp.mean(logps / lengths, where=better),
-        "logp_worse_per_token": jnp.mean(logps / lengths, where=~better),
-        "log_ratio": jnp.mean(ratio),
-        "response_tokens": jnp.mean(lengths),
-    }
+    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.weights))
+    total, other = jax.lax.scan(body, zero, (micro_batches(batch, accumulation), keys))
+    loss, gradient = jax.tree.map(lambda x: x / pairs, total)
+    updates, opt_state = optimizer.update(gradient, state.optimizer, state.weights)
+    weights = optax.apply_updates(state.weights, updates)
+    measured = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+    return constrain_parameters(TrainState(state.step + 1, weights, opt_state)), measured, other

@@ -187,7 +187,7 @@ MISTAKES = {
         r"1 \(prompt, response\) pairs occur twice, first \('prompt 000', 3\)",
     ),
     "no rows": (TABLE.slice(0, 0), ASK, "no rows"),
-    "beta": (TABLE, [*ASK, "--beta", "0"], "--beta is 0.0; it must be greater than 0"),
+    "beta": (TABLE, [*ASK, "--beta", "0"], "--beta is 0.0; it must be a finite number above 0"),
     "more margins": (
         TABLE,
         ["--margin", "1", "--margin", "1", "--margin", "1"],

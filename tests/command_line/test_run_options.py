@@ -4,10 +4,16 @@ import dataclasses
 
 import pytest
 
-from cann_jax.command_line.run_options import Options, parse_run
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.command_line.yaml_file import read_yaml
-from cann_jax.config.scorers import SCORER_KINDS, InoffensiveScorer, Probe, RelevanceScorer, scorer_from_dict
+from cann_jax.config.run import RunConfig
+from cann_jax.config.schema import from_mapping
+from cann_jax.config.scorers import KINDS, ScorerConfig
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json
+from cann_jax.scorers.base import Probe
+from cann_jax.scorers.inoffensive import InoffensiveScorer
+from cann_jax.scorers.relevance import RelevanceScorer
 
 BASE = """\
 name: trial
@@ -52,13 +58,10 @@ def test_file_is_read_with_defaults(parse):
     config, options = parse()
     assert (config.name, config.align.lora.rank, config.align.lora.alpha) == ("trial", 4, 16.0)
     assert config.align.optimizer.learning_rate == 1e-3  # YAML 1.1 itself reads 1e-3 as a text
-    assert config.reward.scorer == {
-        "kind": "relevance",
-        "neutral_prompt": "Say something.",
-        "per_token": True,
-    }
-    assert config.constraints["safe"].scorer["clip"] == 1e-5
-    assert options == Options(("sample", "score", "dual", "align", "evaluate"), dry_run=False)
+    assert config.reward.scorer == RelevanceScorer(neutral_prompt="Say something.", per_token=True)
+    assert config.constraints["safe"].scorer.clip == 1e-5
+    names = [stage.name for stage in options.stages]
+    assert names == ["sample", "score", "dual", "align", "evaluate"] and not options.dry_run
 
 
 @pytest.mark.parametrize(
@@ -68,8 +71,8 @@ def test_file_is_read_with_defaults(parse):
         (["--dual.beta=2e-1"], lambda c: c.dual.beta, 0.2),
         (["--dual.beta", "0.2", "--dual.beta", "0.3"], lambda c: c.dual.beta, 0.3),
         (["--constraints.safe.margin", "-0.7"], lambda c: c.constraints["safe"].margin, -0.7),
-        (["--constraints.safe.scorer.clip", "1e-3"], lambda c: c.constraints["safe"].scorer["clip"], 1e-3),
-        (["--reward.scorer.per_token", "false"], lambda c: c.reward.scorer["per_token"], False),
+        (["--constraints.safe.scorer.clip", "1e-3"], lambda c: c.constraints["safe"].scorer.clip, 1e-3),
+        (["--reward.scorer.per_token", "false"], lambda c: c.reward.scorer.per_token, False),
         (["--align.lora", "null"], lambda c: c.align.lora, None),
         (["--align.lora", "null", "--align.lora.rank", "3"], lambda c: c.align.lora.alpha, 16.0),
         (["--align.lora.targets", "[o_proj]"], lambda c: c.align.lora.targets, ("o_proj",)),
@@ -77,7 +80,7 @@ def test_file_is_read_with_defaults(parse):
         (["--prompts.template", "{prompt}: "], lambda c: c.prompts.template, "{prompt}: "),
         (["--prompts.limit", "7"], lambda c: c.prompts.limit, 7),
         (["--evaluate.also.fresh.kind", "relevance"], lambda c: sorted(c.evaluate.also), ["fresh", "length"]),
-        (["--reward.scorer", "{kind: inoffensive}"], lambda c: c.reward.scorer["clip"], 1e-6),
+        (["--reward.scorer", "{kind: inoffensive}"], lambda c: c.reward.scorer.clip, 1e-6),
         (
             ["--constraints.new.scorer.kind", "relevance", "--constraints.new.at_least", "1"],
             lambda c: (c.constraints["new"].at_least, c.constraints["safe"].margin),
@@ -91,7 +94,7 @@ def test_flags_override(parse, flags, read, expected):
 
 def test_override_keeps_the_other_keys_of_a_mapping(parse):
     also = parse("--evaluate.also.length.per_token", "false")[0].evaluate.also
-    assert also == {"length": {"kind": "relevance", "neutral_prompt": "Say something.", "per_token": False}}
+    assert also == {"length": RelevanceScorer(per_token=False)}
 
 
 def test_override_leaves_an_aliased_mapping_alone(parse):
@@ -99,17 +102,18 @@ def test_override_leaves_an_aliased_mapping_alone(parse):
         "length: {kind: relevance}", "length: *s"
     )
     config = parse("--reward.scorer.per_token", "false", text=text)[0]
-    assert config.reward.scorer["per_token"] is False
-    assert config.evaluate.also["length"]["per_token"] is True
+    assert config.reward.scorer.per_token is False
+    assert config.evaluate.also["length"].per_token is True
 
 
 def test_yaml_merge_key_may_be_overridden(parse):
     text = BASE + "    other: {<<: {kind: relevance, per_token: true}, per_token: false}\n"
-    assert parse(text=text)[0].evaluate.also["other"]["per_token"] is False
+    assert parse(text=text)[0].evaluate.also["other"].per_token is False
 
 
 def test_options(parse):
-    assert parse("--stages", "score,sample", "--dry_run")[1] == Options(("sample", "score"), True)
+    _, options = parse("--stages", "score,sample", "--dry_run")
+    assert [stage.name for stage in options.stages] == ["sample", "score"] and options.dry_run
     assert parse("--dry_run", "--dual.beta", "1")[1].dry_run is True
 
 
@@ -199,12 +203,12 @@ def test_missing_key(mistake, tmp_path, gone, problem):
         (["--dual.beta", "hello"], "command line: dual.beta is 'hello'; it must be a finite number"),
         (["--name.x", "1"], "--name.x: name is 'trial' and holds no keys"),
         (["--stages", "sample,scor"], "no stage 'scor'; did you mean score?"),
-        (["--stages", "pairs"], "the stage 'pairs' needs the section preferences"),
+        (["--stages", "pairs"], "the stage 'pairs' only when there is a section `preferences`"),
         (["--config", "other.yaml"], "--config is given twice"),
         (["--dry_run", "maybe"], "dry_run is 'maybe'; it must be true or false"),
         (["--reward.scorer.kind", "relevnce"], "reward.scorer.kind is 'relevnce'; did you mean relevance?"),
         (["--reward.scorer", "["], "reward.scorer is '['; it must be a mapping"),
-        (["--dual.beta", "0"], "dual.beta is 0.0; it must be greater than 0"),
+        (["--dual.beta", "0"], "dual.beta is 0.0; it must be a finite number above 0"),
         (["--constraints.safe.at_least", "1"], "constraints.safe needs exactly one of"),
     ],
 )
@@ -238,12 +242,12 @@ def test_missing_file_and_missing_flag():
         parse_run(["--dry_run"])
 
 
-def test_scorer_from_dict():
-    assert scorer_from_dict({"kind": "relevance", "per_token": False}, "k") == RelevanceScorer(
+def test_scorer_of_a_kind():
+    assert from_mapping(ScorerConfig, {"kind": "relevance", "per_token": False}, "k") == RelevanceScorer(
         per_token=False
     )
     probe = {"prompt": "p", "better": "b", "worse": "w"}
-    made = scorer_from_dict({"kind": "inoffensive", "probe": probe}, "k")
+    made = from_mapping(ScorerConfig, {"kind": "inoffensive", "probe": probe}, "k")
     assert made == InoffensiveScorer(probe=Probe(**probe))
 
 
@@ -259,15 +263,15 @@ def test_scorer_from_dict():
         ({"kind": "inoffensive", "probe": {"prompt": "p", "beter": ""}}, "did you mean k.probe.better?"),
     ],
 )
-def test_scorer_from_dict_refuses(values, problem):
+def test_scorers_that_are_refused(values, problem):
     with pytest.raises(InputError) as caught:
-        scorer_from_dict(values, "k")
+        from_mapping(ScorerConfig, values, "k")
     assert problem in str(caught.value)
 
 
-def test_complete_scorers_build_the_same_again(parse):
+def test_a_configuration_builds_itself_again_from_json(parse):
     config = parse()[0]
-    assert scorer_from_dict(config.constraints["safe"].scorer, "k") == InoffensiveScorer(clip=1e-5)
+    assert from_mapping(RunConfig, as_json(config)) == config
 
 
 def test_help_names_every_key_with_its_meaning(parse, capsys):
@@ -279,9 +283,9 @@ def test_help_names_every_key_with_its_meaning(parse, capsys):
     words = " ".join(text.split())
     for key in _keys(dataclasses.asdict(config)):
         assert f"--{key} " in words, key
-    for kind in SCORER_KINDS:
+    for kind in KINDS:
         assert f"SCORER of 'kind: {kind}'" in text
-    assert "Rank r. (an integer; default: 8)" in words
+    assert "Rank r. (an integer of at least 1; default: 8)" in words
     assert "--SCORER.probe.worse WORSE The response that must score lower." in words
     assert "--constraints.safe.margin 0.7" in words
 
@@ -293,7 +297,7 @@ def _keys(values, above=""):
         if isinstance(value, dict) and name not in ("scorer", "also"):
             yield from _keys(value, key + ".")
         else:
-            yield key
+            yield f"{key}.NAME.kind" if name == "also" else f"{key}.kind" if name == "scorer" else key
 
 
 def test_read_yaml_keeps_plain_values(tmp_path):

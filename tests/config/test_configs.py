@@ -9,7 +9,6 @@ from cann_jax import reward, train
 from cann_jax.command_line.run_options import parse_run, parse_score_model
 from cann_jax.config.run import PREFERENCES
 from cann_jax.data.prompts import read_prompts
-from cann_jax.stages.evaluate import measured_scorers
 from tests.data.preference_files import hh_row, write_lines
 from tests.models.score_models import save_classifier
 
@@ -64,8 +63,8 @@ def data_flags(model: str, preferences, folder: Path) -> list[str]:
 def scorer_flags(config, folder: Path) -> list[str]:
     """A tiny model in place of one that another command trains."""
     flags = []
-    for values, key in measured_scorers(config).values():
-        if values["kind"] == "reward_model" and values["path"].startswith("runs/"):
+    for key, scorer in config.measured().values():
+        if scorer.kind == "reward_model" and scorer.path.startswith("runs/"):
             flags += [f"--{key}.path", str(save_classifier(folder / "score_model"))]
     return flags
 
@@ -79,7 +78,7 @@ def test_dry_run(path, tmp_path, capsys):
     said = capsys.readouterr().out
     for what in ("M parameters, ", "attention by xla", "scorer reward: ", "sampling: ", "training: "):
         assert what in said
-    assert all(f"scorer {name}: " in said for name in measured_scorers(config))
+    assert all(f"scorer {name}: " in said for name in config.measured())
     assert all(f"│ {name}" in said for name in ("sampling", "reference log-probs", "training step"))
     assert not (tmp_path / "runs").exists()
     if "--preferences.path" in flags:

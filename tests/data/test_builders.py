@@ -13,7 +13,7 @@ import pytest
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import by_part
 from cann_jax.data.builders.records import Unusable, record
-from cann_jax.data.pairs import Pair, PreparedPairs, prepare_pairs
+from cann_jax.data.prepared_pairs import Pair, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Turn
 from cann_jax.files.errors import InputError
 from tests.data.preference_files import dialogue, hh_row, pku_row, write_lines, write_parquet
@@ -139,7 +139,7 @@ def test_tensorflow_is_not_needed(tmp_path):
     code = (
         "import sys\n"
         "from cann_jax.config.preferences import PreferencesConfig\n"
-        "from cann_jax.data.pairs import prepare_pairs\n"
+        "from cann_jax.data.prepared_pairs import prepare_pairs\n"
         f"config = PreferencesConfig('local', 'error', {str(path)!r}, prepared={str(tmp_path / 'p')!r})\n"
         "made = prepare_pairs(config)\n"
         "print(made.parts['train'][0].prompt.id, {'tensorflow', 'transformers', 'torch'} & set(sys.modules))"
@@ -237,7 +237,7 @@ def download(address: str, tmp_path: Path, revision: str = "main") -> subprocess
     code = (
         "from cann_jax.command_line.errors import run_command\n"
         "from cann_jax.config.preferences import PreferencesConfig\n"
-        "from cann_jax.data.pairs import prepare_pairs\n"
+        "from cann_jax.data.prepared_pairs import prepare_pairs\n"
         "def main(argv):\n"
         f"    where = dict(prepared={str(tmp_path / 'p')!r}, revision={revision!r})\n"
         "    made = prepare_pairs(PreferencesConfig('pku_safe_rlhf_30k', 'error', **where))\n"

@@ -6,8 +6,9 @@ import pytest
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.run import PromptsConfig
 from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
-from cann_jax.data.pairs import Pair
-from cann_jax.data.prompts import Prompt, Turn, answered_ids, prompt_ids
+from cann_jax.data.prepared_pairs import Pair
+from cann_jax.data.prompts import Prompt, Turn
+from cann_jax.data.templates import answered_ids, prompt_ids
 from cann_jax.files.errors import InputError
 from tests.builders import tiny_tokenizer
 

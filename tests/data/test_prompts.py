@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from cann_jax.config.run import PromptsConfig
+from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.padding import bucketed, pad
-from cann_jax.data.prompts import Prompt, encode_prompts, prompt_ids, read_prompts
+from cann_jax.data.prompts import Prompt, read_prompts
+from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from tests.builders import tiny_tokenizer
 
@@ -34,14 +36,14 @@ def test_read(tmp_path):
 
 
 BAD = {
-    "line 2: no valid JSON": '{"prompt": "a"}\n{"prompt": ',
+    "line 2: invalid JSON": '{"prompt": "a"}\n{"prompt": ',
     "line 3: no text under the key 'prompt'": '{"prompt": "a"}\n\n{"text": "b"}',
     "line 1: no text under the key 'prompt'": '{"prompt": "  "}',
     "line 1: no text": '["a"]',
     "line 2: 'id' must be": '{"prompt": "a"}\n{"prompt": "b", "id": [1]}',
-    "line 1: 'id' must be a text or a number and 'group' a text": '{"prompt": "b", "group": 3}',
-    "line 2: the id 'x' stands in line 1 too": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
-    "holds no prompt": "\n\n",
+    "line 1: 'id' must be a string or a number and 'group' a string": '{"prompt": "b", "group": 3}',
+    "line 2: line 1 has the same id, 'x'": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
+    "has no prompts": "\n\n",
     "is not UTF-8 (byte 12)": b'{"prompt": "\xff"}',
 }
 

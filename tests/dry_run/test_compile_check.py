@@ -20,6 +20,7 @@ from cann_jax.dry_run.slices.roofline import Times, utilisation
 from cann_jax.dry_run.slices.traffic import traffic
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
+from cann_jax.run.training import alignment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -180,7 +181,8 @@ def test_operations_of_a_step_within_5_percent_of_the_formula(lora):
     config, _ = parse_run(["--config", str(ROOT / "configs/pod.yaml"), "--model.attention", "xla", *lora])
     sizes = json.loads((ROOT / "configs/models/llama-7b.json").read_text())
     shape = DecoderConfig.from_hf(sizes, "llama-7b")
-    counted = program_flops(trace_training(config, shape, 512, 1000)["training step"].jaxpr.jaxpr)
+    traced = trace_training(config.model, alignment(config), shape, 512, 1000, config.sample.max_new_tokens)
+    counted = program_flops(traced["training step"].jaxpr.jaxpr)
     assert counted == pytest.approx(step_flops(config, shape, 512), rel=0.05)
     # 4ND or 6ND, N and D counted independently: 6.7 billion parameters, 64 sequences of 1,536 tokens.
     wanted = model_flops(config, shape, 512)

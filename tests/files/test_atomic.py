@@ -12,17 +12,9 @@ import pyarrow as pa
 import pytest
 
 from cann_jax.config.run import DualConfig
-from cann_jax.files.atomic import (
-    fingerprint_file,
-    fingerprint_json,
-    read_json,
-    read_table,
-    write_bytes_atomic,
-    write_json,
-    write_table,
-    writing,
-)
+from cann_jax.files.atomic import read_json, read_table, write_bytes_atomic, write_json, write_table, writing
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
 
 def test_json_round_trip(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from cann_jax.models.decoder import Decoder, causal_sight
-from cann_jax.models.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder, open_model
 
 
 def our_logits(

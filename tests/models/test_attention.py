@@ -7,7 +7,7 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.attention import Rule, attend, attend_shared, implementation
-from cann_jax.models.load import load_decoder
+from cann_jax.models.files.load import load_decoder
 
 
 def test_auto_is_xla_without_a_gpu():

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from cann_jax.config.scorers import JudgeScorer, RewardModelScorer, scorer_from_dict
-from cann_jax.scorers.judge import TEMPLATES, read_template
+from cann_jax.config.schema import from_mapping
+from cann_jax.config.scorers import ScorerConfig
+from cann_jax.scorers.judge import TEMPLATES, JudgeScorer, read_template
+from cann_jax.scorers.reward_model import RewardModelScorer
 
 TEXT = (Path(__file__).resolve().parent.parent.parent / "docs/models.md").read_text()
 
@@ -14,9 +16,9 @@ TEXT = (Path(__file__).resolve().parent.parent.parent / "docs/models.md").read_t
 def test_examples_are_read(tmp_path):
     cost, reward, template = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     scorer = yaml.safe_load(cost)["constraints"]["safe"]["scorer"]
-    assert isinstance(scorer_from_dict(scorer, "constraints.safe.scorer"), RewardModelScorer)
+    assert isinstance(from_mapping(ScorerConfig, scorer, "constraints.safe.scorer"), RewardModelScorer)
     scorer = yaml.safe_load(reward)["reward"]["scorer"]
-    assert isinstance(scorer_from_dict(scorer, "reward.scorer"), JudgeScorer)
+    assert isinstance(from_mapping(ScorerConfig, scorer, "reward.scorer"), JudgeScorer)
     (tmp_path / "own.yaml").write_text(template)
     assert read_template(str(tmp_path / "own.yaml"), "reward.scorer.template").better == "Yes"
 

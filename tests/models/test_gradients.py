@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from cann_jax.models import layers
-from cann_jax.models.load import load_decoder, open_model
+from cann_jax.models.bfloat16_words import pack, unpack
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.logprobs import response_logps
-from cann_jax.models.packing import pack, unpack
 from tests.builders import save_tiny
 from tests.models.forward import random_ids
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.families import FAMILIES
-from cann_jax.models.fields import Fields
+from cann_jax.models.config_reader import Fields
+from cann_jax.models.families.family import FAMILIES
 from cann_jax.models.rope import Rope, rotate
 
 TRAINED = 64

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +9,7 @@ import pytest
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json
 from cann_jax.report import main
 from tests.command_line.test_run_options import BASE
 
@@ -30,7 +30,20 @@ RESULTS = {
         "reference_logp_per_token": [-1.0, -1.5],
     },
 }
-DUAL = {"feasible": "yes", "kkt_residual": 1e-8, "kl": 0.3, "kl_share_of_log_responses": 0.2, "warnings": []}
+DUAL = {
+    "constraints": ["safe"],
+    "multipliers": [1.5],
+    "margins": [0.5],
+    "spread": [1.0],
+    "predicted_improvement": [0.5],
+    "predicted_reward": 0.2,
+    "kl": 0.3,
+    "kl_share_of_log_responses": 0.2,
+    "beta": 0.1,
+    "feasible": "yes",
+    "kkt_residual": 1e-8,
+    "warnings": [],
+}
 METRICS = {"step": 1, "loss": 0.6, "margin_p10": -1.0, "margin_p90": 1.0, "margin_mean": 0.1}
 
 
@@ -43,8 +56,8 @@ def folder(tmp_path, monkeypatch):
     run = tmp_path / "runs" / "trial"
     for stage in ("dual", "align", "evaluate"):
         (run / stage).mkdir(parents=True)
-        (run / stage / "manifest.json").write_text("{}")
-    (run / "config.json").write_text(json.dumps(asdict(config)))
+        (run / stage / "manifest.json").write_text(json.dumps({"outputs": {}}))
+    (run / "config.json").write_text(json.dumps(as_json(config)))
     (run / "dual" / "dual.json").write_text(json.dumps(DUAL))
     (run / "align" / "metrics.jsonl").write_text(json.dumps(METRICS) + "\n")
     (run / "evaluate" / "results.json").write_text(json.dumps(RESULTS))

@@ -1,17 +1,20 @@
-"""A stage's folder: fresh, done or changed; kept, cleared or refused."""
+"""A stage's folder: unfinished, done, changed or altered; kept, cleared or refused."""
 
-import json
+import os
+import shutil
 
 import pytest
 from etils import epath
 
 from cann_jax.config.run import SampleConfig
-from cann_jax.files.atomic import fingerprint_file, read_json, write_bytes_atomic
+from cann_jax.files.atomic import read_json, write_bytes_atomic
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file
 from cann_jax.run import manifest
 from cann_jax.run.manifest import (
     begin,
     commit,
+    commit_fingerprint,
     expectation,
     stage_state,
 )
@@ -35,17 +38,19 @@ def finish(folder, want):
 
 def test_fresh_then_done(folder):
     want = expected()
-    assert stage_state(folder, want).state == "fresh"
+    assert stage_state(folder, want).state == "unfinished"
     assert begin(folder, want) is False
     write_bytes_atomic(folder / "table", b"1")
-    assert stage_state(folder, want).state == "fresh"  # not committed yet
+    assert stage_state(folder, want).state == "unfinished"  # not committed yet
     commit(folder, want, ["table"])
     assert stage_state(folder, want) == manifest.StageState("done")
     made = read_json(folder / "manifest.json")
     assert (
         made["stage"] == "sample" and made["settings"]["stop"] == [] and made["inputs"] == {"model": "a" * 64}
     )
-    assert made["outputs"] == {"table": fingerprint_file(folder / "table")}
+    table = folder / "table"
+    assert made["outputs"].keys() == {"table"} and made["outputs"]["table"]["bytes"] == 1
+    assert made["outputs"]["table"]["sha256"] == fingerprint_file(table)
 
 
 def test_changed_names_each_key_with_old_and_new(folder):
@@ -85,7 +90,7 @@ def test_other_settings_clear_everything(folder, tmp_path, committed):
     assert begin(folder, expected(responses=8)) is False
     assert [child.name for child in folder.iterdir()] == ["settings.json"]
     assert (outside / "precious").exists()
-    assert stage_state(folder, expected(responses=8)).state == "fresh"
+    assert stage_state(folder, expected(responses=8)).state == "unfinished"
 
 
 def test_clearing_that_is_cut_off_goes_on(folder, monkeypatch):
@@ -108,23 +113,23 @@ def test_missing_output_undoes_the_commit_and_keeps_the_rest(folder):
     finish(folder, expected())
     (folder / "table").unlink()
     state = stage_state(folder, expected())
-    assert state.state == "changed" and state.differences == ("outputs.table is gone",)
-    assert begin(folder, expected()) is True
+    assert state.state == "altered" and state.differences == ("outputs.table is missing",)
+    assert state.keeps_work and begin(folder, expected()) is True
     assert not (folder / "manifest.json").exists() and (folder / "shards" / "0").exists()
 
 
 def test_begin_on_a_finished_stage_withdraws_the_commit(folder):
     finish(folder, expected())
     begin(folder, expected())
-    assert stage_state(folder, expected()).state == "fresh"
+    assert stage_state(folder, expected()).state == "unfinished"
 
 
 def test_settings_compare_as_json_does(folder):
-    want = {"settings": {"targets": ("q", "v")}}
+    want = expectation("sample", {"targets": ("q", "v")}, {})
     begin(folder, want)
     write_bytes_atomic(folder / "shard", b"")
     assert begin(folder, want) is True
-    assert stage_state(folder, want).state == "fresh"
+    assert stage_state(folder, want).state == "unfinished"
 
 
 def test_foreign_files_are_refused_and_stay(folder):
@@ -147,7 +152,7 @@ def test_cut_off_first_write_is_no_foreign_file(folder):
     folder.mkdir(parents=True)
     (folder / "settings.json.partial").write_text("{")
     assert begin(folder, expected()) is False
-    assert stage_state(folder, expected()).state == "fresh"
+    assert stage_state(folder, expected()).state == "unfinished"
 
 
 @pytest.mark.parametrize("name", ["settings.json", "manifest.json"])
@@ -162,11 +167,48 @@ def test_corrupt_record_names_file_and_mend(folder, name, text):
 
 def test_commit_needs_its_outputs(folder):
     begin(folder, expected())
-    with pytest.raises(InputError, match="table cannot be read"):
+    with pytest.raises(FileNotFoundError, match="has no file 'table'"):
         commit(folder, expected(), ["table"])
     assert not (folder / "manifest.json").exists()
 
 
-def test_manifest_is_json_that_others_can_read(folder):
+def altered(path, size_stays: bool) -> None:
+    """Change a file's content, and time of change with it."""
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:] if size_stays else data + b"!")
+
+
+@pytest.mark.parametrize("size_stays", [True, False])
+def test_an_altered_output_is_seen_and_nothing_beside_it_is_trusted(folder, size_stays):
     finish(folder, expected())
-    assert json.loads((folder / "manifest.json").read_text())["layout"] == manifest.LAYOUT
+    altered(folder / "table", size_stays)
+    state = stage_state(folder, expected(), ["table"])
+    assert state.differences == ("outputs.table was altered after the stage ended",)
+    assert not state.keeps_work
+    assert begin(folder, expected(), keep_work=state.keeps_work) is False
+    assert not (folder / "shards").exists()
+
+
+def test_an_added_output_is_seen(folder):
+    finish(folder, expected())
+    write_bytes_atomic(folder / "table-2", b"shard")
+    state = stage_state(folder, expected(), ["table*"])
+    assert state.differences == ("outputs.table-2 was added after the stage ended",)
+
+
+def test_bit_rot_that_keeps_size_and_time_is_seen_by_verifying(folder):
+    finish(folder, expected())
+    table = folder / "table"
+    times = os.stat(table).st_atime_ns, os.stat(table).st_mtime_ns
+    altered(table, size_stays=True)
+    os.utime(table, ns=times)
+    assert stage_state(folder, expected(), ["table"]).state == "done"
+    assert stage_state(folder, expected(), ["table"], verify=True).state == "altered"
+
+
+def test_a_copied_folder_is_the_same_stage(folder, tmp_path):
+    """Other times of change cost a look at the content, nothing more."""
+    finish(folder, expected())
+    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert stage_state(copy, expected(), ["table"]).state == "done"
+    assert commit_fingerprint(copy) == commit_fingerprint(folder)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
 
 
 def language_model(folder: Path, dtype: str = "float32") -> LanguageModel:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cann_jax.config.run import PromptsConfig, SampleConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt, encode_prompts
+from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError
 from cann_jax.sampling.shards import read_shards, sample_shards
 

@@ -1,16 +1,32 @@
-"""The tiny model as a policy, and a block of responses."""
+"""The tiny model as a policy, a block of responses, and scorers from plain mappings."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cann_jax.config.run import PromptsConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt, Turn, prompt_ids
+from cann_jax.config.model import PromptsConfig
+from cann_jax.config.schema import from_mapping
+from cann_jax.config.scorers import ScorerConfig
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
+from cann_jax.scorers import Context, Scorer
 
 PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
+KEY = "constraints.safe.scorer"
 TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]
+
+
+def load_scorer(values: dict[str, Any], model: LanguageModel | None = None, key: str = KEY) -> Scorer:
+    """Load a scorer from ``kind`` and that kind's keys, as the parser and a run do together."""
+    files = None if model is None else model.files
+    context = Context(key, PROMPTS, files, reference=lambda: model, prealigned=lambda asked: Path(asked.name))
+    return from_mapping(ScorerConfig, values, key).load(context)
 
 
 @pytest.fixture(scope="session")

@@ -4,18 +4,17 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.scorers import load_scorer
 from cann_jax.scorers.judge import TEMPLATES, read_template
 from tests.builders import save_tiny
 from tests.models.forward import torch_logits
-from tests.scorers.conftest import PROMPTS, TEXTS
+from tests.scorers.conftest import TEXTS, load_scorer
 
 KEY = "reward.scorer"
 SHIPPED = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))
 
 
 def load(template, model=None, **more):
-    return load_scorer({"kind": "judge", "template": str(template), **more}, KEY, model, PROMPTS)
+    return load_scorer({"kind": "judge", "template": str(template), **more}, model, KEY)
 
 
 def message(*args, **more) -> str:
@@ -114,7 +113,7 @@ def test_probe(model):
 BAD = {
     "must hold {prompt} and {response}": QUESTION.format("text").replace("{response}", ""),
     "layout is 'essay'; it must be one of question, text, conversation": QUESTION.format("essay"),
-    "is no YAML": "layout: [",
+    "is not valid YAML": "layout: [",
     "worse is missing": "layout: conversation\nbetter: 'Yes'\n",
     "better is True; it must be text": QUESTION.format("text").replace("'Yes'", "Yes"),
     "did you mean": QUESTION.format("text") + "sytem: x\n",

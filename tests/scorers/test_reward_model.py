@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.scorers import load_scorer
 from tests.models.score_models import classifier_outputs, head_outputs, save_classifier, save_safe_rlhf
-from tests.scorers.conftest import PROMPTS, TEXTS
+from tests.scorers.conftest import KEY, TEXTS, load_scorer
 
-KEY = "constraints.safe.scorer"
 BEAVER = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
 NEXT = "{reply}<|end|> USER: {prompt} ASSISTANT:"
 
@@ -26,7 +24,7 @@ def classifier(tmp_path_factory):
 
 
 def load(path, **more):
-    return load_scorer({"kind": "reward_model", "path": str(path), **more}, KEY, None, PROMPTS)
+    return load_scorer({"kind": "reward_model", "path": str(path), **more})
 
 
 def message(path, **more) -> str:
@@ -95,7 +93,7 @@ def test_probe_tells_the_sign(cost):
 
 
 def test_what_is_refused(cost, classifier, tiny_folder, tmp_path):
-    assert "template must be 'chat' or a text that holds {prompt}" in message(
+    assert "template is 'x'; it must be text: 'chat' or a text that holds {prompt}" in message(
         cost, better="lower", template="x"
     )
     assert "no token '</s>'; name one, or 'none'" in message(cost, better="lower", end="</s>")

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax.config.run import PromptsConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt, prompt_ids
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
-from cann_jax.scorers import check_finite, load_scorer
-from cann_jax.stages.score import check_tables
-from tests.scorers.conftest import PROMPTS, TEXTS
-
-KEY = "constraints.safe.scorer"
+from cann_jax.run.scorers import check_coverage
+from cann_jax.scorers import check_finite
+from tests.scorers.conftest import KEY, PROMPTS, TEXTS, load_scorer
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def responses(model) -> Responses:
 
 
 def load(values: dict, model=None):
-    return load_scorer(values, KEY, model, PROMPTS)
+    return load_scorer(values, model)
 
 
 def score(values: dict, responses, model=None) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_implicit_by_hand(model, responses):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"beta": 0}, "must be greater than 0"),
+        ({"beta": 0}, "must be a finite number above 0"),
         ({"prealigned": {}}, "has no source; give one of system_prompt, preference, adapter, model"),
         (
             {"prealigned": {"system_prompt": "Be kind.", "preference": "safer"}},
@@ -209,7 +209,7 @@ def test_function(user_module, responses):
         ("users_scores:", "write package.module:name"),
         ("no_such_module:f", "cannot be imported"),
         ("users_scores:none", "cannot be imported"),
-        ("users_scores:constant", "is no function"),
+        ("users_scores:constant", "is not a function"),
         ("users_scores:short", "return one number a response"),
         ("users_scores:words", "return one number a response"),
         ("users_scores:ragged", "return one number a response"),
@@ -228,5 +228,7 @@ def test_function_probe(user_module):
 def test_rows_of_no_response_are_counted(responses, tmp_path, capsys):
     more = {"prompt_id": ["007", "007", "b", "b", "c"], "response": [0, 1, 0, 1, 0]}
     path = write(tmp_path / "scores.parquet", **more, toxicity=[1.0, 2.0, 3.0, 4.0, 9.0])
-    check_tables({"safe": (load(column(path)), KEY)}, responses.prompts.prompts, 2)
-    assert capsys.readouterr().out == f"score: safe: 1 rows of {path} are of no sampled response; not used\n"
+    check_coverage("score", {"safe": (KEY, load(column(path)))}, responses.prompts.prompts, 2)
+    assert (
+        capsys.readouterr().out == f"score: safe: 1 rows of {path} belong to no sampled response; not used\n"
+    )

@@ -61,8 +61,8 @@ def test_model_corrupt_or_of_another_kind(refused, tiny_folder, tmp_path, change
 @pytest.mark.parametrize(
     "text, flags, message",
     [
-        ("", [], "holds no prompt"),
-        ('{"prompt": "a"}\n{"prompt": \n', [], "line 2: no valid JSON"),
+        ("", [], "has no prompts"),
+        ('{"prompt": "a"}\n{"prompt": \n', [], "line 2: invalid JSON"),
         ('{"text": "a"}\n', [], "line 1: no text under the key 'prompt'"),
         (json.dumps({"prompt": "word " * 99}), [], "set prompts.on_overlong to drop"),
         (json.dumps({"prompt": "word " * 99}), ["--prompts.on_overlong", "drop"], "raise prompts.max_tokens"),

@@ -9,9 +9,9 @@ from scipy.optimize import minimize_scalar
 
 from cann_jax.data.encoded_pairs import pairs_from_table
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters import adapter_of, with_adapter
+from cann_jax.models.adapters.attach import adapter_of, with_adapter
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.load import load_decoder, open_model
 from cann_jax.train import main
 from tests.data.preference_files import pku_row, write_lines
 from tests.stages.setting import write_config

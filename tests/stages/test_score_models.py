@@ -11,14 +11,15 @@ from flax import nnx
 
 from cann_jax import reward
 from cann_jax.command_line.run_options import parse_score_model
-from cann_jax.config.run import PromptsConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.export_scores import LAYOUTS, export_score_model
-from cann_jax.scorers import load_scorer
-from cann_jax.stages.score_model import ScoreRun, heldout_scores, spec_of, starting_point
-from cann_jax.training.checkpoints import load_weights
+from cann_jax.models.export.score_model import LAYOUTS, export_score_model
+from cann_jax.run.outputs import read_weights
+from cann_jax.run.run import ScoreModelRun
+from cann_jax.run.training import split_decoder
+from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_spec
 from tests.data.preference_files import pku_row, write_lines
 from tests.processes import finish, start, start_together
+from tests.scorers.conftest import load_scorer
 from tests.stages.setting import ROOT
 
 PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
@@ -79,7 +80,7 @@ def test_reward_model_is_learnt_judged_and_equal_in_transformers(train, tmp_path
     results = json.loads((folder(tmp_path) / "results.json").read_text())
     share, (low, high) = (results["accuracy"][name] for name in ("accuracy", "interval"))
     assert share > 0.9 and low < share <= high + 1e-9
-    assert results["calibration"]["log_loss"] < 0.5 and "held-out pairs ordered rightly" in said
+    assert results["calibration"]["log_loss"] < 0.5 and "held-out pairs ordered correctly" in said
     lines = (folder(tmp_path) / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert (folder(tmp_path) / "reliability.png").stat().st_size > 0
@@ -158,19 +159,21 @@ def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml
     write_lines(tmp_path / "own.jsonl", dialogues)
     flags = ("--model.path", str(chatml), "--epochs", "1")
     train(*flags)
-    run = ScoreRun(parse_score_model(["--config", str(tmp_path / "judge.yaml"), *flags])[0])
-    graph, like, frozen = starting_point(run)
-    weights, data = load_weights(folder(tmp_path) / "weights", like), run.data("heldout")
-    expected = heldout_scores(spec_of(run.config, graph, data.steps), weights, frozen, data)
+    run = ScoreModelRun(parse_score_model(["--config", str(tmp_path / "judge.yaml"), *flags])[0])
+    model = split_decoder(run, run.config.lora)
+    weights = read_weights(run, "score_model", initial_weights(model, run.files.config.hidden))
+    data = score_data(run, "heldout")
+    spec = score_spec(run.config, model.graph, data.steps)
+    expected = heldout_scores(spec, weights, model.frozen, data)
     responses = data.pairs.take(data.chosen).responses()
     assert np.abs(expected[:, 0] - expected[:, 1]).min() > 1e-3
     for layout in LAYOUTS:
         out = tmp_path / layout
-        decoder = nnx.merge(graph, weights.decoder, frozen)
+        decoder = nnx.merge(model.graph, weights.decoder, model.frozen)
         settings = {"layout": layout, "objective": "reward"}
         export_score_model(decoder, np.asarray(weights.head), run.files.tokenizer, out, **settings)
         values = {"kind": "reward_model", "path": str(out), "better": "higher"}
-        scores = load_scorer(values, "reward.scorer", None, PromptsConfig("", "", "error"))(responses, None)
+        scores = load_scorer(values)(responses, None)
         np.testing.assert_allclose(scores.values, expected, atol=1e-4)
 
 
@@ -180,7 +183,7 @@ def test_dry_run_by_shapes_alone(train, tmp_path, tiny_folder):
     assert "│ training step" in said and not (tmp_path / "runs").exists()
     with pytest.raises(InputError, match="--model_config belongs to --dry_run"):
         train("--model_config", str(tiny_folder / "config.json"))
-    with pytest.raises(InputError, match="--model_config nowhere is no file"):
+    with pytest.raises(InputError, match="--model_config nowhere is not a file"):
         train("--dry_run", "--model_config", "nowhere")
 
 

@@ -1,24 +1,28 @@
 """Constraints that read the same scores have them computed once."""
 
+import dataclasses
+
 import numpy as np
 
 from cann_jax.command_line.run_options import parse_run
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.run.run import Run
+from cann_jax.run.scorers import load_scorers, score_shards
 from cann_jax.scorers import Scored
-from cann_jax.stages.score import load_scorers, score_shards
+from cann_jax.scorers.function import FunctionScorer
 from tests.stages.setting import write_config
 
-TOY = {"kind": "function", "function": "tests.stages.toy_scorers:vowels", "better": "higher", "probe": None}
+TOY = FunctionScorer(function="tests.stages.toy_scorers:vowels", better="higher")
 
 
 def test_equal_configurations_share_one_scorer(tiny_folder, tmp_path):
     run = Run(parse_run(["--config", write_config(tmp_path, tiny_folder)])[0])
-    other = {**TOY, "better": "lower"}
-    found = load_scorers(run, {"a": (TOY, "key.a"), "b": (dict(TOY), "key.b"), "c": (other, "key.c")})
-    assert found["a"][0] is found["b"][0] is not found["c"][0]
-    assert [key for _, key in found.values()] == ["key.a", "key.b", "key.c"]
+    same, other = dataclasses.replace(TOY), dataclasses.replace(TOY, better="lower")
+    found = load_scorers(run, {"a": ("key.a", TOY), "b": ("key.b", same), "c": ("key.c", other)})
+    assert found["a"][1] is found["b"][1] is not found["c"][1]
+    assert [key for key, _ in found.values()] == ["key.a", "key.b", "key.c"]
 
 
 def test_a_shared_scorer_runs_once_a_block(tmp_path):
@@ -32,7 +36,7 @@ def test_a_shared_scorer_runs_once_a_block(tmp_path):
     ones = np.ones((1, 2), np.int32)
     responses = Responses(prompts, ones[..., None], ones, ones > 0, ones.astype(np.float32), [["a", "b"]])
     table, counts = score_shards(
-        {"a": (scorer, "key.a"), "b": (scorer, "key.b")}, responses, responses.logps, tmp_path, 4
+        {"a": ("key.a", scorer), "b": ("key.b", scorer)}, responses, responses.logps, tmp_path, 4
     )
     assert calls == [(1, 2)]
     assert table.column("a").to_pylist() == table.column("b").to_pylist() == [2.0, 2.0]

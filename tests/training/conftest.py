@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 from cann_jax.config.training import LoraConfig, OptimizerConfig
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.layers import LoraParam
-from cann_jax.models.load import load_decoder, open_model
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.step import PreferenceBatch, Spec
+from cann_jax.training.preference_objective import PreferenceBatch, Spec
 
 SETTINGS = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
 

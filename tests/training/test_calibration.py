@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from cann_jax.training.calibration import BINS, accuracy, reliability
-from cann_jax.training.plots import draw_reliability
+from cann_jax.training.calibration import BINS, accuracy, draw_reliability, reliability
 
 
 def test_accuracy_counts_a_tie_as_half():

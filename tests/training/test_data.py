@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from cann_jax.command_line.run_options import parse_run
+from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import step_width
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.training.data import PreferenceData
+from cann_jax.run.training import alignment
+from cann_jax.training.preference_data import PreferenceData
 from tests.stages.setting import write_config
 
 PAIRS = 9
@@ -32,7 +34,8 @@ def data(tmp_path, tiny_folder):
         texts = [[f"first {n}", f"second {n}"] for n in range(PAIRS)]
         responses = Responses(prompts, tokens, lengths, lengths > 0, lengths.astype(np.float32), texts)
         reward = random.normal(size=(PAIRS, 2)).astype(np.float32) if reward is None else reward
-        return PreferenceData(run, responses, reward, np.zeros((PAIRS, 2), np.float32), {"safe": -reward})
+        reference = np.zeros((PAIRS, 2), np.float32)
+        return PreferenceData(alignment(run).batching, responses, reward, reference, {"safe": -reward})
 
     return data
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.training.accumulate import TrainState
 from cann_jax.training.checkpoints import Checkpoints, save_weights
+from cann_jax.training.step import TrainState
 
 
 def state_at(step: int, size: int = 300_000) -> TrainState:

@@ -11,7 +11,7 @@ from cann_jax.config.training import OptimizerConfig
 from cann_jax.files.errors import InputError
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.optimizer import schedule
-from cann_jax.training.step import PreferenceBatch, _measures
+from cann_jax.training.preference_objective import PreferenceBatch, _measures
 
 
 def test_measures_by_hand():

@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
-from cann_jax.models.export import export_folder
-from cann_jax.training.accumulate import TrainState, start
+from cann_jax.models.export.folder import export_folder
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
-from cann_jax.training.step import reference_step, train_step
+from cann_jax.training.preference_objective import reference_step, train_step
+from cann_jax.training.step import TrainState, start
 from tests.training.conftest import make_spec
 
 SEED = jax.random.key(7)
@@ -196,7 +196,7 @@ def torch_loss_and_gradients(folder, batch, beta: float):
 
 def test_loss_and_gradient_equal_torch(no_dropout, batch, tmp_path, tiny_folder):
     """Full fine-tuning of a model that has moved, by an optimizer that adds the gradient to the weights."""
-    from cann_jax.models.load import load_decoder, open_model
+    from cann_jax.models.files.load import load_decoder, open_model
 
     graph, weights, frozen = no_dropout
     batch = batch._replace(reference_logps=reference_step(make_spec(graph), weights, frozen, batch))

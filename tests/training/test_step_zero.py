@@ -6,34 +6,43 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 
 from cann_jax.command_line.run_options import parse_run
-from cann_jax.config.run import RunConfig
-from cann_jax.data.prompts import EncodedPrompts, Prompt
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.run.training import TRAINED, spec_of
-from cann_jax.stages.align import with_reference
-from cann_jax.stages.prealign import trainings
-from cann_jax.training.accumulate import start
-from cann_jax.training.data import PreferenceData
-from cann_jax.training.step import train_step
+from cann_jax.dry_run.run import trainings
+from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.run.run import Run
+from cann_jax.run.training import (
+    Model,
+    Training,
+    preference_data,
+    spec_of,
+    trained_kind,
+    with_reference,
+)
+from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.preference_objective import train_step
+from cann_jax.training.step import start
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
 TRAININGS = {
-    f"{path.stem}-{name}": config
+    f"{path.stem}-{name}": (run.config.model.dtype, training)
     for path in CONFIGS
-    for name, config in trainings(parse_run(["--config", str(path)])[0]).items()
+    for run in [Run(parse_run(["--config", str(path)])[0])]
+    for name, training in trainings(run).items()
 }
 
 
-def made_up(config: RunConfig) -> PreferenceData:
+def made_up(training: Training) -> PreferenceData:
     """One step's prompts with responses of random ids, each pair with a label of its own."""
     random = np.random.default_rng(0)
-    count, group = config.align.prompts_per_step, config.align.group_size
+    count, group = training.batching.prompts_per_step, training.batching.group_size
     lengths = random.integers(2, 9, (count, group))
-    human = config.align.preference != "pseudo_reward"
+    human = training.supervision.label is not None
     reward = np.eye(2)[random.integers(0, 2, count)] if human else random.normal(size=(count, group))
     prompts = EncodedPrompts(
         tuple(Prompt(str(n), "made up") for n in range(count)),
@@ -47,19 +56,20 @@ def made_up(config: RunConfig) -> PreferenceData:
         logps=np.full((count, group), np.nan, np.float32),
         texts=[["made up"] * group] * count,
     )
-    return PreferenceData(config, responses, reward.astype(np.float32), responses.logps)
+    return preference_data(training.batching, responses, reward.astype(np.float32))
 
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_loss_and_margins_before_the_first_update(name, tiny_folder, tmp_path):
-    config = TRAININGS[name]
-    full, data = config.align.lora is None, made_up(config)
-    decoder = load_decoder(open_model(str(tiny_folder)), config.model.dtype, config.align.lora, wide=full)
-    graph, weights, frozen = nnx.split(decoder, TRAINED[full], ...)
-    spec = spec_of(config, graph, steps=1_000)
-    data = with_reference(spec, weights, frozen, data, tmp_path)
-    _, metrics = train_step(spec, start(spec, weights), frozen, data.batch(0), jax.random.key(1))
-    assert config.align.loss == "dpo"  # whose loss at margins of zero is ln 2, whatever the labels
+    dtype, training = TRAININGS[name]
+    lora = training.settings.lora
+    decoder = load_decoder(open_model(str(tiny_folder)), dtype, lora, wide=lora is None)
+    model = Model(*nnx.split(decoder, trained_kind(lora), ...))
+    spec = spec_of(training, model.graph, steps=1_000)
+    data = with_reference(spec, model, made_up(training), epath.Path(tmp_path))
+    state = start(spec, model.reference)
+    _, metrics = train_step(spec, state, model.frozen, data.batch(0), jax.random.key(1))
+    assert training.loss == "dpo"  # whose loss at margins of zero is ln 2, whatever the labels
     assert float(metrics["loss"]) == pytest.approx(math.log(2), abs=1e-6)
     bound = 1e-6 * float(np.abs(data.reference).mean())
     assert bound > 1e-6

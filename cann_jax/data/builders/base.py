@@ -15,8 +15,9 @@ import tensorflow_datasets as tfds
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN, by_part, hub_urls, local_files, rows
 from cann_jax.data.builders.records import Unusable, record
-from cann_jax.files.atomic import fingerprint_file, fingerprint_json, writing
+from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
 _LABEL = np.int8
 

@@ -1,5 +1,6 @@
 """The figures of a run's programs on a TPU slice: time to compile, memory, operations, bytes and times."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from cann_jax.dry_run.slices.flops import model_flops, program_flops, step_flops
 from cann_jax.dry_run.slices.roofline import Need, Times, utilisation
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
+from cann_jax.run.training import alignment
 
 PROGRAMS = ("training step", "sampling", "scoring")
 STEPS, STOP_TOKENS = 1000, 1  # neither changes what is counted
@@ -46,9 +48,10 @@ def figures_of_programs(
         chosen: Some of ``PROGRAMS``.
         dumps: Folder of ``keep_dumps``, to stop before machine code; None to compile to the end.
     """
-    width = bucket_width(config.prompts.max_tokens)
+    width, length = bucket_width(config.prompts.max_tokens), config.sample.max_new_tokens
+    train = functools.partial(trace_training, config.model, alignment(config), shape, width, STEPS, length)
     tracers: dict[str, Callable[[], Any]] = {
-        "training step": lambda: trace_training(config, shape, width, STEPS)["training step"],
+        "training step": lambda: train()["training step"],
         "sampling": lambda: trace_sampling(config, shape, width, STOP_TOKENS),
         "scoring": lambda: trace_scoring(config, shape, width),
     }

@@ -15,15 +15,17 @@ from jax.sharding import PartitionSpec
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.core import Scores, solve_dual
+from cann_jax.models.files.load import load_decoder, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.layers import LoraParam
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.runtime import distributed, sharding
-from cann_jax.runtime.sharding import fetch, own_rows, parameter_specs, place, place_batch, place_rows
+from cann_jax.runtime import distributed
+from cann_jax.runtime.mesh import current_mesh, make_mesh, on_mesh
+from cann_jax.runtime.placement import fetch, own_rows, place, place_batch, place_rows
+from cann_jax.runtime.sharding import parameter_specs
 from cann_jax.sampling.generate import generate
-from cann_jax.training.accumulate import start
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.step import PreferenceBatch, Spec, reference_step, train_step
+from cann_jax.training.preference_objective import PreferenceBatch, Spec, reference_step, train_step
+from cann_jax.training.step import start
 
 STEPS = 20
 
@@ -32,7 +34,7 @@ def main(model: str, mesh: str, out: str) -> None:
     sizes = MeshConfig(*map(int, mesh.split("x")))
     with distributed.joined(DistributedConfig(timeout_seconds=60)):
         devices = jax.devices()[:1] if mesh == "1x1x1" else None
-        with sharding.on_mesh(sharding.make_mesh(sizes, devices)):
+        with on_mesh(make_mesh(sizes, devices)):
             found = {
                 "lora": losses(
                     model, LoraConfig(rank=4, alpha=8.0, dropout=0.1, targets=("q_proj", "down_proj"))
@@ -80,11 +82,11 @@ def preferences() -> PreferenceBatch:
 
 def assert_lies_by_the_table(state) -> None:
     """Parameters and the optimizer's arrays alike, after twenty donated steps."""
-    if sharding.current_mesh() is None:
+    if current_mesh() is None:
         return
     specs = jax.tree.leaves(parameter_specs(state), is_leaf=lambda x: isinstance(x, PartitionSpec))
     for leaf, spec in zip(jax.tree.leaves(state), specs, strict=True):
-        wanted = jax.sharding.NamedSharding(sharding.current_mesh(), spec)
+        wanted = jax.sharding.NamedSharding(current_mesh(), spec)
         assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), (leaf.shape, leaf.sharding.spec, spec)
 
 

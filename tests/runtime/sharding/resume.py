@@ -1,7 +1,7 @@
 """A few steps of full fine-tuning by the real loop, begun or gone on with from a checkpoint, on any mesh.
 
-``python -m tests.runtime.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several. Beside
-the loop's own files the folder gets ``restored-STEP.npz``, where there was a checkpoint, and
+``python -m tests.runtime.sharding.resume MODEL DATAxFSDPxTENSOR FOLDER STEPS``, in one process or several.
+Beside the loop's own files the folder gets ``restored-STEP.npz``, where there was a checkpoint, and
 ``saved-STEP.npz``, what was left.
 """
 
@@ -14,14 +14,15 @@ from flax import nnx
 
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import OptimizerConfig
-from cann_jax.models.load import load_decoder, open_model
-from cann_jax.runtime import distributed, sharding
-from cann_jax.runtime.sharding import fetch
-from cann_jax.training.accumulate import start
+from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.runtime import distributed
+from cann_jax.runtime.mesh import make_mesh, on_mesh
+from cann_jax.runtime.placement import fetch
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.step import Spec, train_step
+from cann_jax.training.preference_objective import Spec, train_step
+from cann_jax.training.step import start
 from tests.runtime.sharding.program import assert_lies_by_the_table, preferences
 
 TOTAL = 6  # steps that the schedule is made for
@@ -31,7 +32,7 @@ def main(model: str, mesh: str, folder: str, steps: str) -> None:
     sizes = MeshConfig(*map(int, mesh.split("x")))
     with distributed.joined(DistributedConfig(timeout_seconds=60)):
         devices = jax.devices()[:1] if mesh == "1x1x1" else None
-        with sharding.on_mesh(sharding.make_mesh(sizes, devices)):
+        with on_mesh(make_mesh(sizes, devices)):
             train(model, Path(folder), int(steps))
 
 

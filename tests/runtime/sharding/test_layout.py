@@ -9,12 +9,15 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from cann_jax.command_line.run_options import parse_run
-from cann_jax.config.mesh import DistributedConfig, MeshConfig, check_mesh
+from cann_jax.config.mesh import MeshConfig
+from cann_jax.config.schema import from_mapping
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.load import abstract_decoder, open_model
+from cann_jax.models.files.load import abstract_decoder, open_model
+from cann_jax.run.batches import batches_of
 from cann_jax.runtime import sharding
-from cann_jax.runtime.sharding import mesh_shape, parameter_specs, partition
+from cann_jax.runtime.mesh import mesh_shape
+from cann_jax.runtime.sharding import parameter_specs, partition
 from tests.stages.setting import write_config
 
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -44,13 +47,13 @@ def test_a_mesh_that_does_not_fit(config, devices):
 @pytest.mark.parametrize(
     "mesh, message",
     [
-        (MeshConfig(-1, -1, 1), "more than one axis is -1"),
-        (MeshConfig(0, 1, 1), "mesh.data is 0; use 1 or more"),
+        ({"data": -1, "fsdp": -1}, "more than one axis is -1"),
+        ({"data": 0}, "mesh.data is 0; it must be an integer: 1 or more, or -1"),
     ],
 )
 def test_impossible_whatever_the_devices(mesh, message):
     with pytest.raises(InputError, match=message):
-        check_mesh(mesh, DistributedConfig())
+        from_mapping(MeshConfig, mesh, "mesh")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_a_batch_that_does_not_divide(flags, message, tiny_folder, tmp_path):
     ]
     config, _ = parse_run(["--config", write_config(tmp_path, tiny_folder), *overrides])
     with pytest.raises(InputError, match=message):
-        sharding.check_batches(sharding.batches_of(config), {"data": 2, "fsdp": 2, "tensor": 1})
+        sharding.check_batches(batches_of(config), {"data": 2, "fsdp": 2, "tensor": 1})
 
 
 def test_tensor_larger_than_the_kv_heads():
@@ -84,7 +87,7 @@ def test_names_are_strict():
     assert partition(("batch", "any", "heads")) == PartitionSpec(("data", "fsdp"), None, ("tensor",))
     with pytest.raises(ValueError, match="no rule for the logical axis 'head'"):
         partition(("batch", "head"))
-    with pytest.raises(ValueError, match="ask twice for one mesh axis"):
+    with pytest.raises(ValueError, match="use one mesh axis twice"):
         partition(("heads", "intermediate"))
 
 

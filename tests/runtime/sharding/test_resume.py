@@ -56,7 +56,8 @@ MISPLACED = """
 import jax
 from cann_jax.config.mesh import MeshConfig
 from cann_jax.files.errors import InputError
-from cann_jax.runtime.sharding import make_mesh, on_mesh, place
+from cann_jax.runtime.mesh import make_mesh, on_mesh
+from cann_jax.runtime.placement import place
 from cann_jax.training.checkpoints import check_placed
 from jax.sharding import PartitionSpec
 import numpy as np

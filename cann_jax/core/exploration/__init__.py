@@ -1,0 +1,1 @@
+"""Exploration of a solved problem: curves, uncertainty over prompts, finite-sample bias, conflicts."""

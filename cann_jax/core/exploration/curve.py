@@ -1,0 +1,64 @@
+"""The solution over many margins and many β, and how it moves with either."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cann_jax.core.objective import EXACT, feature_sums, table_objective, tilted_logits
+from cann_jax.core.scores import Scores, accurate_sum
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.table import Table, standardise
+
+
+def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolution:
+    """Solve for many settings in one batched call; neighbouring points cost two evaluations each.
+
+    Args:
+        scores: The table.
+        margins: ``(points, m)``, or ``(m,)`` for every point.
+        betas: ``(points,)``, or a scalar for every point.
+
+    Returns:
+        A ``DualSolution`` whose fields have a leading axis of points. Infeasible points say so in
+        ``feasible`` and have infinite multipliers.
+    """
+    table = standardise(scores)
+    return solve_lanes(table, lanes(table, margins, betas))
+
+
+@jax.jit
+def sensitivities(
+    scores: Scores, margins: jax.Array, beta: float | jax.Array, multipliers: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return dλ*/db ``(m, m)`` and dλ*/dβ ``(m,)``, by differentiating the KKT conditions.
+
+    On the active constraints dλ*/db = (∇²D)⁻¹ and dλ*/dβ = (∇²D)⁻¹·E_x Cov_{π_λ}(h, r + ⟨λ, h⟩)/β²; rows of
+    inactive constraints, which stay at 0 under a small change, are 0.
+
+    Args:
+        scores: The table.
+        margins: b ``(m,)``.
+        beta: β > 0.
+        multipliers: λ* ``(m,)``, finite.
+    """
+    table = standardise(scores)
+    objective = table_objective(table, jnp.atleast_1d(margins), jnp.asarray(beta))
+    tilt = multipliers / objective.constants.multiplier_unit
+    spread, active = table.spreads.constraints, multipliers > 0
+    hessian = objective.evaluate(tilt).hessian
+    identity = jnp.eye(tilt.shape[0], dtype=tilt.dtype)
+    both = active[:, None] & active[None, :]
+    inverse = jnp.where(both, jnp.linalg.inv(jnp.where(both, hessian, identity)), 0)
+    by_margin = inverse * beta / (spread[:, None] * spread[None, :])
+    covariance = _covariance_with_logits(table, jnp.asarray(beta), tilt)
+    return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread
+
+
+def _covariance_with_logits(table: Table, beta: jax.Array, tilt: jax.Array) -> jax.Array:
+    """Return E_x Cov_{π_θ}(features, (r + ⟨λ, h⟩)/β), ``(m,)``."""
+    logits = tilted_logits(table, beta, tilt)
+    policy = jax.nn.softmax(logits, axis=-1)
+    finite = jnp.where(policy > 0, logits, 0)
+    centred = policy * (finite - jnp.sum(policy * finite, axis=-1, keepdims=True))
+    return accurate_sum(feature_sums(table, centred) * table.weights)

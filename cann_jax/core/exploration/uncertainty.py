@@ -1,0 +1,209 @@
+"""Uncertainty over prompts: bootstrap, a conservative λ, cross-fitting.
+
+All of it is about which prompts were drawn; the effect of too few responses a prompt is ``finite_sample``'s.
+"""
+
+import dataclasses
+from statistics import NormalDist
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.problem import Targets
+from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean
+from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.table import Table, standardise
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """Solutions on resampled prompts, leading axis ``resamples``.
+
+    Attributes:
+        multipliers: ``(resamples, m)``, +∞ where a resample cannot reach the margins.
+        predicted_reward: ``(resamples,)``, the reward of the full sample's λ* on the resample.
+        predicted_improvement: ``(resamples, m)``, its improvements on the resample.
+        infeasible_share: Share of the resamples that cannot reach the margins.
+    """
+
+    multipliers: np.ndarray
+    predicted_reward: np.ndarray
+    predicted_improvement: np.ndarray
+    infeasible_share: np.floating
+
+
+def bootstrap(
+    scores: Scores,
+    targets: Targets,
+    beta: float | jax.Array,
+    multipliers: jax.Array,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Bootstrap:
+    """Resample prompts (as weights), solve each resample from λ*, and measure λ* itself on each.
+
+    Levels, group shares and E_ref[g] are estimated anew in each resample.
+
+    Args:
+        scores: The prepared table.
+        targets: The prepared targets.
+        beta: β > 0.
+        multipliers: λ* ``(m,)`` of the full sample, finite.
+        resamples: Number of resamples.
+        seed: Of the resampling.
+    """
+    table = standardise(scores)
+    prompts = scores.reward.shape[0]
+    drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    weights = drawn * np.asarray(table.weights)
+    weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    margins = _margins_under(weights, table, targets)
+    solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
+    reward, gains = predict_per_prompt(scores, multipliers, beta)
+    return Bootstrap(
+        multipliers=solutions.multipliers,
+        predicted_reward=weights @ np.asarray(reward),
+        predicted_improvement=(weights @ np.asarray(gains).T) * targets.rescale(weights),
+        infeasible_share=np.mean(solutions.feasible == Feasible.NO),
+    )
+
+
+def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
+    """Return the margins ``(L, m)`` under each of the prompt weights ``(L, prompts)``."""
+    given = table.baseline is not None
+    baseline = np.asarray(table.baseline) if given else weights @ np.asarray(table.prompt_means).T
+    return np.asarray(targets.margins(weights, baseline))
+
+
+@jax.jit
+def predict_per_prompt(
+    scores: Scores, multipliers: jax.Array, beta: float | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the reward ``(prompts,)`` and gains ``(m, prompts)`` of each prompt predicted under π_λ."""
+    policy = tilted_weights(multipliers, scores, beta)
+    reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
+    return reward, _prompt_gains(scores, policy)
+
+
+def _prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
+    """Return E_policy[g_j] − E_ref[g_j] of each prompt, ``(m, prompts)``."""
+    constraints = jnp.moveaxis(scores.constraints, -1, 0)
+    tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
+    gains = tilted - response_mean(constraints, scores.mask)
+    if scores.baseline is None:
+        return gains
+    own = accurate_sum(response_mean(constraints, scores.mask) * normalised_prompt_weights(scores))
+    return gains + (own - scores.baseline)[:, None]
+
+
+def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the percentile interval over the leading axis; infeasible resamples, +∞, are not interpolated."""
+    tail = (1 - confidence) / 2
+    low = np.quantile(samples, tail, axis=0, method="lower")
+    return low, np.quantile(samples, 1 - tail, axis=0, method="higher")
+
+
+def conservative_solution(
+    scores: Scores,
+    margins: ArrayLike,
+    beta: float | jax.Array,
+    confidence: float = 0.95,
+    initial: ArrayLike | None = None,
+    rounds: int = 3,
+) -> tuple[DualSolution, jax.Array]:
+    """Return λ whose margins hold for the population of prompts with the chosen confidence, all at once.
+
+    Each margin is raised by z standard errors of the predicted improvement at the answer, z the normal
+    quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so it takes
+    a few rounds. Nothing here corrects the bias of too few responses.
+
+    Args:
+        scores: The table.
+        margins: b ``(m,)``.
+        beta: β > 0.
+        confidence: Probability that all margins hold.
+        initial: The plain λ* ``(m,)``, where it is known.
+        rounds: Number of times that the error is estimated.
+
+    Returns:
+        The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
+    """
+    table = standardise(scores)
+    margins = np.atleast_1d(np.asarray(margins, table.reward.dtype))
+    quantile = NormalDist().inv_cdf(1 - (1 - confidence) / len(margins))
+    if initial is None:
+        initial = solve_lanes(table, lanes(table, margins, beta)).multipliers[0]
+    found, raised, solution = initial, margins, None
+    for _ in range(rounds):
+        raised = margins + quantile * np.asarray(improvement_error(scores, found, beta))
+        solution = solve_lanes(table, lanes(table, raised, beta), found)
+        solution = jax.tree.map(lambda leaf: leaf[0], solution)
+        if not np.all(np.isfinite(solution.multipliers)):
+            break
+        found = solution.multipliers
+    return solution, raised
+
+
+def improvement_error(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """Return the standard error ``(m,)`` over prompts of the improvement predicted under λ ``(m,)``."""
+    return _error_under_own_weights(scores, predict_per_prompt(scores, multipliers, beta)[1])
+
+
+@jax.jit
+def _error_under_own_weights(scores: Scores, gains: jax.Array) -> jax.Array:
+    return _mean_and_error(gains, normalised_prompt_weights(scores))[1]
+
+
+@jax.jit
+def _mean_and_error(gains: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each."""
+    mean = accurate_sum(gains * weights)
+    return mean, jnp.sqrt(accurate_sum((gains - mean[:, None]) ** 2 * weights**2))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CrossFit:
+    """λ from one half of the prompts, measured on the other, both ways round.
+
+    Attributes:
+        multipliers: ``(2, m)``, λ of each half.
+        improvement: ``(2, m)``, each half's λ measured on the other half.
+        error: ``(2, m)``, standard errors of ``improvement``.
+    """
+
+    multipliers: np.ndarray
+    improvement: np.ndarray
+    error: np.ndarray
+
+
+def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: int = 0) -> CrossFit:
+    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
+
+    Args:
+        scores: The prepared table.
+        targets: The prepared targets.
+        beta: β > 0.
+        seed: Of the split.
+    """
+    table = standardise(scores)
+    prompts = scores.reward.shape[0]
+    half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
+    weights = np.stack([half, ~half]) * np.asarray(table.weights)
+    weights = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)).astype(np.float32)
+    settings = lanes(table, _margins_under(weights, table, targets), beta, weights)
+    multipliers = solve_lanes(table, settings).multipliers
+    judged = []
+    for found, held_out in zip(multipliers, weights[::-1], strict=True):
+        known = np.all(np.isfinite(found))
+        gains = predict_per_prompt(scores, np.where(known, found, 0).astype(weights.dtype), beta)[1]
+        judged.append([np.where(known, x, np.inf) for x in _mean_and_error(gains, held_out)])
+    improvement, error = (np.stack(parts) for parts in zip(*judged, strict=True))
+    scale = targets.rescale(weights[::-1])
+    return CrossFit(multipliers, improvement * scale, error * scale)

@@ -1,0 +1,134 @@
+"""Many solves of one table in one compiled program: margins, β, prompt weights and parts of the responses.
+
+Curves, bootstrap, cross-fitting and the correction over K are all lanes, so a process compiles one solver.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.objective import table_objective
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.solver.solve import solve_objective
+from cann_jax.core.table import Table, reweigh
+
+CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
+
+Point = tuple[jax.Array, jax.Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
+Path = tuple[Point, Point]  # the last two points
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """Settings of L solves.
+
+    Attributes:
+        margins: ``(L, m)``.
+        betas: ``(L,)``.
+        weights: ``(L, prompts)``, any scale.
+        parts: ``(L, 2)`` int (step, first): use every step-th response of a prompt, from the first-th on;
+            steps are powers of two.
+    """
+
+    margins: np.ndarray
+    betas: np.ndarray
+    weights: np.ndarray
+    parts: np.ndarray
+
+
+def lanes(
+    table: Table,
+    margins: ArrayLike,
+    betas: ArrayLike,
+    weights: np.ndarray | None = None,
+    parts: np.ndarray | None = None,
+) -> Lanes:
+    """Broadcast settings to a common number of lanes.
+
+    Args:
+        table: From ``standardise``.
+        margins: ``(L, m)`` or ``(m,)``.
+        betas: ``(L,)`` or a scalar.
+        weights: ``(L, prompts)``; None: the table's.
+        parts: ``(L, 2)``; None: all responses.
+    """
+    dtype = table.reward.dtype
+    margins, betas = np.asarray(margins, dtype), np.asarray(betas, dtype)
+    given = [margins.shape[0] if margins.ndim == 2 else 1, betas.shape[0] if betas.ndim else 1]
+    count = max(given + [len(setting) for setting in (weights, parts) if setting is not None])
+    weights = np.asarray(table.weights if weights is None else weights, dtype)
+    return Lanes(
+        margins=np.broadcast_to(margins, (count, table.features.shape[0])),
+        betas=np.broadcast_to(betas, (count,)),
+        weights=np.broadcast_to(weights, (count, table.weights.shape[0])),
+        parts=np.broadcast_to(np.array([1, 0]) if parts is None else parts, (count, 2)),
+    )
+
+
+def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None) -> DualSolution:
+    """Solve every lane by Newton's method, each from its predecessor's answer.
+
+    Where settings move along a line the next answer is predicted to first order, so that a fine curve costs
+    two evaluations a point. E_ref[g] of a part is still the whole table's. Memory is that of one solve.
+    Driven from the host; under ``jit``, map ``solve_dual`` instead.
+
+    Args:
+        table: From ``standardise``.
+        settings: L lanes.
+        initial: λ ``(m,)`` to begin from; None: 0.
+
+    Returns:
+        A ``DualSolution`` whose fields have a leading axis of lanes.
+    """
+    count = settings.margins.shape[0]
+    start = np.zeros_like(settings.margins[0]) if initial is None else np.asarray(initial)
+    point = (np.append(settings.margins[0], settings.betas[0]), start.astype(settings.betas.dtype))
+    path, found = (point, point), []
+    for begin in range(0, count, CHUNK):
+        # lanes that pad the last call repeat one and are skipped
+        rows = np.minimum(np.arange(begin, begin + CHUNK), count - 1)
+        chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
+        path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + CHUNK) < count, path)
+        found.append(solutions)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+
+@jax.jit
+def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -> tuple[Path, DualSolution]:
+    turn = jnp.cumsum(jnp.isfinite(table.reward), axis=-1) - 1
+
+    def solve(setting: Lanes, path: Path) -> DualSolution:
+        step, first = setting.parts
+        part = dataclasses.replace(
+            reweigh(table, setting.weights),
+            reward=jnp.where((turn & (step - 1)) == first, table.reward, -jnp.inf),
+            prompt_log_counts=table.prompt_log_counts - jnp.log(step.astype(table.reward.dtype)),
+        )
+        start = _predict(path, jnp.append(setting.margins, setting.betas))
+        return solve_objective(table_objective(part, setting.margins, setting.betas), start)
+
+    def step(path: Path, lane: tuple[Lanes, jax.Array]) -> tuple[Path, DualSolution]:
+        setting, wanted = lane
+        shape = jax.eval_shape(solve, setting, path)
+        skipped = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        solution = jax.lax.cond(wanted, lambda: solve(setting, path), lambda: skipped)
+        here = (jnp.append(setting.margins, setting.betas), solution.multipliers)
+        # an infeasible point has nothing to predict from
+        known = wanted & (solution.feasible != Feasible.NO)
+        return jax.tree.map(lambda old, new: jnp.where(known, new, old), path, (path[1], here)), solution
+
+    return jax.lax.scan(step, path, (settings, active))
+
+
+def _predict(path: Path, setting: jax.Array) -> jax.Array:
+    """Return λ ``(m,)`` on the line through the last two answers, as far along as the settings have moved."""
+    (older, first), (newer, second) = path
+    moved, ahead = newer - older, setting - newer
+    length = jnp.dot(moved, moved)
+    share = jnp.where(length > 0, jnp.dot(ahead, moved) / jnp.where(length > 0, length, 1), 0)
+    return jnp.maximum(second + jnp.clip(share, -1, 2) * (second - first), 0)

@@ -1,0 +1,129 @@
+"""A safeguarded projected Newton method on the closed-form Hessian, for few constraints and many lanes.
+
+Each step minimises the quadratic model over θ ≥ 0, capped in length; a step that overshoots the convex
+function is cut back to the secant's root along it. Each step evaluates the table once, accepted or not.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.core.feasibility import proves_infeasible
+from cann_jax.core.objective import Evaluation, Objective, natural_residual
+from cann_jax.core.survey import Constants
+
+STEPS = 80
+NEAR, SHORT = 10, 0.01  # a step this short from a residual this near leaves less than a hundredth of it
+
+
+class _State(NamedTuple):
+    """Best point so far, its evaluation, the next trial, evaluations spent, refused trials, finished."""
+
+    tilt: jax.Array
+    evaluation: Evaluation
+    trial: jax.Array
+    evaluations: jax.Array
+    refused: jax.Array
+    done: jax.Array
+
+
+def newton(objective: Objective, start: jax.Array, tolerance: float) -> tuple[jax.Array, jax.Array]:
+    """Minimise F over θ ≥ 0 from ``start`` ``(m,)``; return θ and the number of evaluations.
+
+    Stops at a natural residual of ``tolerance``, or where rounding allows no further step, or at a proof
+    that the margins are out of reach.
+    """
+    constants = objective.constants
+
+    def step(state: _State) -> _State:
+        return _advance(constants, state, objective.evaluate(state.trial), tolerance)
+
+    state = _begin(constants, start, objective.evaluate(start), tolerance)
+    state = objective.loop(lambda state: ~state.done, step, state)
+    return _last_step(state, tolerance), state.evaluations
+
+
+@partial(jax.jit, static_argnames="tolerance")
+def _begin(constants: Constants, start: jax.Array, evaluation: Evaluation, tolerance: float) -> _State:
+    """Return the state after the first evaluation."""
+    trial = _propose(constants, start, evaluation)
+    done = _settled(start, evaluation.gradient, trial, tolerance)
+    return _State(start, evaluation, trial, jnp.asarray(1), jnp.asarray(0), done)
+
+
+@partial(jax.jit, static_argnames="tolerance")
+def _advance(constants: Constants, state: _State, seen: Evaluation, tolerance: float) -> _State:
+    """Accept or cut back the trial just evaluated, and propose the next."""
+    move = state.trial - state.tilt
+    before, after = jnp.dot(state.evaluation.gradient, move), jnp.dot(seen.gradient, move)
+    noise = 8 * jnp.finfo(move.dtype).eps * (1 + jnp.abs(seen.value))
+    # slopes keep their digits where values have lost theirs
+    accept = (after <= 0) | ((after <= -0.5 * before) & (seen.value <= state.evaluation.value + noise))
+    root = jnp.where(state.refused > 0, 0.5, before / jnp.where(before == after, -1, before - after))
+    cut = state.tilt + jnp.clip(root, 0.05, 0.7) * move
+    tilt = jnp.where(accept, state.trial, state.tilt)
+    evaluation = jax.tree.map(lambda new, old: jnp.where(accept, new, old), seen, state.evaluation)
+    trial = jnp.where(accept, _propose(constants, tilt, evaluation), cut)
+    stuck = jnp.all(jnp.abs(trial - tilt) <= 2 * jnp.finfo(tilt.dtype).eps * tilt)
+    done = (
+        _settled(tilt, evaluation.gradient, trial, tolerance)
+        | stuck
+        | proves_infeasible(constants, tilt, evaluation.value)
+        | ~jnp.isfinite(seen.value)
+        | (state.evaluations + 1 >= STEPS)
+    )
+    refused = jnp.where(accept, 0, state.refused + 1)
+    return _State(tilt, evaluation, trial, state.evaluations + 1, refused, done)
+
+
+def _settled(tilt: jax.Array, gradient: jax.Array, trial: jax.Array, tolerance: float) -> jax.Array:
+    """Return whether the residual is within tolerance, or will be after the step to the trial."""
+    residual = natural_residual(tilt, gradient)
+    return (residual <= tolerance) | ((residual <= NEAR * tolerance) & _is_short(tilt, trial))
+
+
+def _is_short(tilt: jax.Array, trial: jax.Array) -> jax.Array:
+    return jnp.all(jnp.abs(trial - tilt) <= SHORT * jnp.maximum(tilt, 1))
+
+
+def _last_step(state: _State, tolerance: float) -> jax.Array:
+    """Return θ ``(m,)``: a settled state's last proposal squares the residual, and costs no evaluation."""
+    near = natural_residual(state.tilt, state.evaluation.gradient) <= NEAR * tolerance
+    return jnp.where(near & _is_short(state.tilt, state.trial), state.trial, state.tilt)
+
+
+def _propose(constants: Constants, tilt: jax.Array, evaluation: Evaluation) -> jax.Array:
+    """Return the next trial ``(m,)``: the quadratic model's minimiser over θ ≥ 0, no further than a cap.
+
+    Where the weights have collapsed on one response each, the Hessian vanishes and the model has no
+    minimiser; the cap grows with θ, so that even then an end or a proof is reached in a few steps.
+    """
+    diagonal = jnp.diag(evaluation.hessian)
+    ridge = 1e-6 * jnp.max(diagonal) + 1e-9
+    hessian = evaluation.hessian + ridge * jnp.eye(tilt.shape[0], dtype=tilt.dtype)
+    move = _box_step(tilt, evaluation.gradient, hessian) - tilt
+    cap = 10 * jnp.maximum(jnp.maximum(jnp.max(tilt), constants.logit_scale), 1)
+    return jnp.maximum(tilt + move * jnp.minimum(1, cap / jnp.maximum(jnp.max(jnp.abs(move)), cap)), 0)
+
+
+def _box_step(tilt: jax.Array, gradient: jax.Array, hessian: jax.Array) -> jax.Array:
+    """Return the model's minimiser over θ' ≥ 0, by a primal-dual active set; a gradient step if that fails."""
+    simple = jnp.maximum(tilt - gradient / jnp.diag(hessian), 0)
+    if tilt.shape[0] == 1:
+        return simple
+    linear = hessian @ tilt - gradient
+    identity = jnp.eye(tilt.shape[0], dtype=tilt.dtype)
+
+    def refine(_: int, point: jax.Array) -> jax.Array:
+        slope = hessian @ point - linear
+        free = point / jnp.diag(identity) - slope / jnp.diag(hessian) > 0
+        matrix = jnp.where(free[:, None] & free[None, :], hessian, identity)
+        return jnp.linalg.solve(matrix, jnp.where(free, linear, 0))
+
+    point = jnp.maximum(jax.lax.fori_loop(0, 2 * tilt.shape[0] + 2, refine, tilt), 0)
+    promised = jnp.dot(gradient, point - tilt) + 0.5 * (point - tilt) @ hessian @ (point - tilt)
+    downhill = (jnp.dot(gradient, point - tilt) < 0) & (promised < 0) & jnp.all(jnp.isfinite(point))
+    # a diagonal step overshoots by at most m where constraints are parallel: divide by m
+    return jnp.where(downhill, point, tilt + (simple - tilt) / tilt.shape[0])

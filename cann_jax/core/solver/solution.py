@@ -1,0 +1,89 @@
+"""The solution of a dual problem, and the statistics at it that certify it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.core.feasibility import Feasible, verdict
+from cann_jax.core.objective import Objective, natural_residual
+
+TOLERANCE = 1e-5
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DualSolution:
+    """The multipliers and what the sample predicts of the policy they define; a pytree.
+
+    Attributes:
+        multipliers: λ* ``(m,)``; +∞ along the directions that prove infeasible margins.
+        value: D(λ*), in the reward's units.
+        slack: ``(m,)``, ∇D: predicted improvement over the reference, less the margin.
+        predicted_reward: E_{π_λ*}[r].
+        predicted_constraints: ``(m,)``, E_{π_λ*}[g_j] (a level; less ``baseline`` it is the improvement).
+        baseline: ``(m,)``, E_ref[g_j].
+        kl: E_x KL(π_λ* ‖ π_ref) on the sample, in nats; at most ln K.
+        duality_gap: D(λ*) − (E r − β·KL), 0 at the optimum (strong duality), in the reward's units.
+        kkt_residual: max_j |min(θ_j, ∂_j)| recomputed at the answer, in units of the scores' spread.
+        converged: Whether the residual is within tolerance and the margins are within reach.
+        feasible: A ``Feasible`` code: YES, NO or UNDETERMINED.
+        effective_sample_size: Mean over prompts of 1/Σw², between 1 and K.
+        iterations: Evaluations of the (whole) table that the solver spent.
+        spread: ``(m,)``, root mean square deviation of g_j within a prompt.
+
+    Where the margins are infeasible, everything but ``multipliers`` belongs to the last finite point.
+    """
+
+    multipliers: jax.Array
+    value: jax.Array
+    slack: jax.Array
+    predicted_reward: jax.Array
+    predicted_constraints: jax.Array
+    baseline: jax.Array
+    kl: jax.Array
+    duality_gap: jax.Array
+    kkt_residual: jax.Array
+    converged: jax.Array
+    feasible: jax.Array
+    effective_sample_size: jax.Array
+    iterations: jax.Array
+    spread: jax.Array
+
+    @property
+    def predicted_improvement(self) -> jax.Array:
+        """``(m,)``: E_{π_λ*}[g_j] − E_ref[g_j]."""
+        return self.predicted_constraints - self.baseline
+
+
+def certify_point(
+    objective: Objective, tilt: jax.Array, evaluations: jax.Array, tolerance: float
+) -> DualSolution:
+    """Return the solution at θ ``(m,)`` in the user's units.
+
+    Every number in it is recomputed at the point; no solver's own report is used.
+    """
+    constants, seen = objective.constants, objective.describe(tilt)
+    beta, spread = constants.beta, constants.spreads.constraints
+    value = beta * (seen.value - constants.log_count) + constants.mean_reward
+    reward = seen.reward + constants.mean_reward
+    slack = seen.gradient * spread
+    residual = natural_residual(tilt, seen.gradient)
+    code = verdict(constants, tilt, seen, tolerance)
+    infinite = (code == Feasible.NO) & (tilt > 1e-3 * jnp.max(tilt))
+    return DualSolution(
+        multipliers=jnp.where(infinite, jnp.inf, tilt * constants.multiplier_unit),
+        value=value,
+        slack=slack,
+        predicted_reward=reward,
+        predicted_constraints=slack + constants.baseline + constants.margins,
+        baseline=constants.baseline,
+        kl=seen.kl,
+        duality_gap=value - (reward - beta * seen.kl),
+        kkt_residual=residual,
+        converged=(residual <= tolerance) & (code == Feasible.YES),
+        feasible=code,
+        effective_sample_size=seen.effective_sample_size,
+        iterations=evaluations,
+        spread=spread,
+    )

@@ -1,0 +1,95 @@
+"""The same solve for a table larger than memory: its chunks pass by, and only sums are kept."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cann_jax.core.objective import Objective
+from cann_jax.core.problem import Targets
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solution import TOLERANCE, DualSolution
+from cann_jax.core.solver.solve import solve_objective
+from cann_jax.core.survey import Survey, constants_of, refine_spreads, survey
+from cann_jax.core.table import Spreads, standardise
+
+Chunks = Callable[[], Iterable[Scores]]
+State = TypeVar("State")
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedSolution:
+    """A solution, its margins and ``largest_margin`` ``(m,)``, and the number of prompts and passes."""
+
+    solution: DualSolution
+    margins: np.ndarray
+    largest_margin: np.ndarray
+    prompts: int
+    passes: int
+
+
+def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolution:
+    """Solve the dual by Newton's method on whole prompts that pass by; memory is that of one chunk.
+
+    Prompts weigh the same. Sums over chunks are kept in float64.
+
+    Args:
+        chunks: Called once a pass; yields ``Scores`` with a mask, no weights and no baseline, each with
+            the same responses axis. Equal shapes spare compilations; prompts without a response pad.
+        targets: What to ask; no groups.
+        beta: β > 0.
+    """
+    stream = _Stream(chunks)
+    first = standardise(next(iter(chunks()))).spreads
+    seen: Survey = stream.total(first, np.float32(1), survey)
+    means = jax.tree.map(lambda leaf: leaf / seen.weight, seen.means)
+    margins = np.asarray(targets.margins(np.ones(1, np.float32), means.constraints))
+    spreads = refine_spreads(first, seen)
+    constants = constants_of(means, spreads, jnp.asarray(margins), jnp.float32(beta))
+    objective = Objective(constants, partial(stream.total, spreads, 1 / seen.weight), _loop_on_host)
+    solution = solve_objective(objective, jnp.zeros(len(margins), jnp.float32), "newton", TOLERANCE)
+    return StreamedSolution(
+        solution=jax.device_get(solution),
+        margins=margins,
+        largest_margin=np.asarray(seen.best / seen.weight * first.constraints),
+        prompts=int(seen.weight),
+        passes=stream.passes,
+    )
+
+
+class _Stream:
+    """Chunks of a table, of which every prompt with a response weighs the same."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self.chunks, self.passes = chunks, 0
+
+    def total(
+        self, spreads: Spreads, weight: jax.Array, function: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        """Return the sum over the chunks, added in float64, as float32."""
+        self.passes += 1
+        kept = None
+        for chunk in self.chunks():
+            part = _of_chunk(function, chunk, spreads, weight, *arguments)
+            part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), part)
+            kept = part if kept is None else jax.tree.map(np.add, kept, part)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), kept)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_chunk(
+    function: Callable[..., Any], chunk: Scores, spreads: Spreads, weight: jax.Array, *arguments: Any
+) -> Any:
+    assert chunk.mask is not None, "a chunk has a mask"
+    weights = jnp.where(jnp.any(chunk.mask, axis=-1), weight, 0)
+    return function(standardise(chunk, weights, spreads), *arguments)
+
+
+def _loop_on_host(unfinished: Callable[[State], Any], step: Callable[[State], State], state: State) -> State:
+    while unfinished(state):
+        state = step(state)
+    return state

@@ -1,0 +1,94 @@
+"""Prompts as token ids, encoded once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cann_jax.config.run import PromptsConfig
+from cann_jax.data.padding import bucketed
+from cann_jax.data.prompts import Prompt
+from cann_jax.data.templates import prompt_ids, truncated_ids
+from cann_jax.files.errors import InputError
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Prompts with their ids, template included.
+
+    Args:
+        prompts: The prompts that were kept, in the order of the file.
+        ids: Their token ids.
+        dropped: Number of overlong prompts left out.
+        truncated: Number of overlong prompts whose text was cut on the left.
+    """
+
+    prompts: tuple[Prompt, ...]
+    ids: tuple[np.ndarray, ...]
+    dropped: int = 0
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, indices: Iterable[int]) -> "EncodedPrompts":
+        """Return the prompts at ``indices``."""
+        indices = list(indices)
+        return EncodedPrompts(
+            tuple(self.prompts[index] for index in indices), tuple(self.ids[index] for index in indices)
+        )
+
+    def arrays(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (n, P), padded on the right, and lengths (n,) of the prompts at ``indices``."""
+        return bucketed([self.ids[index] for index in indices])
+
+
+def encode_prompts(
+    prompts: Iterable[Prompt], tokenizer: Any, config: PromptsConfig, room: int
+) -> EncodedPrompts:
+    """Write prompts in the template and tokenize them, treating overlong ones by ``config.on_overlong``.
+
+    Args:
+        prompts: The prompts, from ``read_prompts``.
+        tokenizer: A transformers tokenizer.
+        config: Template and limits.
+        room: Longest prompt that leaves room for a response in the context.
+
+    Raises:
+        InputError: A prompt is overlong under ``error``, the template cannot be used, or no prompt is left.
+    """
+    longest = min(config.max_tokens, room)
+    if longest < 1:
+        raise InputError("sample.max_new_tokens leaves no room for a prompt in the model's context; lower it")
+    kept, ids, dropped, truncated = [], [], 0, 0
+    for prompt in prompts:
+        row = prompt_ids(prompt.text, tokenizer, config, prompt.earlier)
+        if len(row) > longest:
+            if config.on_overlong == "drop":
+                dropped += 1
+                continue
+            row = _shortened(prompt, len(row), tokenizer, config, longest)
+            truncated += 1
+        kept.append(prompt)
+        ids.append(row)
+    if not kept:
+        raise InputError(f"all {dropped} prompts have more than {longest} tokens; raise prompts.max_tokens")
+    return EncodedPrompts(tuple(kept), tuple(ids), dropped, truncated)
+
+
+def _shortened(
+    prompt: Prompt, tokens: int, tokenizer: Any, config: PromptsConfig, longest: int
+) -> np.ndarray:
+    if config.on_overlong == "error":
+        raise InputError(
+            f"prompt {prompt.id!r} has {tokens} tokens, {longest} fit; shorten it, "
+            "raise prompts.max_tokens, or set prompts.on_overlong to drop or truncate_prompt_left"
+        )
+    row = truncated_ids(prompt, tokenizer, config, longest)
+    if row is None:
+        raise InputError(
+            f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; "
+            "raise prompts.max_tokens"
+        )
+    return row

@@ -1,0 +1,55 @@
+"""Hashes of files and of values, by which a run knows whether its inputs are still the same."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any, BinaryIO
+
+from etils import epath
+
+from cann_jax.files.errors import InputError
+
+
+def fingerprint_file(path: epath.PathLike) -> str:
+    """Return the SHA-256 of a file's content, or of the names and contents of all files in a folder.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        return fingerprint_json({child.name: fingerprint_file(child) for child in path.iterdir()})
+    try:
+        with path.open("rb") as file:
+            return _digest(file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
+
+
+def fingerprint_json(value: Any) -> str:
+    """Return the SHA-256 of a value's JSON, whatever the order of its keys."""
+    text = json.dumps(as_json(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_json(value: Any) -> Any:
+    """Return the value as JSON reads it back: tuples as lists; dataclasses, paths and arrays by content."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

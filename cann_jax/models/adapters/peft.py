@@ -1,0 +1,220 @@
+"""Adapters in PEFT's format: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from cann_jax.files.atomic import staged, writes_here, writing
+from cann_jax.files.errors import InputError
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.files import folder as sources
+from cann_jax.models.files.folder import Index, Reader, Readers
+from cann_jax.models.files.weight_names import expected_weights
+from cann_jax.models.layers import Lora
+from cann_jax.runtime.placement import fetch
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name
+BASE = "base_fingerprint"  # in the weights' metadata; a model's shapes are its fine-tuned twin's too
+
+# Fields that name, describe or train the adapter and change nothing of what it computes.
+_DESCRIBING = {
+    "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "task_type", "inference_mode",
+    "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "megatron_core", "qalora_group_size", "runtime_config", "eva_config", "lora_ga_config",
+}  # fmt: skip
+_READ = {"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"}
+# Starting points other than these take part of the base weights away, so the adapter fits no plain base.
+_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that was opened and understood, whose weights are not yet read: W + scale · B A.
+
+    Args:
+        rank: r.
+        scale: The factor of B A.
+        layers: (A (r, in), B (out, r)) by the layer's Hugging Face name.
+    """
+
+    rank: int
+    scale: float
+    layers: Mapping[str, tuple[Reader, Reader]]
+
+
+def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str]) -> Adapter:
+    """Open an adapter and check that it belongs to a model.
+
+    Args:
+        folder: The adapter.
+        readers: Of the model, by Hugging Face name.
+        fingerprint: Of the model; asked for only where the adapter says which it wants.
+
+    Raises:
+        InputError: no adapter, one of a kind that is not read (by the field's name), or one that belongs to
+            another model.
+    """
+    rank, scale = _rank_and_scale(folder / CONFIG)
+    layers = _pairs(folder / WEIGHTS)
+    for layer, (a, b) in layers.items():
+        if a.shape[0] != rank:
+            raise InputError(
+                f"{folder / CONFIG}: r is {rank} and the weights have rank {a.shape[0]}; "
+                "copy both files again"
+            )
+        _check_fit(folder, f"{layer}.weight", readers.get(f"{layer}.weight"), a, b)
+    with safe_open(folder / WEIGHTS, "numpy") as file:
+        base = (file.metadata() or {}).get(BASE)
+    if base is not None and base != fingerprint():
+        raise InputError(
+            f"{folder} was trained on another model (fingerprint {base[:12]}, this one's is "
+            f"{fingerprint()[:12]}); use the adapter's own base model, or train the adapter again"
+        )
+    return Adapter(rank, scale, layers)
+
+
+def merged_readers(readers: Readers, adapter: Adapter) -> Readers:
+    """Readers of a model's tensors with an adapter added, in float32."""
+    changed = {}
+    for layer, (a, b) in adapter.layers.items():
+        base = readers[f"{layer}.weight"]
+        changed[f"{layer}.weight"] = Reader(base.shape, partial(_sum, base, a, b, adapter.scale))
+    return readers | changed
+
+
+def adapter_files(folder: Path) -> tuple[Path, ...]:
+    return folder / CONFIG, folder / WEIGHTS
+
+
+def _sum(base: Reader, a: Reader, b: Reader, scale: float, index: Index) -> np.ndarray:
+    rows, columns = (*index, slice(None), slice(None))[:2]
+    update = b((rows, slice(None))).astype(np.float32) @ a((slice(None), columns)).astype(np.float32)
+    return base(index).astype(np.float32) + scale * update
+
+
+def _rank_and_scale(path: Path) -> tuple[int, float]:
+    """r, and the factor of B A: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
+    config = sources.read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type {config.get('peft_type')!r} is not read; use a LORA adapter")
+    _refuse(config, path)
+    alpha, rank, power = config.get("lora_alpha"), config.get("r"), 0.5 if config.get("use_rslora") else 1.0
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in (alpha, rank)):
+        raise InputError(f"{path}: r {rank!r} and lora_alpha {alpha!r} must be positive; copy it again")
+    return rank, alpha / rank**power
+
+
+def _refuse(config: dict[str, Any], path: Path) -> None:
+    """Raise InputError, by name, for a field that changes the mathematics and is not implemented."""
+    if config.get("bias", "none") != "none":
+        raise InputError(f"{path}: bias {config['bias']!r} is not supported; train with bias 'none'")
+    if config.get("init_lora_weights", True) not in _STARTS:
+        start = config["init_lora_weights"]
+        raise InputError(f"{path}: init_lora_weights {start!r} changes the base; merge it with peft first")
+    for key, value in config.items():
+        if key not in _DESCRIBING | _READ and value:
+            raise InputError(f"{path}: {key} {value!r} is not supported; merge the adapter with peft first")
+
+
+def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:
+    """(A, B) of every adapted layer, by the layer's Hugging Face name."""
+    if not path.exists():
+        raise InputError(f"{path} is missing; an adapter is a folder with {CONFIG} and {WEIGHTS}")
+    readers = sources.folder_readers([path])
+    halves: dict[str, dict[str, Reader]] = {}
+    for name, reader in readers.items():
+        layer, _, half = name.removesuffix(".weight").rpartition(".")
+        if not name.startswith(PREFIX) or half not in ("lora_A", "lora_B"):
+            raise InputError(f"{path}: {name} is not supported; use an adapter of linear layers alone")
+        halves.setdefault(layer.removeprefix(PREFIX), {})[half] = reader
+    for layer, found in halves.items():
+        if len(found) < 2:
+            raise InputError(f"{path}: {layer} has {', '.join(found)} alone; copy the file again")
+    if not halves:
+        raise InputError(f"{path} holds no tensor; copy the file again")
+    return {layer: (found["lora_A"], found["lora_B"]) for layer, found in halves.items()}
+
+
+def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reader) -> None:
+    if base is None:
+        raise InputError(f"{folder}: the model has no {name}; use the adapter's own base model")
+    shape = (b.shape[0], a.shape[1])
+    if a.shape[0] != b.shape[1] or base.shape != shape:
+        raise InputError(
+            f"{folder}: {name} has shape {base.shape} and the adapter's A {a.shape} and B {b.shape}; "
+            "use the adapter's own base model"
+        )
+
+
+def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) -> None:
+    """Write the decoder's adapters so that ``PeftModel.from_pretrained`` opens them on their base model.
+
+    Args:
+        decoder: A model with adapters.
+        folder: Created where it does not exist.
+        base: What the adapters were trained on, for ``base_model_name_or_path``.
+        fingerprint: Of that model's files; ``open_adapter`` refuses another.
+
+    Raises:
+        InputError: an adapted layer that the base keeps fused with others on disk.
+    """
+    modules = dict(_adapted(decoder))
+    tensors = dict(pair for layer in modules.items() for pair in _tensors(*layer))
+    lora = next(iter(modules.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": lora.a.shape[-1],
+        "lora_alpha": lora.scale * lora.a.shape[-1],
+        "lora_dropout": lora.dropout,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
+    }
+    if not writes_here.get():
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        with staged(folder / WEIGHTS) as local:
+            save_file(tensors, local, metadata={"format": "pt", BASE: fingerprint})
+
+
+def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:
+    """(Name of a layer on disk, with ``{layer}``, its adapters stacked over layers)."""
+    expected = expected_weights(decoder.config)
+    for weight in expected:
+        lora = _lora(decoder, weight.path)
+        if lora is None:
+            continue
+        if sum(other.name == weight.name for other in expected) > 1:
+            raise InputError(
+                f"align.export: {weight.path[-2]} is a part of {weight.name}, which PEFT adapts whole; "
+                "use align.export merged"
+            )
+        yield weight.name.removesuffix(".weight"), lora
+
+
+def _lora(decoder: Decoder, path: tuple[str, ...]) -> Lora | None:
+    """The adapter beside the kernel at ``path``; None where there is none, or ``path`` is no kernel's."""
+    module = decoder
+    for part in path[:-1]:
+        module = getattr(module, part)
+    return module.lora if path[-1] == "kernel" else None
+
+
+def _tensors(layer: str, lora: Lora) -> Iterator[tuple[str, np.ndarray]]:
+    for half, stacked in (("lora_A", lora.a), ("lora_B", lora.b)):
+        for index, tensor in enumerate(fetch(stacked[...]).astype(np.float32)):
+            name = f"{PREFIX}{layer.format(layer=index)}.{half}.weight"
+            yield name, np.ascontiguousarray(tensor.T)

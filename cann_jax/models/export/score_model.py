@@ -1,0 +1,77 @@
+"""A reward or cost model that leaves: Safe-RLHF's layout, or Hugging Face's sequence classifier."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cann_jax.files.errors import InputError
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.export.folder import special_ids, storage_dtype, write_folder
+from cann_jax.models.files.weight_names import iterate_weights
+
+# By layout: the class that reads it, and the name of the head.
+LAYOUTS = {
+    "safe_rlhf": ("ForScore", "score_head.weight"),
+    "hf": ("ForSequenceClassification", "score.weight"),
+}
+
+
+def export_score_model(
+    decoder: Decoder,
+    head: np.ndarray,
+    tokenizer,
+    folder: Path,
+    *,
+    layout: Literal["safe_rlhf", "hf"],
+    objective: Literal["reward", "cost"],
+    dtype: str = "float32",
+) -> None:
+    """Write a folder that ``AutoModelForSequenceClassification`` or Safe-RLHF's ``AutoModelForScore`` opens.
+
+    Args:
+        decoder: The model; adapters are merged in float32 and then cast.
+        head: (hidden,); the score is the last token's state times this, and kept in float32.
+        tokenizer: Saved beside it.
+        folder: Created where it does not exist.
+        layout: Which of the two.
+        objective: Of a reward larger is better, of a cost larger is more harmful.
+        dtype: Dtype on disk: ``float32``, ``float16`` or ``bfloat16``.
+
+    Raises:
+        InputError: the classifier's layout needs a padding token that ends no text, and there is none.
+    """
+    kind, name = LAYOUTS[layout]
+    fields = {"score_dim": 1, "bias": False, "do_normalize": False, "score_type": objective}
+    if layout == "hf":
+        fields = {"id2label": {"0": objective}, "label2id": {objective: 0}}
+        tokenizer = _padded_apart(tokenizer)
+    plain = decoder.config.to_hf()
+    classes = [plain["architectures"][0].replace("ForCausalLM", kind)]
+    config = {**plain, **special_ids(tokenizer), **fields, "architectures": classes, "dtype": dtype}
+    write_folder(folder, config, _weights(decoder, head, name, storage_dtype(dtype)), tokenizer)
+
+
+def _weights(
+    decoder: Decoder, head: np.ndarray, name: str, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    for weight, tensor in iterate_weights(decoder, dtype):
+        if weight != "lm_head.weight":
+            yield weight, tensor
+    yield name, np.ascontiguousarray(head[None], np.float32)
+
+
+def _padded_apart(tokenizer):
+    """The tokenizer with a padding token other than its end token.
+
+    transformers reads a classifier's score at the last token that is no padding: were the end token the
+    padding, it would be read one token too early, and a missing end token can turn a reward's sign.
+    """
+    padding = {tokenizer.pad_token, tokenizer.bos_token, tokenizer.unk_token} - {None, tokenizer.eos_token}
+    if not padding:
+        raise InputError("the tokenizer has no token to pad with but its end token; set export to safe_rlhf")
+    apart = copy.deepcopy(tokenizer)
+    apart.pad_token = tokenizer.pad_token if tokenizer.pad_token in padding else sorted(padding)[0]
+    return apart

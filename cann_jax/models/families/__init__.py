@@ -1,0 +1,1 @@
+"""Model families: one file for each Hugging Face ``model_type``, and the registry of all of them."""

@@ -1,0 +1,1 @@
+"""Reading models from Hugging Face folders, GGUF files, pickles and the Hub."""

@@ -1,0 +1,78 @@
+"""Checks of a run's settings against its data, made as soon as the sizes are known."""
+
+from collections.abc import Iterator
+
+from cann_jax.config.model import PREFERENCES
+from cann_jax.config.run import RunConfig
+from cann_jax.config.training import OptimizerConfig
+from cann_jax.data.encoded_pairs import labelled
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.files.errors import InputError, named
+from cann_jax.run.execution import run_stages
+from cann_jax.run.outputs import read_pairs
+from cann_jax.run.pipeline import Stage
+from cann_jax.run.prompts import encoded_prompts
+from cann_jax.run.run import Run
+from cann_jax.run.stages import Pipeline
+from cann_jax.run.training import alignment, prealignments
+from cann_jax.training.batch_order import steps_in
+from cann_jax.training.optimizer import schedule
+
+
+def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> Iterator[Stage]:
+    """Run stages as ``run_stages`` does, and check settings against prompts and pairs before the first that costs.
+
+    Raises:
+        InputError: As ``run_stages``; a group that no prompt has; a warm-up that is no shorter than its training.
+    """
+    names, from_pairs = {stage.name for stage in stages}, run.config.prompts.train == PREFERENCES
+    needs_prompts = bool(names & {"sample", "align"})
+    if needs_prompts and not from_pairs:
+        _check_prompts(run)
+    for stage in run_stages(run, stages, verify=verify):
+        yield stage
+        if stage.name == "pairs":
+            _check_pairs(run)
+            if needs_prompts and from_pairs:
+                _check_prompts(run)
+
+
+def _check_prompts(run: Run) -> None:
+    prompts, training = encoded_prompts(run, "train"), alignment(run.config)
+    check_groups(run.config, prompts)
+    if training.supervision.from_samples:
+        steps = steps_in(training.batching.epochs, len(prompts), training.batching.prompts_per_step)
+        check_warmup(training.key, training.settings.optimizer, steps)
+
+
+def _check_pairs(run: Run) -> None:
+    pairs = read_pairs(run, "train")
+    for training in (*prealignments(run.config).values(), alignment(run.config)):
+        if not training.supervision.from_samples:
+            label = training.supervision.label
+            count = len(pairs) if label is None else len(labelled(pairs, label))
+            steps = steps_in(training.batching.epochs, count, training.batching.prompts_per_step)
+            check_warmup(training.key, training.settings.optimizer, steps)
+
+
+def check_groups(config: RunConfig, prompts: EncodedPrompts) -> None:
+    """Raise InputError if a constraint names a group that no training prompt has."""
+    groups = sorted({prompt.group for prompt in prompts.prompts if prompt.group is not None})
+    for name, constraint in config.constraints.items():
+        if constraint.group is not None and constraint.group not in groups:
+            raise InputError(
+                f"constraints.{name}.group is {constraint.group!r}, and no training prompt has it; "
+                f"the groups are {', '.join(groups) or 'none'}"
+            )
+
+
+def check_warmup(key: str, optimizer: OptimizerConfig, steps: int) -> None:
+    """Raise InputError if the warm-up is no shorter than a training of ``steps`` steps.
+
+    Args:
+        key: Section of the configuration that holds the optimizer, for messages.
+        optimizer: Its settings.
+        steps: Steps of the training.
+    """
+    with named(key):
+        schedule(optimizer, steps)

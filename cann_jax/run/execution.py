@@ -1,0 +1,204 @@
+"""Runs stages: skips what is fresh, makes anew what is not, and refuses stale inputs."""
+
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from cann_jax.files.errors import InputError
+from cann_jax.run.inputs import fingerprints
+from cann_jax.run.manifest import (
+    Record,
+    StageState,
+    begin,
+    commit,
+    commit_fingerprint,
+    expectation,
+    stage_state,
+)
+from cann_jax.run.pipeline import Stage
+from cann_jax.run.run import ModelRun
+from cann_jax.run.stages import Pipeline, holding, inputs_of, settings_of
+from cann_jax.runtime import distributed
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, and what a run would do about it.
+
+    Args:
+        stage: The stage.
+        state: How its folder compares with what is expected; ``done`` is skipped.
+    """
+
+    stage: Stage
+    state: StageState
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the stage need not run."""
+        return self.state.state == "done"
+
+
+def plan(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> list[Planned]:
+    """Return what a run of these stages, in their order, would do; writes nothing.
+
+    Args:
+        run: The run.
+        stages: Stages with everything that they read.
+        verify: Hash every output.
+
+    Raises:
+        InputError: A folder holds files that no stage made, a manifest is corrupt, or an input is missing.
+    """
+    planned: dict[str, Planned] = {}
+    for stage in stages:
+        anew = [
+            each.name for each in inputs_of(stage, run.pipeline, run.config) if not planned[each.name].fresh
+        ]
+        if anew:
+            begun = stage_state(run.folder / stage.name, {}).state != "unfinished"
+            lines = tuple(f"inputs.{name}: computed again" for name in anew) if begun else ()
+            state = StageState("changed" if begun else "unfinished", lines)
+        else:
+            writes = holding(stage.writes, run.config)
+            state = stage_state(run.folder / stage.name, expected_of(run, stage), writes, verify=verify)
+        planned[stage.name] = Planned(stage, state)
+    return list(planned.values())
+
+
+def expected_of(run: ModelRun[Any], stage: Stage) -> Record:
+    """Return what the stage's manifest must record to be fresh; the stages that it reads have ended."""
+    inputs = {name: value for file in stage.files for name, value in fingerprints(run, file).items()}
+    for each in inputs_of(stage, run.pipeline, run.config):
+        inputs[each.name] = commit_fingerprint(run.folder / each.name) or "missing"
+    return expectation(stage.name, settings_of(stage, run.config), inputs)
+
+
+def run_stages(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> Iterator[Stage]:
+    """Run stages in their order, and yield each when it has ended.
+
+    Args:
+        run: The run; its folder is open.
+        stages: What to run.
+        verify: Hash every output of every stage that is taken for done.
+
+    Raises:
+        InputError: A stage reads one that is not among ``stages`` and is stale, altered or missing; nothing
+            has been computed then. Or a stage fails.
+    """
+    refuse_stale(run, stages, verify=verify)
+    for stage in stages:
+        _run_stage(run, stage, verify)
+        yield stage
+
+
+def refuse_stale(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> None:
+    """Check that what is read, but not among ``stages``, is fresh.
+
+    Raises:
+        InputError: It is not; names stage, key, old and new value, and the command that makes it so.
+    """
+    asked = {stage.name for stage in stages}
+    read = upstream(run, stages)
+    if read <= asked:
+        return
+    needed = tuple(stage for stage in run.pipeline if stage.name in asked | read)
+    for each in plan(run, needed, verify=verify):
+        name = each.stage.name
+        if name in asked or each.fresh:
+            continue
+        reader = next(stage.name for stage in stages if name in upstream(run, (stage,)))
+        between = {s.name for s in needed if name in upstream(run, (s,))}
+        names = ",".join(s.name for s in needed if s.name in asked | between | {name})
+        never = each.state.state == "unfinished"
+        why = f"has not ended in {run.folder}" if never else f"is stale: {'; '.join(each.state.differences)}"
+        raise InputError(
+            f"stage {reader!r} reads stage {name!r}, which {why}; "
+            f"run --stages {names} with the same settings, or leave out --stages"
+        )
+
+
+def upstream(run: ModelRun[Any], stages: Iterable[Stage]) -> set[str]:
+    """Return the names of all stages that these read, directly or through others."""
+    found: set[str] = set()
+    for stage in stages:
+        direct = inputs_of(stage, run.pipeline, run.config)
+        found |= {each.name for each in direct} | upstream(run, direct)
+    return found
+
+
+def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
+    """Run one stage in its folder, unless it is fresh, and commit it."""
+    folder, expected = run.folder / stage.name, expected_of(run, stage)
+    if not enter(folder, expected, holding(stage.writes, run.config), stage.name, verify, stage.in_parts):
+        return
+    pkgutil.resolve_name(f"cann_jax.stages.{stage.name}:run")(run)
+    leave(folder, expected, holding(stage.writes, run.config), stage.name)
+
+
+def enter(
+    folder: epath.Path,
+    expected: Record,
+    writes: Iterable[str],
+    name: str,
+    verify: bool,
+    in_parts: bool = False,
+) -> bool:
+    """Prepare a stage's folder; return whether there is work to do, and print why."""
+    state = stage_state(folder, expected, writes, verify=verify)
+    distributed.barrier(f"stage {name} begins")
+    if state.state == "done":
+        print(f"{name}: done already, by the same settings and inputs", flush=True)
+        return False
+    for difference in state.differences:
+        print(f"{name}: {difference}")
+    if state.differences:
+        print(f"{name}: computed again, because of this", flush=True)
+    if distributed.is_first() and begin(folder, expected, keep_work=state.keeps_work, in_parts=in_parts):
+        print(f"{name}: continuing with what was finished before", flush=True)
+    distributed.barrier(f"stage {name} begun")
+    return True
+
+
+def leave(folder: epath.Path, expected: Record, writes: Iterable[str], name: str) -> None:
+    """Commit a stage's folder."""
+    distributed.barrier(f"stage {name} worked")
+    if distributed.is_first():
+        commit(folder, expected, writes)
+    distributed.barrier(f"stage {name} ends")
+
+
+@contextmanager
+def run_part(
+    run: ModelRun[Any],
+    name: str,
+    part: str,
+    sections: Iterable[str],
+    own: Mapping[str, Any],
+    writes: Iterable[str],
+) -> Iterator[epath.Path | None]:
+    """Enter one part of a stage ``in_parts``: its folder, committed on the way out; None where it is fresh.
+
+    Args:
+        run: The run.
+        name: The stage.
+        part: The part, and its folder below the stage's.
+        sections: Sections of the configuration, of those that the stage reads, that this part depends on.
+        own: Settings of this part alone.
+        writes: Patterns of its outputs.
+    """
+    stage = next(stage for stage in run.pipeline if stage.name == name)
+    wanted, folder, label = set(sections), run.folder / name / part, f"{name}/{part}"
+    shared = {
+        key: value for key, value in settings_of(stage, run.config).items() if key.partition(".")[0] in wanted
+    }
+    expected = expectation(label, {**shared, **own}, expected_of(run, stage)["inputs"])
+    if not enter(folder, expected, writes, label, verify=True):
+        yield None
+        return
+    yield folder
+    leave(folder, expected, writes, label)

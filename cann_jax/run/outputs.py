@@ -1,0 +1,180 @@
+"""Typed readers and writers of what the stages leave: the only place that knows the files' names and columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cann_jax.config.run import ConstraintConfig, RunConfig
+from cann_jax.core import Constraint, Problem, prepare
+from cann_jax.core.prepare import constraint_values
+from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
+from cann_jax.data.prepared_pairs import Part
+from cann_jax.data.responses import Responses
+from cann_jax.files.atomic import read_json, read_table, write_json, write_table
+from cann_jax.run.run import ModelRun, Run
+from cann_jax.sampling.shards import read_shards
+from cann_jax.training.checkpoints import load_weights, save_weights
+
+REWARD = "reward"  # the reward's column, beside one a constraint
+RESPONSES = "responses"  # prefix of the sample stage's shards
+WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
+REFERENCE, ALIGNED = "reference", "aligned"  # the two policies of the evaluation
+
+Columns = Mapping[str, np.ndarray]  # scores (N, K) by name
+
+
+@dataclass(frozen=True)
+class DualAnswer:
+    """What later stages and the report read of ``dual.json``; mappings are by constraint.
+
+    Args:
+        labels: Names as the dual prints them, with group.
+        multipliers: λ*.
+        margins: Improvement that was asked for, b.
+        spread: Standard deviation of the score within a prompt.
+        predicted_improvement: Improvement under the tilted policy, on the sample.
+        predicted_reward: Mean reward of that policy.
+        kl: Its KL to the reference, nats.
+        kl_share_of_log_responses: That KL as a share of ln K.
+        beta: β.
+        feasible: ``yes``, ``no`` or ``undetermined``.
+        kkt_residual: In units of the scores' spread.
+        warnings: Sentences for people.
+    """
+
+    labels: dict[str, str]
+    multipliers: dict[str, float]
+    margins: dict[str, float]
+    spread: dict[str, float]
+    predicted_improvement: dict[str, float]
+    predicted_reward: float
+    kl: float
+    kl_share_of_log_responses: float
+    beta: float
+    feasible: str
+    kkt_residual: float
+    warnings: tuple[str, ...]
+
+    def ordered(self, config: RunConfig) -> np.ndarray:
+        """Return λ* (m,) in the order of the configuration's constraints, which may not be the file's."""
+        return np.array([self.multipliers[name] for name in config.constraints], np.float32)
+
+
+def read_pairs(run: ModelRun[Any], part: Part) -> EncodedPairs:
+    """Read one part of the preference pairs."""
+    return pairs_from_table(read_table(run.folder / "pairs" / f"{part}.parquet"))
+
+
+def read_samples(run: Run) -> Responses:
+    """Read the reference's responses to the training prompts."""
+    return read_shards(run.folder / "sample", RESPONSES, run.config.sample.max_new_tokens)
+
+
+def read_scores(run: Run) -> Columns:
+    """Read the scores (N, K) of the reference's responses."""
+    return _columns(read_table(run.folder / "score" / "scores.parquet"), (REWARD, *run.config.constraints))
+
+
+def read_problem(run: Run) -> Problem:
+    """Read those scores as the dual's problem; the scores in it are those that r_λ is made of."""
+    table = read_table(run.folder / "score" / "scores.parquet")
+    columns = _columns(table, (REWARD, *run.config.constraints))
+    count = columns[REWARD].shape[1]
+    return problem_of(run.config, columns, table.column("group").to_pylist()[::count])
+
+
+def read_dual(run: Run) -> DualAnswer:
+    """Read the dual's answer."""
+    found = read_json(run.folder / "dual" / "dual.json")
+    names = [label.partition("@")[0] for label in found["constraints"]]
+    by_name = {
+        key: dict(zip(names, found[source], strict=True))
+        for key, source in (
+            *(("labels", "constraints"), ("multipliers", "multipliers"), ("margins", "margins")),
+            *(("spread", "spread"), ("predicted_improvement", "predicted_improvement")),
+        )
+    }
+    plain = {item.name: found[item.name] for item in fields(DualAnswer) if item.name not in by_name}
+    return DualAnswer(**by_name, **plain | {"warnings": tuple(found["warnings"])})
+
+
+def read_pair_rewards(run: Run) -> tuple[np.ndarray, Columns]:
+    """Read r_λ (n, 2) of the training pairs, and the scores that it is made of, by name."""
+    constraints = constraints_of(run.config)
+    names = (REWARD, *(constraint.name for constraint in constraints))
+    columns = _columns(read_table(run.folder / "pair_scores" / "scores.parquet"), names)
+    reward = columns[REWARD].astype(np.float32)
+    multipliers = read_dual(run).multipliers
+    for constraint in constraints:
+        values = constraint_values(constraint, columns[constraint.name])
+        reward = reward + np.float32(multipliers[constraint.name]) * values
+    return reward, columns
+
+
+def read_weights(run: ModelRun[Any], stage: str, like: Any) -> Any:
+    """Read the weights that a stage trained, with the structure of ``like``, onto the mesh in use."""
+    return load_weights(run.folder / stage / WEIGHTS, like)
+
+
+def write_weights(run: ModelRun[Any], stage: str, weights: Any) -> None:
+    """Write the weights that a stage trained."""
+    save_weights(run.folder / stage / WEIGHTS, weights)
+
+
+def read_multipliers(run: Run) -> np.ndarray:
+    """Read λ (m,) of the last round, in the configuration's order; λ* where there is one round."""
+    if run.config.rounds == 1:
+        return read_dual(run).ordered(run.config)
+    last = read_json(run.folder / "rounds" / "rounds.json")[-1]
+    return np.array([last["multipliers"][name] for name in run.config.constraints], np.float32)
+
+
+def write_rounds(run: Run, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write what each round measured, and how λ moved."""
+    write_json(run.folder / "rounds" / "rounds.json", records)
+
+
+def write_scores(run: Run, stage: str, table: pa.Table) -> None:
+    """Write the scores of the stage ``score`` or ``pair_scores``."""
+    write_table(run.folder / stage / "scores.parquet", table)
+
+
+def write_evaluation(run: Run, tables: Mapping[str, pa.Table], results: Mapping[str, Any]) -> None:
+    """Write both policies' responses with scores, and the results."""
+    for name, table in tables.items():
+        write_table(run.folder / "evaluate" / f"{name}.parquet", table)
+    write_json(run.folder / "evaluate" / "results.json", results)
+
+
+def read_results(run: Run) -> dict[str, Any]:
+    """Read the results: by constraint and for the reward; the rest under ``summary`` and ``also``."""
+    return dict(read_json(run.folder / "evaluate" / "results.json"))
+
+
+def read_responses_with_scores(run: Run, policy: str) -> pa.Table:
+    """Read the held-out responses of ``REFERENCE`` or ``ALIGNED``, one row each."""
+    return read_table(run.folder / "evaluate" / f"{policy}.parquet")
+
+
+def problem_of(config: RunConfig, columns: Columns, prompt_groups: Sequence[str | None]) -> Problem:
+    """Return the configuration's constraints on scores ``(n, K)`` by name; ``prompt_groups`` names n groups."""
+    groups = np.array(prompt_groups, object)
+    members = {str(name): groups == name for name in set(prompt_groups) if name is not None}
+    return prepare(columns[REWARD], columns, constraints_of(config), groups=members)
+
+
+def constraints_of(config: RunConfig) -> list[Constraint]:
+    """Return the configuration's constraints as the core states them, in their order."""
+    names = [item.name for item in fields(ConstraintConfig) if item.name != "scorer"]
+    return [
+        Constraint(name=name, **{field: getattr(item, field) for field in names})
+        for name, item in config.constraints.items()
+    ]
+
+
+def _columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    count = int(max(table.column("response").to_numpy())) + 1
+    return {name: table.column(name).to_numpy().reshape(-1, count) for name in names}

@@ -1,0 +1,190 @@
+"""The pipeline of a run, as data: which stages there are, in which order, and what each reads and writes.
+
+``--stages``, skipping, freshness, the dry run's plan, the report's links and docs/pipeline.md all follow from
+these tables. A stage's function is ``run`` in ``cann_jax/stages/NAME.py``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cann_jax.config.model import PREFERENCES
+
+
+@dataclass(frozen=True)
+class When:
+    """A condition on the configuration, in words and as a function."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+ALWAYS = When("", lambda config: True)
+PAIRS = When("there is a section `preferences`", lambda c: c.preferences is not None)
+PREALIGNED = When("an implicit scorer has `prealigned.preference`", lambda c: bool(c.to_prealign()))
+SCORED_PAIRS = When(
+    "`align.pairs` is dataset and `align.preference` pseudo_reward",
+    lambda c: "pair_scores" in c.align.supervision.stages,
+)
+ROUNDS = When("`rounds` is 2 or more", lambda c: c.rounds > 1)
+TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)
+HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompts.heldout == PREFERENCES)
+ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
+ON_PAIRS = When("`align.pairs` is dataset", lambda c: not c.align.supervision.from_samples)
+BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supervision.label is None)
+MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
+ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
+
+
+def always(*names: str) -> dict[str, When]:
+    """Return the names, each without a condition."""
+    return dict.fromkeys(names, ALWAYS)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of a pipeline.
+
+    Args:
+        name: Its name; its folder below the run's.
+        question: The question that it answers.
+        settings: Keys of the configuration that it reads, sections whole; ``*`` is any name.
+        files: Files from outside that it reads, by their name in ``run/inputs.py``.
+        reads: Stages whose outputs it reads, and when.
+        writes: Its outputs, and when; ``*`` is anything.
+        when: When a run has the stage.
+        in_parts: Its work lies in folders with commits of their own, each made anew by itself.
+    """
+
+    name: str
+    question: str
+    settings: tuple[str, ...]
+    files: tuple[str, ...]
+    reads: Mapping[str, When]
+    writes: Mapping[str, When]
+    when: When = field(default=ALWAYS)
+    in_parts: bool = False
+
+
+# Where files lie is no setting: what they hold is an input. The others change no result.
+NO_SETTINGS = (
+    *("model.path", "model.revision", "model.adapter", "prompts.train", "prompts.heldout"),
+    *("preferences.path", "preferences.prepared", "name", "run_dir", "mesh", "distributed"),
+    "sample.allow_changed_reference",
+)
+SCORERS = ("reward.scorer", "constraints.*.scorer")
+TARGETS = tuple(
+    f"constraints.*.{name}" for name in ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")
+)
+PREALIGNMENTS = tuple(
+    f"{scorer}.{name}"
+    for scorer in (*SCORERS, "evaluate.also.*")
+    for name in ("kind", "beta", "prealigned.preference")
+)
+TEMPLATE = ("prompts.template", "prompts.next_turn", "prompts.system")
+
+PIPELINE = (
+    Stage(
+        "pairs", "Which responses did people prefer?",
+        settings=("preferences", *TEMPLATE),
+        files=("tokenizer", "preferences"),
+        reads={},
+        writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl"),
+        when=PAIRS,
+    ),
+    Stage(
+        "prealign", "Which models speak for each preference (PeCAN)?",
+        settings=("model", "prealign", "seed", *PREALIGNMENTS),
+        files=("model",),
+        reads=always("pairs"),
+        writes=always("*/adapter/*"),
+        when=PREALIGNED,
+        in_parts=True,
+    ),
+    Stage(
+        "sample", "What would the reference say?",
+        settings=("model", "prompts", "sample", "seed"),
+        files=("model", "prompts.train"),
+        reads={"pairs": TRAIN_FROM_PAIRS},
+        writes=always("responses-*.parquet"),
+    ),
+    Stage(
+        "score", "How good is each response, by each score?",
+        settings=("model", "prompts", "sample", "seed", *SCORERS),
+        files=("model", "scorers"),
+        reads={"sample": ALWAYS, "prealign": PREALIGNED},
+        writes=always("scores.parquet"),
+    ),
+    Stage(
+        "dual", "Which λ; can the margins be reached on the sample?",
+        settings=("dual", "seed", "evaluate.confidence", *TARGETS),
+        files=(),
+        reads=always("score"),
+        writes=always("dual.json", "curve.parquet", "dual.png"),
+    ),
+    Stage(
+        "pair_scores", "How good are the responses that people compared?",
+        settings=("model", "prompts", "sample", "seed", *SCORERS),
+        files=("model", "scorers"),
+        reads={"pairs": ALWAYS, "prealign": PREALIGNED},
+        writes=always("scores.parquet"),
+        when=SCORED_PAIRS,
+    ),
+    Stage(
+        "align", "What does one preference step with r_λ give?",
+        settings=("model", "align", "dual.beta", "seed", *TARGETS),
+        files=("model",),
+        reads={
+            "sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
+            "dual": BY_R_LAMBDA,
+        },
+        writes={**always("weights/*", "metrics.jsonl"), "model/*": MERGED, "adapter/*": ADAPTER},
+    ),
+    Stage(
+        "rounds", "Where did the one shot fall short?",
+        settings=(
+            "model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed", *SCORERS, *TARGETS,
+        ),
+        files=("model", "prompts.train", "scorers"),
+        reads={
+            **always("score", "dual", "align"), "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED,
+        },
+        writes={**always("weights/*", "rounds.json"), "model/*": MERGED, "adapter/*": ADAPTER},
+        when=ROUNDS,
+    ),
+    Stage(
+        "evaluate", "Does it hold on prompts that nobody has used?",
+        settings=(
+            "model", "prompts", "sample", "evaluate", "align.lora", "rounds", "dual.beta", "seed",
+            *SCORERS, *TARGETS,
+        ),
+        files=("model", "prompts.heldout", "measured scorers"),
+        reads={
+            **always("score", "dual", "align"), "rounds": ROUNDS, "prealign": PREALIGNED,
+            "pairs": HELDOUT_FROM_PAIRS,
+        },
+        writes=always("results.json", "reference.parquet", "aligned.parquet"),
+    ),
+)  # fmt: skip
+
+# The pipeline of ``python -m cann_jax.reward``.
+SCORE_MODEL_PIPELINE = (
+    Stage(
+        "pairs", "Which responses did people prefer?",
+        settings=("preferences", "template", "next_turn", "system"),
+        files=("tokenizer", "preferences"),
+        reads={},
+        writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl"),
+    ),
+    Stage(
+        "score_model", "How far can a model tell which response people prefer?",
+        settings=(
+            "model", "objective", "dimension", "lora", "optimizer", "epochs", "pairs_per_step", "accumulation",
+            "regularization", "rematerialise", "checkpoint_every", "keep_checkpoints", "confidence", "export",
+            "template", "next_turn", "system", "seed",
+        ),
+        files=("model",),
+        reads=always("pairs"),
+        writes=always("weights/*", "metrics.jsonl", "results.json", "reliability.png", "model/*"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,148 @@
+"""The scorers of a run: loading, identity, and scoring block by block."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from etils import epath
+
+from cann_jax.config.scorers import ScorerConfig, ToPrealign
+from cann_jax.data.prompts import Prompt
+from cann_jax.data.responses import Responses
+from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.hashes import fingerprint_json
+from cann_jax.files.progress import track
+from cann_jax.run.run import ModelRun, Run
+from cann_jax.runtime.distributed import agreed, barrier, writing_shard
+from cann_jax.scorers import Context, Scored, Scorer, ScorerKind, check_finite
+
+ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
+
+Scorers = Mapping[str, tuple[str, Scorer]]  # (key in the configuration, scorer) by column name
+Counts = Mapping[tuple[str, str], int]  # how often something happened, by (column name, what)
+
+
+def context_of(run: ModelRun[Any], key: str, *, opened: bool = True) -> Context:
+    """Return what the scorer at ``key`` may ask of the run; ``opened`` says whether its model is at hand."""
+
+    def prealigned(asked: ToPrealign) -> Path:
+        return Path(run.folder / "prealign" / asked.name / ADAPTER)
+
+    own = cast(Run, run)
+    return Context(
+        key=key,
+        prompts=own.config.prompts,
+        files=run.files if opened else None,
+        reference=lambda: own.reference,
+        prealigned=prealigned,
+    )
+
+
+def identity(run: ModelRun[Any], key: str, scorer: ScorerConfig) -> dict[str, str]:
+    """Return fingerprints of what a scorer's values depend on besides its settings and the reference."""
+    return cast(ScorerKind, scorer).identity(context_of(run, key))
+
+
+def load_scorers(run: Run, scorers: Mapping[str, tuple[str, ScorerConfig]]) -> Scorers:
+    """Load scorers; equal settings share one: two constraints may read one 7B cost model.
+
+    Raises:
+        InputError: Something that a scorer needs is missing, or its probe fails.
+    """
+    loaded: dict[str, Scorer] = {}
+    found = {}
+    for name, (key, settings) in scorers.items():
+        same = fingerprint_json(settings)
+        if same not in loaded:
+            loaded[same] = cast(ScorerKind, settings).load(context_of(run, key))
+        found[name] = key, loaded[same]
+    return found
+
+
+def check_coverage(stage: str, scorers: Scorers, prompts: Sequence[Prompt], responses: int) -> None:
+    """Check, before anything is scored, that every response of the run can be; print what is left over.
+
+    Raises:
+        InputError: A table lacks a score.
+    """
+    for name, (_, scorer) in scorers.items():
+        if line := scorer.expect(prompts, responses):
+            print(f"{stage}: {name}: {line}")
+
+
+def score_shards(
+    scorers: Scorers,
+    responses: Responses,
+    reference_logps: np.ndarray,
+    folder: epath.PathLike,
+    size: int,
+    name: str = "",
+) -> tuple[pa.Table, Counts]:
+    """Score block by block; finished blocks ``folder/scores-00000.parquet``, … are kept and read back.
+
+    Args:
+        scorers: Scorers by column name.
+        responses: Responses to score.
+        reference_logps: (N, K) log π_ref(y|x), nats.
+        folder: Folder of the shards.
+        size: Prompts a shard.
+        name: The policy's name, where a folder holds shards of several.
+
+    Returns:
+        The whole table, and how often something happened.
+
+    Raises:
+        InputError: A scorer fails, or a score is NaN or infinite.
+    """
+    total, prefix = responses.shape[0], f"scores-{name}" if name else "scores"
+    paths = [epath.Path(folder) / f"{prefix}-{index:05d}.parquet" for index in range(-(-total // size))]
+    there = agreed([path.exists() for path in paths])
+    counts: Counter[tuple[str, str]] = Counter()
+    for start in track(
+        range(0, total, size), f"scoring {name}".strip(), unit=size, noun="prompts", total=total
+    ):
+        if not there[start // size]:
+            block = responses.slice(start, start + size)
+            with writing_shard(start // size):
+                table = _score_block(scorers, block, reference_logps[start : start + size])
+                write_table(paths[start // size], table)
+    barrier(f"scored {name}")
+    tables = [read_table(path) for path in paths]
+    for table in tables:
+        counts.update(dict(_counts(table)))
+    return pa.concat_tables([table.replace_schema_metadata() for table in tables]), counts
+
+
+def print_counts(stage: str, counts: Counts, rows: int) -> None:
+    """Print how often something happened while scoring."""
+    for (name, what), count in counts.items():
+        print(f"{stage}: {name}: {count} of {rows} {what}")
+
+
+def _score_block(scorers: Scorers, block: Responses, reference_logps: np.ndarray) -> pa.Table:
+    """Return one block's rows; counts travel in the table's metadata, so that a resumed run repeats them."""
+    prompts, repeats = block.prompts.prompts, block.shape[1]
+    columns: dict[str, Any] = {
+        "prompt_id": [prompt.id for prompt in prompts for _ in range(repeats)],
+        "group": pa.array([prompt.group for prompt in prompts for _ in range(repeats)], pa.string()),
+        "response": pa.array(list(range(repeats)) * len(prompts), pa.int32()),
+    }
+    counts: dict[str, str] = {}
+    done: dict[int, Scored] = {}
+    for name, (key, scorer) in scorers.items():
+        if id(scorer) not in done:
+            done[id(scorer)] = scorer(block, reference_logps)
+        scored = done[id(scorer)]
+        check_finite(scored.values, block, key)
+        columns[name] = pa.array(scored.values.astype(np.float32).reshape(-1))
+        counts |= {f"{name}\t{what}": str(count) for what, count in scored.counts.items() if count}
+    return pa.table(columns).replace_schema_metadata(counts)
+
+
+def _counts(table: pa.Table) -> Iterator[tuple[tuple[str, str], int]]:
+    for key, value in (table.schema.metadata or {}).items():
+        name, what = key.decode().split("\t")
+        yield (name, what), int(value)

@@ -1,0 +1,73 @@
+"""Which stages a run has, and what of its configuration each reads: what follows from a pipeline's table."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from cann_jax.config.schema import nearest
+from cann_jax.files.atomic import as_json
+from cann_jax.files.errors import InputError
+from cann_jax.run.manifest import flattened
+from cann_jax.run.pipeline import NO_SETTINGS, Stage, When
+
+Pipeline = tuple[Stage, ...]
+
+
+def stages_of(pipeline: Pipeline, config: Any) -> Pipeline:
+    """Return the stages that this configuration's run has, in their order."""
+    return tuple(stage for stage in pipeline if stage.when.holds(config))
+
+
+def chosen_stages(pipeline: Pipeline, config: Any, text: str | None) -> Pipeline:
+    """Return the stages that ``--stages`` names, in the pipeline's order; all of them for None.
+
+    Raises:
+        InputError: A name that no stage has (names the nearest), or of a stage that this run does not have.
+    """
+    there = stages_of(pipeline, config)
+    if text is None:
+        return there
+    asked, names = [name.strip() for name in text.split(",")], [stage.name for stage in pipeline]
+    for name in asked:
+        if name not in names:
+            raise InputError(
+                f"command line: --stages: there is no stage {name!r}; did you mean {nearest(name, names)}? "
+                f"The stages are {', '.join(names)}"
+            )
+        stage = pipeline[names.index(name)]
+        if stage not in there:
+            raise InputError(
+                f"command line: --stages: this run has the stage {name!r} only when {stage.when.words}; "
+                "change the configuration, or leave the stage out"
+            )
+    return tuple(stage for stage in there if stage.name in asked)
+
+
+def inputs_of(stage: Stage, pipeline: Pipeline, config: Any) -> Pipeline:
+    """Return the stages whose outputs a stage reads under this configuration, in their order."""
+    wanted = holding(stage.reads, config)
+    return tuple(each for each in stages_of(pipeline, config) if each.name in wanted)
+
+
+def holding(names: Mapping[str, When], config: Any) -> tuple[str, ...]:
+    """Return the names whose condition holds."""
+    return tuple(name for name, when in names.items() if when.holds(config))
+
+
+def settings_of(stage: Stage, config: Any) -> dict[str, Any]:
+    """Return the values that a stage reads of the configuration, by their dotted keys."""
+    return {key: value for key, value in flattened(as_json(config)) if reads_setting(stage, key)}
+
+
+def reads_setting(stage: Stage, key: str) -> bool:
+    """Return whether a stage's result depends on the setting with this dotted key."""
+    return _covered(key, stage.settings) and not _covered(key, NO_SETTINGS)
+
+
+def _covered(key: str, patterns: Iterable[str]) -> bool:
+    """Return whether a pattern is the key itself or a section around it."""
+    parts = key.split(".")
+    return any(
+        len(pattern) <= len(parts) and all(map(fnmatchcase, parts, pattern))
+        for pattern in (text.split(".") for text in patterns)
+    )

@@ -1,0 +1,171 @@
+"""Curves, sensitivities and uncertainty, on tables whose truth is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cann_jax.core import (
+    Feasible,
+    Scores,
+    bootstrap,
+    conservative_solution,
+    correct_multipliers,
+    cross_fit,
+    dual_curve,
+    implicit_scores,
+    interval,
+    kl_limit,
+    largest_margin,
+    margin_problem,
+    preference_probability,
+    pseudo_reward,
+    reference_kl,
+    sensitivities,
+    solve_dual,
+)
+from cann_jax.core.solver.stream import solve_stream
+from tests.core.tables import gaussian_oracle, random_table, vector_table
+
+BETA = 0.5
+
+
+def test_curve_equals_single_solves_and_marks_what_is_out_of_reach():
+    table = random_table(0)
+    top = float(largest_margin(table)[0])
+    margins = np.linspace(-0.5, 1.2 * top, 70)[:, None]
+    curve = dual_curve(table, margins, BETA)
+    np.testing.assert_array_equal(curve.feasible == Feasible.YES, margins[:, 0] < top)
+    np.testing.assert_array_equal(np.isinf(curve.multipliers[:, 0]), margins[:, 0] > top)
+    assert curve.converged[margins[:, 0] < top].all()
+    for point in (5, 30, 50):
+        alone = solve_dual(table, margins[point], BETA, "newton")
+        np.testing.assert_allclose(curve.multipliers[point], alone.multipliers, rtol=1e-3, atol=1e-5)
+    assert (np.diff(curve.multipliers[curve.converged, 0]) >= -1e-4).all()
+
+
+def test_curve_over_beta():
+    table, betas = random_table(0), np.geomspace(0.1, 2, 9)
+    curve = dual_curve(table, np.array([0.4]), betas)
+    for point in (0, 8):
+        alone = solve_dual(table, 0.4, betas[point], "newton")
+        np.testing.assert_allclose(curve.multipliers[point], alone.multipliers, rtol=1e-3)
+
+
+def test_sensitivities_equal_finite_differences():
+    with jax.enable_x64(True):
+        table, margins, step = vector_table(2), jnp.array([0.2, 0.1]), 1e-4
+
+        def solve(margins, beta):
+            return np.asarray(solve_dual(table, margins, beta, "newton", tolerance=1e-9).multipliers)
+
+        by_margin, by_beta = sensitivities(table, margins, BETA, jnp.asarray(solve(margins, BETA)))
+        for j in range(2):
+            moved = np.eye(2)[j] * step
+            difference = (solve(margins + moved, BETA) - solve(margins - moved, BETA)) / (2 * step)
+            np.testing.assert_allclose(by_margin[:, j], difference, rtol=1e-4)
+        difference = (solve(margins, BETA + step) - solve(margins, BETA - step)) / (2 * step)
+        np.testing.assert_allclose(by_beta, difference, rtol=1e-4)
+
+
+def test_inactive_constraints_do_not_move():
+    table, margins = vector_table(2), jnp.array([0.2, -3.0])
+    solution = solve_dual(table, margins, BETA, "newton")
+    by_margin, by_beta = sensitivities(table, margins, BETA, solution.multipliers)
+    assert by_margin[0, 0] > 0 and by_beta[1] == 0
+    np.testing.assert_array_equal(np.asarray(by_margin)[[0, 1, 1], [1, 0, 1]], 0)
+
+
+def test_bootstrap_interval_holds_the_answer_and_counts_what_is_out_of_reach():
+    table = random_table(1)
+    easy = margin_problem(table, 0.4)
+    solution = solve_dual(table, 0.4, BETA, "newton")
+    draws = bootstrap(easy.scores, easy.targets, BETA, solution.multipliers, resamples=100)
+    low, high = interval(draws.multipliers)
+    assert low[0] < solution.multipliers[0] < high[0] and draws.infeasible_share == 0
+    low, high = interval(draws.predicted_improvement)
+    assert low[0] < 0.4 < high[0]
+    edge = margin_problem(table, 0.99 * largest_margin(table)[0])
+    solution = solve_dual(table, edge.margins, BETA, "newton")
+    draws = bootstrap(edge.scores, edge.targets, BETA, solution.multipliers, resamples=100)
+    assert 0.1 < draws.infeasible_share < 0.9
+    assert np.isinf(interval(draws.multipliers)[1]).all()
+    assert np.isinf(draws.multipliers).mean() == pytest.approx(draws.infeasible_share)
+
+
+def test_conservative_margin_holds_in_the_population_as_often_as_asked():
+    """λ from 32 of 3,200 prompts, judged on all; 90 % asked, 60 draws."""
+    population = random_table(2, prompts=3200)
+    truth = solve_dual(population, 0.4, BETA, "newton").multipliers[0]
+    held = []
+    for part in range(60):
+        rows = slice(32 * part, 32 * part + 32)
+        sample = Scores(population.reward[rows], population.constraints[rows])
+        held.append(conservative_solution(sample, 0.4, BETA, confidence=0.9)[0].multipliers[0] >= truth)
+    assert 0.8 <= np.mean(held) <= 1.0
+
+
+def test_cross_fit_measures_on_prompts_it_has_not_seen():
+    problem = margin_problem(random_table(3, prompts=3200), 0.4)
+    found = cross_fit(problem.scores, problem.targets, BETA)
+    assert found.multipliers.shape == found.improvement.shape == found.error.shape == (2, 1)
+    assert (np.abs(found.improvement - 0.4) < 4 * np.sqrt(2) * found.error).all()
+    assert (found.error > 0).all()
+
+
+@pytest.mark.parametrize("responses", [32, 128])
+def test_correction_halves_the_error_of_the_gaussian_oracle(responses):
+    table = gaussian_oracle(0, responses)
+    solution = solve_dual(table, 1.0, BETA, "newton")
+    found = correct_multipliers(table, np.array([1.0]), BETA, solution)
+    assert not found.reason
+    before, after = solution.multipliers[0] - 1.0, found.multipliers[0] - 1.0
+    assert before > 0 and abs(after) <= 0.5 * abs(before)
+
+
+def test_correction_declines_where_the_sample_is_strained():
+    table = gaussian_oracle(0, 32)
+    solution = solve_dual(table, 1.9, BETA, "newton")
+    found = correct_multipliers(table, np.array([1.9]), BETA, solution)
+    assert kl_limit(table, solution).strained and "K is too small" in found.reason
+    np.testing.assert_array_equal(found.multipliers, solution.multipliers)
+
+
+def test_implicit_scores_reproduce_pecan():
+    i, j = np.arange(4)[:, None], np.arange(6)[None, :]
+    with jax.enable_x64(True):
+        reference = jnp.asarray(-20 + 3.0 * np.cos(i + 2 * j))
+        helpful = reference + 0.8 * np.sin(0.3 + 1.1 * i + 0.7 * j)
+        safer = reference + 0.6 * np.cos(0.2 + 0.9 * i - 0.6 * j)
+        table = implicit_scores(reference, helpful, safer, 0.1)
+        for margin, expected in [(0.01, 0.3653943383127857), (0.02, 1.496643843879249)]:
+            solution = solve_dual(table, margin, 0.1, "newton")
+            assert solution.multipliers[0] == pytest.approx(expected, rel=1e-5)
+        kl, error = reference_kl(reference, safer)
+        assert solution.baseline[0] == pytest.approx(-0.1 * float(kl)) and error > 0
+        scaled = implicit_scores(reference, helpful, safer, 0.1, helpful_beta=0.2, safer_beta=0.3)
+        np.testing.assert_allclose(scaled.reward, 2 * table.reward)
+        np.testing.assert_allclose(scaled.constraints, 3 * table.constraints)
+        r = pseudo_reward(table, solution.multipliers)
+        ours = preference_probability(r[:, 0], r[:, 1])
+        authors = preference_probability(r[:, 0], r[:, 1], temperature=0.1)
+        logit = jnp.log(ours / (1 - ours))
+        np.testing.assert_allclose(authors, jax.nn.sigmoid(10 * logit))
+
+
+def test_passes_over_chunks_equal_one_table():
+    table = random_table(4, constraints=2)
+    mask = np.arange(8) < np.random.default_rng(0).integers(2, 9, size=32)[:, None]
+    margins = np.array([0.3, 0.1], np.float32)
+    whole = solve_dual(Scores(table.reward, table.constraints, jnp.asarray(mask)), margins, BETA, "newton")
+
+    def chunks():
+        for rows in (slice(0, 16), slice(16, 32)):
+            yield Scores(table.reward[rows], table.constraints[rows], jnp.asarray(mask[rows]))
+
+    found = solve_stream(chunks, margin_problem(table, margins).targets, BETA)
+    assert found.prompts == 32 and found.solution.converged
+    for field in ("multipliers", "value", "slack", "kl", "predicted_reward", "effective_sample_size"):
+        np.testing.assert_allclose(
+            getattr(found.solution, field), getattr(whole, field), rtol=1e-4, atol=1e-5
+        )

@@ -1,0 +1,100 @@
+"""Every family: what transformers computes on torch, layer by layer, in, out and token by token."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.export.folder import export_folder
+from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.sampling.generate import generate
+from tests.models.families.family_models import FAMILIES, ours, padded, save_family, theirs
+from tests.models.forward import our_logits, random_ids, torch_logits
+
+PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 7]), 12
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    return save_family(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def files(folder):
+    return open_model(str(folder))
+
+
+@pytest.fixture(scope="module")
+def decoder(files):
+    return load_decoder(files, "float32")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("offset", [0, 2100])
+def test_logits_and_every_layer_equal_torch(decoder, folder, side, offset):
+    batch = padded(side, offset)
+    logits, states = ours(decoder, batch)
+    expected, expected_states = theirs(folder, batch)
+    assert np.ptp(expected) > 1  # a model whose logits are all alike would prove nothing
+    np.testing.assert_allclose(states, expected_states, atol=1e-4)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_padding_is_never_read(decoder):
+    """A row's logits are those of the row alone."""
+    alone = padded("right", lengths=(9,))
+    for side in ("left", "right"):
+        batch = padded(side)
+        place = slice(None, 9) if side == "right" else slice(-9, None)
+        row = alone._replace(ids=batch.ids[1:2, place])
+        rows = np.repeat(np.arange(3), batch.valid.sum(1))
+        np.testing.assert_allclose(ours(decoder, batch)[0][rows == 1], ours(decoder, row)[0], atol=1e-5)
+
+
+def test_decoding_equals_the_full_forward_pass(decoder, files):
+    """K responses behind a prompt that is computed once, windows passing from it into the response."""
+    model = LanguageModel.of(decoder, files)
+    samples = generate(
+        model.graph, model.weights, PROMPTS, LENGTHS, np.arange(2), jax.random.key(0), np.array([999]),
+        responses=3, max_new_tokens=LIMIT,
+    )  # fmt: skip
+    tokens = np.asarray(samples.tokens)
+    assert len({row.tobytes() for row in tokens.reshape(-1, LIMIT)}) == 6
+    for n, k in np.ndindex(2, 3):
+        row = np.concatenate([PROMPTS[n, : LENGTHS[n]], tokens[n, k]])
+        logps = jax.nn.log_softmax(our_logits(decoder, row[None])[0], axis=-1)
+        places = np.arange(LENGTHS[n] - 1, len(row) - 1)
+        expected = np.asarray(logps)[places, row[places + 1]]
+        np.testing.assert_allclose(samples.logps[n, k], expected, atol=1e-4)
+    prompts = [PROMPTS[n, : LENGTHS[n]] for n in range(2)]
+    packed = model.logps(prompts, tokens, np.asarray(samples.lengths))
+    np.testing.assert_allclose(samples.logps.sum(-1), packed, atol=2e-4)
+
+
+def test_export_equals_the_original_in_torch(decoder, files, folder, tmp_path):
+    export_folder(decoder, files.tokenizer, tmp_path)
+    ids = random_ids((2, 17))
+    np.testing.assert_allclose(torch_logits(tmp_path, ids), torch_logits(folder, ids), atol=1e-5)
+    np.testing.assert_array_equal(
+        our_logits(load_decoder(open_model(str(tmp_path)), "float32"), ids), our_logits(decoder, ids)
+    )
+
+
+def test_config_is_written_as_it_was_read(files, folder):
+    written = files.config.to_hf()
+    original = json.loads((folder / "config.json").read_text())
+    assert {key: original[key] for key in written if key in original} == {
+        key: value for key, value in written.items() if key in original
+    }
+    assert written.keys() - original.keys() <= {"head_dim"}
+    assert DecoderConfig.from_hf(json.loads(json.dumps(written)), "written") == files.config
+
+
+def test_bfloat16_close_to_float32(decoder, files):
+    """Factors rounded to 8 bits in every part of every family, the sums float32."""
+    narrow = our_logits(load_decoder(files, "bfloat16"), random_ids((2, 17)))
+    wide = our_logits(decoder, random_ids((2, 17)))
+    assert 0 < np.abs(narrow - wide).mean() < 0.01 * np.ptp(wide)

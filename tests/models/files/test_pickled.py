@@ -1,0 +1,249 @@
+"""Pickled weights: what torch saved is read without torch, and no file can make this program do anything."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cann_jax.files.errors import InputError
+from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.pickled import pickled_tensors
+from tests.models.forward import our_logits, random_ids
+
+WIDTHS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        {name: tensor.read() for name, tensor in pickled_tensors(path).items()}
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("dtype", WIDTHS, ids=str)
+def test_every_width(tmp_path, dtype):
+    path, value = tmp_path / "x.bin", (torch.randn(3, 5) * 9).to(dtype)
+    torch.save({"x": value}, path)
+    read = pickled_tensors(path)["x"].read()
+    expected = value.float().numpy() if dtype == torch.bfloat16 else value.numpy()
+    assert read.dtype.name == str(dtype).removeprefix("torch.")
+    np.testing.assert_array_equal(read.astype(expected.dtype), expected)
+
+
+def test_views_of_one_storage(tmp_path):
+    whole = torch.arange(60.0).reshape(3, 4, 5)
+    views = {
+        "whole": whole,
+        "part": whole[1, 1:3],
+        "turned": whole.permute(2, 0, 1),
+        "every other": whole[:, ::2, 1::3],
+        "expanded": torch.ones(1, 3).expand(4, 3),
+        "number": torch.tensor(7.0),
+        "empty": torch.zeros(0, 3),
+    }
+    torch.save(views, tmp_path / "x.bin")
+    for name, tensor in pickled_tensors(tmp_path / "x.bin").items():
+        np.testing.assert_array_equal(tensor.read(), views[name].numpy(), err_msg=name)
+        assert tensor.shape == tuple(views[name].shape)
+
+
+def test_a_part_is_read_alone(tmp_path):
+    value = torch.randn(6, 8)
+    torch.save({"x": value.T}, tmp_path / "x.bin")
+    index = (slice(2, 5), slice(1, 3))
+    np.testing.assert_array_equal(pickled_tensors(tmp_path / "x.bin")["x"].read(index), value.T[index])
+
+
+def test_state_dictionary_of_a_module(tmp_path):
+    """It carries an attribute of its own, so that its pickle holds a BUILD opcode."""
+    state = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3)).state_dict()
+    torch.save(state, tmp_path / "x.bin")
+    assert set(pickled_tensors(tmp_path / "x.bin")) == set(state)
+
+
+def as_bin(folder: Path, target: Path, shards: int = 1) -> Path:
+    """A copy of a model folder whose weights are pickled, as folders of 2023 have them."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors*"))
+    tensors = list(load_file(folder / "model.safetensors").items())
+    if shards == 1:
+        torch.save(dict(tensors), target / "pytorch_model.bin")
+        return target
+    places = {}
+    for shard in range(shards):
+        name = f"pytorch_model-{shard + 1:05d}-of-{shards:05d}.bin"
+        torch.save(dict(tensors[shard::shards]), target / name)
+        places |= dict.fromkeys(dict(tensors[shard::shards]), name)
+    (target / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    return target
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pickled_folder_equals_its_safetensors(tiny_folder, tiny, tmp_path, shards):
+    folder, ids = as_bin(tiny_folder, tmp_path / "bin", shards), random_ids((2, 9))
+    files = open_model(str(folder))
+    assert sum(path.suffix == ".bin" for path in files.files) == shards
+    np.testing.assert_array_equal(our_logits(load_decoder(files, "float32"), ids), our_logits(tiny, ids))
+
+
+def test_missing_pickled_shard(tiny_folder, tmp_path):
+    folder = as_bin(tiny_folder, tmp_path / "bin", 3)
+    (folder / "pytorch_model-00002-of-00003.bin").unlink()
+    with pytest.raises(InputError, match=r"pytorch_model-00002-of-00003\.bin is missing; copy the whole"):
+        open_model(str(folder))
+
+
+def test_torch_is_not_imported(tmp_path):
+    torch.save({"x": torch.ones(2)}, tmp_path / "x.bin")
+    code = (
+        "import sys; from pathlib import Path; from cann_jax.models.files.pickled import pickled_tensors\n"
+        f"[t.read() for t in pickled_tensors(Path({str(tmp_path / 'x.bin')!r})).values()]\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def archive(path: Path, data: bytes, storages: dict[str, bytes] | None = None, **more) -> Path:
+    """A file like ``torch.save``'s around any pickle."""
+    with zipfile.ZipFile(path, "w", **more) as file:
+        file.writestr("x/data.pkl", data)
+        for key, content in (storages or {}).items():
+            file.writestr(f"x/data/{key}", content)
+    return path
+
+
+class Calls:
+    """Pickles as a call of ``function`` when it is read."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+HOSTILE = {
+    "posix.system": lambda mark: Calls(os.system, f"touch {mark}"),
+    "builtins.eval": lambda mark: Calls(eval, f"open({str(mark)!r}, 'w')"),
+    "builtins.exec": lambda mark: Calls(exec, f"open({str(mark)!r}, 'w')"),
+    "builtins.open": lambda mark: Calls(open, str(mark), "w"),
+    "subprocess.check_output": lambda mark: Calls(subprocess.check_output, ["touch", str(mark)]),
+    "builtins.getattr": lambda mark: Calls(getattr, dict, "clear"),
+    "torch.load": lambda mark: Calls(torch.load, str(mark)),
+    "torch._utils._rebuild_parameter": lambda mark: Calls(torch._utils._rebuild_parameter, 1, True, {}),
+}
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickle_is_refused_and_does_nothing(tmp_path, name, protocol):
+    mark = tmp_path / "mark"
+    data = pickle.dumps({"w": HOSTILE[name](mark)}, protocol)
+    said = refused(archive(tmp_path / "x.bin", data))
+    # Old protocols call modules by their names in Python 2.
+    assert f".{name.rpartition('.')[2]}, which is no part of a tensor, and was not run" in said
+    assert not mark.exists()
+
+
+def test_the_hostile_pickle_works_where_nothing_guards(tmp_path):
+    """Else the test above would prove nothing."""
+    pickle.loads(pickle.dumps(HOSTILE["posix.system"](tmp_path / "mark"), 2))
+    assert (tmp_path / "mark").exists()
+
+
+def test_hostile_folder_is_refused(tiny_folder, tmp_path):
+    folder = as_bin(tiny_folder, tmp_path / "bin")
+    archive(folder / "pytorch_model.bin", pickle.dumps({"w": HOSTILE["builtins.open"](tmp_path / "mark")}, 2))
+    with pytest.raises(InputError, match="was not run; do not trust the file"):
+        open_model(str(folder))
+    assert not (tmp_path / "mark").exists()
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+def tensor_pickle(shape=(2, 2), strides=(2, 1), offset=0, items=4, key="0", rebuild=REBUILD) -> bytes:
+    """A tensor as torch pickles it, from any numbers."""
+
+    def row(values) -> bytes:
+        return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
+
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<i", len(value)) + value.encode()
+
+    count = b"J" + struct.pack("<i", items)
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + count + b"tQ"
+    start = b"J" + struct.pack("<i", offset)
+    arguments = b"(" + storage + start + row(shape) + row(strides) + b"\x89" + b"N" + b"t"
+    return b"\x80\x02}" + text("x") + rebuild + arguments + b"Rs."
+
+
+def test_the_handmade_pickle_is_read(tmp_path):
+    path = archive(tmp_path / "x.bin", tensor_pickle(), {"0": np.arange(4.0, dtype="f4").tobytes()})
+    np.testing.assert_array_equal(pickled_tensors(path)["x"].read(), [[0, 1], [2, 3]])
+
+
+IMPOSSIBLE = {
+    "runs over": {"shape": (2, 3)},
+    "runs over its storage's": {"strides": (400, 1)},
+    "runs over its": {"offset": 1},
+    "4000 numbers do not fit": {"items": 4000, "shape": (4000,), "strides": (1,)},
+    "no known kind": {"offset": -4},
+    "a tensor of no known": {"strides": (-2, 1)},
+    "a tensor of no": {"shape": (-2, 2)},
+    "KeyError": {"key": "elsewhere"},
+    "zip() argument": {"strides": (2, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("said", IMPOSSIBLE)
+def test_impossible_tensor(tmp_path, said):
+    assert said in refused(archive(tmp_path / "x.bin", tensor_pickle(**IMPOSSIBLE[said]), {"0": bytes(16)}))
+
+
+def test_attributes_cannot_be_set(tmp_path):
+    """BUILD sets attributes of what it is given: a tensor's strides after they were checked, or its path."""
+    whole = {"0": np.arange(4.0, dtype="f4").tobytes()}
+    for state in (b"}X\x07\x00\x00\x00stridesNs", b"N}X\x07\x00\x00\x00stridesNs\x86", b"(NNNNNNNt"):
+        data = tensor_pickle().replace(b"Rs.", b"R" + state + b"bs.")
+        assert "holds no plain tensors (" in refused(archive(tmp_path / "x.bin", data, whole))
+        data = tensor_pickle(rebuild=REBUILD + state + b"b")
+        assert "holds no plain tensors (" in refused(archive(tmp_path / "x.bin", data, whole))
+    test_the_handmade_pickle_is_read(tmp_path)
+
+
+def test_not_a_state_dictionary(tmp_path):
+    torch.save([torch.ones(2)], tmp_path / "x.bin")
+    assert "holds a list in place of named tensors" in refused(tmp_path / "x.bin")
+    torch.save({"x": torch.ones(2), "step": 7}, tmp_path / "x.bin")
+    assert "'step' is a int, no tensor" in refused(tmp_path / "x.bin")
+
+
+def test_formats_that_are_not_read(tmp_path):
+    path = tmp_path / "x.bin"
+    torch.save({"x": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert "of a torch before 1.6" in refused(path)
+    assert "is compressed" in refused(
+        archive(path, tensor_pickle(), {"0": bytes(16)}, compression=zipfile.ZIP_DEFLATED)
+    )
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x/other", b"")
+    assert "without data.pkl" in refused(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated(tmp_path, share):
+    buffer = io.BytesIO()
+    torch.save({"x": torch.ones(100)}, buffer)
+    (tmp_path / "x.bin").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    assert "truncated" in refused(tmp_path / "x.bin")
