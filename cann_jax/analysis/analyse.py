@@ -143,7 +143,7 @@ def _margin_path(
         start = min(0.0, float(margins[0]), float(np.mean(free)))
         return np.linspace(start, start + 0.985 * (largest - start), POINTS).astype(np.float32)
     furthest = 0.985 * reach.scale if reach is not None and np.isfinite(reach.scale) else 2.0
-    return (np.linspace(0, furthest, POINTS)[:, None] * margins).astype(np.float32)
+    return np.asarray(np.linspace(0, furthest, POINTS)[:, None] * margins, np.float32)
 
 
 def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
