@@ -1,9 +1,10 @@
-"""The table of benchmarks/results/compile.md: models compiled ahead of time for TPU slices, without a TPU.
+"""Make the table of benchmarks/results/compile.md: models compiled for TPU slices, without a TPU.
 
 ``PYTHONPATH=DIR_OF_LIBTPU:. python benchmarks/compile_table.py [--machine_code no] [--only WORD …]``
 
-Each row is a process of its own and leaves a file in ``benchmarks/results/compile/``. Rows that have one are
-not compiled again, so that the table can be stopped and continued; delete a row's file to compile it anew.
+Each row is compiled by a process of its own, which writes a file to ``benchmarks/results/compile/``. Rows
+with a file are not compiled again, so that the benchmark can be stopped and continued; delete a row's file to
+compile it again.
 """
 
 import argparse
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results"
 MODELS = {"llama-7b": "Llama-7B", "llama-3-8b": "Llama-3-8B", "llama-3-70b": "Llama-3-70B"}
 PROGRAMS = {"train": "training step", "sample": "sampling", "score": "scoring"}
-# Prompts a step, by slice: with two responses each, as many pairs.
+# Prompts per step, by slice; with two responses each, this is also the number of pairs.
 PROMPTS = {
     "v5e:4x4": 64,
     "v5e:8x8": 128,
@@ -48,9 +49,9 @@ class Row:
     Args:
         program: Key of ``PROGRAMS``.
         model: Key of ``MODELS``.
-        topology: The slice.
-        flags: Of the run, beside those that all rows have.
-        prompts: A step, or a batch.
+        topology: Topology name of the slice.
+        flags: Settings of the run, beside those that all rows have.
+        prompts: Prompts per step or batch.
     """
 
     program: str
@@ -61,20 +62,24 @@ class Row:
 
     @property
     def name(self) -> str:
+        """Name of the row's file, without its suffix."""
         words = re.sub("[^a-z0-9]+", "-", self.tuned).strip("-")
         return f"{self.model}_{words}_{self.topology}".replace(":", "-")
 
     @property
     def tuned(self) -> str:
+        """What is trained; for other programs, the program."""
         if self.program != "train":
             return f"({PROGRAMS[self.program]}{', tensor 8' if self.flags == SHARED_HEADS else ''})"
         return "all weights" if self.flags == ALL_WEIGHTS else "adapters"
 
     @property
     def file(self) -> Path:
+        """The file of the row's figures."""
         return RESULTS / "compile" / f"{self.name}.json"
 
     def command(self, machine_code: str) -> list[str]:
+        """Return the command that compiles the row."""
         command = [sys.executable, "-m", "cann_jax.compile_check", "--config", "configs/pod.yaml"]
         command += ["--model_config", f"configs/models/{self.model}.json", "--topology", self.topology]
         command += ["--programs", PROGRAMS[self.program], "--machine_code", machine_code]
@@ -83,7 +88,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Those most worth having first."""
+    """Return all rows, the most important ones first."""
 
     def training(model: str, full: bool, topology: str) -> Row:
         return Row("train", model, topology, ALL_WEIGHTS if full else (), PROMPTS[topology])
@@ -106,6 +111,7 @@ def rows() -> list[Row]:
 
 
 def main() -> None:
+    """Compile the rows that have no file yet, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--machine_code", choices=("yes", "no"), default="yes")
     parser.add_argument("--only", nargs="*", default=[""], help="words, one of which a row's name holds")
@@ -119,7 +125,7 @@ def main() -> None:
 
 
 def compile_row(row: Row, machine_code: str) -> None:
-    """Leaves the row's file; where the program does not fit, the line that says so."""
+    """Write the row's file; if the program does not fit the chip, the file holds the error."""
     print(f"{row.name} …", flush=True)
     done = subprocess.run(row.command(machine_code), cwd=ROOT, capture_output=True, text=True)
     if done.returncode == 2 and "does not fit" in done.stderr:
@@ -131,7 +137,7 @@ def compile_row(row: Row, machine_code: str) -> None:
 
 
 def write() -> None:
-    """The tables between the marks of compile.md; its words are written by hand."""
+    """Write the table between the marks of compile.md; the text around it is written by hand."""
     path = RESULTS / "compile.md"
     before, _, rest = path.read_text().partition("<!-- tables -->\n")
     _, _, after = rest.partition("<!-- end of tables -->\n")
@@ -146,10 +152,12 @@ def write() -> None:
 
 
 def title(row: Row) -> str:
+    """Return the model, what is trained, and the slice."""
     return f"{MODELS[row.model]}, {row.tuned}, {row.topology} ({slice_of(row.topology).cloud_name})"
 
 
 def cells(row: Row, found: dict[str, Any]) -> list[str]:
+    """Return the row's cells, from its figures."""
     where = slice_of(row.topology)
     sizes = [f"{found[key] / 1e9:.2f}" for key in ("arguments", "temporaries", "peak")]
     moved, kinds = found["moved"], collectives_text(found["moved"])

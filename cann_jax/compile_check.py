@@ -20,7 +20,9 @@ from cann_jax.dry_run.slices.topology import devices_of
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
-from cann_jax.runtime import sharding
+from cann_jax.run.batches import batches_of
+from cann_jax.runtime.mesh import make_mesh, on_mesh
+from cann_jax.runtime.sharding import check_batches, check_model
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,9 +37,9 @@ def main(argv: Sequence[str]) -> None:
     where = slice_of(flags.topology)
     path = Path(flags.model_config or f"{config.model.path}/config.json")
     shape = DecoderConfig.from_hf(read_json(path), str(path))
-    with sharding.on_mesh(sharding.make_mesh(config.mesh, devices_of(where))) as mesh:
-        sharding.check_batches(sharding.batches_of(config), mesh)
-        sharding.check_model(shape, mesh)
+    with on_mesh(make_mesh(config.mesh, devices_of(where))) as mesh:
+        check_batches(batches_of(config), mesh)
+        check_model(shape, mesh)
         figures = figures_of_programs(config, shape, where, chosen, dumps)
     for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):
         print(line)

@@ -1,4 +1,4 @@
-"""``python -m cann_jax.reward --config FILE.yaml``: human preferences to a reward or cost model."""
+"""``python -m cann_jax.reward --config FILE.yaml``: from human preferences to a reward or cost model."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from cann_jax.runtime.session import session
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prepare the pairs, train, judge on held-out pairs, export; or check all that with ``--dry_run``.
+    """Prepare the pairs, train, evaluate on held-out pairs and export; or only check, with ``--dry_run``.
 
     Raises:
         InputError: One line that says what is wrong and how to fix it.

@@ -1,4 +1,4 @@
-"""``python -m cann_jax.train --config FILE.yaml``: prompts to aligned model and report."""
+"""``python -m cann_jax.train --config FILE.yaml``: from prompts to an aligned model and a report."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ from cann_jax.runtime.session import session
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the stages asked for, or check them with ``--dry_run``.
+    """Run the stages asked for, or only check them, with ``--dry_run``.
 
     Raises:
         InputError: One line that says what is wrong and how to fix it.

@@ -1,6 +1,7 @@
-"""Everything the command says about one problem, computed once."""
+"""The analysis of one problem: its solution, how certain it is, and the trade-off around it."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +34,13 @@ POINTS, BETAS = 200, 41
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Solutions along one setting: ``margins (points, m)``, ``betas (points,)`` and a stacked solution."""
+    """Solutions along a path of settings.
+
+    Attributes:
+        margins: ``(points, m)``.
+        betas: ``(points,)``.
+        solutions: A solution whose leaves have a leading axis of points.
+    """
 
     margins: np.ndarray
     betas: np.ndarray
@@ -42,7 +49,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """Bootstrap intervals (low, high) and the share of resamples that cannot reach the margins."""
+    """Bootstrap intervals (low, high), and the share of resamples that cannot reach the margins."""
 
     multipliers: tuple[np.ndarray, np.ndarray]
     predicted_reward: tuple[np.ndarray, np.ndarray]
@@ -52,7 +59,7 @@ class Intervals:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """A solved problem; what needs a finite λ* is None where there is none."""
+    """A solved problem; fields that need a finite λ* are None where there is none."""
 
     problem: Problem
     beta: float
@@ -71,7 +78,7 @@ class Analysis:
 
     @property
     def feasible(self) -> Feasible:
-        """The verdict; cutting planes decide for m > 1, where the solver alone may not."""
+        """The verdict; for m > 1 cutting planes decide, because the solver alone may not be able to."""
         return self.reachability.feasible if self.reachability else Feasible(int(self.solution.feasible))
 
 
@@ -86,12 +93,13 @@ def analyse(
     """Solve, certify and explore one problem.
 
     Args:
-        problem: prepared scores and targets.
+        problem: Prepared scores and targets.
         beta: β > 0.
-        confidence: of intervals and of the conservative λ.
-        resamples: of the bootstrap; 0 leaves it out.
-        seed: of resampling.
-        method: of the solution itself; the curves and the bootstrap take Newton's many lanes always.
+        confidence: Level of the intervals and of the conservative λ.
+        resamples: Bootstrap resamples; 0 leaves the intervals out.
+        seed: Seed of resampling.
+        method: Method of the solution itself; the curves and the bootstrap always use Newton's method, which
+            solves many problems at once.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
     table = standardise(scores)
@@ -126,20 +134,22 @@ def analyse(
     return dataclasses.replace(result, **_uncertainty(result, margins, resamples, seed))
 
 
-def _margin_path(problem: Problem, margins, beta: float, largest, reach: Reachability | None) -> np.ndarray:
-    """``(points, m)``: one margin from what costs nothing to the largest; several scaled together."""
+def _margin_path(
+    problem: Problem, margins: np.ndarray, beta: float, largest: np.ndarray, reach: Reachability | None
+) -> np.ndarray:
+    """Return margins ``(points, m)``: one from what costs nothing to the largest, several scaled together."""
     if len(margins) == 1:
         free = np.asarray(predict_per_prompt(problem.scores, np.zeros_like(margins), beta)[1])
         start = min(0.0, float(margins[0]), float(np.mean(free)))
         return np.linspace(start, start + 0.985 * (largest - start), POINTS).astype(np.float32)
-    furthest = 0.985 * reach.scale if np.isfinite(reach.scale) else 2.0
-    return (np.linspace(0, furthest, POINTS)[:, None] * margins).astype(np.float32)
+    furthest = 0.985 * reach.scale if reach is not None and np.isfinite(reach.scale) else 2.0
+    return np.asarray(np.linspace(0, furthest, POINTS)[:, None] * margins, np.float32)
 
 
-def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int) -> dict:
+def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
     problem, beta, multipliers = found.problem, found.beta, found.solution.multipliers
     scores, targets = problem.scores, problem.targets
-    result = {
+    result: dict[str, Any] = {
         "correction": correct_multipliers(scores, margins, beta, found.solution),
         "conservative": conservative_solution(scores, margins, beta, found.confidence, multipliers),
         "cross_fit": cross_fit(scores, targets, beta, seed) if len(scores.reward) > 3 else None,
@@ -147,9 +157,10 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
     }
     if resamples:
         draws = bootstrap(scores, targets, beta, multipliers, resamples, seed)
-        spans = [
-            interval(samples, found.confidence)
-            for samples in (draws.multipliers, draws.predicted_reward, draws.predicted_improvement)
-        ]
-        result["intervals"] = Intervals(*spans, float(draws.infeasible_share))
+        result["intervals"] = Intervals(
+            interval(draws.multipliers, found.confidence),
+            interval(draws.predicted_reward, found.confidence),
+            interval(draws.predicted_improvement, found.confidence),
+            float(draws.infeasible_share),
+        )
     return result

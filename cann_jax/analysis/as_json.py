@@ -42,12 +42,12 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     if found.sensitivities:
         by_margin, by_beta = found.sensitivities
         result["sensitivities"] = {"multipliers_by_margin": by_margin, "multipliers_by_beta": by_beta}
-    return _plain(result)
+    return dict(_plain(result))
 
 
 def solution_json(solution: DualSolution) -> dict[str, Any]:
     """Return plain values under ``DualSolution``'s field names."""
-    return _plain({f.name: getattr(solution, f.name) for f in dataclasses.fields(DualSolution)})
+    return dict(_plain({f.name: getattr(solution, f.name) for f in dataclasses.fields(DualSolution)}))
 
 
 def _plain(value: Any) -> Any:

@@ -13,8 +13,8 @@ All noise is Gaussian, so the tilted policy is close to the Gaussian closed form
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from cann_jax.files.atomic import write_table
 from cann_jax.files.errors import InputError
 
 
@@ -46,10 +46,10 @@ def write_example(path: str) -> None:
     """Write the example table to a Parquet file and print a command to try on it.
 
     Raises:
-        InputError: The path does not end in .parquet.
+        InputError: The path does not end in .parquet or cannot be written.
     """
     if not path.endswith(".parquet"):
         raise InputError(f"--example {path}: give a path that ends in .parquet")
     table = example_table()
-    pq.write_table(table, path, compression="zstd")
+    write_table(path, table)
     print(f"{table.num_rows} rows; try: python -m cann_jax.dual --scores {path} --margin safe=1")

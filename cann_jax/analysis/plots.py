@@ -30,7 +30,7 @@ def draw_analysis(path: epath.PathLike, found: Analysis) -> None:
 
 
 def _reached(found: Analysis) -> np.ndarray:
-    return np.asarray(found.by_margin.solutions.feasible) == Feasible.YES
+    return np.equal(found.by_margin.solutions.feasible, Feasible.YES)
 
 
 def _dual_curve(axes: Axes, found: Analysis) -> None:

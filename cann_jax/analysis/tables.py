@@ -1,4 +1,4 @@
-"""Score tables from Parquet, CSV, JSON lines and npz, long (a row for each response) or wide."""
+"""Read score tables from Parquet, CSV, JSON lines and npz, long (a row for each response) or wide."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cann_jax.config.schema import nearest
 from cann_jax.files.errors import InputError
 
 READERS = (".parquet", ".csv", ".jsonl", ".json", ".npz")
@@ -18,7 +19,7 @@ READERS = (".parquet", ".csv", ".jsonl", ".json", ".npz")
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of the columns that are no constraint's."""
+    """Names of the columns that do not hold a constraint."""
 
     prompt: str = "prompt"
     response: str = "response"
@@ -31,9 +32,9 @@ class RawTable:
     """Scores as arrays, before any constraint is chosen.
 
     Attributes:
-        scores: name → ``(prompts, responses)`` float32; NaN where no response is.
-        prompt_columns: name → ``(prompts,)``, what is the same for all responses of a prompt.
-        mask: ``(prompts, responses)`` bool.
+        scores: ``(prompts, responses)`` float32 by name; NaN where there is no response.
+        prompt_columns: ``(prompts,)`` by name; values that all responses of a prompt share.
+        mask: ``(prompts, responses)`` bool; False where there is no response.
     """
 
     scores: dict[str, np.ndarray]
@@ -45,13 +46,14 @@ def read_scores(path: str, columns: Columns, wanted: Iterable[str] = ()) -> RawT
     """Read a score table.
 
     Args:
-        path: the file; its ending says the format.
-        columns: names of the prompt, response and reward columns.
-        wanted: names of scores that must be there; empty: every numeric column is one.
+        path: The file; its suffix determines the format.
+        columns: Names of the prompt, response and reward columns.
+        wanted: Names of scores that must be there; if empty, every numeric column is a score.
 
     Raises:
-        InputError: a missing or empty file, missing columns (the nearest named), text in a number column
-            (its row named), duplicate (prompt, response) rows, or prompts of another shape.
+        InputError: The file is missing, empty or unreadable; a column is missing (the message names the
+            nearest one), holds text among numbers (it names the row) or has another shape than the reward;
+            or a (prompt, response) pair occurs twice.
     """
     file = Path(path)
     if not file.is_file():
@@ -90,7 +92,7 @@ def _read_arrow(file: Path) -> pa.Table:
 
 
 def _bad_line(file: Path) -> str:
-    """Where JSON lines stop being JSON, which Arrow does not say."""
+    """Return where JSON lines stop being JSON, which Arrow does not report."""
     if file.suffix == ".csv":
         return ""
     for number, line in enumerate(file.open(encoding="utf-8", errors="replace"), 1):
@@ -102,42 +104,40 @@ def _bad_line(file: Path) -> str:
 
 
 def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse a table without these columns.
+    """Check that a table has the columns ``names``.
 
     Raises:
-        InputError: naming the nearest column there is.
+        InputError: A column is missing; the message names the nearest one that exists.
     """
     known = list(known)
     for name in names:
         if name not in known:
-            from cann_jax.config.schema import nearest  # pulls in the YAML parser, which only a mistake needs
-
             hint = f"did you mean {nearest(name, known)}?" if known else "it has no columns"
             raise InputError(f"{path}: no column {name}; {hint}")
 
 
 def _numbers(path: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """float32 ``(rows,)``; missing values are NaN, which ``check_scores`` reports."""
+    """Return float32 ``(rows,)``; missing values are NaN, which ``check_scores`` reports."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         for row, text in enumerate(column.to_pylist(), 1):
             try:
                 float(text)
             except (TypeError, ValueError):
                 raise InputError(
-                    f"{path}: column {name} row {row} is {text!r}, not a number; mend it"
+                    f"{path}: column {name} row {row} is {text!r}, not a number; fix it"
                 ) from None
         column = pc.cast(column, pa.float64())
     if not _is_numeric(column.type):
-        raise InputError(f"{path}: column {name} holds {column.type}, not numbers; mend or leave it out")
+        raise InputError(f"{path}: column {name} holds {column.type}, not numbers; convert it or drop it")
     return np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
 def _widen(table: pa.Table, names: list[str]) -> dict[str, list[str]] | None:
-    """name → its columns, where the table has a row for each prompt; None for a long table."""
+    """Return each score's columns by its name if the table has a row for each prompt; None if it is long."""
     if names[0] in table.column_names and pa.types.is_list(table.schema.field(names[0]).type):
         return {n: [n] for n in table.column_names if pa.types.is_list(table.schema.field(n).type)}
     numbered: dict[str, list[str]] = {}
@@ -177,7 +177,7 @@ def _mask_of_lists(table: pa.Table, reward: str, width: int) -> np.ndarray:
 
 
 def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
-    """``(prompts, longest)`` from lists, NaN past each one's end."""
+    """Return ``(prompts, longest)`` from lists, padded with NaN."""
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
     values = _numbers(path, name, pa.chunked_array([column.flatten()]))
     padded = np.full((len(lengths), lengths.max(initial=0)), np.nan, np.float32)
@@ -207,7 +207,7 @@ def _from_long(path: str, table: pa.Table, columns: Columns, wanted: list[str]) 
 
 
 def _places(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's place among its prompt's rows, in file order, and rows per prompt."""
+    """Return each row's index among its prompt's rows, in file order, and the number of rows per prompt."""
     counts = np.bincount(codes)
     order = np.argsort(codes, kind="stable")
     place = np.empty(len(codes), np.int64)
@@ -258,10 +258,10 @@ def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
 
 
 def prompt_weights(table: RawTable, columns: Columns, path: str) -> np.ndarray | None:
-    """``(prompts,)`` weights from their column, or None where none is named.
+    """Return ``(prompts,)`` weights from their column, or None if no column is named.
 
     Raises:
-        InputError: no such column, or text in it.
+        InputError: The column is missing or holds something other than numbers.
     """
     if columns.weights is None:
         return None

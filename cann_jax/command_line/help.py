@@ -4,34 +4,14 @@ import argparse
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import docstring_parser
 
 from cann_jax.command_line.commands import COMMANDS, Command
 from cann_jax.config.schema import dotted, is_required, named_section_type, section_type, type_name
 
-
-class Entry(NamedTuple):
-    """One key in the help text.
-
-    Args:
-        metavar: Name of its value; None for a switch.
-        text: What it means, what it must be, and its default.
-    """
-
-    metavar: str | None
-    text: str
-
-
-class Meaning(NamedTuple):
-    """What a docstring says about a field, ``name (METAVAR): Text.``."""
-
-    metavar: str
-    text: str
-
-
-Section = tuple[str, dict[str, Entry]]
+Arguments = dict[str, dict[str, Any]]  # what argparse's add_argument takes, by key
 
 
 def help_text(
@@ -44,26 +24,22 @@ def help_text(
         schema: Dataclass of its configuration.
         variants: Dataclasses of which one section of the configuration takes its keys, by title.
     """
-    sections = [("Flags", _own_entries(command))]
+    sections = [("Flags", _own_arguments(command))]
     if schema is not None:
         sections += _sections(schema, "", summary(schema))
     for title, variant in (variants or {}).items():
         sections += _sections(variant, "SCORER", f"{title}: {summary(variant)}")
-    introduction = [
-        _usage(command) + "\n",
-        inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0],
-    ]
-    rendered = [_render(title, entries) for title, entries in sections if entries]
-    return "\n".join([*introduction, *command.notes, *rendered])
+    description = inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0].rstrip() + "\n"
+    rendered = [_render(title, arguments) for title, arguments in sections if arguments]
+    return "\n".join([_usage(command), "", description, *command.notes, *rendered])
 
 
 def command_list() -> str:
     """Return one line for each command, and how to learn more."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary(command.flags)}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: cann-jax COMMAND ...", "", *lines, "", "cann-jax COMMAND --help lists its flags."]
-    )
+    more = "cann-jax COMMAND --help lists the flags of one."
+    return "\n".join(["usage: cann-jax COMMAND ...", "", *lines, "", more])
 
 
 def summary(schema: type) -> str:
@@ -72,70 +48,76 @@ def summary(schema: type) -> str:
 
 
 def _usage(command: Command[Any]) -> str:
-    meanings = _meanings(command.flags)
-    required = [item.name for item in fields(command.flags) if is_required(item)]
-    flags = [f"--{name} {meanings[name].metavar}" for name in required if name != command.positional]
-    rest = f"{meanings[command.positional].metavar} ..." if command.positional else "[--KEY VALUE ...]"
+    documented = _documented(command.flags)
+    required = {f.name: documented[f.name][0] for f in fields(command.flags) if is_required(f)}
+    many = required.pop(command.positional or "", None)
+    flags = [f"--{name} {metavar}" for name, metavar in required.items()]
+    rest = f"{many} ..." if many else "[--KEY VALUE ...]"
     return " ".join(["usage: python -m", command.module, *flags, rest])
 
 
-def _own_entries(command: Command[Any]) -> dict[str, Entry]:
-    hints, meanings = get_type_hints(command.flags, include_extras=True), _meanings(command.flags)
-    own = {f.name: _own_entry(f, hints[f.name], meanings[f.name]) for f in fields(command.flags)}
-    return {("" if name == command.positional else "--") + name: entry for name, entry in own.items()}
+def _own_arguments(command: Command[Any]) -> Arguments:
+    """Describe the command's own flags, of which some are switches and some may be repeated."""
+    hints, documented = get_type_hints(command.flags), _documented(command.flags)
+    arguments = _arguments(command.flags, "")
+    for item in fields(command.flags):
+        metavar, text = documented[item.name]
+        if item.default is False:
+            arguments[f"--{item.name}"] = {"action": "store_true", "help": text}
+        elif get_origin(hints[item.name]) is tuple:
+            arguments[f"--{item.name}"] = {"metavar": metavar, "help": f"{text} (may be repeated)"}
+    if command.positional is not None:
+        arguments[command.positional] = arguments.pop(f"--{command.positional}")
+    return arguments
 
 
-def _own_entry(item: Field[Any], hint: Any, meaning: Meaning) -> Entry:
-    if item.default is False:
-        return Entry(None, meaning.text)
-    if get_origin(hint) is tuple:
-        return Entry(meaning.metavar, f"{meaning.text} (may be repeated)")
-    return _entry(item, hint, meaning)
-
-
-def _sections(schema: type, key: str, title: str) -> Iterator[Section]:
+def _sections(schema: type, key: str, title: str) -> Iterator[tuple[str, Arguments]]:
     """Yield a title and the plain keys of the dataclass, then the same for each dataclass inside."""
-    hints, meanings = get_type_hints(schema, include_extras=True), _meanings(schema)
-    inner = {name: section_type(hint) or named_section_type(hint) for name, hint in hints.items()}
-    plain = [item for item in fields(schema) if inner[item.name] is None]
-    yield title, {f"--{dotted(key, f.name)}": _entry(f, hints[f.name], meanings[f.name]) for f in plain}
-    for name, section in inner.items():
-        if section is not None:
-            by_name = f"{name}.NAME" if named_section_type(hints[name]) else name
-            yield from _sections(section, dotted(key, by_name), meanings[name].text)
+    yield title, _arguments(schema, key)
+    for name, hint in get_type_hints(schema).items():
+        if section := section_type(hint) or named_section_type(hint):
+            by_name = f"{name}.NAME" if named_section_type(hint) else name
+            yield from _sections(section, dotted(key, by_name), _documented(schema)[name][1])
 
 
-def _entry(item: Field[Any], hint: Any, meaning: Meaning) -> Entry:
+def _arguments(schema: type, key: str) -> Arguments:
+    """Describe the keys of a dataclass that are not sections."""
+    hints, documented = get_type_hints(schema, include_extras=True), _documented(schema)
+    arguments = {}
+    for item in fields(schema):
+        hint, (metavar, text) = hints[item.name], documented[item.name]
+        if not (section_type(hint) or named_section_type(hint)):
+            text = f"{text} ({type_name(hint)}; {_default(item)})"
+            arguments[f"--{dotted(key, item.name)}"] = {"metavar": metavar, "help": text}
+    return arguments
+
+
+def _default(item: Field[Any]) -> str:
+    """Return the default of a field as one writes it in a YAML file."""
     if is_required(item):
-        return Entry(meaning.metavar, f"{meaning.text} ({type_name(hint)}; required)")
-    default = item.default if item.default_factory is MISSING else item.default_factory()
-    return Entry(meaning.metavar, f"{meaning.text} ({type_name(hint)}; default: {_spelled(default)})")
-
-
-def _spelled(value: Any) -> str:
-    """Return the value as one writes it in a YAML file."""
+        return "required"
+    value = item.default if item.default_factory is MISSING else item.default_factory()
     if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return f"default: [{', '.join(map(str, value))}]"
+    return f"default: {str(value).lower() if isinstance(value, bool) else 'null' if value is None else value}"
 
 
-def _render(title: str, entries: Mapping[str, Entry]) -> str:
+def _render(title: str, arguments: Arguments) -> str:
     parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group(title.rstrip("."))
-    for key, (metavar, text) in entries.items():
-        settings: dict[str, Any] = {"action": "store_true"} if metavar is None else {"metavar": metavar}
-        group.add_argument(key, help=text.replace("%", "%%"), **settings)
+    for key, settings in arguments.items():
+        group.add_argument(key, **{**settings, "help": settings["help"].replace("%", "%%")})
     return parser.format_help().strip("\n") + "\n"
 
 
-def _meanings(schema: type) -> dict[str, Meaning]:
-    """Return what each field means, by the docstrings of the dataclass and of those that it extends."""
+def _documented(schema: type) -> dict[str, tuple[str, str]]:
+    """Return each field's metavar and meaning, from ``name (METAVAR): Text.`` in the docstrings.
+
+    The docstrings are those of the dataclass and of the dataclasses that it extends.
+    """
     docstrings = [docstring_parser.parse(vars(each).get("__doc__") or "") for each in schema.__mro__[::-1]]
-    return {
-        param.arg_name: Meaning(param.type_name or param.arg_name.upper(), _plain(param.description))
-        for docstring in docstrings
-        for param in docstring.params
-    }
+    params = [param for docstring in docstrings for param in docstring.params]
+    return {p.arg_name: (p.type_name or p.arg_name.upper(), _plain(p.description)) for p in params}
 
 
 def _plain(text: str | None) -> str:

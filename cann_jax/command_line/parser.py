@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NoReturn, TypeVar, cast, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from cann_jax.command_line.commands import Command, Flags
 from cann_jax.command_line.yaml_file import read_yaml
@@ -21,8 +21,7 @@ def parse_flags(argv: Sequence[str], command: Command[Flags]) -> Flags:
         InputError: One line that names the flag and says how to fix it.
         SystemExit: After ``--help``.
     """
-    if wants_help(argv):
-        _print_help(command)
+    _help_if_asked(argv, command)
     return _own_flags(list(_pairs(argv, command, ())), command)
 
 
@@ -44,8 +43,7 @@ def parse_configured(
         InputError: One line that names the key, where it was given, and how to fix it.
         SystemExit: After ``--help``.
     """
-    if wants_help(argv):
-        _print_help(command, schema, variants or {})
+    _help_if_asked(argv, command, schema, variants)
     own = get_type_hints(command.flags)
     pairs = list(_pairs(argv, command, tuple(get_type_hints(schema))))
     flags = _own_flags([(key, text) for key, text in pairs if key in own], command)
@@ -59,11 +57,6 @@ def parse_configured(
     except SchemaError as error:
         by_flag = any(key == error.key or key.startswith(f"{error.key}.") for key, _ in overrides)
         raise InputError(f"{'command line' if by_flag else path}: {error}") from None
-
-
-def wants_help(argv: Sequence[str]) -> bool:
-    """Return whether the arguments ask for the help text."""
-    return bool({"-h", "--help"} & set(argv))
 
 
 def _pairs(argv: Sequence[str], command: Command[Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -108,8 +101,8 @@ def _own_flags(pairs: Pairs, command: Command[Flags]) -> Flags:
             values[name] = text
     for item in fields(cast(Any, command.flags)):
         if is_required(item) and item.name not in values:
-            flag = item.name.upper() if item.name == command.positional else f"--{item.name}"
-            raise InputError(f"command line: {flag} is missing; see python -m {command.module} --help")
+            what = "an argument" if item.name == command.positional else f"--{item.name}"
+            raise InputError(f"command line: {what} is missing; see python -m {command.module} --help")
     try:
         return from_mapping(command.flags, values)
     except SchemaError as error:
@@ -129,9 +122,17 @@ def _overridden(values: Mapping[str, Any], path: Sequence[str], key: str, text: 
     return {**values, name: _overridden(inner or {}, rest, key, text)}
 
 
-def _print_help(command: Command[Any], *sections: Any) -> NoReturn:
+def wants_help(argv: Sequence[str]) -> bool:
+    """Return whether the arguments ask for the help text."""
+    return bool({"-h", "--help"} & set(argv))
+
+
+def _help_if_asked(argv: Sequence[str], *described: Any) -> None:
+    """Print the help text and exit, if the arguments ask for it; the others are those of ``help_text``."""
+    if not wants_help(argv):
+        return
     from cann_jax.command_line.help import help_text
 
-    # Flushed here, so that ``--help | head`` ends in run_command and not while Python exits.
-    print(help_text(command, *sections), flush=True)
+    # Flushed here, so that ``--help | head`` fails in run_command and not while Python exits.
+    print(help_text(*described), flush=True)
     raise SystemExit(0)

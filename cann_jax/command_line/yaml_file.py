@@ -30,7 +30,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Refuse a key given twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -41,7 +41,7 @@ class _StrictLoader(yaml.SafeLoader):
                     None, None, f"key {key.value!r} is given twice", key.start_mark
                 )
             seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
 
 
 def _problem(error: yaml.YAMLError) -> str:

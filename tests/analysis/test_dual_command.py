@@ -1,4 +1,4 @@
-"""The command: what it reads, prints, writes and refuses."""
+"""The dual command: what it reads, prints, writes and refuses."""
 
 import csv
 import json
@@ -202,13 +202,13 @@ MISTAKES = {
     "apart": (
         TABLE.take(pa.array(np.random.default_rng(0).permutation(TABLE.num_rows))),
         [*ASK, "--stream"],
-        "rows lie apart",
+        "rows of a prompt are not adjacent",
     ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_one_line_with_the_mend(tmp_path, name):
+def test_mistakes_are_one_line_that_says_how_to_fix_it(tmp_path, name):
     table, flags, match = MISTAKES[name]
     path = tmp_path / "t.parquet"
     if table is not None:
@@ -230,7 +230,31 @@ def test_broken_files(tmp_path):
             read_scores(str(tmp_path / name), Columns())
 
 
-def test_single_and_identical_responses_are_said(tmp_path, capsys):
+def test_example_table(tmp_path, capsys):
+    main(["--example", str(tmp_path / "example.parquet")])
+    assert "python -m cann_jax.dual --scores" in capsys.readouterr().out
+    assert read_scores(str(tmp_path / "example.parquet"), Columns()).scores["safe"].shape == (200, 64)
+
+
+@pytest.mark.parametrize(
+    "flags, match",
+    [
+        (["--example", "scores.csv"], "give a path that ends in .parquet"),
+        (["--example", "a.parquet", "--beta", "1"], "--example takes no other flag"),
+        (["--margin", "1"], "--scores is missing"),
+    ],
+)
+def test_table_or_example(flags, match):
+    with pytest.raises(InputError, match=match):
+        main(flags)
+
+
+def test_a_stream_takes_no_groups(scores):
+    with pytest.raises(InputError, match="--stream takes no groups"):
+        main(["--scores", str(scores), "--at_least", "safe@inviting=0", "--stream"])
+
+
+def test_single_and_identical_responses_are_reported(tmp_path, capsys):
     table = TABLE.slice(7)  # leaves the first prompt one response
     flat = np.arange(table.num_rows) < 9
     for name in ("reward", "safe"):

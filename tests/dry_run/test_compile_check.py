@@ -1,4 +1,4 @@
-"""The counts behind compile_check: chips, loops in HLO text, operations of a traced step."""
+"""The compile check: chips, loops in HLO text, operations of a traced step, and mistakes."""
 
 import json
 import subprocess
@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cann_jax.command_line.run_options import parse_run
+from cann_jax.command_line.run_options import parse_compile_check, parse_run
 from cann_jax.dry_run.programs import trace_training
 from cann_jax.dry_run.slices.bytes_moved import moved
 from cann_jax.dry_run.slices.chips import slice_of
+from cann_jax.dry_run.slices.figures import chosen_programs
 from cann_jax.dry_run.slices.flops import model_flops, program_flops, step_flops
 from cann_jax.dry_run.slices.hlo import parse, trip_count
 from cann_jax.dry_run.slices.roofline import Times, utilisation
 from cann_jax.dry_run.slices.traffic import traffic
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
+from cann_jax.run.training import alignment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -179,14 +181,32 @@ def test_operations_of_a_step_within_5_percent_of_the_formula(lora):
     config, _ = parse_run(["--config", str(ROOT / "configs/pod.yaml"), "--model.attention", "xla", *lora])
     sizes = json.loads((ROOT / "configs/models/llama-7b.json").read_text())
     shape = DecoderConfig.from_hf(sizes, "llama-7b")
-    counted = program_flops(trace_training(config, shape, 512, 1000)["training step"].jaxpr.jaxpr)
+    traced = trace_training(config.model, alignment(config), shape, 512, 1000, config.sample.max_new_tokens)
+    counted = program_flops(traced["training step"].jaxpr.jaxpr)
     assert counted == pytest.approx(step_flops(config, shape, 512), rel=0.05)
     # 4ND or 6ND, N and D counted independently: 6.7 billion parameters, 64 sequences of 1,536 tokens.
     wanted = model_flops(config, shape, 512)
     assert wanted == pytest.approx((6 if lora else 4) * 6.74e9 * 64 * 1536, rel=0.1)
-    assert utilisation(wanted, Times(1.0, 0.5, 0.2), slice_of("v5e:4x4")) == pytest.approx(
+    assert utilisation(wanted, Times(1.0, 0.5, 0.2).longest, slice_of("v5e:4x4")) == pytest.approx(
         wanted / 16 / 197e12
     )
+
+
+@pytest.mark.parametrize(
+    "flags, problem",
+    [
+        (["--programs", "training"], "there is no 'training'; use training step, sampling, scoring"),
+        (["--machine_code", "no"], "--machine_code no is for one program"),
+        (["--stages", "sample"], "stages is not a key"),
+        (["--topolgy", "v5e:4x4"], "--topolgy is not an option; did you mean --topology?"),
+    ],
+)
+def test_mistakes(flags, problem):
+    with pytest.raises(InputError, match=problem):
+        _, parsed = parse_compile_check(
+            ["--config", str(ROOT / "configs/pod.yaml"), "--topology", "v5e:4x4", *flags]
+        )
+        chosen_programs(parsed.programs, parsed.machine_code)
 
 
 def test_without_libtpu_one_line_says_how_to_get_it():

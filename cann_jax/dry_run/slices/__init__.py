@@ -1,1 +1,1 @@
-"""Programs compiled for TPU slices, and what they need there."""
+"""Compile a run's programs for TPU slices, and count what they need there."""

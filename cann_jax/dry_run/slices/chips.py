@@ -1,4 +1,4 @@
-"""Figures of TPU chips, and slices of them by topology name.
+"""Specifications of TPU chips, and slices of them by topology name.
 
 Source: the specification tables of cloud.google.com/tpu/docs/v5e, /v5p and /v6e (read November 2026): peak
 bfloat16 compute, HBM capacity and bandwidth, bidirectional interconnect bandwidth of all ports together.
@@ -15,13 +15,13 @@ class Chip:
     """One chip.
 
     Args:
-        flops: Peak bfloat16, 1/s.
-        memory: HBM, bytes.
-        memory_bandwidth: Of the HBM, bytes/s.
-        port_bandwidth: Of one interconnect port in one direction, bytes/s.
-        torus_axis: Length from which a slice's axis closes to a ring.
-        cloud_name: Accelerator type as the cloud spells it; v5p counts cores, two a chip.
-        cores_named: What the cloud's number counts a chip as.
+        flops: Peak bfloat16 operations per second.
+        memory: HBM capacity in bytes.
+        memory_bandwidth: HBM bandwidth in bytes/s.
+        port_bandwidth: Bandwidth of one interconnect port in one direction, in bytes/s.
+        torus_axis: Length from which an axis of a slice closes to a ring.
+        cloud_name: Accelerator type as Google Cloud spells it.
+        cores_named: What a chip counts as in the number behind it; v5p counts its two cores.
     """
 
     flops: float
@@ -42,11 +42,11 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Slice:
-    """Chips wired as a grid.
+    """Chips connected as a grid.
 
     Args:
-        name: As in ``v5e:16x16``.
-        chip: What it is made of.
+        name: Topology name, for example ``v5e:16x16``.
+        chip: The kind of chip.
         shape: Chips along each axis of the grid.
     """
 
@@ -56,24 +56,26 @@ class Slice:
 
     @property
     def chips(self) -> int:
+        """Number of chips."""
         return math.prod(self.shape)
 
     @property
     def cloud_name(self) -> str:
+        """Accelerator type of the whole slice, for example ``v5litepod-256``."""
         return f"{self.chip.cloud_name}-{self.chips * self.chip.cores_named}"
 
     @property
     def interconnect(self) -> float:
-        """Bytes/s that a chip can receive; an axis that is no ring leaves a chip at its end one port."""
+        """Bytes/s that a chip can receive; at the end of an axis that is not a ring it has one port."""
         ports = sum(2 if size >= self.chip.torus_axis else 1 for size in self.shape if size > 1)
         return ports * self.chip.port_bandwidth
 
 
 def slice_of(name: str) -> Slice:
-    """The slice that a topology name means.
+    """Return the slice that a topology name stands for.
 
     Raises:
-        InputError: an unknown chip, or no grid.
+        InputError: The chip is unknown, or what follows it is not a grid.
     """
     kind, _, grid = name.partition(":")
     sizes = grid.split("x")

@@ -1,4 +1,4 @@
-"""The TPU compiler's answer to a traced program: its text and what it holds of a device's memory."""
+"""Compile traced programs with the TPU compiler: the optimised text and the memory of one device."""
 
 import contextlib
 import os
@@ -22,10 +22,10 @@ class Compiled:
     """A compiled program.
 
     Args:
-        text: Its optimised HLO.
-        arguments: Bytes held by its arguments, on one device.
-        temporaries: Bytes of its temporaries.
-        peak: Largest bytes in use at once; without machine code, arguments and temporaries.
+        text: Optimised HLO.
+        arguments: Bytes of the arguments on one device.
+        temporaries: Bytes of the temporaries.
+        peak: Peak of the bytes in use; without machine code, arguments plus temporaries.
     """
 
     text: str
@@ -38,9 +38,9 @@ def compiled(traced: Any) -> Compiled:
     """Compile to machine code.
 
     Raises:
-        InputError: it finds no place in a chip's memory.
+        InputError: The program does not fit a chip's memory.
     """
-    with _told():
+    with _memory_errors():
         program = traced.lower().compile()
     found = program.memory_analysis()
     return Compiled(
@@ -52,7 +52,11 @@ def compiled(traced: Any) -> Compiled:
 
 
 def keep_dumps() -> str:
-    """Before JAX starts: have the compiler write down what ``laid_out`` waits for; returns the folder."""
+    """Make the compiler write the files that ``laid_out`` waits for; call this before JAX starts.
+
+    Returns:
+        The folder that they are written to.
+    """
     folder = tempfile.mkdtemp(prefix="compile_check")
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={folder} --xla_dump_hlo_as_text"
@@ -61,18 +65,18 @@ def keep_dumps() -> str:
 
 
 def laid_out(traced: Any, folder: str) -> Compiled:
-    """Compile until the program is optimised and has its place in memory.
+    """Compile until the program is optimised and laid out in memory.
 
-    What follows is machine code: most of the time, and some copies more (485 GB moved became 582 for Llama-7B
-    with adapters on v5e:4x4). The compiler cannot be stopped there, so it goes on in a thread that ends with
-    the process.
+    Machine code would follow, which takes most of the time and adds some copies (485 GB moved became 582 for
+    Llama-7B with adapters on v5e:4x4). The compiler cannot be stopped there, so it continues in a thread that
+    ends with the process.
 
     Args:
         traced: The only program that this process compiles.
-        folder: From ``keep_dumps``.
+        folder: The result of ``keep_dumps``.
 
     Raises:
-        InputError: as ``compiled``.
+        InputError: The program does not fit a chip's memory.
     """
     failed: list[JaxRuntimeError] = []
 
@@ -87,7 +91,7 @@ def laid_out(traced: Any, folder: str) -> Compiled:
         (text := _written(folder, "after_buffer_assignment")) and (held := _written(folder, "report"))
     ):
         time.sleep(0.2)
-        with _told():
+        with _memory_errors():
             if failed:
                 raise failed[0]
     total = re.search(r"default \(color=0\)\nTotal bytes: (\d+)", held)
@@ -97,7 +101,7 @@ def laid_out(traced: Any, folder: str) -> Compiled:
 
 
 def _written(folder: str, name: str) -> str:
-    """What the compiler wrote under this name; empty while it writes or has not begun."""
+    """Return what the compiler wrote to the file of this name; empty until it is complete."""
     files = list(Path(folder).glob(f"*{name}.txt"))
     content = files[0].read_bytes() if files else b""
     time.sleep(0.5)
@@ -110,16 +114,16 @@ def _argument_bytes(text: str) -> float:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What the compiler says of a full memory, in one line."""
+def _memory_errors() -> Iterator[None]:
+    """Turn the compiler's report that memory is exhausted into one line."""
     try:
         yield
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         needed = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
-        told = f" ({needed[1]} of {needed[2]})" if needed else ""
+        used = f" ({needed[1]} of {needed[2]})" if needed else ""
         raise InputError(
-            f"the program does not fit a chip's memory{told}; use a larger slice, fewer prompts a step or "
+            f"the program does not fit a chip's memory{used}; use a larger slice, fewer prompts per step or "
             "more align.accumulation"
         ) from None

@@ -1,7 +1,8 @@
 """The figures of a run's programs on a TPU slice: time to compile, memory, operations, bytes and times."""
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +15,10 @@ from cann_jax.dry_run.slices.flops import model_flops, program_flops, step_flops
 from cann_jax.dry_run.slices.roofline import Need, Times, utilisation
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
+from cann_jax.run.training import alignment
 
 PROGRAMS = ("training step", "sampling", "scoring")
 STEPS, STOP_TOKENS = 1000, 1  # neither changes what is counted
-Figures = dict[str, Any]
 
 
 def chosen_programs(text: str, machine_code: bool) -> list[str]:
@@ -37,7 +38,7 @@ def chosen_programs(text: str, machine_code: bool) -> list[str]:
 
 def figures_of_programs(
     config: RunConfig, shape: DecoderConfig, where: Slice, chosen: Sequence[str], dumps: str | None
-) -> list[Figures]:
+) -> list[dict[str, Any]]:
     """Trace and compile programs on the current mesh, and return the figures of each.
 
     Args:
@@ -47,37 +48,27 @@ def figures_of_programs(
         chosen: Some of ``PROGRAMS``.
         dumps: Folder of ``keep_dumps``, to stop before machine code; None to compile to the end.
     """
-    return [_figures(*each, config, shape, where, dumps) for each in _traced(config, shape, chosen)]
-
-
-def _traced(config: RunConfig, shape: DecoderConfig, chosen: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    width = _prompt_width(config)
+    width, length = bucket_width(config.prompts.max_tokens), config.sample.max_new_tokens
+    train = functools.partial(trace_training, config.model, alignment(config), shape, width, STEPS, length)
     tracers: dict[str, Callable[[], Any]] = {
-        "training step": lambda: trace_training(config, shape, width, STEPS)["training step"],
+        "training step": lambda: train()["training step"],
         "sampling": lambda: trace_sampling(config, shape, width, STOP_TOKENS),
         "scoring": lambda: trace_scoring(config, shape, width),
     }
-    for name in chosen:
-        yield name, tracers[name]()
+    figures = [{"program": name, **_figures(tracers[name](), where, dumps)} for name in chosen]
+    for each in figures:
+        if each["program"] == "training step":
+            model, step = model_flops(config, shape, width), step_flops(config, shape, width)
+            each["mfu_bound"] = utilisation(model, each["seconds"], where)
+            each["flops_over_analytic"] = each["flops"] * where.chips / step
+    return figures
 
 
-def _prompt_width(config: RunConfig) -> int:
-    """Return the padded width of the longest prompt that the configuration allows."""
-    return bucket_width(config.prompts.max_tokens)
-
-
-def _figures(
-    name: str, traced: Any, config: RunConfig, shape: DecoderConfig, where: Slice, dumps: str | None
-) -> Figures:
+def _figures(traced: Any, where: Slice, dumps: str | None) -> dict[str, Any]:
     start, cpu_start = time.monotonic(), time.process_time()
     program = compiled(traced) if dumps is None else laid_out(traced, dumps)
     took = {"compile_seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu_start}
     need = Need.of(program, program_flops(traced.jaxpr.jaxpr) / where.chips)
     times = Times.of(need, where)
-    figures = {"program": name, "machine_code": dumps is None, **took, **asdict(need), **asdict(times)}
-    figures |= {"bound": times.bound, "seconds": times.longest}
-    if name == "training step":
-        width = _prompt_width(config)
-        figures["mfu_bound"] = utilisation(model_flops(config, shape, width), times, where)
-        figures["flops_over_analytic"] = need.flops * where.chips / step_flops(config, shape, width)
-    return figures
+    figures = {"machine_code": dumps is None, **took, **asdict(need), **asdict(times)}
+    return {**figures, "bound": times.bound, "seconds": times.longest}

@@ -1,4 +1,4 @@
-"""Floating-point operations: counted in a program's own description, and from the model's sizes."""
+"""Floating-point operations: counted in a program's jaxpr, and computed from the model's sizes."""
 
 import math
 from typing import Any
@@ -13,10 +13,11 @@ from cann_jax.models.config import DecoderConfig
 
 
 def program_flops(jaxpr: Any) -> float:
-    """Of all matrix products that a program's jaxpr runs on all devices, loops and recomputation included.
+    """Return the operations of all matrix products that a jaxpr runs on all devices.
 
-    What nobody reads is left out, as XLA does: of frozen weights, the gradient. A loop that may end early
-    counts as often as its condition allows; a kernel's inside counts once for each point of its grid.
+    Loops and recomputation are included. Unused results are left out, as in XLA, for example the gradient of
+    frozen weights. A loop that may end early counts as often as its condition allows; the body of a kernel
+    counts once for each point of its grid.
     """
     read, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     return _flops(read)
@@ -33,26 +34,25 @@ def _flops(jaxpr: Any) -> float:
 
 
 def _times(name: str, parameters: dict[str, Any]) -> int:
-    """How often what an equation holds runs, on all devices."""
+    """Return how often the jaxprs inside an equation run, on all devices."""
     if name == "pallas_call":
-        return math.prod(parameters["grid_mapping"].grid)
+        return math.prod(map(int, parameters["grid_mapping"].grid))
     if name == "shard_map":
-        return parameters["mesh"].size
+        return int(parameters["mesh"].size)
     if name == "while":
         return _limit(parameters["cond_jaxpr"].jaxpr)
-    return parameters.get("length", 1)
+    return int(parameters.get("length", 1))
 
 
 def _limit(condition: Any) -> int:
-    """The one number that a loop's condition compares with; 1 where it has none."""
-    literals = [each for equation in condition.eqns for each in equation.invars if isinstance(each, Literal)]
-    return max(
-        (int(each.val) for each in literals if jnp.issubdtype(each.aval.dtype, jnp.integer)), default=1
-    )
+    """Return the largest constant that a loop's condition compares with; 1 if there is none."""
+    operands = [each for equation in condition.eqns for each in equation.invars]
+    literals: list[Any] = [each for each in operands if isinstance(each, Literal)]
+    return max((int(x.val) for x in literals if jnp.issubdtype(x.aval.dtype, jnp.integer)), default=1)
 
 
 def _inside(parameters: dict[str, Any]) -> list[Any]:
-    """The jaxprs among an equation's parameters, those of all branches."""
+    """Return the jaxprs among an equation's parameters, those of all branches included."""
 
     def is_jaxpr(value: Any) -> bool:
         return hasattr(value, "eqns") or hasattr(value, "jaxpr")
@@ -63,27 +63,28 @@ def _inside(parameters: dict[str, Any]) -> list[Any]:
 
 def _product_flops(equation: Any) -> float:
     (contracting, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracting)
+    left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    return 2.0 * math.prod(map(int, result)) * math.prod(int(left[axis]) for axis in contracting)
 
 
 def layer_parameters(shape: DecoderConfig) -> int:
-    """Weights of a layer's matrices."""
+    """Return the number of weights in the matrices of one layer."""
     queries, values = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = shape.hidden * (2 * queries + 2 * values)
     return attention + 3 * shape.hidden * shape.intermediate
 
 
 def forward_flops(shape: DecoderConfig, sequences: int, length: int, predicted: int) -> float:
-    """Of one pass over ``sequences`` of ``length`` tokens: 2 a weight and token, attention, the head.
+    """Return the operations of one forward pass: 2 per weight and token, attention, and the head.
 
-    Attention counts each row's whole width, as the plain kernel computes it: 4 · length² · heads · head size.
+    Attention counts the whole width of each row, as the plain kernel computes it:
+    4 · length² · heads · head size.
 
     Args:
-        shape: The model.
-        sequences: How many.
-        length: Tokens of each.
-        predicted: Tokens of each for which the head is computed.
+        shape: The model's sizes.
+        sequences: Number of sequences.
+        length: Tokens per sequence.
+        predicted: Tokens per sequence for which the head is computed.
     """
     matrices = 2 * layer_parameters(shape) * length
     attention = 4 * length**2 * shape.heads * shape.head_dim
@@ -92,9 +93,10 @@ def forward_flops(shape: DecoderConfig, sequences: int, length: int, predicted: 
 
 
 def model_flops(config: RunConfig, shape: DecoderConfig, width: int) -> float:
-    """Of a training step: twice the forward pass for adapters (4ND), three times for all weights (6ND).
+    """Return the model operations of a training step: 4ND with adapters, 6ND for all weights.
 
-    With adapters the backward pass needs no gradient of the frozen weights. Recomputation is not counted
+    These are twice and three times the forward pass, because with adapters the backward pass needs no
+    gradient of the frozen weights. Recomputation is not counted
     (Chowdhery et al. 2022, appendix B, the definition of model FLOPs utilisation).
     """
     align, response = config.align, config.sample.max_new_tokens
@@ -104,11 +106,11 @@ def model_flops(config: RunConfig, shape: DecoderConfig, width: int) -> float:
 
 
 def step_flops(config: RunConfig, shape: DecoderConfig, width: int) -> float:
-    """What a training step really computes, recomputation and adapters included; to check the count by.
+    """Return what a training step really computes, recomputation included; a check of ``program_flops``.
 
-    The backward pass of adapters is one product a matrix, of all weights two. The layers' forward pass runs
-    again in it, save its last product, whose result only the next layer read; attention once more inside that
-    (``attend`` is its own checkpoint), and the head's chunks once more.
+    The backward pass takes one product per matrix with adapters, two for all weights. The layers' forward
+    pass runs again in it, except for its last product, whose result only the next layer reads; attention once
+    more inside that (``attend`` has a checkpoint of its own), and the chunks of the head once more.
     """
     align, response = config.align, config.sample.max_new_tokens
     predicted = align.group_size * response

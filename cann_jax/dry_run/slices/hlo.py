@@ -1,4 +1,4 @@
-"""A compiled program's HLO text: its computations, and how often each runs.
+"""Parse the HLO text of a compiled program: its computations, and how often each runs.
 
 XLA's own cost analysis counts the body of a loop once. Here every computation counts as often as it runs: the
 trip counts of the loops around it are read from their conditions and multiplied.
@@ -26,7 +26,7 @@ class Array:
 
     Args:
         size: Bytes.
-        in_hbm: Whether it lies there; S(n) in its layout marks other memories.
+        in_hbm: Whether the array is in HBM; S(n) in its layout marks other memories.
     """
 
     size: float
@@ -35,6 +35,16 @@ class Array:
 
 @dataclass
 class Instruction:
+    """One instruction.
+
+    Args:
+        name: Name of its result.
+        shape: Shape of its result, as HLO writes it.
+        kind: Opcode, for example ``all-gather``.
+        rest: The text behind the opcode: operands and attributes.
+        is_root: Whether its result is that of the computation.
+    """
+
     name: str
     shape: str
     kind: str
@@ -43,11 +53,12 @@ class Instruction:
 
     @property
     def operands(self) -> list[str]:
+        """Names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.rest.partition("), ")[0])
 
     @property
     def arrays(self) -> list[Array]:
-        """Those of its shape, tuples flattened."""
+        """The arrays of its shape, tuples flattened."""
         return [
             Array(
                 _BYTES.get(kind, 1) * math.prod(int(size) for size in dimensions.split(",") if size),
@@ -58,13 +69,16 @@ class Instruction:
 
     @property
     def size(self) -> float:
-        """Bytes of all its arrays, wherever they lie."""
+        """Bytes of all its arrays, in whichever memory."""
         return sum(array.size for array in self.arrays)
 
     @property
     def results(self) -> list[Array]:
-        """What it makes: of the start of an asynchronous operation, whose shape names its operands too (a
-        copy's behind its result), the result alone."""
+        """The arrays that it makes.
+
+        The shape of an asynchronous operation's start names its operands too, a copy's behind its result;
+        they are left out.
+        """
         if not self.kind.endswith("-start"):
             return self.arrays
         return (
@@ -73,19 +87,23 @@ class Instruction:
 
     @property
     def called(self) -> list[str]:
-        """Computations that it names, all branches, but not the condition of a loop."""
+        """Computations that it calls: all branches, but not the condition of a loop."""
         return [name for found in _CALLED.findall(self.rest) for name in re.findall(r"%([\w.\-]+)", found)]
 
 
 @dataclass
 class Computation:
+    """A computation, its instructions by name."""
+
     instructions: dict[str, Instruction] = field(default_factory=dict)
 
     @property
     def root(self) -> Instruction:
+        """The instruction whose result is that of the computation."""
         return next(each for each in self.instructions.values() if each.is_root)
 
     def parameter(self, index: int) -> Instruction:
+        """Return the parameter at a position."""
         return next(
             each
             for each in self.instructions.values()
@@ -93,6 +111,7 @@ class Computation:
         )
 
     def users(self, name: str) -> list[Instruction]:
+        """Return the instructions that have ``name`` as an operand."""
         return [each for each in self.instructions.values() if name in each.operands]
 
 
@@ -100,7 +119,7 @@ Computations = dict[str, Computation]
 
 
 def parse(text: str) -> tuple[Computations, str]:
-    """Computations by name, and the name of the entry."""
+    """Return the computations by name, and the name of the entry computation."""
     computations: Computations = {}
     entry, current = "", Computation()
     for line in text.splitlines():
@@ -114,7 +133,7 @@ def parse(text: str) -> tuple[Computations, str]:
 
 
 def runs_of(computations: Computations, entry: str) -> dict[str, float]:
-    """How often each computation that moves bytes runs: the entry, bodies of loops, called computations."""
+    """Return how often each computation that moves bytes runs: the entry, bodies of loops, and calls."""
     runs: defaultdict[str, float] = defaultdict(float)
 
     def visit(name: str, times: float) -> None:
@@ -130,7 +149,7 @@ def runs_of(computations: Computations, entry: str) -> dict[str, float]:
 
 
 def trip_count(loop: Instruction, computations: Computations) -> int:
-    """From the one constant that the loop's condition compares with; 1 where the end depends on data."""
+    """Return the constant that a loop's condition compares with; 1 if its end depends on data."""
     condition = re.search(r"condition=%([\w.\-]+)", loop.rest)
     assert condition is not None
     limits = [

@@ -1,4 +1,4 @@
-"""How long a compiled program must take on a chip, and what share of the peak that leaves to the model."""
+"""Lower bounds of a compiled program's time on a chip, and what utilisation they allow (a roofline)."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from cann_jax.dry_run.slices.traffic import Traffic, traffic
 
 @dataclass(frozen=True)
 class Need:
-    """What one run of a program needs of each device.
+    """What one execution of a program needs of each device.
 
     Args:
-        arguments: Bytes held by its arguments.
-        temporaries: Bytes of its temporaries.
-        peak: Largest bytes in use at once.
-        flops: Operations of its matrix products, recomputation included.
+        arguments: Bytes of the arguments.
+        temporaries: Bytes of the temporaries.
+        peak: Peak of the bytes in use.
+        flops: Operations of the matrix products, recomputation included.
         moved: Bytes to and from memory, and between devices.
     """
 
@@ -27,17 +27,18 @@ class Need:
 
     @classmethod
     def of(cls, compiled: Compiled, flops: float) -> "Need":
-        """Of a compiled program whose products take ``flops`` on each device."""
+        """Return the needs of a compiled program whose products take ``flops`` on each device."""
         return cls(compiled.arguments, compiled.temporaries, compiled.peak, flops, traffic(compiled.text))
 
     @property
     def received(self) -> float:
+        """Bytes received from other devices."""
         return sum(self.moved.received.values())
 
 
 @dataclass(frozen=True)
 class Times:
-    """Lower bounds of a program's time in seconds, each as if it alone counted."""
+    """Lower bounds of a program's time in seconds, each as if nothing else took time."""
 
     compute: float
     memory: float
@@ -45,6 +46,7 @@ class Times:
 
     @classmethod
     def of(cls, need: Need, where: Slice) -> "Times":
+        """Return the bounds for a program's needs on the chips of a slice."""
         chip = where.chip
         return cls(
             need.flops / chip.flops,
@@ -54,19 +56,21 @@ class Times:
 
     @property
     def bound(self) -> str:
+        """What takes longest: compute, memory or interconnect."""
         return max(("compute", "memory", "interconnect"), key=lambda name: getattr(self, name))
 
     @property
     def longest(self) -> float:
-        return getattr(self, self.bound)
+        """The largest of the bounds, in seconds."""
+        return max(self.compute, self.memory, self.interconnect)
 
 
-def utilisation(model_flops: float, times: Times, where: Slice) -> float:
-    """Upper bound of model FLOPs utilisation: what the model asks for over what the peak does in that time.
+def utilisation(model_flops: float, seconds: float, where: Slice) -> float:
+    """Return an upper bound of model FLOPs utilisation.
 
     Args:
-        model_flops: Of all devices together.
-        times: Of the program.
-        where: What it runs on.
+        model_flops: Operations that the model needs, on all devices together.
+        seconds: Lower bound of the program's time.
+        where: The slice that it runs on.
     """
-    return model_flops / (where.chips * where.chip.flops * times.longest)
+    return model_flops / (where.chips * where.chip.flops * seconds)

@@ -1,12 +1,13 @@
-"""The devices of a TPU slice that is not there, as libtpu describes them."""
+"""The devices of a TPU slice that is not at hand, as libtpu describes them."""
 
 import importlib.util
 import os
+from typing import Any
 
 from cann_jax.dry_run.slices.chips import Slice
 from cann_jax.files.errors import InputError
 
-# libtpu asks the cloud's metadata server who it is, unless told; the answers do not matter for compiling.
+# Without these, libtpu asks the cloud's metadata server; the answers do not matter for compiling.
 _ANSWERS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -16,11 +17,11 @@ _ANSWERS = {
 }
 
 
-def devices_of(where: Slice) -> list:
-    """The devices, to compile for and not to run on.
+def devices_of(where: Slice) -> list[Any]:
+    """Return the devices of a slice, to compile for and not to run on.
 
     Raises:
-        InputError: libtpu is not installed, or knows no such slice.
+        InputError: libtpu is not installed, or does not know the slice.
     """
     for name, value in {**_ANSWERS, "TPU_ACCELERATOR_TYPE": where.cloud_name}.items():
         os.environ.setdefault(name, value)
@@ -38,4 +39,4 @@ def devices_of(where: Slice) -> list:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=where.name).devices)
     except Exception as error:  # the runtime's own type, which is not public
         reason = str(error).splitlines()[0]
-        raise InputError(f"--topology {where.name}: libtpu knows no such slice ({reason})") from None
+        raise InputError(f"--topology {where.name}: libtpu does not know this slice ({reason})") from None

@@ -1,8 +1,8 @@
-"""What a compiled program moves each time it runs, on one device: to and from memory, and between devices."""
+"""Count what one execution of a compiled program moves on one device, to HBM and between devices."""
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from cann_jax.dry_run.slices.hlo import Computation, Computations, Instruction, 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one run of a program moves, on one device.
+    """What one execution of a program moves, on one device.
 
     Args:
         memory: Bytes to and from HBM.
@@ -30,7 +30,7 @@ class Collective:
     """One collective.
 
     Args:
-        kind: As in ``all-gather``.
+        kind: Opcode, for example ``all-gather``.
         received: Bytes that a device receives each time.
         memory: Bytes of its operands and results.
         times: How often it runs.
@@ -43,7 +43,7 @@ class Collective:
 
 
 def traffic(text: str) -> Traffic:
-    """Read a compiled module's text."""
+    """Return the traffic of a compiled module, from its text."""
     computations, entry = parse(text)
     runs = runs_of(computations, entry)
     memory = sum(
@@ -51,8 +51,8 @@ def traffic(text: str) -> Traffic:
         for name, times in runs.items()
         for instruction in computations[name].instructions.values()
     )
-    received: Counter[str] = Counter()
-    count: Counter[str] = Counter()
+    received: defaultdict[str, float] = defaultdict(float)
+    count: defaultdict[str, float] = defaultdict(float)
     for each in collectives(computations, runs):
         memory += each.memory * each.times
         received[each.kind] += each.received * each.times
@@ -61,10 +61,10 @@ def traffic(text: str) -> Traffic:
 
 
 def collectives(computations: Computations, runs: dict[str, float]) -> Iterator[Collective]:
-    """Every collective once.
+    """Yield every collective once.
 
-    The compiler splits one into pieces that overlap with other work and share its channel; the largest
-    piece stands for the whole, as often as the computation runs that its fusion belongs to.
+    The compiler splits a collective into pieces that overlap with other work and share its channel; the
+    largest piece stands for the whole, as often as the computation runs that its fusion belongs to.
     """
     found: dict[tuple[str, str, float], Collective] = {}
     for name, times in _owners(computations, runs).items():
@@ -79,7 +79,7 @@ def collectives(computations: Computations, runs: dict[str, float]) -> Iterator[
 
 
 def _owners(computations: Computations, runs: dict[str, float]) -> dict[str, float]:
-    """Computations that hold collectives with the runs of what calls them, fusions and async wrappers too."""
+    """Return how often each computation runs, those inside fusions and asynchronous wrappers included."""
     owners = dict(runs)
 
     def visit(name: str, times: float) -> None:
@@ -97,8 +97,11 @@ def _owners(computations: Computations, runs: dict[str, float]) -> dict[str, flo
 
 
 def _collective(instruction: Instruction, inside: Computation, times: float) -> Collective:
-    """Bytes received are those of a ring over the n devices of a group: of the result an all-gather receives
-    (n−1)/n, an all-reduce twice that; a reduce-scatter receives its result n−1 times."""
+    """Return a collective with the bytes that it receives as a ring over the n devices of a group.
+
+    An all-gather receives (n−1)/n of its result and an all-reduce twice that; a reduce-scatter receives its
+    result n−1 times.
+    """
     kind, group = instruction.kind.removesuffix("-start"), group_size(instruction.rest)
     size = sum(array.size for array in instruction.results)
     operands = [
@@ -114,7 +117,7 @@ def _collective(instruction: Instruction, inside: Computation, times: float) -> 
 
 
 def group_size(rest: str) -> int:
-    """Devices in a group: from a list of lists, the compact form [groups,size], or named mesh axes."""
+    """Return the devices in a group, given as a list of lists, as [groups,size], or by named mesh axes."""
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(found[2])
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):

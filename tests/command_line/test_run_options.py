@@ -1,18 +1,15 @@
-"""The command line: what is read, and that each mistake is one line with its mend."""
+"""The command line of a run: what is parsed, and that each mistake is one line that says how to fix it."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 
-from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.command_line.yaml_file import read_yaml
 from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.config.scorers import KINDS, ScorerConfig
-from cann_jax.files.errors import InfeasibleError, InputError
+from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
 from cann_jax.scorers.base import Probe
 from cann_jax.scorers.inoffensive import InoffensiveScorer
@@ -301,41 +298,6 @@ def _keys(values, above=""):
             yield from _keys(value, key + ".")
         else:
             yield f"{key}.NAME.kind" if name == "also" else f"{key}.kind" if name == "scorer" else key
-
-
-@pytest.mark.parametrize("error, status", [(InputError, 2), (InfeasibleError, 3)])
-def test_run_command_prints_one_line(capsys, error, status):
-    def main(argv):
-        raise error("mend\nthis")
-
-    assert run_command(main) == status
-    assert capsys.readouterr().err == "error: mend this\n"
-
-
-def test_run_command_interrupted_and_bug(capsys):
-    def interrupted(argv):
-        raise KeyboardInterrupt
-
-    def bug(argv):
-        raise ValueError("a bug")
-
-    assert run_command(interrupted) == 130
-    assert capsys.readouterr().err == "interrupted; start again to continue with what is finished\n"
-    with pytest.raises(ValueError, match="a bug"):
-        run_command(bug)
-    assert run_command(lambda argv: None) == 0
-
-
-def test_process_exits_with_the_status_and_without_traceback(tmp_path):
-    code = (
-        "import sys; from cann_jax.command_line.errors import run_command; "
-        "from cann_jax.command_line.run_options import parse_run; "
-        "sys.exit(run_command(parse_run))"
-    )
-    command = [sys.executable, "-c", code, "--config", str(tmp_path / "none.yaml")]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
 
 
 def test_read_yaml_keeps_plain_values(tmp_path):

@@ -1,0 +1,66 @@
+"""Exit statuses, and the one line of a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cann_jax.command_line.errors import run_command
+from cann_jax.files.errors import InfeasibleError, InputError
+
+
+@pytest.mark.parametrize("error, status", [(InputError, 2), (InfeasibleError, 3)])
+def test_run_command_prints_one_line(capsys, error, status):
+    def main(argv):
+        raise error("mend\nthis")
+
+    assert run_command(main) == status
+    assert capsys.readouterr().err == "error: mend this\n"
+
+
+def test_run_command_interrupted_and_bug(capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    def bug(argv):
+        raise ValueError("a bug")
+
+    assert run_command(interrupted) == 130
+    assert capsys.readouterr().err == "interrupted; start again to continue with what is finished\n"
+    with pytest.raises(ValueError, match="a bug"):
+        run_command(bug)
+    assert run_command(lambda argv: None) == 0
+
+
+def test_process_exits_with_the_status_and_without_traceback(tmp_path):
+    code = (
+        "import sys; from cann_jax.command_line.errors import run_command; "
+        "from cann_jax.command_line.run_options import parse_run; "
+        "sys.exit(run_command(parse_run))"
+    )
+    command = [sys.executable, "-c", code, "--config", str(tmp_path / "none.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["", ".train", ".dual", ".reward", ".report", ".compile_check"])
+def test_help_into_a_closed_pipe_ends_quietly(command):
+    """As in ``--help | head``: the reader is gone before the text is written."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"cann_jax{command}", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=120) == 141
+
+
+def test_another_broken_pipe_keeps_its_traceback():
+    def broken(argv):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_command(broken)

@@ -1,0 +1,98 @@
+"""The report command: finished runs are reported again, other folders are refused in one line."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax.command_line.run_options import parse_run
+from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json
+from cann_jax.report import main
+from tests.command_line.test_run_options import BASE
+
+ROW = {"measured": 0.6, "interval": [0.5, 0.7], "before": 0.1, "after": 0.7}
+RESULTS = {
+    "safe": {"asked": 0.5, "predicted": 0.5, **ROW},
+    "reward": {"asked": None, "predicted": 0.2, **ROW},
+    "also": {},
+    "summary": {
+        "prompts": 2,
+        "responses": 1,
+        "multipliers": {"safe": 1.5},
+        "beta": 0.1,
+        "kl": 0.3,
+        "predicted_kl": 0.25,
+        "response_tokens": [3.0, 4.0],
+        "stopped": [0.5, 0.75],
+        "reference_logp_per_token": [-1.0, -1.5],
+    },
+}
+DUAL = {
+    "constraints": ["safe"],
+    "multipliers": [1.5],
+    "margins": [0.5],
+    "spread": [1.0],
+    "predicted_improvement": [0.5],
+    "predicted_reward": 0.2,
+    "kl": 0.3,
+    "kl_share_of_log_responses": 0.2,
+    "beta": 0.1,
+    "feasible": "yes",
+    "kkt_residual": 1e-8,
+    "warnings": [],
+}
+METRICS = {"step": 1, "loss": 0.6, "margin_p10": -1.0, "margin_p90": 1.0, "margin_mean": 0.1}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What a run leaves of the files that its report shows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(BASE)
+    config, _ = parse_run(["--config", "run.yaml"])
+    run = tmp_path / "runs" / "trial"
+    for stage in ("dual", "align", "evaluate"):
+        (run / stage).mkdir(parents=True)
+        (run / stage / "manifest.json").write_text(json.dumps({"outputs": {}}))
+    (run / "config.json").write_text(json.dumps(as_json(config)))
+    (run / "dual" / "dual.json").write_text(json.dumps(DUAL))
+    (run / "align" / "metrics.jsonl").write_text(json.dumps(METRICS) + "\n")
+    (run / "evaluate" / "results.json").write_text(json.dumps(RESULTS))
+    table = {"prompt": ["p", "q"], "response": [0, 0], "text": ["a", "b"]}
+    table |= {"reward": [0.0, 1.0], "safe": [0.5, 1.0]}
+    for name in ("reference", "aligned"):
+        pq.write_table(pa.table(table), run / "evaluate" / f"{name}.parquet")
+    return run
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_finished_run_is_reported_again_wherever_it_is(folder, tmp_path, capsys, moved):
+    if moved:
+        folder = folder.rename(tmp_path / "elsewhere")
+    main([str(folder.relative_to(tmp_path))])
+    assert "safe" in capsys.readouterr().out
+    assert (folder / "report.md").read_text().startswith("# elsewhere" if moved else "# trial")
+    assert (folder / "clouds.png").exists() and (folder / "training.png").exists()
+
+
+def test_all_folders_are_checked_before_the_first_report(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "evaluate" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"other: the run is not finished, its stage 'evaluate' is missing"):
+        main([str(folder), str(other)])
+    assert not (folder / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    "content, match", [(None, "is not a run's folder"), ("{}", "is not the configuration"), ("{", "corrupt")]
+)
+def test_other_folders(tmp_path, content, match):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=match) as caught:
+        main([str(tmp_path)])
+    assert "\n" not in str(caught.value)
