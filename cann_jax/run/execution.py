@@ -21,7 +21,7 @@ from cann_jax.run.manifest import (
 )
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import ModelRun
-from cann_jax.run.stages import Pipeline, holding, inputs_of, settings_of
+from cann_jax.run.stages import Pipeline, holding, inputs_of
 from cann_jax.runtime import distributed
 
 
@@ -75,7 +75,7 @@ def expected_of(run: ModelRun[Any], stage: Stage) -> Record:
     inputs = {name: value for file in stage.files for name, value in fingerprints(run, file).items()}
     for each in inputs_of(stage, run.pipeline, run.config):
         inputs[each.name] = commit_fingerprint(run.folder / each.name) or "missing"
-    return expectation(stage.name, settings_of(stage, run.config), inputs)
+    return expectation(stage.name, run.settings_of(stage), inputs)
 
 
 def run_stages(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> Iterator[Stage]:
@@ -202,9 +202,7 @@ def run_part(
     """
     stage = next(stage for stage in run.pipeline if stage.name == name)
     wanted, folder, label = set(sections), run.folder / name / part, f"{name}/{part}"
-    shared = {
-        key: value for key, value in settings_of(stage, run.config).items() if key.partition(".")[0] in wanted
-    }
+    shared = {key: value for key, value in run.settings_of(stage).items() if key.partition(".")[0] in wanted}
     expected = expectation(label, {**shared, **own}, expected_of(run, stage)["inputs"])
     if not enter(folder, expected, writes, label, verify=True):
         yield None

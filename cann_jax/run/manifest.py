@@ -137,7 +137,7 @@ def commit_fingerprint(folder: epath.PathLike) -> str | None:
     path = epath.Path(folder) / MANIFEST
     if not path.exists():
         return None
-    made = read_json(path)
+    made = _read(path)
     return fingerprint_json({**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}})
 
 
@@ -206,10 +206,25 @@ def _record(folder: epath.Path) -> Record | None:
             f"{folder} holds files that this program did not make ({', '.join(present[:3])}); "
             "move them away, or set another name or run_dir"
         )
+    return _read(folder / name)
+
+
+def _read(path: epath.Path) -> Record:
+    """Read a manifest or settings.
+
+    Raises:
+        InputError: The file is corrupt, or not what ``begin`` and ``commit`` write.
+    """
     try:
-        return dict(read_json(folder / name))
-    except (InputError, TypeError, ValueError):
-        raise InputError(f"{folder / name} is corrupt; delete the folder {folder} and start again") from None
+        made = dict(read_json(path))
+        whole = made.keys() >= {"stage", "layout", "settings", "inputs"} and all(
+            each.keys() >= {"bytes", "modified", "sha256"} for each in made.get(OUTPUTS, {}).values()
+        )
+    except (InputError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole or (path.name == MANIFEST and OUTPUTS not in made):
+        raise InputError(f"{path} is corrupt; delete the folder {path.parent} and start again")
+    return made
 
 
 def _clear(folder: epath.Path, keep_work: bool) -> None:

@@ -68,11 +68,12 @@ class Stage:
     verifies: bool = False
 
 
-# Where files lie is no setting: what they hold is an input. The others change no result.
+# Where files lie is not a setting: what they hold is an input. The others change no result; the report, which
+# is written each time, shows the examples.
 NO_SETTINGS = (
     *("model.path", "model.revision", "model.adapter", "prompts.train", "prompts.heldout"),
     *("preferences.path", "preferences.prepared", "name", "run_dir", "mesh", "distributed"),
-    "sample.allow_changed_reference",
+    *("sample.allow_changed_reference", "evaluate.examples"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")
 TARGETS = tuple(
@@ -134,7 +135,7 @@ PIPELINE = (
     ),
     Stage(
         "align", "What does one preference step with r_λ give?",
-        settings=("model", "align", "dual.beta", "seed", *TARGETS),
+        settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
         files=("model",),
         reads={
             "sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,

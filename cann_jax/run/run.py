@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from etils import epath
 
@@ -14,12 +14,14 @@ from cann_jax.config.training import LoraConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prepared_pairs import Part, PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
+from cann_jax.files.hashes import as_json
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE
-from cann_jax.run.stages import Pipeline, stages_of
+from cann_jax.run.manifest import flattened
+from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE, Stage
+from cann_jax.run.stages import Pipeline, reads_setting, stages_of
 from cann_jax.runtime.sharding import check_model, current_mesh
 
 C = TypeVar("C", RunConfig, ScoreModelConfig)
@@ -42,6 +44,15 @@ class ModelRun(ABC, Generic[C]):
     def folder(self) -> epath.Path:
         """The run's folder."""
         return epath.Path(self.config.run_dir) / self.config.name
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every value of the configuration, by its dotted key."""
+        return dict(flattened(as_json(self.config)))
+
+    def settings_of(self, stage: Stage) -> dict[str, Any]:
+        """Return the values that a stage reads of the configuration, by their dotted keys."""
+        return {key: value for key, value in self.settings.items() if reads_setting(stage, key)}
 
     @property
     def stages(self) -> Pipeline:

@@ -5,9 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from cann_jax.config.schema import nearest
-from cann_jax.files.atomic import as_json
 from cann_jax.files.errors import InputError
-from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import NO_SETTINGS, Stage, When
 
 Pipeline = tuple[Stage, ...]
@@ -52,11 +50,6 @@ def inputs_of(stage: Stage, pipeline: Pipeline, config: Any) -> Pipeline:
 def holding(names: Mapping[str, When], config: Any) -> tuple[str, ...]:
     """Return the names whose condition holds."""
     return tuple(name for name, when in names.items() if when.holds(config))
-
-
-def settings_of(stage: Stage, config: Any) -> dict[str, Any]:
-    """Return the values that a stage reads of the configuration, by their dotted keys."""
-    return {key: value for key, value in flattened(as_json(config)) if reads_setting(stage, key)}
 
 
 def reads_setting(stage: Stage, key: str) -> bool:

@@ -20,7 +20,7 @@ def implicit(beta: float, label: str) -> dict[str, Any]:
 
 
 def whole_config(folder: Path, model: Path, *flags: str) -> Run:
-    """Return a run with preference pairs, pre-alignment, rounds, groups, and a score that is only measured."""
+    """Return a run with preference pairs, pre-alignment, rounds, groups, and a score only measured."""
     write_config(folder, model)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())
     pairs = write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)])

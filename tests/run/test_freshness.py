@@ -1,4 +1,4 @@
-"""Which stages become stale with each setting and each file: by their folders, against the pipeline's table."""
+"""Which stages become stale with each setting and file: by their folders, against the pipeline's table."""
 
 import shutil
 from collections.abc import Iterator
@@ -135,7 +135,7 @@ def differing(before: RunConfig, after: RunConfig) -> set[str]:
 
 
 def table_says(config: RunConfig, before: RunConfig) -> set[str]:
-    """The stages that the table makes stale: those that read a changed setting or file, and all behind them."""
+    """The stages that the table makes stale: readers of a changed setting or file, and all behind them."""
     stale: set[str] = set()
     changes = differing(before, config)
     old = {stage.name for stage in stages_of(PIPELINE, before)}
@@ -222,11 +222,26 @@ def named(run: Run, *names: str):
 @pytest.mark.parametrize(
     "asked, changes, message",
     [
-        (("dual",), {"reward.scorer.beta": 0.3}, "stage 'dual' reads stage 'prealign', which is stale: settings.reward.scorer.beta: 0.2 → 0.3; run --stages prealign,score,dual"),
-        (("evaluate",), {"align.lora.alpha": 32.0}, "stage 'evaluate' reads stage 'align', which is stale: settings.align.lora.alpha: 4.0 → 32.0; run --stages align,rounds,evaluate"),
-        (("sample", "dual"), {"sample.responses": 5}, "stage 'dual' reads stage 'score', which is stale: inputs.sample: computed again; run --stages sample,score,dual"),
+        (
+            ("dual",),
+            {"reward.scorer.beta": 0.3},
+            "stage 'dual' reads stage 'prealign', which is stale: settings.reward.scorer.beta: 0.2 → 0.3; "
+            "run --stages prealign,score,dual with",
+        ),
+        (
+            ("evaluate",),
+            {"align.lora.alpha": 32.0},
+            "stage 'evaluate' reads stage 'align', which is stale: settings.align.lora.alpha: 4.0 → 32.0; "
+            "run --stages align,rounds,evaluate with",
+        ),
+        (
+            ("sample", "dual"),
+            {"sample.responses": 5},
+            "stage 'dual' reads stage 'score', which is stale: inputs.sample: computed again; "
+            "run --stages sample,score,dual with",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_lone_stage_over_a_stale_input_is_refused(ended, asked, changes, message):
     run = Run(changed(ended.config, changes))
     run.fingerprints = ended.fingerprints
@@ -245,5 +260,6 @@ def test_a_lone_stage_over_fresh_inputs_is_not_refused(ended):
 def test_a_stage_that_never_ended_is_named(ended, tmp_path):
     run = Run(changed(ended.config, {"run_dir": str(tmp_path)}))
     run.fingerprints = ended.fingerprints
-    with pytest.raises(InputError, match="stage 'dual' reads stage 'pairs', which has not ended in .*; run --stages pairs,prealign,sample,score,dual"):  # fmt: skip
+    asked = "run --stages pairs,prealign,sample,score,dual with"
+    with pytest.raises(InputError, match=f"'dual' reads stage 'pairs', which has not ended in .*; {asked}"):
         refuse_stale(run, named(run, "dual"))

@@ -1,5 +1,6 @@
 """A stage's folder: unfinished, done, changed or altered; kept, cleared or refused."""
 
+import json
 import os
 import shutil
 

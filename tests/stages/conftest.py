@@ -6,17 +6,52 @@ from pathlib import Path
 import pytest
 
 from cann_jax import train
+from tests.data.preference_files import pku_row, write_lines
+from tests.stages.recording import Recorder
 from tests.stages.setting import ROOT, write_config
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_folder) -> Path:
+def recorder() -> Recorder:
+    """What the stages of the session's runs read of their configurations."""
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_folder, recorder) -> Path:
     """The folder of a configuration ``tiny.yaml`` whose run has ended; look, do not touch."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, recorder.recording():
         patch.chdir(ROOT)
         train.main(["--config", write_config(folder, tiny_folder)])
     return folder
+
+
+BETA, REWARD_BETA, SAFER_BETA = 0.3, 0.2, 0.1  # of the dual, and of the two pre-aligned models
+
+
+def implicit(beta: float, **source: str) -> dict:
+    return {"kind": "implicit", "beta": beta, "prealigned": source}
+
+
+@pytest.fixture(scope="session")
+def prealigned(tiny_folder, tmp_path_factory, recorder):
+    """The whole of PeCAN on a data set's 30 pairs: π_r and π_g are trained inside the run."""
+    folder = tmp_path_factory.mktemp("prealigned")
+    section = {"dataset": "local", "on_overlong": "error", "prepared": str(folder / "prepared")}
+    section["path"] = str(write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)]))
+    optimizer = {"learning_rate": 1e-2, "warmup_steps": 1}
+    changes = {
+        "reward": {"scorer": implicit(REWARD_BETA, preference="better")},
+        "constraints": {"safe": {"scorer": implicit(SAFER_BETA, preference="safer"), "margin": 0.02}},
+        "dual": {"beta": BETA},
+        "preferences": section,
+        "prealign": {"optimizer": optimizer, "pairs_per_step": 4, "checkpoint_every": 3},
+    }
+    config = write_config(folder, tiny_folder, **changes)
+    with recorder.recording():
+        train.main(["--config", config, "--align.pairs", "dataset"])
+    return config, folder / "runs/tiny"
 
 
 @pytest.fixture

@@ -14,14 +14,10 @@ from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.train import main
-from tests.data.preference_files import pku_row, write_lines
+from tests.stages.conftest import BETA, REWARD_BETA, SAFER_BETA, implicit
 from tests.stages.setting import write_config
 
-BETA, REWARD_BETA, SAFER_BETA, MARGIN = 0.3, 0.2, 0.1, 0.12
-
-
-def implicit(beta: float, **source) -> dict:
-    return {"kind": "implicit", "beta": beta, "prealigned": source}
+MARGIN = 0.12
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +33,6 @@ def scored(tiny_folder, tmp_path_factory):
     }
     main(["--config", write_config(folder, tiny_folder, **changes), "--stages", "sample,score,dual"])
     return folder / "runs/tiny"
-
-
-@pytest.fixture(scope="module")
-def prealigned(tiny_folder, tmp_path_factory):
-    """The whole of PeCAN on a data set's 30 pairs: π_r and π_g are trained inside the run."""
-    folder = tmp_path_factory.mktemp("prealigned")
-    section = {"dataset": "local", "on_overlong": "error", "prepared": str(folder / "prepared")}
-    section["path"] = str(write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)]))
-    optimizer = {"learning_rate": 1e-2, "warmup_steps": 1}
-    changes = {
-        "reward": {"scorer": implicit(REWARD_BETA, preference="better")},
-        "constraints": {"safe": {"scorer": implicit(SAFER_BETA, preference="safer"), "margin": 0.02}},
-        "dual": {"beta": BETA},
-        "preferences": section,
-        "prealign": {"optimizer": optimizer, "pairs_per_step": 4, "checkpoint_every": 3},
-    }
-    config = write_config(folder, tiny_folder, **changes)
-    main(["--config", config, "--align.pairs", "dataset"])
-    return config, folder / "runs/tiny"
 
 
 def test_whole_pecan(prealigned, capsys):
@@ -92,7 +69,7 @@ def test_a_tampered_adapter_is_refused_and_the_other_model_is_not_trained_again(
     original = weights.read_bytes()
     other = folder / "prealign/better-beta0.2/adapter/adapter_model.safetensors"
     weights.write_bytes(other.read_bytes())
-    with pytest.raises(InputError, match="adapter_model.safetensors was altered .* --stages prealign,score"):
+    with pytest.raises(InputError, match=r"safetensors was altered .* --stages prealign,score"):
         main(["--config", config, "--align.pairs", "dataset", "--stages", "score"])
     main(["--config", config, "--align.pairs", "dataset", "--stages", "prealign,score"])
     said = capsys.readouterr().out
@@ -102,7 +79,10 @@ def test_a_tampered_adapter_is_refused_and_the_other_model_is_not_trained_again(
 
 def test_scores_before_prealignment(prealigned, tmp_path):
     config, _ = prealigned
-    with pytest.raises(InputError, match=r"'score' reads stage 'pairs', which has not ended .*--stages pairs,prealign,sample,score"):
+    with pytest.raises(
+        InputError,
+        match=r"'pairs', which has not ended .*--stages pairs,prealign,sample,score",
+    ):
         run = ["--config", config, "--run_dir", str(tmp_path), "--stages", "sample,score"]
         main(run)
 

@@ -23,10 +23,15 @@ def weights(folder):
 
 
 @pytest.fixture
-def rounds(again, copy):
-    said = again(*FLAGS)
+def rounds(again, copy, recorder):
+    with recorder.recording():
+        said = again(*FLAGS)
     assert "align: done already" in said and "round 3: length@even:" in said
     return copy
+
+
+def test_rounds_read_what_the_table_says(rounds, recorder):
+    assert recorder.reads["rounds"] and not recorder.undeclared()
 
 
 def test_multipliers_move_by_the_margin_that_is_missed(rounds):

@@ -53,7 +53,13 @@ def test_results_hold_asked_predicted_measured_and_interval(finished):
 def test_report_links_to_files_that_exist(finished):
     text = (finished / "runs/tiny/report.md").read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(links) == 3 and all((finished / "runs/tiny" / link).stat().st_size > 0 for link in links)
+    assert all((finished / "runs/tiny" / link).stat().st_size > 0 for link in links)
+    pictures, files = links[:3], links[3:]
+    assert pictures == ["dual/dual.png", "clouds.png", "training.png"]
+    assert [link.partition("/")[0] for link in files] == sorted(
+        (link.partition("/")[0] for link in files), key=STAGES.index
+    )
+    assert {link.partition("/")[0] for link in files} == set(STAGES)
     assert text.count("- before (") == 3
 
 

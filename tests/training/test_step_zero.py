@@ -20,8 +20,8 @@ from cann_jax.run.run import Run
 from cann_jax.run.training import (
     Model,
     Training,
-    preference_data,
     objective_of,
+    preference_data,
     trained_kind,
     with_reference,
 )
