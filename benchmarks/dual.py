@@ -1,9 +1,9 @@
-"""What the dual solver costs, against what people do today; prints Markdown.
+"""Measure what the dual solver costs beside other solvers; prints Markdown.
 
     python benchmarks/dual.py [solve curve scale correction command stream]
 
-One process (but for the command and the stream, which are processes of their own), medians. Ratios compare
-what ran side by side, so they mean more than milliseconds on a machine that does other work too.
+All run in one process, except the command and the stream, which run in their own; times are medians. Ratios
+compare what ran side by side, so they mean more than milliseconds on a machine that does other work too.
 """
 
 import os
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ BETA, MARGIN = 0.1, 2.0
 
 
 def table(prompts: int, responses: int, seed: int = 0) -> Scores:
-    """Scores of about the size of Beaver's: spread 3 to 4 within a prompt, levels that differ by prompt."""
+    """Return scores like Beaver's: spread 3 to 4 within a prompt, levels that differ by prompt."""
     rng = np.random.default_rng(seed)
     shape = (prompts, responses)
     harm, noise = rng.normal(size=shape), rng.normal(size=shape)
@@ -36,8 +38,8 @@ def table(prompts: int, responses: int, seed: int = 0) -> Scores:
     return Scores(jnp.asarray(reward, jnp.float32), jnp.asarray(safe, jnp.float32)[..., None])
 
 
-def seconds(run, repeats: int = 7) -> float:
-    """Median time of a call, compiled before."""
+def seconds(run: Callable[[], Any], repeats: int = 7) -> float:
+    """Return the median time of a call, without its compilation."""
     jax.block_until_ready(run())
     times = []
     for _ in range(repeats):
@@ -48,15 +50,15 @@ def seconds(run, repeats: int = 7) -> float:
 
 
 def projected_gradient(scores: Scores) -> tuple[float, float, int]:
-    """The restart schedule of the paper's code: λ, seconds and steps.
+    """Solve by the restart schedule of the paper's code; return λ, seconds and steps.
 
     Rates 4, 2, .5, .0625, …; a restart ends when λ has moved less than 1e-5, or after 200 steps.
     """
     h = scores.constraints - jnp.mean(scores.constraints, axis=(0, 1)) - MARGIN
 
     @jax.jit
-    def step(multiplier, rate):
-        def value(x):
+    def step(multiplier: jax.Array, rate: float) -> jax.Array:
+        def value(x: jax.Array) -> jax.Array:
             logits = (scores.reward + h @ x) / BETA
             return BETA * jnp.mean(jax.nn.logsumexp(logits, axis=-1) - jnp.log(h.shape[1]))
 
@@ -78,12 +80,12 @@ def projected_gradient(scores: Scores) -> tuple[float, float, int]:
 
 
 def scipy_solve(scores: Scores) -> tuple[float, float, int]:
-    """scipy's L-BFGS-B on a NumPy float64 objective: λ, seconds and evaluations."""
+    """Solve by scipy's L-BFGS-B on a NumPy float64 objective; return λ, seconds and evaluations."""
     reward = np.asarray(scores.reward, float)
     h = np.asarray(scores.constraints[..., 0], float)
     h = h - h.mean() - MARGIN
 
-    def value(multiplier):
+    def value(multiplier: np.ndarray) -> tuple[float, np.ndarray]:
         logits = (reward + multiplier * h) / BETA
         peak = logits.max(-1, keepdims=True)
         mass = np.exp(logits - peak)
@@ -98,7 +100,7 @@ def scipy_solve(scores: Scores) -> tuple[float, float, int]:
 
 
 def bench_solve() -> None:
-    """27,000 × 128; rounds in turn, so that what else the machine does strikes all alike."""
+    """Time solves of 27,000 × 128, in turn, so that other work of the machine strikes all alike."""
     scores = jax.block_until_ready(table(27_000, 128))
     print(f"\n## One solve: 27,000 prompts × 128 responses, m = 1, β = {BETA}, margin {MARGIN}\n")
     runs = {
@@ -107,7 +109,7 @@ def bench_solve() -> None:
         "scipy L-BFGS-B, NumPy float64": lambda: scipy_solve(scores),
         "projected gradient (paper's code)": lambda: projected_gradient(scores),
     }
-    found = {name: [] for name in runs}
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in runs}
     for round_ in range(6):
         for name, run in runs.items():
             if round_ < 2 or not name.startswith("projected"):
@@ -126,14 +128,14 @@ def bench_solve() -> None:
 
 
 def ours(scores: Scores, method: str) -> tuple[float, float, int]:
-    """λ, seconds and evaluations; the first call compiles and is not counted."""
+    """Solve by ``solve_dual``; return λ, seconds and evaluations."""
     start = time.perf_counter()
     solution = jax.block_until_ready(solve_dual(scores, MARGIN, BETA, method))
     return float(solution.multipliers[0]), time.perf_counter() - start, int(solution.iterations)
 
 
 def bench_evaluation(scores: Scores) -> None:
-    """The fused evaluation in units of one pass over both arrays."""
+    """Time the fused evaluation in units of one pass over both arrays."""
     ready_table, tilt = standardise(scores), jnp.asarray([20.0])
     fused = jax.jit(lambda t, x: table_objective(t, jnp.full(1, MARGIN), jnp.float32(BETA)).evaluate(x))
     runs = (lambda: fused(ready_table, tilt), lambda: stream_once(scores.reward, scores.constraints))
@@ -146,12 +148,13 @@ def bench_evaluation(scores: Scores) -> None:
 
 
 @jax.jit
-def stream_once(reward, constraints):
+def stream_once(reward: jax.Array, constraints: jax.Array) -> jax.Array:
+    """Read both arrays once."""
     return jnp.sum(reward) + jnp.sum(constraints)
 
 
 def bench_curve() -> None:
-    """1,000 margins on 2,000 × 128."""
+    """Time 1,000 margins on 2,000 × 128."""
     scores = table(2_000, 128)
     margins = np.linspace(-2, 5, 1000)[:, None]
     took = seconds(lambda: dual_curve(scores, margins, BETA).multipliers, 3)
@@ -164,7 +167,7 @@ def bench_curve() -> None:
 
 
 def bench_scale() -> None:
-    """Three decades of prompts."""
+    """Time solves over three decades of prompts."""
     print(
         "\n## Cost against size (Newton, 128 responses)\n\n| prompts | scores | ms | ns a score |\n"
         "|---|---|---|---|"
@@ -177,7 +180,7 @@ def bench_scale() -> None:
 
 
 def bench_correction() -> None:
-    """The Gaussian oracle: r, g ~ N(0, 1), correlation −.5, β = .5, b = 1, truth 1."""
+    """Measure the correction on the Gaussian oracle: correlation −.5, β = .5, b = 1, truth 1."""
     print("\n## Finite-K correction against the Gaussian oracle (truth 1, 4,000 prompts, 5 seeds)\n")
     print("| K | plug-in error | corrected | RMS errors, ratio | worsened | KL / ln K |")
     print("|---|---|---|---|---|---|")
@@ -192,7 +195,7 @@ def bench_correction() -> None:
 
 
 def _oracle(responses: int, seed: int) -> tuple[float, float, float]:
-    """Errors of the plug-in and of the corrected λ, and the share of ln K that KL takes."""
+    """Return the errors of the plug-in and of the corrected λ, and KL as a share of ln K."""
     rng = np.random.default_rng(seed)
     g, noise = rng.normal(size=(2, 4000, responses)).astype(np.float32)
     scores = Scores(
@@ -205,7 +208,7 @@ def _oracle(responses: int, seed: int) -> tuple[float, float, float]:
 
 
 def bench_command() -> None:
-    """The command on 1,000 × 128: first start, and from the second."""
+    """Time the command on 1,000 × 128 at its first starts."""
     import pyarrow.parquet as pq
 
     from cann_jax.analysis.example import example_table
@@ -229,8 +232,8 @@ def bench_command() -> None:
             print(f"{start} start: {took:.2f} s (CPU {used:.2f} s)")
 
 
-def run_child(flags: list[str], environment: dict) -> tuple[float, float]:
-    """Wall and CPU seconds of the command."""
+def run_child(flags: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Run the command; return wall and CPU seconds."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "cann_jax.dual", *flags],
@@ -243,7 +246,7 @@ def run_child(flags: list[str], environment: dict) -> tuple[float, float]:
 
 
 def bench_stream() -> None:
-    """Tables of 10⁷ and 10⁸ scores (or as many as SCORES says): time and peak memory."""
+    """Measure time and peak memory on tables of 10⁷ and 10⁸ scores, or of the sizes in ``SCORES``."""
     print(
         "\n## Streamed from Parquet\n\n| scores | file, MB | seconds | peak memory, MB |\n|---|---|---|---|"
     )
@@ -261,7 +264,7 @@ def bench_stream() -> None:
 
 
 def write_large(path: Path, rows: int, responses: int = 128) -> None:
-    """A sorted long table, written in pieces; three distinct pieces repeat, as random numbers take long."""
+    """Write a sorted long table in pieces, of which three repeat, as random numbers take long."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -278,7 +281,7 @@ def write_large(path: Path, rows: int, responses: int = 128) -> None:
 
 
 def stream_child(path: str) -> None:
-    """In a process of its own: stream, and print the peak resident memory in MB."""
+    """Stream in a process of its own and print its peak resident memory in MB."""
     from cann_jax.dual import main
 
     main(["--scores", path, "--margin", f"safe={MARGIN}", "--beta", str(BETA), "--stream"])

@@ -32,8 +32,7 @@ from cann_jax.run.training import batching_of, spec_of
 from cann_jax.stages.align import preference_data, starting_point
 from cann_jax.run.training import with_reference
 from cann_jax.training.preference_data import PreferenceData
-from cann_jax.training.preference_objective import train_step
-from cann_jax.training.step import start
+from cann_jax.training.step import start, train_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "labels.md"
 KINDS = ("soft", "drawn")

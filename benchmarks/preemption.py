@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -129,8 +130,8 @@ def repeated(stops: list[Stop], cut: Path) -> list[str]:
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
     with ocp.StandardCheckpointer() as reader:
-        saved = reader.restore(folder / "align/weights")
-        return {name: np.asarray(leaf) for name, leaf in saved.items()}
+        leaves = jax.tree_util.tree_leaves_with_path(reader.restore(folder / "align/weights"))
+        return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def equal(whole: Path, cut: Path) -> dict[str, bool]:

@@ -22,12 +22,17 @@ from cann_jax.config.run import ModelConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.runtime.compilation import keep_compilations
-from cann_jax.stages.score_model import ScoreRun, heldout_scores, learnt_differences, make_pairs, starting_point
-from cann_jax.run.training import spec_of
+from cann_jax.stages.score_model import (
+    ScoreRun,
+    heldout_scores,
+    make_pairs,
+    spec_of,
+    starting_point,
+)
 from cann_jax.training.calibration import accuracy, reliability
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_objective import score_step
-from cann_jax.training.step import start
+from cann_jax.training.score_objective import learnt_differences
+from cann_jax.training.step import start, train_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reward_model.md"
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -114,7 +119,7 @@ def learn(
     points, seconds = [], 0.0
     for step in range(train.steps):
         began = time.monotonic()
-        state, measured = score_step(spec, state, frozen, train.batch(step), seed)
+        state, measured = train_step(spec, state, frozen, train.batch(step), seed)
         loss = float(measured["loss"])
         seconds += time.monotonic() - began
         seen = (step + 1) * train.size

@@ -5,43 +5,42 @@ pulls in neither transformers nor tensorflow-datasets.
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Scores": "cann_jax.core",
-    "DualSolution": "cann_jax.core",
-    "dual_value": "cann_jax.core",
-    "solve_dual": "cann_jax.core",
-    "tilted_weights": "cann_jax.core",
-    "pseudo_reward": "cann_jax.core",
-    "preference_probability": "cann_jax.core",
-    "dpo_loss": "cann_jax.core",
-    "ipo_loss": "cann_jax.core",
-    "regression_loss": "cann_jax.core",
-    "Constraint": "cann_jax.core",
-    "Feasible": "cann_jax.core",
-    "bootstrap": "cann_jax.core",
-    "check_scores": "cann_jax.core",
-    "conservative_solution": "cann_jax.core",
-    "correct_multipliers": "cann_jax.core",
-    "cross_fit": "cann_jax.core",
-    "dual_curve": "cann_jax.core",
-    "implicit_scores": "cann_jax.core",
-    "largest_margin": "cann_jax.core",
-    "prepare": "cann_jax.core",
-    "reachability": "cann_jax.core",
-    "sensitivities": "cann_jax.core",
-}
-
-__all__ = sorted(_HOME)
+__all__ = [
+    "Constraint",
+    "DualSolution",
+    "Feasible",
+    "Scores",
+    "bootstrap",
+    "check_scores",
+    "conservative_solution",
+    "correct_multipliers",
+    "cross_fit",
+    "dpo_loss",
+    "dual_curve",
+    "dual_value",
+    "implicit_scores",
+    "ipo_loss",
+    "largest_margin",
+    "preference_probability",
+    "prepare",
+    "pseudo_reward",
+    "reachability",
+    "regression_loss",
+    "sensitivities",
+    "solve_dual",
+    "tilted_weights",
+]
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
         raise AttributeError(f"module 'cann_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module("cann_jax.core"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -14,6 +14,7 @@ from cann_jax.core.preference import preference_probability, pseudo_reward
 from cann_jax.core.solver.solve import solve_dual
 
 BETA, MARGIN, PROMPTS, RESPONSES = 0.5, 0.4, 64, 6
+State = tuple[jax.Array, optax.OptState]  # logits and the optimiser's state
 
 
 def sample_scores(key: jax.Array) -> Scores:
@@ -38,7 +39,7 @@ def main() -> tuple[float, float]:
     logits = jnp.zeros((PROMPTS, RESPONSES))
 
     @jax.jit
-    def step(carry, key):
+    def step(carry: State, key: jax.Array) -> tuple[State, None]:
         logits, state = carry
         first, second = jax.random.randint(key, (2, PROMPTS), 0, RESPONSES)
         rows = jnp.arange(PROMPTS)
@@ -51,7 +52,8 @@ def main() -> tuple[float, float]:
     level = jnp.mean(jnp.sum(jax.nn.softmax(logits) * scores.constraints[..., 0], axis=-1))
     predicted, reached = float(solution.predicted_improvement[0]), float(level - solution.baseline[0])
     print(
-        f"lambda* {solution.multipliers[0]:.3f}, asked {MARGIN}, predicted {predicted:.3f}, got {reached:.3f}"
+        f"lambda* {solution.multipliers[0]:.3f}, margin {MARGIN}: "
+        f"predicted {predicted:.3f}, reached {reached:.3f}"
     )
     return predicted, reached
 

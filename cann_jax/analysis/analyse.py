@@ -26,7 +26,7 @@ from cann_jax.core import (
     solve_dual,
 )
 from cann_jax.core.exploration.uncertainty import predict_per_prompt
-from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.table import standardise
 
 POINTS, BETAS = 200, 41
@@ -104,7 +104,7 @@ def analyse(
     scores, margins = problem.scores, np.asarray(problem.margins)
     table = standardise(scores)
     if method == "newton":  # a lane of the program that the curves need anyway
-        solution = jax.tree.map(lambda leaf: leaf[0], solve_lanes(table, lanes(table, margins, beta)))
+        solution = solve_lane(table, margins, beta)
     else:
         solution = jax.device_get(solve_dual(scores, margins, beta, method))
     largest = np.asarray(largest_margin(scores))

@@ -1,23 +1,19 @@
 """The dual function D(λ) and the policy π_λ on a score table, in the user's units (paper, section 3)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cann_jax.core.scores import (
-    Scores,
-    accurate_sum,
-    normalised_prompt_weights,
-    reference_mean,
-    response_mask,
-    response_mean,
-)
+from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean, response_mask
 from cann_jax.core.table import centred
 
 
 @jax.jit
-def tilted_weights(multipliers: jax.Array, scores: Scores, beta: float | jax.Array) -> jax.Array:
+def tilted_weights(multipliers: Array, scores: Scores, beta: float | Array) -> Array:
     """Return the optimal policy on the sample: softmax over a prompt's responses of (r + ⟨λ, g⟩)/β.
 
     Paper, eq. 4 on K samples: margins and baseline are constants of a prompt and drop out.
@@ -33,11 +29,11 @@ def tilted_weights(multipliers: jax.Array, scores: Scores, beta: float | jax.Arr
     mask, logits = response_mask(scores), _centred_logits(multipliers, scores, beta)
     if mask is None:
         return jax.nn.softmax(logits, axis=-1)
-    weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min), axis=-1)
+    weights = jax.nn.softmax(jnp.where(mask, logits, np.finfo(logits.dtype).min), axis=-1)
     return jnp.where(mask, weights, 0)
 
 
-def _centred_logits(multipliers: jax.Array, scores: Scores, beta: float | jax.Array) -> jax.Array:
+def _centred_logits(multipliers: Array, scores: Scores, beta: float | Array) -> Array:
     """Return (r + ⟨λ, g⟩)/β, centred within each prompt; 0 for missing responses."""
     mask = response_mask(scores)
     logits = centred(scores.reward, mask) / beta
@@ -47,9 +43,7 @@ def _centred_logits(multipliers: jax.Array, scores: Scores, beta: float | jax.Ar
 
 
 @jax.custom_jvp
-def dual_value(
-    multipliers: jax.Array, scores: Scores, margins: jax.Array, beta: float | jax.Array
-) -> jax.Array:
+def dual_value(multipliers: Array, scores: Scores, margins: Array, beta: float | Array) -> Array:
     """Return D(λ), the dual function's plug-in estimate (paper, section 3), in the reward's units.
 
     Its derivatives in every argument are closed forms (∇D_j = E_x E_{π_λ}[h_j]), not traced through the
@@ -73,7 +67,7 @@ def dual_value(
 
 
 @dual_value.defjvp
-def _dual_value_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+def _dual_value_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     multipliers, scores, margins, beta = primals
     d_multipliers, d_scores, d_margins, d_beta = tangents
     value = dual_value(multipliers, scores, margins, beta)
@@ -90,12 +84,12 @@ def _dual_value_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Arr
     return value, tangent + _baseline_tangent(multipliers, scores, d_scores)
 
 
-def _expectation(joint: jax.Array, values: jax.Array) -> jax.Array:
+def _expectation(joint: Array, values: Array) -> Array:
     """Return ``(m,)``: the sum over prompts and responses of weights times values ``(..., m)``."""
     return accurate_sum(jnp.sum(joint * jnp.moveaxis(values, -1, 0), axis=-1))
 
 
-def _baseline_tangent(multipliers: jax.Array, scores: Scores, d_scores: Scores) -> jax.Array:
+def _baseline_tangent(multipliers: Array, scores: Scores, d_scores: Scores) -> Array:
     """Return how D moves through E_ref[g], which is linear in the constraints' scores."""
     if scores.baseline is not None:
         assert d_scores.baseline is not None, "a tangent has its primal's structure"

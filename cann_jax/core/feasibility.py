@@ -8,11 +8,13 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.objective import Statistics, natural_residual
 from cann_jax.core.scores import Scores
-from cann_jax.core.survey import Constants, constants_of, prompt_means
-from cann_jax.core.table import best_mean, standardise
+from cann_jax.core.survey import Constants, survey, table_constants
+from cann_jax.core.table import standardise
 
 
 class Feasible(enum.IntEnum):
@@ -24,25 +26,25 @@ class Feasible(enum.IntEnum):
 
 
 @jax.jit
-def largest_margin(scores: Scores) -> jax.Array:
+def largest_margin(scores: Scores) -> Array:
     """Return, for each constraint alone, the margin ``(m,)`` that every prompt's best response reaches.
 
     For m = 1 this is b_max, above which no finite multiplier exists (paper, section 3, on K samples).
     """
     table = standardise(scores)
     nothing = jnp.zeros_like(table.spreads.constraints)
-    constants = constants_of(prompt_means(table), table.spreads, nothing, 1, table.baseline)
-    best = jax.lax.map(lambda one: best_mean(table, one), jnp.eye(len(nothing), dtype=nothing.dtype))
-    return (best + constants.drift) * table.spreads.constraints
+    drift = table_constants(table, nothing, jnp.ones_like(table.spreads.reward)).drift
+    largest: Array = (survey(table).best + drift) * table.spreads.constraints
+    return largest
 
 
-def rounding(dtype: jnp.dtype) -> float:
+def rounding(dtype: np.dtype) -> float:
     """Return by how much an expectation of standardised scores can be off in this precision."""
-    return 64 * float(jnp.finfo(dtype).eps)
+    return 64 * float(np.finfo(dtype).eps)
 
 
-def proves_infeasible(constants: Constants, tilt: jax.Array, value: jax.Array) -> jax.Array:
-    """Return whether F(θ) lies below the worst value of any weighting, so that no weighting meets the margins.
+def proves_infeasible(constants: Constants, tilt: Array, value: Array) -> Array:
+    """Return whether F(θ) lies below the worst value of any weighting: then none meets the margins.
 
     By weak duality F(θ) ≥ E_x[min_k reward]/β + φ(θ) − ⟨θ, b⟩, so F under the floor shows φ(θ) < ⟨θ, b⟩. If
     the margins are strictly out of reach, F falls without bound and the proof is found after finitely many
@@ -52,7 +54,7 @@ def proves_infeasible(constants: Constants, tilt: jax.Array, value: jax.Array) -
     return value < floor - rounding(tilt.dtype) * (jnp.sum(tilt) + jnp.abs(floor))
 
 
-def verdict(constants: Constants, tilt: jax.Array, seen: Statistics, tolerance: float) -> jax.Array:
+def verdict(constants: Constants, tilt: Array, seen: Statistics, tolerance: float) -> Array:
     """Return the ``Feasible`` code at the point θ ``(m,)`` where a solver stopped.
 
     YES needs a policy on the sample that meets the margins and room beyond it, so that λ* is finite;

@@ -1,20 +1,20 @@
 """PeCAN: scores from pre-aligned models instead of reward and cost models (paper, algorithm 2)."""
 
-import jax
 import jax.numpy as jnp
 
-from cann_jax.core.scores import Scores, accurate_sum, response_mean
+from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.scores import Scores
 
 
 def implicit_scores(
-    reference_logp: jax.Array,
-    helpful_logp: jax.Array,
-    safer_logp: jax.Array,
-    beta: float | jax.Array,
-    helpful_beta: float | jax.Array | None = None,
-    safer_beta: float | jax.Array | None = None,
-    mask: jax.Array | None = None,
-    prompt_weights: jax.Array | None = None,
+    reference_logp: Array,
+    helpful_logp: Array,
+    safer_logp: Array,
+    beta: float | Array,
+    helpful_beta: float | Array | None = None,
+    safer_beta: float | Array | None = None,
+    mask: Array | None = None,
+    prompt_weights: Array | None = None,
 ) -> Scores:
     """Return r = β_r·ln(π_r/π_ref) and g_j = β_g·ln(π_gj/π_ref) of responses drawn from π_ref.
 
@@ -45,9 +45,7 @@ def implicit_scores(
     )
 
 
-def reference_kl(
-    reference_logp: jax.Array, other_logp: jax.Array, mask: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+def reference_kl(reference_logp: Array, other_logp: Array, mask: Array | None = None) -> tuple[Array, Array]:
     """Return KL(π_ref ‖ π_other) in nats from π_ref's samples, and its standard error over prompts.
 
     Args:

@@ -62,9 +62,10 @@ def ipo_loss(
 def regression_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, difference: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
-    """Return the squared distance, in nats², to the closed form of the optimal policy's log-ratio.
+    """Return the squared distance, in nats², to the closed form of the optimal policy's margin.
 
-    Between two responses ln π_λ/π_ref differs by (r_λ(first) − r_λ(second))/β. The normaliser of π_λ cancels in the difference (Gao et al. 2024 regress rewards so).
+    ln π_λ/π_ref of two responses differs by (r_λ(first) − r_λ(second))/β: the normaliser of π_λ cancels in
+    the difference (Gao et al. 2024 regress rewards so).
 
     Args:
         policy_margin: log π(first) − log π(second), any shape, in nats.

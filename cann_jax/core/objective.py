@@ -14,31 +14,28 @@ blocks of one or in chunks of a file, one function is summed over the parts (``T
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cann_jax.core.scores import accurate_sum
-from cann_jax.core.survey import Constants, constants_of, prompt_means
+from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.survey import Constants, table_constants
 from cann_jax.core.table import Table, best_mean
 
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would round the products to bfloat16 or TF32
 
 
-class Total(Protocol):
-    """Sums ``function(part, *arguments)``, a pytree, over the parts of a table."""
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the sum."""
+Total = Callable[..., Any]  # total(function, *arguments) sums function(part, *arguments) over the parts
 
 
 class Evaluation(NamedTuple):
     """F, its gradient ``(m,)`` and its Hessian ``(m, m)`` at one tilt."""
 
-    value: jax.Array
-    gradient: jax.Array
-    hessian: jax.Array
+    value: Array
+    gradient: Array
+    hessian: Array
 
 
 class Statistics(NamedTuple):
@@ -53,12 +50,12 @@ class Statistics(NamedTuple):
         room: φ(w) − ⟨w, b⟩ in units of the spread, at w = ``direction(θ)``.
     """
 
-    value: jax.Array
-    gradient: jax.Array
-    reward: jax.Array
-    kl: jax.Array
-    effective_sample_size: jax.Array
-    room: jax.Array
+    value: Array
+    gradient: Array
+    reward: Array
+    kl: Array
+    effective_sample_size: Array
+    room: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,33 +72,32 @@ class Objective:
     total: Total
     loop: Callable[..., Any] = jax.lax.while_loop
 
-    def evaluate(self, tilt: jax.Array) -> Evaluation:
+    def evaluate(self, tilt: Array) -> Evaluation:
         """Return value, gradient and Hessian at θ ``(m,)``, in one pass over the parts."""
         seen: Evaluation = self.total(evaluate, self.constants.beta, tilt)
         return seen._replace(**self._with_drift(seen, tilt))
 
-    def describe(self, tilt: jax.Array) -> Statistics:
+    def describe(self, tilt: Array) -> Statistics:
         """Return the statistics of π_θ at θ ``(m,)``, in one pass over the parts."""
         seen: Statistics = self.total(describe, self.constants.beta, tilt)
         room = seen.room + jnp.dot(direction(tilt), self.constants.drift)
         return seen._replace(room=room, **self._with_drift(seen, tilt))
 
-    def _with_drift(self, seen: Evaluation | Statistics, tilt: jax.Array) -> dict[str, jax.Array]:
+    def _with_drift(self, seen: Evaluation | Statistics, tilt: Array) -> dict[str, Array]:
         drift = self.constants.drift
         return {"value": seen.value + jnp.dot(tilt, drift), "gradient": seen.gradient + drift}
 
 
-def table_objective(table: Table, margins: jax.Array, beta: jax.Array) -> Objective:
-    """Return F on a table in memory, its only part; costs little beside an evaluation."""
-    constants = constants_of(prompt_means(table), table.spreads, margins, beta, table.baseline)
-    return Objective(constants, partial(_of_table, table))
+def table_objective(table: Table, margins: Array, beta: Array) -> Objective:
+    """Return F on a table in memory, its only part."""
+    return Objective(table_constants(table, margins, beta), partial(_of_table, table))
 
 
 def _of_table(table: Table, function: Callable[..., Any], *arguments: Any) -> Any:
     return function(table, *arguments)
 
 
-def direction(tilt: jax.Array) -> jax.Array:
+def direction(tilt: Array) -> Array:
     """Return w = θ/Σθ ``(m,)``; for m = 1 it is 1, even at θ = 0."""
     if tilt.shape[0] == 1:
         return jnp.ones_like(tilt)
@@ -109,7 +105,7 @@ def direction(tilt: jax.Array) -> jax.Array:
     return jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
 
 
-def tilted_logits(table: Table, beta: jax.Array, tilt: jax.Array) -> jax.Array:
+def tilted_logits(table: Table, beta: Array, tilt: Array) -> Array:
     """Return (r + ⟨λ, g⟩)/β ``(prompts, responses)`` up to a constant in each prompt."""
     # an unrolled sum fuses into one streaming pass, which a contraction over m does not; β divides last,
     # as in a solver's loop XLA would keep reward/β as an array of its own
@@ -119,7 +115,7 @@ def tilted_logits(table: Table, beta: jax.Array, tilt: jax.Array) -> jax.Array:
     return logits / beta
 
 
-def evaluate(part: Table, beta: jax.Array, tilt: jax.Array) -> Evaluation:
+def evaluate(part: Table, beta: Array, tilt: Array) -> Evaluation:
     """Return a part's share of F without its drift, of ∇F and of ∇²F.
 
     They are computed together because they share the exponentials, which take most of the time.
@@ -130,10 +126,10 @@ def evaluate(part: Table, beta: jax.Array, tilt: jax.Array) -> Evaluation:
     return Evaluation(value, gradient, _covariance(part, mass, total, means))
 
 
-def describe(part: Table, beta: jax.Array, tilt: jax.Array) -> Statistics:
+def describe(part: Table, beta: Array, tilt: Array) -> Statistics:
     """Return a part's share of the statistics of π_θ, without drift."""
     logits, mass, total, log_total = _tilted_mass(part, beta, tilt)
-    finite = jnp.maximum(logits, jnp.finfo(logits.dtype).min)  # no response: 0 · −inf must be 0
+    finite = jnp.maximum(logits, np.finfo(logits.dtype).min)  # no response: 0 · −inf must be 0
     *shifts, logit, square = _response_sums(mass, [*part.features, finite, mass])
     shift = accurate_sum(jnp.stack(shifts) / total * part.weights)
     expected = accurate_sum(logit / total * part.weights)
@@ -147,19 +143,19 @@ def describe(part: Table, beta: jax.Array, tilt: jax.Array) -> Statistics:
     )
 
 
-def feature_sums(table: Table, mass: jax.Array) -> jax.Array:
+def feature_sums(table: Table, mass: Array) -> Array:
     """Return Σ_k mass·features, ``(m, prompts)``."""
     return jnp.stack(_response_sums(mass, list(table.features)))
 
 
-def _response_sums(mass: jax.Array, factors: list[jax.Array]) -> list[jax.Array]:
+def _response_sums(mass: Array, factors: list[Array]) -> list[Array]:
     """Return Σ_k mass·factor ``(prompts,)`` for each factor.
 
     XLA on CPUs fuses two or three such sums into one quick pass, but drops to a scalar loop beyond, as it
     does for a sum over (m, prompts, responses): five to ten times slower. So they go in pairs, and adding
     zero times the last sum of a pair keeps the next pair out of its fusion.
     """
-    sums: list[jax.Array] = []
+    sums: list[Array] = []
     for i, factor in enumerate(factors):
         if i and i % 2 == 0:
             mass = mass + 0 * sums[-1][:, None]
@@ -167,9 +163,7 @@ def _response_sums(mass: jax.Array, factors: list[jax.Array]) -> list[jax.Array]
     return sums
 
 
-def _tilted_mass(
-    table: Table, beta: jax.Array, tilt: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _tilted_mass(table: Table, beta: Array, tilt: Array) -> tuple[Array, Array, Array, Array]:
     """Return the logits, their exponentials over the prompt's peak, and the sum and log-sum of these."""
     logits = tilted_logits(table, beta, tilt)
     peak = jnp.max(logits, axis=-1)
@@ -178,7 +172,7 @@ def _tilted_mass(
     return logits, mass, total, peak + jnp.log(total)
 
 
-def _covariance(table: Table, mass: jax.Array, total: jax.Array, means: jax.Array) -> jax.Array:
+def _covariance(table: Table, mass: Array, total: Array, means: Array) -> Array:
     """Return E_x Cov_{π_θ}(features), ``(m, m)``."""
     features, weights = table.features, table.weights
     if features.shape[0] == 1:
@@ -191,7 +185,7 @@ def _covariance(table: Table, mass: jax.Array, total: jax.Array, means: jax.Arra
     return second - jnp.matmul(means * weights, means.T, precision=EXACT)
 
 
-def natural_residual(tilt: jax.Array, gradient: jax.Array) -> jax.Array:
+def natural_residual(tilt: Array, gradient: Array) -> Array:
     """Return max_j |min(θ_j, ∂_jF)|, zero exactly at a KKT point of min F over θ ≥ 0.
 
     Written as a minimum: in θ − [θ − ∇F]₊ a large θ swallows the gradient, and false convergence follows.

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores
 
 
-def pseudo_reward(scores: Scores, multipliers: jax.Array) -> jax.Array:
+def pseudo_reward(scores: Scores, multipliers: Array) -> Array:
     """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences.
 
     Args:
@@ -16,7 +17,7 @@ def pseudo_reward(scores: Scores, multipliers: jax.Array) -> jax.Array:
     return scores.reward + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
 
 
-def preference_probability(first: jax.Array, second: jax.Array, temperature: float = 1.0) -> jax.Array:
+def preference_probability(first: Array, second: Array, temperature: float = 1.0) -> Array:
     """Return P(first ≻ second) = σ((r_λ(first) − r_λ(second))/temperature), the soft label of a pair.
 
     With temperature 1, DPO at the dual's own β then has exactly π_λ for its optimum. The authors' PeCAN code

@@ -31,7 +31,7 @@ def prepare(
     Args:
         reward: ``(prompts, responses)``, larger is better.
         constraint_scores: Name → ``(prompts, responses)``, larger is better.
-        constraints: What to ask, in order; several may share a name's scores through different groups.
+        constraints: In order; several may share a name's scores through different groups.
         groups: Name → ``(prompts,)`` bool.
         mask: As in ``Scores``.
         prompt_weights: As in ``Scores``.
@@ -94,27 +94,27 @@ def constraint_values(constraint: Constraint, raw: np.ndarray) -> np.ndarray:
     values = _clipped(raw, constraint.clip, constraint.name)
     if constraint.max_unsafe is None:
         return values
-    return (values >= constraint.unsafe_below).astype(raw.dtype)
+    return np.asarray(values >= constraint.unsafe_below, raw.dtype)
 
 
 def constraint_means(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
     """Return the mean of g over the responses of each prompt in the constraint's group, in its own units.
 
     Args:
-        constraint: What is asked.
+        constraint: The constraint.
         raw: Scores ``(prompts, responses)``.
         groups: The group of each prompt.
 
     Returns:
         ``(n,)`` means of the n prompts in the group.
     """
-    means = constraint_values(constraint, raw).mean(1)
+    means: np.ndarray = constraint_values(constraint, raw).mean(1)
     return means if constraint.group is None else means[np.array(groups, object) == constraint.group]
 
 
 def _group_scores(values: np.ndarray, members: np.ndarray, share: float) -> np.ndarray:
     """Return 1{x ∈ G}/p·g from scores ``(prompts, responses)``, membership ``(prompts,)`` and p."""
-    return (values * (members / share)[:, None]).astype(values.dtype)
+    return np.asarray(values * (members / share)[:, None], values.dtype)
 
 
 def _clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:
@@ -122,7 +122,7 @@ def _clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str =
         return values
     if not bounds[0] < bounds[1]:
         raise InputError(f"clip of {name}: {bounds[0]} is not below {bounds[1]}; give low, high")
-    return np.clip(values, *bounds)
+    return np.asarray(np.clip(values, *bounds))
 
 
 def _membership(constraint: Constraint, groups: Mapping[str, np.ndarray], prompts: int) -> np.ndarray:

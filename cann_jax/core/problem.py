@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
-
-Array = np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Constraint:
 
     @property
     def target(self) -> float:
-        """The margin, or the level where one is asked for."""
+        """The margin, or the level in constraints on a level."""
         if self.max_unsafe is not None:
             return 1 - self.max_unsafe
         target = self.margin if self.margin is not None else self.at_least
@@ -46,7 +45,7 @@ class Constraint:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What is asked of each constraint; margins follow once prompts have their weights.
+    """Targets of all constraints; margins follow once prompts have their weights.
 
     Attributes:
         values: ``(m,)``, margins or levels; like all of them a NumPy or a JAX array.
@@ -85,11 +84,11 @@ def make_targets(
     members: np.ndarray | None = None,
     shares: np.ndarray | None = None,
 ) -> Targets:
-    """Return what the constraints ask.
+    """Return the targets of constraints, in order.
 
     Args:
-        constraints: In order.
-        dtype: Of the scores.
+        constraints: As users state them.
+        dtype: Type of the scores.
         members: ``(prompts, m)``, 1 in each constraint's group; None: no constraint has a group.
         shares: ``(m,)``, each group's share of the prompts; None: all of them.
     """
@@ -111,12 +110,12 @@ class Problem:
 
     @property
     def margins(self) -> Array:
-        """b ``(m,)`` under the table's own prompt weights."""
+        """Margins b ``(m,)`` under the table's own prompt weights."""
         return self.targets.margins(*weights_and_baseline(self.scores))
 
 
 @jax.jit
-def weights_and_baseline(scores: Scores) -> tuple[jax.Array, jax.Array]:
+def weights_and_baseline(scores: Scores) -> tuple[Array, Array]:
     """Return the normalised prompt weights ``(prompts,)`` and E_ref[g] ``(m,)``."""
     return normalised_prompt_weights(scores), reference_mean(scores)
 

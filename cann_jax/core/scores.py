@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cann_jax.core.arrays import Array, accurate_sum, response_mean
 from cann_jax.files.errors import InputError
 
 
@@ -23,11 +24,11 @@ class Scores:
         baseline: ``(m,)``, E_ref[g_j] where it was estimated elsewhere; None: the table's own mean.
     """
 
-    reward: jax.Array
-    constraints: jax.Array
-    mask: jax.Array | None = None
-    prompt_weights: jax.Array | None = None
-    baseline: jax.Array | None = None
+    reward: Array
+    constraints: Array
+    mask: Array | None = None
+    prompt_weights: Array | None = None
+    baseline: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +41,12 @@ class ScoreSummary:
     identical: int
 
 
-def response_mask(scores: Scores) -> jax.Array | None:
+def response_mask(scores: Scores) -> Array | None:
     """Return ``(prompts, responses)`` bool, False for missing responses; None where none is missing."""
     return None if scores.mask is None else scores.mask.astype(bool)
 
 
-def normalised_prompt_weights(scores: Scores) -> jax.Array:
+def normalised_prompt_weights(scores: Scores) -> Array:
     """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
     prompts = scores.reward.shape[0]
     weights = scores.prompt_weights
@@ -57,24 +58,7 @@ def normalised_prompt_weights(scores: Scores) -> jax.Array:
     return weights / accurate_sum(weights)
 
 
-def accurate_sum(values: jax.Array, block: int = 128) -> jax.Array:
-    """Return the sum over the last axis, in two levels: float32 error grows with the root of its length."""
-    length = values.shape[-1]
-    if length <= block:
-        return jnp.sum(values, axis=-1)
-    padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -length % block)])
-    return jnp.sum(jnp.sum(padded.reshape(*values.shape[:-1], -1, block), axis=-1), axis=-1)
-
-
-def response_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Return the mean ``(..., prompts)`` over the responses that exist of ``(..., prompts, responses)``."""
-    if mask is None:
-        return jnp.mean(values, axis=-1)
-    count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-    return jnp.sum(jnp.where(mask, values, 0), axis=-1) / count
-
-
-def reference_mean(scores: Scores) -> jax.Array:
+def reference_mean(scores: Scores) -> Array:
     """Return E_ref[g] ``(m,)``: the stored baseline, else the table's weighted mean (paper, eq. 1)."""
     if scores.baseline is not None:
         return scores.baseline
@@ -137,7 +121,7 @@ def _check_finite(name: str, values: np.ndarray, mask: np.ndarray) -> None:
 
 def _check_weights(scores: Scores, mask: np.ndarray) -> None:
     if not mask.any():
-        raise InputError("mask is False everywhere; no response is left to weigh")
+        raise InputError("mask is False everywhere; keep at least one response")
     if scores.baseline is not None and not np.all(np.isfinite(np.asarray(scores.baseline))):
         raise InputError("baseline is NaN or infinite; give a finite E_ref[g] for each constraint")
     if scores.prompt_weights is None:

@@ -1,4 +1,4 @@
-"""What the objective needs to know of a whole table, as sums over its prompts: spreads and constants."""
+"""Constants of the objective, from one survey of all prompts."""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,33 +6,30 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.scores import accurate_sum
+from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.table import Spreads, Table, unit
 
 
-class PromptMeans(NamedTuple):
-    """Weighted sums over prompts of the table's ``prompt_*`` fields; means for the whole table."""
-
-    constraints: jax.Array
-    reward: jax.Array
-    lowest: jax.Array
-    log_count: jax.Array
-
-
 class Survey(NamedTuple):
-    """Weighted sums over a part's prompts, from which the spreads of all parts follow.
+    """Weighted sums over the prompts of a part.
 
     Attributes:
         weight: Sum of the weights.
-        means: Sums of the prompts' means.
-        variances: Sums of squared deviations, in units of the part's (provisional) spreads squared.
+        mean: ``(m,)``, sums of the prompts' mean constraint scores.
+        reward: Sum of the prompts' mean rewards.
+        lowest: Sum of the prompts' lowest centred rewards.
+        log_count: Sum of ln K_x.
         best: ``(m,)``, sums of max_k features_j: how far each constraint can rise above its mean.
+        variances: Sums of the prompts' variances, in units of the part's spreads squared.
     """
 
-    weight: jax.Array
-    means: PromptMeans
+    weight: Array
+    mean: Array
+    reward: Array
+    lowest: Array
+    log_count: Array
+    best: Array
     variances: Spreads
-    best: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -53,72 +50,63 @@ class Constants:
     """
 
     spreads: Spreads
-    margins: jax.Array
-    beta: jax.Array
-    baseline: jax.Array
-    drift: jax.Array
-    floor: jax.Array
-    logit_scale: jax.Array
-    mean_reward: jax.Array
-    log_count: jax.Array
+    margins: Array
+    beta: Array
+    baseline: Array
+    drift: Array
+    floor: Array
+    logit_scale: Array
+    mean_reward: Array
+    log_count: Array
 
     @property
-    def multiplier_unit(self) -> jax.Array:
+    def multiplier_unit(self) -> Array:
         """``(m,)``: λ_j/θ_j = β/s_j."""
         return self.beta / self.spreads.constraints
 
 
-def constants_of(
-    means: PromptMeans,
-    spreads: Spreads,
-    margins: jax.Array,
-    beta: jax.Array,
-    baseline: jax.Array | None = None,
-) -> Constants:
-    """Return the constants of a table at margins b ``(m,)`` and β, from its means over prompts.
-
-    Args:
-        means: Means over the whole table.
-        spreads: Units that its parts are standardised in.
-        margins: b ``(m,)``.
-        beta: β > 0.
-        baseline: E_ref[g] ``(m,)`` where it was given, as in ``Scores``.
-    """
-    offset = jnp.zeros_like(means.constraints) if baseline is None else means.constraints - baseline
-    return Constants(
-        spreads=spreads,
-        margins=margins,
-        beta=beta,
-        baseline=means.constraints if baseline is None else baseline,
-        drift=(offset - margins) / spreads.constraints,
-        floor=means.lowest / beta,
-        logit_scale=spreads.reward / beta,
-        mean_reward=means.reward,
-        log_count=means.log_count,
-    )
-
-
 def survey(part: Table) -> Survey:
-    """Return the sums over a part that the whole table's constants are made of."""
-    present = jnp.isfinite(part.reward)
+    """Return the sums from which the whole table's constants follow."""
+    present, weights = jnp.isfinite(part.reward), part.weights
     count = jnp.sum(present, axis=-1)
     reward = jnp.where(present, part.reward, 0) / part.spreads.reward
     best = [jnp.max(jnp.where(present, feature, -jnp.inf), axis=-1) for feature in part.features]
     return Survey(
-        weight=jnp.sum(part.weights),
-        means=prompt_means(part),
+        weight=jnp.sum(weights),
+        mean=accurate_sum(weights * part.prompt_means),
+        reward=accurate_sum(weights * part.prompt_rewards),
+        lowest=accurate_sum(weights * part.prompt_lowest),
+        log_count=accurate_sum(weights * part.prompt_log_counts),
+        best=accurate_sum(weights * jnp.stack(best)),
         variances=Spreads(
-            accurate_sum(part.weights * (jnp.sum(part.features**2, axis=-1) / count)),
-            accurate_sum(part.weights * (jnp.sum(reward**2, axis=-1) / count)),
+            accurate_sum(weights * (jnp.sum(part.features**2, axis=-1) / count)),
+            accurate_sum(weights * (jnp.sum(reward**2, axis=-1) / count)),
         ),
-        best=accurate_sum(part.weights * jnp.stack(best)),
     )
 
 
-def prompt_means(table: Table) -> PromptMeans:
-    """Return the weighted sums over the table's prompts."""
-    fields = table.prompt_means, table.prompt_rewards, table.prompt_lowest, table.prompt_log_counts
-    return PromptMeans(*(accurate_sum(field * table.weights) for field in fields))
+def constants_of(
+    seen: Survey, spreads: Spreads, margins: Array, beta: Array, baseline: Array | None = None
+) -> Constants:
+    """Return the constants of a table at margins b ``(m,)`` and β from the sum of its parts' surveys."""
+    mean = seen.mean / seen.weight
+    baseline = mean if baseline is None else baseline
+    return Constants(
+        spreads=spreads,
+        margins=margins,
+        beta=beta,
+        baseline=baseline,
+        drift=(mean - baseline - margins) / spreads.constraints,
+        floor=seen.lowest / seen.weight / beta,
+        logit_scale=spreads.reward / beta,
+        mean_reward=seen.reward / seen.weight,
+        log_count=seen.log_count / seen.weight,
+    )
+
+
+def table_constants(table: Table, margins: Array, beta: Array) -> Constants:
+    """Return the constants of a whole table at margins b ``(m,)`` and β; cheap beside an evaluation."""
+    return constants_of(survey(table), table.spreads, margins, beta, table.baseline)
 
 
 def refine_spreads(provisional: Spreads, seen: Survey) -> Spreads:

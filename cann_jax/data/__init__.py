@@ -1,0 +1,1 @@
+"""Prompts, responses and preferences: read, encoded once, stored as Parquet."""

@@ -1,8 +1,9 @@
-"""Preference pairs as ids: made once, stored as Parquet, never tokenized again."""
+"""Preference pairs as token ids, encoded once and stored as Parquet."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +38,13 @@ class EncodedPairs:
     """N pairs with their ids and labels.
 
     Args:
-        prompts: N prompts, with the turns before the last; their ids are file and row.
-        prompt_ids: N rows, template included.
+        prompts: N prompts; their ids are file and row.
+        prompt_ids: N rows of ids, template included.
         texts: N pairs of response texts.
-        response_ids: N pairs of rows, each with its end token.
-        better: (N,) index of the more helpful response, or -1.
-        safer: (N,) index of the less harmful response, or -1.
-        safe: (N, 2) 1, 0 or -1 for each response.
+        response_ids: N pairs of rows of ids, end token included.
+        better: (N,) index of the more helpful response, or -1 if not labelled.
+        safer: (N,) index of the less harmful response, or -1 if not labelled.
+        safe: (N, 2) for each response 1 safe, 0 unsafe, -1 not labelled.
     """
 
     prompts: list[Prompt]
@@ -58,7 +59,7 @@ class EncodedPairs:
         return len(self.prompts)
 
     def take(self, rows: np.ndarray) -> "EncodedPairs":
-        """The pairs at these indices."""
+        """Return the pairs at these indices."""
         lists = {
             name: [getattr(self, name)[row] for row in rows]
             for name in ("prompts", "prompt_ids", "texts", "response_ids")
@@ -67,12 +68,12 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) tokens of the prompt with both responses."""
+        """Tokens (N,) of the prompt with both responses."""
         pairs = zip(self.prompt_ids, self.response_ids, strict=True)
         return np.array([len(prompt) + sum(map(len, both)) for prompt, both in pairs], np.int64)
 
     def responses(self) -> Responses:
-        """The pairs as two responses to each prompt, as scorers take them; their log-probs are NaN."""
+        """Return the pairs as two responses to each prompt, as scorers take them; their log-probs are NaN."""
         width = max(len(row) for both in self.response_ids for row in both)
         rows = [row for both in self.response_ids for row in both]
         tokens, lengths = pad(rows, width)
@@ -89,112 +90,102 @@ class EncodedPairs:
 
 def encode_pairs(
     pairs: Iterable[Pair],
-    tokenizer,
+    tokenizer: Any,
     template: Template,
     config: PreferencesConfig,
     context: int,
     *,
-    scored=False,
+    scored: bool = False,
 ) -> tuple[pa.Table, Mapping[str, int]]:
-    """Put pairs into the template and tokenize them; what is unusual is counted by what it is.
+    """Write pairs in the template and tokenize them, counting what is unusual.
 
     Args:
-        pairs: From ``prepare_pairs``.
+        pairs: The pairs, from ``prepare_pairs``.
         tokenizer: A transformers tokenizer with an end token.
-        template: How dialogues are written.
+        template: The template.
         config: Limits.
         context: Longest sequence of the model.
-        scored: Responses end as a reward model is fed them, not with the end token alone.
+        scored: Whether responses end with the ``closing_ids`` that a reward model reads, instead of the end
+            token alone.
 
     Returns:
-        One row a pair (read back by ``pairs_from_table``), and counts.
+        One row per pair, which ``pairs_from_table`` reads, and the counts by description.
 
     Raises:
-        InputError: no end token, a pair too long under ``on_overlong: error``, or nothing left.
+        InputError: The tokenizer has no end token, a pair is overlong under ``on_overlong: error``, or no
+            pair is left.
     """
     if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end token, which a response must end with; use another model")
-    counts: Counter[str] = Counter()
-    closing = closing_ids(tokenizer, template) if scored else [tokenizer.eos_token_id]
-    longest = min(config.max_tokens, context)
-    found = [
-        _row(
-            pair,
-            [response_ids(text, tokenizer, closing) for text in pair.responses],
-            tokenizer,
-            template,
-            config,
-            longest,
-            counts,
-        )
-        for pair in pairs
-    ]
-    kept = [row for row in found if row is not None]
-    if not kept:
-        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise InputError("the tokenizer has no end token, which responses must end with; use another model")
+    closing = closing_ids(tokenizer, template) if scored else np.array([tokenizer.eos_token_id], np.int32)
+    encoder = _Encoder(tokenizer, template, config, min(config.max_tokens, context), closing)
+    rows = [row for pair in pairs if (row := encoder.row(pair)) is not None]
+    if not rows:
+        listed = ", ".join(f"{count} {what}" for what, count in encoder.counts.items() if count)
         raise InputError(
-            f"preferences: no pair is left ({said}); use other data or raise preferences.max_tokens"
+            f"preferences: no pair is left ({listed}); use other data or raise preferences.max_tokens"
         )
-    return pa.Table.from_pylist(kept, schema=_SCHEMA), counts
+    return pa.Table.from_pylist(rows, schema=_SCHEMA), encoder.counts
 
 
-def _row(
-    pair: Pair,
-    responses: list[np.ndarray],
-    tokenizer,
-    template: Template,
-    config: PreferencesConfig,
-    longest: int,
-    counts: Counter,
-):
-    """The stored row of a pair, or None where it is left out; both are counted."""
-    if np.array_equal(responses[0], responses[1]):
-        counts["pairs of identical responses left out"] += 1
-        return None
-    prompt = _prompt_ids(pair, tokenizer, template, config, longest - max(map(len, responses)), counts)
-    if prompt is None:
-        counts["overlong pairs dropped (preferences.on_overlong)"] += 1
-        return None
-    counts["empty responses"] += sum(not text.strip() for text in pair.responses)
-    counts["contradictory labels (safer, yet the only one that is unsafe)"] += pair.contradictory
-    return {
-        "id": pair.prompt.id,
-        "prompt": pair.prompt.text,
-        "earlier": [asdict(turn) for turn in pair.prompt.earlier],
-        "prompt_ids": prompt,
-        "better": pair.better,
-        "safer": pair.safer,
-        **{f"response_{i}": pair.responses[i] for i in (0, 1)},
-        **{f"response_ids_{i}": responses[i] for i in (0, 1)},
-        **{f"safe_{i}": pair.safe[i] for i in (0, 1)},
-        **{f"harms_{i}": None if pair.harms is None else list(pair.harms[i]) for i in (0, 1)},
-    }
+@dataclass(frozen=True)
+class _Encoder:
+    tokenizer: Any
+    template: Template
+    config: PreferencesConfig
+    longest: int
+    closing: np.ndarray
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def row(self, pair: Pair) -> dict[str, Any] | None:
+        """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
+        responses = [response_ids(text, self.tokenizer, self.closing) for text in pair.responses]
+        if np.array_equal(responses[0], responses[1]):
+            self.counts["pairs of identical responses left out"] += 1
+            return None
+        prompt = self._prompt_ids(pair.prompt, self.longest - max(map(len, responses)))
+        if prompt is None:
+            self.counts["overlong pairs dropped (preferences.on_overlong)"] += 1
+            return None
+        self.counts["empty responses"] += sum(not text.strip() for text in pair.responses)
+        self.counts["contradictory labels (safer, yet the only one that is unsafe)"] += pair.contradictory
+        return {
+            "id": pair.prompt.id,
+            "prompt": pair.prompt.text,
+            "earlier": [asdict(turn) for turn in pair.prompt.earlier],
+            "prompt_ids": prompt,
+            "better": pair.better,
+            "safer": pair.safer,
+            **{f"response_{i}": pair.responses[i] for i in (0, 1)},
+            **{f"response_ids_{i}": responses[i] for i in (0, 1)},
+            **{f"safe_{i}": pair.safe[i] for i in (0, 1)},
+            **{f"harms_{i}": None if pair.harms is None else list(pair.harms[i]) for i in (0, 1)},
+        }
+
+    def _prompt_ids(self, prompt: Prompt, room: int) -> np.ndarray | None:
+        """Return at most ``room`` ids of the prompt, or None if they do not fit and may not be cut."""
+        row = prompt_ids(prompt.text, self.tokenizer, self.template, prompt.earlier)
+        if len(row) <= room:
+            return row
+        if self.config.on_overlong == "error":
+            raise InputError(
+                f"{prompt.id}: the prompt has {len(row)} tokens, its longer response leaves {max(room, 0)}; "
+                "raise preferences.max_tokens, or set preferences.on_overlong to drop or truncate_prompt_left"
+            )
+        if self.config.on_overlong == "drop":
+            return None
+        cut = truncated_ids(prompt, self.tokenizer, self.template, room)
+        self.counts["overlong prompts cut on the left (preferences.on_overlong)"] += cut is not None
+        return cut
 
 
-def response_ids(text: str, tokenizer, closing: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Ids of a response and what stands behind it, and no BOS."""
+def response_ids(text: str, tokenizer: Any, closing: np.ndarray) -> np.ndarray:
+    """Return the ids of a response, followed by ``closing``, without BOS."""
     return np.array([*tokenizer(text, add_special_tokens=False)["input_ids"], *closing], np.int32)
 
 
-def _prompt_ids(
-    pair: Pair, tokenizer, template: Template, config: PreferencesConfig, room: int, counts: Counter
-):
-    """The prompt's ids within ``room``; None where they do not fit and may not be cut."""
-    row = prompt_ids(pair.prompt.text, tokenizer, template, pair.prompt.earlier)
-    if len(row) <= room:
-        return row
-    if config.on_overlong == "error":
-        raise InputError(
-            f"{pair.prompt.id}: the prompt has {len(row)} tokens, its longer response leaves {max(room, 0)}; "
-            "raise preferences.max_tokens, or set preferences.on_overlong to drop or truncate_prompt_left"
-        )
-    cut = truncated_ids(pair.prompt, tokenizer, template, room) if config.on_overlong != "drop" else None
-    counts["overlong prompts cut on the left (preferences.on_overlong)"] += cut is not None
-    return cut
-
-
 def pairs_from_table(table: pa.Table) -> EncodedPairs:
-    """What ``encode_pairs`` made, as arrays."""
+    """Return the pairs in a table of ``encode_pairs``."""
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     both = {
         name: list(map(list, zip(columns[f"{name}_0"], columns[f"{name}_1"], strict=True)))
@@ -215,10 +206,14 @@ def pairs_from_table(table: pa.Table) -> EncodedPairs:
 
 
 def labelled(pairs: EncodedPairs, dimension: str) -> np.ndarray:
-    """(n,) indices of the pairs that have a label of this dimension.
+    """Return the indices (n,) of the pairs that are labelled in a dimension.
+
+    Args:
+        pairs: The pairs.
+        dimension: ``better`` or ``safer``.
 
     Raises:
-        InputError: none has.
+        InputError: No pair is.
     """
     chosen = np.flatnonzero(getattr(pairs, dimension) != ABSENT)
     if not len(chosen):

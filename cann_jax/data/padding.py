@@ -1,4 +1,4 @@
-"""Rows of ids as one array. Lengths say what counts; the padding's value is never read."""
+"""Rows of ids as padded arrays. Masks come from lengths; the value of the padding is never read."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ BUCKET = 32  # widths of prompt batches are multiples of this, so that few shape
 
 
 def pad(rows: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as (n, width) int32, padded on the right, and their lengths (n,)."""
+    """Return rows of ids as (n, width) int32, padded on the right, and their lengths (n,)."""
     out = np.zeros((len(rows), width), np.int32)
     for index, row in enumerate(rows):
         out[index, : len(row)] = row
@@ -14,17 +14,17 @@ def pad(rows: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucketed(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``pad`` to ``bucket_width`` of the longest."""
+    """Pad rows to the ``bucket_width`` of the longest."""
     return pad(rows, bucket_width(max(map(len, rows))))
 
 
 def bucket_width(longest: int) -> int:
-    """The next multiple of ``BUCKET``."""
+    """Return the next multiple of ``BUCKET``."""
     return BUCKET * -(-longest // BUCKET)
 
 
 def step_width(longest: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, … times ``BUCKET``: few shapes where lengths differ widely."""
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, … times ``BUCKET``: few shapes for all lengths."""
     width = BUCKET
     while width < longest:
         power = 1 << (width // BUCKET).bit_length() - 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Part = Literal["train", "heldout"]
 Dimension = Literal["better", "safer"]
-PARTS: tuple[Part, ...] = (TRAIN, HELDOUT)
+PARTS: tuple[Part, Part] = (TRAIN, HELDOUT)
 
 BUILDERS = {
     "pku_safe_rlhf_30k": "pku_safe_rlhf:PkuSafeRlhf30k",
@@ -27,15 +27,15 @@ BUILDERS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, and what people said of them.
+    """Two responses to one prompt, with human labels.
 
     Args:
         prompt: The dialogue up to the last user turn; its id is the file and row that the pair comes from.
         responses: Their texts.
-        better: Index of the more helpful response; -1 where the data do not say.
-        safer: Index of the less harmful response; -1 where the data do not say.
-        safe: For each response 1 safe, 0 unsafe, -1 where the data do not say.
-        harms: For each response its harm categories; None where the data have no such columns.
+        better: Index of the more helpful response, or -1 if not labelled.
+        safer: Index of the less harmful response, or -1 if not labelled.
+        safe: For each response 1 safe, 0 unsafe, -1 not labelled.
+        harms: Harm categories of each response; None if the data have no such columns.
     """
 
     prompt: Prompt
@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def contradictory(self) -> bool:
-        """The response called safer is the only one called unsafe."""
+        """Whether the response labelled safer is the only one labelled unsafe."""
         return self.safer != ABSENT and self.safe[self.safer] == 0 and self.safe[1 - self.safer] == 1
 
 
@@ -56,9 +56,9 @@ class PreparedPairs:
     """A prepared data set.
 
     Args:
-        name: Identity of what was prepared: it changes with the files' content and with how they were read.
+        name: Identity of what was prepared; it changes with the content of the files and how they are read.
         parts: Pairs by part, in the order of the source.
-        left_out: How many rows could not be used, by reason.
+        left_out: Number of rows that could not be used, by reason.
     """
 
     name: str
@@ -67,13 +67,10 @@ class PreparedPairs:
 
 
 def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
-    """Prepare a preference data set to ArrayRecord, unless it was done before, and open it.
-
-    Args:
-        config: Which data.
+    """Prepare a preference data set to ArrayRecord, unless that was done before, and open it.
 
     Raises:
-        InputError: a download fails, a file or a row is malformed, or a part is empty.
+        InputError: A download fails, a file or a row is malformed, or a part is empty.
     """
     module, _, name = BUILDERS[config.dataset].partition(":")
     # Imported late: TFDS and grain take half a second, and most runs have no preference data.
@@ -94,16 +91,15 @@ def _pair(record: Mapping[str, Any]) -> Pair:
     roles, texts = (_texts(record["turns"][key]) for key in ("role", "text"))
     turns = tuple(Turn(role, text) for role, text in zip(roles, texts, strict=True))
     prompt = Prompt(record["id"].decode(), turns[-1].text, earlier=turns[:-1])
-    harms = tuple(tuple(_texts(record[f"harms_{i}"])) for i in (0, 1))
     return Pair(
         prompt=prompt,
-        responses=tuple(record[f"response_{i}"].decode() for i in (0, 1)),
+        responses=(record["response_0"].decode(), record["response_1"].decode()),
         better=int(record["better"]),
         safer=int(record["safer"]),
         safe=(int(record["safe_0"]), int(record["safe_1"])),
-        harms=harms if record["harms_known"] else None,
+        harms=(_texts(record["harms_0"]), _texts(record["harms_1"])) if record["harms_known"] else None,
     )
 
 
-def _texts(values: Iterable[bytes]) -> list[str]:
-    return [value.decode() for value in values]
+def _texts(values: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(value.decode() for value in values)

@@ -82,13 +82,14 @@ def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
 def _lines(path: str) -> list[str]:
     try:
         # Not splitlines: JSON strings may hold the line separators of Unicode.
-        return epath.Path(path).read_text(encoding="utf-8").split("\n")
+        lines: list[str] = epath.Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}); check the prompts' path"
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert the file") from None
+    return lines
 
 
 def _parse(path: str, number: int, line: str) -> Prompt:

@@ -1,94 +1,13 @@
-"""Responses of a set of prompts, as arrays in memory and as Parquet on disk (one row a response)."""
+"""Responses to a set of prompts, as arrays in memory and as Parquet on disk, one row per response."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import TURNS, Prompt, turns_from
-
-
-@dataclass(frozen=True)
-class Responses:
-    """K responses to each of N prompts. Ids are made once and stored; nothing is tokenized again.
-
-    Args:
-        prompts: The N prompts.
-        tokens: (N, K, T) ids, padded on the right.
-        lengths: (N, K) tokens, end token included.
-        stopped: (N, K), True where the response ended by itself.
-        logps: (N, K) log-prob under the policy that sampled it, nats, float32.
-        texts: N lists of K texts, end token left out.
-    """
-
-    prompts: EncodedPrompts
-    tokens: np.ndarray
-    lengths: np.ndarray
-    stopped: np.ndarray
-    logps: np.ndarray
-    texts: list[list[str]]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.lengths.shape
-
-    def slice(self, start: int, stop: int) -> "Responses":
-        """The prompts from ``start`` to before ``stop``, with their responses."""
-        rows = slice(start, stop)
-        prompts = EncodedPrompts(self.prompts.prompts[rows], self.prompts.ids[rows])
-        return Responses(
-            prompts,
-            self.tokens[rows],
-            self.lengths[rows],
-            self.stopped[rows],
-            self.logps[rows],
-            self.texts[rows],
-        )
-
-    def prompt_texts(self) -> list[str]:
-        """The prompt of each response, in row order."""
-        return [prompt.text for prompt in self.prompts.prompts for _ in range(self.shape[1])]
-
-    def groups(self) -> list[str | None]:
-        """The group of each prompt."""
-        return [prompt.group for prompt in self.prompts.prompts]
-
-    def flat_texts(self) -> list[str]:
-        """The responses in row order."""
-        return [text for row in self.texts for text in row]
-
-
-def responses_table(prompts: EncodedPrompts, start: int, samples, tokenizer) -> pa.Table:
-    """Rows of one shard: the samples of the prompts from ``start`` on."""
-    tokens, lengths, stopped = (np.asarray(x) for x in (samples.tokens, samples.lengths, samples.stopped))
-    # Summed in float64: thousands of float32 terms would lose digits.
-    logps = np.asarray(samples.logps, np.float64).sum(-1).astype(np.float32)
-    rows = []
-    for n in range(tokens.shape[0]):
-        prompt, ids = prompts.prompts[start + n], prompts.ids[start + n]
-        for k in range(tokens.shape[1]):
-            response = tokens[n, k, : lengths[n, k]]
-            text = tokenizer.decode(response[:-1] if stopped[n, k] else response, skip_special_tokens=True)
-            rows.append(
-                (
-                    prompt.id,
-                    prompt.group,
-                    prompt.text,
-                    [asdict(turn) for turn in prompt.earlier],
-                    ids,
-                    k,
-                    text,
-                    response,
-                    bool(stopped[n, k]),
-                    logps[n, k],
-                )
-            )
-    return pa.Table.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), _SCHEMA.types, strict=True)],
-        schema=_SCHEMA,
-    )
-
 
 _SCHEMA = pa.schema(
     {
@@ -106,8 +25,86 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Responses:
+    """K responses to each of N prompts. The ids are stored, and nothing is tokenized again.
+
+    Args:
+        prompts: The N prompts.
+        tokens: (N, K, T) ids, padded on the right.
+        lengths: (N, K) token counts, end token included.
+        stopped: (N, K) True where the response ended with an end token, False where it was cut off.
+        logps: (N, K) float32 log-prob under the policy that sampled it, nats.
+        texts: N lists of K texts, end token left out.
+    """
+
+    prompts: EncodedPrompts
+    tokens: np.ndarray
+    lengths: np.ndarray
+    stopped: np.ndarray
+    logps: np.ndarray
+    texts: list[list[str]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        prompts, responses = self.lengths.shape
+        return prompts, responses
+
+    def slice(self, start: int, stop: int) -> "Responses":
+        """Return the prompts from ``start`` up to ``stop``, with their responses."""
+        rows = slice(start, stop)
+        prompts = EncodedPrompts(self.prompts.prompts[rows], self.prompts.ids[rows])
+        return Responses(
+            prompts,
+            self.tokens[rows],
+            self.lengths[rows],
+            self.stopped[rows],
+            self.logps[rows],
+            self.texts[rows],
+        )
+
+    def prompt_texts(self) -> list[str]:
+        """Return the prompt of each response, in row order."""
+        return [prompt.text for prompt in self.prompts.prompts for _ in range(self.shape[1])]
+
+    def groups(self) -> list[str | None]:
+        """Return the group of each prompt."""
+        return [prompt.group for prompt in self.prompts.prompts]
+
+    def flat_texts(self) -> list[str]:
+        """Return the responses in row order."""
+        return [text for row in self.texts for text in row]
+
+
+def responses_table(prompts: EncodedPrompts, start: int, samples: Any, tokenizer: Any) -> pa.Table:
+    """Return the table of a shard.
+
+    Args:
+        prompts: All prompts.
+        start: Index of the first prompt of the shard.
+        samples: ``Samples`` of the prompts from ``start`` on.
+        tokenizer: A transformers tokenizer.
+    """
+    tokens, lengths, stopped = (np.asarray(x) for x in (samples.tokens, samples.lengths, samples.stopped))
+    # Summed in float64: a sum of thousands of float32 terms would lose digits.
+    logps = np.asarray(samples.logps, np.float64).sum(-1).astype(np.float32)
+    rows = []
+    for n, k in np.ndindex(lengths.shape):
+        prompt, ids = prompts.prompts[start + n], prompts.ids[start + n]
+        earlier = [asdict(turn) for turn in prompt.earlier]
+        response = tokens[n, k, : lengths[n, k]]
+        text = tokenizer.decode(response[:-1] if stopped[n, k] else response, skip_special_tokens=True)
+        ended = bool(stopped[n, k])
+        rows.append(
+            (prompt.id, prompt.group, prompt.text, earlier, ids, k, text, response, ended, logps[n, k])
+        )
+    columns = zip(zip(*rows, strict=True), _SCHEMA.types, strict=True)
+    return pa.Table.from_arrays([pa.array(column, kind) for column, kind in columns], schema=_SCHEMA)
+
+
 def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
-    """The arrays back; rows are ordered by prompt, K to each."""
+    """Return the responses stored in a table, whose rows are ordered by prompt, K for each."""
     columns = {
         name: table.column(name).to_pylist() for name in ("prompt_id", "group", "prompt", "earlier", "text")
     }

@@ -15,7 +15,8 @@ from cann_jax.data.padding import BUCKET
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
-from cann_jax.models.files.load import ModelFiles, abstract_decoder
+from cann_jax.models.files.load import abstract_decoder
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.files.weight_names import check_weights
 from cann_jax.runtime.mesh import current_mesh
 from cann_jax.runtime.sharding import check_model

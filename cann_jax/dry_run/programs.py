@@ -13,13 +13,13 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
-from cann_jax.run.training import Training, spec_of, trained_kind
+from cann_jax.run.training import Training, objective_of, trained_kind
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
 from cann_jax.training.preference_data import Batching
-from cann_jax.training.preference_objective import PreferenceBatch, reference_step, train_step
-from cann_jax.training.step import start
+from cann_jax.training.preference_objective import PreferenceBatch
+from cann_jax.training.step import forward, start, train_step
 
 
 def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int) -> Any:
@@ -66,15 +66,15 @@ def trace_training(
     lora = training.settings.lora
     decoder = _decoder(model, shape, lora, wide=lora is None)
     graph, weights, frozen = nnx.split(decoder, trained_kind(lora), ...)
-    spec = spec_of(training, graph, steps)
-    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
+    objective = objective_of(training, graph, steps)
+    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(objective, weights), weights))
     frozen, batch = (
         shapes_of_parameters(frozen),
         shapes_of_batch(_preferences(training.batching, width, length)),
     )
     return {
-        "reference log-probs": reference_step.trace(spec, state.weights, frozen, batch),
-        "training step": train_step.trace(spec, state, frozen, batch, _key()),
+        "reference log-probs": forward.trace(objective, state.weights, frozen, batch),
+        "training step": train_step.trace(objective, state, frozen, batch, _key()),
     }
 
 

@@ -21,10 +21,10 @@ from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import trained_kind
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.stages import pairs as pairs_stage
-from cann_jax.stages.score_model import score_data, score_spec
+from cann_jax.stages.score_model import score_data, score_objective
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_objective import ScoreBatch, ScoreWeights, score_step
-from cann_jax.training.step import start
+from cann_jax.training.score_objective import ScoreBatch, ScoreWeights
+from cann_jax.training.step import start, train_step
 
 
 def dry_run_score_model(run: ScoreModelRun, model_config: str | None = None) -> None:
@@ -83,10 +83,10 @@ def _trace(config: ScoreModelConfig, shape: DecoderConfig, steps: int, prompt: i
         shape, model.dtype, config.lora, wide=config.lora is None, attention=model.attention
     )
     graph, trained, frozen = nnx.split(decoder, trained_kind(config.lora), ...)
-    spec = score_spec(config, graph, steps)
+    objective = score_objective(config, graph, steps)
     weights = ScoreWeights(trained, jax.ShapeDtypeStruct((shape.hidden,), jnp.float32))
-    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(spec, weights), weights))
+    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(objective, weights), weights))
     sizes = ((size, prompt), (size,), (size, 2, response), (size, 2), (size,), (size, 2))
     batch = shapes_of_batch(ScoreBatch(*(jax.ShapeDtypeStruct(each, jnp.int32) for each in sizes)))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return score_step.trace(spec, state, shapes_of_parameters(frozen), batch, key)
+    return train_step.trace(objective, state, shapes_of_parameters(frozen), batch, key)

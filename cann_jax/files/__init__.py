@@ -1,1 +1,1 @@
-"""Files, hashes, progress and errors: what every other room stands on."""
+"""Files, hashes, progress, console output and errors, which all other packages use."""

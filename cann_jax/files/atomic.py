@@ -1,7 +1,7 @@
-"""Files of a run: written whole or not at all, read with a one-line error where something is wrong.
+"""Atomic writing of files, and reading with one-line errors, on local disks and in object stores.
 
 Local files are written under a temporary name and moved into place, so that a killed process never leaves
-half a file under the final name. Object stores (gs://) cannot rename; there one write is one object already.
+half a file under the final name. Object stores (gs://) cannot rename, but there each write is atomic.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
 
 PARTIAL = ".partial"
-# Of several processes of one run, the one that writes this file; ``cann_jax.runtime.distributed`` says so.
+# Whether this process of a run writes a file; set by ``cann_jax.runtime.distributed``.
 writes_here: ContextVar[bool] = ContextVar("writes_here", default=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
-    """Write a whole file, if it is this process that writes; readers see the old content or the new.
+    """Write a file atomically, if this process writes files: readers see the old content or the new.
 
     Raises:
-        InputError: The disk is full, or the folder cannot be written; nothing partial stays.
+        InputError: The disk is full, or the folder cannot be written; no partial file is left.
     """
     path = epath.Path(path)
     if not writes_here.get():
@@ -40,17 +40,17 @@ def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(path):
-            path.write_bytes(bytes(data))  # Arrow buffers too
+            path.write_bytes(bytes(data))  # an Arrow buffer is not bytes
         else:
             _write_and_move(os.fspath(path), data)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Write JSON; dataclasses, paths, NumPy and JAX values are taken as what they hold.
+    """Write JSON; dataclasses, paths, NumPy and JAX arrays are converted.
 
     Raises:
         InputError: As ``write_bytes_atomic``.
-        ValueError: A NaN or an infinity, which JSON cannot hold.
+        ValueError: The value has a NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes_atomic(path, (text + "\n").encode())
@@ -89,8 +89,11 @@ def read_table(path: epath.PathLike) -> pa.Table:
 
 @contextlib.contextmanager
 def staged(path: epath.PathLike) -> Iterator[Path]:
-    """Where a library that knows local files alone writes a file or a folder: the path itself, or, for one in
-    an object store, a temporary one, which is copied there at the end."""
+    """Yield a local path for libraries that can write local files only.
+
+    It is ``path`` itself, or, for one in an object store, a temporary file or folder that is copied there at
+    the end.
+    """
     path = epath.Path(path)
     if not is_remote(path):
         yield Path(path)
@@ -105,25 +108,28 @@ def staged(path: epath.PathLike) -> Iterator[Path]:
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Whether the path lies in an object store."""
+    """Return whether the path lies in an object store."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-    """Around any write: a full disk or a forbidden folder becomes one line with the mend.
+    """Turn the OSError of any write inside into one line that says what to do.
 
     Raises:
-        InputError: In place of the OSError.
+        InputError: The disk is full, or the folder cannot be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            mend = "free space and start again; finished shards are kept"
-            raise InputError(f"disk full while writing {path}; {mend}") from error
-        mend = "make its folder writable, or choose another folder (run_dir, or --out of the dual command)"
-        raise InputError(f"cannot write {path} ({error.strerror or error}); {mend}") from error
+            raise InputError(
+                f"disk full while writing {path}; free space and start again; finished shards are kept"
+            ) from error
+        raise InputError(
+            f"cannot write {path} ({error.strerror or error}); make its folder writable, or choose another "
+            "folder (run_dir, or --out of the dual command)"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -131,7 +137,7 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; start the run again, which makes it anew") from None
+        raise InputError(f"{path} is missing; start the run again to create it") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read; allow it (chmod u+r) and start again") from None
     except (ValueError, pa.ArrowException, OSError) as error:
@@ -145,7 +151,7 @@ def _write_and_move(path: str, data: bytes) -> None:
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # some file systems tell of a full disk only here
+            os.fsync(file.fileno())  # some file systems report a full disk only here
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):

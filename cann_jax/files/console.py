@@ -1,4 +1,4 @@
-"""Tables for people: as wide as the terminal, and wide enough to be whole in a log."""
+"""The console that tables are printed on: as wide as the terminal, or of a fixed width in a log."""
 
 import sys
 from typing import NoReturn, TextIO
@@ -15,6 +15,6 @@ class _Console(Console):
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Writes to ``stream``, or to standard output."""
+    """Return a console that writes to ``stream``, or to standard output."""
     stream = stream or sys.stdout
     return _Console(file=stream, highlight=False, width=None if stream.isatty() else LOG_WIDTH)

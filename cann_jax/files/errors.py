@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""Errors that are reported to the user in one line, each with its exit status."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ BROKEN_PIPE = 141  # SIGPIPE
 
 
 class InputError(ValueError):
-    """Bad input: one line that names the key or file and says how to mend it.
+    """Bad input: one line that names the key or file and says how to fix it.
 
-    Entry points print the message and exit with ``exit_status``; no traceback.
+    Entry points print the message and exit with ``exit_status``, without a traceback.
     """
 
     exit_status = 2
 
 
 class Preempted(Exception):
-    """The machine is taken away; what was done is kept, and the next start goes on."""
+    """The run was preempted; what is finished is kept, and the next start continues from there."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class AbsentError(InputError):
-    """Another process of the run did not come, or is lost; starting all of them again may mend it."""
+    """Another process of the run is missing or lost; starting all of them again may help."""
 
     exit_status = 75
 
@@ -37,7 +37,7 @@ class InfeasibleError(InputError):
 
 @contextlib.contextmanager
 def named(key: str) -> Iterator[None]:
-    """Puts a configuration's key in front of an error from a floor that does not know it."""
+    """Prefix an InputError with a configuration key that the code below does not know."""
     try:
         yield
     except InputError as error:

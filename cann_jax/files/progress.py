@@ -1,59 +1,61 @@
-"""Progress of long work: one bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, or occasional lines in a log."""
 
 import sys
 import time
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
-LOG_SECONDS = 15  # between lines where standard error is no terminal
+Item = TypeVar("Item")
+
+LOG_SECONDS = 15  # between lines, where standard error is not a terminal
 
 
 def track(
-    items: Collection,
+    items: Collection[Item],
     label: str,
     *,
     unit: int = 1,
     noun: str = "steps",
     total: int | None = None,
     initial: int = 0,
-) -> Iterator[Any]:
-    """Iterate, and tell on standard error how far it is.
+) -> Iterator[Item]:
+    """Iterate over ``items`` and report progress on standard error.
 
     Args:
-        items: What to go through.
-        label: What is going on.
-        unit: How many nouns an item stands for.
-        noun: What is counted.
-        total: Nouns in all; None takes it from ``items``.
+        items: The items.
+        label: Name of the work.
+        unit: Nouns per item.
+        noun: What is counted, in the plural.
+        total: Nouns in all; None is the number of ``items`` times ``unit``.
         initial: Nouns done before.
     """
     total = len(items) * unit if total is None else total
     shown = _bar if sys.stderr.isatty() else _lines
     for index, item in enumerate(items):
         if index == 0:
-            tell = shown(label, noun, total, initial)
+            report = shown(label, noun, total, initial)
         yield item
-        tell(min(initial + (index + 1) * unit, total))
+        report(min(initial + (index + 1) * unit, total))
 
 
-def _bar(label: str, noun: str, total: int, initial: int):
+def _bar(label: str, noun: str, total: int, initial: int) -> Callable[[int], None]:
     bar = tqdm(total=total, initial=initial, desc=label, unit=f" {noun}", mininterval=0.2, dynamic_ncols=True)
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         bar.update(done - bar.n)
         if done == total:
             bar.close()
 
-    return tell
+    return report
 
 
-def _lines(label: str, noun: str, total: int, initial: int):
-    """Work that ends within ``LOG_SECONDS`` leaves no line."""
+def _lines(label: str, noun: str, total: int, initial: int) -> Callable[[int], None]:
+    """Print lines at most every ``LOG_SECONDS``; work that ends within them prints none."""
     start = last = time.monotonic()
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < LOG_SECONDS and not (done == total and last > start):
@@ -63,4 +65,4 @@ def _lines(label: str, noun: str, total: int, initial: int):
         end = f", about {left:.0f} s left" if done < total else ""
         print(f"{label}: {done} of {total} {noun}{end}", file=sys.stderr, flush=True)
 
-    return tell
+    return report

@@ -1,4 +1,4 @@
-"""How queries, keys and values become attention, and by which kernel; the one place that chooses it."""
+"""Attention from queries, keys and values, and the choice of the kernel that computes it."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.splash import LANES, by_kv_head, splash_attention
@@ -13,36 +14,37 @@ from cann_jax.runtime.mesh import platform
 
 NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
 CUDNN_HEAD_DIM = 128  # what every GPU that has the kernel can do
+KeyValue = tuple[jax.Array, jax.Array]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What is fixed about a model's attention.
+class AttentionRule:
+    """The static properties of a model's attention.
 
     Args:
-        scale: Of the scores.
+        scale: Factor of the scores.
         softcap: c in c·tanh(score / c), or None.
-        implementation: ``xla`` or ``cudnn`` of ``jax.nn.dot_product_attention``, or ``splash``.
-        dtype: Of the factors of the products; scores and sums are float32.
+        kernel: ``xla`` or ``cudnn`` of ``jax.nn.dot_product_attention``, or ``splash``.
+        dtype: Dtype of the factors of the products; scores and sums are float32.
     """
 
     scale: float
     softcap: float | None
-    implementation: str
-    dtype: Any
+    kernel: str
+    dtype: DTypeLike
 
 
-def implementation(choice: str, dtype, head_dim: int, softcap: float | None) -> str:
-    """The kernel for whole sequences: what ``model.attention`` asks for, ``auto`` resolved.
+def choose_kernel(choice: str, dtype: DTypeLike, head_dim: int, softcap: float | None) -> str:
+    """Return the kernel for whole sequences that ``model.attention`` names, with ``auto`` resolved.
 
     Args:
         choice: ``auto``, ``xla``, ``cudnn`` or ``splash``.
-        dtype: Of the factors.
+        dtype: Dtype of the factors.
         head_dim: Size of a head.
-        softcap: Of the scores, or None.
+        softcap: Soft-cap of the scores, or None.
 
     Raises:
-        InputError: a kernel is asked for where it cannot serve.
+        InputError: The kernel that was asked for cannot serve here.
     """
     obstacles = {
         "cudnn": _cudnn_obstacle(dtype, head_dim, softcap),
@@ -64,7 +66,7 @@ def _splash_obstacle(head_dim: int) -> str | None:
     return None
 
 
-def _cudnn_obstacle(dtype, head_dim: int, softcap: float | None) -> str | None:
+def _cudnn_obstacle(dtype: DTypeLike, head_dim: int, softcap: float | None) -> str | None:
     if platform() != "gpu":
         return f"needs a GPU, and this is a {platform()}"
     if jnp.dtype(dtype) == jnp.float32:
@@ -76,69 +78,68 @@ def _cudnn_obstacle(dtype, head_dim: int, softcap: float | None) -> str | None:
     return None
 
 
-def attend(rule: Rule, q, k, v, mask):
-    """Attention within whole sequences.
+def attend(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: Any) -> jax.Array:
+    """Return the attention within whole sequences.
 
     Args:
         rule: The model's.
         q: (B, S, heads, head_dim), rotated.
         k: (B, S, kv_heads, head_dim), rotated.
         v: (B, S, kv_heads, head_dim).
-        mask: (B, S, S), True where the row may see the column; or, for splash, a ``Sight``.
+        mask: (B, S, S), True where the row may see the column; or, for splash, a ``SequenceMask``.
 
     Returns:
         (B, S, heads · head_dim), of the factors' dtype.
     """
     q, k, v = (x.astype(rule.dtype) for x in (q, k, v))
-    if rule.implementation == "splash":
+    if rule.kernel == "splash":
         out = splash_attention(q * rule.scale, k, v, mask, rule.softcap)
     else:
-        out = (_cudnn if rule.implementation == "cudnn" else _plain)(rule, q, k, v, mask)
+        out = (_cudnn if rule.kernel == "cudnn" else _plain)(rule, q, k, v, mask)
     return out.reshape(*out.shape[:2], -1).astype(rule.dtype)
 
 
-# Recomputed in the backward pass: its (S, S) weights are never kept, which the other kernels do not make.
+# Recomputed in the backward pass, so that its (S, S) weights are never kept; other kernels never make any.
 @partial(jax.checkpoint, static_argnums=0)
-def _plain(rule: Rule, q, k, v, mask):
+def _plain(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     if rule.softcap is not None:
         return _capped(rule, q, k, v, mask)
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="xla")
 
 
-def _cudnn(rule: Rule, q, k, v, mask):
-    """Its backward pass takes even lengths only; a masked last token makes them so."""
+def _cudnn(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return cuDNN's attention; its backward pass takes even lengths only, so a masked token is appended."""
     size = q.shape[1]
     odd = size % 2
     q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
     mask = jnp.pad(mask, ((0, 0), (0, odd), (0, odd)))
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None], scale=rule.scale, implementation=rule.implementation
-    )
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="cudnn")
     return out[:, :size]
 
 
-def _capped(rule: Rule, q, k, v, mask):
-    """``jax.nn.dot_product_attention`` has no soft-cap (Gemma Team 2024, section 2)."""
+def _capped(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return attention with a soft-cap (Gemma Team 2024, section 2), which JAX's own does not have."""
     grouped = by_kv_head(q, k.shape[2])
     scores = _scores(rule, "bqhgd,bkhd->bhgqk", grouped, k, mask[:, None, None])
     return _dot(rule, "bhgqk,bkhd->bqhgd", jax.nn.softmax(scores, axis=-1), v)
 
 
-def attend_shared(rule: Rule, q, prompt, prompt_mask, own, own_mask):
-    """Attention of one token of each of K responses over their shared prompt and their own past.
+def attend_shared(
+    rule: AttentionRule, q: jax.Array, prompt: KeyValue, own: KeyValue, mask: KeyValue
+) -> jax.Array:
+    """Return the attention of one token of each of K responses over their shared prompt and their own past.
 
     Args:
         rule: The model's.
         q: (B, K, heads, head_dim), rotated.
-        prompt: keys and values (B, P, kv_heads, head_dim), held once for all K.
-        prompt_mask: (B, P) True where the token sees one of the prompt.
-        own: keys and values (B, K, kv_heads, T, head_dim), this token's already written.
-        own_mask: (T,) the same of its own past.
+        prompt: Keys and values (B, P, kv_heads, head_dim), held once for all K.
+        own: Keys and values (B, K, kv_heads, T, head_dim), this token's already written.
+        mask: (B, P), True where the token sees the prompt, and (T,), where it sees its own past.
 
     Returns:
         (B, K, heads · head_dim) float32.
     """
-    grouped = by_kv_head(q, prompt[0].shape[2])
+    grouped, (prompt_mask, own_mask) = by_kv_head(q, prompt[0].shape[2]), mask
     scores = jnp.concatenate([
         _scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask[:, None, None, None]),
         _scores(rule, "bkhgd,bkhtd->bkhgt", grouped, own[0], own_mask),
@@ -151,15 +152,15 @@ def attend_shared(rule: Rule, q, prompt, prompt_mask, own, own_mask):
 
 
 def softcap(scores: jax.Array, cap: float | None) -> jax.Array:
-    """cap · tanh(scores / cap); nothing where ``cap`` is None."""
+    """Return cap · tanh(scores / cap), or the scores where ``cap`` is None."""
     return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
-def _scores(rule: Rule, equation: str, q, k, mask):
+def _scores(rule: AttentionRule, equation: str, q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
     scores = softcap(_dot(rule, equation, q, k) * rule.scale, rule.softcap)
     return jnp.where(mask, scores, NEGATIVE)
 
 
-def _dot(rule: Rule, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _dot(rule: AttentionRule, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     a, b = a.astype(rule.dtype), b.astype(rule.dtype)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)

@@ -1,103 +1,95 @@
-"""What one kind of layer sees: rotary tables and masks, worked out once a kind and picked in the scan."""
+"""Rotary tables and masks of the layers, computed once for each kind of layer and picked in the scan."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.families.family import LayerKind
-from cann_jax.models.splash import Sight
+from cann_jax.models.families.layer_kinds import LayerKind
+from cann_jax.models.masks import SequenceMask
+from cann_jax.models.rope import Tables
 
-Tables = tuple[jax.Array, jax.Array]
 
-
-class View(NamedTuple):
-    """Of whole sequences.
+class AttentionInputs(NamedTuple):
+    """What a layer's attention reads beside the residual stream.
 
     Args:
-        tables: Cosines and sines, (B, S, size) each.
-        mask: (B, S, S), True where the row may see the column; or the ``Sight`` that says so.
+        tables: Cosines and sines, (B, S, size) each; S is 1 for a decoding step.
+        mask: For whole sequences (B, S, S), True where the row sees the column, or a ``SequenceMask``. For a
+            decoding step the pair of (B, P), where the token sees the prompt, and (T,), where it sees its
+            own response.
     """
 
     tables: Tables
-    mask: jax.Array | Sight
+    mask: Any
 
 
-class StepView(NamedTuple):
-    """Of one more token of each of K responses.
+class InputsByKind:
+    """Attention inputs of each distinct kind of a model's layers.
 
-    Args:
-        tables: Cosines and sines, (B, 1, size) each.
-        prompt: (B, P), True where the token sees one of the prompt.
-        own: (T,), the same of the response's own tokens.
+    Several kinds are stacked, so that a scan over the layers can pick by index; where there is one kind, as
+    in Llama, all layers share its arrays and nothing is copied.
     """
 
-    tables: Tables
-    prompt: jax.Array
-    own: jax.Array
-
-
-class Views:
-    """One view for each distinct kind of a model's layers.
-
-    Where there are several, they are stacked, so that a scan over the layers can pick by index; where there
-    is one, as in Llama, it is the same array for all layers and nothing is copied.
-    """
-
-    def __init__(self, config: DecoderConfig, view):
+    def __init__(self, config: DecoderConfig, inputs_of: Callable[[LayerKind], AttentionInputs]) -> None:
         kinds = list(dict.fromkeys(config.kinds))
-        views = [view(kind) for kind in kinds]
-        self.single = views[0] if len(views) == 1 else None
-        self.stacked = jax.tree.map(lambda *each: jnp.stack(each), *views) if len(views) > 1 else None
+        self._inputs = [inputs_of(kind) for kind in kinds]
+        if len(kinds) > 1:
+            self._stacked = jax.tree.map(lambda *each: jnp.stack(each), *self._inputs)
         self.indices = jnp.array([kinds.index(kind) for kind in config.kinds])
 
-    def at(self, index):
-        """The view of a layer whose entry of ``indices`` is ``index``."""
-        if self.single is not None:
-            return self.single
-        return jax.tree.map(lambda each: each[index], self.stacked)
+    def at(self, index: jax.Array) -> AttentionInputs:
+        """Return the inputs of a layer by its entry of ``indices``."""
+        if len(self._inputs) == 1:
+            return self._inputs[0]
+        return AttentionInputs(*jax.tree.map(lambda each: each[index], self._stacked))
 
 
-def sequence_views(config: DecoderConfig, positions, sight: Sight, by_order: bool) -> Views:
-    """Views of whole sequences.
+def sequence_inputs(
+    config: DecoderConfig, positions: jax.Array, mask: SequenceMask, keep_pattern: bool
+) -> InputsByKind:
+    """Return the inputs for whole sequences.
 
     Args:
         config: The model.
         positions: (B, S).
-        sight: Of all layers, windows left out.
-        by_order: Leave it a ``Sight`` where all layers are alike and have no window.
+        mask: The mask of all layers, without windows.
+        keep_pattern: Whether to keep the ``SequenceMask`` where all layers are alike and have no window.
     """
-    lengths = 1 + jnp.max(jnp.where(sight.valid, positions, 0), axis=1)
-    back = positions[:, :, None] - positions[:, None, :]
+    lengths = 1 + jnp.max(jnp.where(mask.valid, positions, 0), axis=1)
+    distance = positions[:, :, None] - positions[:, None, :]
     alike = len(set(config.kinds)) == 1
 
-    def view(kind: LayerKind) -> View:
+    def inputs_of(kind: LayerKind) -> AttentionInputs:
         tables = _tables(config, kind, positions, lengths)
         if kind.window is None:
-            return View(tables, sight if by_order and alike else sight.mask)
-        return View(tables, sight.mask & (back < kind.window))
+            return AttentionInputs(tables, mask if keep_pattern and alike else mask.dense)
+        return AttentionInputs(tables, mask.dense & (distance < kind.window))
 
-    return Views(config, view)
+    return InputsByKind(config, inputs_of)
 
 
-def step_views(config: DecoderConfig, positions, prompt_mask, step, size: int) -> Views:
-    """Views of the token at ``positions (B,)``, which is number ``step`` of ``size`` of its response."""
+def step_inputs(
+    config: DecoderConfig, positions: jax.Array, prompt_mask: jax.Array, step: jax.Array, size: int
+) -> InputsByKind:
+    """Return the inputs for token ``step`` of a response of ``size`` tokens, at ``positions (B,)``."""
     prompt_positions = jnp.cumsum(prompt_mask, axis=1) - 1
-    back = positions[:, None] - prompt_positions
-    own_back = step - jnp.arange(size)
+    distance = positions[:, None] - prompt_positions
+    own_distance = step - jnp.arange(size)
 
-    def view(kind: LayerKind) -> StepView:
+    def inputs_of(kind: LayerKind) -> AttentionInputs:
         tables = _tables(config, kind, positions[:, None], positions + 1)
         if kind.window is None:
-            return StepView(tables, prompt_mask, own_back >= 0)
-        near = (own_back >= 0) & (own_back < kind.window)
-        return StepView(tables, prompt_mask & (back < kind.window), near)
+            return AttentionInputs(tables, (prompt_mask, own_distance >= 0))
+        near = (own_distance >= 0) & (own_distance < kind.window)
+        return AttentionInputs(tables, (prompt_mask & (distance < kind.window), near))
 
-    return Views(config, view)
+    return InputsByKind(config, inputs_of)
 
 
-def _tables(config: DecoderConfig, kind: LayerKind, positions, lengths) -> Tables:
+def _tables(config: DecoderConfig, kind: LayerKind, positions: jax.Array, lengths: jax.Array) -> Tables:
     if kind.rope is not None:
         return kind.rope.tables(positions, lengths)
     shape = (*positions.shape, config.head_dim)

@@ -6,6 +6,8 @@ responses of SmolLM2 took 3.9 s a token that way). Words of the same size are sl
 Gradients do not pass through words; trained weights are float32 and stay so.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,28 +15,28 @@ from cann_jax.runtime.mesh import platform
 from cann_jax.runtime.sharding import constrain
 
 
-def pack(tree):
-    """bfloat16 leaves as uint16 words on a CPU; everything else, and every other platform, unchanged."""
+def to_words(tree: Any) -> Any:
+    """Return the tree with bfloat16 leaves as uint16 words on a CPU, and unchanged on other platforms."""
     if platform() != "cpu":
         return tree
-    return jax.tree.map(lambda x: _cast(x, jnp.bfloat16, jnp.uint16), tree)
+    return jax.tree.map(lambda x: _bitcast(x, jnp.bfloat16, jnp.uint16), tree)
 
 
-def unpack(tree):
-    """uint16 words back as bfloat16."""
-    return jax.tree.map(lambda x: _cast(x, jnp.uint16, jnp.bfloat16), tree)
+def from_words(tree: Any) -> Any:
+    """Return the tree with uint16 words as bfloat16 again."""
+    return jax.tree.map(lambda x: _bitcast(x, jnp.uint16, jnp.bfloat16), tree)
 
 
-def rows_of(table, ids):
-    """table (rows, hidden)[ids (batch, …)], in the table's dtype.
+def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Return table (rows, hidden)[ids (batch, …)], in the table's dtype.
 
-    On a mesh each device looks its part of the hidden axis up for the ids of all that share the axis, and
+    On a mesh each device looks up its part of the hidden axis for the ids of all that share the axis, and the
     results are exchanged: gathered whole instead, the 70B model's table would take 2.1 GB of each device.
     """
     inner = ("any",) * (ids.ndim - 1)
-    found = unpack(pack(table)[constrain(ids, "replicas", *inner)])
+    found = from_words(to_words(table)[constrain(ids, "replicas", *inner)])
     return constrain(constrain(found, "replicas", *inner, "hidden"), "batch", *inner, "any")
 
 
-def _cast(x, old, new):
+def _bitcast(x: jax.Array, old: Any, new: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, new) if x.dtype == old else x

@@ -1,14 +1,47 @@
-"""The decoder's shape, read from a Hugging Face ``config.json``."""
+"""The shape of a decoder, read from and written to a Hugging Face ``config.json``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from cann_jax.files.errors import InputError
-from cann_jax.models.config_reader import MEND, Fields
-from cann_jax.models.families.family import EVERYWHERE, FAMILIES, Family, LayerKinds
+import jax
 
-ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
-# What transformers takes for keys left out, in every family that has them.
+from cann_jax.files.errors import InputError
+from cann_jax.models.config_reader import REMEDY, ConfigReader
+from cann_jax.models.families import FAMILIES
+from cann_jax.models.families.family import Family
+from cann_jax.models.families.layer_kinds import LayerKinds
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+}
+# Norm of the decoder's block → its Hugging Face name, by where the block has norms.
+NORMS = {
+    "before": {"pre_attention_norm": "input_layernorm", "pre_mlp_norm": "post_attention_layernorm"},
+    "after": {
+        "post_attention_norm": "post_attention_layernorm",
+        "post_mlp_norm": "post_feedforward_layernorm",
+    },
+    "around": {
+        "pre_attention_norm": "input_layernorm",
+        "post_attention_norm": "post_attention_layernorm",
+        "pre_mlp_norm": "pre_feedforward_layernorm",
+        "post_mlp_norm": "post_feedforward_layernorm",
+    },
+}
+# Keys that would change the mathematics of any family, with the only value implemented.
+ONLY_EVERYWHERE = {
+    "quantization_config": None,
+    "attention_dropout": 0,
+    "rope_interleaved": False,
+    "use_bidirectional_attention": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+}
+# What transformers takes for absent keys, in every family that has them.
 _DEFAULTS = {"rope_theta": 10_000.0, "hidden_act": "silu"}
 _SIZES = {
     "vocabulary": "vocab_size",
@@ -29,20 +62,20 @@ class DecoderConfig:
         vocabulary: Rows of the embedding.
         hidden: Width of the residual stream.
         intermediate: Width of the gated MLP.
-        layers: Blocks.
+        layers: Number of blocks.
         heads: Query heads.
         kv_heads: Key and value heads; divides ``heads``.
         head_dim: Size of a head.
         norm_epsilon: Added to the mean square in RMSNorm.
-        kinds: Each layer's RoPE and window.
-        tied: The output head is the transposed embedding.
+        kinds: RoPE and window of each layer.
+        tied: Whether the output head is the transposed embedding.
         max_positions: Longest sequence the model was made for.
-        activation: Of the gate.
+        activation: Activation of the gate, a key of ``ACTIVATIONS``.
         biases: Linear layers with a bias.
-        norms: Where a block has norms: ``before`` attention and MLP, ``after`` them, or ``around``.
+        norms: Where a block has norms: ``before`` attention and MLP, ``after`` them, or ``around`` them.
         norm_offset: Added to a norm's scale.
         qk_norm: Norm of queries and keys: of each ``head``, of the whole ``projection``, or none.
-        scaled_embedding: Embeddings are multiplied by √hidden.
+        scaled_embedding: Whether embeddings are multiplied by √hidden.
         query_scalar: Attention scores are divided by its square root; None for ``head_dim``.
         attention_softcap: c in c·tanh(score / c), or None.
         final_softcap: The same for logits.
@@ -72,42 +105,43 @@ class DecoderConfig:
 
     @property
     def attention_scale(self) -> float:
-        return (self.query_scalar or self.head_dim) ** -0.5
+        """Factor of the attention scores."""
+        return float((self.query_scalar or self.head_dim) ** -0.5)
 
     @classmethod
-    def from_hf(cls, config: dict, source: str) -> "DecoderConfig":
+    def from_hf(cls, config: dict[str, Any], source: str) -> "DecoderConfig":
         """Translate a ``config.json``.
 
         Args:
             config: Its content.
-            source: What to call it in an error.
+            source: Name of the file in errors.
 
         Raises:
-            InputError: another architecture, a missing or impossible field, or a value not implemented.
+            InputError: The architecture or a value is not implemented, or a field is missing or impossible.
         """
         kind = config.get("model_type")
-        family = FAMILIES.get(kind) if isinstance(kind, str) else None
-        if family is None:
+        if not isinstance(kind, str) or kind not in FAMILIES:
             raise InputError(
                 f"{source}: model_type {kind!r} is not supported; use a model of one of {', '.join(FAMILIES)}"
             )
-        fields = Fields({**_DEFAULTS, **family.defaults, **config}, source)
-        _refuse(fields, family)
-        sizes = {name: fields.size(key) for name, key in _SIZES.items()}
-        kv_heads, head_dim = _head_sizes(fields, sizes["hidden"], sizes["heads"])
+        family = FAMILIES[kind]
+        reader = ConfigReader({**_DEFAULTS, **family.defaults, **config}, source)
+        _refuse_unsupported(reader, family)
+        sizes: dict[str, Any] = {name: reader.size(key) for name, key in _SIZES.items()}
+        kv_heads, head_dim = _head_sizes(reader, sizes["hidden"], sizes["heads"])
         return cls(
             family=kind,
             **sizes,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_epsilon=fields.number("rms_norm_eps"),
-            kinds=family.kinds(fields, head_dim, sizes["layers"]),
-            tied=fields.flag("tie_word_embeddings"),
-            **_family_fields(fields, family),
+            norm_epsilon=reader.number("rms_norm_eps"),
+            kinds=family.kinds(reader, head_dim, sizes["layers"]),
+            tied=reader.flag("tie_word_embeddings"),
+            **_family_fields(reader, family),
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The ``config.json`` that ``AutoModelForCausalLM`` reads."""
+        """Return the ``config.json`` that ``AutoModelForCausalLM`` reads."""
         family = FAMILIES[self.family]
         return {
             "architectures": [family.architecture],
@@ -123,34 +157,34 @@ class DecoderConfig:
         }
 
 
-def _refuse(fields: Fields, family: Family) -> None:
-    for key, only in {**EVERYWHERE, **family.only}.items():
-        value = fields.get(key)
+def _refuse_unsupported(reader: ConfigReader, family: Family) -> None:
+    for key, only in {**ONLY_EVERYWHERE, **family.only}.items():
+        value = reader.get(key)
         if value is not None and value != only:
-            raise InputError(f"{fields.source}: {key} {value!r} is not supported; use a model with {only!r}")
+            raise InputError(f"{reader.source}: {key} {value!r} is not supported; use a model with {only!r}")
 
 
-def _head_sizes(fields: Fields, hidden: int, heads: int) -> tuple[int, int]:
-    kv_heads = fields.size("num_key_value_heads", heads)
-    head_dim = fields.size("head_dim", hidden // heads)
+def _head_sizes(reader: ConfigReader, hidden: int, heads: int) -> tuple[int, int]:
+    kv_heads = reader.size("num_key_value_heads", heads)
+    head_dim = reader.size("head_dim", hidden // heads)
     if heads % kv_heads or head_dim % 2:
         raise InputError(
-            f"{fields.source}: {heads} heads, {kv_heads} key-value heads and head size {head_dim} "
-            f"do not fit; {MEND}"
+            f"{reader.source}: {heads} heads, {kv_heads} key-value heads and head size {head_dim} "
+            f"do not fit together; {REMEDY}"
         )
     return kv_heads, head_dim
 
 
-def _family_fields(fields: Fields, family: Family) -> dict[str, Any]:
-    read = {name: fields.get(key) for key, name in family.reads.items()}
-    if read["activation"] not in ACTIVATIONS:
-        key = next(key for key, name in family.reads.items() if name == "activation")
-        raise InputError(
-            f"{fields.source}: {key} {read['activation']!r} is not supported; "
-            f"use a model with one of {', '.join(ACTIVATIONS)}"
-        )
+def _family_fields(reader: ConfigReader, family: Family) -> dict[str, Any]:
+    read = {}
     for key, name in family.reads.items():
-        if name != "activation" and read[name] is not None:
-            fields.number(key)
-    biased = [layer for key, layers in family.biases.items() if fields.flag(key) for layer in layers]
+        value = read[name] = reader.get(key)
+        if name == "activation" and value not in ACTIVATIONS:
+            raise InputError(
+                f"{reader.source}: {key} {value!r} is not supported; "
+                f"use a model with one of {', '.join(ACTIVATIONS)}"
+            )
+        if name != "activation" and value is not None:
+            reader.number(key)
+    biased = [layer for key, layers in family.biases.items() if reader.flag(key) for layer in layers]
     return {**family.sets, **read, "biases": (*family.sets.get("biases", ()), *biased)}

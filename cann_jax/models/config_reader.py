@@ -1,67 +1,83 @@
-"""A ``config.json`` read key by key, every mistake as one line."""
+"""Checked access to the keys of a ``config.json``; each mistake is one line that names its key."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from cann_jax.files.errors import InputError
 
-MEND = "take the file that belongs to the weights"
+REMEDY = "use the config.json that belongs to the weights"
 
 
 @dataclass(frozen=True)
-class Fields:
+class ConfigReader:
     """The keys of a model's configuration.
 
     Args:
-        values: The file's content over the defaults that transformers gives keys left out.
-        source: What to call the file in an error.
+        values: The file's content over the defaults that transformers gives to absent keys.
+        source: Name of the file in errors.
     """
 
     values: Mapping[str, Any]
     source: str
 
     def get(self, key: str) -> Any:
+        """Return the value, or None where the key is absent."""
         return self.values.get(key)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive number; null counts as left out, as in transformers."""
+        """Return a positive number; null counts as absent, as in transformers."""
         value = self.get(key)
         value = default if value is None else value
         if value is None:
-            raise InputError(f"{self.source} lacks {key!r}; {MEND}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self.fault(key, "no positive number")
+            raise InputError(f"{self.source} lacks {key!r}; {REMEDY}")
+        if not is_positive(value):
+            raise self.fault(key, "which is not a positive number")
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A positive whole number."""
+        """Return a positive integer."""
         value = self.number(key, default)
         if not isinstance(value, int):
-            raise self.fault(key, "no whole number")
+            raise self.fault(key, "which is not an integer")
         return value
 
     def count(self, key: str) -> int:
-        """A whole number, 0 or more."""
+        """Return an integer that is at least 0."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.fault(key, "no whole number from 0 on")
+            raise self.fault(key, "which is not an integer of at least 0")
         return value
 
     def flag(self, key: str) -> bool:
+        """Return a boolean; null counts as false."""
         value = self.get(key)
         if not isinstance(value, bool | None):
-            raise self.fault(key, "neither true nor false")
+            raise self.fault(key, "which is neither true nor false")
         return bool(value)
 
-    def per_layer(self, key: str, allowed: tuple[Any, ...], layers: int, default: list) -> list:
-        """A list of one value a layer."""
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return a JSON object; null counts as an empty one."""
         value = self.get(key)
-        value = default if value is None else value
+        if not isinstance(value, dict | None):
+            raise self.fault(key, "which is not a JSON object")
+        return value or {}
+
+    def per_layer(self, key: str, allowed: tuple[Any, ...], default: Sequence[Any]) -> list[Any]:
+        """Return a list with one of the ``allowed`` values for each layer, as many as ``default`` has."""
+        value, layers = self.get(key), len(default)
+        value = list(default) if value is None else value
         if not isinstance(value, list) or len(value) < layers or any(one not in allowed for one in value):
-            choices = ", ".join(map(str, allowed))
-            raise self.fault(key, f"no list of {layers} values out of {choices}")
+            raise self.fault(
+                key, f"which is not a list of {layers} values from {', '.join(map(str, allowed))}"
+            )
         return value[:layers]
 
-    def fault(self, key: str, what: str) -> InputError:
-        return InputError(f"{self.source}: {key} is {self.get(key)!r}, {what}; {MEND}")
+    def fault(self, key: str, problem: str) -> InputError:
+        """Return the error for a key whose value has a ``problem``."""
+        return InputError(f"{self.source}: {key} is {self.get(key)!r}, {problem}; {REMEDY}")
+
+
+def is_positive(value: object) -> TypeGuard[float]:
+    """Return whether the value is a number (not a boolean) greater than 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

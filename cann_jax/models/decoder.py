@@ -1,34 +1,36 @@
 """A decoder-only language model, driven by its configuration: layers stacked and scanned.
 
-Three ways through it, all pure functions of arrays once the module is split:
-``hidden_states`` (a whole sequence under any mask), ``prefill`` (the same, keeping keys and
-values) and ``decode`` (one more token of K responses over one shared prompt).
+It has three forward passes, all pure functions of arrays once the module is split: ``hidden_states`` (a whole
+sequence under any mask), ``prefill`` (the same, keeping keys and values) and ``decode`` (one more token of K
+responses over one shared prompt).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cann_jax.config.schema import nearest
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.attention import implementation, softcap
-from cann_jax.models.attention_inputs import StepView, View, sequence_views, step_views
-from cann_jax.models.bfloat16_words import pack, rows_of, unpack
-from cann_jax.models.config import DecoderConfig
-from cann_jax.models.families.family import NORMS
-from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, RMSNorm, dense
-from cann_jax.models.splash import Sight
+from cann_jax.models.attention import choose_kernel, softcap
+from cann_jax.models.attention_inputs import AttentionInputs, sequence_inputs, step_inputs
+from cann_jax.models.bfloat16_words import from_words, lookup, to_words
+from cann_jax.models.config import NORMS, DecoderConfig
+from cann_jax.models.dense import dense
+from cann_jax.models.layers import MATRIX_PRODUCT, MLP, Attention, Keys, Loras, RMSNorm
+from cann_jax.models.masks import SequenceMask
+from cann_jax.runtime.sharding import LINEARS
 
 HEAD_AXES = ("vocabulary", "hidden")
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_TARGETS = tuple(LINEARS)
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of every layer, in the compute dtype, packed; leading axis ``layers``."""
+    """Keys and values of every layer, in the compute dtype, as words; leading axis ``layers``."""
 
     keys: jax.Array
     values: jax.Array
@@ -38,37 +40,44 @@ class Block(nnx.Module):
     """Attention and MLP, each added to the residual stream, with norms before them, after them or both."""
 
     def __init__(
-        self, config: DecoderConfig, lora: dict[str, LoraConfig], dtype, implementation: str, rngs: nnx.Rngs
-    ):
-        self.attention = Attention(config, lora, dtype, implementation, rngs)
-        self.mlp = MLP(config, lora, dtype, rngs)
+        self, config: DecoderConfig, loras: Loras, dtype: DTypeLike, kernel: str, rngs: nnx.Rngs
+    ) -> None:
+        self.attention = Attention(config, loras, dtype, kernel, rngs)
+        self.mlp = MLP(config, loras, dtype, rngs)
         for name in NORMS[config.norms]:
-            setattr(self, name, RMSNorm(config.hidden, config.norm_epsilon, config.norm_offset))
+            setattr(self, name, RMSNorm(config.hidden, config))
 
-    def __call__(self, x, view: View, key):
-        keys = [None] * 7 if key is None else jax.random.split(key, 7)
-        attended, keys_values = self.attention(
-            self._norm("pre_attention_norm", x), view.tables, view.mask, keys[:4]
-        )
-        return self._finish(x, attended, keys[4:]), keys_values
+    def __call__(
+        self, x: jax.Array, inputs: AttentionInputs, key: jax.Array | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Return the residual stream (B, S, hidden) after this block, and the block's keys and values."""
+        keys: Any = [None] * 7 if key is None else jax.random.split(key, 7)
+        attended, kept = self.attention(self._norm("pre_attention_norm", x), inputs, keys[:4])
+        return self._add(x, attended, keys[4:]), kept
 
-    def decode(self, x, view: StepView, prompt, caches, layer, step):
-        """One token of each of K responses, x (B, K, hidden); ``caches`` are those of all layers."""
+    def decode(
+        self,
+        x: jax.Array,
+        inputs: AttentionInputs,
+        prompt: KeysValues,
+        caches: KeysValues,
+        layer: jax.Array,
+        step: jax.Array,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Return the residual stream (B, K, hidden) of one token of each response, and all layers' caches."""
         normed = self._norm("pre_attention_norm", x)
-        q, *new = self.attention.project(normed, view.tables, [None] * 4)
-        caches = KeysValues(
-            *(_write(cache, one, layer, step) for cache, one in zip(caches, new, strict=True))
-        )
-        own = [unpack(jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False)) for cache in caches]
-        attended = self.attention.shared(q, prompt, view.prompt, own, view.own)
-        return self._finish(x, attended, [None] * 3), caches
+        q, *new = self.attention.project(normed, inputs.tables, [None] * 4)
+        caches = KeysValues(*(_write(old, one, layer, step) for old, one in zip(caches, new, strict=True)))
+        k, v = (from_words(jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False)) for cache in caches)
+        attended = self.attention.decode(q, prompt, (k, v), inputs.mask)
+        return self._add(x, attended, [None] * 3), caches
 
-    def _finish(self, x, attended, keys):
+    def _add(self, x: jax.Array, attended: jax.Array, keys: Keys) -> jax.Array:
         x = x + self._norm("post_attention_norm", attended)
         return x + self._norm("post_mlp_norm", self.mlp(self._norm("pre_mlp_norm", x), keys))
 
-    def _norm(self, name: str, x):
-        """The norm of this name, where the family has it."""
+    def _norm(self, name: str, x: jax.Array) -> jax.Array:
+        """Apply the norm of this name, where the family has it."""
         return getattr(self, name)(x) if hasattr(self, name) else x
 
 
@@ -79,157 +88,177 @@ class Decoder(nnx.Module):
         config: The architecture.
         dtype: Dtype of the factors of matrix products; the residual stream, norms and sums are float32.
         lora: Adapters to add, or None.
-        attention: Kernel of whole sequences: ``auto``, ``xla`` or ``cudnn``.
+        attention: Kernel for whole sequences, as ``choose_kernel`` takes it.
         rngs: Source of initial weights.
 
     Raises:
-        InputError: ``attention`` cannot serve here, or an adapter's target is no layer.
+        InputError: ``attention`` cannot serve here, or an adapter's target is not a linear layer.
     """
 
     def __init__(
         self,
         config: DecoderConfig,
-        dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         lora: LoraConfig | None = None,
         attention: str = "auto",
         *,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         self.config, self.dtype = config, dtype
-        init = nnx.initializers.normal(0.02)
-        self.embedding = nnx.Param(init(rngs.params(), (config.vocabulary, config.hidden), jnp.float32))
-        adapters = _adapters(lora)
-        self.kernel = implementation(attention, dtype, config.head_dim, config.attention_softcap)
+        init, shape = nnx.initializers.normal(0.02), (config.vocabulary, config.hidden)
+        self.embedding = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        loras = _loras(lora)
+        self.kernel = choose_kernel(attention, dtype, config.head_dim, config.attention_softcap)
 
         @nnx.split_rngs(splits=config.layers)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def stack(rngs):
-            return Block(config, adapters, dtype, self.kernel, rngs)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, loras, dtype, self.kernel, rngs)
 
         self.layers = stack(rngs)
-        self.final_norm = RMSNorm(config.hidden, config.norm_epsilon, config.norm_offset)
-        head = (
-            None
-            if config.tied
-            else nnx.Param(init(rngs.params(), (config.vocabulary, config.hidden), jnp.float32))
-        )
+        self.final_norm = RMSNorm(config.hidden, config)
+        head = None if config.tied else nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.lm_head = nnx.data(head)
 
     @property
     def head(self) -> jax.Array:
-        """The output head, (vocabulary, hidden), as stored."""
+        """The output head (vocabulary, hidden), as stored."""
         return (self.embedding if self.lm_head is None else self.lm_head)[...]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """float32 logits (…, vocabulary) of hidden states (…, hidden)."""
+        """Return float32 logits (…, vocabulary) of hidden states (…, hidden)."""
         return softcap(dense(hidden, self.head, self.dtype, True, HEAD_AXES), self.config.final_softcap)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        x = rows_of(self.embedding[...], tokens).astype(jnp.float32)
+        """Return the float32 embeddings (…, hidden) of ids."""
+        x = lookup(self.embedding[...], tokens).astype(jnp.float32)
         if not self.config.scaled_embedding:
             return x
         # Rounded like the other factors, as transformers does: in bfloat16 √3072 is 55.5.
         return x * jnp.sqrt(float(self.config.hidden)).astype(self.dtype).astype(jnp.float32)
 
-    def hidden_states(self, tokens, positions, sight: Sight, *, key=None, rematerialise=None):
-        """Final hidden states.
+    def hidden_states(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: SequenceMask,
+        *,
+        key: jax.Array | None = None,
+        rematerialise: str | None = None,
+    ) -> jax.Array:
+        """Return the final hidden states.
 
         Args:
             tokens: (B, S) ids.
             positions: (B, S) positions, for RoPE and sliding windows.
-            sight: Which tokens see which.
-            key: Dropout key of the adapters, or None for none.
+            mask: Which tokens see which.
+            key: Dropout key of the adapters, or None for no dropout.
             rematerialise: What the backward pass computes again: ``everything`` within a layer,
                 ``elementwise`` (all but matrix products), or None for nothing.
 
         Returns:
             (B, S, hidden) after the final norm.
         """
-        return self._forward(tokens, positions, sight, key, rematerialise)[0]
+        return self._forward(tokens, positions, mask, key, rematerialise)[0]
 
-    def prefill(self, tokens, positions, sight: Sight) -> tuple[jax.Array, KeysValues]:
-        """``hidden_states``, and every layer's keys and values, (layers, B, S, kv_heads, head_dim) each."""
+    def prefill(
+        self, tokens: jax.Array, positions: jax.Array, mask: SequenceMask
+    ) -> tuple[jax.Array, KeysValues]:
+        """Return ``hidden_states``, and all keys and values (layers, B, S, kv_heads, head_dim)."""
 
-        def keep(_, keys_values):
-            return pack(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values)))
+        def keep(_: jax.Array, keys_values: tuple[jax.Array, jax.Array]) -> Any:
+            return to_words(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values)))
 
-        return self._forward(tokens, positions, sight, keep=keep)
+        return self._forward(tokens, positions, mask, keep=keep)
 
-    def layer_states(self, tokens, positions, sight: Sight) -> jax.Array:
-        """The residual stream after each layer, (layers, B, S, hidden); as ``hidden_states``."""
-        return self._forward(tokens, positions, sight, keep=lambda x, _: x)[1]
+    def layer_states(self, tokens: jax.Array, positions: jax.Array, mask: SequenceMask) -> jax.Array:
+        """Return the residual stream (layers, B, S, hidden) after each layer, as ``hidden_states``."""
+        states: jax.Array = self._forward(tokens, positions, mask, keep=lambda x, _: x)[1]
+        return states
 
-    def _forward(self, tokens, positions, sight, key=None, rematerialise=None, keep=lambda *_: None):
-        """Final hidden states, and what ``keep`` makes of each layer's output and keys and values."""
-        views = sequence_views(self.config, positions, sight, self.kernel == "splash")
+    def _forward(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        mask: SequenceMask,
+        key: jax.Array | None = None,
+        rematerialise: str | None = None,
+        keep: Callable[[jax.Array, tuple[jax.Array, jax.Array]], Any] = lambda *_: None,
+    ) -> tuple[jax.Array, Any]:
+        """Return the final hidden states, and what ``keep`` makes of each layer's output, keys and values."""
+        inputs = sequence_inputs(self.config, positions, mask, self.kernel == "splash")
         graph, weights = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
-        def body(x, layer):
+        def body(x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
             weights, key, kind = layer
-            x, keys_values = nnx.merge(graph, unpack(weights))(x, views.at(kind), key)
+            x, keys_values = nnx.merge(graph, from_words(weights))(x, inputs.at(kind), key)
             return x, keep(x, keys_values)
 
         body = _rematerialised(body, rematerialise)
-        x, kept = jax.lax.scan(body, self.embed(tokens), (pack(weights), keys, views.indices))
+        x, kept = jax.lax.scan(body, self.embed(tokens), (to_words(weights), keys, inputs.indices))
         return self.final_norm(x), kept
 
-    def decode(self, tokens, positions, prompt: KeysValues, prompt_mask, own: KeysValues, step):
-        """One more token of each of K responses that share a prompt.
+    def decode(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        prompt: KeysValues,
+        prompt_mask: jax.Array,
+        own: KeysValues,
+        step: jax.Array,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Run one more token of each of K responses that share a prompt.
 
         Args:
             tokens: (B, K) ids.
             positions: (B,) of these tokens.
             prompt: (layers, B, P, kv_heads, head_dim), from ``prefill``.
-            prompt_mask: (B, P), True where a prompt token stands.
+            prompt_mask: (B, P), False on padding.
             own: (layers, B, K, kv_heads, T, head_dim); positions before ``step`` are filled.
             step: Index of these tokens within their responses.
 
         Returns:
             Hidden states (B, K, hidden) after the final norm, and ``own`` with these tokens written.
         """
-        size = own.keys.shape[-2]
-        views = step_views(self.config, positions, prompt_mask, step, size)
+        inputs = step_inputs(self.config, positions, prompt_mask, step, own.keys.shape[-2])
         graph, weights = nnx.split(self.layers)
 
-        def body(carry, inputs):
+        def body(
+            carry: tuple[jax.Array, KeysValues], layer: Any
+        ) -> tuple[tuple[jax.Array, KeysValues], None]:
             x, caches = carry
-            weights, prompt, layer, kind = inputs
+            weights, prompt, index, kind = layer
             # The cache is carried and written in place; as scanned input and output it would be copied whole
             # at every token.
-            block = nnx.merge(graph, unpack(weights))
-            return block.decode(x, views.at(kind), unpack(prompt), caches, layer, step), None
+            block = nnx.merge(graph, from_words(weights))
+            return block.decode(x, inputs.at(kind), from_words(prompt), caches, index, step), None
 
-        layers = (pack(weights), prompt, jnp.arange(self.config.layers), views.indices)
+        layers = (to_words(weights), prompt, jnp.arange(self.config.layers), inputs.indices)
         (x, own), _ = jax.lax.scan(body, (self.embed(tokens), own), layers)
         return self.final_norm(x), own
 
 
-def _rematerialised(body, what: str | None):
+def _rematerialised(body: Callable[..., Any], what: str | None) -> Callable[..., Any]:
     if what is None:
         return body
     keep = jax.checkpoint_policies.save_only_these_names(MATRIX_PRODUCT)
     return jax.checkpoint(body, policy=keep if what == "elementwise" else None)
 
 
-def _write(cache, new, layer, step):
+def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, step: jax.Array) -> jax.Array:
     """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, step]``."""
-    words = pack(new.astype(unpack(cache[:0]).dtype))
+    words = to_words(new.astype(from_words(cache[:0]).dtype))
     return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))
 
 
-def causal_sight(valid: jax.Array) -> Sight:
-    """Of ``valid (B, S)``: a row sees the valid columns up to itself."""
-    return Sight(np.tri(valid.shape[1], dtype=bool), valid)
-
-
-def _adapters(lora: LoraConfig | None) -> dict[str, LoraConfig]:
+def _loras(lora: LoraConfig | None) -> Loras:
     if lora is None:
         return {}
     for target in lora.targets:
         if target not in LORA_TARGETS:
             raise InputError(
-                f"align.lora.targets: {target!r} is no layer; did you mean {nearest(target, LORA_TARGETS)}? "
-                f"There are {', '.join(LORA_TARGETS)}"
+                f"align.lora.targets: {target!r} is not a linear layer; did you mean "
+                f"{nearest(target, LORA_TARGETS)}? The choices are {', '.join(LORA_TARGETS)}"
             )
     return dict.fromkeys(lora.targets, lora)

@@ -1,4 +1,4 @@
-"""A decoder with its tokenizer, split once, ready for pure functions."""
+"""A decoder with its tokenizer, split once for use in pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from flax import nnx
 from cann_jax.data.padding import bucketed
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.load import ModelFiles
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.logprobs import response_logps
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.runtime.sharding import axis_size
@@ -25,7 +25,7 @@ BATCH_TOKENS = 2048  # tokens a call; two Zen 4 cores gain nothing beyond
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """What samples and scores.
+    """A model that samples responses and computes their log-probs.
 
     Args:
         graph: Graph of the split decoder; hashable, static under jit.
@@ -39,22 +39,27 @@ class LanguageModel:
 
     @classmethod
     def of(cls, decoder: Decoder, files: ModelFiles) -> "LanguageModel":
+        """Split a decoder."""
         return cls(*nnx.split(decoder), files)
 
     @property
     def decoder(self) -> Decoder:
-        return nnx.merge(self.graph, self.weights)
+        """The decoder."""
+        decoder: Decoder = nnx.merge(self.graph, self.weights)
+        return decoder
 
     @property
     def config(self) -> DecoderConfig:
+        """The decoder's architecture."""
         return self.files.config
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer."""
         return self.files.tokenizer
 
     def logps(self, prompts: Sequence[np.ndarray], tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """log π(y|x) in nats, (N, K) float32, of K responses to each of N prompts.
+        """Return log π(y|x) in nats, (N, K) float32, of K responses to each of N prompts.
 
         Args:
             prompts: N rows of prompt ids.
@@ -74,19 +79,19 @@ class LanguageModel:
         starts = range(0, len(rows[0]), batch)
         return np.concatenate([self._logps(rows, start, batch) for start in starts]).reshape(lengths.shape)
 
-    def _logps(self, rows, start: int, batch: int) -> np.ndarray:
-        """One batch; the last one is filled up with its last row, so that its shape is not compiled anew."""
+    def _logps(self, rows: tuple[np.ndarray, ...], start: int, batch: int) -> np.ndarray:
+        """Compute one batch; the last is padded with its last row, so that no new shape is compiled."""
         chosen = np.minimum(np.arange(start, start + batch), len(rows[0]) - 1)
-        batch = place_batch([jnp.asarray(row[chosen]) for row in rows])
-        return fetch(batch_logps(self.graph, self.weights, *batch))[: len(rows[0]) - start]
+        arrays = place_batch([jnp.asarray(row[chosen]) for row in rows])
+        return fetch(batch_logps(self.graph, self.weights, *arrays))[: len(rows[0]) - start]
 
 
 def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:
-    """Sequences a call, and responses packed behind the prompt of each: what bounds its memory.
+    """Return sequences per call, and responses packed behind each prompt, which bound a call's memory.
 
     Args:
         prompt: Width of the prompts.
-        responses: K; the responses of a sequence divide it evenly.
+        responses: K; the responses packed together divide it evenly.
         length: Width of the responses.
     """
     fitting = [n for n in range(1, responses + 1) if responses % n == 0 and n * length <= PACKED_TOKENS]
@@ -95,8 +100,15 @@ def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:
 
 
 @partial(jax.jit, static_argnames="graph")
-def batch_logps(graph, weights, prompts, prompt_lengths, responses, response_lengths):
-    """One call of ``LanguageModel.logps``; arguments as ``response_logps``."""
+def batch_logps(
+    graph: Any,
+    weights: Any,
+    prompts: jax.Array,
+    prompt_lengths: jax.Array,
+    responses: jax.Array,
+    response_lengths: jax.Array,
+) -> jax.Array:
+    """Run one call of ``LanguageModel.logps``; arguments as ``response_logps``."""
     model = nnx.merge(graph, weights)
     chunks = -(-model.config.vocabulary // CHUNK)
     return response_logps(model, prompts, prompt_lengths, responses, response_lengths, chunks=chunks)

@@ -5,35 +5,45 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cann_jax.models.attention import NEGATIVE, softcap
-from cann_jax.models.bfloat16_words import pack, rows_of, unpack
-from cann_jax.models.layers import dense
-from cann_jax.models.splash import Sight
+from cann_jax.models.bfloat16_words import from_words, lookup, to_words
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.dense import dense
+from cann_jax.models.masks import SequenceMask
 from cann_jax.runtime.sharding import axis_size, constrain
 
 
 def response_logps(
-    model, prompts, prompt_lengths, responses, response_lengths, *, chunks: int, key=None, rematerialise=None
+    model: Decoder,
+    prompts: jax.Array,
+    prompt_lengths: jax.Array,
+    responses: jax.Array,
+    response_lengths: jax.Array,
+    *,
+    chunks: int,
+    key: jax.Array | None = None,
+    rematerialise: str | None = None,
 ) -> jax.Array:
-    """log π(y|x) of R responses to each prompt, in nats; prompt and responses are one packed sequence.
+    """Return log π(y|x) of R responses to each prompt, in nats; they share one sequence with the prompt.
 
     Args:
-        model: A ``Decoder``.
+        model: The model.
         prompts: (B, P) ids, padded on the right.
         prompt_lengths: (B,).
         responses: (B, R, T) ids, padded on the right, end token included.
-        response_lengths: (B, R); only the first so many tokens count. Never read off token ids.
-        chunks: Parts in which the vocabulary is taken; the logits of a part are all that exists at once.
+        response_lengths: (B, R); only this many tokens count. Never derived from token ids.
+        chunks: Number of chunks of the vocabulary; the logits of only one chunk exist at once.
         key: Dropout key of the adapters, or None.
-        rematerialise: As ``Decoder.hidden_states``.
+        rematerialise: As in ``Decoder.hidden_states``.
 
     Returns:
         (B, R) float32 sums over the tokens of each response.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    tokens, positions, sight = _packed(prompts, prompt_lengths, responses, inside)
-    hidden = model.hidden_states(tokens, positions, sight, key=key, rematerialise=rematerialise)
+    tokens, positions, mask = _one_sequence(prompts, prompt_lengths, responses, inside)
+    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
     rows, cap = before.reshape(-1, hidden.shape[-1]), model.config.final_softcap
     logps = token_logps(rows, model.head, responses.reshape(-1), chunks, model.dtype, cap)
@@ -41,23 +51,33 @@ def response_logps(
 
 
 def response_ends(
-    model, prompts, prompt_lengths, responses, response_lengths, *, key=None, rematerialise=None
+    model: Decoder,
+    prompts: jax.Array,
+    prompt_lengths: jax.Array,
+    responses: jax.Array,
+    response_lengths: jax.Array,
+    *,
+    key: jax.Array | None = None,
+    rematerialise: str | None = None,
 ) -> jax.Array:
-    """The state that a score head reads: (B, R, hidden), at the last token of each response.
+    """Return the state (B, R, hidden) at the last token of each response, which a score head reads.
 
     Args: as ``response_logps``.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    tokens, positions, sight = _packed(prompts, prompt_lengths, responses, inside)
-    hidden = model.hidden_states(tokens, positions, sight, key=key, rematerialise=rematerialise)
+    tokens, positions, mask = _one_sequence(prompts, prompt_lengths, responses, inside)
+    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
     own = hidden[:, prompts.shape[1] :].reshape(*responses.shape, -1)
     return jnp.take_along_axis(own, (response_lengths - 1)[..., None, None], axis=2)[:, :, 0]
 
 
-def _packed(prompts, prompt_lengths, responses, inside):
-    """One sequence a prompt: the prompt, then its R responses side by side, each at the next positions.
+def _one_sequence(
+    prompts: jax.Array, prompt_lengths: jax.Array, responses: jax.Array, inside: jax.Array
+) -> tuple[jax.Array, jax.Array, SequenceMask]:
+    """Return ids, positions and mask of one sequence per prompt: the prompt, then its R responses.
 
-    A response sees the prompt and itself, never another response.
+    Each response starts at the position after the prompt, and sees the prompt and itself, never another
+    response.
     """
     batch, count, length = responses.shape
     size = prompts.shape[1]
@@ -69,11 +89,11 @@ def _packed(prompts, prompt_lengths, responses, inside):
     valid = jnp.concatenate([prompt_positions < prompt_lengths[:, None], flat(inside)], axis=1)
     segment = np.concatenate([np.zeros(size, int), 1 + np.repeat(np.arange(count), length)])
     related = (segment == 0) | (segment == segment[:, None])
-    return tokens, positions, Sight(related & np.tri(len(segment), dtype=bool), valid)
+    return tokens, positions, SequenceMask(related & np.tri(len(segment), dtype=bool), valid)
 
 
-def _predicting(hidden, size: int, prompt_lengths, shape):
-    """(B, R, T, hidden): the state before each response token; before the first, the prompt's last."""
+def _predicting(hidden: jax.Array, size: int, prompt_lengths: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return the state (B, R, T, hidden) before each response token; before the first, the prompt's last."""
     batch, count, length = shape
     last = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)
     own = hidden[:, size:].reshape(batch, count, length, -1)[:, :, :-1]
@@ -82,8 +102,15 @@ def _predicting(hidden, size: int, prompt_lengths, shape):
     )
 
 
-def token_logps(hidden, head, targets, chunks: int, dtype, cap: float | None = None) -> jax.Array:
-    """float32 log-prob of each target, without the full logits.
+def token_logps(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    chunks: int,
+    dtype: DTypeLike,
+    cap: float | None = None,
+) -> jax.Array:
+    """Return the float32 log-prob of each target without the full logits.
 
     The log-sum-exp runs over chunks of the vocabulary with a running maximum; the backward pass computes each
     chunk again, so memory is targets × vocabulary / chunks in both directions.
@@ -92,21 +119,22 @@ def token_logps(hidden, head, targets, chunks: int, dtype, cap: float | None = N
         hidden: (n, hidden).
         head: (vocabulary, hidden).
         targets: (n,) ids.
-        chunks: Number of chunks; the last is filled up with rows that have no weight.
-        dtype: Of the factors.
+        chunks: Number of chunks; the last is padded with rows that have no weight.
+        dtype: Dtype of the factors.
         cap: Soft-cap of the logits, or None.
     """
     vocabulary = head.shape[0]
     parts = chunks * axis_size("vocabulary_part")
     size = -(-vocabulary // parts) * parts // chunks
-    rows = jnp.pad(pack(head), ((0, size * chunks - vocabulary), (0, 0))).reshape(chunks, size, -1)
+    rows = jnp.pad(to_words(head), ((0, size * chunks - vocabulary), (0, 0))).reshape(chunks, size, -1)
     rows = constrain(rows, "any", "vocabulary_part", "hidden")
+    Carry = tuple[jax.Array, jax.Array]
 
     @jax.checkpoint
-    def body(carry, chunk):
+    def body(carry: Carry, chunk: tuple[jax.Array, jax.Array]) -> tuple[Carry, None]:
         largest, total = carry
         index, part = chunk
-        scores = softcap(dense(hidden, unpack(part), dtype, True, ("vocabulary_part", "hidden")), cap)
+        scores = softcap(dense(hidden, from_words(part), dtype, True, ("vocabulary_part", "hidden")), cap)
         scores = jnp.where(index * size + jnp.arange(size) < vocabulary, scores, NEGATIVE)
         higher = jax.lax.stop_gradient(jnp.maximum(largest, jnp.max(scores, axis=-1)))
         total = total * jnp.exp(largest - higher) + jnp.sum(jnp.exp(scores - higher[:, None]), axis=-1)
@@ -114,6 +142,5 @@ def token_logps(hidden, head, targets, chunks: int, dtype, cap: float | None = N
 
     start = (jnp.full(hidden.shape[0], NEGATIVE), jnp.zeros(hidden.shape[0]))
     (largest, total), _ = jax.lax.scan(body, start, (jnp.arange(chunks), rows))
-    chosen = rows_of(head, targets)
-    rounded = [x.astype(dtype).astype(jnp.float32) for x in (hidden, chosen)]
-    return softcap(jnp.sum(rounded[0] * rounded[1], axis=-1), cap) - largest - jnp.log(total)
+    factors = [x.astype(dtype).astype(jnp.float32) for x in (hidden, lookup(head, targets))]
+    return softcap(jnp.sum(factors[0] * factors[1], axis=-1), cap) - largest - jnp.log(total)

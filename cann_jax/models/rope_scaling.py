@@ -1,13 +1,14 @@
 """The frequencies of rotary embeddings beyond the trained length, by transformers' ``rope_type``.
 
-Field names are the keys of ``rope_parameters`` in ``config.json``. ``frequencies`` gives radians a
-position, (…, size / 2) float32, from the plain ones and, where a kind depends on it, from the length of
-the sequence (…, 1); ``attention_factor`` multiplies cosines and sines.
+Field names are the keys of ``rope_parameters`` in ``config.json``. A call returns radians a
+position, (…, size / 2) float32, from the plain ones and, where a kind depends on it, from the length of the
+sequence (…, 1); ``cosine_factor`` multiplies cosines and sines.
 """
 
 import math
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 
@@ -15,11 +16,13 @@ import jax.numpy as jnp
 class Default:
     """No scaling."""
 
-    def frequencies(self, plain, theta, length):
+    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+        """Return the scaled frequencies."""
         return plain
 
     @property
     def cosine_factor(self) -> float:
+        """Factor of cosines and sines."""
         return 1.0
 
 
@@ -28,12 +31,12 @@ class Linear(Default):
     """Positions divided by ``factor`` (Chen et al. 2023).
 
     Args:
-        factor: How many times longer than trained.
+        factor: Multiple of the trained length.
     """
 
     factor: float
 
-    def frequencies(self, plain, theta, length):
+    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
         return plain / self.factor
 
 
@@ -41,7 +44,7 @@ class Linear(Default):
 class Dynamic(Default):
     """NTK-aware scaling whose base grows with the sequence, once that is longer than trained.
 
-    So keys computed while a sequence was shorter keep their angles, in transformers as here.
+    Keys computed while a sequence was shorter keep their angles, in transformers as here.
 
     Args:
         factor: How fast the base grows.
@@ -51,7 +54,7 @@ class Dynamic(Default):
     factor: float
     max_position_embeddings: int
 
-    def frequencies(self, plain, theta, length):
+    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
         size = 2 * plain.shape[-1]
         trained = self.max_position_embeddings
         growth = self.factor * jnp.maximum(length, trained) / trained - (self.factor - 1)
@@ -65,7 +68,7 @@ class Llama3(Default):
     Args:
         factor: Divisor of the long wavelengths.
         low_freq_factor: Wavelengths above trained length / this are long.
-        high_freq_factor: Wavelengths under trained length / this are short.
+        high_freq_factor: Wavelengths below trained length / this are short.
         original_max_position_embeddings: The trained length.
     """
 
@@ -74,7 +77,7 @@ class Llama3(Default):
     high_freq_factor: float
     original_max_position_embeddings: int
 
-    def frequencies(self, plain, theta, length):
+    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
         turns = self.original_max_position_embeddings * plain / (2 * math.pi)
         kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = jnp.clip(kept, 0, 1)
@@ -86,14 +89,14 @@ class Yarn(Default):
     """YaRN (Peng et al. 2023, section 3.2): a ramp over dimensions between plain and divided frequencies.
 
     Args:
-        factor: How many times longer than trained.
+        factor: Multiple of the trained length.
         original_max_position_embeddings: The trained length.
-        attention_factor: Of cosines and sines; None for 0.1 ln(factor) + 1.
+        attention_factor: Factor of cosines and sines; None for 0.1 ln(factor) + 1.
         beta_fast: Turns within the trained length above which a dimension keeps its frequency.
-        beta_slow: Turns under which it is divided.
+        beta_slow: Turns below which it is divided.
         mscale: With ``mscale_all_dim``, the numerator's weight of ln(factor).
-        mscale_all_dim: The denominator's.
-        truncate: Round the ramp's ends outward.
+        mscale_all_dim: The denominator's weight.
+        truncate: Whether to round the ramp's ends outward.
     """
 
     factor: float
@@ -105,7 +108,7 @@ class Yarn(Default):
     mscale_all_dim: float | None = None
     truncate: bool = True
 
-    def frequencies(self, plain, theta, length):
+    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
         size = 2 * plain.shape[-1]
         low = self._dimension(self.beta_fast or 32, size, theta)
         high = self._dimension(self.beta_slow or 1, size, theta)
@@ -118,12 +121,13 @@ class Yarn(Default):
         return plain * (1 - divided + divided / self.factor)
 
     def _dimension(self, turns: float, size: int, theta: float) -> float:
-        """The dimension that makes so many turns within the trained length."""
+        """Return the dimension that makes this many turns within the trained length."""
         wavelength = self.original_max_position_embeddings / turns
         return size * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
 
     @property
     def cosine_factor(self) -> float:
+        """Factor of cosines and sines, which acts as a temperature of the scores."""
         if self.attention_factor is not None:
             return self.attention_factor
         if self.mscale and self.mscale_all_dim:
@@ -136,14 +140,14 @@ class Yarn(Default):
 
 @dataclass(frozen=True)
 class LongRope(Default):
-    """LongRoPE (Ding et al. 2024): a divisor a dimension, one set up to the trained length, one beyond.
+    """LongRoPE (Ding et al. 2024): divisors for each dimension, up to the trained length and beyond.
 
     Args:
         short_factor: Divisors for sequences up to the trained length.
-        long_factor: Divisors for longer ones.
+        long_factor: Divisors for longer sequences.
         original_max_position_embeddings: The trained length.
-        factor: How many times longer than trained.
-        attention_factor: Of cosines and sines; None for √(1 + ln factor / ln trained length).
+        factor: Multiple of the trained length.
+        attention_factor: Factor of cosines and sines; None for √(1 + ln factor / ln trained length).
     """
 
     short_factor: tuple[float, ...]
@@ -152,12 +156,13 @@ class LongRope(Default):
     factor: float
     attention_factor: float | None = None
 
-    def frequencies(self, plain, theta, length):
+    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
         beyond = length > self.original_max_position_embeddings
         return plain / jnp.where(beyond, jnp.array(self.long_factor), jnp.array(self.short_factor))
 
     @property
     def cosine_factor(self) -> float:
+        """Factor of cosines and sines."""
         if self.attention_factor is not None:
             return self.attention_factor
         if self.factor <= 1:

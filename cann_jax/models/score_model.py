@@ -1,7 +1,7 @@
-"""Reward and cost models: a decoder with a linear head whose output at the last token is the score.
+"""Score models: a decoder with a linear head whose output at the last token is the score.
 
 Two layouts on disk. Safe-RLHF (Dai et al. 2023): ``score_head``, perhaps with a bias and a normalizer.
-Hugging Face's ``…ForSequenceClassification`` with one label: ``score``, read at the last token that is no
+Hugging Face's ``…ForSequenceClassification`` with one label: ``score``, read at the last token that is not
 padding.
 """
 
@@ -18,12 +18,14 @@ from flax import nnx
 
 from cann_jax.data.padding import bucketed
 from cann_jax.files.errors import InputError
-from cann_jax.models.decoder import causal_sight
-from cann_jax.models.files import folder as sources
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.folder import read_json
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import ModelFiles, open_model
+from cann_jax.models.files.readers import Readers
 from cann_jax.models.files.weight_names import check_weights
-from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.models.masks import causal_mask
 from cann_jax.runtime.sharding import axis_size
+from cann_jax.runtime.placement import fetch, place_batch
 
 SAFE_RLHF, HUGGING_FACE = "score_head", "score"
 NORMALIZER = "normalizer."
@@ -33,12 +35,12 @@ NORMALIZES = {"reward": (True, True), "cost": (False, True), "critic": (False, F
 
 
 @dataclass(frozen=True)
-class ScoreFiles:
-    """A score model that was found, opened and understood, whose weights are not yet read.
+class ScoreModelFiles:
+    """A score model that was found, opened and understood, and whose weights are not yet read.
 
     Args:
-        decoder: Its files without the head; no output head is expected.
-        config: ``config.json``.
+        decoder: Files of the decoder, which has no output head.
+        config: Content of ``config.json``.
         layout: Name of the head's tensors.
         head: Readers of the head and of the normalizer.
     """
@@ -46,20 +48,20 @@ class ScoreFiles:
     decoder: ModelFiles
     config: dict[str, Any]
     layout: str
-    head: sources.Readers
+    head: Readers
 
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """What scores texts given as ids.
+    """A model that scores texts given as ids.
 
     Args:
         graph: Graph of the split decoder; hashable, static under jit.
         weights: Its state.
         head: (hidden,) float32.
         bias: Added to the head's output.
-        mean: Subtracted after that.
-        deviation: Divides the difference.
+        mean: Subtracted from the result.
+        deviation: Divisor of the difference.
         padding: The id that counts as padding at a text's end, or None.
     """
 
@@ -72,44 +74,43 @@ class ScoreModel:
     padding: int | None
 
     def scores(self, rows: Sequence[np.ndarray], batch: int) -> np.ndarray:
-        """Scores (n,) float32 of n texts.
+        """Return the scores (n,) float32 of n texts.
 
         Args:
-            rows: Ids of each, end token included.
-            batch: Texts at once; those of like length go together.
+            rows: Ids of each text, end token included.
+            batch: Texts per call; those of similar length go together.
         """
         batch += -batch % axis_size("batch")
         out = np.empty(len(rows), np.float32)
         order = np.argsort([len(row) for row in rows], kind="stable")
         for start in range(0, len(rows), batch):
             chosen = order[start : start + batch]
-            # Filled up with its last row, so that the last batch's shape is not compiled anew.
-            out[chosen] = self._batch([rows[i] for i in np.resize(chosen, batch)])[: len(chosen)]
+            # Padded with its own rows, so that the last batch does not compile a new shape.
+            out[chosen] = self._batch([rows[int(i)] for i in np.resize(chosen, batch)])[: len(chosen)]
         return ((out + self.bias - self.mean) / self.deviation).astype(np.float32)
 
     def _batch(self, rows: list[np.ndarray]) -> np.ndarray:
         ids, lengths = bucketed(rows)
         last = np.array([_last(row, self.padding) for row in rows])
-        batch = place_batch([ids, lengths, last])
-        return fetch(_head_outputs(self.graph, self.weights, self.head, *batch))
+        return fetch(_head_outputs(self.graph, self.weights, self.head, *place_batch([ids, lengths, last])))
 
 
-def open_score_model(path: str, revision: str | None, key: str) -> ScoreFiles:
-    """Find and read a score model's configuration, tokenizer and list of tensors; shapes are checked.
+def open_score_model(path: str, revision: str | None, key: str) -> ScoreModelFiles:
+    """Find a score model, read its configuration, tokenizer and list of tensors, and check their shapes.
 
     Args:
         path: A folder, or ``owner/name`` on the Hub.
-        revision: Of a model on the Hub.
-        key: Where the path stands in the configuration, for messages.
+        revision: Revision of a model on the Hub.
+        key: Configuration key of the path, for messages.
 
     Raises:
-        InputError: it is no score model, one with several scores, or anything that ``open_model`` refuses.
+        InputError: It is not a score model, has several scores, or is refused by ``open_model``.
     """
     files = open_model(path, revision)
     layout = next((name for name in (SAFE_RLHF, HUGGING_FACE) if f"{name}.weight" in files.readers), None)
     if layout is None or not files.path.is_dir():
         raise InputError(
-            f"{key}: {files.path} has neither score_head.weight nor score.weight; use a reward or cost model"
+            f"{key}: {files.path} has neither score_head.weight nor score.weight; use a score model"
         )
     head = {
         name: reader for name, reader in files.readers.items() if name.startswith((f"{layout}.", NORMALIZER))
@@ -118,10 +119,10 @@ def open_score_model(path: str, revision: str | None, key: str) -> ScoreFiles:
     base = {name: reader for name, reader in files.readers.items() if name not in head}
     decoder = dataclasses.replace(files, readers=base, config=dataclasses.replace(files.config, tied=True))
     check_weights({name: reader.shape for name, reader in base.items()}, decoder.config, str(files.path))
-    return ScoreFiles(decoder, sources.read_json(files.path / "config.json"), layout, head)
+    return ScoreModelFiles(decoder, read_json(files.path / "config.json"), layout, head)
 
 
-def _check_head(files: ModelFiles, head: sources.Readers, layout: str) -> None:
+def _check_head(files: ModelFiles, head: Readers, layout: str) -> None:
     expected = {
         f"{layout}.weight": (1, files.config.hidden),
         f"{layout}.bias": (1,),
@@ -137,11 +138,11 @@ def _check_head(files: ModelFiles, head: sources.Readers, layout: str) -> None:
             )
 
 
-def load_score_model(files: ScoreFiles, dtype: str) -> ScoreModel:
+def load_score_model(files: ScoreModelFiles, dtype: str) -> ScoreModel:
     """Read the weights.
 
     Raises:
-        InputError: a normalizer of a kind that is not known, or as ``load_decoder``.
+        InputError: The normalizer's kind is unknown, or as ``load_decoder``.
     """
     mean, deviation = _normalizer(files)
     kernel, bias = files.head[f"{files.layout}.weight"], files.head.get(f"{files.layout}.bias")
@@ -157,37 +158,39 @@ def load_score_model(files: ScoreFiles, dtype: str) -> ScoreModel:
     )
 
 
-def _normalizer(files: ScoreFiles) -> tuple[float, float]:
-    """(Subtracted, divided by); Safe-RLHF alone has it, and uses it only where ``do_normalize`` is true."""
+def _normalizer(files: ScoreModelFiles) -> tuple[float, float]:
+    """Return what is subtracted and what divides; only Safe-RLHF has them, where ``do_normalize`` is true."""
     if files.layout != SAFE_RLHF or not files.config.get("do_normalize"):
         return 0.0, 1.0
     kind = files.config.get("score_type", "reward")
     if kind not in NORMALIZES:
         raise InputError(
-            f"{files.decoder.path}: score_type {kind!r} is not supported; there are {', '.join(NORMALIZES)}"
+            f"{files.decoder.path}: score_type {kind!r} is not supported; use one of {', '.join(NORMALIZES)}"
         )
     subtracts, divides = NORMALIZES[kind]
-    mean, variance = (_moment(files, name, plain) for name, plain in (("mean", 0.0), ("var", 1.0)))
+    mean, variance = (_moment(files, name, default) for name, default in (("mean", 0.0), ("var", 1.0)))
     return mean if subtracts else 0.0, variance**0.5 + EPSILON if divides else 1.0
 
 
-def _moment(files: ScoreFiles, name: str, plain: float) -> float:
-    """From the weights, else from the configuration, which holds a list of one number."""
+def _moment(files: ScoreModelFiles, name: str, default: float) -> float:
+    """Read a moment from the weights, else from the configuration, which holds a list of one number."""
     reader = files.head.get(f"{NORMALIZER}{name}")
     value = files.config.get(name) if reader is None else reader()
-    return plain if value is None else float(np.asarray(value, np.float32).reshape(-1)[0])
+    return default if value is None else float(np.asarray(value, np.float32).reshape(-1)[0])
 
 
 def _last(row: np.ndarray, padding: int | None) -> int:
-    """Index of the last token that is no padding; 0 where all are, as transformers has it."""
+    """Return the index of the last token that is not padding; 0 where all are, as in transformers."""
     real = np.arange(len(row)) if padding is None else np.flatnonzero(row != padding)
     return int(real[-1]) if len(real) else 0
 
 
 @partial(jax.jit, static_argnames="graph")
-def _head_outputs(graph, weights, head, ids, lengths, last):
-    """The head's output (B,) at the last tokens, float32."""
+def _head_outputs(
+    graph: Any, weights: Any, head: jax.Array, ids: jax.Array, lengths: jax.Array, last: jax.Array
+) -> jax.Array:
+    """Return the head's float32 output (B,) at the last tokens."""
     decoder = nnx.merge(graph, weights)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    hidden = decoder.hidden_states(ids, positions, causal_sight(positions < lengths[:, None]))
+    hidden = decoder.hidden_states(ids, positions, causal_mask(positions < lengths[:, None]))
     return jnp.sum(hidden[jnp.arange(len(ids)), last] * head, axis=-1)

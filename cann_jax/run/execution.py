@@ -1,7 +1,7 @@
 """Runs stages: skips what is fresh, makes anew what is not, and refuses stale inputs."""
 
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -107,13 +107,13 @@ def refuse_stale(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) 
     if read <= asked:
         return
     needed = tuple(stage for stage in run.pipeline if stage.name in asked | read)
-    for each in plan(run, needed, verify=verify):
+    planned = plan(run, needed, verify=verify)
+    for each in planned:
         name = each.stage.name
         if name in asked or each.fresh:
             continue
         reader = next(stage.name for stage in stages if name in upstream(run, (stage,)))
-        between = {s.name for s in needed if name in upstream(run, (s,))}
-        names = ",".join(s.name for s in needed if s.name in asked | between | {name})
+        names = ",".join(p.stage.name for p in planned if p.stage.name in asked or not p.fresh)
         never = each.state.state == "unfinished"
         why = f"has not ended in {run.folder}" if never else f"is stale: {'; '.join(each.state.differences)}"
         raise InputError(
@@ -134,10 +134,19 @@ def upstream(run: ModelRun[Any], stages: Iterable[Stage]) -> set[str]:
 def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
     """Run one stage in its folder, unless it is fresh, and commit it."""
     folder, expected = run.folder / stage.name, expected_of(run, stage)
-    if not enter(folder, expected, holding(stage.writes, run.config), stage.name, verify, stage.in_parts):
+    writes = holding(stage.writes, run.config)
+    if not enter(folder, expected, writes, stage.name, verify, stage.in_parts):
         return
-    pkgutil.resolve_name(f"cann_jax.stages.{stage.name}:run")(run)
-    leave(folder, expected, holding(stage.writes, run.config), stage.name)
+    if stage.verifies:
+        refuse_stale(run, (stage,), verify=True)
+    stage_function(stage)(run)
+    leave(folder, expected, writes, stage.name)
+
+
+def stage_function(stage: Stage) -> Callable[[ModelRun[Any]], None]:
+    """Return the function of a stage; imported only when it runs, so that a cheap stage starts quickly."""
+    function: Callable[[ModelRun[Any]], None] = pkgutil.resolve_name(f"cann_jax.stages.{stage.name}:run")
+    return function
 
 
 def enter(

@@ -54,6 +54,7 @@ class Stage:
         writes: Its outputs, and when; ``*`` is anything.
         when: When a run has the stage.
         in_parts: Its work lies in folders with commits of their own, each made anew by itself.
+        verifies: The content of everything that it reads is hashed first, whatever sizes and times say.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Stage:
     writes: Mapping[str, When]
     when: When = field(default=ALWAYS)
     in_parts: bool = False
+    verifies: bool = False
 
 
 # Where files lie is no setting: what they hold is an input. The others change no result.
@@ -164,6 +166,7 @@ PIPELINE = (
             "pairs": HELDOUT_FROM_PAIRS,
         },
         writes=always("results.json", "reference.parquet", "aligned.parquet"),
+        verifies=True,
     ),
 )  # fmt: skip
 

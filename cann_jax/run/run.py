@@ -15,7 +15,8 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prepared_pairs import Part, PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE
 from cann_jax.run.stages import Pipeline, stages_of

@@ -19,7 +19,7 @@ from cann_jax.files.progress import track
 from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.layers import LoraParam
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.run.outputs import MODEL, read_pairs, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
@@ -28,8 +28,8 @@ from cann_jax.runtime.placement import fetch
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.preference_data import Batching, PreferenceData
-from cann_jax.training.preference_objective import Spec, reference_step, train_step
-from cann_jax.training.step import TrainState, start
+from cann_jax.training.preference_objective import PreferenceObjective
+from cann_jax.training.step import forward, start
 
 Export = Literal["merged", "adapter", "both", "none"]
 
@@ -113,14 +113,14 @@ def trained_kind(lora: LoraConfig | None) -> type[nnx.Variable[Any]]:
     return nnx.Param if lora is None else LoraParam
 
 
-def spec_of(training: Training, graph: Any, steps: int) -> Spec:
-    """Return what is static while training.
+def objective_of(training: Training, graph: Any, steps: int) -> PreferenceObjective:
+    """Return what a training of ``steps`` steps minimizes, and how.
 
     Raises:
         InputError: The warm-up is no shorter than the run.
     """
     settings = training.settings
-    return Spec(
+    return PreferenceObjective(
         graph=graph,
         optimizer=optimizer(settings.optimizer, steps),
         loss=training.loss,
@@ -152,17 +152,14 @@ def train(
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or a warm-up that is too long.
     """
-    spec = spec_of(training, model.graph, data.steps)
-    data = with_reference(spec, model, data, folder)
+    objective = objective_of(training, model.graph, data.steps)
+    data = with_reference(objective, model, data, folder)
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     settings = training.settings
-
-    def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
-        return train_step(spec, state, model.frozen, data.batch(number), seed)
-
     rate = f"{training.key}.optimizer.learning_rate"
     pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints)
-    return fit(step, start(spec, model.reference if weights is None else weights), pace, folder).weights
+    state = start(objective, model.reference if weights is None else weights)
+    return fit(objective, state, model.frozen, data.batch, seed, pace, folder).weights
 
 
 def aligned_decoder(run: Run) -> Decoder:
@@ -204,8 +201,10 @@ def human_preferences(run: Run, training: Training) -> PreferenceData:
     return preference_data(training.batching, pairs.take(chosen).responses(), reward)
 
 
-def with_reference(spec: Spec, model: Model, data: PreferenceData, folder: epath.Path) -> PreferenceData:
-    """Return ``data`` with the reference's log-probs, by the training function on its batches; shards are kept."""
+def with_reference(
+    objective: PreferenceObjective, model: Model, data: PreferenceData, folder: epath.Path
+) -> PreferenceData:
+    """Return ``data`` with the reference's log-probs, as training computes them; finished shards are kept."""
     reference = data.reference.copy()
     paths = [folder / f"reference-{step:05d}.parquet" for step in range(data.steps)]
     there = agreed([path.exists() for path in paths])
@@ -216,7 +215,7 @@ def with_reference(spec: Spec, model: Model, data: PreferenceData, folder: epath
         if there[step]:
             logps = read_table(paths[step]).column("logp").to_numpy().reshape(columns.shape)
         else:
-            logps = fetch(reference_step(spec, model.reference, model.frozen, data.batch(step)))
+            logps = fetch(forward(objective, model.reference, model.frozen, data.batch(step)))
             write_table(paths[step], pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
         reference[rows, columns] = logps
     return dataclasses.replace(data, reference=reference)

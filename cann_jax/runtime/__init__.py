@@ -1,1 +1,1 @@
-"""Devices, processes, preemption and the compilation cache."""
+"""Devices, sharding, processes, preemption and the compilation cache."""

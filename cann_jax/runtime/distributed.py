@@ -1,6 +1,6 @@
-"""One run in several processes: how they find each other, agree, wait for each other, and share out files.
+"""A run in several processes: how they join, agree, wait for each other, and divide the writing of files.
 
-Everything here does nothing in a run of one process.
+In a run of one process, all of this does nothing.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ from cann_jax.files.errors import AbsentError, InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.runtime import rollcall
 
-# What launchers set on each process, where JAX cannot find out by itself.
+# Variables that launchers set on each process, where JAX cannot detect them.
 VARIABLES = {
     "coordinator": "CANN_JAX_COORDINATOR",
     "processes": "CANN_JAX_PROCESSES",
     "process": "CANN_JAX_PROCESS",
 }
-DETECT = "CANN_JAX_DISTRIBUTED"  # "auto": a pod that JAX knows how to read (TPU VM, GKE, Slurm)
+DETECT = "CANN_JAX_DISTRIBUTED"  # "auto": a pod that JAX can detect (TPU VM, GKE, Slurm)
 
-LEAVE_SECONDS = 5  # for others that fail too to say so before this process ends
+LEAVE_SECONDS = 5  # time for other processes that fail too to report it before this one exits
 
 _patience: ContextVar[int] = ContextVar("timeout_seconds", default=300)
 _barriers = itertools.count()
 
 
 class Plan(NamedTuple):
-    """How to join the others; ``coordinator`` is None where JAX finds everything itself."""
+    """How to join the other processes; all fields are None where JAX detects them."""
 
     coordinator: str | None
     processes: int | None
@@ -47,13 +47,13 @@ class Plan(NamedTuple):
 
 
 def plan(config: DistributedConfig, environment: Mapping[str, str]) -> Plan | None:
-    """How this process joins the others; None where it is alone.
+    """Return how this process joins the others, or None if it is the only one.
 
-    Flags come first, then the variables that ``launch/`` sets, then what JAX itself reads of Slurm, of a
-    TPU VM or of GKE.
+    Flags take precedence, then the variables that ``launch/`` sets, then what JAX detects of Slurm, of a TPU
+    VM or of GKE.
 
     Raises:
-        InputError: the variables are incomplete or no numbers.
+        InputError: A variable is missing or is not a number.
     """
     if config.coordinator is not None:
         return Plan(config.coordinator, config.processes, config.process)
@@ -69,19 +69,19 @@ def plan(config: DistributedConfig, environment: Mapping[str, str]) -> Plan | No
 def _plan_of_variables(given: Mapping[str, str | None]) -> Plan:
     for name, value in given.items():
         if value is None or (name != "coordinator" and not value.isdigit()):
-            problem = "is missing" if value is None else f"is {value!r}, no number"
+            problem = "is missing" if value is None else f"is {value!r}, not a number"
             raise InputError(
-                f"environment variable {VARIABLES[name]} {problem}; start by a script of launch/"
+                f"environment variable {VARIABLES[name]} {problem}; start with a script in launch/"
             )
     return Plan(given["coordinator"], int(given["processes"] or 0), int(given["process"] or 0))
 
 
 @contextlib.contextmanager
 def joined(config: DistributedConfig) -> Iterator[None]:
-    """Join the other processes, where there are any, before JAX looks for devices; leave on the way out.
+    """Join the other processes, if there are any, before JAX looks for devices.
 
     Raises:
-        InputError: the coordinator cannot be reached, or not all processes come, within ``timeout_seconds``.
+        InputError: The coordinator cannot be reached, or not all processes join, within ``timeout_seconds``.
     """
     found = plan(config, os.environ)
     token = _patience.set(config.timeout_seconds)
@@ -97,6 +97,7 @@ def joined(config: DistributedConfig) -> Iterator[None]:
 def _join(found: Plan, config: DistributedConfig) -> None:
     patience = config.timeout_seconds
     if found.coordinator is not None:
+        assert found.processes is not None and found.process is not None  # given or refused together
         rollcall.call(found.coordinator, found.processes, found.process, patience)
     try:
         with _watched(patience):
@@ -104,7 +105,7 @@ def _join(found: Plan, config: DistributedConfig) -> None:
                 found.coordinator,
                 found.processes,
                 found.process,
-                # Else Slurm's variables would leave this process one device, whatever it was given by flags.
+                # Otherwise Slurm's variables would restrict this process to one device, whatever the flags.
                 cluster_detection_method=None if found.coordinator is None else "deactivate",
                 initialization_timeout=2 * patience,
                 heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
@@ -112,22 +113,25 @@ def _join(found: Plan, config: DistributedConfig) -> None:
             )
     except ValueError as error:
         raise InputError(
-            f"JAX finds no other processes here ({error}); start by a script of launch/, or give "
+            f"JAX detects no other processes here ({error}); start with a script in launch/, or set "
             "distributed.coordinator, .processes and .process"
         ) from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise AbsentError(f"the processes did not come together ({reason}); start all of them") from None
+        raise AbsentError(f"not all processes joined ({reason}); start all of them") from None
 
 
 @contextlib.contextmanager
 def _watched(patience: int) -> Iterator[None]:
-    """Where JAX finds the coordinator itself nobody calls the roll, and its client ends by a stack trace."""
+    """Exit with one line after ``patience`` seconds.
+
+    Where JAX detects the coordinator there is no roll call, and its client aborts with a stack trace.
+    """
 
     def stop() -> None:
         sys.stderr.write(
-            f"error: the processes did not come together within {patience} s at the coordinator that JAX "
-            "found; start all of them, or raise distributed.timeout_seconds\n"
+            f"error: not all processes joined within {patience} s at the coordinator that JAX "
+            "detected; start all of them, or raise distributed.timeout_seconds\n"
         )
         os._exit(AbsentError.exit_status)
 
@@ -140,10 +144,10 @@ def _watched(patience: int) -> Iterator[None]:
 
 
 def left(status: int) -> int:
-    """End a process that failed without waiting for the others; the status, where there are none.
+    """Exit from a process that failed without waiting for the others; return the status if there are none.
 
-    JAX's own way out waits for all processes, and those that did not fail wait for this one. Those that
-    failed too get a moment to say so: when process 0 ends, JAX ends the others.
+    JAX's own shutdown waits for all processes, and those that did not fail wait for this one. Those that
+    failed too get a moment to report it: when process 0 exits, JAX ends the others.
     """
     if not jax.distributed.is_initialized():
         return status
@@ -157,7 +161,7 @@ def left(status: int) -> int:
 
 @contextlib.contextmanager
 def _quiet_unless_first() -> Iterator[None]:
-    """Ten hosts would say everything ten times; errors, on stderr, come from each."""
+    """Silence standard output on all processes but the first; errors, on stderr, come from each."""
     if is_first():
         yield
         return
@@ -175,12 +179,12 @@ def _writing(here: bool) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Return whether this process is the one that writes what is written once."""
     return jax.process_index() == 0
 
 
 def writing_shard(index: int) -> contextlib.AbstractContextManager[None]:
-    """Within it, the process that owns shard ``index`` writes; files are the same for any number of them."""
+    """Let the process that owns shard ``index`` write; the files are the same for any number of processes."""
     return _writing(index % jax.process_count() == jax.process_index())
 
 
@@ -188,7 +192,7 @@ def barrier(name: str) -> None:
     """Wait for all processes.
 
     Raises:
-        AbsentError: some did not come within ``distributed.timeout_seconds``; it says which.
+        AbsentError: Some did not arrive within ``distributed.timeout_seconds``; it says which.
     """
     if jax.process_count() == 1:
         return
@@ -198,7 +202,7 @@ def barrier(name: str) -> None:
     except Exception as error:  # the runtime's own type, which is not public
         raise AbsentError(
             f"process {jax.process_index()} waited up to {patience} s at {name!r}{_missing(error)}; "
-            "look at the log of what is missing, or raise distributed.timeout_seconds"
+            "see the log of the missing process, or raise distributed.timeout_seconds"
         ) from None
 
 
@@ -210,7 +214,7 @@ def _wait(key: str, seconds: int) -> None:
 
 
 def _missing(error: Exception) -> str:
-    """The processes that the runtime's message says have not come, or have stopped to answer."""
+    """Name the processes that are missing or lost by the runtime's message."""
     listed = re.search(r"(?:task names|stopped sending heartbeats)[^\n]*:\n((?:\d+\n)+)", str(error))
     lost = re.findall(r"[Tt]ask (\d+) heartbeat timeout", str(error))
     absent = sorted(set(map(int, listed[1].split() if listed else lost)))
@@ -218,7 +222,7 @@ def _missing(error: Exception) -> str:
 
 
 def agreed(flags: Sequence[bool]) -> list[bool]:
-    """Process 0's flags, on every process: two of them may see a file system at different moments."""
+    """Return process 0's flags on every process: two may see a file system at different moments."""
     if jax.process_count() == 1 or not flags:
         return list(flags)
     from jax.experimental import multihost_utils
@@ -227,7 +231,11 @@ def agreed(flags: Sequence[bool]) -> list[bool]:
 
 
 def check_alike(config: Any) -> None:
-    """Raise InputError, on every process that differs from process 0, in configuration or code."""
+    """Check that all processes have the same configuration and code.
+
+    Raises:
+        InputError: Some differ from process 0; it is raised on every process and says which.
+    """
     if jax.process_count() == 1:
         return
     from jax.experimental import multihost_utils
@@ -241,13 +249,17 @@ def check_alike(config: Any) -> None:
         odd = [index for index, other in enumerate(every) if not np.array_equal(other, every[0])]
         if odd:
             raise InputError(
-                f"{what} of process {', '.join(map(str, odd))} is not that of process 0; "
+                f"{what} of process {', '.join(map(str, odd))} differs from that of process 0; "
                 f"give every process the same {'file and flags' if what == 'configuration' else 'version'}"
             )
 
 
 def check_writable(path: Any) -> None:
-    """Raise InputError where this process cannot write a file beside ``path``; each says so for itself."""
+    """Check that this process can write a file beside ``path``.
+
+    Raises:
+        InputError: It cannot.
+    """
     if jax.process_count() == 1:
         return
     probe = path.parent / f"{path.name}-{jax.process_index()}"
@@ -257,7 +269,11 @@ def check_writable(path: Any) -> None:
 
 
 def check_shared(path: Any) -> None:
-    """Raise InputError where this process does not see the file that process 0 wrote."""
+    """Check that this process sees the file that process 0 wrote.
+
+    Raises:
+        InputError: It does not.
+    """
     barrier(f"{path} written")
     if not path.exists():
         raise InputError(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -26,8 +27,9 @@ def place(tree: Any, specs: Any) -> Any:
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
-    if jax.process_count() == 1 or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.device_put(x, sharding)
+    if jax.process_count() == 1 or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        placed: jax.Array = jax.device_put(x, sharding)
+        return placed
     values = np.asarray(x)
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 

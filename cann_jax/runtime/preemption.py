@@ -1,7 +1,7 @@
-"""SIGTERM on a normal day: training saves and stops at the end of its step, everything else stops at once.
+"""Preemption by SIGTERM: training saves and stops at the end of its step, everything else stops at once.
 
-A run that was stopped ends with the status EX_TEMPFAIL (75), which launchers take for "start again"; the next
-start goes on where this one stopped.
+A preempted run exits with the status EX_TEMPFAIL (75), which launchers take for "start again"; the next start
+continues where this one stopped.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from cann_jax.files.errors import Preempted
 
 class _State:
     deferred = False
-    asked = False
+    requested = False
 
 
 _state = _State()
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[None]:
-    """Within it, SIGTERM raises ``Preempted``.
+def preemptible() -> Iterator[None]:
+    """Raise ``Preempted`` on SIGTERM.
 
-    In a run of several processes JAX's own handler stays, which tells all processes of one step to stop at;
+    In a run of several processes JAX's own handler stays, which tells all processes the step to stop at;
     outside training nothing is lost by the SIGKILL that follows.
     """
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
@@ -39,25 +39,29 @@ def heeded() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _on_signal(*_) -> None:
-    _state.asked = True
+def _on_signal(*_: object) -> None:
+    _state.requested = True
     if not _state.deferred:
-        raise Preempted("SIGTERM: finished shards and checkpoints are kept; start again to go on")
+        raise Preempted("SIGTERM: finished shards and checkpoints are kept; start again to continue")
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[int], bool]]:
-    """Within it, SIGTERM waits; yields ``asked(step)``, whether to stop after this step, alike everywhere."""
-    _state.deferred, _state.asked = True, False
+    """Defer SIGTERM to the end of a training step.
+
+    Yields:
+        Function from the number of a step to whether to stop after it, the same on all processes.
+    """
+    _state.deferred, _state.requested = True, False
     try:
-        yield _asked
+        yield _stop_after
     finally:
         _state.deferred = False
 
 
-def _asked(step: int) -> bool:
+def _stop_after(step: int) -> bool:
     if jax.process_count() == 1:
-        return _state.asked
+        return _state.requested
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    return bool(multihost_utils.reached_preemption_sync_point(step))

@@ -1,6 +1,6 @@
-"""Before JAX joins the processes, all of them report to process 0, and each learns who has not come.
+"""A roll call before JAX joins the processes: all report to process 0, and each learns which are missing.
 
-JAX's own client ends its process by a stack trace where one is missing, and does not say which.
+JAX's own client aborts with a stack trace if one is missing, and does not say which.
 """
 
 import socket
@@ -13,17 +13,17 @@ RETRY_SECONDS = 0.2
 
 
 def call(address: str, processes: int, process: int, patience: int) -> None:
-    """Return once all have reported.
+    """Wait until all processes have reported.
 
     Args:
         address: ``host:port`` of process 0; the port is free again afterwards, for JAX.
-        processes: How many there are.
-        process: Which one this is.
+        processes: Number of processes.
+        process: Index of this process.
         patience: Seconds to wait, for process 0 and then for the others.
 
     Raises:
-        AbsentError: process 0 cannot be reached, or others have not come; it says which.
-        InputError: the address is no ``host:port``, or its port is taken.
+        AbsentError: Process 0 cannot be reached, or others are missing; it says which.
+        InputError: The address is not ``host:port``, or its port is taken.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -34,27 +34,31 @@ def call(address: str, processes: int, process: int, patience: int) -> None:
         missing = _report((host.strip("[]"), int(port)), process, patience)
     if missing != ALL:
         raise AbsentError(
-            f"the processes did not come together within {patience} s at {address}; missing: process "
+            f"not all processes joined within {patience} s at {address}; missing: process "
             f"{missing}; start all of them, or raise distributed.timeout_seconds"
         )
 
 
 def _gather(port: int, processes: int, patience: int) -> str:
-    """Of process 0: ``ALL``, or the numbers of those that did not report; they are told the same."""
-    came: dict[int, socket.socket] = {}
+    """Collect the reports on process 0, and answer all of them with what it returns.
+
+    Returns:
+        ``ALL``, or the indices of the processes that did not report.
+    """
+    reported: dict[int, socket.socket] = {}
     deadline = time.monotonic() + patience
     with _listening(port) as server:
-        while len(came) < processes - 1 and (left := deadline - time.monotonic()) > 0:
+        while len(reported) < processes - 1 and (left := deadline - time.monotonic()) > 0:
             server.settimeout(left)
             try:
                 caller, _ = server.accept()
                 caller.settimeout(2)
-                came[int(caller.makefile().readline())] = caller
-            except (OSError, ValueError):  # nobody came in time, or a stranger looked in
+                reported[int(caller.makefile().readline())] = caller
+            except (OSError, ValueError):  # nobody reported in time, or something else connected
                 continue
-    absent = [str(index) for index in range(1, processes) if index not in came]
+    absent = [str(index) for index in range(1, processes) if index not in reported]
     answer = ", ".join(absent) or ALL
-    for caller in came.values():
+    for caller in reported.values():
         with caller:
             caller.sendall(f"{answer}\n".encode())
     return answer
@@ -72,7 +76,7 @@ def _listening(port: int) -> socket.socket:
 
 
 def _report(address: tuple[str, int], process: int, patience: int) -> str:
-    """Of the others: what process 0 answers."""
+    """Report to process 0 and return its answer."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -81,7 +85,7 @@ def _report(address: tuple[str, int], process: int, patience: int) -> str:
                 caller.settimeout(patience)
                 if answer := caller.makefile().readline().strip():
                     return answer
-                reason = "it hung up"
+                reason = "the connection was closed"
         except OSError as error:
             reason = str(error)
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a command that trains does first: find the other processes, heed SIGTERM, make the mesh."""
+"""The session of a command that trains: its processes, its handling of SIGTERM and its mesh."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,17 +13,17 @@ from cann_jax.runtime.sharding import check_batches
 
 @contextlib.contextmanager
 def session(config: Any, batches: Mapping[str, int]) -> Iterator[None]:
-    """Within it, all processes of the run are there, alike, and compute on one mesh.
+    """Join all processes of the run, check that they agree, and compute on one mesh.
 
     Args:
-        config: With ``mesh`` and ``distributed``.
-        batches: Sizes that the mesh must divide, by key.
+        config: A configuration with the sections ``mesh`` and ``distributed``.
+        batches: Sizes that the mesh must divide, by configuration key.
 
     Raises:
-        InputError: processes that do not come or differ, or a mesh that fits neither devices nor batches.
+        InputError: Processes are missing or differ, or the mesh does not fit the devices or the batches.
     """
-    with distributed.joined(config.distributed), preemption.heeded():
-        # First, so that what is wrong with the configuration is from here on wrong everywhere.
+    with distributed.joined(config.distributed), preemption.preemptible():
+        # First, so that any later error in the configuration is raised on every process.
         distributed.check_alike(replace(config, distributed=DistributedConfig()))
         mesh = make_mesh(config.mesh)
         check_batches(batches, mesh)

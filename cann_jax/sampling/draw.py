@@ -1,21 +1,21 @@
-"""One token from logits, exactly and cheaply: nucleus filter and two-level inverse-CDF draw."""
+"""Draw one token from logits, exactly and cheaply: nucleus filter and two-level inverse CDF."""
 
 import jax
 import jax.numpy as jnp
 
 from cann_jax.models.attention import NEGATIVE
 
-BLOCK = 256  # vocabulary entries a block; 49,152 / 256 = 192 block sums
+BLOCK = 256  # vocabulary entries per block; 49,152 / 256 = 192 block sums
 
 
-def uniform(keys: jax.Array, position) -> jax.Array:
-    """Two numbers in [0, 1) for each of ``keys (…)``, (…, 2), a function of (key, position) alone."""
-    numbers = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position), 2))
+def uniform(keys: jax.Array, position: jax.Array | int) -> jax.Array:
+    """Return two numbers in [0, 1) for each of ``keys (…)``, (…, 2), a function of (key, position) alone."""
+    numbers = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position), (2,)))
     return numbers(keys.reshape(-1)).reshape(*keys.shape, 2)
 
 
 def response_keys(seed: jax.Array, prompts: jax.Array, responses: int) -> jax.Array:
-    """Keys (B, K) derived from (seed, prompt, response).
+    """Return keys (B, K), a function of (seed, prompt, response).
 
     Args:
         seed: Key of the run's sampling.
@@ -28,7 +28,7 @@ def response_keys(seed: jax.Array, prompts: jax.Array, responses: int) -> jax.Ar
 
 
 def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
-    """Logits with everything outside the smallest set of mass ``top_p`` removed (Holtzman et al. 2020).
+    """Mask everything outside the smallest set of mass ``top_p`` (Holtzman et al. 2020).
 
     The most likely token is always kept.
     """
@@ -42,12 +42,15 @@ def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
 
 
 def draw(logits: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Token ids (…) drawn from softmax(logits (…, V)), and their log-probs, by inverting the CDF at u (…, 2).
+    """Draw token ids (…) from softmax(logits (…, V)) by inverting the CDF at u (…, 2).
 
-    Two uniform numbers a token, where the Gumbel trick needs V of them (12.6 million a step for 256 responses
-    of SmolLM2, a quarter of the step's time on a CPU). The first picks a block of the vocabulary, the second
-    a token of the block: with one number for both, a block of small mass would be left only its last bits.
-    A token of probability zero is never drawn.
+    Each token takes two uniform numbers, where the Gumbel trick needs V of them (12.6 million a step for 256
+    responses of SmolLM2, a quarter of the step's time on a CPU). The first chooses a block of the vocabulary,
+    the second a token in it: with one number for both, only its last bits would be left for a block of small
+    mass. A token of probability zero is never drawn.
+
+    Returns:
+        The ids and their log-probs.
     """
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
@@ -62,16 +65,16 @@ def draw(logits: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def take(values: jax.Array, index: jax.Array) -> jax.Array:
-    """values (…, V) at index (…)."""
+    """Return the values (…, V) at index (…)."""
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
 def _invert(weights: jax.Array, u: jax.Array) -> jax.Array:
-    """First index of weight above zero whose cumulative weight exceeds the share ``u`` of the total."""
+    """Return the first index of positive weight whose cumulative share of the total exceeds ``u``."""
     possible = weights > 0
     cumulative = jnp.cumsum(weights, axis=-1)
-    # Sums made in parallel may rise by rounding over an entry without weight: hence "possible" here too.
+    # By rounding, parallel sums may rise over an entry without weight: hence "possible" here too.
     beyond = possible & (cumulative > u[..., None] * cumulative[..., -1:])
-    # Rounding can put the target at the total; the last entry with weight is then the answer.
+    # Rounding can put the target at the total; the answer is then the last entry with weight.
     last = weights.shape[-1] - 1 - jnp.argmax(jnp.flip(possible, axis=-1), axis=-1)
     return jnp.where(jnp.any(beyond, axis=-1), jnp.argmax(beyond, axis=-1), last)

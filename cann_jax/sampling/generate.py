@@ -1,26 +1,28 @@
-"""K responses for each prompt, the prompt computed once and shared by all K."""
+"""Generate K responses to each prompt, which is computed once and shared by all K."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.models.bfloat16_words import pack
-from cann_jax.models.decoder import KeysValues, causal_sight
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.bfloat16_words import to_words
+from cann_jax.models.decoder import Decoder, KeysValues
+from cann_jax.models.masks import causal_mask
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 
 
 class Samples(NamedTuple):
-    """Responses of a batch of prompts.
+    """Responses to a batch of prompts.
 
     Args:
         tokens: (B, K, T) ids; 0 after the end.
-        lengths: (B, K) tokens, the end token included.
+        lengths: (B, K) token counts, end token included.
         logps: (B, K, T) float32 log-prob of each token under the model at temperature 1; 0 after the end.
-        stopped: (B, K) True where the response ended with a stop token, False where it hit the length limit.
+        stopped: (B, K) True where the response ended with a stop token, False where it reached the limit.
     """
 
     tokens: jax.Array
@@ -38,33 +40,34 @@ class _Loop(NamedTuple):
 
 @partial(jax.jit, static_argnames=("graph", "responses", "max_new_tokens", "temperature", "top_p"))
 def generate(
-    graph, weights, prompts, prompt_lengths, prompt_indices, seed, stop_tokens, *,
+    graph: Any, weights: Any, prompts: jax.Array, prompt_lengths: jax.Array, prompt_indices: jax.Array,
+    seed: jax.Array, stop_tokens: jax.Array, *,
     responses: int, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
 ) -> Samples:  # fmt: skip
-    """Sample from a decoder.
+    """Sample responses from a decoder.
 
     Args:
         graph: Graph of the split ``Decoder``.
         weights: Its state.
         prompts: (B, P) ids, padded on the right.
         prompt_lengths: (B,).
-        prompt_indices: (B,) indices in the whole data set; with the seed, they determine the draw.
+        prompt_indices: (B,) indices in the whole data set; the draw is a function of them and the seed.
         seed: Key of the run's sampling.
         stop_tokens: (n,) ids that end a response.
         responses: K.
         max_new_tokens: T.
         temperature: Divides the logits.
-        top_p: Nucleus mass; 1 keeps everything.
+        top_p: Mass of the nucleus; 1 keeps everything.
     """
     model = nnx.merge(graph, weights)
     keys = response_keys(seed, prompt_indices, responses)
     prompt, first = _prefill(model, prompts, prompt_lengths)
     prompt_mask = jnp.arange(prompts.shape[1]) < prompt_lengths[:, None]
 
-    def going(loop: _Loop):
+    def going(loop: _Loop) -> jax.Array:
         return (loop.step < max_new_tokens) & ~jnp.all(loop.samples.stopped)
 
-    def drawn(hidden, samples: Samples, step) -> tuple[jax.Array, Samples]:
+    def drawn(hidden: jax.Array, samples: Samples, step: jax.Array) -> tuple[jax.Array, Samples]:
         scores = model.logits(hidden)
         tokens, logps = draw(nucleus(scores / temperature, top_p), uniform(keys, step))
         if temperature != 1 or top_p < 1:
@@ -85,14 +88,16 @@ def generate(
     return jax.lax.while_loop(going, body, start).samples
 
 
-def _prefill(model, prompts, lengths) -> tuple[KeysValues, jax.Array]:
-    """Keys and values of the prompts, and the hidden state (B, hidden) of each prompt's last token."""
+def _prefill(model: Decoder, prompts: jax.Array, lengths: jax.Array) -> tuple[KeysValues, jax.Array]:
+    """Return keys and values of the prompts, and the hidden state (B, hidden) of each prompt's last token."""
     positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
-    hidden, prompt = model.prefill(prompts, positions, causal_sight(positions < lengths[:, None]))
+    hidden, prompt = model.prefill(prompts, positions, causal_mask(positions < lengths[:, None]))
     return prompt, jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
 
-def _append(samples: Samples, step, tokens, logps, stop_tokens) -> Samples:
+def _append(
+    samples: Samples, step: jax.Array, tokens: jax.Array, logps: jax.Array, stop_tokens: jax.Array
+) -> Samples:
     alive = ~samples.stopped
     return Samples(
         tokens=samples.tokens.at[:, :, step].set(jnp.where(alive, tokens, 0)),
@@ -102,12 +107,12 @@ def _append(samples: Samples, step, tokens, logps, stop_tokens) -> Samples:
     )
 
 
-def _empty_samples(shape, length: int) -> Samples:
+def _empty_samples(shape: tuple[int, int], length: int) -> Samples:
     zeros = partial(jnp.zeros, dtype=jnp.int32)
     return Samples(zeros((*shape, length)), zeros(shape), jnp.zeros((*shape, length)), jnp.zeros(shape, bool))
 
 
-def _empty_cache(config, shape, length: int, dtype) -> KeysValues:
-    cache = pack(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
+def _empty_cache(config: DecoderConfig, shape: tuple[int, int], length: int, dtype: Any) -> KeysValues:
+    cache = to_words(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
     cache = constrain(cache, "layers", "batch", "any", "kv_heads", "any", "any")
     return KeysValues(cache, cache)

@@ -1,4 +1,4 @@
-"""Sampling a whole set of prompts, a shard at a time; finished shards survive a kill."""
+"""Sample responses to a set of prompts, shard by shard; a killed run keeps its finished shards."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from cann_jax.files.progress import track
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.runtime.placement import fetch, place_batch
-from cann_jax.sampling.generate import generate
+from cann_jax.sampling.generate import Samples, generate
 
 
 def sample_shards(
@@ -26,29 +26,29 @@ def sample_shards(
     config: SampleConfig,
     responses: int,
     seed: int,
-    folder,
+    folder: epath.PathLike,
     name: str,
 ) -> Responses:
-    """Sample every prompt, or read the shards ``folder/name-00000.parquet``, … that are there already.
+    """Sample responses to all prompts; shards ``folder/name-00000.parquet``, … that exist are kept.
 
     Args:
         model: The policy.
-        prompts: What to answer.
+        prompts: The prompts.
         config: How to sample.
         responses: K.
         seed: The draw is a function of (seed, index of the prompt, response, position).
-        folder: Where shards lie.
+        folder: Folder of the shards.
         name: Prefix of their names.
     """
     stop = stop_tokens(model.tokenizer, config)
     starts = range(0, len(prompts), config.prompts_per_batch)
     paths = [epath.Path(folder) / shard_name(name, index) for index in range(len(starts))]
-    there = agreed([path.exists() for path in paths])
+    exists = agreed([path.exists() for path in paths])
     for start in track(
         starts, f"sampling {name}", unit=config.prompts_per_batch, noun="prompts", total=len(prompts)
     ):
         index = start // config.prompts_per_batch
-        if not there[index]:
+        if not exists[index]:
             samples = _sample(model, prompts, start, stop, config, responses, seed)
             with writing_shard(index):
                 write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
@@ -56,21 +56,22 @@ def sample_shards(
     return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), config.max_new_tokens)
 
 
-def read_shards(folder, name: str, max_new_tokens: int) -> Responses:
-    """All shards of a finished stage."""
+def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Responses:
+    """Read all shards of a finished stage."""
     paths = sorted(epath.Path(folder).glob(f"{name}-*.parquet"))
     return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), max_new_tokens)
 
 
 def shard_name(name: str, index: int) -> str:
+    """Return the file name of a shard."""
     return f"{name}-{index:05d}.parquet"
 
 
-def stop_tokens(tokenizer, config: SampleConfig) -> np.ndarray:
-    """Ids that end a response: the tokenizer's end token and those of ``sample.stop``.
+def stop_tokens(tokenizer: Any, config: SampleConfig) -> np.ndarray:
+    """Return the ids that end a response: the tokenizer's end token and those of ``sample.stop``.
 
     Raises:
-        InputError: a stop text that is more than one token, or no end token at all.
+        InputError: A stop text is not exactly one token, or there is no end token at all.
     """
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for text in config.stop:
@@ -86,7 +87,7 @@ def stop_tokens(tokenizer, config: SampleConfig) -> np.ndarray:
 
 
 def static_arguments(config: SampleConfig, responses: int) -> dict[str, Any]:
-    """What ``generate`` is compiled for, besides shapes."""
+    """Return the static arguments of ``generate``."""
     return {
         "responses": responses,
         "max_new_tokens": config.max_new_tokens,
@@ -95,8 +96,16 @@ def static_arguments(config: SampleConfig, responses: int) -> dict[str, Any]:
     }
 
 
-def _sample(model, prompts, start, stop, config: SampleConfig, responses: int, seed: int):
-    """Samples of one shard. The last one is filled up, so that its shape is not compiled anew."""
+def _sample(
+    model: LanguageModel,
+    prompts: EncodedPrompts,
+    start: int,
+    stop: np.ndarray,
+    config: SampleConfig,
+    responses: int,
+    seed: int,
+) -> Samples:
+    """Sample one shard; the last one is padded to the same shape, so that it needs no other program."""
     count = min(config.prompts_per_batch, len(prompts) - start)
     indices = np.arange(start, start + config.prompts_per_batch)
     ids, lengths = prompts.arrays(np.minimum(indices, len(prompts) - 1))
@@ -105,4 +114,5 @@ def _sample(model, prompts, start, stop, config: SampleConfig, responses: int, s
         model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop),
         **static_arguments(config, responses),
     )  # fmt: skip
-    return jax.tree.map(lambda x: fetch(x)[:count], samples)
+    fetched: Samples = jax.tree.map(lambda x: fetch(x)[:count], samples)
+    return fetched

@@ -16,9 +16,10 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
-from cann_jax.models.adapters.attach import adapter_of, with_adapter
+from cann_jax.models.adapters.attach import open_attachable, attach_adapter
 from cann_jax.models.adapters.peft import Adapter, adapter_files
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.load import ModelFiles, load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
 
@@ -76,7 +77,7 @@ class ImplicitScorer(ScorerKind):
         reference = context.reference()
         match self._source(context, reference.files, self._adapter(context)):
             case Adapter() as adapter:
-                return Implicit(self, with_adapter(reference, adapter), None)
+                return Implicit(self, attach_adapter(reference, adapter), None)
             case ModelFiles() as files:
                 decoder = load_decoder(files, str(reference.decoder.dtype))
                 return Implicit(self, LanguageModel.of(decoder, files), None)
@@ -114,7 +115,7 @@ class ImplicitScorer(ScorerKind):
         """
         key, source = f"{context.key}.prealigned", self.prealigned
         if adapter is not None:
-            return adapter_of(reference, adapter)
+            return open_attachable(reference, adapter)
         if source.model is not None:
             files = open_model(source.model, source.revision)
             if files.tokenizer.get_vocab() != reference.tokenizer.get_vocab():

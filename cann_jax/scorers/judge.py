@@ -16,7 +16,8 @@ from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.templates import chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import (
     Context,

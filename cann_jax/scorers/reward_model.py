@@ -12,8 +12,8 @@ from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import answered_ids
 from cann_jax.files.errors import InputError, named
-from cann_jax.models.files.load import open_model
-from cann_jax.models.score_model import ScoreFiles, ScoreModel, load_score_model, open_score_model
+from cann_jax.models.files.model_files import open_model
+from cann_jax.models.score_model import ScoreModelFiles, ScoreModel, load_score_model, open_score_model
 from cann_jax.scorers.base import (
     Context,
     DialogueScorer,
@@ -73,7 +73,7 @@ class RewardModelScorer(ScorerKind):
     def identity(self, context: Context) -> dict[str, str]:
         return {f"{context.key}.model": open_model(self.path, self.revision).fingerprint()}
 
-    def _open(self, key: str) -> tuple[ScoreFiles, tuple[int, ...]]:
+    def _open(self, key: str) -> tuple[ScoreModelFiles, tuple[int, ...]]:
         """Return the model's files and the ids of its end token, without reading a weight.
 
         Raises:

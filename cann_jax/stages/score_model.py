@@ -26,8 +26,8 @@ from cann_jax.training.calibration import Accuracy, Reliability, accuracy, draw_
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.score_data import ScoreData
-from cann_jax.training.score_objective import ScoreSpec, ScoreWeights, score_step, scores_of
-from cann_jax.training.step import TrainState, start
+from cann_jax.training.score_objective import ScoreObjective, ScoreWeights, learnt_differences
+from cann_jax.training.step import forward, start
 
 
 def run(run: ScoreModelRun) -> None:
@@ -41,12 +41,7 @@ def run(run: ScoreModelRun) -> None:
     train, heldout = score_data(run, "train"), score_data(run, "heldout")
     model = split_decoder(run, config.lora)
     weights = initial_weights(model, run.files.config.hidden)
-    spec = score_spec(config, model.graph, train.steps)
-    seed = jax.random.key(config.seed)
-
-    def step(state: TrainState, number: int) -> tuple[TrainState, dict[str, jax.Array]]:
-        return score_step(spec, state, model.frozen, train.batch(number), seed)
-
+    objective = score_objective(config, model.graph, train.steps)
     pace = Pace(
         "score_model",
         "optimizer.learning_rate",
@@ -54,9 +49,10 @@ def run(run: ScoreModelRun) -> None:
         config.checkpoint_every,
         config.keep_checkpoints,
     )
-    weights = fit(step, start(spec, weights), pace, folder).weights
+    seed, state = jax.random.key(config.seed), start(objective, weights)
+    weights = fit(objective, state, model.frozen, train.batch, seed, pace, folder).weights
     write_weights(run, "score_model", weights)
-    _report(run, heldout, heldout_scores(spec, weights, model.frozen, heldout), folder)
+    _report(run, heldout, heldout_scores(objective, weights, model.frozen, heldout), folder)
     export_score_model(
         nnx.merge(model.graph, weights.decoder, model.frozen),
         fetch(weights.head),
@@ -90,27 +86,29 @@ def initial_weights(model: Model, hidden: int) -> ScoreWeights:
     return ScoreWeights(model.reference, place(jnp.zeros(hidden), partition(("norm",))))
 
 
-def score_spec(config: ScoreModelConfig, graph: Any, steps: int) -> ScoreSpec:
-    """Return what is static while training.
+def score_objective(config: ScoreModelConfig, graph: Any, steps: int) -> ScoreObjective:
+    """Return what a training of ``steps`` steps minimizes, and how.
 
     Raises:
         InputError: The warm-up is no shorter than the run.
     """
-    return ScoreSpec(
+    return ScoreObjective(
         graph=graph,
         optimizer=optimizer(config.optimizer, steps),
-        objective=config.objective,
+        kind=config.objective,
         regularization=config.regularization,
         rematerialise=config.rematerialise,
         accumulation=config.accumulation,
     )
 
 
-def heldout_scores(spec: ScoreSpec, weights: ScoreWeights, frozen: Any, data: ScoreData) -> np.ndarray:
+def heldout_scores(
+    objective: ScoreObjective, weights: ScoreWeights, frozen: Any, data: ScoreData
+) -> np.ndarray:
     """Return the scores (n, 2) of the pairs in ``data.chosen``, in its order."""
     scores = np.empty((len(data.chosen), 2), np.float32)
     for places in data.in_order():
-        scores[places] = fetch(scores_of(spec, weights, frozen, data.of(places)))
+        scores[places] = fetch(forward(objective, weights, frozen, data.of(places)))
     return scores
 
 
@@ -131,12 +129,6 @@ def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epa
     if is_first():
         with writing(path), staged(path) as local:
             draw_reliability(local, curve)
-
-
-def learnt_differences(scores: np.ndarray, preferred: np.ndarray, objective: str) -> np.ndarray:
-    """Return differences (n,) of the scores in the direction of the label; a cost points the other way."""
-    toward = np.where(preferred == 0, 1, -1) * (-1 if objective == "cost" else 1)
-    return toward * (scores[:, 0] - scores[:, 1])
 
 
 def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Accuracy | None:

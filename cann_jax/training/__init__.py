@@ -1,0 +1,1 @@
+"""Training of policies and score models: one sharded step and one loop."""

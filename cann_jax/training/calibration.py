@@ -60,13 +60,15 @@ def accuracy(learnt: np.ndarray, confidence: float) -> Accuracy:
 
 def reliability(learnt: np.ndarray) -> Reliability:
     """Return the reliability of differences (n,) in the direction of the label, in equal bins on [½, 1]."""
+    learnt = np.asarray(learnt, np.float64)
     confidence, right = special.expit(np.abs(learnt)), learnt > 0
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):  # an empty bin is 0/0
-        means = [np.bincount(bins, values, BINS) / counts for values in (confidence, right)]
-    error = np.nansum(counts * np.abs(means[0] - means[1])) / len(learnt)
-    return Reliability(counts, *means, float(error), float(np.mean(np.logaddexp(0, -learnt))))
+        confidences, shares = (np.bincount(bins, values, BINS) / counts for values in (confidence, right))
+    error = np.nansum(counts * np.abs(confidences - shares)) / len(learnt)
+    log_loss = np.mean(np.logaddexp(0, -learnt))
+    return Reliability(counts, confidences, shares, float(error), float(log_loss))
 
 
 def draw_reliability(path: epath.PathLike, found: Reliability) -> None:

@@ -1,9 +1,10 @@
-"""Orbax checkpoints of the training state: atomic, the last n kept, errors raised."""
+"""Orbax checkpoints of the training state, each array under its parameter path."""
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,12 +16,192 @@ from cann_jax.runtime.placement import shapes_of_parameters
 from cann_jax.training.step import TrainState
 
 
-@contextlib.contextmanager
-def saving(folder) -> Iterator[None]:
-    """``writing`` for Orbax, whose storage library tells of a full disk by a ValueError of many lines.
+class Checkpoints:
+    """The checkpoints of a training.
+
+    Args:
+        folder: The folder that holds them.
+        keep: Number of checkpoints kept.
+        every: Steps between checkpoints.
+    """
+
+    def __init__(self, folder: epath.PathLike, keep: int, every: int):
+        self.folder = _absolute(folder)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with _saving(self.folder):
+            self.manager.close()
+
+    def save(self, state: TrainState, *, last: bool = False) -> None:
+        """Save the state if it is due, or in any case if it is the ``last``.
+
+        Raises:
+            InputError: This save or an earlier one failed.
+        """
+        with _saving(self.folder):
+            self.manager.save(int(state.step), args=ocp.args.StandardSave(_nested(state)), force=last)
+            if last:
+                self.manager.wait_until_finished()
+
+    def drop(self, step: int) -> int | None:
+        """Delete the checkpoint after ``step`` steps, if there is one, and return the newest that stays."""
+        self.manager.wait_until_finished()
+        if self.manager.latest_step() == step:
+            self.manager.delete(step)
+        newest: int | None = self.manager.latest_step()
+        return newest
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """Restore the newest checkpoint onto the current mesh, whatever mesh and processes saved it.
+
+        Args:
+            like: A state of the same structure, shapes and dtypes.
+
+        Returns:
+            The state, or None if there is no checkpoint.
+
+        Raises:
+            InputError: The checkpoint cannot be read, is of another model or of the old layout, or an array
+                was restored onto another sharding.
+        """
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        folder = self.folder / str(step)
+        with _restoring(folder):
+            check_saved(like, self.manager.item_metadata(step), self.folder)
+            saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
+        state: TrainState = _like(like, saved, folder)
+        return state
+
+
+def save_weights(folder: epath.PathLike, weights: Any) -> None:
+    """Save the trained weights alone."""
+    folder = _absolute(folder)
+    with _saving(folder), ocp.StandardCheckpointer() as saver:
+        saver.save(folder, _nested(weights), force=True)
+
+
+def load_weights(folder: epath.PathLike, like: Any) -> Any:
+    """Load weights saved by ``save_weights`` onto the current mesh.
+
+    Args:
+        folder: Their folder.
+        like: Weights of the same structure, shapes and dtypes.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; the checkpoint before stays.
+        InputError: As ``Checkpoints.restore``.
+    """
+    folder = _absolute(folder)
+    with ocp.StandardCheckpointer() as saver, _restoring(folder):
+        check_saved(like, saver.metadata(folder).item_metadata, folder)
+        saved = saver.restore(folder, _target(like))
+    return _like(like, saved, folder)
+
+
+def check_saved(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) -> None:
+    """Check that what was saved has the paths, shapes and dtypes of ``like``.
+
+    Orbax would cast a dtype silently, and reports a shape by a page of its storage library's settings.
+
+    Raises:
+        InputError: It has not; the first array that differs is named.
+    """
+    if saved and all(re.fullmatch(r"\d{4}", name) for name in saved):
+        raise InputError(
+            f"{folder} is of an older version, which numbered its arrays instead of naming them; "
+            "delete it to train again"
+        )
+    there, here = _by_path(saved), _by_path(like)
+    for paths, what in (
+        (here.keys() - there.keys(), "is missing"),
+        (there.keys() - here.keys(), "is unknown"),
+    ):
+        if paths:
+            raise InputError(
+                f"{folder}: {min(paths)} {what} ({len(there)} arrays are saved and this training has "
+                f"{len(here)}): it is of another model or other adapters; delete it to train again"
+            )
+    for path, leaf in here.items():
+        kinds = [f"{x.dtype}{list(x.shape)}" for x in (there[path], leaf)]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                f"{folder}: {path} is {kinds[0]} and should be {kinds[1]}: it is of another model; "
+                "delete it to train again"
+            )
+
+
+def check_placed(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) -> None:
+    """Check that every restored array has the sharding that ``PARAMETERS`` gives it on the current mesh.
+
+    Raises:
+        InputError: One has another; it is named.
+    """
+    restored = _by_path(saved)
+    for path, wanted in _by_path(_target(like)).items():
+        if not restored[path].sharding.is_equivalent_to(wanted.sharding, len(wanted.shape)):
+            raise InputError(
+                f"{folder}: {path} was restored onto {restored[path].sharding} instead of "
+                f"{wanted.sharding}; install the version of orbax-checkpoint in constraints.txt"
+            )
+
+
+def _like(like: Any, saved: Mapping[str, Any], folder: epath.Path) -> Any:
+    """Return what was restored in the structure of ``like``."""
+    check_placed(like, saved, folder)
+    restored = _by_path(saved)
+    return jax.tree.unflatten(jax.tree.structure(like), [restored[path] for path in _by_path(like)])
+
+
+def _target(like: Any) -> dict[str, Any]:
+    """Return the shapes, dtypes and shardings to restore."""
+    return _nested(jax.tree.map(ocp.utils.to_shape_dtype_struct, shapes_of_parameters(like)))
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """Return the leaves by path ("weights/layers/attention/q_proj/lora/a"), in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    inside_variable = path[-1:] == (jax.tree_util.GetAttrKey("value"),)  # how NNX ends the path of a Param
+    return jax.tree_util.keystr(path[:-1] if inside_variable else path, simple=True, separator="/")
+
+
+def _nested(tree: Any) -> dict[str, Any]:
+    """Return the tree as nested dictionaries, which Orbax stores without knowing NNX or optax."""
+    nested: dict[str, Any] = {}
+    for path, leaf in _by_path(tree).items():
+        *parents, name = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return nested
+
+
+def _absolute(folder: epath.PathLike) -> epath.Path:
+    """Return the absolute path, which Orbax requires; ``resolve`` would damage that of an object store."""
+    folder = epath.Path(folder)
+    return folder if is_remote(folder) else folder.resolve()
+
+
+@contextlib.contextmanager
+def _saving(folder: epath.Path) -> Iterator[None]:
+    """Extend ``writing`` to Orbax, whose storage library reports a full disk by a ValueError of many lines.
+
+    Raises:
+        InputError: The disk is full or the folder cannot be written; the checkpoint before stays.
     """
     with writing(folder):
         try:
@@ -31,71 +212,6 @@ def saving(folder) -> Iterator[None]:
             raise
 
 
-def absolute(folder) -> epath.Path:
-    """Orbax asks for absolute paths; those of object stores are, and ``resolve`` would spoil them."""
-    folder = epath.Path(folder)
-    return folder if is_remote(folder) else folder.resolve()
-
-
-class Checkpoints:
-    """A run's checkpoints.
-
-    Args:
-        folder: Where they lie.
-        keep: How many are kept.
-        every: Steps between them.
-    """
-
-    def __init__(self, folder, keep: int, every: int):
-        self.folder = absolute(folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.manager = ocp.CheckpointManager(
-                self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        with saving(self.folder):
-            self.manager.close()
-
-    def save(self, state: TrainState, *, last: bool = False) -> None:
-        """Save where it is time to, or always for the last step. A failed earlier save is raised here."""
-        with saving(self.folder):
-            self.manager.save(int(state.step), args=ocp.args.StandardSave(_plain(state)), force=last)
-            if last:
-                self.manager.wait_until_finished()
-
-    def drop(self, step: int) -> int | None:
-        """Delete the checkpoint after ``step`` steps, if there is one; returns the newest that stays."""
-        self.manager.wait_until_finished()
-        if self.manager.latest_step() == step:
-            self.manager.delete(step)
-        return self.manager.latest_step()
-
-    def restore(self, like: TrainState) -> TrainState | None:
-        """The newest checkpoint, each array where the mesh in use wants it, whatever mesh and however many
-        processes saved it; None where there is none.
-
-        Args:
-            like: Its structure, shapes and dtypes.
-
-        Raises:
-            InputError: it cannot be read, is of another model, or an array does not lie where it should.
-        """
-        step = self.manager.latest_step()
-        if step is None:
-            return None
-        folder, target = self.folder / str(step), _target(like)
-        with _restoring(folder):
-            check_saved(like, self.manager.item_metadata(step), folder)
-            saved = self.manager.restore(step, args=ocp.args.StandardRestore(target))
-        return _as_before(like, saved, folder)
-
-
 @contextlib.contextmanager
 def _restoring(folder: epath.Path) -> Iterator[None]:
     try:
@@ -104,77 +220,4 @@ def _restoring(folder: epath.Path) -> Iterator[None]:
         raise
     except (ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{folder} cannot be restored ({reason}); delete it to go on") from None
-
-
-def save_weights(folder, weights) -> None:
-    """The trained weights alone."""
-    folder = absolute(folder)
-    with saving(folder), ocp.StandardCheckpointer() as saver:
-        saver.save(folder, _plain(weights), force=True)
-
-
-def load_weights(folder, like):
-    """Weights that ``save_weights`` wrote, with the structure of ``like``, where the mesh in use wants them.
-
-    Raises:
-        InputError: as ``Checkpoints.restore``.
-    """
-    folder, target = absolute(folder), _target(like)
-    with ocp.StandardCheckpointer() as saver, _restoring(folder):
-        check_saved(like, saver.metadata(folder).item_metadata, folder)
-        saved = saver.restore(folder, target)
-    return _as_before(like, saved, folder)
-
-
-def check_saved(like, saved: Mapping[str, Any], folder) -> None:
-    """Raise InputError, naming the array, where what was saved has not the shapes and dtypes of ``like``.
-
-    Orbax would cast a dtype without a word, and tells of a shape by a page of its storage library's settings.
-    """
-    paths, wanted = _paths(like), _plain(like)
-    if len(saved) != len(wanted):
-        raise InputError(
-            f"{folder} holds {len(saved)} arrays and this model trains {len(wanted)}: it is of another model "
-            "or other adapters; delete it to go on"
-        )
-    for name, leaf in wanted.items():
-        there, here = ((tuple(x.shape), str(x.dtype)) for x in (saved[name], leaf))
-        if there != here:
-            raise InputError(
-                f"{folder}: {paths[name]} is {there[1]}{list(there[0])} and this model's {here[1]}"
-                f"{list(here[0])}: it is of another model; delete it to go on"
-            )
-
-
-def check_placed(like, saved: Mapping[str, jax.Array], folder) -> None:
-    """Raise InputError, naming the array, where one does not lie as ``PARAMETERS`` says on this mesh."""
-    paths = _paths(like)
-    for name, wanted in _target(like).items():
-        if not saved[name].sharding.is_equivalent_to(wanted.sharding, len(wanted.shape)):
-            raise InputError(
-                f"{folder}: {paths[name]} was restored onto {saved[name].sharding} instead of "
-                f"{wanted.sharding}; install the version of orbax-checkpoint in constraints.txt"
-            )
-
-
-def _target(like) -> dict:
-    """Shapes, dtypes and places of what is to be restored."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(shapes_of_parameters(like)))
-
-
-def _plain(tree) -> dict:
-    """Leaves under running numbers: Orbax needs no knowledge of NNX or optax to store them."""
-    return {f"{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def _paths(tree) -> dict[str, str]:
-    """Where each of these leaves stands in the tree, for messages."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    return {f"{index:04d}": name for index, name in enumerate(names)}
-
-
-def _as_before(like, saved: dict, folder):
-    check_placed(like, saved, folder)
-    return jax.tree.unflatten(jax.tree.structure(like), [saved[name] for name in sorted(saved)])
+        raise InputError(f"{folder} cannot be restored ({reason}); delete it and start again") from None

@@ -1,10 +1,13 @@
-"""The loop around a training step: resumption, numbers, checkpoints, and a stop at what is not finite."""
+"""The training loop: it resumes, logs, saves, stops on SIGTERM, and fails where values are not finite."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+import jax
 import numpy as np
 import optax
+from etils import epath
 
 from cann_jax.files.errors import InputError, Preempted
 from cann_jax.files.progress import track
@@ -12,7 +15,9 @@ from cann_jax.runtime.placement import fetch
 from cann_jax.runtime.preemption import deferred
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.metrics import Metrics
-from cann_jax.training.step import TrainState
+from cann_jax.training.step import Objective, TrainState, train_step
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Pace:
 
     Args:
         stage: Its name, for messages and TensorBoard.
-        rate: Key of the learning rate in the configuration, for messages.
+        rate: Configuration key of the learning rate, for messages.
         steps: Steps in all.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: Checkpoints kept.
@@ -35,44 +40,56 @@ class Pace:
 
 
 def fit(
-    step: Callable[[TrainState, int], tuple[TrainState, dict]], state: TrainState, pace: Pace, folder
+    objective: Objective[Batch],
+    state: TrainState,
+    frozen: object,
+    batch: Callable[[int], Batch],
+    seed: jax.Array,
+    pace: Pace,
+    folder: epath.Path,
 ) -> TrainState:
-    """Train to the end, from the newest checkpoint in ``folder`` where there is one.
+    """Train to the end, from the newest checkpoint in ``folder`` if there is one.
 
     Args:
-        step: (state, number of the step) → next state and its numbers; donates the state.
-        state: Before the first step.
-        pace: Its length.
-        folder: Where checkpoints, ``metrics.jsonl`` and TensorBoard events go.
+        objective: What is minimized.
+        state: The state before the first step; donated.
+        frozen: Weights that are not trained.
+        batch: Function from the number of a step to its batch.
+        seed: Key of the training.
+        pace: Length of the training.
+        folder: Folder for checkpoints, ``metrics.jsonl`` and TensorBoard events.
+
+    Returns:
+        The state after the last step.
 
     Raises:
-        InputError: a loss that is not finite; the last good checkpoint stays.
-        Preempted: SIGTERM came; the step at hand is saved.
+        InputError: A loss is not finite; the last good checkpoint stays.
+        Preempted: SIGTERM came; the step in progress is saved.
     """
     with Checkpoints(folder / "checkpoints", pace.keep_checkpoints, pace.checkpoint_every) as checkpoints:
         state = checkpoints.restore(state) or state
         first = int(state.step)
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
-        with Metrics(folder, first, pace.stage, pace.checkpoint_every) as metrics, deferred() as asked:
-            for number in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
-                state, measured = step(state, number)
+        with Metrics(folder, first, pace.stage, pace.checkpoint_every) as metrics, deferred() as stop_after:
+            for step in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
+                state, measured = train_step(objective, state, frozen, batch(step), seed)
                 values = {name: float(value) for name, value in measured.items()}
-                _check_finite(pace, (values["loss"], values["gradient_norm"]), number, checkpoints)
-                metrics.write(number, values)
-                stopping = asked(number)
-                checkpoints.save(state, last=stopping or number + 1 == pace.steps)
+                _check_finite(pace, (values["loss"], values["gradient_norm"]), step, checkpoints)
+                metrics.write(step, values)
+                stopping = stop_after(step)
+                checkpoints.save(state, last=stopping or step + 1 == pace.steps)
                 if stopping:
-                    raise Preempted(f"{pace.stage}: saved after step {number + 1}; start again to go on")
+                    raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
         _check_finite(pace, (float(fetch(optax.tree.norm(state.weights))),), pace.steps, checkpoints)
     return state
 
 
 def _check_finite(pace: Pace, values: tuple[float, ...], step: int, checkpoints: Checkpoints) -> None:
-    """Look at what the weights after ``step`` steps gave.
+    """Check values that the weights after ``step`` steps gave.
 
     Raises:
-        InputError: they are no good; neither is a checkpoint of them, which is deleted.
+        InputError: One is not finite. A checkpoint of these weights is deleted.
     """
     if np.isfinite(values).all():
         return

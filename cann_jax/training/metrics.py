@@ -1,8 +1,10 @@
-"""Numbers of every training step, for people (``metrics.jsonl``) and for TensorBoard."""
+"""Metrics of every training step, as JSON lines and as TensorBoard events."""
 
 import json
 import math
 import os
+from collections.abc import Mapping
+from typing import Self
 
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -11,14 +13,16 @@ from cann_jax.files.atomic import is_remote, write_bytes_atomic, writes_here
 
 
 class Metrics:
-    """``metrics.jsonl`` and TensorBoard; a resumed run drops what was written after its checkpoint.
+    """Writer of ``metrics.jsonl`` and TensorBoard events.
+
+    A resumed training drops what was written after its checkpoint.
 
     Args:
-        folder: Where they lie.
-        first: The step that is taken next.
-        stage: Under which name TensorBoard shows them.
-        every: Steps between checkpoints, with which an object store, where nothing can be appended, gets the
-            whole file anew.
+        folder: Folder of both.
+        first: The next step.
+        stage: Name of the stage in TensorBoard.
+        every: Steps between checkpoints. In an object store, where nothing can be appended, the whole file is
+            written again this often.
     """
 
     def __init__(self, folder: epath.Path, first: int, stage: str, every: int = 1):
@@ -32,10 +36,10 @@ class Metrics:
         self.file = None if is_remote(folder) else self.path.open("a")
         self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if not self.writes:
             return
         if self.file is None:
@@ -44,10 +48,11 @@ class Metrics:
             self.file.close()
         self.board.close()
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step."""
         if not self.writes:
             return
-        # JSON has no NaN: a mean over nothing (every label a tie) is null.
+        # JSON has no NaN: the mean of nothing (every label is a tie) becomes null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._write_line(json.dumps({"step": step, **known}), step)
         for name, value in values.items():
@@ -68,6 +73,6 @@ class Metrics:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # a line cut off by a kill
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):  # the process was killed in the middle of the line
         return float("inf")

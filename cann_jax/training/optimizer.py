@@ -1,4 +1,4 @@
-"""The optimizer and its schedule, from the configuration."""
+"""The optimizer and its learning rate schedule."""
 
 import optax
 
@@ -7,10 +7,10 @@ from cann_jax.files.errors import InputError
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up to the peak, then cosine decay to ``final_fraction`` of it at the last step.
+    """Return a linear warm-up to the peak and a cosine decay to ``final_fraction`` of it at the last step.
 
     Raises:
-        InputError: the warm-up is no shorter than the run.
+        InputError: The warm-up is not shorter than the training.
     """
     if config.warmup_steps >= steps:
         raise InputError(
@@ -21,7 +21,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW behind clipping by the global norm (Loshchilov and Hutter 2019)."""
+    """Return AdamW (Loshchilov and Hutter 2019) after clipping by the global norm."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule(config, steps), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay),

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from cann_jax.core import preference_probability
 from cann_jax.core.losses import smoothed
-from cann_jax.data.padding import bucketed, pad, step_width
+from cann_jax.data.padding import bucket_width, pad, step_width
 from cann_jax.data.responses import Responses
 from cann_jax.runtime.placement import own_rows, place_rows
 from cann_jax.training.batch_order import items_of_step, steps_in
@@ -84,11 +84,11 @@ class PreferenceData:
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens (N,) of each prompt with its responses."""
-        return self.responses.lengths.sum(1) + [len(ids) for ids in self.responses.prompts.ids]
+        return np.asarray(self.responses.lengths.sum(1) + [len(ids) for ids in self.responses.prompts.ids])
 
     @cached_property
     def _prompt_width(self) -> int:
-        return bucketed(list(self.responses.prompts.ids))[0].shape[1]
+        return bucket_width(max(map(len, self.responses.prompts.ids)))
 
     def batch(self, step: int) -> PreferenceBatch:
         """Return the batch of a step on the current mesh; each host makes the rows that its devices hold."""
@@ -96,7 +96,7 @@ class PreferenceData:
         widths, mine = self.widths(rows, columns), own_rows(len(rows))
         rows, columns = rows[mine], columns[mine]
         prompts, prompt_lengths = pad([self.responses.prompts.ids[row] for row in rows[:, 0]], widths[0])
-        batch = PreferenceBatch(
+        batch = dict(
             prompts=prompts,
             prompt_lengths=prompt_lengths,
             responses=self._tokens(rows, columns, widths[1]),
@@ -105,7 +105,7 @@ class PreferenceData:
             labels=self.labels(rows, columns).astype(np.float32),
             rewards=self.reward[rows, columns].astype(np.float32),
         )
-        return place_rows(batch, self.batching.prompts_per_step)
+        return PreferenceBatch(**place_rows(batch, self.batching.prompts_per_step))
 
     def widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
         """Return the padded widths of the prompts and the responses of a step.
@@ -126,13 +126,14 @@ class PreferenceData:
         """Return the labels (B, R, R) of all pairs of the groups at these ``places``."""
         how, reward = self.batching, self.reward[rows, columns]
         first, second = reward[:, :, None], reward[:, None, :]
+        labels: Any  # the pure functions take NumPy arrays too
         if how.label_temperature > 0:
             labels = np.asarray(preference_probability(first, second, how.label_temperature))
         else:
             labels = (1 + np.sign(first - second)) / 2
         if how.labels == "drawn":
             labels = drawn_labels(labels, rows[:, 0], columns, how.seed)
-        return smoothed(labels, how.label_smoothing)
+        return np.asarray(smoothed(labels, how.label_smoothing))
 
     def show_pairs(self, count: int = 3) -> None:
         """Print a few decoded pairs with their scores, r_λ and the probability of each response."""

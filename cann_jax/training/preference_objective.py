@@ -1,16 +1,15 @@
-"""One preference-optimisation step, the same for every source of labels."""
+"""The objectives of preference optimization, the same for every source of labels."""
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
 from cann_jax.models.logprobs import response_logps
-from cann_jax.training.step import TrainState, micro_batches, optimizer_step, whole
+from cann_jax.training.step import Objective
 
 
 class PreferenceBatch(NamedTuple):
@@ -35,109 +34,54 @@ class PreferenceBatch(NamedTuple):
     rewards: jax.Array
 
 
-class Spec(NamedTuple):
-    """What is fixed while training; static under jit.
+@dataclass(frozen=True)
+class PreferenceObjective(Objective[PreferenceBatch]):
+    """A loss on the log-prob margins of all pairs.
 
     Args:
-        graph: Graph of the split decoder.
-        optimizer: From ``training.optimizer``.
-        loss: ``dpo``, ``ipo`` or ``regression``.
+        loss: ``dpo`` and ``ipo`` fit the margins to the labels, ``regression`` to differences of r_λ.
         beta: β of the loss.
-        chunks: Parts of the vocabulary.
-        rematerialise: As ``Decoder.hidden_states``.
-        accumulation: Micro-batches a step.
+        chunks: Chunks of the vocabulary.
     """
 
-    graph: Any
-    optimizer: optax.GradientTransformation
     loss: Literal["dpo", "ipo", "regression"]
     beta: float
     chunks: int
-    rematerialise: str | None
-    accumulation: int
+
+    def outputs(self, weights: Any, frozen: Any, batch: PreferenceBatch, key: jax.Array | None) -> jax.Array:
+        """Return the log-probs (B, R) of the responses."""
+        model = nnx.merge(self.graph, weights, frozen)
+        arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
+        return response_logps(model, *arrays, chunks=self.chunks, key=key, rematerialise=self.rematerialise)
+
+    def losses(self, outputs: jax.Array, batch: PreferenceBatch) -> jax.Array:
+        """Return the losses (B, R, R), zero where (i, j) is not a pair."""
+        margins, reference = _margins(outputs), _margins(batch.reference_logps)
+        if self.loss == "regression":
+            losses = regression_loss(margins, reference, _margins(batch.rewards), self.beta)
+        else:
+            loss = {"dpo": dpo_loss, "ipo": ipo_loss}[self.loss]
+            losses = loss(margins, reference, batch.labels, self.beta)
+        return jnp.where(_is_pair(batch), losses, 0)
+
+    def pairs(self, batch: PreferenceBatch) -> int:
+        """Return B·R·(R − 1)/2."""
+        size, count = batch.labels.shape[:2]
+        return size * count * (count - 1) // 2
+
+    def measures(self, outputs: jax.Array, batch: PreferenceBatch) -> dict[str, jax.Array]:
+        """Return what tells whether the training works; docs/metrics.md says what each should do."""
+        return preference_measures(batch, outputs, self.beta)
 
 
-@partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def train_step(
-    spec: Spec, state: TrainState, frozen, batch: PreferenceBatch, seed
-) -> tuple[TrainState, dict]:
-    """One optimizer step; see ``optimizer_step``.
+def preference_measures(batch: PreferenceBatch, logps: jax.Array, beta: float) -> dict[str, jax.Array]:
+    """Return accuracy, margins, log-probs and lengths of a batch; see docs/metrics.md.
 
     Args:
-        spec: What is fixed.
-        state: Donated.
-        frozen: Weights that are not trained.
-        batch: B divisible by ``spec.accumulation``.
-        seed: Key of the run's training.
-
-    Returns:
-        The next state, and float32 scalars: loss, gradient norm, and those of ``_measures``.
+        batch: The batch.
+        logps: (B, R) log π(y|x), nats.
+        beta: β of the loss, which the margins are multiplied by.
     """
-
-    def summed_loss(weights, part, key):
-        return _summed_loss(spec, weights, frozen, part, key)
-
-    state, metrics, logps = optimizer_step(
-        summed_loss, spec.optimizer, state, batch, _pair_count(batch), spec.accumulation, seed
-    )
-    metrics |= _measures(batch, whole(logps), spec.beta)
-    return state, metrics
-
-
-@partial(jax.jit, static_argnames="spec")
-def reference_step(spec: Spec, weights, frozen, batch: PreferenceBatch) -> jax.Array:
-    """(B, R) log-probs of a batch as ``train_step`` computes them, but without dropout."""
-    micro = micro_batches(batch, spec.accumulation)
-    logps = jax.lax.map(lambda part: _logps(spec, weights, frozen, part, None), micro)
-    return whole(logps)
-
-
-def _logps(spec: Spec, weights, frozen, batch: PreferenceBatch, key):
-    model = nnx.merge(spec.graph, weights, frozen)
-    arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
-    return response_logps(model, *arrays, chunks=spec.chunks, key=key, rematerialise=spec.rematerialise)
-
-
-def _summed_loss(spec: Spec, weights, frozen, batch: PreferenceBatch, key):
-    logps = _logps(spec, weights, frozen, batch, key)
-    loss, target = _LOSSES[spec.loss]
-    losses = loss(_margins(logps), _margins(batch.reference_logps), target(batch), spec.beta)
-    return jnp.sum(jnp.where(_is_pair(batch), losses, 0)), logps
-
-
-def _labels(batch: PreferenceBatch) -> jax.Array:
-    return batch.labels
-
-
-def _differences(batch: PreferenceBatch) -> jax.Array:
-    return _margins(batch.rewards)
-
-
-# Each loss with what it fits the margins to.
-_LOSSES = {
-    "dpo": (dpo_loss, _labels),
-    "ipo": (ipo_loss, _labels),
-    "regression": (regression_loss, _differences),
-}
-
-
-def _margins(logps: jax.Array) -> jax.Array:
-    """(B, R, R): the value of the first less that of the second."""
-    return logps[:, :, None] - logps[:, None, :]
-
-
-def _is_pair(batch: PreferenceBatch) -> jax.Array:
-    count = batch.labels.shape[-1]
-    return jnp.arange(count)[:, None] < jnp.arange(count)
-
-
-def _pair_count(batch: PreferenceBatch) -> int:
-    size, count = batch.labels.shape[:2]
-    return size * count * (count - 1) // 2
-
-
-def _measures(batch: PreferenceBatch, logps: jax.Array, beta: float) -> dict[str, jax.Array]:
-    """What tells whether a preference run works; see docs/metrics.md for what each should do."""
     ratio = logps - batch.reference_logps
     pair = jnp.broadcast_to(_is_pair(batch), batch.labels.shape)
     # Each pair in the order of its label, so that a margin above zero is a preference learnt.
@@ -158,3 +102,13 @@ def _measures(batch: PreferenceBatch, logps: jax.Array, beta: float) -> dict[str
         "log_ratio": jnp.mean(ratio),
         "response_tokens": jnp.mean(lengths),
     }
+
+
+def _margins(values: jax.Array) -> jax.Array:
+    """Return (B, R, R) the value of the first less that of the second."""
+    return values[:, :, None] - values[:, None, :]
+
+
+def _is_pair(batch: PreferenceBatch) -> jax.Array:
+    count = batch.labels.shape[-1]
+    return jnp.arange(count)[:, None] < jnp.arange(count)

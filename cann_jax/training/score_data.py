@@ -1,4 +1,4 @@
-"""The batches of a reward or cost model: human preferences, their order a function of (seed, step)."""
+"""The batches of a reward or cost model: pairs with human labels."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,15 +14,15 @@ from cann_jax.training.score_objective import ScoreBatch
 
 @dataclass(frozen=True)
 class ScoreData:
-    """Labelled pairs, and how steps walk through them.
+    """Labelled pairs, and how steps take them.
 
     Args:
         pairs: The pairs.
-        chosen: (n,) those that have the label.
+        chosen: (n,) indices of those that are labelled.
         preferred: (n,) their labels, 0 or 1.
-        size: Pairs a step, over all hosts.
-        epochs: Passes.
-        seed: Of the order.
+        size: Pairs in a step, over all hosts.
+        epochs: Passes over the pairs.
+        seed: Seed of the order.
     """
 
     pairs: EncodedPairs
@@ -34,43 +34,47 @@ class ScoreData:
 
     @property
     def steps(self) -> int:
+        """Number of steps in all epochs."""
         return steps_in(self.epochs, len(self.chosen), self.size)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        return self.pairs.lengths[self.chosen]
+        """Tokens (n,) of each labelled pair."""
+        return np.asarray(self.pairs.lengths[self.chosen])
 
     def batch(self, step: int) -> ScoreBatch:
-        """The batch of a step."""
+        """Return the batch of a step."""
         return self.of(self.places(step))
 
     def places(self, step: int) -> np.ndarray:
-        """(B,) the places in ``chosen`` of a step's pairs, over all hosts."""
+        """Return the places (B,) in ``chosen`` of the pairs of a step, over all hosts."""
         return items_of_step(step, len(self.chosen), self.size, self.seed, self.lengths)[1]
 
     def widths(self, places: np.ndarray) -> tuple[int, int]:
-        """Of the prompts and of the responses of the pairs at these places of ``chosen``."""
+        """Return the padded widths of the prompts and the responses at these places of ``chosen``."""
         rows, pairs = self.chosen[places], self.pairs
         prompt = max(len(pairs.prompt_ids[row]) for row in rows)
         response = max(len(ids) for row in rows for ids in pairs.response_ids[row])
         return step_width(prompt), step_width(response)
 
     def in_order(self) -> list[np.ndarray]:
-        """Every pair once, in groups of ``size`` of similar length; the last is filled up with its last."""
+        """Return every place once, in groups of ``size`` and of similar length; the last group is padded."""
         order = np.argsort(self.lengths, kind="stable")
         places = np.arange(self.size * -(-len(order) // self.size))
         return list(order[np.minimum(places, len(order) - 1)].reshape(-1, self.size))
 
     def of(self, places: np.ndarray) -> ScoreBatch:
-        """The batch of the pairs at these places of ``chosen``, on the mesh in use; each host makes the rows
-        that its devices hold."""
+        """Return the batch of the pairs at these places of ``chosen`` on the current mesh.
+
+        Each host makes the rows that its devices hold.
+        """
         rows, pairs, size = self.chosen[places], self.pairs, len(places)
         width, response_width = self.widths(places)
         mine = own_rows(size)
         rows, places = rows[mine], places[mine]
         prompts, prompt_lengths = pad([pairs.prompt_ids[row] for row in rows], width)
         responses, lengths = pad([ids for row in rows for ids in pairs.response_ids[row]], response_width)
-        batch = ScoreBatch(
+        batch = dict(
             prompts=prompts,
             prompt_lengths=prompt_lengths,
             responses=responses.reshape(len(rows), 2, -1),
@@ -78,4 +82,4 @@ class ScoreData:
             preferred=self.preferred[places].astype(np.int32),
             safe=pairs.safe[rows].astype(np.int32),
         )
-        return place_rows(batch, size)
+        return ScoreBatch(**place_rows(batch, size))

@@ -1,20 +1,22 @@
-"""One training step of a reward or cost model."""
+"""The objective of a reward or cost model."""
 
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from flax import nnx
 
 from cann_jax.core.losses import bradley_terry_loss, cost_loss
 from cann_jax.models.logprobs import response_ends
-from cann_jax.training.step import TrainState, micro_batches, optimizer_step, whole
+from cann_jax.training.step import Objective
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 class ScoreBatch(NamedTuple):
-    """Pairs of responses with what people said of them.
+    """Pairs of responses with human labels.
 
     Args:
         prompts: (B, P) ids, padded on the right.
@@ -22,7 +24,7 @@ class ScoreBatch(NamedTuple):
         responses: (B, 2, T) ids, padded on the right, end token included.
         response_lengths: (B, 2).
         preferred: (B,) 0 or 1: the better response of a reward model, the safer one of a cost model.
-        safe: (B, 2) 1, 0 or -1; read by the cost loss alone.
+        safe: (B, 2) 1, 0 or -1 where unknown; read by the cost loss alone.
     """
 
     prompts: jax.Array
@@ -33,26 +35,6 @@ class ScoreBatch(NamedTuple):
     safe: jax.Array
 
 
-class ScoreSpec(NamedTuple):
-    """What is fixed while training; static under jit.
-
-    Args:
-        graph: Graph of the split decoder.
-        optimizer: From ``training.optimizer``.
-        objective: ``reward`` (larger is better) or ``cost`` (larger is more harmful).
-        regularization: Weight of the mean squared score, which pins the free constant.
-        rematerialise: As ``Decoder.hidden_states``.
-        accumulation: Micro-batches a step.
-    """
-
-    graph: Any
-    optimizer: optax.GradientTransformation
-    objective: Literal["reward", "cost"]
-    regularization: float
-    rematerialise: str | None
-    accumulation: int
-
-
 class ScoreWeights(NamedTuple):
     """What is trained: weights of the decoder, and the head, score = state · head."""
 
@@ -60,59 +42,57 @@ class ScoreWeights(NamedTuple):
     head: jax.Array
 
 
-@partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def score_step(
-    spec: ScoreSpec, state: TrainState, frozen, batch: ScoreBatch, seed
-) -> tuple[TrainState, dict]:
-    """One optimizer step; see ``optimizer_step``.
+@dataclass(frozen=True)
+class ScoreObjective(Objective[ScoreBatch]):
+    """The loss of a score on pairs.
 
-    Returns:
-        The next state, and float32 scalars: loss, gradient norm, accuracy, mean difference of the scores in
-        the direction of the label, mean and spread of the scores.
+    Args:
+        kind: ``reward`` (larger is better) or ``cost`` (larger is more harmful).
+        regularization: Weight of the mean squared score, which fixes the free additive constant.
     """
 
-    def summed_loss(weights, part, key):
-        scores = _scores(spec, weights, frozen, part, key)
-        return jnp.sum(_losses(spec, scores, part)), scores
+    kind: Literal["reward", "cost"]
+    regularization: float
 
-    pairs = batch.preferred.shape[0]
-    state, measured, scores = optimizer_step(
-        summed_loss, spec.optimizer, state, batch, pairs, spec.accumulation, seed
-    )
-    scores = whole(scores)
-    learnt = _learnt(spec, scores, batch.preferred)
-    measured |= {
-        "accuracy": jnp.mean(learnt > 0),
-        "difference": jnp.mean(learnt),
-        "score_mean": jnp.mean(scores),
-        "score_spread": jnp.std(scores),
-    }
-    return state, measured
+    def outputs(
+        self, weights: ScoreWeights, frozen: Any, batch: ScoreBatch, key: jax.Array | None
+    ) -> jax.Array:
+        """Return the scores (B, 2) of the responses."""
+        model = nnx.merge(self.graph, weights.decoder, frozen)
+        arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
+        return response_ends(model, *arrays, key=key, rematerialise=self.rematerialise) @ weights.head
 
+    def losses(self, outputs: jax.Array, batch: ScoreBatch) -> jax.Array:
+        """Return the losses (B,), regularization included."""
+        if self.kind == "cost":
+            losses = cost_loss(outputs, batch.preferred, batch.safe)
+        else:
+            losses = bradley_terry_loss(outputs[:, 0] - outputs[:, 1], 1 - batch.preferred)
+        return losses + self.regularization * jnp.mean(outputs**2, axis=-1)
 
-@partial(jax.jit, static_argnames="spec")
-def scores_of(spec: ScoreSpec, weights: ScoreWeights, frozen, batch: ScoreBatch) -> jax.Array:
-    """(B, 2) scores of a batch, without dropout."""
-    micro = micro_batches(batch, spec.accumulation)
-    scores = jax.lax.map(lambda part: _scores(spec, weights, frozen, part, None), micro)
-    return whole(scores)
+    def pairs(self, batch: ScoreBatch) -> int:
+        """Return B."""
+        return batch.preferred.shape[0]
 
-
-def _scores(spec: ScoreSpec, weights: ScoreWeights, frozen, batch: ScoreBatch, key) -> jax.Array:
-    model = nnx.merge(spec.graph, weights.decoder, frozen)
-    arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
-    return response_ends(model, *arrays, key=key, rematerialise=spec.rematerialise) @ weights.head
-
-
-def _losses(spec: ScoreSpec, scores: jax.Array, batch: ScoreBatch) -> jax.Array:
-    if spec.objective == "cost":
-        losses = cost_loss(scores, batch.preferred, batch.safe)
-    else:
-        losses = bradley_terry_loss(scores[:, 0] - scores[:, 1], 1 - batch.preferred)
-    return losses + spec.regularization * jnp.mean(scores**2, axis=-1)
+    def measures(self, outputs: jax.Array, batch: ScoreBatch) -> dict[str, jax.Array]:
+        """Return accuracy, mean difference in the direction of the label, mean and spread of the scores."""
+        learnt = learnt_differences(outputs, batch.preferred, self.kind)
+        return {
+            "accuracy": jnp.mean(learnt > 0),
+            "difference": jnp.mean(learnt),
+            "score_mean": jnp.mean(outputs),
+            "score_spread": jnp.std(outputs),
+        }
 
 
-def _learnt(spec: ScoreSpec, scores: jax.Array, preferred: jax.Array) -> jax.Array:
-    """(B,) difference of the scores in the direction of the label: above zero is a pair that was learnt."""
-    toward_first = jnp.where(preferred == 0, 1, -1) * (-1 if spec.objective == "cost" else 1)
-    return toward_first * (scores[:, 0] - scores[:, 1])
+def learnt_differences(scores: Array, preferred: Array, kind: str) -> Array:
+    """Return the differences of the scores in the direction of the label; above zero, a pair is learnt.
+
+    Args:
+        scores: (n, 2).
+        preferred: (n,) 0 or 1, the preferred response.
+        kind: ``reward``, or ``cost``, which is to be smaller for the preferred response.
+    """
+    toward_first = (1 - 2 * preferred) * (-1 if kind == "cost" else 1)
+    learnt: Array = toward_first * (scores[:, 0] - scores[:, 1])
+    return learnt

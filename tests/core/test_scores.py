@@ -1,4 +1,4 @@
-"""Bad tables are one-line errors that name the score and the mend; odd ones are counted."""
+"""Bad tables are one-line errors that name the score and the fix; odd ones are counted."""
 
 import dataclasses
 

@@ -156,7 +156,7 @@ BAD = {
     "prompt is ' '; it must be text": pku_row(1, prompt=" "),
     "harm categories are 'Drugs'": pku_row(1, response_0_harm_category="Drugs"),
     "the columns are text; they must be": {"text": "x"},
-    "no JSON object": [1],
+    "not a JSON object": [1],
 }
 
 
@@ -178,14 +178,14 @@ def test_chosen_needs_a_meaning():
 
 
 def test_files_that_are_not_there_or_not_readable(tmp_path):
-    with pytest.raises(InputError, match="no folder that holds one; check the spelling"):
+    with pytest.raises(InputError, match="nor a folder with one; check the spelling"):
         prepare(tmp_path, "local", tmp_path / "nothing.jsonl")
     for name, content in {"a.jsonl.gz": b"plain", "b.parquet": b"PAR1", "c.jsonl": b"\xff\n"}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name} cannot be read"):
             prepare(tmp_path, "local", tmp_path / name)
     (tmp_path / "d.jsonl").write_text('{"prompt": \n')
-    with pytest.raises(InputError, match=r"d\.jsonl:1: no valid JSON"):
+    with pytest.raises(InputError, match=r"d\.jsonl:1: invalid JSON"):
         prepare(tmp_path, "local", tmp_path / "d.jsonl")
     write_lines(tmp_path / "e.jsonl", [hh_row(1)])
     with pytest.raises(InputError, match=r"no pair is left in the part '\w+' \(nothing\); give more data"):
@@ -196,7 +196,7 @@ def test_parts_by_name():
     names = ["data/A/train.jsonl", "data/A/test.jsonl", "data/B/train.jsonl", "skip/x.jsonl"]
     assert by_part(names, "A") == {"train": ["data/A/train.jsonl"], "heldout": ["data/A/test.jsonl"]}
     assert by_part(["alpaca-7b/test/0000.parquet"], None)["train"] == ["alpaca-7b/test/0000.parquet"]
-    with pytest.raises(InputError, match=r"no folder has that name; there are: A, B, data$"):
+    with pytest.raises(InputError, match=r"no folder has that name; use one of: A, B, data$"):
         by_part(names, "C", excluded=("skip",))
 
 

@@ -7,7 +7,8 @@ import pytest
 from cann_jax.config.training import LoraConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.files.load import ModelFiles, load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import ModelFiles, open_model
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.models.decoder import Decoder, causal_sight
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
+from cann_jax.models.masks import causal_mask
 
 
 def our_logits(
@@ -25,7 +27,7 @@ def our_logits(
 @partial(jax.jit, static_argnames="graph")
 def _logits(graph, weights, ids, positions, key):
     decoder = nnx.merge(graph, weights)
-    mask = causal_sight(jnp.ones(ids.shape, bool))
+    mask = causal_mask(jnp.ones(ids.shape, bool))
     return decoder.logits(decoder.hidden_states(ids, positions, mask, key=key))
 
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.attention import Rule, attend, attend_shared, implementation
+from cann_jax.models.attention import AttentionRule, attend, attend_shared, choose_kernel
 from cann_jax.models.files.load import load_decoder
 
 
 def test_auto_is_xla_without_a_gpu():
     assert jax.default_backend() == "cpu"
-    assert implementation("auto", "bfloat16", 64, None) == implementation("xla", "float32", 64, None) == "xla"
+    assert choose_kernel("auto", "bfloat16", 64, None) == choose_kernel("xla", "float32", 64, None) == "xla"
 
 
 def test_cudnn_is_refused_by_name():
     with pytest.raises(InputError, match=r"^model.attention cudnn needs a GPU, and this is a cpu; use auto"):
-        implementation("cudnn", "bfloat16", 64, None)
+        choose_kernel("cudnn", "bfloat16", 64, None)
 
 
 def test_the_decoder_asks_for_it(tiny_files):
@@ -38,13 +38,11 @@ def test_the_decoder_asks_for_it(tiny_files):
 def test_what_cudnn_cannot_do_falls_to_xla_on_a_gpu(monkeypatch, dtype, head_dim, cap, said):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert (
-        implementation("auto", "bfloat16", 64, None)
-        == implementation("cudnn", "bfloat16", 64, None)
-        == "cudnn"
+        choose_kernel("auto", "bfloat16", 64, None) == choose_kernel("cudnn", "bfloat16", 64, None) == "cudnn"
     )
-    assert implementation("auto", dtype, head_dim, cap) == "xla"
+    assert choose_kernel("auto", dtype, head_dim, cap) == "xla"
     with pytest.raises(InputError, match=said):
-        implementation("cudnn", dtype, head_dim, cap)
+        choose_kernel("cudnn", dtype, head_dim, cap)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +54,8 @@ def inputs():
     return q, k, v, mask
 
 
-def rule(cap=None) -> Rule:
-    return Rule(0.3, cap, "xla", jnp.float32)
+def rule(cap=None) -> AttentionRule:
+    return AttentionRule(0.3, cap, "xla", jnp.float32)
 
 
 def test_a_wide_soft_cap_is_none(inputs):
@@ -85,5 +83,5 @@ def test_shared_prompt_is_the_last_row_of_the_whole(inputs, cap):
     expected = attend(rule(cap), q[:, -1:], k, v, whole)
     own = [jnp.repeat(x[:, None, 5:].swapaxes(2, 3), 2, axis=1) for x in (k, v)]
     queries = jnp.repeat(q[:, -1:], 2, axis=1)
-    out = attend_shared(rule(cap), queries, (k[:, :5], v[:, :5]), mask[:, -1, :5], own, own_mask)
+    out = attend_shared(rule(cap), queries, (k[:, :5], v[:, :5]), own, (mask[:, -1, :5], own_mask))
     np.testing.assert_allclose(out, jnp.repeat(expected, 2, axis=1), atol=1e-5)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.models import layers
-from cann_jax.models.bfloat16_words import pack, unpack
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models import dense
+from cann_jax.models.bfloat16_words import from_words, to_words
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.logprobs import response_logps
 from tests.builders import save_tiny
 from tests.models.forward import random_ids
@@ -52,11 +53,11 @@ def test_every_weight_of_every_layer_has_a_gradient(wide):
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_bfloat16_gradients_point_the_same_way(untied_files, wide, platform, monkeypatch):
-    """Packing words must cut no gradient of a float32 weight, whatever the dtype of the products and of what
-    lies between them, which accelerators keep rounded too."""
-    monkeypatch.setattr(layers, "platform", lambda: platform)
+    """Words cut no gradient of a float32 weight, whatever the dtype of the products and of the activations
+    between them, which accelerators keep rounded too."""
+    monkeypatch.setattr(dense, "platform", lambda: platform)
     if platform == "tpu":
-        assert layers.kept(jnp.ones(1), jnp.bfloat16).dtype == jnp.bfloat16
+        assert dense.rounded(jnp.ones(1), jnp.bfloat16).dtype == jnp.bfloat16
     for path, gradient in gradients(untied_files, "bfloat16").items():
         assert gradient.dtype == np.float32
         cosine = np.sum(gradient * wide[path]) / np.linalg.norm(gradient) / np.linalg.norm(wide[path])
@@ -81,8 +82,8 @@ def test_words_round_trip():
     """Every one of the 65,536 bit patterns, NaN payloads among them."""
     words = jnp.arange(2**16, dtype=jnp.uint16)
     tree = {"narrow": jax.lax.bitcast_convert_type(words, jnp.bfloat16), "wide": jnp.ones(3)}
-    packed = pack(tree)
+    packed = to_words(tree)
     assert packed["narrow"].dtype == (jnp.uint16 if jax.default_backend() == "cpu" else jnp.bfloat16)
     assert packed["wide"].dtype == jnp.float32
-    back = jax.lax.bitcast_convert_type(unpack(packed)["narrow"], jnp.uint16)
+    back = jax.lax.bitcast_convert_type(from_words(packed)["narrow"], jnp.uint16)
     np.testing.assert_array_equal(back, words)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from tests.builders import save_tiny
 from tests.models.forward import changed_copy, folder_logits, our_logits, random_ids, torch_logits
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.config_reader import Fields
-from cann_jax.models.families.family import FAMILIES
+from cann_jax.models.config_reader import ConfigReader
+from cann_jax.models.families import FAMILIES
 from cann_jax.models.rope import Rope, rotate
 
 TRAINED = 64
@@ -187,7 +187,7 @@ def test_older_files(keys):
     shape = {"hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": POSITIONS}
     config = LlamaConfig.from_dict({**shape, **keys})
     expected = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(100)[None])
-    fields = Fields({"rope_theta": 1e4, **shape, **keys}, "config.json")
+    fields = ConfigReader({"rope_theta": 1e4, **shape, **keys}, "config.json")
     rope = FAMILIES["llama"].kinds(fields, 16, 1)[0].rope
     for table, other in zip(rope.tables(jnp.arange(100)[None], jnp.array([100])), expected, strict=True):
         np.testing.assert_allclose(table[0], other[0], atol=2e-5)

@@ -96,7 +96,7 @@ def refused(folder, dtype: str = "float32") -> str:
 
 
 def test_model_without_a_head(tiny_folder):
-    assert "has neither score_head.weight nor score.weight; use a reward or cost" in refused(tiny_folder)
+    assert "has neither score_head.weight nor score.weight; use a score model" in refused(tiny_folder)
 
 
 def test_several_scores(tmp_path):
@@ -116,7 +116,7 @@ def test_weight_that_has_no_place(tmp_path):
 
 def test_unknown_score_type(tmp_path):
     folder = save_safe_rlhf(tmp_path, score_type="mystery", do_normalize=True)
-    assert "score_type 'mystery' is not supported; there are reward, cost, critic" in refused(folder)
+    assert "score_type 'mystery' is not supported; use one of reward, cost, critic" in refused(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "do_normalize": False}))
     load_score_model(open_score_model(str(folder), None, KEY), "float32")

@@ -212,3 +212,8 @@ def test_a_copied_folder_is_the_same_stage(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     assert stage_state(copy, expected(), ["table"]).state == "done"
     assert commit_fingerprint(copy) == commit_fingerprint(folder)
+
+
+def test_manifest_is_json_that_others_can_read(folder):
+    finish(folder, expected())
+    assert json.loads((folder / "manifest.json").read_text())["layout"] == manifest.LAYOUT

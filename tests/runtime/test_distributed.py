@@ -35,7 +35,7 @@ def test_alone():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"CANN_JAX_PROCESS": "two"}, "CANN_JAX_PROCESS is 'two', no number"),
+        ({"CANN_JAX_PROCESS": "two"}, "CANN_JAX_PROCESS is 'two', not a number"),
         (None, "CANN_JAX_PROCESS is missing"),
     ],
 )
@@ -93,7 +93,7 @@ sys.exit(run_command(main))
 def test_processes_of_different_configurations():
     for _, said in finish(*start_together(["-c", PROGRAM, "differ", "60"]), status=2):
         assert said.startswith(
-            "error: configuration of process 1 is not that of process 0; give every process"
+            "error: configuration of process 1 differs from that of process 0; give every process"
         )
         assert said.count("\n") == 1
 
@@ -101,9 +101,7 @@ def test_processes_of_different_configurations():
 def test_a_barrier_says_who_is_missing():
     first, second = start_together(["-c", PROGRAM, "sleeps", "5"])
     ((_, said),) = finish(first, status=75)
-    assert said.startswith(
-        "error: process 0 waited up to 5 s at 'middle'; missing: process 1; look at the log"
-    )
+    assert said.startswith("error: process 0 waited up to 5 s at 'middle'; missing: process 1; see the log")
     assert said.count("\n") == 1
     second.communicate()
     assert second.returncode != 0
@@ -114,15 +112,15 @@ def test_a_slurm_task_without_its_fellows_does_not_wait_for_ever():
     slurm |= {"SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_PORT": str(free_port())}
     program = PROGRAM.replace('os.environ["CANN_JAX_PROCESS"]', '"0"')
     ((_, said),) = finish(start(["-c", program, "joins", "3"], **slurm), status=75)
-    assert said.startswith(
-        "error: the processes did not come together within 3 s at the coordinator that JAX"
-    )
+    assert said.startswith("error: not all processes joined within 3 s at the coordinator that JAX")
 
 
 def test_no_cluster_where_one_was_promised():
     program = PROGRAM.replace('os.environ["CANN_JAX_PROCESS"]', '"0"')
     ((_, said),) = finish(start(["-c", program, "joins", "9"], CANN_JAX_DISTRIBUTED="auto"), status=2)
-    assert said.startswith("error: JAX finds no other processes here (coordinator_address should be defined")
+    assert said.startswith(
+        "error: JAX detects no other processes here (coordinator_address should be defined"
+    )
 
 
 def test_one_that_fails_alone_does_not_wait_for_the_others():
@@ -136,5 +134,5 @@ def test_one_that_fails_alone_does_not_wait_for_the_others():
 
 def test_the_roll_call_says_who_is_missing():
     for _, said in finish(*start_together(["-c", PROGRAM, "joins", "8"], of=4), status=75):
-        assert said.startswith("error: the processes did not come together within 8 s at localhost:")
+        assert said.startswith("error: not all processes joined within 8 s at localhost:")
         assert "missing: process 2, 3; start all of them" in said and said.count("\n") == 1

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 
 

@@ -13,7 +13,8 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import prompt_ids
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers import Context, Scorer
 

@@ -16,7 +16,8 @@ from tensorboardX import SummaryWriter
 from cann_jax import train
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.training.metrics import Metrics
 from tests.stages.setting import ROOT, write_config
 

@@ -72,6 +72,6 @@ def test_align_goes_on_from_its_checkpoint(finished, copy, again):
         path = folder / name
         subprocess.run(["rm", "-r", str(path)], check=True)
     said = again("--stages", "align")
-    assert "align: going on with what was finished before" in said and "align: resumed after step 4" in said
+    assert "align: continuing with what was finished before" in said and "align: resumed after step 4" in said
     ours, theirs = weights(folder), weights(finished / "runs/tiny")
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)

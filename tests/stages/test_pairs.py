@@ -61,7 +61,7 @@ def test_done_already_wherever_the_file_lies(stage, tmp_path):
     "changes, message",
     [
         ({"path": None}, "preferences.path is missing"),
-        ({"heldout": 1.0}, "preferences.heldout is 1.0; use a share between 0 and 1"),
+        ({"heldout": 1.0}, "preferences.heldout is 1.0; it must be a finite number above 0 and below 1"),
         ({"max_tokens": 0}, "preferences.max_tokens is 0"),
         ({"dataset": "pku"}, "preferences.dataset is 'pku'; it must be one of"),
     ],

@@ -45,7 +45,7 @@ def test_a_killed_round_ends_as_an_undisturbed_one(rounds, again):
     found, trained = records(rounds), weights(rounds)
     (rounds / "runs/tiny/rounds/manifest.json").unlink()
     (rounds / "runs/tiny/rounds/03/round.json").unlink()
-    assert "rounds: going on with what was finished before" in again(*FLAGS)
+    assert "rounds: continuing with what was finished before" in again(*FLAGS)
     assert records(rounds) == found
     for name, leaf in weights(rounds).items():
         np.testing.assert_array_equal(leaf, trained[name])

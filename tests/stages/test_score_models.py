@@ -16,7 +16,7 @@ from cann_jax.models.export.score_model import LAYOUTS, export_score_model
 from cann_jax.run.outputs import read_weights
 from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import split_decoder
-from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_spec
+from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
 from tests.data.preference_files import pku_row, write_lines
 from tests.processes import finish, start, start_together
 from tests.scorers.conftest import load_scorer
@@ -163,7 +163,7 @@ def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml
     model = split_decoder(run, run.config.lora)
     weights = read_weights(run, "score_model", initial_weights(model, run.files.config.hidden))
     data = score_data(run, "heldout")
-    spec = score_spec(run.config, model.graph, data.steps)
+    spec = score_objective(run.config, model.graph, data.steps)
     expected = heldout_scores(spec, weights, model.frozen, data)
     responses = data.pairs.take(data.chosen).responses()
     assert np.abs(expected[:, 0] - expected[:, 1]).min() > 1e-3

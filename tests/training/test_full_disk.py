@@ -33,4 +33,4 @@ def test_a_save_on_a_full_disk_is_one_line_and_keeps_the_last(small_disk):
 @pytest.mark.disk("2m")
 def test_weights_on_a_full_disk(small_disk):
     with pytest.raises(InputError, match="disk full while writing"):
-        save_weights(small_disk / "weights", state_at(1, 900_000).weights)
+        save_weights(small_disk / "weights", {"noise": state_at(1, 900_000).weights})

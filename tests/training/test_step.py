@@ -1,5 +1,6 @@
 """The step: ln 2 at the start, accumulation, gradients against torch, exact resumption."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,8 +12,7 @@ from flax import nnx
 
 from cann_jax.models.export.folder import export_folder
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
-from cann_jax.training.preference_objective import reference_step, train_step
-from cann_jax.training.step import TrainState, start
+from cann_jax.training.step import TrainState, forward, start, train_step
 from tests.training.conftest import make_spec
 
 SEED = jax.random.key(7)
@@ -35,7 +35,7 @@ def assert_equal(first, second) -> None:
 def referenced(parts, batch):
     """The batch with the reference's log-probs."""
     graph, weights, frozen = parts
-    return batch._replace(reference_logps=reference_step(make_spec(graph), weights, frozen, batch))
+    return batch._replace(reference_logps=forward(make_spec(graph), weights, frozen, batch))
 
 
 def test_step_zero_is_ln_2_with_margins_of_exactly_zero(parts, referenced, fresh):
@@ -69,7 +69,7 @@ def moved(weights):
 def test_accumulation_changes_nothing(no_dropout, batch):
     """One micro-batch of 8 prompts and 8 of one: the same loss, gradient norm and next weights."""
     graph, weights, frozen = no_dropout
-    batch = batch._replace(reference_logps=reference_step(make_spec(graph), weights, frozen, batch))
+    batch = batch._replace(reference_logps=forward(make_spec(graph), weights, frozen, batch))
     results = []
     for accumulation in (1, 8):
         spec = make_spec(graph, accumulation)
@@ -155,8 +155,8 @@ def test_a_loss_that_is_not_finite_is_visible(parts, referenced, fresh):
 def test_other_losses_begin_where_they_should_and_fall(no_dropout, batch, loss, expected):
     """At margins of zero IPO is 1/(4β²) whatever the labels, and the regression the mean of (Δr/β)²."""
     graph, weights, frozen = no_dropout
-    spec = make_spec(graph, loss=loss)._replace(optimizer=optax.sgd(1e-3))
-    batch = batch._replace(reference_logps=reference_step(spec, weights, frozen, batch))
+    spec = dataclasses.replace(make_spec(graph, loss=loss), optimizer=optax.sgd(1e-3))
+    batch = batch._replace(reference_logps=forward(spec, weights, frozen, batch))
     if expected is None:
         rewards = np.asarray(batch.rewards)
         pairs = [(rewards[:, i] - rewards[:, j]) / 0.3 for i, j in ((0, 1), (0, 2), (1, 2))]
@@ -196,15 +196,16 @@ def torch_loss_and_gradients(folder, batch, beta: float):
 
 def test_loss_and_gradient_equal_torch(no_dropout, batch, tmp_path, tiny_folder):
     """Full fine-tuning of a model that has moved, by an optimizer that adds the gradient to the weights."""
-    from cann_jax.models.files.load import load_decoder, open_model
+    from cann_jax.models.files.load import load_decoder
+    from cann_jax.models.files.model_files import open_model
 
     graph, weights, frozen = no_dropout
-    batch = batch._replace(reference_logps=reference_step(make_spec(graph), weights, frozen, batch))
+    batch = batch._replace(reference_logps=forward(make_spec(graph), weights, frozen, batch))
     merged = nnx.merge(graph, moved(weights), frozen)
     files = open_model(str(tiny_folder))
     export_folder(merged, files.tokenizer, tmp_path)
     full, every, nothing = nnx.split(load_decoder(open_model(str(tmp_path)), "float32"), nnx.Param, ...)
-    spec = make_spec(full)._replace(optimizer=optax.trace(decay=0.0))
+    spec = dataclasses.replace(make_spec(full), optimizer=optax.trace(decay=0.0))
     before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(every)}
     after, metrics = train_step(spec, start(spec, every), nothing, batch, SEED)
     loss, gradients = torch_loss_and_gradients(tmp_path, batch, 0.3)

@@ -14,19 +14,19 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.dry_run.run import trainings
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.run.run import Run
 from cann_jax.run.training import (
     Model,
     Training,
     preference_data,
-    spec_of,
+    objective_of,
     trained_kind,
     with_reference,
 )
 from cann_jax.training.preference_data import PreferenceData
-from cann_jax.training.preference_objective import train_step
-from cann_jax.training.step import start
+from cann_jax.training.step import start, train_step
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
 TRAININGS = {
@@ -65,7 +65,7 @@ def test_loss_and_margins_before_the_first_update(name, tiny_folder, tmp_path):
     lora = training.settings.lora
     decoder = load_decoder(open_model(str(tiny_folder)), dtype, lora, wide=lora is None)
     model = Model(*nnx.split(decoder, trained_kind(lora), ...))
-    spec = spec_of(training, model.graph, steps=1_000)
+    spec = objective_of(training, model.graph, steps=1_000)
     data = with_reference(spec, model, made_up(training), epath.Path(tmp_path))
     state = start(spec, model.reference)
     _, metrics = train_step(spec, state, model.frozen, data.batch(0), jax.random.key(1))

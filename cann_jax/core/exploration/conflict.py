@@ -12,10 +12,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.feasibility import Feasible, rounding
-from cann_jax.core.scores import Scores, accurate_sum
-from cann_jax.core.survey import constants_of, prompt_means
+from cann_jax.core.scores import Scores
+from cann_jax.core.survey import table_constants
 from cann_jax.core.table import Table, mix_features, standardise
 
 Cut = Callable[[np.ndarray], tuple[float, np.ndarray]]
@@ -41,7 +43,7 @@ class Reachability:
     room: float
 
 
-def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reachability:
+def reachability(scores: Scores, margins: ArrayLike, rounds: int = 200) -> Reachability:
     """Decide feasibility for any number of constraints, name the conflict and the scale (theory: module).
 
     Args:
@@ -49,14 +51,12 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
         margins: b ``(m,)``.
         rounds: The largest number of cutting planes.
     """
-    margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
-    table = standardise(scores)
-    constants = constants_of(prompt_means(table), table.spreads, margins, 1, table.baseline)
-    slope = np.asarray(constants.drift, float)
-    asked = np.asarray(margins / table.spreads.constraints, float)
+    table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    slope = np.asarray(table_constants(table, wanted, jnp.ones_like(table.spreads.reward)).drift, float)
+    level = np.asarray(wanted / table.spreads.constraints, float)
 
     def cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _best_response(table, jnp.asarray(combination, margins.dtype))
+        value, gradient = _best_response(table, jnp.asarray(combination, wanted.dtype))
         return float(value), np.asarray(gradient, float)
 
     def room_cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
@@ -65,20 +65,20 @@ def reachability(scores: Scores, margins: jax.Array, rounds: int = 200) -> Reach
 
     def level_cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = room_cut(combination)
-        return value + asked @ combination, gradient + asked
+        return value + level @ combination, gradient + level
 
-    small = rounding(margins.dtype)
-    room, combination = _minimise(room_cut, np.ones_like(asked), 1.0, small, rounds)
+    small = rounding(wanted.dtype)
+    room, combination = _minimise(room_cut, np.ones_like(level), 1.0, small, rounds)
     scale = np.inf
-    if (asked > 0).any():
-        scale, tightest = _minimise(level_cut, asked, WIDEST, small, rounds)
+    if (level > 0).any():
+        scale, tightest = _minimise(level_cut, level, WIDEST, small, rounds)
         combination = tightest / tightest.sum()
     code = Feasible.YES if room > small else Feasible.NO if room < -small else Feasible.UNDETERMINED
     return Reachability(code, scale, combination, combination > 1e-3, room)
 
 
 @jax.jit
-def _best_response(table: Table, combination: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _best_response(table: Table, combination: Array) -> tuple[Array, Array]:
     """Return φ(w) and its subgradient ``(m,)``: the mean features of the responses that attain it."""
     best = jnp.argmax(mix_features(table, combination), axis=-1)
     chosen = jnp.take_along_axis(table.features, best[None, :, None], axis=-1)[..., 0]

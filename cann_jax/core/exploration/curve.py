@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.objective import EXACT, feature_sums, table_objective, tilted_logits
-from cann_jax.core.scores import Scores, accurate_sum
+from cann_jax.core.scores import Scores
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, standardise
@@ -29,8 +30,8 @@ def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolu
 
 @jax.jit
 def sensitivities(
-    scores: Scores, margins: jax.Array, beta: float | jax.Array, multipliers: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    scores: Scores, margins: Array, beta: float | Array, multipliers: Array
+) -> tuple[Array, Array]:
     """Return dλ*/db ``(m, m)`` and dλ*/dβ ``(m,)``, by differentiating the KKT conditions.
 
     On the active constraints dλ*/db = (∇²D)⁻¹ and dλ*/dβ = (∇²D)⁻¹·E_x Cov_{π_λ}(h, r + ⟨λ, h⟩)/β²; rows of
@@ -55,7 +56,7 @@ def sensitivities(
     return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread
 
 
-def _covariance_with_logits(table: Table, beta: jax.Array, tilt: jax.Array) -> jax.Array:
+def _covariance_with_logits(table: Table, beta: Array, tilt: Array) -> Array:
     """Return E_x Cov_{π_θ}(features, (r + ⟨λ, h⟩)/β), ``(m,)``."""
     logits = tilted_logits(table, beta, tilt)
     policy = jax.nn.softmax(logits, axis=-1)

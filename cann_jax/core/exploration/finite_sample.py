@@ -8,10 +8,10 @@ each prompt's responses and extrapolated to K = ∞.
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
@@ -26,10 +26,10 @@ STEEPEST, FLATTEST = 2.0, 1.4  # the bias shrinks as K^-1 at best, and slower th
 class KLimit(NamedTuple):
     """KL of the tilted policy against ln K, their ratio, and whether it is too much for K responses."""
 
-    kl: jax.Array
+    kl: Array
     log_count: np.floating
-    share: jax.Array
-    strained: jax.Array
+    share: Array
+    strained: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _responses(scores: Scores) -> np.ndarray:
     """Return the number of responses of each prompt ``(prompts,)``."""
     if scores.mask is None:
         return np.full(scores.reward.shape[0], scores.reward.shape[1])
-    return np.maximum(np.asarray(scores.mask).sum(-1), 1)
+    return np.asarray(np.maximum(np.asarray(scores.mask).sum(-1), 1))
 
 
 def correct_multipliers(
@@ -83,21 +83,21 @@ def correct_multipliers(
     nothing = np.full_like(plug_in, np.nan)
     limit = kl_limit(scores, solution)
     responses = int(np.median(_responses(scores)))
+    reason = ""
     if not bool(solution.converged):
-        return Correction(plug_in, nothing, nothing, "the plug-in has no solution to correct")
-    if responses < FEWEST:
-        return Correction(plug_in, nothing, nothing, f"{responses} responses a prompt; {FEWEST} are needed")
-    if bool(limit.strained):
+        reason = "the plug-in has no solution to correct"
+    elif responses < FEWEST:
+        reason = f"{responses} responses a prompt; {FEWEST} are needed"
+    elif bool(limit.strained):
         reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
+    if reason:
         return Correction(plug_in, nothing, nothing, reason)
     table = standardise(scores)
     parts = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in).multipliers
     halves, quarters = np.mean(parts[:2], axis=0), np.mean(parts[2:], axis=0)
-    if not bool(np.all(np.isfinite(halves))):
-        return Correction(
-            plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more"
-        )
-    return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
+    if np.all(np.isfinite(halves)):
+        return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
+    return Correction(plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more")
 
 
 def _extrapolate(whole: np.ndarray, halves: np.ndarray, quarters: np.ndarray) -> np.ndarray:

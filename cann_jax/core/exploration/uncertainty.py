@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array, accurate_sum, response_mean
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.problem import Targets
-from cann_jax.core.scores import Scores, accurate_sum, normalised_prompt_weights, response_mean
-from cann_jax.core.solver.lanes import lanes, solve_lanes
+from cann_jax.core.problem import Targets, weights_and_baseline
+from cann_jax.core.scores import Scores, normalised_prompt_weights
+from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, standardise
 
@@ -41,8 +42,8 @@ class Bootstrap:
 def bootstrap(
     scores: Scores,
     targets: Targets,
-    beta: float | jax.Array,
-    multipliers: jax.Array,
+    beta: ArrayLike,
+    multipliers: Array,
     resamples: int = 200,
     seed: int = 0,
 ) -> Bootstrap:
@@ -61,17 +62,21 @@ def bootstrap(
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    weights = drawn * np.asarray(table.weights)
-    weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+    weights = _shares(drawn * np.asarray(table.weights))
     margins = _margins_under(weights, table, targets)
     solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
     reward, gains = predict_per_prompt(scores, multipliers, beta)
     return Bootstrap(
-        multipliers=solutions.multipliers,
+        multipliers=np.asarray(solutions.multipliers),
         predicted_reward=weights @ np.asarray(reward),
         predicted_improvement=(weights @ np.asarray(gains).T) * targets.rescale(weights),
         infeasible_share=np.mean(solutions.feasible == Feasible.NO),
     )
+
+
+def _shares(weights: np.ndarray) -> np.ndarray:
+    """Return weights ``(L, prompts)`` that sum to one in each row."""
+    return np.asarray(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30), np.float32)
 
 
 def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
@@ -82,16 +87,14 @@ def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.nd
 
 
 @jax.jit
-def predict_per_prompt(
-    scores: Scores, multipliers: jax.Array, beta: float | jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def predict_per_prompt(scores: Scores, multipliers: Array, beta: float | Array) -> tuple[Array, Array]:
     """Return the reward ``(prompts,)`` and gains ``(m, prompts)`` of each prompt predicted under π_λ."""
     policy = tilted_weights(multipliers, scores, beta)
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
     return reward, _prompt_gains(scores, policy)
 
 
-def _prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
+def _prompt_gains(scores: Scores, policy: Array) -> Array:
     """Return E_policy[g_j] − E_ref[g_j] of each prompt, ``(m, prompts)``."""
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
     tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
@@ -103,7 +106,7 @@ def _prompt_gains(scores: Scores, policy: jax.Array) -> jax.Array:
 
 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile interval over the leading axis; infeasible resamples, +∞, are not interpolated."""
+    """Return the percentile interval over the leading axis; +∞ (infeasible) is never interpolated."""
     tail = (1 - confidence) / 2
     low = np.quantile(samples, tail, axis=0, method="lower")
     return low, np.quantile(samples, 1 - tail, axis=0, method="higher")
@@ -112,11 +115,11 @@ def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
 def conservative_solution(
     scores: Scores,
     margins: ArrayLike,
-    beta: float | jax.Array,
+    beta: ArrayLike,
     confidence: float = 0.95,
     initial: ArrayLike | None = None,
     rounds: int = 3,
-) -> tuple[DualSolution, jax.Array]:
+) -> tuple[DualSolution, np.ndarray]:
     """Return λ whose margins hold for the population of prompts with the chosen confidence, all at once.
 
     Each margin is raised by z standard errors of the predicted improvement at the answer, z the normal
@@ -137,31 +140,24 @@ def conservative_solution(
     table = standardise(scores)
     margins = np.atleast_1d(np.asarray(margins, table.reward.dtype))
     quantile = NormalDist().inv_cdf(1 - (1 - confidence) / len(margins))
-    if initial is None:
-        initial = solve_lanes(table, lanes(table, margins, beta)).multipliers[0]
-    found, raised, solution = initial, margins, None
-    for _ in range(rounds):
+    found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
+    while True:
         raised = margins + quantile * np.asarray(improvement_error(scores, found, beta))
-        solution = solve_lanes(table, lanes(table, raised, beta), found)
-        solution = jax.tree.map(lambda leaf: leaf[0], solution)
-        if not np.all(np.isfinite(solution.multipliers)):
-            break
+        solution, rounds = solve_lane(table, raised, beta, found), rounds - 1
+        if rounds < 1 or not np.all(np.isfinite(solution.multipliers)):
+            return solution, raised
         found = solution.multipliers
-    return solution, raised
 
 
-def improvement_error(scores: Scores, multipliers: jax.Array, beta: float | jax.Array) -> jax.Array:
+def improvement_error(scores: Scores, multipliers: Array, beta: ArrayLike) -> Array:
     """Return the standard error ``(m,)`` over prompts of the improvement predicted under λ ``(m,)``."""
-    return _error_under_own_weights(scores, predict_per_prompt(scores, multipliers, beta)[1])
+    gains = predict_per_prompt(scores, multipliers, beta)[1]
+    error: Array = _mean_and_error(gains, weights_and_baseline(scores)[0])[1]
+    return error
 
 
 @jax.jit
-def _error_under_own_weights(scores: Scores, gains: jax.Array) -> jax.Array:
-    return _mean_and_error(gains, normalised_prompt_weights(scores))[1]
-
-
-@jax.jit
-def _mean_and_error(gains: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _mean_and_error(gains: Array, weights: Array) -> tuple[Array, Array]:
     """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each."""
     mean = accurate_sum(gains * weights)
     return mean, jnp.sqrt(accurate_sum((gains - mean[:, None]) ** 2 * weights**2))
@@ -183,7 +179,7 @@ class CrossFit:
     error: np.ndarray
 
 
-def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: int = 0) -> CrossFit:
+def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit:
     """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
 
     Args:
@@ -195,10 +191,9 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | jax.Array, seed: i
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
-    weights = np.stack([half, ~half]) * np.asarray(table.weights)
-    weights = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)).astype(np.float32)
+    weights = _shares(np.stack([half, ~half]) * np.asarray(table.weights))
     settings = lanes(table, _margins_under(weights, table, targets), beta, weights)
-    multipliers = solve_lanes(table, settings).multipliers
+    multipliers = np.asarray(solve_lanes(table, settings).multipliers)
     judged = []
     for found, held_out in zip(multipliers, weights[::-1], strict=True):
         known = np.all(np.isfinite(found))

@@ -1,1 +1,1 @@
-"""Solvers of the dual problem: L-BFGS-B and projected Newton, on one table, many lanes or a stream."""
+"""Solvers of the dual problem: L-BFGS-B and projected Newton, on a table, blocks, many lanes or a stream."""

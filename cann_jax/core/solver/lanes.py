@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.objective import table_objective
 from cann_jax.core.solver.solution import DualSolution
@@ -18,7 +19,7 @@ from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
 
-Point = tuple[jax.Array, jax.Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
+Point = tuple[Array, Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
 Path = tuple[Point, Point]  # the last two points
 
 
@@ -48,14 +49,9 @@ def lanes(
     weights: np.ndarray | None = None,
     parts: np.ndarray | None = None,
 ) -> Lanes:
-    """Broadcast settings to a common number of lanes.
+    """Broadcast settings, with or without an axis of lanes, to the fields of ``Lanes``.
 
-    Args:
-        table: From ``standardise``.
-        margins: ``(L, m)`` or ``(m,)``.
-        betas: ``(L,)`` or a scalar.
-        weights: ``(L, prompts)``; None: the table's.
-        parts: ``(L, 2)``; None: all responses.
+    Weights default to the table's, parts to all responses.
     """
     dtype = table.reward.dtype
     margins, betas = np.asarray(margins, dtype), np.asarray(betas, dtype)
@@ -95,11 +91,21 @@ def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
         path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + CHUNK) < count, path)
         found.append(solutions)
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    stacked: DualSolution = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    return stacked
+
+
+def solve_lane(
+    table: Table, margins: ArrayLike, beta: ArrayLike, initial: ArrayLike | None = None
+) -> DualSolution:
+    """Solve for margins ``(m,)`` and β as one lane, by the program that curves compile anyway."""
+    found = solve_lanes(table, lanes(table, margins, beta), initial)
+    solution: DualSolution = jax.tree.map(lambda leaf: leaf[0], found)
+    return solution
 
 
 @jax.jit
-def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -> tuple[Path, DualSolution]:
+def _solve_chunk(table: Table, settings: Lanes, active: Array, path: Path) -> tuple[Path, DualSolution]:
     turn = jnp.cumsum(jnp.isfinite(table.reward), axis=-1) - 1
 
     def solve(setting: Lanes, path: Path) -> DualSolution:
@@ -112,7 +118,7 @@ def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -
         start = _predict(path, jnp.append(setting.margins, setting.betas))
         return solve_objective(table_objective(part, setting.margins, setting.betas), start)
 
-    def step(path: Path, lane: tuple[Lanes, jax.Array]) -> tuple[Path, DualSolution]:
+    def step(path: Path, lane: tuple[Lanes, Array]) -> tuple[Path, DualSolution]:
         setting, wanted = lane
         shape = jax.eval_shape(solve, setting, path)
         skipped = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
@@ -125,7 +131,7 @@ def _solve_chunk(table: Table, settings: Lanes, active: jax.Array, path: Path) -
     return jax.lax.scan(step, path, (settings, active))
 
 
-def _predict(path: Path, setting: jax.Array) -> jax.Array:
+def _predict(path: Path, setting: Array) -> Array:
     """Return λ ``(m,)`` on the line through the last two answers, as far along as the settings have moved."""
     (older, first), (newer, second) = path
     moved, ahead = newer - older, setting - newer

@@ -1,29 +1,29 @@
 """jaxopt's L-BFGS-B on the dual; the one file that imports jaxopt, which is no longer maintained.
 
-Its own error says 0.0 on infeasible tables (in float32 λ − ∇D rounds to λ), so the loop here asks our
-residual and our proof of infeasibility when to stop.
+Its own error estimate is 0.0 on infeasible tables (in float32 λ − ∇D rounds to λ), so the loop here stops by
+our residual and our proof of infeasibility.
 """
 
 import warnings
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Objective, natural_residual
 
 STEPS = 60
 
 
-def lbfgsb(objective: Objective, start: jax.Array, tolerance: float) -> tuple[jax.Array, jax.Array]:
+def lbfgsb(objective: Objective, start: Array, tolerance: float) -> tuple[Array, Array]:
     """Minimise F over θ ≥ 0 from ``start`` ``(m,)``; return θ and the number of evaluations.
 
     Variables are scaled by the curvature at the start, so that the first step is about Newton's.
     """
     scale = _curvature_scale(objective, start)
 
-    def value_and_gradient(scaled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def value_and_gradient(scaled: Array) -> tuple[Array, Array]:
         seen = objective.evaluate(scaled * scale)
         return seen.value, seen.gradient * scale
 
@@ -32,13 +32,14 @@ def lbfgsb(objective: Objective, start: jax.Array, tolerance: float) -> tuple[ja
     )
     bounds = (jnp.zeros_like(start), jnp.full_like(start, jnp.inf))
 
-    def unfinished(carry: tuple[jax.Array, Any]) -> jax.Array:
+    def unfinished(carry: tuple[Array, Any]) -> Array:
         scaled, state = carry
-        open_ = natural_residual(scaled * scale, state.grad / scale) > tolerance
-        open_ &= ~proves_infeasible(objective.constants, scaled * scale, state.value)
-        return open_ & ~state.failed_linesearch & jnp.isfinite(state.value) & (state.iter_num < STEPS)
+        tilt, value = scaled * scale, jnp.asarray(state.value)
+        going = ~state.failed_linesearch & jnp.isfinite(value) & (state.iter_num < STEPS)
+        going &= natural_residual(tilt, state.grad / scale) > tolerance
+        return jnp.asarray(going & ~proves_infeasible(objective.constants, tilt, value))
 
-    def step(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    def step(carry: tuple[Array, Any]) -> tuple[Array, Any]:
         return tuple(solver.update(*carry, bounds))
 
     first = start / scale
@@ -50,12 +51,12 @@ def lbfgsb(objective: Objective, start: jax.Array, tolerance: float) -> tuple[ja
 def _solver_class() -> Any:
     """Import the class late: it costs a second that the Newton method's users need not wait for."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # says it is unmaintained; see above
+        warnings.simplefilter("ignore", DeprecationWarning)  # it warns that it is unmaintained; see above
         from jaxopt import LBFGSB
     return LBFGSB
 
 
-def _curvature_scale(objective: Objective, start: jax.Array) -> jax.Array:
+def _curvature_scale(objective: Objective, start: Array) -> Array:
     """Return ``(m,)``: 1/√diagonal of the Hessian, or the logits' size where there is no curvature."""
     diagonal = jnp.diag(objective.evaluate(start).hessian)
     largest = jnp.maximum(objective.constants.logit_scale, 1)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Evaluation, Objective, natural_residual
 from cann_jax.core.survey import Constants
@@ -21,15 +23,15 @@ NEAR, SHORT = 10, 0.01  # a step this short from a residual this near leaves les
 class _State(NamedTuple):
     """Best point so far, its evaluation, the next trial, evaluations spent, refused trials, finished."""
 
-    tilt: jax.Array
+    tilt: Array
     evaluation: Evaluation
-    trial: jax.Array
-    evaluations: jax.Array
-    refused: jax.Array
-    done: jax.Array
+    trial: Array
+    evaluations: Array
+    refused: Array
+    done: Array
 
 
-def newton(objective: Objective, start: jax.Array, tolerance: float) -> tuple[jax.Array, jax.Array]:
+def newton(objective: Objective, start: Array, tolerance: float) -> tuple[Array, Array]:
     """Minimise F over θ ≥ 0 from ``start`` ``(m,)``; return θ and the number of evaluations.
 
     Stops at a natural residual of ``tolerance``, or where rounding allows no further step, or at a proof
@@ -38,15 +40,16 @@ def newton(objective: Objective, start: jax.Array, tolerance: float) -> tuple[ja
     constants = objective.constants
 
     def step(state: _State) -> _State:
-        return _advance(constants, state, objective.evaluate(state.trial), tolerance)
+        following: _State = _advance(constants, state, objective.evaluate(state.trial), tolerance)
+        return following
 
-    state = _begin(constants, start, objective.evaluate(start), tolerance)
+    state: _State = _begin(constants, start, objective.evaluate(start), tolerance)
     state = objective.loop(lambda state: ~state.done, step, state)
     return _last_step(state, tolerance), state.evaluations
 
 
 @partial(jax.jit, static_argnames="tolerance")
-def _begin(constants: Constants, start: jax.Array, evaluation: Evaluation, tolerance: float) -> _State:
+def _begin(constants: Constants, start: Array, evaluation: Evaluation, tolerance: float) -> _State:
     """Return the state after the first evaluation."""
     trial = _propose(constants, start, evaluation)
     done = _settled(start, evaluation.gradient, trial, tolerance)
@@ -58,7 +61,7 @@ def _advance(constants: Constants, state: _State, seen: Evaluation, tolerance: f
     """Accept or cut back the trial just evaluated, and propose the next."""
     move = state.trial - state.tilt
     before, after = jnp.dot(state.evaluation.gradient, move), jnp.dot(seen.gradient, move)
-    noise = 8 * jnp.finfo(move.dtype).eps * (1 + jnp.abs(seen.value))
+    noise = 8 * np.finfo(move.dtype).eps * (1 + jnp.abs(seen.value))
     # slopes keep their digits where values have lost theirs
     accept = (after <= 0) | ((after <= -0.5 * before) & (seen.value <= state.evaluation.value + noise))
     root = jnp.where(state.refused > 0, 0.5, before / jnp.where(before == after, -1, before - after))
@@ -66,7 +69,7 @@ def _advance(constants: Constants, state: _State, seen: Evaluation, tolerance: f
     tilt = jnp.where(accept, state.trial, state.tilt)
     evaluation = jax.tree.map(lambda new, old: jnp.where(accept, new, old), seen, state.evaluation)
     trial = jnp.where(accept, _propose(constants, tilt, evaluation), cut)
-    stuck = jnp.all(jnp.abs(trial - tilt) <= 2 * jnp.finfo(tilt.dtype).eps * tilt)
+    stuck = jnp.all(jnp.abs(trial - tilt) <= 2 * np.finfo(tilt.dtype).eps * tilt)
     done = (
         _settled(tilt, evaluation.gradient, trial, tolerance)
         | stuck
@@ -78,23 +81,23 @@ def _advance(constants: Constants, state: _State, seen: Evaluation, tolerance: f
     return _State(tilt, evaluation, trial, state.evaluations + 1, refused, done)
 
 
-def _settled(tilt: jax.Array, gradient: jax.Array, trial: jax.Array, tolerance: float) -> jax.Array:
+def _settled(tilt: Array, gradient: Array, trial: Array, tolerance: float) -> Array:
     """Return whether the residual is within tolerance, or will be after the step to the trial."""
     residual = natural_residual(tilt, gradient)
     return (residual <= tolerance) | ((residual <= NEAR * tolerance) & _is_short(tilt, trial))
 
 
-def _is_short(tilt: jax.Array, trial: jax.Array) -> jax.Array:
+def _is_short(tilt: Array, trial: Array) -> Array:
     return jnp.all(jnp.abs(trial - tilt) <= SHORT * jnp.maximum(tilt, 1))
 
 
-def _last_step(state: _State, tolerance: float) -> jax.Array:
+def _last_step(state: _State, tolerance: float) -> Array:
     """Return θ ``(m,)``: a settled state's last proposal squares the residual, and costs no evaluation."""
     near = natural_residual(state.tilt, state.evaluation.gradient) <= NEAR * tolerance
     return jnp.where(near & _is_short(state.tilt, state.trial), state.trial, state.tilt)
 
 
-def _propose(constants: Constants, tilt: jax.Array, evaluation: Evaluation) -> jax.Array:
+def _propose(constants: Constants, tilt: Array, evaluation: Evaluation) -> Array:
     """Return the next trial ``(m,)``: the quadratic model's minimiser over θ ≥ 0, no further than a cap.
 
     Where the weights have collapsed on one response each, the Hessian vanishes and the model has no
@@ -108,19 +111,20 @@ def _propose(constants: Constants, tilt: jax.Array, evaluation: Evaluation) -> j
     return jnp.maximum(tilt + move * jnp.minimum(1, cap / jnp.maximum(jnp.max(jnp.abs(move)), cap)), 0)
 
 
-def _box_step(tilt: jax.Array, gradient: jax.Array, hessian: jax.Array) -> jax.Array:
-    """Return the model's minimiser over θ' ≥ 0, by a primal-dual active set; a gradient step if that fails."""
+def _box_step(tilt: Array, gradient: Array, hessian: Array) -> Array:
+    """Return the model's minimiser over θ ≥ 0 by a primal-dual active set, or else a gradient step."""
     simple = jnp.maximum(tilt - gradient / jnp.diag(hessian), 0)
     if tilt.shape[0] == 1:
         return simple
     linear = hessian @ tilt - gradient
     identity = jnp.eye(tilt.shape[0], dtype=tilt.dtype)
 
-    def refine(_: int, point: jax.Array) -> jax.Array:
+    def refine(_: int, point: Array) -> Array:
         slope = hessian @ point - linear
         free = point / jnp.diag(identity) - slope / jnp.diag(hessian) > 0
         matrix = jnp.where(free[:, None] & free[None, :], hessian, identity)
-        return jnp.linalg.solve(matrix, jnp.where(free, linear, 0))
+        solution: Array = jnp.linalg.solve(matrix, jnp.where(free, linear, 0))
+        return solution
 
     point = jnp.maximum(jax.lax.fori_loop(0, 2 * tilt.shape[0] + 2, refine, tilt), 0)
     promised = jnp.dot(gradient, point - tilt) + 0.5 * (point - tilt) @ hessian @ (point - tilt)

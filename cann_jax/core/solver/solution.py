@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible, verdict
 from cann_jax.core.objective import Objective, natural_residual
 
@@ -35,30 +36,28 @@ class DualSolution:
     Where the margins are infeasible, everything but ``multipliers`` belongs to the last finite point.
     """
 
-    multipliers: jax.Array
-    value: jax.Array
-    slack: jax.Array
-    predicted_reward: jax.Array
-    predicted_constraints: jax.Array
-    baseline: jax.Array
-    kl: jax.Array
-    duality_gap: jax.Array
-    kkt_residual: jax.Array
-    converged: jax.Array
-    feasible: jax.Array
-    effective_sample_size: jax.Array
-    iterations: jax.Array
-    spread: jax.Array
+    multipliers: Array
+    value: Array
+    slack: Array
+    predicted_reward: Array
+    predicted_constraints: Array
+    baseline: Array
+    kl: Array
+    duality_gap: Array
+    kkt_residual: Array
+    converged: Array
+    feasible: Array
+    effective_sample_size: Array
+    iterations: Array
+    spread: Array
 
     @property
-    def predicted_improvement(self) -> jax.Array:
+    def predicted_improvement(self) -> Array:
         """``(m,)``: E_{π_λ*}[g_j] − E_ref[g_j]."""
         return self.predicted_constraints - self.baseline
 
 
-def certify_point(
-    objective: Objective, tilt: jax.Array, evaluations: jax.Array, tolerance: float
-) -> DualSolution:
+def certify_point(objective: Objective, tilt: Array, evaluations: Array, tolerance: float) -> DualSolution:
     """Return the solution at θ ``(m,)`` in the user's units.
 
     Every number in it is recomputed at the point; no solver's own report is used.

@@ -5,7 +5,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Objective, natural_residual, table_objective
 from cann_jax.core.scores import Scores
@@ -24,10 +26,10 @@ ROUGH_PROMPTS = 1024
 
 def solve_dual(
     scores: Scores,
-    margins: jax.Array,
-    beta: float | jax.Array,
+    margins: ArrayLike,
+    beta: float | Array,
     method: str = "lbfgsb",
-    initial: jax.Array | None = None,
+    initial: ArrayLike | None = None,
     tolerance: float = TOLERANCE,
 ) -> DualSolution:
     """Solve the one-shot dual on a table of the reference's samples (paper, algorithm 1, MoCAN's step 2).
@@ -48,44 +50,34 @@ def solve_dual(
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
     count = scores.constraints.shape[-1]
-    margins = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
-    if margins.shape != (count,):
-        raise InputError(f"margins have shape {margins.shape}; give one for each of the {count} constraints")
-    _check_settings(margins, beta)
+    required = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    if required.shape != (count,):
+        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
+    if not isinstance(beta, jax.core.Tracer) and not jnp.all(jnp.asarray(beta) > 0):
+        raise InputError(f"beta: {beta}; give a positive number")
+    if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
+        raise InputError(f"margins: {required}; give finite numbers")
     # L-BFGS-B stays as it is, the reference
     rough = method == "newton" and initial is None and scores.reward.shape[0] >= 8 * ROUGH_PROMPTS
     blocks = method == "newton" and many_blocks(scores.reward)
-    initial = jnp.zeros_like(margins) if initial is None else jnp.asarray(initial, margins.dtype)
-    beta = jnp.asarray(beta, margins.dtype)
-    return _solve(scores, margins, beta, initial, method, tolerance, rough, blocks)
-
-
-def _check_settings(margins: jax.Array, beta: float | jax.Array) -> None:
-    """Refuse a β ≤ 0 and margins that are not finite; traced values pass.
-
-    Raises:
-        InputError: Naming the setting.
-    """
-    for name, value, good in [("beta", beta, lambda v: v > 0), ("margins", margins, jnp.isfinite)]:
-        if not isinstance(value, jax.core.Tracer) and not bool(jnp.all(good(jnp.asarray(value)))):
-            wanted = "a positive number" if name == "beta" else "finite numbers"
-            raise InputError(f"{name}: {value}; give {wanted}")
+    start = jnp.zeros_like(required) if initial is None else jnp.asarray(initial, required.dtype)
+    beta = jnp.asarray(beta, required.dtype)
+    solution: DualSolution = _solve(scores, required, beta, start, method, tolerance, rough, blocks)
+    return solution
 
 
 @partial(jax.jit, static_argnames=("method", "tolerance", "rough", "blocks"))
 def _solve(
     scores: Scores,
-    margins: jax.Array,
-    beta: jax.Array,
-    initial: jax.Array,
+    margins: Array,
+    beta: Array,
+    initial: Array,
     method: str,
     tolerance: float,
     rough: bool,
     blocks: bool,
 ) -> DualSolution:
-    part = standardise(
-        _some_prompts(scores)
-    )  # dead code, which the compiler drops, unless one of both reads it
+    part = standardise(_some_prompts(scores))
     if rough:
         initial = _rough_answer(part, margins, beta, initial)
     if blocks:
@@ -98,7 +90,7 @@ def _solve(
 def _some_prompts(scores: Scores) -> Scores:
     """Return about a thousand prompts of many."""
     stride = max(1, scores.reward.shape[0] // ROUGH_PROMPTS)
-    part = jax.tree.map(lambda leaf: leaf[::stride], dataclasses.replace(scores, baseline=None))
+    part: Scores = jax.tree.map(lambda leaf: leaf[::stride], dataclasses.replace(scores, baseline=None))
     weights = part.prompt_weights
     if weights is not None:
         # a stride over zero weights only would leave none; one over the sum of a few loses nothing else
@@ -106,7 +98,7 @@ def _some_prompts(scores: Scores) -> Scores:
     return dataclasses.replace(part, prompt_weights=weights, baseline=scores.baseline)
 
 
-def _rough_answer(part: Table, margins: jax.Array, beta: jax.Array, initial: jax.Array) -> jax.Array:
+def _rough_answer(part: Table, margins: Array, beta: Array, initial: Array) -> Array:
     """Return λ ``(m,)`` on some of the prompts, which saves the whole table half of its evaluations."""
     objective = table_objective(part, margins, beta)
     constants = objective.constants
@@ -117,16 +109,9 @@ def _rough_answer(part: Table, margins: jax.Array, beta: jax.Array, initial: jax
 
 
 def solve_objective(
-    objective: Objective, initial: jax.Array, method: str = "newton", tolerance: float = TOLERANCE
+    objective: Objective, initial: Array, method: str = "newton", tolerance: float = TOLERANCE
 ) -> DualSolution:
-    """Solve the dual of any objective: one table, many lanes of it, blocks or a stream.
-
-    Args:
-        objective: F of the table at its margins and β.
-        initial: λ ``(m,)`` to begin from.
-        method: As in ``solve_dual``.
-        tolerance: As in ``solve_dual``.
-    """
+    """Return the solution of any objective, from λ ``(m,)``: the end of every route from scores to λ*."""
     start = initial / objective.constants.multiplier_unit
     tilt, evaluations = SOLVERS[method](objective, start, SOLVED * tolerance)
     return certify_point(objective, tilt, evaluations, tolerance)

@@ -1,14 +1,15 @@
-"""The same solve for a table larger than memory: its chunks pass by, and only sums are kept."""
+"""A table larger than memory, solved in passes over its chunks, of which only sums are kept."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cann_jax.core.arrays import Array
 from cann_jax.core.objective import Objective
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores
@@ -18,7 +19,6 @@ from cann_jax.core.survey import Survey, constants_of, refine_spreads, survey
 from cann_jax.core.table import Spreads, standardise
 
 Chunks = Callable[[], Iterable[Scores]]
-State = TypeVar("State")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +33,22 @@ class StreamedSolution:
 
 
 def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolution:
-    """Solve the dual by Newton's method on whole prompts that pass by; memory is that of one chunk.
+    """Solve the dual by Newton's method in passes over chunks of whole prompts, in the memory of one chunk.
 
     Prompts weigh the same. Sums over chunks are kept in float64.
 
     Args:
         chunks: Called once a pass; yields ``Scores`` with a mask, no weights and no baseline, each with
             the same responses axis. Equal shapes spare compilations; prompts without a response pad.
-        targets: What to ask; no groups.
+        targets: Of constraints without groups.
         beta: β > 0.
     """
     stream = _Stream(chunks)
     first = standardise(next(iter(chunks()))).spreads
-    seen: Survey = stream.total(first, np.float32(1), survey)
-    means = jax.tree.map(lambda leaf: leaf / seen.weight, seen.means)
-    margins = np.asarray(targets.margins(np.ones(1, np.float32), means.constraints))
+    seen: Survey = stream.total(first, 1.0, survey)
+    margins = np.asarray(targets.margins(np.ones(1, np.float32), seen.mean / seen.weight))
     spreads = refine_spreads(first, seen)
-    constants = constants_of(means, spreads, jnp.asarray(margins), jnp.float32(beta))
+    constants = constants_of(seen, spreads, margins, np.asarray(beta, np.float32))
     objective = Objective(constants, partial(stream.total, spreads, 1 / seen.weight), _loop_on_host)
     solution = solve_objective(objective, jnp.zeros(len(margins), jnp.float32), "newton", TOLERANCE)
     return StreamedSolution(
@@ -68,7 +67,7 @@ class _Stream:
         self.chunks, self.passes = chunks, 0
 
     def total(
-        self, spreads: Spreads, weight: jax.Array, function: Callable[..., Any], *arguments: Any
+        self, spreads: Spreads, weight: float | Array, function: Callable[..., Any], *arguments: Any
     ) -> Any:
         """Return the sum over the chunks, added in float64, as float32."""
         self.passes += 1
@@ -82,14 +81,14 @@ class _Stream:
 
 @partial(jax.jit, static_argnums=0)
 def _of_chunk(
-    function: Callable[..., Any], chunk: Scores, spreads: Spreads, weight: jax.Array, *arguments: Any
+    function: Callable[..., Any], chunk: Scores, spreads: Spreads, weight: float | Array, *arguments: Any
 ) -> Any:
     assert chunk.mask is not None, "a chunk has a mask"
     weights = jnp.where(jnp.any(chunk.mask, axis=-1), weight, 0)
     return function(standardise(chunk, weights, spreads), *arguments)
 
 
-def _loop_on_host(unfinished: Callable[[State], Any], step: Callable[[State], State], state: State) -> State:
+def _loop_on_host(unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any) -> Any:
     while unfinished(state):
         state = step(state)
     return state

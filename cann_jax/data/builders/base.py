@@ -1,4 +1,4 @@
-"""What every preference data set shares: canonical features, local copies, downloads, ArrayRecord."""
+"""The base of all preference data sets: canonical features, local copies, downloads, ArrayRecord."""
 
 import contextlib
 import hashlib
@@ -21,12 +21,15 @@ from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
 _LABEL = np.int8
 
+Record = dict[str, Any]
 
-class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+
+# TFDS has no types: mypy sees neither its base class nor that class's keyword.
+class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A preference data set in the canonical form of ``records.record``.
 
     Its splits are ``train`` and ``heldout``: the source's own test files, or else a share of the prompts,
-    told apart by a hash of the prompt, so that no prompt stands on both sides.
+    chosen by a hash of the prompt, so that no prompt is in both.
 
     Args:
         settings: Which data, and how they are read.
@@ -36,28 +39,31 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     REPOSITORY: ClassVar[str | None] = None
     EXCLUDED: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(skip_registration=True, **kwargs)
+
     def __init__(self, settings: PreferencesConfig):
         self.settings = settings
         self.sources = self._sources()
         self.parts = by_part(self.sources, settings.subset, self.EXCLUDED)
         config = tfds.core.BuilderConfig(name=self._identity(), version=self.VERSION)
-        # It warns of every configuration that its own catalogue does not list.
+        # TFDS warns of every configuration that its own catalogue does not list.
         logging.getLogger("absl").setLevel(logging.ERROR)
         with writing(settings.prepared or "the folder of TFDS"):
             super().__init__(config=config, data_dir=settings.prepared, file_format="array_record")
 
     def chosen_is(self, name: str) -> str | None:
-        """The dimension that ``chosen`` of this file is preferred on; None where nothing says it."""
+        """Return the dimension that ``chosen`` of this file is preferred on, or None if it is not known."""
         return self.settings.chosen_is
 
     def prepare(self) -> None:
         """Download and write ArrayRecord files, unless that was done before.
 
         Raises:
-            InputError: a download fails, a row is malformed, or nothing is left.
+            InputError: A download fails, a row is malformed, or nothing is left.
         """
         tfds.disable_progress_bar()
-        # TFDS prints banners with absolute paths; the one line that a user needs is printed by the caller.
+        # TFDS prints banners with absolute paths; the caller prints the one line that a user needs.
         with writing(self.data_path), contextlib.redirect_stdout(io.StringIO()):
             self.download_and_prepare()
 
@@ -79,7 +85,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             metadata=tfds.core.MetadataDict(),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Record]]]:
         paths = self._paths(dl_manager)
         kept, counts = self._records(paths)
         self.info.metadata.update(left_out=dict(counts))
@@ -91,40 +97,41 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 )
         return {part: iter(enumerate(found)) for part, found in kept.items()}
 
-    def _generate_examples(self):
-        """``_split_generators`` has them already: a malformed row must stop before anything is written."""
+    def _generate_examples(self) -> Iterator[tuple[int, Record]]:
+        """Unused: ``_split_generators`` reads all rows, so that a malformed one stops it before it writes."""
         raise NotImplementedError
 
     def _sources(self) -> dict[str, Any]:
         if self.settings.path is not None:
             return local_files(self.settings.path)
-        assert self.REPOSITORY is not None  # the configuration's check asks for a path
+        assert self.REPOSITORY is not None  # the check of the configuration requires a path
         return hub_urls(self.REPOSITORY, self.settings.revision)
 
     def _identity(self) -> str:
-        """A name for what is prepared: other files, or another reading of them, get another folder."""
-        asked, local = self.settings, self.settings.path is not None
+        """Return a name for what is prepared: other files, or another reading of them, get another folder."""
+        settings, local = self.settings, self.settings.path is not None
         files = {
             name: fingerprint_file(self.sources[name]) if local else self.sources[name]
             for part in self.parts.values()
             for name in part
         }
-        return fingerprint_json([files, asked.chosen_is, asked.heldout])[:16]
+        return fingerprint_json([files, settings.chosen_is, settings.heldout])[:16]
 
-    def _paths(self, dl_manager) -> dict[str, Path]:
+    def _paths(self, dl_manager: Any) -> dict[str, Path]:
         wanted = {name: self.sources[name] for part in self.parts.values() for name in part}
         if self.settings.path is not None:
             return wanted
         try:
-            return dl_manager.download(wanted)
-        except Exception as error:  # of requests, urllib or TFDS, by what went wrong
+            paths: dict[str, Path] = dl_manager.download(wanted)
+        except Exception as error:  # of requests, urllib or TFDS, which share no narrower base
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{self.REPOSITORY} cannot be downloaded ({reason}); give preferences.path a local copy"
             ) from None
+        return paths
 
-    def _records(self, paths: dict[str, Path]) -> tuple[dict[str, list[dict]], Counter]:
-        kept: dict[str, list[dict]] = {TRAIN: [], HELDOUT: []}
+    def _records(self, paths: dict[str, Path]) -> tuple[dict[str, list[Record]], Counter[str]]:
+        kept: dict[str, list[Record]] = {TRAIN: [], HELDOUT: []}
         counts: Counter[str] = Counter()
         split = not self.parts[HELDOUT]
         for part, names in self.parts.items():
@@ -141,6 +148,6 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
 
 def is_heldout(turns: list[dict[str, str]], share: float) -> bool:
-    """Whether a prompt is held out: a function of its text alone, true for about ``share`` of all prompts."""
+    """Return whether a prompt is held out, by a hash of its text; about ``share`` of all prompts are."""
     text = "\x00".join(turn["text"] for turn in turns)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) < share * 2**32

@@ -1,25 +1,26 @@
-"""Files of preference data, here or on the Hugging Face Hub, and their rows."""
+"""Files of preference data, local or on the Hugging Face Hub, and their rows."""
 
 import gzip
 import json
 import lzma
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cann_jax.files.errors import InputError
 
-TRAIN, HELDOUT = "train", "heldout"
+TRAIN: Literal["train"] = "train"
+HELDOUT: Literal["heldout"] = "heldout"
 _HELDOUT_WORDS = ("test", "eval", "validation", "heldout")
-_OPEN = {".gz": gzip.open, ".xz": lzma.open}
+_OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 _KINDS = (".parquet", ".jsonl", ".json")
 
 
 def is_data(name: str) -> bool:
-    """Whether a file's name is that of a table that ``rows`` reads."""
+    """Return whether a file's name is that of a table that ``rows`` reads."""
     path = PurePosixPath(name)
     if path.suffix in _OPEN:
         path = path.with_suffix("")
@@ -27,10 +28,10 @@ def is_data(name: str) -> bool:
 
 
 def local_files(path: str) -> dict[str, Path]:
-    """Paths by name, relative to a folder; a file stands for itself.
+    """Return the data files at a path, a file or a folder, by name relative to the folder.
 
     Raises:
-        InputError: nothing is there, or nothing that can be read.
+        InputError: There is no file, or none that can be read.
     """
     where = Path(path)
     if where.is_file() and is_data(where.name):
@@ -42,17 +43,17 @@ def local_files(path: str) -> dict[str, Path]:
     }
     if not found:
         raise InputError(
-            f"preferences.path {path!r} is no .parquet, .jsonl or .jsonl.gz file and no folder that holds "
+            f"preferences.path {path!r} is neither a .parquet, .jsonl or .jsonl.gz file nor a folder with "
             "one; check the spelling"
         )
     return found
 
 
 def hub_urls(repository: str, revision: str) -> dict[str, str]:
-    """Addresses by name of the data files of a data set on the Hugging Face Hub.
+    """Return the URLs of the data files of a data set on the Hugging Face Hub, by name.
 
     Raises:
-        InputError: the Hub cannot be reached, or has no such data set or revision.
+        InputError: The Hub cannot be reached, or has no such data set or revision.
     """
     from huggingface_hub import HfApi, hf_hub_url
 
@@ -72,15 +73,15 @@ def hub_urls(repository: str, revision: str) -> dict[str, str]:
 
 
 def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Names by the part of the data they belong to: train, or heldout for files of a test split.
+    """Divide file names by part: train, or heldout for files of a test split.
 
     Args:
         names: File names with their folders.
-        subset: Only those below a folder of this name.
-        excluded: Folders of other kinds of data.
+        subset: Take only files below a folder of this name.
+        excluded: Folders with other kinds of data.
 
     Raises:
-        InputError: no file is left.
+        InputError: No file is left.
     """
     names = list(names)
     folders = {name: PurePosixPath(name).parts[:-1] for name in names}
@@ -88,32 +89,32 @@ def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = 
     chosen = [name for name in wanted if subset is None or subset in folders[name]]
     if not chosen:
         there = ", ".join(sorted({part for name in wanted for part in folders[name]})) or "none"
-        raise InputError(f"preferences.subset is {subset!r} and no folder has that name; there are: {there}")
+        raise InputError(f"preferences.subset is {subset!r} and no folder has that name; use one of: {there}")
     parts: dict[str, list[str]] = {TRAIN: [], HELDOUT: []}
     for name in chosen:
         words = PurePosixPath(name).parts[-2:]
         heldout = any(word.lower().startswith(_HELDOUT_WORDS) for word in words)
         parts[HELDOUT if heldout else TRAIN].append(name)
-    if not parts[TRAIN]:  # a single file that is called test is all there is
+    if not parts[TRAIN]:  # the only file is called test
         parts = {TRAIN: parts[HELDOUT], HELDOUT: []}
     return parts
 
 
 def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file, each with the place to name in a message.
+    """Iterate over the rows of a file, each with its place ("file:line") for messages.
 
     Args:
-        name: What the file is called; its ending says what it is.
-        path: Where it lies.
+        name: Name of the file, whose suffix gives its format.
+        path: Path to its content.
 
     Raises:
-        InputError: it cannot be read, or a line is no JSON object.
+        InputError: It cannot be read, or a line is not a JSON object.
     """
     try:
         yield from _parquet(name, path) if name.endswith(".parquet") else _json_lines(name, path)
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{name} cannot be read ({reason}); copy the file anew") from None
+        raise InputError(f"{name} cannot be read ({reason}); copy the file again") from None
 
 
 def _parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -125,8 +126,8 @@ def _parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_lines(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    opened = _OPEN.get(PurePosixPath(name).suffix, open)(path, "rt", encoding="utf-8", newline="\n")
-    with opened as file:
+    opener: Callable[..., TextIO] = _OPEN.get(PurePosixPath(name).suffix, open)
+    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield f"{name}:{number}", _object(f"{name}:{number}", line)
@@ -136,7 +137,7 @@ def _object(where: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{where}: no valid JSON ({error}); give one JSON object a line") from None
+        raise InputError(f"{where}: invalid JSON ({error}); give one JSON object per line") from None
     if not isinstance(row, dict):
-        raise InputError(f"{where}: no JSON object; give one JSON object a line")
+        raise InputError(f"{where}: not a JSON object; give one JSON object per line")
     return row

@@ -4,17 +4,18 @@ from pathlib import PurePosixPath
 
 from cann_jax.data.builders.base import PreferenceBuilder
 
-# By the beginning of the folder's name, what its crowd workers were asked to prefer.
+# Prefix of a folder's name → what its crowd workers were asked to prefer.
 _ASKED_FOR = {"harmless": "safer", "helpful": "better"}
 
 
-class HhRlhf(PreferenceBuilder, skip_registration=True):
-    """Folders ``harmless-*`` say which response is safer, ``helpful-*`` which is better."""
+class HhRlhf(PreferenceBuilder):
+    """Dialogues labelled safer in folders ``harmless-*`` and better in ``helpful-*``."""
 
     REPOSITORY = "Anthropic/hh-rlhf"
-    EXCLUDED = ("red-team-attempts",)  # transcripts, no pairs
+    EXCLUDED = ("red-team-attempts",)  # transcripts, not pairs
 
     def chosen_is(self, name: str) -> str | None:
+        """Return what the folder says, unless the settings do."""
         if self.settings.chosen_is is not None:
             return self.settings.chosen_is
         folders = PurePosixPath(name).parts[:-1]

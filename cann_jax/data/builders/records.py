@@ -1,4 +1,4 @@
-"""A row of any known layout as one canonical record."""
+"""Convert rows of any known layout to canonical records."""
 
 import re
 from collections.abc import Mapping
@@ -16,26 +16,26 @@ Turns = list[dict[str, str]]
 
 
 class Unusable(ValueError):
-    """A pair that real data hold now and then and that cannot be used; its text says why."""
+    """A pair that occurs in real data and cannot be used; the message says why."""
 
 
 def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[str, Any]:
-    """The canonical record of a row.
+    """Return the canonical record of a row.
 
     Args:
-        where: File and row, for messages; kept as the record's id.
+        where: File and row, for messages; it becomes the record's id.
         row: Columns of PKU-SafeRLHF, ``prompt/chosen/rejected``, or hh-rlhf's two dialogues.
         chosen_is: The dimension that ``chosen`` is preferred on: ``better`` or ``safer``.
 
     Returns:
         ``id``; ``turns``, from the first user turn to the last; ``response_0``, ``response_1``;
-        ``better``, ``safer``: 0 or 1, the preferred response, or -1 where the row does not say;
+        ``better``, ``safer``: 0 or 1, the preferred response, or -1 if not labelled;
         ``safe_0``, ``safe_1``: 1, 0, or -1; ``harms_0``, ``harms_1``: names of harm categories;
         ``harms_known``: whether the row has them.
 
     Raises:
-        InputError: columns of no known layout, or a label that is neither 0 nor 1.
-        Unusable: a dialogue does not end with the assistant, or the two answer different dialogues.
+        InputError: The columns are of no known layout, or a label is neither 0 nor 1.
+        Unusable: A dialogue does not end with the assistant, or the two answer different dialogues.
     """
     if {"response_0", "response_1"} <= row.keys():
         responses = {f"response_{i}": _text(where, row, f"response_{i}") for i in (0, 1)}
@@ -45,7 +45,7 @@ def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[st
         raise InputError(f"{where}: the columns are {columns}; they must be {_LAYOUTS}")
     if chosen_is is None:
         raise InputError(
-            f"{where}: nothing says what 'chosen' is preferred for; "
+            f"{where}: the data do not say what 'chosen' is preferred for; "
             "set preferences.chosen_is to better or safer"
         )
     turns, chosen, rejected = _chosen_and_rejected(where, row)
@@ -96,7 +96,7 @@ def _text(where: str, row: Mapping[str, Any], column: str) -> str:
 
 
 def _turns(where: str, row: Mapping[str, Any]) -> Turns:
-    """The prompt: a text, or turns with ``role`` and ``content`` that end with the user's."""
+    """Return the turns of the prompt: a text, or turns with ``role`` and ``content``, the last the user's."""
     prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
         return [{"role": USER, "text": prompt}]
@@ -115,7 +115,7 @@ def _message(where: str, message: Any) -> dict[str, str]:
 
 def _chosen_and_rejected(where: str, row: Mapping[str, Any]) -> tuple[Turns, str, str]:
     if "prompt" in row:
-        return _turns(where, row), *(_last_text(where, row, name) for name in ("chosen", "rejected"))
+        return _turns(where, row), _last_text(where, row, "chosen"), _last_text(where, row, "rejected")
     (prompt, chosen), (other, rejected) = (_split(where, row, name) for name in ("chosen", "rejected"))
     if prompt != other:
         raise Unusable("pairs that answer two different dialogues left out")
@@ -123,7 +123,7 @@ def _chosen_and_rejected(where: str, row: Mapping[str, Any]) -> tuple[Turns, str
 
 
 def _last_text(where: str, row: Mapping[str, Any], column: str) -> str:
-    """A response that is a text, or a list of turns of which the last is meant."""
+    """Return a response that is given as a text, or as a list of turns that ends with it."""
     value = row[column]
     return (
         _message(where, value[-1])["text"] if isinstance(value, list) and value else _text(where, row, column)
@@ -131,7 +131,7 @@ def _last_text(where: str, row: Mapping[str, Any], column: str) -> str:
 
 
 def _split(where: str, row: Mapping[str, Any], column: str) -> tuple[Turns, str]:
-    r"""A dialogue at its last assistant turn: "\n\nHuman: a\n\nAssistant: b" is [user a] and "b"."""
+    r"""Split a dialogue at its last assistant turn: "\n\nHuman: a\n\nAssistant: b" into [user a] and "b"."""
     value = row[column]
     turns = (
         [_message(where, turn) for turn in value]

@@ -1,4 +1,4 @@
-"""Adapters beside weights that they share: several pre-aligned models in the memory of one."""
+"""Adapters attached to weights that they share: several pre-aligned models in the memory of one."""
 
 from pathlib import Path
 
@@ -9,65 +9,64 @@ from flax import nnx
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import Adapter, open_adapter
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.files.load import ModelFiles, abstract_decoder
-from cann_jax.models.files.weight_names import Weight, expected_weights, names_of
+from cann_jax.models.files.load import abstract_decoder
+from cann_jax.models.files.model_files import ModelFiles
+from cann_jax.models.files.weight_names import ArrayPath, Weight, flat_state, unfused_kernels
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.layers import LoraParam
 from cann_jax.runtime.sharding import parameter_sharding
 
 
-def adapter_of(files: ModelFiles, folder: Path) -> Adapter:
-    """An adapter in PEFT's format that can stand beside a model's weights.
+def open_attachable(files: ModelFiles, folder: Path) -> Adapter:
+    """Open an adapter in PEFT's format that can be attached to a model's weights.
 
     Raises:
-        InputError: as ``open_adapter``; or a layer that is fused with others on disk, or is the head.
+        InputError: As ``open_adapter``; or an adapted layer is fused with others on disk, or is the head.
     """
     adapter = open_adapter(folder, files.readers, files.fingerprint)
     other = adapter.layers.keys() - {layer for names in _layers(files.config).values() for layer in names}
     if other:
         raise InputError(
-            f"{folder}: an adapter of {min(other)} cannot stand beside the weights (fused layer, or head); "
+            f"{folder}: an adapter of {min(other)} cannot be attached to the weights (fused layer, or head); "
             "merge it with peft and name the result as a model"
         )
     return adapter
 
 
-def with_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
-    """The model with an adapter; every other array is the model's own, not a copy.
+def attach_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
+    """Return the model with an adapter; every other array is the model's own, not a copy.
 
     Args:
         model: A model without adapters.
-        adapter: From ``adapter_of`` this model's files.
+        adapter: From ``open_attachable`` with this model's files.
     """
-    base, own = dict(nnx.to_flat_state(model.weights)), _arrays(model.config, adapter)
+    base, own = dict(flat_state(model.weights)), _arrays(model.config, adapter)
     decoder, place = model.decoder, parameter_sharding()
     abstract = abstract_decoder(
-        model.config, decoder.dtype, _lora(model.config, adapter), attention=decoder.kernel
+        model.config, str(jnp.dtype(decoder.dtype)), _lora(model.config, adapter), attention=decoder.kernel
     )
-    graph, adapters, rest = nnx.split(abstract, LoraParam, ...)
-    for path, leaf in nnx.to_flat_state(rest):
+    graph, *states = nnx.split(abstract, LoraParam, ...)
+    adapters, rest = states
+    for path, leaf in flat_state(rest):
         leaf.set_value(base[path][...])
-    for path, leaf in nnx.to_flat_state(adapters):
+    for path, leaf in flat_state(adapters):
         array = jnp.asarray(own[path])
         leaf.set_value(array if place is None else jax.device_put(array, place(path)))
     return LanguageModel.of(nnx.merge(graph, adapters, rest), model.files)
 
 
 def _layers(config: DecoderConfig) -> dict[Weight, list[str]]:
-    """Hugging Face names of the layers of every kernel that is a tensor of its own on disk."""
-    kernels = [weight for weight in expected_weights(config) if weight.path[-1] == "kernel"]
-    names = [weight.name for weight in kernels]
+    """Return the Hugging Face names of the layers of every kernel that has tensors of its own on disk."""
     return {
-        weight: [name.removesuffix(".weight") for name in names_of(weight, config)]
-        for weight in kernels
-        if names.count(weight.name) == 1
+        weight: [name.removesuffix(".weight") for name in weight.names(config)]
+        for weight in unfused_kernels(config)
     }
 
 
 def _adapted(config: DecoderConfig, adapter: Adapter) -> dict[Weight, list[str]]:
-    """The kernels of which at least one layer is adapted."""
+    """Return the kernels of which at least one layer is adapted."""
     return {w: layers for w, layers in _layers(config).items() if adapter.layers.keys() & set(layers)}
 
 
@@ -76,9 +75,9 @@ def _lora(config: DecoderConfig, adapter: Adapter) -> LoraConfig:
     return LoraConfig(adapter.rank, adapter.scale * adapter.rank, 0.0, targets)
 
 
-def _arrays(config: DecoderConfig, adapter: Adapter) -> dict[tuple[str, ...], np.ndarray]:
-    """A as (layers, in, r) and B as (layers, r, out) by path; zero where a layer has no adapter."""
-    arrays = {}
+def _arrays(config: DecoderConfig, adapter: Adapter) -> dict[ArrayPath, np.ndarray]:
+    """Return A (layers, in, r) and B (layers, r, out) by path; zero where a layer has no adapter."""
+    arrays: dict[ArrayPath, np.ndarray] = {}
     for weight, layers in _adapted(config, adapter).items():
         known = next(adapter.layers[layer] for layer in layers if layer in adapter.layers)
         for half, name in enumerate("ab"):

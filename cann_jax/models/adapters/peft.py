@@ -1,6 +1,7 @@
-"""Adapters in PEFT's format: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
+"""LoRA adapters in PEFT's format: ``adapter_config.json`` beside ``adapter_model.safetensors``."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,16 +14,17 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, writes_here, writing
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.lora import Lora
+from cann_jax.models.config_reader import is_positive
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files import folder as sources
-from cann_jax.models.files.folder import Index, Reader, Readers
-from cann_jax.models.files.weight_names import expected_weights
-from cann_jax.models.layers import Lora
+from cann_jax.models.files.folder import folder_readers, read_json
+from cann_jax.models.files.readers import Index, Reader, Readers
+from cann_jax.models.files.weight_names import fused_weights, lora_at
 from cann_jax.runtime.placement import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor, in front of the layer's own name
-BASE = "base_fingerprint"  # in the weights' metadata; a model's shapes are its fine-tuned twin's too
+BASE = "base_fingerprint"  # in the weights' metadata; a fine-tuned twin of the base has the same shapes
 
 # Fields that name, describe or train the adapter and change nothing of what it computes.
 _DESCRIBING = {
@@ -37,11 +39,11 @@ _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that was opened and understood, whose weights are not yet read: W + scale · B A.
+    """An adapter that was opened and understood, and whose weights are not yet read: W + scale · B A.
 
     Args:
-        rank: r.
-        scale: The factor of B A.
+        rank: Rank r.
+        scale: Factor of B A.
         layers: (A (r, in), B (out, r)) by the layer's Hugging Face name.
     """
 
@@ -54,12 +56,12 @@ def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str])
     """Open an adapter and check that it belongs to a model.
 
     Args:
-        folder: The adapter.
-        readers: Of the model, by Hugging Face name.
-        fingerprint: Of the model; asked for only where the adapter says which it wants.
+        folder: Folder of the adapter.
+        readers: The model's readers by Hugging Face name.
+        fingerprint: Returns the model's fingerprint; called only where the adapter records its base's.
 
     Raises:
-        InputError: no adapter, one of a kind that is not read (by the field's name), or one that belongs to
+        InputError: The folder holds no adapter, one of an unsupported kind (its field is named), or one of
             another model.
     """
     rank, scale = _rank_and_scale(folder / CONFIG)
@@ -78,11 +80,11 @@ def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str])
             f"{folder} was trained on another model (fingerprint {base[:12]}, this one's is "
             f"{fingerprint()[:12]}); use the adapter's own base model, or train the adapter again"
         )
-    return Adapter(rank, scale, layers)
+    return Adapter(int(rank), scale, layers)
 
 
 def merged_readers(readers: Readers, adapter: Adapter) -> Readers:
-    """Readers of a model's tensors with an adapter added, in float32."""
+    """Return the readers of a model's tensors with an adapter added in float32."""
     changed = {}
     for layer, (a, b) in adapter.layers.items():
         base = readers[f"{layer}.weight"]
@@ -91,6 +93,7 @@ def merged_readers(readers: Readers, adapter: Adapter) -> Readers:
 
 
 def adapter_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of an adapter."""
     return folder / CONFIG, folder / WEIGHTS
 
 
@@ -100,20 +103,22 @@ def _sum(base: Reader, a: Reader, b: Reader, scale: float, index: Index) -> np.n
     return base(index).astype(np.float32) + scale * update
 
 
-def _rank_and_scale(path: Path) -> tuple[int, float]:
-    """r, and the factor of B A: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
-    config = sources.read_json(path)
+def _rank_and_scale(path: Path) -> tuple[float, float]:
+    """Return r, and the factor of B A: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
+    config = read_json(path)
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type {config.get('peft_type')!r} is not read; use a LORA adapter")
+        raise InputError(
+            f"{path}: peft_type {config.get('peft_type')!r} is not supported; use a LORA adapter"
+        )
     _refuse(config, path)
-    alpha, rank, power = config.get("lora_alpha"), config.get("r"), 0.5 if config.get("use_rslora") else 1.0
-    if not all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in (alpha, rank)):
+    alpha, rank = config.get("lora_alpha"), config.get("r")
+    if not (is_positive(rank) and is_positive(alpha)):
         raise InputError(f"{path}: r {rank!r} and lora_alpha {alpha!r} must be positive; copy it again")
-    return rank, alpha / rank**power
+    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _refuse(config: dict[str, Any], path: Path) -> None:
-    """Raise InputError, by name, for a field that changes the mathematics and is not implemented."""
+    """Raise InputError for a field that changes the mathematics and is not implemented."""
     if config.get("bias", "none") != "none":
         raise InputError(f"{path}: bias {config['bias']!r} is not supported; train with bias 'none'")
     if config.get("init_lora_weights", True) not in _STARTS:
@@ -125,19 +130,19 @@ def _refuse(config: dict[str, Any], path: Path) -> None:
 
 
 def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:
-    """(A, B) of every adapted layer, by the layer's Hugging Face name."""
+    """Return (A, B) of every adapted layer by the layer's Hugging Face name."""
     if not path.exists():
         raise InputError(f"{path} is missing; an adapter is a folder with {CONFIG} and {WEIGHTS}")
-    readers = sources.folder_readers([path])
+    readers = folder_readers([path])
     halves: dict[str, dict[str, Reader]] = {}
     for name, reader in readers.items():
         layer, _, half = name.removesuffix(".weight").rpartition(".")
         if not name.startswith(PREFIX) or half not in ("lora_A", "lora_B"):
-            raise InputError(f"{path}: {name} is not supported; use an adapter of linear layers alone")
+            raise InputError(f"{path}: {name} is not supported; use an adapter of linear layers only")
         halves.setdefault(layer.removeprefix(PREFIX), {})[half] = reader
     for layer, found in halves.items():
         if len(found) < 2:
-            raise InputError(f"{path}: {layer} has {', '.join(found)} alone; copy the file again")
+            raise InputError(f"{path}: {layer} has only {', '.join(found)}; copy the file again")
     if not halves:
         raise InputError(f"{path} holds no tensor; copy the file again")
     return {layer: (found["lora_A"], found["lora_B"]) for layer, found in halves.items()}
@@ -160,11 +165,11 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) 
     Args:
         decoder: A model with adapters.
         folder: Created where it does not exist.
-        base: What the adapters were trained on, for ``base_model_name_or_path``.
-        fingerprint: Of that model's files; ``open_adapter`` refuses another.
+        base: The model that the adapters were trained on, for ``base_model_name_or_path``.
+        fingerprint: Fingerprint of that model's files; ``open_adapter`` refuses any other.
 
     Raises:
-        InputError: an adapted layer that the base keeps fused with others on disk.
+        InputError: The base keeps an adapted layer fused with others on disk.
     """
     modules = dict(_adapted(decoder))
     tensors = dict(pair for layer in modules.items() for pair in _tensors(*layer))
@@ -191,26 +196,18 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) 
 
 
 def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:
-    """(Name of a layer on disk, with ``{layer}``, its adapters stacked over layers)."""
-    expected = expected_weights(decoder.config)
-    for weight in expected:
-        lora = _lora(decoder, weight.path)
-        if lora is None:
-            continue
-        if sum(other.name == weight.name for other in expected) > 1:
-            raise InputError(
-                f"align.export: {weight.path[-2]} is a part of {weight.name}, which PEFT adapts whole; "
-                "use align.export merged"
-            )
-        yield weight.name.removesuffix(".weight"), lora
-
-
-def _lora(decoder: Decoder, path: tuple[str, ...]) -> Lora | None:
-    """The adapter beside the kernel at ``path``; None where there is none, or ``path`` is no kernel's."""
-    module = decoder
-    for part in path[:-1]:
-        module = getattr(module, part)
-    return module.lora if path[-1] == "kernel" else None
+    """Yield each adapted layer's name on disk, with ``{layer}``, and its adapters stacked over layers."""
+    for group in fused_weights(decoder.config):
+        for weight in group:
+            lora = lora_at(decoder, weight.path)
+            if lora is None:
+                continue
+            if len(group) > 1:
+                raise InputError(
+                    f"align.export: {weight.path[-2]} is a part of {weight.name}, which PEFT adapts whole; "
+                    "use align.export merged"
+                )
+            yield weight.name.removesuffix(".weight"), lora
 
 
 def _tensors(layer: str, lora: Lora) -> Iterator[tuple[str, np.ndarray]]:

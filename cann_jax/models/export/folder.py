@@ -1,20 +1,21 @@
-"""A model that leaves: a Hugging Face folder with adapters merged, one file a shard."""
+"""Writing a model as a Hugging Face folder."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.weight_names import iterate_weights
+from cann_jax.models.export.weights import iterate_weights
 
 SHARD_BYTES = 4 << 30
 
 
-def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float32") -> None:
+def export_folder(decoder: Decoder, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:
     """Write ``folder`` so that ``AutoModelForCausalLM.from_pretrained`` opens it.
 
     Args:
@@ -29,22 +30,24 @@ def export_folder(decoder: Decoder, tokenizer, folder: Path, dtype: str = "float
     write_json(folder / "generation_config.json", ids)
 
 
-def special_ids(tokenizer) -> dict[str, int | None]:
-    """What of the tokenizer stands in ``config.json`` too."""
+def special_ids(tokenizer: Any) -> dict[str, int | None]:
+    """Return the tokenizer's special ids that ``config.json`` holds too."""
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def storage_dtype(dtype: str) -> np.dtype:
-    """``float32``, ``float16`` or ``bfloat16``, which NumPy does not know by name."""
+    """Return the NumPy dtype of a name; ``bfloat16`` is one that NumPy does not know itself."""
     import ml_dtypes
 
     return np.dtype(getattr(ml_dtypes, dtype, dtype))
 
 
-def write_folder(folder: Path, config: dict, weights: Iterable[tuple[str, np.ndarray]], tokenizer) -> None:
+def write_folder(
+    folder: Path, config: dict[str, Any], weights: Iterable[tuple[str, np.ndarray]], tokenizer: Any
+) -> None:
     """Write ``config.json``, safetensors shards and the tokenizer; weights are taken one at a time."""
     if not writes_here.get():
-        for _ in weights:  # its parts on this host are needed by the process that writes
+        for _ in weights:  # the process that writes needs this host's parts of them
             pass
         return
     with writing(folder):
@@ -57,7 +60,7 @@ def write_folder(folder: Path, config: dict, weights: Iterable[tuple[str, np.nda
         _write_shards(weights, folder)
 
 
-def _write_shards(weights, folder: Path) -> None:
+def _write_shards(weights: Iterable[tuple[str, np.ndarray]], folder: Path) -> None:
     places: dict[str, str] = {}
     shard: dict[str, np.ndarray] = {}
     size = 0

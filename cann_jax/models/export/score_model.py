@@ -1,28 +1,30 @@
-"""A reward or cost model that leaves: Safe-RLHF's layout, or Hugging Face's sequence classifier."""
+"""Writing a score model in Safe-RLHF's layout, or as Hugging Face's sequence classifier."""
 
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import special_ids, storage_dtype, write_folder
-from cann_jax.models.files.weight_names import iterate_weights
+from cann_jax.models.export.weights import iterate_weights
+from cann_jax.models.files.weight_names import HEAD
+from cann_jax.models.score_model import HUGGING_FACE, SAFE_RLHF
 
 # By layout: the class that reads it, and the name of the head.
 LAYOUTS = {
-    "safe_rlhf": ("ForScore", "score_head.weight"),
-    "hf": ("ForSequenceClassification", "score.weight"),
+    "safe_rlhf": ("ForScore", f"{SAFE_RLHF}.weight"),
+    "hf": ("ForSequenceClassification", f"{HUGGING_FACE}.weight"),
 }
 
 
 def export_score_model(
     decoder: Decoder,
     head: np.ndarray,
-    tokenizer,
+    tokenizer: Any,
     folder: Path,
     *,
     layout: Literal["safe_rlhf", "hf"],
@@ -37,17 +39,17 @@ def export_score_model(
         tokenizer: Saved beside it.
         folder: Created where it does not exist.
         layout: Which of the two.
-        objective: Of a reward larger is better, of a cost larger is more harmful.
+        objective: Whether larger scores are better (``reward``) or more harmful (``cost``).
         dtype: Dtype on disk: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
-        InputError: the classifier's layout needs a padding token that ends no text, and there is none.
+        InputError: The classifier's layout needs a padding token that ends no text, and there is none.
     """
     kind, name = LAYOUTS[layout]
-    fields = {"score_dim": 1, "bias": False, "do_normalize": False, "score_type": objective}
+    fields: dict[str, Any] = {"score_dim": 1, "bias": False, "do_normalize": False, "score_type": objective}
     if layout == "hf":
         fields = {"id2label": {"0": objective}, "label2id": {objective: 0}}
-        tokenizer = _padded_apart(tokenizer)
+        tokenizer = _with_separate_padding(tokenizer)
     plain = decoder.config.to_hf()
     classes = [plain["architectures"][0].replace("ForCausalLM", kind)]
     config = {**plain, **special_ids(tokenizer), **fields, "architectures": classes, "dtype": dtype}
@@ -58,20 +60,22 @@ def _weights(
     decoder: Decoder, head: np.ndarray, name: str, dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
     for weight, tensor in iterate_weights(decoder, dtype):
-        if weight != "lm_head.weight":
+        if weight != HEAD.name:
             yield weight, tensor
     yield name, np.ascontiguousarray(head[None], np.float32)
 
 
-def _padded_apart(tokenizer):
-    """The tokenizer with a padding token other than its end token.
+def _with_separate_padding(tokenizer: Any) -> Any:
+    """Return the tokenizer with a padding token other than its end token.
 
-    transformers reads a classifier's score at the last token that is no padding: were the end token the
-    padding, it would be read one token too early, and a missing end token can turn a reward's sign.
+    transformers reads a classifier's score at the last token that is not padding: if the end token were the
+    padding, it would be read one token too early, and a missing end token can change a reward's sign.
     """
     padding = {tokenizer.pad_token, tokenizer.bos_token, tokenizer.unk_token} - {None, tokenizer.eos_token}
     if not padding:
-        raise InputError("the tokenizer has no token to pad with but its end token; set export to safe_rlhf")
-    apart = copy.deepcopy(tokenizer)
-    apart.pad_token = tokenizer.pad_token if tokenizer.pad_token in padding else sorted(padding)[0]
-    return apart
+        raise InputError(
+            "the tokenizer has no padding token other than its end token; set export to safe_rlhf"
+        )
+    separate = copy.deepcopy(tokenizer)
+    separate.pad_token = tokenizer.pad_token if tokenizer.pad_token in padding else min(padding)
+    return separate

@@ -1,4 +1,4 @@
-"""Models by their name on the Hugging Face Hub: downloaded once into its cache, read from there after."""
+"""Models by their name on the Hugging Face Hub: downloaded once into its cache, and read from there."""
 
 import re
 from pathlib import Path
@@ -7,29 +7,29 @@ from cann_jax.files.errors import InputError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Weights come after the rest, because a repository may hold them in both forms.
-BESIDE = ("*.json", "*.model", "*.txt", "*.jinja")
+BESIDE_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-INSIDE = "*/*"  # what lies in folders inside is of other formats
+SUBFOLDERS = "*/*"  # these hold other formats
 
 
 def is_name(path: str) -> bool:
-    """Whether ``path`` may be a repository: ``owner/name``, and no such file or folder here."""
+    """Return whether ``path`` may be a repository: ``owner/name``, and no such file or folder exists."""
     return NAME.fullmatch(path) is not None and not Path(path).exists()
 
 
 def download(name: str, revision: str | None) -> Path:
-    """The folder of a repository's files in the Hub's cache; ``HF_HUB_OFFLINE=1`` asks for no network.
+    """Return the folder of a repository's files in the Hub's cache; ``HF_HUB_OFFLINE=1`` avoids the network.
 
     Args:
         name: ``owner/name``.
         revision: Branch, tag or commit; None for the default branch.
 
     Raises:
-        InputError: it cannot be had, from the Hub or the cache.
+        InputError: Neither the Hub nor the cache provides it.
     """
-    folder = _snapshot(name, revision, (*BESIDE, WEIGHTS[0]))
+    folder = _snapshot(name, revision, (*BESIDE_WEIGHTS, WEIGHTS[0]))
     if not any(folder.glob(WEIGHTS[0])):
-        folder = _snapshot(name, revision, (*BESIDE, WEIGHTS[1]))
+        folder = _snapshot(name, revision, (*BESIDE_WEIGHTS, WEIGHTS[1]))
     return folder
 
 
@@ -38,13 +38,15 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=INSIDE)
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=SUBFOLDERS
+        )
     # Whatever goes wrong with the network or the Hub's answer is an OSError.
     except (OSError, HFValidationError) as error:
         reason = next(iter(str(error).split("\n")), type(error).__name__).strip()
         version = "" if revision is None else f" at revision {revision}"
         raise InputError(
-            f"{name}{version} is no folder here and cannot be had from the Hugging Face Hub ({reason}); "
+            f"{name}{version} is not a folder here and cannot be read from the Hugging Face Hub ({reason}); "
             "check the name, the network and your access, or download the folder and give its path"
         ) from None
     return Path(folder)

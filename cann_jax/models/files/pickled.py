@@ -1,10 +1,9 @@
 """``torch.save`` files without torch: a pickle that can build tensors and nothing else.
 
 A pickle is a program; the ordinary unpickler runs whatever it names. Here every name but those of a tensor,
-its storage and an ordered mapping is an error before anything of it is called. What those names stand for are
-named tuples, because the pickle's BUILD opcode sets attributes past every ``frozen`` of a dataclass. The
-format: a ZIP archive, not compressed, with the pickle in ``*/data.pkl`` and each storage's bytes in
-``*/data/KEY``.
+its storage and an ordered mapping is an error before it is called. Those names resolve to named tuples,
+because the pickle's BUILD opcode sets attributes even of a frozen dataclass. The format: a ZIP archive, not
+compressed, with the pickle in ``*/data.pkl`` and each storage's bytes in ``*/data/KEY``.
 """
 
 import collections
@@ -38,16 +37,16 @@ LOCAL_HEADER = 30  # bytes before the name in a ZIP entry; the lengths of name a
 
 
 class PickledTensor(NamedTuple):
-    """A strided view of a storage that still lies in the file.
+    """A strided view of a storage in a file.
 
     Args:
         path: The file.
         start: Byte at which the storage begins.
-        items: Numbers in the storage.
-        dtype: Of a number.
-        offset: First number of the view.
-        shape: Of the view.
-        strides: In numbers, one a dimension.
+        items: Count of numbers in the storage.
+        dtype: Dtype of a number.
+        offset: Index of the view's first number.
+        shape: Shape of the view.
+        strides: Stride of each dimension, in numbers.
     """
 
     path: Path
@@ -59,24 +58,26 @@ class PickledTensor(NamedTuple):
     strides: tuple[int, ...]
 
     def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
-        """The numbers at ``index``, copied; the file is mapped, so nothing else of it is read."""
+        """Return a copy of the numbers at ``index``; the file is mapped, so nothing else of it is read."""
         if not self.items:
             return np.empty(self.shape, self.dtype)[index]
         storage = np.memmap(self.path, self.dtype, "r", self.start, (self.items,))
-        apart = [stride * self.dtype.itemsize for stride in self.strides]
-        view = np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, apart, writeable=False)
+        byte_strides = [stride * self.dtype.itemsize for stride in self.strides]
+        view = np.lib.stride_tricks.as_strided(
+            storage[self.offset :], self.shape, byte_strides, writeable=False
+        )
         return np.array(view[index])
 
 
 def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
-    """Every tensor of a ``torch.save`` file by name; none is read yet.
+    """Return every tensor of a ``torch.save`` file by name, without reading it.
 
     Args:
         path: A file that holds one mapping of names to tensors.
 
     Raises:
-        InputError: the file is truncated, in the format before torch 1.6, or its pickle names anything
-            that is no part of a tensor.
+        InputError: The file is truncated or older than torch 1.6, or its pickle names anything that is not
+            part of a tensor.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -85,20 +86,20 @@ def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
         raise
     except zipfile.BadZipFile:
         raise InputError(
-            f"{path} is truncated, corrupt or of a torch before 1.6; copy it again, or save it as safetensors"
+            f"{path} is truncated, corrupt or older than torch 1.6; copy it again, or save it as safetensors"
         ) from None
-    # What a corrupt or hostile pickle raises is not to be foreseen; the message says what it was.
+    # A corrupt or hostile pickle may raise anything; the message says what it was.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{path} holds no plain tensors ({reason}); copy it again, or save it as safetensors"
+            f"{path} does not hold plain tensors ({reason}); copy it again, or save it as safetensors"
         ) from None
 
 
 def _load(path: Path, archive: zipfile.ZipFile) -> Any:
     entries = {name.partition("/")[2]: entry for name, entry in archive.NameToInfo.items()}
     if "data.pkl" not in entries:
-        raise InputError(f"{path} is a ZIP archive without data.pkl, so not of torch.save; use another file")
+        raise InputError(f"{path} is a ZIP archive without data.pkl, so not torch.save's; use another file")
     if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
         raise InputError(f"{path} was written on a big-endian machine; save it as safetensors there")
     starts = {
@@ -110,7 +111,7 @@ def _load(path: Path, archive: zipfile.ZipFile) -> Any:
 
 
 def _start(path: Path, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """(Byte at which an entry's content begins, its size)."""
+    """Return the byte at which an entry's content begins, and its size."""
     if entry.compress_type != zipfile.ZIP_STORED:
         raise InputError(f"{path} is compressed; unpack and save it again with torch.save")
     with open(path, "rb") as file:
@@ -122,18 +123,18 @@ def _start(path: Path, entry: zipfile.ZipInfo) -> tuple[int, int]:
 def _checked(path: Path, value: Any) -> dict[str, PickledTensor]:
     if not isinstance(value, Mapping):
         raise InputError(
-            f"{path} holds a {type(value).__name__} in place of named tensors; save the state dictionary"
+            f"{path} holds a {type(value).__name__} instead of named tensors; save the state dictionary"
         )
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
             raise InputError(
-                f"{path}: {name!r} is a {type(tensor).__name__}, no tensor; save the state dictionary alone"
+                f"{path}: {name!r} is a {type(tensor).__name__}, not a tensor; save only the state dictionary"
             )
     return dict(value)
 
 
 class _StorageType(NamedTuple):
-    """Stands for ``torch.FloatStorage`` and its like."""
+    """What ``torch.FloatStorage`` and its like resolve to."""
 
     dtype: np.dtype
 
@@ -146,7 +147,7 @@ class _Storage(NamedTuple):
 
 
 class _Callable(NamedTuple):
-    """A function as the pickle may hold it: a bare one could be given other defaults."""
+    """A function in a wrapper: the pickle could give a bare one other defaults."""
 
     function: Callable[..., Any]
 
@@ -155,13 +156,14 @@ class _Callable(NamedTuple):
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Knows ten storages, one way to build a tensor, and the ordered mapping."""
+    """An unpickler that knows ten storages, one way to build a tensor, and the ordered mapping."""
 
-    def __init__(self, path: Path, starts: dict[str, tuple[int, int]], file: io.BytesIO):
+    def __init__(self, path: Path, starts: dict[str, tuple[int, int]], file: io.BytesIO) -> None:
         super().__init__(file)
         self._path, self._starts = path, starts
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return what a name stands for; raise InputError for any that is not part of a tensor."""
         if module == "torch" and name in DTYPES:
             return _StorageType(DTYPES[name])
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -169,31 +171,34 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return _Callable(_ordered)
         raise InputError(
-            f"{self._path} names {module}.{name}, which is no part of a tensor, and was not run; "
+            f"{self._path} names {module}.{name}, which is not part of a tensor, and was not run; "
             "do not trust the file, or save its tensors as safetensors"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """Return the storage that a reference names, checked against its entry's size."""
         kind, storage, key, _, items = pid
         if kind != "storage" or not isinstance(storage, _StorageType):
             raise ValueError(f"unknown reference {kind!r}")
         start, size = self._starts[key]
         if not 0 <= items * storage.dtype.itemsize <= size:
-            raise ValueError(f"storage {key} has {size} bytes, {items} numbers do not fit")
+            raise ValueError(f"storage {key} has {size} bytes, too few for {items} numbers")
         return _Storage(self._path, start, items, storage.dtype)
 
 
-def _ordered() -> collections.OrderedDict:
+def _ordered() -> collections.OrderedDict[Any, Any]:
     return collections.OrderedDict()
 
 
-def _tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None) -> PickledTensor:
-    """Checked against the storage's end: a stride beyond it would read what is not the file's."""
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, metadata: Any = None
+) -> PickledTensor:
+    """Return a tensor, checked against its storage's end: a stride beyond it would read foreign memory."""
     sizes = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in sizes):
-        raise ValueError("a tensor of no known kind")
+        raise ValueError("a tensor of an unknown kind")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.items:
-        raise ValueError(f"a tensor of shape {tuple(shape)} runs over its storage's {storage.items} numbers")
+        raise ValueError(f"a tensor of shape {tuple(shape)} exceeds its storage's {storage.items} numbers")
     place = (storage.path, storage.start, storage.items, storage.dtype)
     return PickledTensor(*place, offset, tuple(shape), tuple(strides))

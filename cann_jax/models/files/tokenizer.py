@@ -1,16 +1,17 @@
-"""Tokenizers, from a Hugging Face folder or from the metadata of a GGUF file."""
+"""Tokenizers from a Hugging Face folder or from the metadata of a GGUF file."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cann_jax.files.errors import InputError
 
 
-def folder_tokenizer(folder: Path):
-    """The folder's tokenizer.
+def folder_tokenizer(folder: Path) -> Any:
+    """Return the folder's tokenizer.
 
     Raises:
-        InputError: the folder holds none that transformers reads.
+        InputError: transformers cannot read it.
     """
     from transformers import AutoTokenizer
 
@@ -18,16 +19,16 @@ def folder_tokenizer(folder: Path):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself for a corrupt file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json anew") from None
+        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json again") from None
 
 
-def gguf_tokenizer(metadata: dict, path: Path):
-    """The tokenizer that a GGUF file carries.
+def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
+    """Return the tokenizer of a GGUF file.
 
     transformers' own GGUF path loads torch; its converter alone does not.
 
     Raises:
-        InputError: the file's tokenizer is of a kind that transformers cannot build.
+        InputError: transformers cannot build a tokenizer of this kind.
     """
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.gguf_tokenizer_mapping import (
@@ -61,8 +62,8 @@ def gguf_tokenizer(metadata: dict, path: Path):
     )
 
 
-def _without_foreign_tokens(backend, count: int):
-    """The converter puts in its classes' own special tokens, with ids that the model does not have."""
+def _without_foreign_tokens(backend: Any, count: int) -> Any:
+    """Remove the special tokens of the converter's own classes, whose ids the model does not have."""
     from tokenizers import Tokenizer
 
     content = json.loads(backend.to_str())

@@ -1,53 +1,66 @@
-"""Weights by their Hugging Face names, into and out of the decoder's stacked state; strict both ways."""
+"""The decoder's arrays by their Hugging Face names, and the check that a source has exactly those."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.config import DecoderConfig
+from cann_jax.models.adapters.lora import Lora
+from cann_jax.models.config import NORMS, DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.families.family import FAMILIES, NORMS
-from cann_jax.runtime.placement import fetch
+from cann_jax.models.families import FAMILIES
+from cann_jax.runtime.sharding import LINEARS
+
+ArrayPath = tuple[str, ...]  # of an array in the decoder's state
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Where one of the decoder's arrays comes from.
+    """The source of one of the decoder's arrays.
 
     Args:
         path: Path in the decoder's state.
         name: Hugging Face name; holds ``{layer}`` where the array is stacked over layers.
-        transpose: Hugging Face stores it (out, in).
-        wide: Kept in float32 whatever the storage dtype (norm scales: a few kilobytes).
+        transpose: Whether Hugging Face stores it as (out, in).
+        wide: Whether it is float32 whatever the storage dtype (norm scales: a few kilobytes).
     """
 
-    path: tuple[str, ...]
+    path: ArrayPath
     name: str
     transpose: bool = False
     wide: bool = False
 
+    @property
+    def stacked(self) -> bool:
+        """Whether the array is stacked over layers."""
+        return "{layer}" in self.name
+
+    def names(self, config: DecoderConfig) -> list[str]:
+        """Return the names of its tensors, one for each layer where it is stacked."""
+        count = config.layers if self.stacked else 1
+        return [self.name.format(layer=layer) for layer in range(count)]
+
+    def on_disk_shape(self, shape: Shape) -> Shape:
+        """Return the shape of one tensor of an array of this shape."""
+        shape = shape[1:] if self.stacked else shape
+        return shape[::-1] if self.transpose else shape
+
 
 HEAD = Weight(("lm_head",), "lm_head.weight")
-_PARENTS = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"), ("attention", "self_attn")),
-    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ("mlp", "mlp")),
-}
 
 
 def expected_weights(config: DecoderConfig) -> tuple[Weight, ...]:
-    """Every array of the decoder; those that share a name are fused on disk, one behind the other."""
-    linears = [name for name in _PARENTS if name.endswith("_proj")]
+    """Return every array of the decoder; those that share a name are concatenated on disk, in this order."""
     head_norms = ("q_norm", "k_norm") if config.qk_norm else ()
     return (
         Weight(("embedding",), "model.embed_tokens.weight"),
-        *(_of_layer(config, name, "kernel") for name in linears),
-        *(_of_layer(config, name, "bias") for name in linears if name in config.biases),
+        *(_of_layer(config, name, "kernel") for name in LINEARS),
+        *(_of_layer(config, name, "bias") for name in LINEARS if name in config.biases),
         *(_of_layer(config, name, "scale") for name in head_norms),
         *(
             Weight(("layers", name, "scale"), f"model.layers.{{layer}}.{on_disk}.weight", wide=True)
@@ -59,7 +72,8 @@ def expected_weights(config: DecoderConfig) -> tuple[Weight, ...]:
 
 
 def _of_layer(config: DecoderConfig, name: str, array: str) -> Weight:
-    ours, theirs = _PARENTS[name]
+    in_mlp = name in ("gate_proj", "up_proj", "down_proj")
+    ours, theirs = ("mlp", "mlp") if in_mlp else ("attention", "self_attn")
     on_disk = FAMILIES[config.family].fused.get(name, f"{theirs}.{name}")
     suffix = "bias" if array == "bias" else "weight"
     kernel = array == "kernel"
@@ -68,91 +82,68 @@ def _of_layer(config: DecoderConfig, name: str, array: str) -> Weight:
     )
 
 
-def fused_weights(config: DecoderConfig) -> Iterator[tuple[str, list[Weight]]]:
-    """(Name, the arrays that one tensor of this name holds)."""
-    for name, group in groupby(expected_weights(config), key=lambda weight: weight.name):
-        yield name, list(group)
+def fused_weights(config: DecoderConfig) -> list[list[Weight]]:
+    """Return the arrays in groups that share a name: one tensor on disk holds the arrays of a group."""
+    return [list(group) for _, group in groupby(expected_weights(config), key=lambda weight: weight.name)]
 
 
-def names_of(weight: Weight, config: DecoderConfig) -> list[str]:
-    if "{layer}" not in weight.name:
-        return [weight.name]
-    return [weight.name.format(layer=layer) for layer in range(config.layers)]
+def unfused_kernels(config: DecoderConfig) -> list[Weight]:
+    """Return the kernels that have a tensor of their own on disk."""
+    alone = (group[0] for group in fused_weights(config) if len(group) == 1)
+    return [weight for weight in alone if weight.path[-1] == "kernel"]
 
 
-def load_weights(
-    read: dict[str, Callable[[], np.ndarray]], config: DecoderConfig, dtype, source: str
-) -> dict:
-    """Flat state {path: array} of the base weights; one tensor in memory at a time beside the result.
+def lora_at(decoder: Decoder, path: ArrayPath) -> Lora | None:
+    """Return the adapter of the kernel at ``path``; None where it has none, or it is another array."""
+    module: Any = decoder
+    for part in path[:-1]:
+        module = getattr(module, part)
+    return module.lora if path[-1] == "kernel" else None
+
+
+def flat_state(state: Any) -> list[tuple[ArrayPath, Any]]:
+    """Return the variables of a module's state with their paths."""
+    return [(tuple(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)]
+
+
+def base_state(decoder: Decoder) -> dict[ArrayPath, jax.Array]:
+    """Return every array of the decoder by its path."""
+    return {path: leaf[...] for path, leaf in flat_state(nnx.state(decoder, nnx.Param))}
+
+
+def base_shapes(config: DecoderConfig) -> dict[ArrayPath, Shape]:
+    """Return the shape of every array of the decoder by its path."""
+    state = jax.eval_shape(lambda: base_state(Decoder(config, rngs=nnx.Rngs(0))))
+    return {path: array.shape for path, array in state.items()}
+
+
+def check_weights(shapes: Mapping[str, Shape], config: DecoderConfig, source: str) -> None:
+    """Check the names and shapes of a source's tensors, without reading one.
 
     Args:
-        read: A reader for every tensor of the source, by Hugging Face name.
+        shapes: Shape of every tensor by Hugging Face name.
         config: The decoder.
-        dtype: Storage dtype of the matrices.
-        source: What to call the source in an error.
+        source: Name of the source in errors.
 
     Raises:
-        InputError: names that are missing or unexpected (all at once), or a tensor of another shape or kind.
-    """
-    _check_names(set(read), config, source)
-    shapes = base_shapes(config)
-    state = {}
-    for _, weights in fused_weights(config):
-        arrays = [np.empty(shapes[w.path].shape, jnp.float32 if w.wide else dtype) for w in weights]
-        _fill(weights, arrays, config, read, source)
-        state |= {weight.path: array for weight, array in zip(weights, arrays, strict=True)}
-    return state
-
-
-def check_weights(shapes: dict[str, tuple[int, ...]], config: DecoderConfig, source: str) -> None:
-    """What ``load_weights`` checks of names and shapes, without reading a tensor.
-
-    Args:
-        shapes: Of every tensor of the source, by Hugging Face name.
-        config: The decoder.
-        source: What to call the source in an error.
-
-    Raises:
-        InputError: as ``load_weights``.
+        InputError: Names are missing or unexpected (all are listed), or a tensor has another shape.
     """
     _check_names(set(shapes), config, source)
     targets = base_shapes(config)
-    for _, weights in fused_weights(config):
-        parts = [on_disk_shape(weight, targets[weight.path].shape) for weight in weights]
-        for name in names_of(weights[0], config):
-            _check_shape(name, shapes[name], _joined(parts), source)
-
-
-def on_disk_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of one tensor of an array of this shape."""
-    shape = shape[1:] if "{layer}" in weight.name else shape
-    return shape[::-1] if weight.transpose else shape
-
-
-def _joined(parts: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """Shape of tensors of these shapes, one behind the other."""
-    return (sum(part[0] for part in parts), *parts[0][1:])
-
-
-def base_shapes(config: DecoderConfig) -> dict:
-    """Shape of every array of the decoder, by its path."""
-    return jax.eval_shape(lambda: _base_state(Decoder(config, rngs=nnx.Rngs(0))))
-
-
-def _base_state(decoder: Decoder) -> dict:
-    return {path: leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(decoder, nnx.Param))}
-
-
-def _ignorable(names: set[str], config: DecoderConfig) -> set[str]:
-    """Tensors that carry nothing of their own: RoPE's frequencies of early files, the copy of a tied head."""
-    return {
-        name for name in names if name.endswith("rotary_emb.inv_freq") or (config.tied and name == HEAD.name)
-    }
+    for group in fused_weights(config):
+        parts = [weight.on_disk_shape(targets[weight.path]) for weight in group]
+        expected = (sum(part[0] for part in parts), *parts[0][1:])
+        for name in group[0].names(config):
+            if shapes[name] != expected:
+                raise InputError(
+                    f"{source}: {name} has shape {shapes[name]}, config.json asks for {expected}; "
+                    "use files of one model"
+                )
 
 
 def _check_names(names: set[str], config: DecoderConfig, source: str) -> None:
-    wanted = {name for weight in expected_weights(config) for name in names_of(weight, config)}
-    found = names - _ignorable(names, config)
+    wanted = {name for weight in expected_weights(config) for name in weight.names(config)}
+    found = {name for name in names if not _is_redundant(name, config)}
     problems = [
         f"{len(faulty)} {kind} ({', '.join(sorted(faulty)[:4])}{', …' if len(faulty) > 4 else ''})"
         for kind, faulty in (("missing", wanted - found), ("unexpected", found - wanted))
@@ -164,56 +155,6 @@ def _check_names(names: set[str], config: DecoderConfig, source: str) -> None:
         )
 
 
-def _fill(weights: list[Weight], arrays: list[np.ndarray], config: DecoderConfig, read, source: str) -> None:
-    """Read the tensors of one name into the arrays that they hold."""
-    parts = [on_disk_shape(weight, array.shape) for weight, array in zip(weights, arrays, strict=True)]
-    ends = np.cumsum([part[0] for part in parts])
-    for index, name in enumerate(names_of(weights[0], config)):
-        tensor = read[name]()
-        check_floating(name, tensor, source)
-        _check_shape(name, tensor.shape, _joined(parts), source)
-        for weight, array, rows in zip(weights, arrays, np.split(tensor, ends[:-1]), strict=True):
-            layer = array[index] if "{layer}" in weight.name else array
-            layer[...] = rows.T if weight.transpose else rows
-
-
-def check_floating(name: str, tensor: np.ndarray, source: str) -> None:
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        raise InputError(
-            f"{source}: {name} is {tensor.dtype}; quantized folders are not read, use a plain one"
-        )
-
-
-def _check_shape(name: str, have: tuple[int, ...], want: tuple[int, ...], source: str) -> None:
-    if have != want:
-        raise InputError(
-            f"{source}: {name} has shape {have}, config.json asks for {want}; use files of one model"
-        )
-
-
-def iterate_weights(decoder: Decoder, dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face name, array) of every weight, adapters merged, one tensor at a time."""
-    state = _base_state(decoder)
-    for _, weights in fused_weights(decoder.config):
-        for index, name in enumerate(names_of(weights[0], decoder.config)):
-            parts = [_tensor(decoder, state, weight, index) for weight in weights]
-            # safetensors writes memory as it lies, whatever the strides say.
-            yield name, np.ascontiguousarray(np.concatenate(parts)).astype(dtype)
-
-
-def _tensor(decoder: Decoder, state: dict, weight: Weight, index: int) -> np.ndarray:
-    """One layer's array as Hugging Face stores it."""
-    layer = index if "{layer}" in weight.name else slice(None)
-    tensor = fetch(state[weight.path][layer]).astype(np.float32)
-    path = weight.path[:-1]
-    if weight.path[-1] == "kernel" and (*path, "lora", "a") in state:
-        tensor = tensor + _lora_update(decoder, state, path, layer)
-    return tensor.T if weight.transpose else tensor
-
-
-def _lora_update(decoder: Decoder, state: dict, path: tuple[str, ...], layer: int) -> np.ndarray:
-    module = decoder
-    for part in path:
-        module = getattr(module, part)
-    a, b = (fetch(state[(*path, "lora", name)][layer]).astype(np.float32) for name in ("a", "b"))
-    return a @ b * module.lora.scale
+def _is_redundant(name: str, config: DecoderConfig) -> bool:
+    """Return whether it is early files' RoPE frequencies or the copy of a tied head, which add nothing."""
+    return name.endswith("rotary_emb.inv_freq") or (config.tied and name == HEAD.name)

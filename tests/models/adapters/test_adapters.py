@@ -10,11 +10,12 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.attach import adapter_of, with_adapter
+from cann_jax.models.adapters.attach import attach_adapter, open_attachable
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import CONFIG, PREFIX, WEIGHTS, export_adapter
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.layers import LoraParam
 from tests.builders import save_tiny
 from tests.models.adapters.test_peft import moved, save_theirs
 from tests.models.families.family_models import save_family
@@ -43,14 +44,14 @@ def ours(tiny_files, every_target, tmp_path) -> Path:
 )
 def test_equals_peft(model, tiny, tmp_path, changes):
     expected = save_theirs(tmp_path, **changes)
-    adapted = with_adapter(model, adapter_of(model.files, tmp_path))
+    adapted = attach_adapter(model, open_attachable(model.files, tmp_path))
     assert np.abs(our_logits(tiny, IDS) - expected).max() > 0.1
     np.testing.assert_allclose(our_logits(adapted.decoder, IDS), expected, atol=1e-4)
 
 
 def test_the_base_is_shared(model, ours):
     """Every base array is the reference's own buffer."""
-    adapted = with_adapter(model, adapter_of(model.files, ours))
+    adapted = attach_adapter(model, open_attachable(model.files, ours))
     adapters, rest = nnx.state(adapted.decoder, LoraParam, ...)
     own = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(model.weights)}
     assert {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(rest)} == own
@@ -59,7 +60,7 @@ def test_the_base_is_shared(model, ours):
 
 def test_equal_shapes_share_one_program(model, ours):
     """Two adapters of one kind are the same static graph: one compilation serves both."""
-    first, second = (with_adapter(model, adapter_of(model.files, ours)) for _ in range(2))
+    first, second = (attach_adapter(model, open_attachable(model.files, ours)) for _ in range(2))
     assert first.graph == second.graph and hash(first.graph) == hash(second.graph)
 
 
@@ -67,7 +68,7 @@ def test_an_adapter_of_another_base(ours, tmp_path):
     """Of equal shapes, so that nothing but the fingerprint tells; merging refuses it too."""
     twin = save_tiny(tmp_path / "twin", seed=1)
     with pytest.raises(InputError, match=r"was trained on another model .*use the adapter's own base model"):
-        adapter_of(open_model(str(twin)), ours)
+        open_attachable(open_model(str(twin)), ours)
     with pytest.raises(InputError, match="was trained on another model"):
         open_model(str(twin), adapter=str(ours))
 
@@ -83,5 +84,5 @@ def test_a_fused_layer(tmp_path):
     halves = {"lora_A": np.ones((2, columns), "f4"), "lora_B": np.ones((rows, 2), "f4")}
     tensors = {f"{PREFIX}{layer}.{half}.weight": array for half, array in halves.items()}
     save_file(tensors, folder / WEIGHTS)
-    with pytest.raises(InputError, match="qkv_proj cannot stand beside the weights"):
-        adapter_of(files, folder)
+    with pytest.raises(InputError, match="qkv_proj cannot be attached to the weights"):
+        open_attachable(files, folder)

@@ -7,9 +7,9 @@ from flax import nnx
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.decoder import LORA_TARGETS
 from cann_jax.models.files.load import load_decoder
-from cann_jax.models.layers import LoraParam
 from tests.models.forward import our_logits, random_ids
 
 IDS = random_ids((2, 17))
@@ -71,6 +71,7 @@ def test_adapter_equals_its_formula(working):
 
 def test_unknown_target(tiny_files):
     with pytest.raises(
-        InputError, match=r"targets: 'q' is no layer; did you mean q_proj\? There are q_proj, "
+        InputError,
+        match=r"targets: 'q' is not a linear layer; did you mean q_proj\? The choices are q_proj",
     ):
         load_decoder(tiny_files, "float32", LoraConfig(targets=("q",)))

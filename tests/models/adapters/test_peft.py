@@ -14,9 +14,10 @@ from peft import PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
-from cann_jax.models.files.load import load_decoder, open_model
-from cann_jax.models.layers import LoraParam
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from tests.builders import save_tiny, tiny_torch
 from tests.models.forward import our_logits, random_ids
 
@@ -137,7 +138,7 @@ def test_unsupported_field(said, copy, tiny_folder):
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 EDITS = {
-    "q_proj has lora_A alone": lambda t: t.pop(Q.format("B")),
+    "q_proj has only lora_A": lambda t: t.pop(Q.format("B")),
     "the model has no model.layers.7.self_attn.q_proj.weight": lambda t: t.update(
         {Q.format(half).replace(".0.", ".7."): t[Q.format(half)] for half in "AB"}
     ),

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cann_jax.models.decoder import Decoder, causal_sight
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.masks import causal_mask
 from tests.builders import SHAPE, tiny_tokenizer
 from tests.models.forward import torch_model
 
@@ -101,7 +102,7 @@ def ours(decoder: Decoder, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnames="graph")
 def _ours(graph, weights, ids, valid, positions):
     decoder = nnx.merge(graph, weights)
-    states = decoder.layer_states(ids, positions, causal_sight(valid))
+    states = decoder.layer_states(ids, positions, causal_mask(valid))
     hidden = decoder.final_norm(states[-1])
     return decoder.logits(hidden), states.at[-1].set(hidden)
 

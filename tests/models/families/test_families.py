@@ -8,7 +8,8 @@ import pytest
 
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.generate import generate
 from tests.models.families.family_models import FAMILIES, ours, padded, save_family, theirs

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from tests.models.families.family_models import ours, padded, save_family, theirs
 from tests.models.forward import changed_copy
 

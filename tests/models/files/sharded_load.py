@@ -10,8 +10,9 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cann_jax.config.training import LoraConfig
-from cann_jax.models.files import folder as sources
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
+from cann_jax.models.files.readers import Reader
 
 SPECS = {
     "embedding": (None, "fsdp"),
@@ -37,7 +38,7 @@ def main(folder: str) -> None:
             sizes.setdefault(name, []).append(tensor.nbytes)
             return tensor
 
-        return sources.Reader(reader.shape, read)
+        return Reader(reader.shape, read)
 
     readers = {name: counted(name, reader) for name, reader in files.readers.items()}
     counting = dataclasses.replace(files, readers=readers)

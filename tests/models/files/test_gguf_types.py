@@ -6,7 +6,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.folder import gguf_readers
+from cann_jax.models.files.gguf import gguf_readers
 
 COLUMNS = 256  # a multiple of every type's block
 READ = [

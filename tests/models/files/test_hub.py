@@ -10,7 +10,7 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.files import hub
-from cann_jax.models.files.load import open_model
+from cann_jax.models.files.model_files import open_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -63,7 +63,7 @@ def test_offline_from_the_cache(cache, tiny_files, revision):
 def test_what_cannot_be_had_is_one_line(cache, name, revision, environment):
     (line,) = download(cache, name, revision, **environment)
     assert line.startswith(
-        f"refused: {name}{f' at revision {revision}' if revision else ''} is no folder here"
+        f"refused: {name}{f' at revision {revision}' if revision else ''} is not a folder here"
     )
     assert line.endswith("or download the folder and give its path")
 
@@ -76,5 +76,5 @@ def test_a_path_that_exists_is_no_name(tmp_path, monkeypatch):
 
 
 def test_revision_of_a_folder(tiny_folder):
-    with pytest.raises(InputError, match=r"model\.revision 'main' belongs to a name on the Hub"):
+    with pytest.raises(InputError, match=r"model\.revision 'main' applies to a name on the Hub"):
         open_model(str(tiny_folder), "main")

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from tests.builders import save_tiny
 from tests.models.forward import changed_copy
 
@@ -143,7 +144,7 @@ UNSUPPORTED = {
     "attention_dropout 0.1 is not supported": {"attention_dropout": 0.1},
     "RoPE scaling 'ntk'": {"rope_parameters": {"rope_type": "ntk", "rope_theta": 1e4, "factor": 8.0}},
     "partial_rotary_factor": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    "rope_parameters is [], no JSON object": {"rope_parameters": []},
+    "rope_parameters is [], which is not a JSON object": {"rope_parameters": []},
     "rope_theta is -1": {"rope_parameters": {"rope_theta": -1}},
     "hidden_size is '64'": {"hidden_size": "64"},
     "num_hidden_layers is 0": {"num_hidden_layers": 0},

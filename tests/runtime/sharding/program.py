@@ -15,17 +15,18 @@ from jax.sharding import PartitionSpec
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.core import Scores, solve_dual
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.models.layers import LoraParam
+from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.runtime import distributed
 from cann_jax.runtime.mesh import current_mesh, make_mesh, on_mesh
 from cann_jax.runtime.placement import fetch, own_rows, place, place_batch, place_rows
 from cann_jax.runtime.sharding import parameter_specs
 from cann_jax.sampling.generate import generate
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.preference_objective import PreferenceBatch, Spec, reference_step, train_step
-from cann_jax.training.step import start
+from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
+from cann_jax.training.step import forward, start, train_step
 
 STEPS = 20
 
@@ -52,9 +53,11 @@ def losses(model: str, lora: LoraConfig | None) -> list[float]:
     decoder = load_decoder(open_model(model), "float32", lora, wide=lora is None)
     graph, weights, frozen = nnx.split(decoder, nnx.Param if lora is None else LoraParam, ...)
     steps = optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=1), STEPS)
-    spec = Spec(graph, steps, "dpo", 0.3, 4, "everything", 2)
+    spec = PreferenceObjective(
+        graph, steps, rematerialise="everything", accumulation=2, loss="dpo", beta=0.3, chunks=4
+    )
     batch = preferences()
-    reference = fetch(reference_step(spec, weights, frozen, batch))
+    reference = fetch(forward(spec, weights, frozen, batch))
     batch = batch._replace(reference_logps=place_batch(reference))
     state, seed, found = start(spec, weights), jax.random.key(7), []
     for _ in range(STEPS):

@@ -14,14 +14,15 @@ from flax import nnx
 
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import OptimizerConfig
-from cann_jax.models.files.load import load_decoder, open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import distributed
 from cann_jax.runtime.mesh import make_mesh, on_mesh
 from cann_jax.runtime.placement import fetch
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.preference_objective import Spec, train_step
+from cann_jax.training.preference_objective import PreferenceObjective
 from cann_jax.training.step import start
 from tests.runtime.sharding.program import assert_lies_by_the_table, preferences
 
@@ -40,18 +41,17 @@ def train(model: str, folder: Path, steps: int) -> None:
     decoder = load_decoder(open_model(model), "float32", None, wide=True)
     graph, weights, frozen = nnx.split(decoder, nnx.Param, ...)
     schedule = optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=1), TOTAL)
-    spec, batch, seed = (
-        Spec(graph, schedule, "dpo", 0.3, 4, "everything", 2),
-        preferences(),
-        jax.random.key(7),
+    spec = PreferenceObjective(
+        graph, schedule, rematerialise="everything", accumulation=2, loss="dpo", beta=0.3, chunks=4
     )
+    batch, seed = preferences(), jax.random.key(7)
     state, pace = start(spec, weights), Pace("resume", "learning_rate", steps, steps, 2)
     with Checkpoints(folder / "checkpoints", 2, steps) as checkpoints:
         restored = checkpoints.restore(state)
     if restored is not None:
         assert_lies_by_the_table(restored)
         dump(restored, folder, "restored")
-    state = fit(lambda state, _: train_step(spec, state, frozen, batch, seed), state, pace, folder)
+    state = fit(spec, state, frozen, lambda _: batch, seed, pace, folder)
     dump(state, folder, "saved")
 
 

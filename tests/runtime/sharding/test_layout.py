@@ -13,7 +13,8 @@ from cann_jax.config.mesh import MeshConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.load import abstract_decoder, open_model
+from cann_jax.models.files.load import abstract_decoder
+from cann_jax.models.files.model_files import open_model
 from cann_jax.run.batches import batches_of
 from cann_jax.runtime import sharding
 from cann_jax.runtime.mesh import mesh_shape

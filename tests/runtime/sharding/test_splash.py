@@ -6,35 +6,35 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.attention import Rule, attend, implementation
-from cann_jax.models.splash import Sight
+from cann_jax.models.attention import AttentionRule, attend, choose_kernel
+from cann_jax.models.masks import SequenceMask
 
 # Two responses behind one prompt, as training packs them; neither length is a multiple of a block.
 PROMPT, RESPONSE = 60, 50
 
 
-def packed_sight() -> Sight:
+def packed_mask() -> SequenceMask:
     """Of a prompt and a response that are padded, and a response that is not."""
     size = PROMPT + 2 * RESPONSE
     segment = np.repeat([0, 1, 2], [PROMPT, RESPONSE, RESPONSE])
     related = (segment == 0) | (segment == segment[:, None])
     index = np.arange(size)
     valid = (index < PROMPT - 9) | ((index >= PROMPT) & (index < size - 7))
-    return Sight(related & np.tri(size, dtype=bool), jnp.asarray(valid)[None])
+    return SequenceMask(related & np.tri(size, dtype=bool), jnp.asarray(valid)[None])
 
 
 @pytest.mark.parametrize("softcap", [None, 20.0])
 @pytest.mark.parametrize("known", [True, False])
 def test_same_as_the_plain_kernel(softcap, known):
-    random, sight = np.random.default_rng(0), packed_sight()
-    masks = {"xla": sight.mask, "splash": sight if known else sight.mask}
-    size = sight.mask.shape[1]
+    random, mask = np.random.default_rng(0), packed_mask()
+    masks = {"xla": mask.dense, "splash": mask if known else mask.dense}
+    size = mask.dense.shape[1]
     q, k, v, weights = (
         jnp.asarray(random.normal(size=(1, size, heads, 128)), jnp.float32) for heads in (4, 2, 2, 4)
     )
 
     def loss(kernel: str, *qkv):
-        out = attend(Rule(128**-0.5, softcap, kernel, jnp.float32), *qkv, masks[kernel])
+        out = attend(AttentionRule(128**-0.5, softcap, kernel, jnp.float32), *qkv, masks[kernel])
         return jnp.sum(out * weights.reshape(1, size, -1)), out
 
     results = {}
@@ -47,6 +47,6 @@ def test_same_as_the_plain_kernel(softcap, known):
 
 
 def test_the_kernel_is_chosen_by_platform():
-    assert implementation("auto", jnp.bfloat16, 128, None) == "xla"
+    assert choose_kernel("auto", jnp.bfloat16, 128, None) == "xla"
     with pytest.raises(InputError, match="splash needs a TPU, and this is a cpu; use auto or xla"):
-        implementation("splash", jnp.bfloat16, 128, None)
+        choose_kernel("splash", jnp.bfloat16, 128, None)

@@ -1,0 +1,24 @@
+"""Arrays as the core takes them, and sums and means that keep float32's digits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray  # functions of this package take either; what they compute is JAX's
+
+
+def accurate_sum(values: Array, block: int = 128) -> Array:
+    """Return the sum over the last axis, in two levels: float32 error grows with the root of its length."""
+    length = values.shape[-1]
+    if length <= block:
+        return jnp.sum(values, axis=-1)
+    padded = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -length % block)])
+    return jnp.sum(jnp.sum(padded.reshape(*values.shape[:-1], -1, block), axis=-1), axis=-1)
+
+
+def response_mean(values: Array, mask: Array | None) -> Array:
+    """Return the mean ``(..., prompts)`` over the responses that exist of ``(..., prompts, responses)``."""
+    if mask is None:
+        return jnp.mean(values, axis=-1)
+    count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
+    return jnp.sum(jnp.where(mask, values, 0), axis=-1) / count

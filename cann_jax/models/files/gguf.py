@@ -1,0 +1,132 @@
+"""GGUF files of the llama architecture: configuration, and a reader for every tensor."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cann_jax.files.errors import InputError
+from cann_jax.models.files.readers import Index, Reader, Readers
+
+if TYPE_CHECKING:
+    import gguf
+
+NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+BLOCK_NAMES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def open_gguf(path: Path) -> tuple["gguf.GGUFReader", dict[str, Any]]:
+    """Return the open GGUF file and its metadata.
+
+    Raises:
+        InputError: The file is missing, truncated or not a GGUF file.
+    """
+    import gguf
+
+    try:
+        file = gguf.GGUFReader(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; model.path must name a folder or a .gguf file") from None
+    except (ValueError, IndexError, OSError, KeyError) as error:
+        raise InputError(f"{path} is truncated or not a GGUF file ({error}); copy it again") from None
+    return file, {key: field.contents() for key, field in file.fields.items()}
+
+
+def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, Any]:
+    """Return the ``config.json`` that corresponds to a GGUF file's metadata.
+
+    Raises:
+        InputError: The architecture is not llama, RoPE is scaled or partial, or a key is missing.
+    """
+    if metadata.get("general.architecture") != "llama":
+        kind = metadata.get("general.architecture")
+        raise InputError(f"{path}: architecture {kind!r} is not supported; use a file of 'llama'")
+    scaling = metadata.get("llama.rope.scaling.type", "none")
+    if scaling != "none":
+        raise InputError(f"{path}: RoPE scaling {scaling!r} is not supported; use a file without it")
+    try:
+        heads = metadata["llama.attention.head_count"]
+        hidden = metadata["llama.embedding_length"]
+        head_dim = metadata.get("llama.attention.key_length", hidden // heads)
+        if metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
+            raise InputError(f"{path}: RoPE over a part of each head is not supported; use another model")
+        return {
+            "model_type": "llama",
+            "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
+            "hidden_size": hidden,
+            "intermediate_size": metadata["llama.feed_forward_length"],
+            "num_hidden_layers": metadata["llama.block_count"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": metadata.get("llama.attention.head_count_kv", heads),
+            "head_dim": head_dim,
+            "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
+            "rope_theta": metadata.get("llama.rope.freq_base", 10_000.0),
+            "max_position_embeddings": metadata["llama.context_length"],
+            "tie_word_embeddings": tied,
+        }
+    except KeyError as missing:
+        raise InputError(f"{path} lacks the key {missing}; convert the model again") from None
+
+
+def gguf_readers(file: "gguf.GGUFReader", heads: int, kv_heads: int, path: Path) -> Readers:
+    """Return a reader for every tensor, dequantized to float32, under its Hugging Face name.
+
+    Raises:
+        InputError: A tensor's name has no counterpart, or (when read) its type cannot be dequantized.
+    """
+    readers: Readers = {}
+    for tensor in file.tensors:
+        name = _hugging_face_name(tensor.name)
+        if name is None:
+            raise InputError(
+                f"{path}: tensor {tensor.name} has no place in the decoder; the file is of another model"
+            )
+        rows = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        readers[name] = Reader(shape, partial(_dequantize, tensor, rows, path))
+    return readers
+
+
+def _hugging_face_name(name: str) -> str | None:
+    parts = name.split(".")
+    if parts[0] == "blk" and len(parts) == 4 and parts[2] in BLOCK_NAMES:
+        return f"model.layers.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
+    if len(parts) == 2 and parts[0] in NAMES:
+        return f"{NAMES[parts[0]]}.{parts[1]}"
+    return None
+
+
+def _dequantize(tensor: "gguf.ReaderTensor", heads: int | None, path: Path, index: Index) -> np.ndarray:
+    import gguf
+
+    try:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError:
+        kind = tensor.tensor_type.name
+        raise InputError(
+            f"{path}: {tensor.name} has type {kind}, which cannot be read; use another file"
+        ) from None
+    values = values if heads is None else _half_rotation_rows(values, heads)
+    return values[index]
+
+
+def _half_rotation_rows(values: np.ndarray, heads: int) -> np.ndarray:
+    """Undo llama.cpp's interleaving of the two halves of each head's q and k rows."""
+    head_dim = values.shape[0] // heads
+    pairs = values.reshape(heads, head_dim // 2, 2, -1)
+    return pairs.swapaxes(1, 2).reshape(values.shape)

@@ -1,0 +1,249 @@
+"""Which stages become stale with each setting and each file: by their folders, against the pipeline's table."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pytest
+
+from cann_jax.config.run import RunConfig
+from cann_jax.config.schema import from_mapping
+from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json
+from cann_jax.run.execution import plan, refuse_stale
+from cann_jax.run.manifest import flattened
+from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE
+from cann_jax.run.run import Run
+from cann_jax.run.stages import reads_setting, stages_of
+from tests.config.fields import type_at
+from tests.run.everything import end_every_stage, whole_config
+
+# Settings that name a file, and the stages' inputs that it is.
+FILES = {
+    "model.path": ("model", "tokenizer"),
+    "model.adapter": ("model", "tokenizer"),
+    "model.revision": ("model", "tokenizer"),
+    "prompts.train": ("prompts.train",),
+    "prompts.heldout": ("prompts.heldout",),
+    "preferences.path": ("preferences",),
+}
+PROBE = {"prompt": "a", "better": "b", "worse": "c"}
+# Values for settings whose neighbours leave little choice.
+CHOSEN: dict[str, Any] = {
+    "sample.temperature": 0.5,
+    "sample.stop": ["."],
+    "align.pairs": "dataset",
+    "align.preference": "better",
+    "constraints.length.group": "odd",
+    "constraints.vowels.group": "odd",
+    "constraints.vowels.clip": [0.0, 1.0],
+    "constraints.length.clip": [-9.0, 0.0],
+    "preferences.chosen_is": "better",
+    "align.lora.targets": ["q_proj"],
+    "prealign.lora.targets": ["q_proj"],
+    "prompts.template": "Q: {prompt}",
+    "align.accumulation": 5,
+    "mesh.data": 2,
+    "distributed.process": 1,
+    **{f"constraints.{name}.scorer.probe": PROBE for name in ("length", "vowels")},
+}
+# What else must change with a setting, where it cannot change alone.
+WITH: dict[str, dict[str, Any]] = {
+    "sample.temperature": {"sample.allow_changed_reference": True},
+    "sample.top_p": {"sample.allow_changed_reference": True},
+    "align.group_size": {"online.responses": 8},
+    "align.pairs": {"rounds": 1, "constraints.length.group": None},
+    "align.preference": {"rounds": 1, "align.pairs": "dataset"},
+    **{
+        f"constraints.{name}.{target}": {f"constraints.{name}.margin": None}
+        for name in ("length", "vowels")
+        for target in ("at_least", "max_unsafe")
+    },
+    **{
+        f"{scorer}.prealigned.{source}": {f"{scorer}.prealigned.preference": None}
+        | ({f"{scorer}.prealigned.model": "x"} if source == "revision" else {})
+        for scorer in ("reward.scorer", "evaluate.also.safe")
+        for source in ("system_prompt", "adapter", "model", "revision")
+    },
+    "distributed.coordinator": {"distributed.processes": 2, "distributed.process": 0},
+    "distributed.processes": {"distributed.coordinator": "a:1", "distributed.process": 0},
+    "distributed.process": {"distributed.coordinator": "a:1", "distributed.processes": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tiny_folder, tmp_path_factory) -> Run:
+    """A run of every stage, all of them ended; look, do not touch."""
+    run = whole_config(tmp_path_factory.mktemp("ended"), tiny_folder)
+    end_every_stage(run)
+    return run
+
+
+def changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """The configuration with other values at dotted keys."""
+    values = as_json(config)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        inside = values
+        for name in path:
+            inside = inside[name]
+        inside[last] = value
+    return from_mapping(RunConfig, values)
+
+
+def other_values(key: str, value: Any) -> Iterator[Any]:
+    """Values of the same type that are not this one."""
+    hint = type_at(RunConfig, key)
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(each for each in get_args(hint) if each is not type(None))
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(plain) is Literal:
+        yield from (each for each in get_args(plain) if each != value)
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, value - 1, value * 2)
+    elif isinstance(value, float):
+        yield from (value + 0.25, value / 2, 0.25)
+    elif isinstance(value, str):
+        yield f"{value}x"
+    else:
+        yield from (3, 0.5, "text {reply} {prompt}")
+
+
+def change_of(config: RunConfig, key: str, value: Any) -> dict[str, Any]:
+    """Another valid value for a key, with what must change beside it."""
+    if key.endswith(".kind"):
+        return {key.removesuffix(".kind"): {"kind": "relevance"}}
+    candidates = [CHOSEN[key]] if key in CHOSEN else other_values(key, value)
+    for candidate in candidates:
+        changes = {key: candidate, **WITH.get(key, {})}
+        try:
+            changed(config, changes)
+        except InputError:
+            continue
+        return changes
+    raise AssertionError(f"no other value of {key} is valid; add one to CHOSEN or WITH")
+
+
+def differing(before: RunConfig, after: RunConfig) -> set[str]:
+    """The keys whose values differ, or that only one of the two has."""
+    old, new = (dict(flattened(as_json(config))) for config in (before, after))
+    return {key for key in old.keys() | new.keys() if old.get(key, ...) != new.get(key, ...)}
+
+
+def table_says(config: RunConfig, before: RunConfig) -> set[str]:
+    """The stages that the table makes stale: those that read a changed setting or file, and all behind them."""
+    stale: set[str] = set()
+    changes = differing(before, config)
+    old = {stage.name for stage in stages_of(PIPELINE, before)}
+    for stage in stages_of(PIPELINE, config):
+        direct = any(
+            reads_setting(stage, key) or set(FILES.get(key, ())) & set(stage.files) for key in changes
+        )
+        reads = {name for name, when in stage.reads.items() if when.holds(config)}
+        # A stage that reads other stages than before has other inputs, though no setting of its own changed.
+        moved = reads != {name for name, when in stage.reads.items() if when.holds(before)}
+        if direct or moved or stage.name not in old or reads & stale:
+            stale.add(stage.name)
+    return stale
+
+
+def test_every_setting_makes_stale_what_the_table_says(ended, tmp_path, tiny_folder):
+    config = ended.config
+    wrong, used = [], set()
+    for key, value in flattened(as_json(config)):
+        if key in FILES:
+            continue
+        try:
+            changes = change_of(config, key, value)
+        except AssertionError as error:
+            wrong.append(str(error))
+            continue
+        run = Run(changed(config, changes | {"run_dir": config.run_dir, "name": config.name}))
+        run.fingerprints = ended.fingerprints  # the files from outside are the same ones
+        found = {each.stage.name for each in plan(run, run.stages) if not each.fresh}
+        expected = table_says(run.config, config)
+        if key not in NO_SETTINGS and not key.startswith(("mesh.", "distributed.")):
+            used |= {key} if expected else set()
+            wrong += [] if expected else [f"{key}: no stage reads it"]
+        if found != expected:
+            wrong.append(f"{key} → {changes}: stale {sorted(found)}, the table says {sorted(expected)}")
+    assert not wrong, "\n".join(wrong)
+    assert len(used) > 90
+
+
+@pytest.mark.parametrize("key", ["model.path", "prompts.train", "prompts.heldout", "preferences.path"])
+def test_a_file_with_other_content_makes_stale_what_the_table_says(ended, tmp_path, key):
+    config = ended.config
+    source = Path(dict(flattened(as_json(config)))[key])
+    copy = tmp_path / source.name
+    if source.is_dir():
+        shutil.copytree(source, copy)
+        template = copy / "chat_template.jinja"
+        template.write_text(template.read_text() + " ")
+    else:
+        lines = source.read_text().splitlines(keepends=True)
+        copy.write_text("".join(lines[:-1]))
+    run = Run(changed(config, {key: str(copy)}))
+    found = {each.stage.name for each in plan(run, run.stages) if not each.fresh}
+    assert found == table_says(run.config, config) and found
+
+
+def test_the_same_content_elsewhere_makes_nothing_stale(ended, tmp_path):
+    config = ended.config
+    moved = {}
+    for key in ("model.path", "prompts.train", "prompts.heldout", "preferences.path"):
+        source = Path(dict(flattened(as_json(config)))[key])
+        folder = tmp_path / key
+        folder.mkdir()
+        copy = folder / source.name
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copyfile(source, copy)
+        moved[key] = str(copy)
+    run = Run(changed(config, moved))
+    assert all(each.fresh for each in plan(run, run.stages))
+
+
+def test_order_of_constraints_is_no_change(ended):
+    values = as_json(ended.config)
+    values["constraints"] = dict(reversed(values["constraints"].items()))
+    run = Run(from_mapping(RunConfig, values))
+    run.fingerprints = ended.fingerprints
+    assert list(run.config.constraints) != list(ended.config.constraints)
+    assert all(each.fresh for each in plan(run, run.stages))
+
+
+def named(run: Run, *names: str):
+    return tuple(stage for stage in run.stages if stage.name in names)
+
+
+@pytest.mark.parametrize(
+    "asked, changes, message",
+    [
+        (("dual",), {"reward.scorer.beta": 0.3}, "stage 'dual' reads stage 'prealign', which is stale: settings.reward.scorer.beta: 0.2 → 0.3; run --stages prealign,score,dual"),
+        (("evaluate",), {"align.lora.alpha": 32.0}, "stage 'evaluate' reads stage 'align', which is stale: settings.align.lora.alpha: 4.0 → 32.0; run --stages align,rounds,evaluate"),
+        (("sample", "dual"), {"sample.responses": 5}, "stage 'dual' reads stage 'score', which is stale: inputs.sample: computed again; run --stages sample,score,dual"),
+    ],
+)  # fmt: skip
+def test_a_lone_stage_over_a_stale_input_is_refused(ended, asked, changes, message):
+    run = Run(changed(ended.config, changes))
+    run.fingerprints = ended.fingerprints
+    with pytest.raises(InputError) as caught:
+        refuse_stale(run, named(run, *asked))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_lone_stage_over_fresh_inputs_is_not_refused(ended):
+    refuse_stale(ended, named(ended, "evaluate"))
+    run = Run(changed(ended.config, {"constraints.vowels.margin": 0.01}))
+    run.fingerprints = ended.fingerprints
+    refuse_stale(run, named(run, "dual"))
+
+
+def test_a_stage_that_never_ended_is_named(ended, tmp_path):
+    run = Run(changed(ended.config, {"run_dir": str(tmp_path)}))
+    run.fingerprints = ended.fingerprints
+    with pytest.raises(InputError, match="stage 'dual' reads stage 'pairs', which has not ended in .*; run --stages pairs,prealign,sample,score,dual"):  # fmt: skip
+        refuse_stale(run, named(run, "dual"))
