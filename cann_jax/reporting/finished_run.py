@@ -8,8 +8,8 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.atomic import read_json
 from cann_jax.files.errors import InputError
-from cann_jax.run.manifest import MANIFEST
 from cann_jax.run.folder import CONFIG
+from cann_jax.run.manifest import MANIFEST
 from cann_jax.run.run import Run
 
 REPORTED = ("dual", "align", "evaluate")

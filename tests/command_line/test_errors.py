@@ -12,10 +12,10 @@ from cann_jax.files.errors import InfeasibleError, InputError
 @pytest.mark.parametrize("error, status", [(InputError, 2), (InfeasibleError, 3)])
 def test_run_command_prints_one_line(capsys, error, status):
     def main(argv):
-        raise error("mend\nthis")
+        raise error("fix\nthis")
 
     assert run_command(main) == status
-    assert capsys.readouterr().err == "error: mend this\n"
+    assert capsys.readouterr().err == "error: fix this\n"
 
 
 def test_run_command_interrupted_and_bug(capsys):
