@@ -35,7 +35,7 @@ METRICS = "align/metrics.jsonl"
 
 
 class Stop(NamedTuple):
-    """One SIGTERM: where the run was, its status, what it said last, and what was finished by then."""
+    """One SIGTERM: the stage, the exit status, the last line printed, and what was finished by then."""
 
     stage: str
     pieces: int
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def setting(folder: Path) -> str:
-    """The configuration: enough shards and steps that no stage is a single piece."""
+    """Return the configuration, with enough shards and steps that no stage is a single piece."""
     model = save_tiny(folder / "model")
     config = write_config(folder, model)
     write_prompts(folder / "train.jsonl", 96, "Tell me about")
@@ -73,7 +73,7 @@ def setting(folder: Path) -> str:
 
 
 def disturbed(config: str, folder: Path, pieces: int, arguments: argparse.Namespace) -> list[Stop]:
-    """All stops, and then the rest of the run."""
+    """Stop the run at all moments, then let it finish; return the stops."""
     draw, stops = random.Random(arguments.seed), []
     for moment in sorted(draw.randrange(pieces) for _ in range(arguments.signals)):
         stops.append(stopped(config, folder, moment, draw.uniform(0, 1)))
@@ -95,9 +95,11 @@ def stopped(config: str, folder: Path, moment: int | None, delay: float = 0) -> 
             time.sleep(0.01)
         time.sleep(delay)
         run.send_signal(signal.SIGTERM)
-    said = run.communicate()[1].strip().splitlines()
-    assert moment is not None or run.returncode == 0, said
-    return Stop(stage_of(folder), pieces_of(folder), run.returncode, said[-1] if said else "", *made(folder))
+    lines = run.communicate()[1].strip().splitlines()
+    assert moment is not None or run.returncode == 0, lines
+    return Stop(
+        stage_of(folder), pieces_of(folder), run.returncode, lines[-1] if lines else "", *made(folder)
+    )
 
 
 def pieces_of(folder: Path) -> int:
@@ -106,7 +108,7 @@ def pieces_of(folder: Path) -> int:
 
 
 def made(folder: Path) -> tuple[int, dict[str, int]]:
-    """Training steps, and when each finished file was written, in nanoseconds."""
+    """Return the number of training steps, and when each finished file was written, in nanoseconds."""
     files = [path for pattern in (*SHARDS, "*/manifest.json") for path in folder.glob(pattern)]
     finished = [path for path in files if path.suffix in (".parquet", ".json")]
     written = {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in finished}
@@ -115,13 +117,13 @@ def made(folder: Path) -> tuple[int, dict[str, int]]:
 
 
 def stage_of(folder: Path) -> str:
-    """The first stage that is not committed."""
+    """Return the first stage that is not committed."""
     open_stages = [name for name in STAGES if not (folder / name / "manifest.json").exists()]
     return open_stages[0] if open_stages else "report"
 
 
 def repeated(stops: list[Stop], cut: Path) -> list[str]:
-    """Files that were written again after a stop at which they were finished, and steps that were lost."""
+    """Return files that were written again after a stop that they preceded, and steps that were lost."""
     last = made(cut)[1]
     again = [name for stop in stops for name, when in stop.written.items() if last.get(name) != when]
     lost = [f"step {a.steps}" for a, b in pairwise(stops) if b.steps < a.steps]
@@ -135,7 +137,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def equal(whole: Path, cut: Path) -> dict[str, bool]:
-    """What both runs left, bit for bit."""
+    """Return, by artifact, whether both runs left the same bytes."""
     ours, theirs = weights(cut), weights(whole)
     same = {
         "final weights": ours.keys() == theirs.keys()
@@ -146,7 +148,9 @@ def equal(whole: Path, cut: Path) -> dict[str, bool]:
     return same
 
 
-def report(whole, cut, stops: list[Stop], pieces: int, seconds: float, arguments) -> str:
+def report(
+    whole: Path, cut: Path, stops: list[Stop], pieces: int, seconds: float, arguments: argparse.Namespace
+) -> str:
     same, again = equal(whole, cut), repeated(stops, cut)
     rows = [
         f"| {number} | {stop.stage} | {stop.pieces} | {stop.status} | {stop.said or 'nothing'} |"

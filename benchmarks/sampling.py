@@ -1,7 +1,7 @@
-"""Tokens a second: our sampling against transformers' ``generate`` on torch in float32.
+"""Compare our sampling with transformers' ``generate`` on torch in float32, in tokens per second.
 
 Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), same prompts, K responses each, the
-same number of new tokens (no stop), temperature 1, same machine; the contestants take turns, medians count.
+same number of new tokens (no stop), temperature 1, same machine. Contestants take turns; medians are shown.
 
     python benchmarks/sampling.py [--prompts 8] [--responses 64] [--new_tokens 48] [--rounds 3]
 """
@@ -11,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,12 +20,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cann_jax.config.run import PromptsConfig
-from cann_jax.data.encoded_prompts import encode_prompts
+from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import read_prompts
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.language_model import LanguageModel
+<<<<<<< HEAD
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+=======
+from cann_jax.models.load import ModelFiles, load_decoder, open_model
+>>>>>>> w-data
 from cann_jax.sampling.generate import generate
 
 PROMPTS = Path(__file__).parents[1] / "configs/prompts/quickstart_train.jsonl"
@@ -52,7 +57,10 @@ def main() -> None:
     report(measure(contestants, arguments), arguments)
 
 
-def ours(files, dtype: str, prompts, arguments):
+def ours(
+    files: ModelFiles, dtype: str, prompts: EncodedPrompts, arguments: argparse.Namespace
+) -> Callable[[int], int]:
+    """Return a function from a seed to the number of tokens that our sampling generates."""
     model = LanguageModel.of(load_decoder(files, dtype), files)
     arrays = prompts.arrays(range(len(prompts)))
 
@@ -70,7 +78,8 @@ def ours(files, dtype: str, prompts, arguments):
     return run
 
 
-def theirs(files, prompts, arguments):
+def theirs(files: ModelFiles, prompts: EncodedPrompts, arguments: argparse.Namespace) -> Callable[[int], int]:
+    """Return the same function for transformers on torch."""
     with tempfile.TemporaryDirectory() as folder:
         export_folder(load_decoder(files, "float32"), files.tokenizer, Path(folder))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -94,8 +103,10 @@ def theirs(files, prompts, arguments):
     return run
 
 
-def measure(contestants, arguments) -> dict[str, list[float]]:
-    """Tokens a second of each round, after one round that compiles and warms up."""
+def measure(
+    contestants: dict[str, Callable[[int], int]], arguments: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Return the tokens per second of each round, after one round that compiles and warms up."""
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(arguments.rounds + 1):
         for name, run in contestants.items():
@@ -108,7 +119,7 @@ def measure(contestants, arguments) -> dict[str, list[float]]:
     return speeds
 
 
-def report(speeds: dict[str, list[float]], arguments) -> None:
+def report(speeds: dict[str, list[float]], arguments: argparse.Namespace) -> None:
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     print(f"median of {arguments.rounds}, K = {arguments.responses}, {arguments.new_tokens} new tokens")
     for name, speed in medians.items():

@@ -119,7 +119,7 @@ def check_saved(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) -> 
     if saved and all(re.fullmatch(r"\d{4}", name) for name in saved):
         raise InputError(
             f"{folder} is of an older version, which numbered its arrays instead of naming them; "
-            "delete it to train again"
+            f"delete {epath.Path(folder).parent} to train again"
         )
     there, here = _by_path(saved), _by_path(like)
     for paths, what in (

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,9 +14,7 @@ from cann_jax.runtime.placement import fetch
 from cann_jax.runtime.preemption import deferred
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.metrics import Metrics
-from cann_jax.training.step import Objective, TrainState, train_step
-
-Batch = TypeVar("Batch")
+from cann_jax.training.step import Batch, Objective, TrainState, train_step
 
 
 @dataclass(frozen=True)

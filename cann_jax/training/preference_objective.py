@@ -70,38 +70,27 @@ class PreferenceObjective(Objective[PreferenceBatch]):
         return size * count * (count - 1) // 2
 
     def measures(self, outputs: jax.Array, batch: PreferenceBatch) -> dict[str, jax.Array]:
-        """Return what tells whether the training works; docs/metrics.md says what each should do."""
-        return preference_measures(batch, outputs, self.beta)
-
-
-def preference_measures(batch: PreferenceBatch, logps: jax.Array, beta: float) -> dict[str, jax.Array]:
-    """Return accuracy, margins, log-probs and lengths of a batch; see docs/metrics.md.
-
-    Args:
-        batch: The batch.
-        logps: (B, R) log π(y|x), nats.
-        beta: β of the loss, which the margins are multiplied by.
-    """
-    ratio = logps - batch.reference_logps
-    pair = jnp.broadcast_to(_is_pair(batch), batch.labels.shape)
-    # Each pair in the order of its label, so that a margin above zero is a preference learnt.
-    learnt = beta * _margins(ratio) * jnp.where(batch.labels >= 0.5, 1, -1)
-    margins = jnp.where(pair, learnt, jnp.nan)
-    better = jnp.sum(jnp.where(batch.labels > 0.5, 1.0, 0.0), axis=-1) > (batch.labels.shape[-1] - 1) / 2
-    lengths = batch.response_lengths
-    return {
-        "accuracy": jnp.nanmean(jnp.where(pair, learnt > 0, jnp.nan)),
-        "margin_mean": jnp.nanmean(margins),
-        "margin_p10": jnp.nanquantile(margins, 0.1),
-        "margin_p90": jnp.nanquantile(margins, 0.9),
-        "saturated": jnp.nanmean(jnp.where(pair, jnp.abs(margins) > 4, jnp.nan)),
-        "logp_better": jnp.mean(logps, where=better),
-        "logp_worse": jnp.mean(logps, where=~better),
-        "logp_better_per_token": jnp.mean(logps / lengths, where=better),
-        "logp_worse_per_token": jnp.mean(logps / lengths, where=~better),
-        "log_ratio": jnp.mean(ratio),
-        "response_tokens": jnp.mean(lengths),
-    }
+        """Return accuracy, margins, log-probs and lengths; docs/metrics.md says what each should do."""
+        ratio = outputs - batch.reference_logps
+        pair = jnp.broadcast_to(_is_pair(batch), batch.labels.shape)
+        # Each pair in the order of its label, so that a margin above zero is a preference learnt.
+        learnt = self.beta * _margins(ratio) * jnp.where(batch.labels >= 0.5, 1, -1)
+        margins = jnp.where(pair, learnt, jnp.nan)
+        better = jnp.sum(jnp.where(batch.labels > 0.5, 1.0, 0.0), axis=-1) > (batch.labels.shape[-1] - 1) / 2
+        lengths = batch.response_lengths
+        return {
+            "accuracy": jnp.nanmean(jnp.where(pair, learnt > 0, jnp.nan)),
+            "margin_mean": jnp.nanmean(margins),
+            "margin_p10": jnp.nanquantile(margins, 0.1),
+            "margin_p90": jnp.nanquantile(margins, 0.9),
+            "saturated": jnp.nanmean(jnp.where(pair, jnp.abs(margins) > 4, jnp.nan)),
+            "logp_better": jnp.mean(outputs, where=better),
+            "logp_worse": jnp.mean(outputs, where=~better),
+            "logp_better_per_token": jnp.mean(outputs / lengths, where=better),
+            "logp_worse_per_token": jnp.mean(outputs / lengths, where=~better),
+            "log_ratio": jnp.mean(ratio),
+            "response_tokens": jnp.mean(lengths),
+        }
 
 
 def _margins(values: jax.Array) -> jax.Array:

@@ -62,13 +62,13 @@ def test_equal_shapes_in_another_order_go_to_their_names(projections, tmp_path):
     np.testing.assert_array_equal(restored.v_proj, projections["v_proj"])
 
 
-OLD = r"is of an older version, which numbered its arrays .*; delete it to train again$"
+OLD = r"is of an older version, which numbered its arrays .*; delete {folder} to train again$"
 
 
 def test_numbered_weights_are_refused(projections, tmp_path):
     with ocp.StandardCheckpointer() as saver:
         saver.save(tmp_path / "weights", {"0000": projections["k_proj"], "0001": projections["v_proj"]})
-    with pytest.raises(InputError, match=f"/weights {OLD}"):
+    with pytest.raises(InputError, match=f"/weights {OLD.format(folder=tmp_path)}"):
         load_weights(tmp_path / "weights", projections)
 
 
@@ -79,5 +79,5 @@ def test_numbered_checkpoints_are_refused(projections, tmp_path):
     with Checkpoints(folder, keep=1, every=1) as checkpoints:
         checkpoints.manager.save(2, args=ocp.args.StandardSave(numbered))
         checkpoints.manager.wait_until_finished()
-        with pytest.raises(InputError, match=f"/checkpoints {OLD}"):
+        with pytest.raises(InputError, match=f"/checkpoints {OLD.format(folder=tmp_path)}"):
             checkpoints.restore(state)

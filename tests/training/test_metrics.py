@@ -11,7 +11,7 @@ from cann_jax.config.training import OptimizerConfig
 from cann_jax.files.errors import InputError
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.optimizer import schedule
-from cann_jax.training.preference_objective import PreferenceBatch, preference_measures
+from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
 
 
 def test_measures_by_hand():
@@ -27,7 +27,8 @@ def test_measures_by_hand():
     )
     # Ratios: 1 and -1 (first preferred, margin +2); 12 and 0 (second preferred, margin -12).
     logps = batch.reference_logps + jnp.array([[1.0, -1.0], [12.0, 0.0]])
-    measured = {name: float(value) for name, value in preference_measures(batch, logps, beta=0.5).items()}
+    objective = PreferenceObjective(None, None, None, 1, loss="dpo", beta=0.5, chunks=1)
+    measured = {name: float(value) for name, value in objective.measures(logps, batch).items()}
     assert measured["accuracy"] == 0.5
     assert measured["margin_mean"] == pytest.approx((1 - 6) / 2)
     assert measured["margin_p10"] == pytest.approx(-6 + 0.7) and measured["margin_p90"] == pytest.approx(
