@@ -38,6 +38,7 @@ setup(
         "numpy",
         "scipy",
         "ml-dtypes",
+        "annotated-types",
         "pyarrow",
         "pyyaml",
         "rich",
@@ -47,6 +48,7 @@ setup(
         "etils[epath]",
         "jinja2",
     ],
+    entry_points={"console_scripts": ["cann-jax = cann_jax.__main__:main"]},
     extras_require={
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],

@@ -198,7 +198,7 @@ class RunConfig:
         }
 
     def measured(self) -> dict[str, tuple[str, ScorerConfig]]:
-        """Return the scorers that the evaluation reads: those above that can score new responses, and ``also``."""
+        """Return the scorers that the evaluation reads: ``trained_on`` without tables, and ``also``."""
         also = {name: (f"evaluate.also.{name}", scorer) for name, scorer in self.evaluate.also.items()}
         every = self.trained_on() | also
         return {name: item for name, item in every.items() if item[1].scores_new_responses}
@@ -265,11 +265,11 @@ class RunConfig:
         if self.online.responses < self.align.group_size:
             yield (
                 "online.responses",
-                f"is {self.online.responses}; use align.group_size, which is {self.align.group_size}, or more",
+                f"is {self.online.responses}; use align.group_size, {self.align.group_size}, or more",
             )
         for key, scorer in self.trained_on().values():
             if not scorer.scores_new_responses:
                 yield (
                     key,
-                    f"is a {scorer.kind}, which has no scores of new samples; set rounds to 1, or use another kind",
+                    f"is a {scorer.kind}, which cannot score new samples; set rounds to 1, or use another",
                 )

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from cann_jax.runtime.sharding import Axes, constrain
 from cann_jax.runtime.mesh import platform
+from cann_jax.runtime.sharding import Axes, constrain
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

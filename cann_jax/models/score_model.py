@@ -24,8 +24,8 @@ from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.files.readers import Readers
 from cann_jax.models.files.weight_names import check_weights
 from cann_jax.models.masks import causal_mask
-from cann_jax.runtime.sharding import axis_size
 from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.runtime.sharding import axis_size
 
 SAFE_RLHF, HUGGING_FACE = "score_head", "score"
 NORMALIZER = "normalizer."

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.models.masks import SequenceMask
-from cann_jax.runtime.sharding import current_mesh, partition
-from cann_jax.runtime.mesh import platform
+from cann_jax.runtime.mesh import current_mesh, platform
+from cann_jax.runtime.sharding import partition
 
 LANES = 128  # of a TPU's vector unit
 _Q_AXES, _KV_AXES = ("batch", "any", "heads", "any"), ("batch", "any", "kv_heads", "any")
