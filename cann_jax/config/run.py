@@ -14,8 +14,8 @@ from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.model import PREFERENCES, ModelConfig, PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.ranges import (
+    Decay,
     FolderName,
-    Fraction,
     Must,
     NonNegativeInt,
     Positive,
@@ -102,7 +102,7 @@ class ConstraintConfig:
     scorer: ScorerConfig
     margin: float | None = None
     at_least: float | None = None
-    max_unsafe: Fraction | None = None
+    max_unsafe: Decay | None = None
     unsafe_below: float = 0.0
     group: str | None = None
     clip: (
