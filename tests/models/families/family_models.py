@@ -102,7 +102,7 @@ def ours(decoder: Decoder, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnames="graph")
 def _ours(graph, weights, ids, valid, positions):
     decoder = nnx.merge(graph, weights)
-    states = decoder.layer_states(ids, positions, causal_mask(valid))
+    _, states = decoder.forward(ids, positions, causal_mask(valid), keep=lambda x, _: x)
     hidden = decoder.final_norm(states[-1])
     return decoder.logits(hidden), states.at[-1].set(hidden)
 
