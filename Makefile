@@ -20,6 +20,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # The stamps stand for a finished installation; a change of what they depend on installs again.
 $(RUN): setup.py constraints.txt | $(BIN)/python

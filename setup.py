@@ -15,7 +15,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["cann_jax", "cann_jax.*"]),
+    packages=[*find_packages(include=["cann_jax", "cann_jax.*"]), "cann_jax_tools"],
+    package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
     package_data={"cann_jax": ["py.typed"], "cann_jax.scorers": ["templates/*.yaml"]},
     install_requires=[
         "jax>=0.9",
@@ -38,6 +39,7 @@ setup(
         "numpy",
         "scipy",
         "ml-dtypes",
+        "annotated-types",
         "pyarrow",
         "pyyaml",
         "rich",
@@ -47,6 +49,7 @@ setup(
         "etils[epath]",
         "jinja2",
     ],
+    entry_points={"console_scripts": ["cann-jax = cann_jax.__main__:main"]},
     extras_require={
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],

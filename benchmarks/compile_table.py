@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cann_jax.dry_run.slices.chips import slice_of
-from cann_jax.dry_run.slices.table import collectives_text
+from cann_jax_tools.chips import slice_of
+from cann_jax_tools.table import collectives_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results"

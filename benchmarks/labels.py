@@ -28,9 +28,8 @@ from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.run import Run
-from cann_jax.run.training import batching_of, spec_of
+from cann_jax.run.training import batching_of, spec_of, with_reference
 from cann_jax.stages.align import preference_data, starting_point
-from cann_jax.run.training import with_reference
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.step import start, train_step
 

@@ -23,13 +23,9 @@ from cann_jax.config.run import PromptsConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import read_prompts
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.language_model import LanguageModel
-<<<<<<< HEAD
 from cann_jax.models.files.load import load_decoder
-from cann_jax.models.files.model_files import open_model
-=======
-from cann_jax.models.load import ModelFiles, load_decoder, open_model
->>>>>>> w-data
+from cann_jax.models.files.model_files import ModelFiles, open_model
+from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.generate import generate
 
 PROMPTS = Path(__file__).parents[1] / "configs/prompts/quickstart_train.jsonl"

@@ -27,9 +27,9 @@ from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import read_prompts
 from cann_jax.models.export.folder import export_folder
-from cann_jax.models.language_model import LanguageModel, batch_logps, call_shape
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+from cann_jax.models.language_model import LanguageModel, batch_logps, call_shape
 
 PROMPTS = Path(__file__).parents[1] / "configs/prompts/quickstart_train.jsonl"
 MIB = 1 << 20

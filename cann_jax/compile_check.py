@@ -10,13 +10,14 @@ from pathlib import Path
 # Before JAX starts: nothing runs on a device here, and a TPU's own runtime would claim it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from cann_jax_tools.chips import slice_of
+from cann_jax_tools.compiler import keep_dumps
+from cann_jax_tools.figures import chosen_programs, figures_of_programs
+from cann_jax_tools.table import figures_table, sentence
+from cann_jax_tools.topology import devices_of
+
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_compile_check
-from cann_jax.dry_run.slices.chips import slice_of
-from cann_jax.dry_run.slices.compiler import keep_dumps
-from cann_jax.dry_run.slices.figures import chosen_programs, figures_of_programs
-from cann_jax.dry_run.slices.table import figures_table, sentence
-from cann_jax.dry_run.slices.topology import devices_of
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json

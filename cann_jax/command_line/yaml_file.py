@@ -30,7 +30,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+class _StrictLoader(yaml.SafeLoader):
     """Refuse a key given twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -14,8 +14,8 @@ from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.model import PREFERENCES, ModelConfig, PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.ranges import (
+    Decay,
     FolderName,
-    Fraction,
     Must,
     NonNegativeInt,
     Positive,
@@ -102,7 +102,7 @@ class ConstraintConfig:
     scorer: ScorerConfig
     margin: float | None = None
     at_least: float | None = None
-    max_unsafe: Fraction | None = None
+    max_unsafe: Decay | None = None
     unsafe_below: float = 0.0
     group: str | None = None
     clip: (
@@ -198,7 +198,7 @@ class RunConfig:
         }
 
     def measured(self) -> dict[str, tuple[str, ScorerConfig]]:
-        """Return the scorers that the evaluation reads: those above that can score new responses, and ``also``."""
+        """Return the scorers that the evaluation reads: ``trained_on`` without tables, and ``also``."""
         also = {name: (f"evaluate.also.{name}", scorer) for name, scorer in self.evaluate.also.items()}
         every = self.trained_on() | also
         return {name: item for name, item in every.items() if item[1].scores_new_responses}
@@ -265,11 +265,11 @@ class RunConfig:
         if self.online.responses < self.align.group_size:
             yield (
                 "online.responses",
-                f"is {self.online.responses}; use align.group_size, which is {self.align.group_size}, or more",
+                f"is {self.online.responses}; use align.group_size, {self.align.group_size}, or more",
             )
         for key, scorer in self.trained_on().values():
             if not scorer.scores_new_responses:
                 yield (
                     key,
-                    f"is a {scorer.kind}, which has no scores of new samples; set rounds to 1, or use another kind",
+                    f"is a {scorer.kind}, which cannot score new samples; set rounds to 1, or use another",
                 )

@@ -31,9 +31,9 @@ class SchemaError(InputError):
 def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
     """Build the dataclass ``cls``, and those nested in it, from a mapping.
 
-    A text stands for the value it spells ("0.2", "false", "[a, b]"), so flags need no parsing before. A class
-    with ``variant(values, key)`` chooses the subclass to build; one with ``conflicts()`` yields (field, problem)
-    for values that do not fit together.
+    A text stands for the value it spells ("0.2", "false", "[a, b]"), so flags need no parsing before.
+    ``cls.variant(values, key)`` chooses the subclass to build, and ``conflicts()`` of what was built yields
+    (field, problem) for values that do not fit together, where a class has them.
 
     Args:
         cls: The dataclass.
@@ -45,8 +45,7 @@ def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
             outside its range, or values that do not fit together.
     """
     given = _as_mapping(values, key)
-    if hasattr(cls, "variant"):
-        cls = cls.variant(given, key)
+    cls = getattr(cls, "variant", lambda *_: cls)(given, key)
     hints, items = field_types(cls), fields(cast(Any, cls))
     absent_sections: dict[str, Any] = {
         f.name: {} for f in items if is_required(f) and is_dataclass(hints[f.name])
@@ -62,7 +61,7 @@ def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
             expected = type_name(hints[item.name])
             raise SchemaError(dotted(key, item.name), f"is missing; it must be {expected}")
     made = cls(**{name: _convert(hints[name], value, dotted(key, name)) for name, value in complete.items()})
-    for name, problem in made.conflicts() if hasattr(made, "conflicts") else ():
+    for name, problem in getattr(made, "conflicts", tuple)():
         raise SchemaError(dotted(key, name) if name else key, problem)
     return made
 
@@ -118,7 +117,7 @@ def type_name(hint: Any) -> str:
 
 
 def limits(hint: Any) -> list[Any]:
-    """Return the limits that a type carries, intervals taken apart: ``Ge``, ``Gt``, ``Le``, ``Lt``, ``Must``, …"""
+    """Return the limits that a type carries (``Ge``, ``Must``, …), intervals taken apart."""
     if get_origin(hint) is not Annotated:
         return []
     found: list[Any] = []

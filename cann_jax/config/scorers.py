@@ -66,9 +66,9 @@ class ScorerConfig:
             raise SchemaError(dotted(key, "kind"), f"is missing; it must be one of {', '.join(known)}")
         kind = values["kind"]
         if kind not in list(known):  # a list, because the value may not be hashable
+            near, every = nearest(str(kind), known), ", ".join(known)
             raise SchemaError(
-                dotted(key, "kind"),
-                f"is {kind!r}; did you mean {nearest(str(kind), known)}? It must be one of {', '.join(known)}",
+                dotted(key, "kind"), f"is {kind!r}; did you mean {near}? It must be one of {every}"
             )
         return scorer_kind(kind)
 

@@ -148,7 +148,7 @@ class AlignConfig(PreferenceTrainingConfig):
         if human and self.supervision.from_samples:
             yield (
                 "preference",
-                f"is {self.preference!r} and pairs 'samples', which nobody compared; set align.pairs to dataset",
+                f"is {self.preference!r} and pairs 'samples', which nobody compared; use pairs: dataset",
             )
         if not self.supervision.from_samples and self.group_size != 2:
             yield "group_size", f"is {self.group_size}; the pairs of a dataset need 2"

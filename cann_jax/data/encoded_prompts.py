@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cann_jax.config.run import PromptsConfig
+from cann_jax.config.model import PromptsConfig
 from cann_jax.data.padding import bucketed
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import prompt_ids, truncated_ids

@@ -77,7 +77,7 @@ def _model_line(shape: DecoderConfig, model: ModelConfig, source: str) -> str:
 
 
 def histogram(lengths: np.ndarray) -> Iterator[str]:
-    """Yield counts of token lengths as lines of text, in a few bins whose width is a multiple of ``BUCKET``."""
+    """Yield counts of token lengths as lines of text, in bins of a multiple of ``BUCKET``."""
     width = BUCKET * -(-int(lengths.max()) // (BUCKET * HISTOGRAM_ROWS))
     counts = np.bincount((lengths - 1) // width)
     for index, count in enumerate(counts):

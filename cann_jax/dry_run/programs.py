@@ -13,7 +13,7 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
-from cann_jax.run.training import Training, objective_of, trained_kind
+from cann_jax.run.training import Training, objective_of, split
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
@@ -65,13 +65,11 @@ def trace_training(
     """
     lora = training.settings.lora
     decoder = _decoder(model, shape, lora, wide=lora is None)
-    graph, weights, frozen = nnx.split(decoder, trained_kind(lora), ...)
+    graph, weights, frozen = split(decoder, lora)
     objective = objective_of(training, graph, steps)
     state = shapes_of_parameters(jax.eval_shape(lambda weights: start(objective, weights), weights))
-    frozen, batch = (
-        shapes_of_parameters(frozen),
-        shapes_of_batch(_preferences(training.batching, width, length)),
-    )
+    frozen = shapes_of_parameters(frozen)
+    batch = shapes_of_batch(_preferences(training.batching, width, length))
     return {
         "reference log-probs": forward.trace(objective, state.weights, frozen, batch),
         "training step": train_step.trace(objective, state, frozen, batch, _key()),
@@ -97,13 +95,13 @@ def _preferences(batching: Batching, width: int, length: int) -> PreferenceBatch
     )
 
 
-def _integers(*shape: int) -> jax.ShapeDtypeStruct:
+def _integers(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+def _floats(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _key() -> jax.ShapeDtypeStruct:
+def _key() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))

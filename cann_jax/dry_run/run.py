@@ -121,8 +121,10 @@ def _steps(training: Training, extent: Extent) -> str:
 
 
 def _programs(run: Run, shape: DecoderConfig, data: KnownData, opened: bool) -> dict[str, Any]:
-    """Trace sampling of the widest batch, the reference's pass over the widest training step and that step;
-    of a pre-alignment the step alone, for its pass needs less."""
+    """Trace sampling, the reference's pass over a training step and that step, each at its widest.
+
+    Of a pre-alignment only the step is traced, because the reference's pass needs less.
+    """
     sample, widest = run.config.sample, sampling_extent(run.config, data)
     # One token of each text, and the tokenizer's own: what a tokenizer that is not here would say.
     stop = len(stop_tokens(run.files.tokenizer, sample)) if opened else 1 + len(sample.stop)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.padding import step_width
@@ -18,7 +17,7 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.run.checks import check_warmup
 from cann_jax.run.run import ScoreModelRun
-from cann_jax.run.training import trained_kind
+from cann_jax.run.training import split
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.stages import pairs as pairs_stage
 from cann_jax.stages.score_model import score_data, score_objective
@@ -82,11 +81,16 @@ def _trace(config: ScoreModelConfig, shape: DecoderConfig, steps: int, prompt: i
     decoder = abstract_decoder(
         shape, model.dtype, config.lora, wide=config.lora is None, attention=model.attention
     )
-    graph, trained, frozen = nnx.split(decoder, trained_kind(config.lora), ...)
+    graph, trained, frozen = split(decoder, config.lora)
     objective = score_objective(config, graph, steps)
-    weights = ScoreWeights(trained, jax.ShapeDtypeStruct((shape.hidden,), jnp.float32))
+    weights = ScoreWeights(trained, _shape((shape.hidden,), jnp.float32))
     state = shapes_of_parameters(jax.eval_shape(lambda weights: start(objective, weights), weights))
     sizes = ((size, prompt), (size,), (size, 2, response), (size, 2), (size,), (size, 2))
-    batch = shapes_of_batch(ScoreBatch(*(jax.ShapeDtypeStruct(each, jnp.int32) for each in sizes)))
+    batch = shapes_of_batch(ScoreBatch(*(_shape(each, jnp.int32) for each in sizes)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     return train_step.trace(objective, state, shapes_of_parameters(frozen), batch, key)
+
+
+def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a shape in the place of an array."""
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import DTypeLike
 
 from cann_jax.files.errors import InputError
@@ -14,7 +15,7 @@ from cann_jax.runtime.mesh import platform
 
 NEGATIVE = -1e30  # finite, so that a fully masked (padding) row gives a uniform softmax instead of NaN
 CUDNN_HEAD_DIM = 128  # what every GPU that has the kernel can do
-KeyValue = tuple[jax.Array, jax.Array]
+KeyValue = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _cudnn_obstacle(dtype: DTypeLike, head_dim: int, softcap: float | None) -> s
     return None
 
 
-def attend(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: Any) -> jax.Array:
+def attend(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Any) -> Array:
     """Return the attention within whole sequences.
 
     Args:
@@ -101,13 +102,13 @@ def attend(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: 
 
 # Recomputed in the backward pass, so that its (S, S) weights are never kept; other kernels never make any.
 @partial(jax.checkpoint, static_argnums=0)
-def _plain(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def _plain(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
     if rule.softcap is not None:
         return _capped(rule, q, k, v, mask)
     return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="xla")
 
 
-def _cudnn(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def _cudnn(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
     """Return cuDNN's attention; its backward pass takes even lengths only, so a masked token is appended."""
     size = q.shape[1]
     odd = size % 2
@@ -117,16 +118,14 @@ def _cudnn(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: 
     return out[:, :size]
 
 
-def _capped(rule: AttentionRule, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def _capped(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
     """Return attention with a soft-cap (Gemma Team 2024, section 2), which JAX's own does not have."""
     grouped = by_kv_head(q, k.shape[2])
     scores = _scores(rule, "bqhgd,bkhd->bhgqk", grouped, k, mask[:, None, None])
     return _dot(rule, "bhgqk,bkhd->bqhgd", jax.nn.softmax(scores, axis=-1), v)
 
 
-def attend_shared(
-    rule: AttentionRule, q: jax.Array, prompt: KeyValue, own: KeyValue, mask: KeyValue
-) -> jax.Array:
+def attend_shared(rule: AttentionRule, q: Array, prompt: KeyValue, own: KeyValue, mask: KeyValue) -> Array:
     """Return the attention of one token of each of K responses over their shared prompt and their own past.
 
     Args:
@@ -151,16 +150,16 @@ def attend_shared(
     return out.reshape(*q.shape[:2], -1)
 
 
-def softcap(scores: jax.Array, cap: float | None) -> jax.Array:
+def softcap(scores: Array, cap: float | None) -> Array:
     """Return cap · tanh(scores / cap), or the scores where ``cap`` is None."""
     return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
-def _scores(rule: AttentionRule, equation: str, q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
+def _scores(rule: AttentionRule, equation: str, q: Array, k: Array, mask: Array) -> Array:
     scores = softcap(_dot(rule, equation, q, k) * rule.scale, rule.softcap)
     return jnp.where(mask, scores, NEGATIVE)
 
 
-def _dot(rule: AttentionRule, equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _dot(rule: AttentionRule, equation: str, a: Array, b: Array) -> Array:
     a, b = a.astype(rule.dtype), b.astype(rule.dtype)
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.families.layer_kinds import LayerKind
+from cann_jax.models.families.family import LayerKind
 from cann_jax.models.masks import SequenceMask
 from cann_jax.models.rope import Tables
 
@@ -35,20 +36,18 @@ class InputsByKind:
 
     def __init__(self, config: DecoderConfig, inputs_of: Callable[[LayerKind], AttentionInputs]) -> None:
         kinds = list(dict.fromkeys(config.kinds))
-        self._inputs = [inputs_of(kind) for kind in kinds]
-        if len(kinds) > 1:
-            self._stacked = jax.tree.map(lambda *each: jnp.stack(each), *self._inputs)
+        inputs = [inputs_of(kind) for kind in kinds]
+        self.one = inputs[0] if len(kinds) == 1 else None
+        self.stacked = None if self.one else jax.tree.map(lambda *each: jnp.stack(each), *inputs)
         self.indices = jnp.array([kinds.index(kind) for kind in config.kinds])
 
-    def at(self, index: jax.Array) -> AttentionInputs:
+    def at(self, index: Array) -> AttentionInputs:
         """Return the inputs of a layer by its entry of ``indices``."""
-        if len(self._inputs) == 1:
-            return self._inputs[0]
-        return AttentionInputs(*jax.tree.map(lambda each: each[index], self._stacked))
+        return self.one or AttentionInputs(*jax.tree.map(lambda each: each[index], self.stacked))
 
 
 def sequence_inputs(
-    config: DecoderConfig, positions: jax.Array, mask: SequenceMask, keep_pattern: bool
+    config: DecoderConfig, positions: Array, mask: SequenceMask, keep_pattern: bool
 ) -> InputsByKind:
     """Return the inputs for whole sequences.
 
@@ -72,7 +71,7 @@ def sequence_inputs(
 
 
 def step_inputs(
-    config: DecoderConfig, positions: jax.Array, prompt_mask: jax.Array, step: jax.Array, size: int
+    config: DecoderConfig, positions: Array, prompt_mask: Array, step: Array, size: int
 ) -> InputsByKind:
     """Return the inputs for token ``step`` of a response of ``size`` tokens, at ``positions (B,)``."""
     prompt_positions = jnp.cumsum(prompt_mask, axis=1) - 1
@@ -89,7 +88,7 @@ def step_inputs(
     return InputsByKind(config, inputs_of)
 
 
-def _tables(config: DecoderConfig, kind: LayerKind, positions: jax.Array, lengths: jax.Array) -> Tables:
+def _tables(config: DecoderConfig, kind: LayerKind, positions: Array, lengths: Array) -> Tables:
     if kind.rope is not None:
         return kind.rope.tables(positions, lengths)
     shape = (*positions.shape, config.head_dim)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from cann_jax.runtime.mesh import platform
 from cann_jax.runtime.sharding import constrain
@@ -27,7 +28,7 @@ def from_words(tree: Any) -> Any:
     return jax.tree.map(lambda x: _bitcast(x, jnp.uint16, jnp.bfloat16), tree)
 
 
-def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
+def lookup(table: Array, ids: Array) -> Array:
     """Return table (rows, hidden)[ids (batch, …)], in the table's dtype.
 
     On a mesh each device looks up its part of the hidden axis for the ids of all that share the axis, and the
@@ -38,5 +39,5 @@ def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
     return constrain(constrain(found, "replicas", *inner, "hidden"), "batch", *inner, "any")
 
 
-def _bitcast(x: jax.Array, old: Any, new: Any) -> jax.Array:
+def _bitcast(x: Array, old: Any, new: Any) -> Array:
     return jax.lax.bitcast_convert_type(x, new) if x.dtype == old else x

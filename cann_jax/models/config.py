@@ -6,31 +6,24 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+from jax import Array
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.config_reader import REMEDY, ConfigReader
 from cann_jax.models.families import FAMILIES
-from cann_jax.models.families.family import Family
-from cann_jax.models.families.layer_kinds import LayerKinds
+from cann_jax.models.families.family import Family, LayerKinds
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
 }
+_AFTER = {"post_attention_norm": "post_attention_layernorm", "post_mlp_norm": "post_feedforward_layernorm"}
 # Norm of the decoder's block → its Hugging Face name, by where the block has norms.
 NORMS = {
     "before": {"pre_attention_norm": "input_layernorm", "pre_mlp_norm": "post_attention_layernorm"},
-    "after": {
-        "post_attention_norm": "post_attention_layernorm",
-        "post_mlp_norm": "post_feedforward_layernorm",
-    },
-    "around": {
-        "pre_attention_norm": "input_layernorm",
-        "post_attention_norm": "post_attention_layernorm",
-        "pre_mlp_norm": "pre_feedforward_layernorm",
-        "post_mlp_norm": "post_feedforward_layernorm",
-    },
+    "after": _AFTER,
+    "around": _AFTER | {"pre_attention_norm": "input_layernorm", "pre_mlp_norm": "pre_feedforward_layernorm"},
 }
 # Keys that would change the mathematics of any family, with the only value implemented.
 ONLY_EVERYWHERE = {
@@ -153,7 +146,7 @@ class DecoderConfig:
             "tie_word_embeddings": self.tied,
             **{key: getattr(self, name) for key, name in family.reads.items()},
             **{key: layers[-1] in self.biases for key, layers in family.biases.items()},
-            **family.write(self.kinds),
+            **family.write_kinds(self.kinds),
         }
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.typing import DTypeLike
 
 from cann_jax.config.schema import nearest
@@ -32,8 +33,8 @@ LORA_TARGETS = tuple(LINEARS)
 class KeysValues(NamedTuple):
     """Keys and values of every layer, in the compute dtype, as words; leading axis ``layers``."""
 
-    keys: jax.Array
-    values: jax.Array
+    keys: Array
+    values: Array
 
 
 class Block(nnx.Module):
@@ -48,8 +49,8 @@ class Block(nnx.Module):
             setattr(self, name, RMSNorm(config.hidden, config))
 
     def __call__(
-        self, x: jax.Array, inputs: AttentionInputs, key: jax.Array | None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        self, x: Array, inputs: AttentionInputs, key: Array | None
+    ) -> tuple[Array, tuple[Array, Array]]:
         """Return the residual stream (B, S, hidden) after this block, and the block's keys and values."""
         keys: Any = [None] * 7 if key is None else jax.random.split(key, 7)
         attended, kept = self.attention(self._norm("pre_attention_norm", x), inputs, keys[:4])
@@ -57,13 +58,13 @@ class Block(nnx.Module):
 
     def decode(
         self,
-        x: jax.Array,
+        x: Array,
         inputs: AttentionInputs,
         prompt: KeysValues,
         caches: KeysValues,
-        layer: jax.Array,
-        step: jax.Array,
-    ) -> tuple[jax.Array, KeysValues]:
+        layer: Array,
+        step: Array,
+    ) -> tuple[Array, KeysValues]:
         """Return the residual stream (B, K, hidden) of one token of each response, and all layers' caches."""
         normed = self._norm("pre_attention_norm", x)
         q, *new = self.attention.project(normed, inputs.tables, [None] * 4)
@@ -72,11 +73,11 @@ class Block(nnx.Module):
         attended = self.attention.decode(q, prompt, (k, v), inputs.mask)
         return self._add(x, attended, [None] * 3), caches
 
-    def _add(self, x: jax.Array, attended: jax.Array, keys: Keys) -> jax.Array:
+    def _add(self, x: Array, attended: Array, keys: Keys) -> Array:
         x = x + self._norm("post_attention_norm", attended)
         return x + self._norm("post_mlp_norm", self.mlp(self._norm("pre_mlp_norm", x), keys))
 
-    def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    def _norm(self, name: str, x: Array) -> Array:
         """Apply the norm of this name, where the family has it."""
         return getattr(self, name)(x) if hasattr(self, name) else x
 
@@ -121,15 +122,15 @@ class Decoder(nnx.Module):
         self.lm_head = nnx.data(head)
 
     @property
-    def head(self) -> jax.Array:
+    def head(self) -> Array:
         """The output head (vocabulary, hidden), as stored."""
         return (self.embedding if self.lm_head is None else self.lm_head)[...]
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
+    def logits(self, hidden: Array) -> Array:
         """Return float32 logits (…, vocabulary) of hidden states (…, hidden)."""
         return softcap(dense(hidden, self.head, self.dtype, True, HEAD_AXES), self.config.final_softcap)
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
+    def embed(self, tokens: Array) -> Array:
         """Return the float32 embeddings (…, hidden) of ids."""
         x = lookup(self.embedding[...], tokens).astype(jnp.float32)
         if not self.config.scaled_embedding:
@@ -139,13 +140,13 @@ class Decoder(nnx.Module):
 
     def hidden_states(
         self,
-        tokens: jax.Array,
-        positions: jax.Array,
+        tokens: Array,
+        positions: Array,
         mask: SequenceMask,
         *,
-        key: jax.Array | None = None,
+        key: Array | None = None,
         rematerialise: str | None = None,
-    ) -> jax.Array:
+    ) -> Array:
         """Return the final hidden states.
 
         Args:
@@ -159,38 +160,31 @@ class Decoder(nnx.Module):
         Returns:
             (B, S, hidden) after the final norm.
         """
-        return self._forward(tokens, positions, mask, key, rematerialise)[0]
+        return self.forward(tokens, positions, mask, key, rematerialise)[0]
 
-    def prefill(
-        self, tokens: jax.Array, positions: jax.Array, mask: SequenceMask
-    ) -> tuple[jax.Array, KeysValues]:
+    def prefill(self, tokens: Array, positions: Array, mask: SequenceMask) -> tuple[Array, KeysValues]:
         """Return ``hidden_states``, and all keys and values (layers, B, S, kv_heads, head_dim)."""
 
-        def keep(_: jax.Array, keys_values: tuple[jax.Array, jax.Array]) -> Any:
+        def keep(_: Array, keys_values: tuple[Array, Array]) -> Any:
             return to_words(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values)))
 
-        return self._forward(tokens, positions, mask, keep=keep)
+        return self.forward(tokens, positions, mask, keep=keep)
 
-    def layer_states(self, tokens: jax.Array, positions: jax.Array, mask: SequenceMask) -> jax.Array:
-        """Return the residual stream (layers, B, S, hidden) after each layer, as ``hidden_states``."""
-        states: jax.Array = self._forward(tokens, positions, mask, keep=lambda x, _: x)[1]
-        return states
-
-    def _forward(
+    def forward(
         self,
-        tokens: jax.Array,
-        positions: jax.Array,
+        tokens: Array,
+        positions: Array,
         mask: SequenceMask,
-        key: jax.Array | None = None,
+        key: Array | None = None,
         rematerialise: str | None = None,
-        keep: Callable[[jax.Array, tuple[jax.Array, jax.Array]], Any] = lambda *_: None,
-    ) -> tuple[jax.Array, Any]:
+        keep: Callable[[Array, tuple[Array, Array]], Any] = lambda *_: None,
+    ) -> tuple[Array, Any]:
         """Return the final hidden states, and what ``keep`` makes of each layer's output, keys and values."""
         inputs = sequence_inputs(self.config, positions, mask, self.kernel == "splash")
         graph, weights = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
-        def body(x: jax.Array, layer: Any) -> tuple[jax.Array, Any]:
+        def body(x: Array, layer: Any) -> tuple[Array, Any]:
             weights, key, kind = layer
             x, keys_values = nnx.merge(graph, from_words(weights))(x, inputs.at(kind), key)
             return x, keep(x, keys_values)
@@ -201,13 +195,13 @@ class Decoder(nnx.Module):
 
     def decode(
         self,
-        tokens: jax.Array,
-        positions: jax.Array,
+        tokens: Array,
+        positions: Array,
         prompt: KeysValues,
-        prompt_mask: jax.Array,
+        prompt_mask: Array,
         own: KeysValues,
-        step: jax.Array,
-    ) -> tuple[jax.Array, KeysValues]:
+        step: Array,
+    ) -> tuple[Array, KeysValues]:
         """Run one more token of each of K responses that share a prompt.
 
         Args:
@@ -224,9 +218,7 @@ class Decoder(nnx.Module):
         inputs = step_inputs(self.config, positions, prompt_mask, step, own.keys.shape[-2])
         graph, weights = nnx.split(self.layers)
 
-        def body(
-            carry: tuple[jax.Array, KeysValues], layer: Any
-        ) -> tuple[tuple[jax.Array, KeysValues], None]:
+        def body(carry: tuple[Array, KeysValues], layer: Any) -> tuple[tuple[Array, KeysValues], None]:
             x, caches = carry
             weights, prompt, index, kind = layer
             # The cache is carried and written in place; as scanned input and output it would be copied whole
@@ -246,7 +238,7 @@ def _rematerialised(body: Callable[..., Any], what: str | None) -> Callable[...,
     return jax.checkpoint(body, policy=keep if what == "elementwise" else None)
 
 
-def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, step: jax.Array) -> jax.Array:
+def _write(cache: Array, new: Array, layer: Array, step: Array) -> Array:
     """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, step]``."""
     words = to_words(new.astype(from_words(cache[:0]).dtype))
     return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))

@@ -4,16 +4,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import DTypeLike
 
-from cann_jax.runtime.sharding import Axes, constrain
 from cann_jax.runtime.mesh import platform
+from cann_jax.runtime.sharding import Axes, constrain
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def dense(
-    x: jax.Array, kernel: jax.Array, dtype: DTypeLike, transposed: bool = False, axes: Axes = ()
-) -> jax.Array:
+def dense(x: Array, kernel: Array, dtype: DTypeLike, transposed: bool = False, axes: Axes = ()) -> Array:
     """Return x (…, in) @ kernel (in, out): factors rounded to ``dtype``, sums and result float32.
 
     Besides being more exact, this is the only form for which XLA's CPU backend has a fast bfloat16 kernel
@@ -33,7 +32,7 @@ def dense(
     return _product(x, _gathered(kernel, dtype, axes), (-1, 1 if transposed else 0), dtype)
 
 
-def _gathered(kernel: jax.Array, dtype: DTypeLike, axes: Axes) -> jax.Array:
+def _gathered(kernel: Array, dtype: DTypeLike, axes: Axes) -> Array:
     if not axes:
         return kernel
     kernel = constrain(kernel.astype(dtype), *axes)
@@ -45,23 +44,23 @@ def without_hidden(axes: Axes) -> Axes:
     return tuple("any" if name == "hidden" else name for name in axes)
 
 
-def _product(a: jax.Array, b: jax.Array, axes: tuple[int, int], dtype: DTypeLike) -> jax.Array:
+def _product(a: Array, b: Array, axes: tuple[int, int], dtype: DTypeLike) -> Array:
     contracting = ((axes[0] % a.ndim,), (axes[1] % b.ndim,))
     return jax.lax.dot_general(
         a.astype(dtype), b.astype(dtype), (contracting, ((), ())), preferred_element_type=jnp.float32
     )
 
 
-Saved = tuple[jax.Array, jax.Array]
+Saved = tuple[Array, Array]
 
 
 def _dense_forward(
-    x: jax.Array, kernel: jax.Array, dtype: DTypeLike, transposed: bool, axes: Axes
-) -> tuple[jax.Array, Saved]:
+    x: Array, kernel: Array, dtype: DTypeLike, transposed: bool, axes: Axes
+) -> tuple[Array, Saved]:
     return dense(x, kernel, dtype, transposed, axes), (x, kernel)
 
 
-def _dense_backward(dtype: DTypeLike, transposed: bool, axes: Axes, saved: Saved, g: jax.Array) -> Saved:
+def _dense_backward(dtype: DTypeLike, transposed: bool, axes: Axes, saved: Saved, g: Array) -> Saved:
     x, kernel = saved
     rows, columns = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     factors = (columns, rows) if transposed else (rows, columns)
@@ -74,7 +73,7 @@ def _dense_backward(dtype: DTypeLike, transposed: bool, axes: Axes, saved: Saved
 dense.defvjp(_dense_forward, _dense_backward)
 
 
-def rounded(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+def rounded(x: Array, dtype: DTypeLike) -> Array:
     """Return an activation between two products as it goes to memory: rounded like their factors.
 
     Not on a CPU, which has no bfloat16 but in products. Residual stream, norms, softmax and log-probs stay

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from cann_jax.data.padding import bucketed
 from cann_jax.models.config import DecoderConfig
@@ -101,13 +102,8 @@ def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:
 
 @partial(jax.jit, static_argnames="graph")
 def batch_logps(
-    graph: Any,
-    weights: Any,
-    prompts: jax.Array,
-    prompt_lengths: jax.Array,
-    responses: jax.Array,
-    response_lengths: jax.Array,
-) -> jax.Array:
+    graph: Any, weights: Any, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array
+) -> Array:
     """Run one call of ``LanguageModel.logps``; arguments as ``response_logps``."""
     model = nnx.merge(graph, weights)
     chunks = -(-model.config.vocabulary // CHUNK)

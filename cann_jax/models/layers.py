@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
@@ -20,7 +21,7 @@ from cann_jax.runtime.sharding import LINEARS, Axes, constrain
 
 MATRIX_PRODUCT = "matrix_product"  # name under which rematerialisation may keep a linear layer's result
 Loras = Mapping[str, LoraConfig]  # linear layer → its adapter
-Keys = Sequence[jax.Array | None]  # dropout keys of a block's linear layers, None without dropout
+Keys = Sequence[Array | None]  # dropout keys of a block's linear layers, None without dropout
 
 
 class Linear(nnx.Module):
@@ -41,7 +42,7 @@ class Linear(nnx.Module):
         self.bias = nnx.data(nnx.Param(jnp.zeros(sizes[1:], jnp.float32)) if bias else None)
         self.lora = nnx.data(None if lora is None else Lora(*sizes, lora, rngs, axes))
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Array, key: Array | None = None) -> Array:
         """Return (…, out); ``key`` is the adapter's dropout key."""
         y = rounded(dense(x, self.kernel[...], self.dtype, False, self.axes), self.dtype)
         y = checkpoint_name(y, MATRIX_PRODUCT)
@@ -65,7 +66,7 @@ class RMSNorm(nnx.Module):
         self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
         self.scale = nnx.Param(jnp.full((features,), 1 - self.offset, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         """Return the normalized float32 activations."""
         x, scale = x.astype(jnp.float32), self.scale[...] + self.offset
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) * scale
@@ -87,7 +88,7 @@ class Attention(nnx.Module):
         norms = [RMSNorm(width, config) for width in widths]
         self.q_norm, self.k_norm = (nnx.data(norm) for norm in norms or (None, None))
 
-    def project(self, x: jax.Array, tables: Tables, keys: Keys) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: Array, tables: Tables, keys: Keys) -> tuple[Array, Array, Array]:
         """Return rotated q (…, heads, head_dim), rotated k and plain v (…, kv_heads, head_dim)."""
         x = rounded(x, self.rule.dtype)
         q = self._heads(self.q_proj(x, keys[0]), self.q_norm)
@@ -98,24 +99,24 @@ class Attention(nnx.Module):
         q, k = rotate(q, tables), rotate(k, tables)
         return _by_heads(q, "heads"), _by_heads(k, "kv_heads"), _by_heads(v, "kv_heads")
 
-    def _heads(self, x: jax.Array, norm: RMSNorm | None) -> jax.Array:
+    def _heads(self, x: Array, norm: RMSNorm | None) -> Array:
         """Return (…, width) as (…, heads, head_dim), normalized in one shape or the other."""
         if self.qk_norm == "projection" and norm is not None:
             x, norm = norm(x), None
         x = x.reshape(*x.shape[:-1], -1, self.head_dim)
         return x if norm is None else norm(x)
 
-    def __call__(self, x: jax.Array, inputs: AttentionInputs, keys: Keys) -> tuple[jax.Array, KeyValue]:
+    def __call__(self, x: Array, inputs: AttentionInputs, keys: Keys) -> tuple[Array, KeyValue]:
         """Return the output for x (B, S, hidden), and its keys and values."""
         q, k, v = self.project(x, inputs.tables, keys)
         return self.o_proj(attend(self.rule, q, k, v, inputs.mask), keys[3]), (k, v)
 
-    def decode(self, q: jax.Array, prompt: KeyValue, own: KeyValue, mask: Any) -> jax.Array:
+    def decode(self, q: Array, prompt: KeyValue, own: KeyValue, mask: Any) -> Array:
         """Return the output for one token of each of K responses; arguments as ``attend_shared``."""
         return self.o_proj(attend_shared(self.rule, q, prompt, own, mask))
 
 
-def _by_heads(x: jax.Array, heads: str) -> jax.Array:
+def _by_heads(x: Array, heads: str) -> Array:
     return constrain(x, "batch", "any", heads, "any")
 
 
@@ -129,7 +130,7 @@ class MLP(nnx.Module):
         self.down_proj = linear("down_proj", config.intermediate, config.hidden)
         self.activation, self.dtype = config.activation, dtype
 
-    def __call__(self, x: jax.Array, keys: Keys) -> jax.Array:
+    def __call__(self, x: Array, keys: Keys) -> Array:
         """Return (B, S, hidden) of x (B, S, hidden)."""
         x = rounded(x, self.dtype)
         gate, up = (y.astype(jnp.float32) for y in (self.gate_proj(x, keys[0]), self.up_proj(x, keys[1])))

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import DTypeLike
 
 from cann_jax.models.attention import NEGATIVE, softcap
@@ -17,15 +18,15 @@ from cann_jax.runtime.sharding import axis_size, constrain
 
 def response_logps(
     model: Decoder,
-    prompts: jax.Array,
-    prompt_lengths: jax.Array,
-    responses: jax.Array,
-    response_lengths: jax.Array,
+    prompts: Array,
+    prompt_lengths: Array,
+    responses: Array,
+    response_lengths: Array,
     *,
     chunks: int,
-    key: jax.Array | None = None,
+    key: Array | None = None,
     rematerialise: str | None = None,
-) -> jax.Array:
+) -> Array:
     """Return log π(y|x) of R responses to each prompt, in nats; they share one sequence with the prompt.
 
     Args:
@@ -52,14 +53,14 @@ def response_logps(
 
 def response_ends(
     model: Decoder,
-    prompts: jax.Array,
-    prompt_lengths: jax.Array,
-    responses: jax.Array,
-    response_lengths: jax.Array,
+    prompts: Array,
+    prompt_lengths: Array,
+    responses: Array,
+    response_lengths: Array,
     *,
-    key: jax.Array | None = None,
+    key: Array | None = None,
     rematerialise: str | None = None,
-) -> jax.Array:
+) -> Array:
     """Return the state (B, R, hidden) at the last token of each response, which a score head reads.
 
     Args: as ``response_logps``.
@@ -72,8 +73,8 @@ def response_ends(
 
 
 def _one_sequence(
-    prompts: jax.Array, prompt_lengths: jax.Array, responses: jax.Array, inside: jax.Array
-) -> tuple[jax.Array, jax.Array, SequenceMask]:
+    prompts: Array, prompt_lengths: Array, responses: Array, inside: Array
+) -> tuple[Array, Array, SequenceMask]:
     """Return ids, positions and mask of one sequence per prompt: the prompt, then its R responses.
 
     Each response starts at the position after the prompt, and sees the prompt and itself, never another
@@ -92,7 +93,7 @@ def _one_sequence(
     return tokens, positions, SequenceMask(related & np.tri(len(segment), dtype=bool), valid)
 
 
-def _predicting(hidden: jax.Array, size: int, prompt_lengths: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _predicting(hidden: Array, size: int, prompt_lengths: Array, shape: tuple[int, ...]) -> Array:
     """Return the state (B, R, T, hidden) before each response token; before the first, the prompt's last."""
     batch, count, length = shape
     last = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)
@@ -103,13 +104,8 @@ def _predicting(hidden: jax.Array, size: int, prompt_lengths: jax.Array, shape: 
 
 
 def token_logps(
-    hidden: jax.Array,
-    head: jax.Array,
-    targets: jax.Array,
-    chunks: int,
-    dtype: DTypeLike,
-    cap: float | None = None,
-) -> jax.Array:
+    hidden: Array, head: Array, targets: Array, chunks: int, dtype: DTypeLike, cap: float | None = None
+) -> Array:
     """Return the float32 log-prob of each target without the full logits.
 
     The log-sum-exp runs over chunks of the vocabulary with a running maximum; the backward pass computes each
@@ -128,10 +124,10 @@ def token_logps(
     size = -(-vocabulary // parts) * parts // chunks
     rows = jnp.pad(to_words(head), ((0, size * chunks - vocabulary), (0, 0))).reshape(chunks, size, -1)
     rows = constrain(rows, "any", "vocabulary_part", "hidden")
-    Carry = tuple[jax.Array, jax.Array]
+    Carry = tuple[Array, Array]
 
     @jax.checkpoint
-    def body(carry: Carry, chunk: tuple[jax.Array, jax.Array]) -> tuple[Carry, None]:
+    def body(carry: Carry, chunk: tuple[Array, Array]) -> tuple[Carry, None]:
         largest, total = carry
         index, part = chunk
         scores = softcap(dense(hidden, from_words(part), dtype, True, ("vocabulary_part", "hidden")), cap)

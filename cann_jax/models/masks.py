@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class SequenceMask:
     """
 
     pattern: np.ndarray
-    valid: jax.Array
+    valid: Array
 
     @property
-    def dense(self) -> jax.Array:
+    def dense(self) -> Array:
         """The mask (B, S, S), True where the row sees the column."""
         return jnp.asarray(self.pattern)[None] & self.valid[:, None, :]
 
 
-def causal_mask(valid: jax.Array) -> SequenceMask:
+def causal_mask(valid: Array) -> SequenceMask:
     """Return the mask under which a row sees the valid columns up to itself; ``valid`` is (B, S)."""
     return SequenceMask(np.tri(valid.shape[1], dtype=bool), valid)

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.config_reader import REMEDY, is_positive
 from cann_jax.models.rope_scaling import DEFAULT, SCALINGS, Default
 
-Tables = tuple[jax.Array, jax.Array]  # cosines and sines
+Tables = tuple[Array, Array]  # cosines and sines
 # Keys of every kind that are read elsewhere, and one that files carry and nothing reads.
 _READ_ELSEWHERE = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}
 
@@ -72,7 +72,7 @@ class Rope:
         kind = next(name for name, kind in SCALINGS.items() if type(self.scaling) is kind)
         return {"rope_type": kind, "rope_theta": self.theta, **values}
 
-    def tables(self, positions: jax.Array, lengths: jax.Array) -> Tables:
+    def tables(self, positions: Array, lengths: Array) -> Tables:
         """Return cosines and sines, each (…, S, size) in float32.
 
         Angles are float32 products of exact integers: in bfloat16, position 2,049 would already be 2,048.
@@ -89,7 +89,7 @@ class Rope:
         return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def rotate(x: jax.Array, tables: Tables) -> jax.Array:
+def rotate(x: Array, tables: Tables) -> Array:
     """Rotate the first ``size`` coordinates of ``x (…, heads, head_dim)`` by ``tables (…, size)``.
 
     Computed in float32; the result has x's dtype. The halves of a table are equal. Taken half by half, no

@@ -8,15 +8,15 @@ sequence (…, 1); ``cosine_factor`` multiplies cosines and sines.
 import math
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 
 @dataclass(frozen=True)
 class Default:
     """No scaling."""
 
-    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+    def __call__(self, plain: Array, theta: float, length: Array) -> Array:
         """Return the scaled frequencies."""
         return plain
 
@@ -36,7 +36,8 @@ class Linear(Default):
 
     factor: float
 
-    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+    def __call__(self, plain: Array, theta: float, length: Array) -> Array:
+        """Divide every frequency."""
         return plain / self.factor
 
 
@@ -54,7 +55,8 @@ class Dynamic(Default):
     factor: float
     max_position_embeddings: int
 
-    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+    def __call__(self, plain: Array, theta: float, length: Array) -> Array:
+        """Lower the frequencies as the sequence grows."""
         size = 2 * plain.shape[-1]
         trained = self.max_position_embeddings
         growth = self.factor * jnp.maximum(length, trained) / trained - (self.factor - 1)
@@ -77,7 +79,8 @@ class Llama3(Default):
     high_freq_factor: float
     original_max_position_embeddings: int
 
-    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+    def __call__(self, plain: Array, theta: float, length: Array) -> Array:
+        """Divide the frequencies of long wavelengths."""
         turns = self.original_max_position_embeddings * plain / (2 * math.pi)
         kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = jnp.clip(kept, 0, 1)
@@ -108,7 +111,8 @@ class Yarn(Default):
     mscale_all_dim: float | None = None
     truncate: bool = True
 
-    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+    def __call__(self, plain: Array, theta: float, length: Array) -> Array:
+        """Divide the frequencies of the later dimensions."""
         size = 2 * plain.shape[-1]
         low = self._dimension(self.beta_fast or 32, size, theta)
         high = self._dimension(self.beta_slow or 1, size, theta)
@@ -156,7 +160,8 @@ class LongRope(Default):
     factor: float
     attention_factor: float | None = None
 
-    def __call__(self, plain: jax.Array, theta: float, length: jax.Array) -> jax.Array:
+    def __call__(self, plain: Array, theta: float, length: Array) -> Array:
+        """Divide each frequency by the divisor of its dimension and length."""
         beyond = length > self.original_max_position_embeddings
         return plain / jnp.where(beyond, jnp.array(self.long_factor), jnp.array(self.short_factor))
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from cann_jax.data.padding import bucketed
 from cann_jax.files.errors import InputError
@@ -24,8 +25,8 @@ from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.files.readers import Readers
 from cann_jax.models.files.weight_names import check_weights
 from cann_jax.models.masks import causal_mask
-from cann_jax.runtime.sharding import axis_size
 from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.runtime.sharding import axis_size
 
 SAFE_RLHF, HUGGING_FACE = "score_head", "score"
 NORMALIZER = "normalizer."
@@ -67,7 +68,7 @@ class ScoreModel:
 
     graph: Any
     weights: Any
-    head: jax.Array
+    head: Array
     bias: float
     mean: float
     deviation: float
@@ -186,9 +187,7 @@ def _last(row: np.ndarray, padding: int | None) -> int:
 
 
 @partial(jax.jit, static_argnames="graph")
-def _head_outputs(
-    graph: Any, weights: Any, head: jax.Array, ids: jax.Array, lengths: jax.Array, last: jax.Array
-) -> jax.Array:
+def _head_outputs(graph: Any, weights: Any, head: Array, ids: Array, lengths: Array, last: Array) -> Array:
     """Return the head's float32 output (B,) at the last tokens."""
     decoder = nnx.merge(graph, weights)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)

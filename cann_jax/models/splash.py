@@ -7,18 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from cann_jax.models.masks import SequenceMask
-from cann_jax.runtime.sharding import current_mesh, partition
-from cann_jax.runtime.mesh import platform
+from cann_jax.runtime.mesh import current_mesh, platform
+from cann_jax.runtime.sharding import partition
 
 LANES = 128  # of a TPU's vector unit
 _Q_AXES, _KV_AXES = ("batch", "any", "heads", "any"), ("batch", "any", "kv_heads", "any")
 
 
-def splash_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | SequenceMask, cap: float | None
-) -> jax.Array:
+def splash_attention(q: Array, k: Array, v: Array, mask: Array | SequenceMask, cap: float | None) -> Array:
     """Return the attention within whole sequences.
 
     XLA cannot partition a kernel by itself: each device takes its part of the batch and of the heads. Lengths
@@ -41,7 +40,7 @@ def splash_attention(
     if isinstance(mask, SequenceMask):
         pattern = np.pad(mask.pattern, (0, padding)) | alone
         seen = jnp.pad(mask.valid, ((0, 0), (0, padding)), constant_values=True)
-        attend_here: Callable[..., jax.Array] = partial(_by_pattern, pattern, cap)
+        attend_here: Callable[..., Array] = partial(_by_pattern, pattern, cap)
         axes: tuple[str, ...] = ("batch", "any")
     else:
         seen = jnp.pad(mask, ((0, 0), (0, padding), (0, padding))) | alone
@@ -54,39 +53,37 @@ def splash_attention(
     return attend_here(q, k, v, seen)[:, :size]
 
 
-def _by_pattern(
-    pattern: np.ndarray, cap: float | None, q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array
-) -> jax.Array:
+def _by_pattern(pattern: np.ndarray, cap: float | None, q: Array, k: Array, v: Array, valid: Array) -> Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
     group = q.shape[2] // k.shape[2]
     kernel = _kernel(np.broadcast_to(pattern, (group, *pattern.shape)), cap)
 
-    def one_sequence(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
+    def one_sequence(q: Array, k: Array, v: Array, valid: Array) -> Array:
         # Two segments: the queries belong to the first, and so does what they may see.
         segments = splash.SegmentIds(jnp.zeros(valid.shape, jnp.int32), jnp.where(valid, 0, 1))
-        out: jax.Array = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
+        out: Array = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
         return out
 
     return _over_batch(one_sequence, q, k, v, valid)
 
 
-def _by_mask(cap: float | None, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def _by_mask(cap: float | None, q: Array, k: Array, v: Array, mask: Array) -> Array:
     group = q.shape[2] // k.shape[2]
 
-    def one_sequence(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    def one_sequence(q: Array, k: Array, v: Array, mask: Array) -> Array:
         kernel = _kernel(jnp.broadcast_to(mask, (group, *mask.shape)), cap)
         # Made under a trace, its flags are arrays, which the kernel tests as plain booleans (JAX 0.10).
         for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):
             info = getattr(kernel, name)
             setattr(kernel, name, info and info._replace(is_dynamic_mask=True))
-        out: jax.Array = jax.vmap(kernel)(q, k, v)
+        out: Array = jax.vmap(kernel)(q, k, v)
         return out
 
     return _over_batch(one_sequence, q, k, v, mask)
 
 
-def _kernel(mask: np.ndarray | jax.Array, cap: float | None) -> Any:
+def _kernel(mask: np.ndarray | Array, cap: float | None) -> Any:
     """Return the kernel of one key-value head and the queries that share it; ``mask`` is (group, S, S)."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
@@ -101,15 +98,13 @@ def _kernel(mask: np.ndarray | jax.Array, cap: float | None) -> Any:
     )
 
 
-def _over_batch(
-    one_sequence: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array
-) -> jax.Array:
+def _over_batch(one_sequence: Callable[..., Array], q: Array, k: Array, v: Array, seen: Array) -> Array:
     grouped = by_kv_head(q, k.shape[2]).transpose(0, 2, 3, 1, 4)
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
     out = jax.vmap(one_sequence)(grouped, k, v, seen)
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
-def by_kv_head(q: jax.Array, kv_heads: int) -> jax.Array:
+def by_kv_head(q: Array, kv_heads: int) -> Array:
     """Return (B, S, heads, head_dim) as (B, S, kv_heads, group, head_dim)."""
     return q.reshape(*q.shape[:2], kv_heads, q.shape[2] // kv_heads, q.shape[3])

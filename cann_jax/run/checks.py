@@ -20,10 +20,10 @@ from cann_jax.training.optimizer import schedule
 
 
 def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> Iterator[Stage]:
-    """Run stages as ``run_stages`` does, and check settings against prompts and pairs before the first that costs.
+    """Run stages as ``run_stages`` does, after checking settings against prompts and pairs.
 
     Raises:
-        InputError: As ``run_stages``; a group that no prompt has; a warm-up that is no shorter than its training.
+        InputError: As ``run_stages``; a group that no prompt has; a warm-up that outlasts its training.
     """
     names, from_pairs = {stage.name for stage in stages}, run.config.prompts.train == PREFERENCES
     needs_prompts = bool(names & {"sample", "align"})

@@ -1,8 +1,8 @@
 """A stage's folder and its commit.
 
-``settings.json`` is written first and says by which settings and inputs the work in the folder is made; shards
-follow; ``manifest.json``, the same with every output's size and hash, is written last and is the commit. A
-killed stage thus keeps its finished shards, and a stage made by other settings, or altered since, is told apart.
+``settings.json`` comes first and says by which settings and inputs the work in the folder is made; shards
+follow; ``manifest.json``, the same with every output's size and hash, is the commit, and comes last. A killed
+stage thus keeps its finished shards, and one made by other settings, or altered since, is recognised.
 """
 
 import json
@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from etils import epath
 
-from cann_jax.files.atomic import PARTIAL, as_json, is_remote, read_json, write_json, writing
+from cann_jax.files.atomic import PARTIAL, is_remote, read_json, write_json, writing
 from cann_jax.files.errors import InputError
-from cann_jax.files.hashes import fingerprint_file, fingerprint_json
+from cann_jax.files.hashes import as_json, fingerprint_file, fingerprint_json
 
 LAYOUT = 3  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
@@ -45,7 +45,7 @@ class StageState:
 
     @property
     def keeps_work(self) -> bool:
-        """Whether unfinished work of the stage can be continued: where a file was altered, none is trusted."""
+        """Whether the stage's work can be continued: where a file was altered, none is trusted."""
         return self.state != "altered" or all(line.endswith(MISSING) for line in self.differences)
 
 
@@ -133,7 +133,7 @@ def commit(folder: epath.PathLike, expected: Record, writes: Iterable[str]) -> N
 
 
 def commit_fingerprint(folder: epath.PathLike) -> str | None:
-    """Return the fingerprint of a stage's commit; None where it has none. Times of change are not part of it."""
+    """Return the fingerprint of a stage's commit, times of change left out; None where it has none."""
     path = epath.Path(folder) / MANIFEST
     if not path.exists():
         return None
@@ -196,7 +196,7 @@ def _present(folder: epath.Path) -> list[str]:
 
 
 def _record(folder: epath.Path) -> Record | None:
-    """Return the manifest, or else the settings of unfinished work; None where the folder is empty or absent."""
+    """Return the manifest, or else the settings of unfinished work; None where there is no folder."""
     present = _present(folder)
     if not present:
         return None

@@ -1,4 +1,4 @@
-"""Typed readers and writers of what the stages leave: the only place that knows the files' names and columns."""
+"""Typed readers and writers of every artifact: the one place that knows the files' names and columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +22,8 @@ REWARD = "reward"  # the reward's column, beside one a constraint
 RESPONSES = "responses"  # prefix of the sample stage's shards
 WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
 REFERENCE, ALIGNED = "reference", "aligned"  # the two policies of the evaluation
+
+BY_CONSTRAINT = ("labels", "multipliers", "margins", "spread", "predicted_improvement")
 
 Columns = Mapping[str, np.ndarray]  # scores (N, K) by name
 
@@ -56,7 +58,7 @@ class DualAnswer:
     beta: float
     feasible: str
     kkt_residual: float
-    warnings: tuple[str, ...]
+    warnings: list[str]
 
     def ordered(self, config: RunConfig) -> np.ndarray:
         """Return λ* (m,) in the order of the configuration's constraints, which may not be the file's."""
@@ -90,15 +92,11 @@ def read_dual(run: Run) -> DualAnswer:
     """Read the dual's answer."""
     found = read_json(run.folder / "dual" / "dual.json")
     names = [label.partition("@")[0] for label in found["constraints"]]
-    by_name = {
-        key: dict(zip(names, found[source], strict=True))
-        for key, source in (
-            *(("labels", "constraints"), ("multipliers", "multipliers"), ("margins", "margins")),
-            *(("spread", "spread"), ("predicted_improvement", "predicted_improvement")),
-        )
-    }
-    plain = {item.name: found[item.name] for item in fields(DualAnswer) if item.name not in by_name}
-    return DualAnswer(**by_name, **plain | {"warnings": tuple(found["warnings"])})
+    values: dict[str, Any] = {}
+    for item in fields(DualAnswer):
+        value = found["constraints" if item.name == "labels" else item.name]
+        values[item.name] = dict(zip(names, value, strict=True)) if item.name in BY_CONSTRAINT else value
+    return DualAnswer(**values)
 
 
 def read_pair_rewards(run: Run) -> tuple[np.ndarray, Columns]:
@@ -106,7 +104,7 @@ def read_pair_rewards(run: Run) -> tuple[np.ndarray, Columns]:
     constraints = constraints_of(run.config)
     names = (REWARD, *(constraint.name for constraint in constraints))
     columns = _columns(read_table(run.folder / "pair_scores" / "scores.parquet"), names)
-    reward = columns[REWARD].astype(np.float32)
+    reward: np.ndarray = columns[REWARD].astype(np.float32)
     multipliers = read_dual(run).multipliers
     for constraint in constraints:
         values = constraint_values(constraint, columns[constraint.name])
@@ -160,7 +158,7 @@ def read_responses_with_scores(run: Run, policy: str) -> pa.Table:
 
 
 def problem_of(config: RunConfig, columns: Columns, prompt_groups: Sequence[str | None]) -> Problem:
-    """Return the configuration's constraints on scores ``(n, K)`` by name; ``prompt_groups`` names n groups."""
+    """Return the constraints on scores ``(n, K)`` by name; ``prompt_groups`` holds each prompt's group."""
     groups = np.array(prompt_groups, object)
     members = {str(name): groups == name for name in set(prompt_groups) if name is not None}
     return prepare(columns[REWARD], columns, constraints_of(config), groups=members)

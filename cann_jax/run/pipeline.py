@@ -46,7 +46,7 @@ class Stage:
     """A row of a pipeline.
 
     Args:
-        name: Its name; its folder below the run's.
+        name: Its name, and its folder below the run's.
         question: The question that it answers.
         settings: Keys of the configuration that it reads, sections whole; ``*`` is any name.
         files: Files from outside that it reads, by their name in ``run/inputs.py``.
@@ -76,119 +76,69 @@ NO_SETTINGS = (
     *("sample.allow_changed_reference", "evaluate.examples"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")
-TARGETS = tuple(
-    f"constraints.*.{name}" for name in ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")
-)
-PREALIGNMENTS = tuple(
+GOALS = ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")
+TARGETS = tuple(f"constraints.*.{name}" for name in GOALS)
+PREALIGNED_BY = tuple(
     f"{scorer}.{name}"
     for scorer in (*SCORERS, "evaluate.also.*")
     for name in ("kind", "beta", "prealigned.preference")
 )
-TEMPLATE = ("prompts.template", "prompts.next_turn", "prompts.system")
+TEMPLATE = ("template", "next_turn", "system")
+# What a training writes besides its weights.
+EXPORTS = {"model/*": MERGED, "adapter/*": ADAPTER}
 
+# fmt: off
 PIPELINE = (
-    Stage(
-        "pairs", "Which responses did people prefer?",
-        settings=("preferences", *TEMPLATE),
-        files=("tokenizer", "preferences"),
-        reads={},
-        writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl"),
-        when=PAIRS,
-    ),
-    Stage(
-        "prealign", "Which models speak for each preference (PeCAN)?",
-        settings=("model", "prealign", "seed", *PREALIGNMENTS),
-        files=("model",),
-        reads=always("pairs"),
-        writes=always("*/adapter/*"),
-        when=PREALIGNED,
-        in_parts=True,
-    ),
-    Stage(
-        "sample", "What would the reference say?",
-        settings=("model", "prompts", "sample", "seed"),
-        files=("model", "prompts.train"),
-        reads={"pairs": TRAIN_FROM_PAIRS},
-        writes=always("responses-*.parquet"),
-    ),
-    Stage(
-        "score", "How good is each response, by each score?",
-        settings=("model", "prompts", "sample", "seed", *SCORERS),
-        files=("model", "scorers"),
-        reads={"sample": ALWAYS, "prealign": PREALIGNED},
-        writes=always("scores.parquet"),
-    ),
-    Stage(
-        "dual", "Which λ; can the margins be reached on the sample?",
-        settings=("dual", "seed", "evaluate.confidence", *TARGETS),
-        files=(),
-        reads=always("score"),
-        writes=always("dual.json", "curve.parquet", "dual.png"),
-    ),
-    Stage(
-        "pair_scores", "How good are the responses that people compared?",
-        settings=("model", "prompts", "sample", "seed", *SCORERS),
-        files=("model", "scorers"),
-        reads={"pairs": ALWAYS, "prealign": PREALIGNED},
-        writes=always("scores.parquet"),
-        when=SCORED_PAIRS,
-    ),
-    Stage(
-        "align", "What does one preference step with r_λ give?",
-        settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
-        files=("model",),
-        reads={
-            "sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
-            "dual": BY_R_LAMBDA,
-        },
-        writes={**always("weights/*", "metrics.jsonl"), "model/*": MERGED, "adapter/*": ADAPTER},
-    ),
-    Stage(
-        "rounds", "Where did the one shot fall short?",
-        settings=(
-            "model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed", *SCORERS, *TARGETS,
-        ),
-        files=("model", "prompts.train", "scorers"),
-        reads={
-            **always("score", "dual", "align"), "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED,
-        },
-        writes={**always("weights/*", "rounds.json"), "model/*": MERGED, "adapter/*": ADAPTER},
-        when=ROUNDS,
-    ),
-    Stage(
-        "evaluate", "Does it hold on prompts that nobody has used?",
-        settings=(
-            "model", "prompts", "sample", "evaluate", "align.lora", "rounds", "dual.beta", "seed",
-            *SCORERS, *TARGETS,
-        ),
-        files=("model", "prompts.heldout", "measured scorers"),
-        reads={
-            **always("score", "dual", "align"), "rounds": ROUNDS, "prealign": PREALIGNED,
-            "pairs": HELDOUT_FROM_PAIRS,
-        },
-        writes=always("results.json", "reference.parquet", "aligned.parquet"),
-        verifies=True,
-    ),
-)  # fmt: skip
+    Stage("pairs", "Which responses did people prefer?", when=PAIRS,
+          settings=("preferences", *(f"prompts.{name}" for name in TEMPLATE)),
+          files=("tokenizer", "preferences"), reads={},
+          writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl")),
+    Stage("prealign", "Which models speak for each preference (PeCAN)?", when=PREALIGNED, in_parts=True,
+          settings=("model", "prealign", "seed", *PREALIGNED_BY), files=("model",),
+          reads=always("pairs"), writes=always("*/adapter/*")),
+    Stage("sample", "What would the reference say?",
+          settings=("model", "prompts", "sample", "seed"), files=("model", "prompts.train"),
+          reads={"pairs": TRAIN_FROM_PAIRS}, writes=always("responses-*.parquet")),
+    Stage("score", "How good is each response, by each score?",
+          settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
+          reads={"sample": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
+    Stage("dual", "Which λ; can the margins be reached on the sample?",
+          settings=("dual", "seed", "evaluate.confidence", *TARGETS), files=(),
+          reads=always("score"), writes=always("dual.json", "curve.parquet", "dual.png")),
+    Stage("pair_scores", "How good are the responses that people compared?", when=SCORED_PAIRS,
+          settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
+          reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
+    Stage("align", "What does one preference step with r_λ give?",
+          settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
+          files=("model",),
+          reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
+                 "dual": BY_R_LAMBDA},
+          writes=always("weights/*", "metrics.jsonl") | EXPORTS),
+    Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
+          settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
+                    *SCORERS, *TARGETS),
+          files=("model", "prompts.train", "scorers"),
+          reads=always("score", "dual", "align") | {"pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
+          writes=always("weights/*", "rounds.json") | EXPORTS),
+    Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
+          settings=("model", "prompts", "sample", "evaluate", "align.lora", "rounds", "dual.beta", "seed",
+                    *SCORERS, *TARGETS),
+          files=("model", "prompts.heldout", "measured scorers"),
+          reads=always("score", "dual", "align")
+          | {"rounds": ROUNDS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
+          writes=always("results.json", "reference.parquet", "aligned.parquet")),
+)
 
 # The pipeline of ``python -m cann_jax.reward``.
 SCORE_MODEL_PIPELINE = (
-    Stage(
-        "pairs", "Which responses did people prefer?",
-        settings=("preferences", "template", "next_turn", "system"),
-        files=("tokenizer", "preferences"),
-        reads={},
-        writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl"),
-    ),
-    Stage(
-        "score_model", "How far can a model tell which response people prefer?",
-        settings=(
-            "model", "objective", "dimension", "lora", "optimizer", "epochs", "pairs_per_step", "accumulation",
-            "regularization", "rematerialise", "checkpoint_every", "keep_checkpoints", "confidence", "export",
-            "template", "next_turn", "system", "seed",
-        ),
-        files=("model",),
-        reads=always("pairs"),
-        writes=always("weights/*", "metrics.jsonl", "results.json", "reliability.png", "model/*"),
-    ),
-)  # fmt: skip
+    Stage("pairs", "Which responses did people prefer?",
+          settings=("preferences", *TEMPLATE), files=("tokenizer", "preferences"), reads={},
+          writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl")),
+    Stage("score_model", "How far can a model tell which response people prefer?",
+          settings=("model", "objective", "dimension", "lora", "optimizer", "epochs", "pairs_per_step",
+                    "accumulation", "regularization", "rematerialise", "checkpoint_every", "keep_checkpoints",
+                    "confidence", "export", *TEMPLATE, "seed"),
+          files=("model",), reads=always("pairs"),
+          writes=always("weights/*", "metrics.jsonl", "results.json", "reliability.png", "model/*")),
+)
+# fmt: on

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from etils import epath
 
-from cann_jax.config.model import ModelConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
@@ -22,9 +21,10 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE, Stage
 from cann_jax.run.stages import Pipeline, reads_setting, stages_of
-from cann_jax.runtime.sharding import check_model, current_mesh
+from cann_jax.runtime.mesh import current_mesh
+from cann_jax.runtime.sharding import check_model
 
-C = TypeVar("C", RunConfig, ScoreModelConfig)
+C = TypeVar("C", bound=RunConfig | ScoreModelConfig)
 
 
 class ModelRun(ABC, Generic[C]):
@@ -37,7 +37,7 @@ class ModelRun(ABC, Generic[C]):
     pipeline: ClassVar[Pipeline]
 
     def __init__(self, config: C) -> None:
-        self.config = config
+        self.config: C = config
         self.fingerprints: dict[str, dict[str, str]] = {}  # of outside files, filled by run/inputs.py
 
     @property
@@ -67,15 +67,13 @@ class ModelRun(ABC, Generic[C]):
     @property
     def preferences(self) -> PreferencesConfig:
         """The settings of the preference pairs, in runs that have them."""
-        assert self.config.preferences is not None, (
-            "the pipeline asks for pairs only where they are configured"
-        )
+        assert self.config.preferences is not None, "the pipeline asks for them only where they are set"
         return self.config.preferences
 
     @cached_property
     def files(self) -> ModelFiles:
         """The model's files, opened and checked against the mesh."""
-        model: ModelConfig = self.config.model
+        model = self.config.model
         files = open_model(model.path, model.revision, model.adapter)
         check_model(files.config, current_mesh())
         return files
@@ -92,7 +90,7 @@ class ModelRun(ABC, Generic[C]):
             lora: Adapters to add.
             wide: Whether weights are float32, as for training them, whatever the dtype of products.
         """
-        model: ModelConfig = self.config.model
+        model = self.config.model
         decoder = load_decoder(
             self.files, model.dtype, lora, seed=self.config.seed, wide=wide, attention=model.attention
         )

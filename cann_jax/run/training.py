@@ -64,7 +64,8 @@ class Model(NamedTuple):
 
     def decoder(self, weights: Any) -> Decoder:
         """Return the decoder with these weights in the place of the trained ones."""
-        return nnx.merge(self.graph, weights, self.frozen)
+        decoder: Decoder = nnx.merge(self.graph, weights, self.frozen)
+        return decoder
 
 
 def alignment(config: RunConfig) -> Training:
@@ -105,12 +106,13 @@ def prealignments(config: RunConfig) -> dict[str, Training]:
 
 def split_decoder(run: ModelRun[Any], lora: LoraConfig | None) -> Model:
     """Load the reference, with adapters that add nothing yet, and split it by what is trained."""
-    return Model(*nnx.split(run.load(lora, wide=lora is None), trained_kind(lora), ...))
+    return split(run.load(lora, wide=lora is None), lora)
 
 
-def trained_kind(lora: LoraConfig | None) -> type[nnx.Variable[Any]]:
-    """Return the kind of weights that a training changes: the adapters, or all."""
-    return nnx.Param if lora is None else LoraParam
+def split(decoder: Decoder, lora: LoraConfig | None) -> Model:
+    """Split a decoder by what a training changes: the adapters, or all weights."""
+    kinds: tuple[Any, ...] = (nnx.Param if lora is None else LoraParam, ...)
+    return Model(*nnx.split(decoder, *kinds))
 
 
 def objective_of(training: Training, graph: Any, steps: int) -> PreferenceObjective:

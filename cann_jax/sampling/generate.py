@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.models.config import DecoderConfig
 from cann_jax.models.bfloat16_words import to_words
+from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder, KeysValues
 from cann_jax.models.masks import causal_mask
 from cann_jax.runtime.sharding import constrain

@@ -13,7 +13,7 @@ from cann_jax.config.scorers import ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.load import ModelFiles
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 
 
@@ -53,7 +53,7 @@ class Scorer(ABC):
         """Score responses; ``reference_logps (N, K)`` is log π_ref(y|x) of each, nats."""
 
     def expect(self, prompts: Sequence[Prompt], responses: int) -> str | None:
-        """Check, before anything is scored, that a whole run's responses can be; return what is to be reported.
+        """Check, before anything is scored, that every response can be; return a line to print.
 
         Args:
             prompts: All prompts.
@@ -87,9 +87,9 @@ class Context:
 class ScorerKind(ScorerConfig, ABC):
     """Settings of one kind of scorer, and how to check, identify and load it.
 
-    A kind is a frozen dataclass that derives from this class, declares its keys as fields with ``Args`` in its
-    docstring, and is registered in ``cann_jax.config.scorers.KINDS`` or by an entry point of the group
-    ``cann_jax.scorers``.
+    A kind is a frozen dataclass that derives from this class and declares its keys as fields, with their
+    meaning under ``Args``. It is registered in ``cann_jax.config.scorers.KINDS``, or by an entry point of the
+    group ``cann_jax.scorers``.
     """
 
     @abstractmethod

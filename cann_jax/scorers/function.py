@@ -91,5 +91,5 @@ def find_function(name: str, key: str) -> Callable[..., Any]:
 
 
 def zero(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-    """Return no reward at all: what remains is the least change of the reference that meets the constraints."""
+    """Return no reward: what remains is the least change of the reference that meets the constraints."""
     return np.zeros(len(responses))

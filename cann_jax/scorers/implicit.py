@@ -16,10 +16,10 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
-from cann_jax.models.adapters.attach import open_attachable, attach_adapter
+from cann_jax.models.adapters.attach import attach_adapter, open_attachable
 from cann_jax.models.adapters.peft import Adapter, adapter_files
-from cann_jax.models.files.load import ModelFiles, load_decoder
-from cann_jax.models.files.model_files import open_model
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
 

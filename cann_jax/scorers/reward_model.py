@@ -13,7 +13,7 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import answered_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.models.files.model_files import open_model
-from cann_jax.models.score_model import ScoreModelFiles, ScoreModel, load_score_model, open_score_model
+from cann_jax.models.score_model import ScoreModel, ScoreModelFiles, load_score_model, open_score_model
 from cann_jax.scorers.base import (
     Context,
     DialogueScorer,

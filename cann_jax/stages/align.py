@@ -26,8 +26,10 @@ from cann_jax.training.preference_data import PreferenceData
 
 
 def run(run: Run) -> None:
-    """Write ``weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and what
-    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged), ``adapter`` (PEFT's format).
+    """Train the policy on pairs and write its weights.
+
+    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and what
+    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT).
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.

@@ -17,8 +17,8 @@ def run(run: Run) -> None:
     """Write ``dual.json``, ``curve.parquet`` and ``dual.png``, and print the table.
 
     Raises:
-        InfeasibleError: The margins cannot be reached on the sample; raised before any training, and after the
-            files are written, which show what can be reached.
+        InfeasibleError: The margins cannot be reached on the sample; raised when the files that show
+            what can be reached are written.
     """
     if is_first():
         with alone():

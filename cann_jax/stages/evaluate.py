@@ -65,7 +65,7 @@ def run(run: Run) -> None:
 
 
 def _sampled(run: Run, scorers: Scorers, policy: LanguageModel, name: str) -> Sampled:
-    """Sample and score one policy; both draw with the same keys, so their difference has less noise than either."""
+    """Sample and score one policy; both use the same keys, which makes their difference less noisy."""
     config, folder = run.config, run.folder / "evaluate"
     prompts, count, seed = (
         encoded_prompts(run, "heldout"),
@@ -82,7 +82,7 @@ def _sampled(run: Run, scorers: Scorers, policy: LanguageModel, name: str) -> Sa
 
 
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
-    """Return asked, predicted, measured and interval by constraint and for the reward; the rest in ``summary``."""
+    """Return asked, predicted, measured and interval of each score, and the rest under ``summary``."""
     config, dual = run.config, read_dual(run)
     rows: dict[str, Any] = {}
     for constraint in constraints_of(config):

@@ -6,7 +6,7 @@ from cann_jax.run.scorers import check_coverage, load_scorers, print_counts, sco
 
 
 def run(run: Run) -> None:
-    """Write ``scores.parquet`` as the stage ``score`` does, for the training pairs; prompt_id is file and row.
+    """Write ``scores.parquet`` as the stage ``score`` does; ``prompt_id`` is a pair's file and row.
 
     Raises:
         InputError: A scorer fails, or a score is NaN or infinite.

@@ -18,7 +18,9 @@ CONTRADICTIONS = "contradictory.jsonl"
 
 
 def run(run: ModelRun[Any]) -> None:
-    """Write ``train.parquet`` and ``heldout.parquet``: texts, ids, labels, one row a pair; and
+    """Tokenize the preference pairs.
+
+    Files: ``train.parquet`` and ``heldout.parquet`` (texts, ids, labels, one row a pair), and
     ``contradictory.jsonl``, the rows whose labels contradict each other.
 
     Raises:

@@ -13,8 +13,10 @@ from cann_jax.run.training import Training, export, human_preferences, prealignm
 
 
 def run(run: Run) -> None:
-    """Write a folder for each model, for example ``safer-beta0.1``, with ``adapter`` (PEFT's format),
-    ``metrics.jsonl`` and TensorBoard events.
+    """Train an adapter for each model that a scorer asks for.
+
+    Each has a folder, for example ``safer-beta0.1``, with ``adapter`` (PEFT's format), ``metrics.jsonl`` and
+    TensorBoard events.
 
     Raises:
         InputError: No pair has the label, a loss that is not finite, or settings that do not fit.

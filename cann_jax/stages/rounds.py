@@ -1,8 +1,8 @@
 """More than one shot: λ follows what the trained policy does (CAID, Zhang et al. 2025).
 
-A round samples the policy, moves λ_j by the margin that it misses, [λ_j − η_j·(E_πθ[g_j] − E_ref[g_j] − b_j)]₊
-with η_j = dual_step·β/s_j², and continues training on the new samples under the new labels; the KL penalty and
-the reference log-probs stay those of π_ref.
+A round samples the policy, moves λ_j by the margin that it misses,
+[λ_j − η_j·(E_πθ[g_j] − E_ref[g_j] − b_j)]₊ with η_j = dual_step·β/s_j², and continues training on the new
+samples under the new labels; the KL penalty and the reference log-probs stay those of π_ref.
 """
 
 from collections.abc import Mapping
@@ -66,8 +66,10 @@ class Round:
 
 
 def run(run: Run) -> None:
-    """Write a folder a round (``02``, …) with its samples, scores and metrics, ``rounds.json`` (λ before and
-    after each round, improvement measured, margin), ``weights``, and what ``align.export`` asks for.
+    """Run the rounds after the first, and write the last policy's weights.
+
+    Files: a folder a round (``02``, …) with its samples, scores and metrics; ``rounds.json`` (λ before and
+    after each round, improvement measured, margin); ``weights``; and what ``align.export`` asks for.
 
     Raises:
         InputError: A loss that is not finite, or a scorer that fails.

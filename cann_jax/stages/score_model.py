@@ -31,8 +31,10 @@ from cann_jax.training.step import forward, start
 
 
 def run(run: ScoreModelRun) -> None:
-    """Write ``weights`` (what was trained, Orbax), ``metrics.jsonl``, ``results.json`` and ``reliability.png``
-    (accuracy and calibration on held-out pairs), and ``model``, a folder that loads as a scorer.
+    """Train a reward or cost model, and judge it on held-out pairs.
+
+    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, ``results.json`` and ``reliability.png``
+    (accuracy and calibration), and ``model``, a folder that loads as a scorer.
 
     Raises:
         InputError: No pair has the label, a loss that is not finite, or settings that do not fit.

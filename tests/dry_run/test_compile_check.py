@@ -8,16 +8,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from cann_jax_tools.bytes_moved import moved
+from cann_jax_tools.chips import slice_of
+from cann_jax_tools.figures import chosen_programs
+from cann_jax_tools.flops import model_flops, program_flops, step_flops
+from cann_jax_tools.hlo import parse, trip_count
+from cann_jax_tools.roofline import Times, utilisation
+from cann_jax_tools.traffic import traffic
 
 from cann_jax.command_line.run_options import parse_compile_check, parse_run
 from cann_jax.dry_run.programs import trace_training
-from cann_jax.dry_run.slices.bytes_moved import moved
-from cann_jax.dry_run.slices.chips import slice_of
-from cann_jax.dry_run.slices.figures import chosen_programs
-from cann_jax.dry_run.slices.flops import model_flops, program_flops, step_flops
-from cann_jax.dry_run.slices.hlo import parse, trip_count
-from cann_jax.dry_run.slices.roofline import Times, utilisation
-from cann_jax.dry_run.slices.traffic import traffic
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.run.training import alignment

@@ -65,7 +65,7 @@ def test_bfloat16_gradients_point_the_same_way(untied_files, wide, platform, mon
 
 
 def test_tied_embedding_gets_both_gradients(tiny_files):
-    """As input and as head: ids that stand nowhere in the batch still get the head's part."""
+    """As input and as head: ids that are nowhere in the batch still get the head's part."""
     gradient = gradients(tiny_files, "bfloat16")[("embedding",)]
     absent = np.setdiff1d(np.arange(300), np.concatenate([PROMPTS.ravel(), RESPONSES.ravel()]))
     assert np.abs(gradient[absent]).max() > 1e-4

@@ -40,7 +40,7 @@ def test_packed_responses_equal_separate_passes(tiny, separate):
 
 
 def test_padding_is_never_read(tiny):
-    """What stands behind the lengths, any id at all, changes not a bit."""
+    """Ids beyond the lengths change nothing, bit for bit."""
     prompts, responses = PROMPTS.copy(), RESPONSES.copy()
     prompts[np.arange(8) >= PROMPT_LENGTHS[:, None]] = 299
     responses[np.arange(6) >= LENGTHS[..., None]] = 1

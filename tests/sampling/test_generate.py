@@ -139,7 +139,7 @@ def test_prompt_is_held_once_for_all_responses():
     Compiled from shapes: a prompt of 1,024 tokens and 4 new ones.
     """
     from cann_jax.models.config import DecoderConfig
-    from cann_jax.models.families.layer_kinds import LayerKind
+    from cann_jax.models.families.family import LayerKind
     from cann_jax.models.rope import Rope
 
     kinds = (LayerKind(Rope(16, 1e4)),) * 4

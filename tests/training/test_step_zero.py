@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from flax import nnx
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.data.encoded_prompts import EncodedPrompts
@@ -18,11 +17,10 @@ from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.run.run import Run
 from cann_jax.run.training import (
-    Model,
     Training,
     objective_of,
     preference_data,
-    trained_kind,
+    split,
     with_reference,
 )
 from cann_jax.training.preference_data import PreferenceData
@@ -64,7 +62,7 @@ def test_loss_and_margins_before_the_first_update(name, tiny_folder, tmp_path):
     dtype, training = TRAININGS[name]
     lora = training.settings.lora
     decoder = load_decoder(open_model(str(tiny_folder)), dtype, lora, wide=lora is None)
-    model = Model(*nnx.split(decoder, trained_kind(lora), ...))
+    model = split(decoder, lora)
     spec = objective_of(training, model.graph, steps=1_000)
     data = with_reference(spec, model, made_up(training), epath.Path(tmp_path))
     state = start(spec, model.reference)

@@ -1,6 +1,7 @@
 """Adapters attached to weights that they share: several pre-aligned models in the memory of one."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def _adapted(config: DecoderConfig, adapter: Adapter) -> dict[Weight, list[str]]
 
 def _lora(config: DecoderConfig, adapter: Adapter) -> LoraConfig:
     targets = tuple(weight.path[-2] for weight in _adapted(config, adapter))
-    return LoraConfig(adapter.rank, adapter.scale * adapter.rank, 0.0, targets)
+    return LoraConfig(adapter.rank, adapter.scale * adapter.rank, 0.0, cast(Any, targets))
 
 
 def _arrays(config: DecoderConfig, adapter: Adapter) -> dict[ArrayPath, np.ndarray]:

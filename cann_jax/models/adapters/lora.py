@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.typing import DTypeLike
 
 from cann_jax.config.training import LoraConfig
@@ -10,7 +11,7 @@ from cann_jax.models.dense import dense, without_hidden
 from cann_jax.runtime.sharding import Axes, constrain
 
 
-class LoraParam(nnx.Param[jax.Array]):
+class LoraParam(nnx.Param[Array]):
     """A weight of an adapter, which its type tells from base weights."""
 
 
@@ -27,7 +28,7 @@ class Lora(nnx.Module):
         self.scale = config.alpha / config.rank
         self.dropout = config.dropout
 
-    def __call__(self, x: jax.Array, key: jax.Array | None, dtype: DTypeLike) -> jax.Array:
+    def __call__(self, x: Array, key: Array | None, dtype: DTypeLike) -> Array:
         """Return the update (…, out) of x (…, in); ``key`` switches dropout on."""
         if key is not None and self.dropout > 0:
             keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-import jax
 import numpy as np
+from jax import Array
 from numpy.typing import DTypeLike
 
 from cann_jax.models.decoder import Decoder
@@ -21,7 +21,7 @@ def iterate_weights(decoder: Decoder, dtype: DTypeLike) -> Iterator[tuple[str, n
             yield name, np.ascontiguousarray(np.concatenate(parts)).astype(dtype)
 
 
-def _tensor(decoder: Decoder, state: dict[ArrayPath, jax.Array], weight: Weight, layer: int) -> np.ndarray:
+def _tensor(decoder: Decoder, state: dict[ArrayPath, Array], weight: Weight, layer: int) -> np.ndarray:
     """Return one layer's array as Hugging Face stores it."""
     index = layer if weight.stacked else slice(None)
     tensor = fetch(state[weight.path][index]).astype(np.float32)

@@ -1,16 +1,80 @@
-"""The properties that tell one Hugging Face ``model_type`` from another, as the one decoder needs them."""
+"""The properties that tell one Hugging Face ``model_type`` from another, and what families share in them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cann_jax.files.errors import InputError
 from cann_jax.models.config_reader import ConfigReader
-from cann_jax.models.families.layer_kinds import LayerKinds, uniform, write_rope
+from cann_jax.models.rope import Rope
 
+FULL, SLIDING = "full_attention", "sliding_attention"
 QKV = ("q_proj", "k_proj", "v_proj")
 GATE_UP = ("gate_proj", "up_proj")
 ATTENTION_BIAS: dict[str, tuple[str, ...]] = {"attention_bias": (*QKV, "o_proj")}
 MLP_BIAS: dict[str, tuple[str, ...]] = {"mlp_bias": (*GATE_UP, "down_proj")}
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """The properties in which layers of one model may differ.
+
+    Args:
+        rope: Position embedding, or None for none.
+        window: Number of positions that a token sees, itself included, or None for all.
+    """
+
+    rope: Rope | None
+    window: int | None = None
+
+
+LayerKinds = tuple[LayerKind, ...]
+
+
+def rope_parameters(config: ConfigReader) -> dict[str, Any]:
+    """Return ``rope_parameters`` (transformers 5), or ``rope_scaling`` (before) with the keys beside it."""
+    found = {**config.mapping("rope_scaling"), **config.mapping("rope_parameters")}
+    for key in ("rope_theta", "partial_rotary_factor"):
+        found.setdefault(key, config.get(key))
+    # transformers lets the outer one win where both are present.
+    trained = config.get("original_max_position_embeddings")
+    return found if trained is None else {**found, "original_max_position_embeddings": trained}
+
+
+def read_rope(config: ConfigReader, head_dim: int, parameters: Mapping[str, Any] | None = None) -> Rope:
+    """Return a RoPE over whole heads."""
+    parameters = rope_parameters(config) if parameters is None else parameters
+    if parameters.get("partial_rotary_factor") not in (None, 1):
+        raise InputError(
+            f"{config.source}: partial_rotary_factor is not supported in this family; "
+            "use a model that rotates whole heads"
+        )
+    return Rope.from_hf(parameters, head_dim, config.size("max_position_embeddings"), config.source)
+
+
+def read_window(config: ConfigReader) -> int | None:
+    """Return ``sliding_window``, or None for none."""
+    return None if config.get("sliding_window") is None else config.size("sliding_window")
+
+
+def kinds_of_types(config: ConfigReader, default: list[str], full: Rope, sliding: Rope) -> LayerKinds:
+    """Return the kinds that ``layer_types`` names, or ``default`` where the key is absent."""
+    types = config.per_layer("layer_types", (FULL, SLIDING), default)
+    window = read_window(config)
+    if window is None and SLIDING in types:
+        raise config.fault("sliding_window", "but layer_types has sliding layers")
+    return tuple(LayerKind(sliding, window) if one == SLIDING else LayerKind(full) for one in types)
+
+
+def all_see_everything(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
+    """Return layers with one RoPE and no window."""
+    return (LayerKind(read_rope(config, head_dim)),) * layers
+
+
+def one_rope(kinds: LayerKinds) -> dict[str, Any]:
+    """Return ``rope_parameters`` of layers that share one RoPE."""
+    rope = next((kind.rope for kind in kinds if kind.rope), None)
+    return {} if rope is None else {"rope_parameters": rope.to_hf()}
 
 
 @dataclass(frozen=True)
@@ -20,7 +84,8 @@ class Family:
     Args:
         architecture: transformers' class.
         kinds: Reads the layers' kinds from the configuration, the size of a head and the number of layers.
-        write: Returns the keys from which ``kinds`` reads the same again.
+        writes: Keys of ``config.json`` that, beside RoPE's, ``kinds`` reads.
+        write_rope: Returns RoPE's keys.
         sets: Fields of ``DecoderConfig`` that hold for the whole family.
         reads: Further keys of ``config.json`` → field of ``DecoderConfig``; null is kept.
         biases: Keys of ``config.json`` → linear layers that have a bias where the key is true.
@@ -30,11 +95,23 @@ class Family:
     """
 
     architecture: str
-    kinds: Callable[[ConfigReader, int, int], LayerKinds] = uniform
-    write: Callable[[LayerKinds], dict[str, Any]] = write_rope
+    kinds: Callable[[ConfigReader, int, int], LayerKinds] = all_see_everything
+    writes: tuple[str, ...] = ()
+    write_rope: Callable[[LayerKinds], dict[str, Any]] = one_rope
     sets: Mapping[str, Any] = field(default_factory=dict)
     reads: Mapping[str, str] = field(default_factory=lambda: {"hidden_act": "activation"})
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     only: Mapping[str, Any] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
+
+    def write_kinds(self, kinds: LayerKinds) -> dict[str, Any]:
+        """Return the keys from which ``kinds`` reads the same again."""
+        window = next((kind.window for kind in kinds if kind.window), None)
+        values = {
+            "sliding_window": window,
+            "use_sliding_window": window is not None,
+            "layer_types": [SLIDING if kind.window else FULL for kind in kinds],
+            "no_rope_layers": [int(kind.rope is not None) for kind in kinds],
+        }
+        return {**{key: values[key] for key in self.writes}, **self.write_rope(kinds)}

@@ -3,28 +3,22 @@
 from typing import Any
 
 from cann_jax.models.config_reader import ConfigReader
-from cann_jax.models.families.family import GATE_UP, QKV, Family
-from cann_jax.models.families.layer_kinds import (
-    LayerKind,
-    LayerKinds,
-    read_window,
-    rope_parameters,
-    write_uniform_window,
-)
+from cann_jax.models.families import family
+from cann_jax.models.families.family import GATE_UP, QKV, Family, LayerKind, LayerKinds
 from cann_jax.models.rope import Rope
 
 
 def _kinds(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
     """Return layers that are alike; LongRoPE has two older names."""
-    parameters = rope_parameters(config)
+    parameters = family.rope_parameters(config)
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     parameters["rope_type"] = "longrope" if kind in ("su", "yarn") else kind
     rope = Rope.from_hf(parameters, head_dim, config.size("max_position_embeddings"), config.source)
-    return (LayerKind(rope, read_window(config)),) * layers
+    return (LayerKind(rope, family.read_window(config)),) * layers
 
 
-def _write(kinds: LayerKinds) -> dict[str, Any]:
-    keys, outer = write_uniform_window(kinds), "original_max_position_embeddings"
+def _write_rope(kinds: LayerKinds) -> dict[str, Any]:
+    keys, outer = family.one_rope(kinds), "original_max_position_embeddings"
     rope = keys["rope_parameters"]
     return {**keys, outer: rope[outer]} if outer in rope else keys
 
@@ -32,7 +26,8 @@ def _write(kinds: LayerKinds) -> dict[str, Any]:
 PHI3 = Family(
     "Phi3ForCausalLM",
     _kinds,
-    _write,
+    ("sliding_window",),
+    _write_rope,
     defaults={"original_max_position_embeddings": 4096},
     only={"resid_pdrop": 0, "embd_pdrop": 0},
     fused={**dict.fromkeys(QKV, "self_attn.qkv_proj"), **dict.fromkeys(GATE_UP, "mlp.gate_up_proj")},

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.models.adapters.lora import LoraParam
@@ -58,12 +59,7 @@ def load_decoder(
 
 
 def abstract_decoder(
-    config: DecoderConfig,
-    dtype: str,
-    lora: LoraConfig | None,
-    *,
-    wide: bool = False,
-    attention: str = "auto",
+    config: DecoderConfig, dtype: str, lora: LoraConfig | None, *, wide: bool = False, attention: str = "auto"
 ) -> Decoder:
     """Return the decoder that ``load_decoder`` makes, with shapes instead of arrays."""
     decoder = nnx.eval_shape(lambda: Decoder(config, jnp.dtype(dtype), lora, attention, rngs=nnx.Rngs(0)))
@@ -83,7 +79,7 @@ def _storage(dtype: str, wide: bool) -> Any:
 def _initial_adapters(config: DecoderConfig, lora: LoraConfig, seed: int) -> Any:
     # Jitted whole, so that XLA drops the base weights that a plain construction would draw too.
     @jax.jit
-    def draw(key: jax.Array) -> Any:
+    def draw(key: Array) -> Any:
         return nnx.state(Decoder(config, lora=lora, rngs=nnx.Rngs(key)), LoraParam)
 
     return draw(jax.random.key(seed))

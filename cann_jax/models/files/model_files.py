@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files import hub

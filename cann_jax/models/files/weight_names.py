@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax import Array
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.lora import Lora
@@ -106,7 +107,7 @@ def flat_state(state: Any) -> list[tuple[ArrayPath, Any]]:
     return [(tuple(map(str, path)), leaf) for path, leaf in nnx.to_flat_state(state)]
 
 
-def base_state(decoder: Decoder) -> dict[ArrayPath, jax.Array]:
+def base_state(decoder: Decoder) -> dict[ArrayPath, Array]:
     """Return every array of the decoder by its path."""
     return {path: leaf[...] for path, leaf in flat_state(nnx.state(decoder, nnx.Param))}
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -89,8 +90,8 @@ def _on_host(weight: Weight, tensors: Sequence[Tensor], shape: Shape, dtype: np.
 
 def _on_devices(
     weight: Weight, tensors: Sequence[Tensor], shape: Shape, dtype: np.dtype, sharding: NamedSharding
-) -> jax.Array:
-    def placed(tensor: Tensor, shape: Shape, sharding: NamedSharding) -> jax.Array:
+) -> Array:
+    def placed(tensor: Tensor, shape: Shape, sharding: NamedSharding) -> Array:
         def part(index: Any) -> np.ndarray:
             return tensor(index).astype(dtype)
 
@@ -99,7 +100,7 @@ def _on_devices(
     if not weight.stacked:
         return placed(tensors[0], shape, sharding)
     layer_sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    stacked: jax.Array = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)()
+    stacked: Array = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)()
     for layer, tensor in enumerate(tensors):
         # Waited for, so that copies of many tensors do not queue up on the host.
         stacked = _write_layer(stacked, placed(tensor, shape[1:], layer_sharding), layer).block_until_ready()
@@ -107,6 +108,6 @@ def _on_devices(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _write_layer(stacked: jax.Array, values: jax.Array, layer: jax.Array) -> jax.Array:
-    updated: jax.Array = jax.lax.dynamic_update_index_in_dim(stacked, values, layer, 0)
+def _write_layer(stacked: Array, values: Array, layer: Array) -> Array:
+    updated: Array = jax.lax.dynamic_update_index_in_dim(stacked, values, layer, 0)
     return updated

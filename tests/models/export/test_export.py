@@ -1,4 +1,4 @@
-"""A model that leaves is the model that was trained: torch opens it and computes the same."""
+"""An exported model is the model that was trained: torch opens it and computes the same."""
 
 import json
 

@@ -91,7 +91,7 @@ def padded(side: str, offset: int = 0, lengths: tuple[int, ...] = (17, 9, 13)) -
 
 
 def ours(decoder: Decoder, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, vocabulary) and hidden states (layers, n, hidden) of the n tokens that are no padding.
+    """Logits (n, vocabulary) and hidden states (layers, n, hidden) of the n tokens that are not padding.
 
     The last hidden state is that after the final norm, as in transformers.
     """
@@ -102,13 +102,13 @@ def ours(decoder: Decoder, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 @partial(jax.jit, static_argnames="graph")
 def _ours(graph, weights, ids, valid, positions):
     decoder = nnx.merge(graph, weights)
-    states = decoder.layer_states(ids, positions, causal_mask(valid))
+    _, states = decoder.forward(ids, positions, causal_mask(valid), keep=lambda x, _: x)
     hidden = decoder.final_norm(states[-1])
     return decoder.logits(hidden), states.at[-1].set(hidden)
 
 
 def theirs(folder: Path, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """The same by transformers on torch."""
+    """Return the same, computed by transformers on torch."""
     import torch
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A folder that is not whole, or not ours to read, is one line that names the file and the mend."""
+"""A folder that is incomplete or unsupported gives one line that names the file and what to do."""
 
 import json
 import shutil

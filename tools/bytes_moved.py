@@ -5,7 +5,7 @@ passes others through or updates them in place, and the start of an asynchronous
 a step of a 7B model on 16 chips the sum was 999 GB, of which 40 % do not move.
 """
 
-from cann_jax.dry_run.slices.hlo import Computation, Computations, Instruction
+from cann_jax_tools.hlo import Computation, Computations, Instruction
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Nothing moves: names for existing arrays, and loops and calls, whose bodies are counted themselves.

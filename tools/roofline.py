@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cann_jax.dry_run.slices.chips import Slice
-from cann_jax.dry_run.slices.compiler import Compiled
-from cann_jax.dry_run.slices.traffic import Traffic, traffic
+from cann_jax_tools.chips import Slice
+from cann_jax_tools.compiler import Compiled
+from cann_jax_tools.traffic import Traffic, traffic
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cann_jax_tools.hlo import parse
 from jax.errors import JaxRuntimeError
 
-from cann_jax.dry_run.slices.hlo import parse
 from cann_jax.files.errors import InputError
 
 

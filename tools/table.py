@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cann_jax_tools.chips import Slice
 from rich.table import Table
-
-from cann_jax.dry_run.slices.chips import Slice
 
 
 def figures_table(figures: Sequence[dict[str, Any]], where: Slice) -> Table:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from cann_jax_tools.chips import Slice
+from cann_jax_tools.compiler import compiled, laid_out
+from cann_jax_tools.flops import model_flops, program_flops, step_flops
+from cann_jax_tools.roofline import Need, Times, utilisation
+
 from cann_jax.config.run import RunConfig
 from cann_jax.data.padding import bucket_width
 from cann_jax.dry_run.programs import trace_sampling, trace_scoring, trace_training
-from cann_jax.dry_run.slices.chips import Slice
-from cann_jax.dry_run.slices.compiler import compiled, laid_out
-from cann_jax.dry_run.slices.flops import model_flops, program_flops, step_flops
-from cann_jax.dry_run.slices.roofline import Need, Times, utilisation
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.run.training import alignment

@@ -4,7 +4,8 @@ import importlib.util
 import os
 from typing import Any
 
-from cann_jax.dry_run.slices.chips import Slice
+from cann_jax_tools.chips import Slice
+
 from cann_jax.files.errors import InputError
 
 # Without these, libtpu asks the cloud's metadata server; the answers do not matter for compiling.

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cann_jax.dry_run.slices.bytes_moved import is_collective, moved
-from cann_jax.dry_run.slices.hlo import Computation, Computations, Instruction, parse, runs_of
+from cann_jax_tools.bytes_moved import is_collective, moved
+from cann_jax_tools.hlo import Computation, Computations, Instruction, parse, runs_of
 
 
 @dataclass(frozen=True)

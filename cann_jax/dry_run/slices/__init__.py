@@ -1,1 +1,0 @@
-"""Compile a run's programs for TPU slices, and count what they need there."""
