@@ -82,7 +82,7 @@ def arguments_of(data: PreferenceData) -> tuple:
 
 
 def with_references(run: Run, data: PreferenceData) -> PreferenceData:
-    """Return the data with the reference's log-probs, the same for all seeds: all take each prompt's extremes."""
+    """Return the data with the reference's log-probs, the same for all seeds, which all take the extremes."""
     graph, weights, frozen = starting_point(run)
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(run.config, graph, data.steps)

@@ -1,11 +1,12 @@
-"""Stop a run by SIGTERM at random moments; it must lose nothing, repeat nothing, and end with the same weights.
+"""Stop a run by SIGTERM at random moments; it must lose and repeat nothing, and end with the same weights.
 
     python -m benchmarks.preemption [--signals 20] [--seed 0]
 
 A tiny random Llama (saved by transformers) goes through all stages once undisturbed, then again with SIGTERM
 at ``--signals`` moments; the run is restarted each time. Moments are drawn over the progress of the run, not
 over time: a number of finished pieces (shards, blocks of scores, training steps, stages), and up to a second
-after the piece. If two moments fall on the same piece, the later one stops the next start before it has done anything.
+after the piece. If two moments fall on the same piece, the later one stops the next start before it has done
+anything.
 """
 
 import argparse
