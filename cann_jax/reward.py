@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
@@ -38,10 +37,7 @@ def _run(run: ScoreModelRun, flags: RewardFlags) -> None:
         check_folder(run.folder)
         return dry_run_score_model(run, flags.model_config)
     open_folder(run.folder, run.config)
-    start = time.monotonic()
-    for stage in run_stages(run, run.stages, verify=flags.verify):
-        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
-        start = time.monotonic()
+    run_stages(run, run.stages, verify=flags.verify)
 
 
 if __name__ == "__main__":

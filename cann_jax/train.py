@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
@@ -39,10 +38,7 @@ def _run(run: Run, options: Options) -> None:
         check_folder(run.folder)
         return dry_run(run, options.stages, options.model_config)
     open_folder(run.folder, run.config)
-    start = time.monotonic()
-    for stage in run_checked_stages(run, options.stages, verify=options.verify):
-        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
-        start = time.monotonic()
+    run_checked_stages(run, options.stages, verify=options.verify)
     if run.stages[-1] in options.stages and distributed.is_first():
         from cann_jax.reporting import write_report
 

@@ -72,7 +72,7 @@ def test_mocan_on_a_data_sets_pairs(run, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--align.pairs", "samples", "--align.preference", "better"], "set align.pairs to dataset"),
+        (["--align.pairs", "samples", "--align.preference", "better"], "use pairs: dataset"),
         (["--preferences", "null"], "add the section preferences"),
         (["--align.group_size", "3"], "the pairs of a dataset need 2"),
         (["--align.label_smoothing", "0.5"], "align.label_smoothing is 0.5"),
