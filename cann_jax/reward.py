@@ -10,7 +10,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from cann_jax.command_line.commands import RewardFlags
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_score_model
-from cann_jax.run.batches import batches_of
 from cann_jax.run.execution import run_stages
 from cann_jax.run.folder import check_folder, open_folder
 from cann_jax.run.run import ScoreModelRun
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     """
     config, flags = parse_score_model(argv)
     keep_compilations()
-    with session(config, batches_of(config)):
+    with session(config, config.batches()):
         _run(ScoreModelRun(config), flags)
 
 

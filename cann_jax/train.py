@@ -9,7 +9,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import Options, parse_run
-from cann_jax.run.batches import batches_of
 from cann_jax.run.checks import run_checked_stages
 from cann_jax.run.folder import check_folder, open_folder
 from cann_jax.run.run import Run
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     """
     config, options = parse_run(argv)
     keep_compilations()
-    with session(config, batches_of(config)):
+    with session(config, config.batches()):
         _run(Run(config), options)
 
 
