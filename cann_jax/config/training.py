@@ -201,7 +201,7 @@ class PrealignConfig(PreferenceTrainingConfig):
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """A round after the first: it samples the policy anew, moves λ, and goes on training (CAID).
+    """A round after the first: it samples the policy anew, moves λ, and continues training (CAID).
 
     Args:
         prompts: Training prompts of a round, drawn anew each time; null takes all.

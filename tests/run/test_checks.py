@@ -28,9 +28,8 @@ def refused(tmp_path, tiny_folder, monkeypatch):
 def test_a_warmup_that_outlasts_the_training(refused, dry):
     """12 prompts twice, 5 a step: 5 steps."""
     message, begun = refused("--align.optimizer.warmup_steps", "5", *dry)
-    assert (
-        message.startswith("align: optimizer.warmup_steps is 5 and this training has 5 steps") and not begun
-    )
+    expected = "align: optimizer.warmup_steps is 5 and this training has 5 steps"
+    assert message.startswith(expected) and not begun
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry_run",)])
