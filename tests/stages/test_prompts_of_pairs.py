@@ -8,8 +8,9 @@ from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
-from tests.data.preference_files import dialogue, write_lines
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.preferences import dialogue, write_lines
+from tests.builders.runs import write_config
 
 FROM_PAIRS = ("--prompts.train", "preferences", "--prompts.heldout", "preferences")
 NO_GROUP = ("--constraints.length.group", "null")

@@ -15,7 +15,8 @@ from cann_jax.run.execution import plan, refuse_stale, upstream
 from cann_jax.run.manifest import MANIFEST, OUTPUTS, SETTINGS, flattened
 from cann_jax.run.pipeline import PIPELINE
 from cann_jax.run.run import Run
-from tests.stages.setting import ROOT, STAGES
+from tests.builders import ROOT
+from tests.builders.runs import STAGES
 
 
 def test_stages_read_no_setting_that_the_table_does_not_name(finished, prealigned, recorder):

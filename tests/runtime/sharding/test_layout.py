@@ -18,7 +18,7 @@ from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import sharding
 from cann_jax.runtime.mesh import mesh_shape
 from cann_jax.runtime.sharding import parameter_specs, partition
-from tests.stages.setting import write_config
+from tests.builders.runs import write_config
 
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FIRST_SHARED = PartitionSpec(None, "fsdp", "tensor")
