@@ -1,9 +1,9 @@
-"""Measure what the dual solver costs beside other solvers; prints Markdown.
+"""Measure the cost of the dual solver and of other solvers; print Markdown.
 
     python benchmarks/dual.py [solve curve scale correction command stream]
 
 All run in one process, except the command and the stream, which run in their own; times are medians. Ratios
-compare what ran side by side, so they mean more than milliseconds on a machine that does other work too.
+compare runs that alternate, so they mean more than milliseconds on a machine that does other work too.
 """
 
 import os
@@ -100,7 +100,7 @@ def scipy_solve(scores: Scores) -> tuple[float, float, int]:
 
 
 def bench_solve() -> None:
-    """Time solves of 27,000 × 128, in turn, so that other work of the machine strikes all alike."""
+    """Time solves of 27,000 × 128 in turn, so that other work on the machine affects all alike."""
     scores = jax.block_until_ready(table(27_000, 128))
     print(f"\n## One solve: 27,000 prompts × 128 responses, m = 1, β = {BETA}, margin {MARGIN}\n")
     runs = {

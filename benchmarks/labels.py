@@ -1,13 +1,13 @@
-"""Soft against drawn labels: how much the margin that a training ends with varies from seed to seed.
+"""Compare soft with drawn labels: how much the margin after a training varies from seed to seed.
 
-Samples, scores and λ* of a run are made once (or found), then one part of its prompts is trained on, once for
-each seed and kind of label, and the margin is measured on prompts that no training saw: the mean over all
-pairs of responses of β·(log-ratio of the one with the higher r_λ − log-ratio of the other), in nats. A seed
-decides the order of the prompts, the adapters' start and the draws.
+Samples, scores and λ* of a run are computed once, or taken from an earlier run. A part of the prompts is then
+trained on, once for each seed and kind of label, and the margin is measured on prompts that no training saw:
+the mean over all pairs of responses of β·(log-ratio of the one with the higher r_λ − log-ratio of the other),
+in nats. A seed determines the order of the prompts, the initial adapters and the draws.
 
     python benchmarks/labels.py --config configs/quickstart.yaml [--seeds 5] [--prompts 96] [--heldout 48]
 
-Other flags are the run's own (``--prompts.limit 144`` samples no more than is needed). It writes
+Other flags are those of the run (``--prompts.limit 144`` samples no more than is needed). Writes
 ``benchmarks/results/labels.md``.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def part(data: PreferenceData, first: int, last: int) -> PreferenceData:
-    """The data of some of the prompts."""
+    """Return the data of some of the prompts."""
     return replace(
         data,
         responses=data.responses.slice(first, last),
@@ -82,7 +82,7 @@ def arguments_of(data: PreferenceData) -> tuple:
 
 
 def with_references(run: Run, data: PreferenceData) -> PreferenceData:
-    """The data with the reference's log-probs, which every seed reads: all take each prompt's extremes."""
+    """Return the data with the reference's log-probs, the same for all seeds, which all take the extremes."""
     graph, weights, frozen = starting_point(run)
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(run.config, graph, data.steps)
@@ -90,7 +90,7 @@ def with_references(run: Run, data: PreferenceData) -> PreferenceData:
 
 
 def trained_policy(run: Run, data: PreferenceData) -> LanguageModel:
-    """The policy after one training."""
+    """Return the policy after one training."""
     graph, weights, frozen = starting_point(run)
     spec = spec_of(run.config, graph, data.steps)
     state, key = start(spec, weights), jax.random.key(run.config.seed)
@@ -100,7 +100,7 @@ def trained_policy(run: Run, data: PreferenceData) -> LanguageModel:
 
 
 def margin(log_ratios: np.ndarray, reward: np.ndarray) -> float:
-    """Mean over prompts and pairs of responses, each pair in the order of r_λ."""
+    """Return the mean margin over prompts and pairs of responses, each pair in the order of r_λ."""
     difference = log_ratios[:, :, None] - log_ratios[:, None, :]
     return float(np.mean(difference[reward[:, :, None] > reward[:, None, :]]))
 

@@ -1,10 +1,10 @@
-"""A reward model (LoRA) set beside two rules on held-out human preferences, with its learning curve.
+"""Compare a reward model (LoRA) with two rules on held-out human preferences, with its learning curve.
 
     python benchmarks/reward_model.py --data FILE_OR_FOLDER
 
 The rules: the shorter response wins; a logistic regression on the difference of the responses' word counts.
-All see the same training pairs and are judged on the same held-out pairs, whose prompts nobody trained on.
-The curve is of one run: accuracy after so many pairs. It writes ``benchmarks/results/reward_model.md``.
+All see the same training pairs and are evaluated on the same held-out pairs, whose prompts no training saw.
+The curve shows accuracy over the number of pairs, in one run. Writes ``benchmarks/results/reward_model.md``.
 """
 
 import argparse
@@ -77,13 +77,13 @@ def config_of(given: argparse.Namespace, folder: str) -> ScoreModelConfig:
 
 
 def lengths_rule(data: ScoreData) -> np.ndarray:
-    """Differences in the direction of the label under "the shorter response wins", in characters."""
+    """Return differences in the direction of the label under "the shorter response wins", in characters."""
     texts = np.array([[len(text) for text in both] for both in data.pairs.texts])[data.chosen]
     return learnt_differences(-texts.astype(np.float64), data.preferred, "reward")
 
 
 def word_rule(train: ScoreData, heldout: ScoreData) -> np.ndarray:
-    """The same under a logistic regression on differences of word counts, at scikit-learn's defaults."""
+    """Return them under a logistic regression on differences of word counts, with scikit-learn's defaults."""
     words = CountVectorizer(min_df=2)
     words.fit([text for row in train.chosen for text in train.pairs.texts[row]])
 
@@ -94,7 +94,7 @@ def word_rule(train: ScoreData, heldout: ScoreData) -> np.ndarray:
         return first - second
 
     sign = np.where(train.preferred == 0, 1, -1)
-    # Every second pair is turned round: with all labels alike a classifier has nothing to tell apart.
+    # Every second pair is swapped, because a classifier cannot learn from labels that are all equal.
     flip = np.where(np.arange(len(sign)) % 2, -1, 1)
     model = LogisticRegression(fit_intercept=False, max_iter=1000)
     model.fit(differences(train).multiply(flip[:, None]).tocsr(), sign * flip)
@@ -112,7 +112,7 @@ def row(name: str, learnt: np.ndarray) -> str:
 def learn(
     run: ScoreRun, train: ScoreData, heldout: ScoreData, every: int
 ) -> list[tuple[int, float, np.ndarray]]:
-    """(pairs seen, seconds of training, held-out differences) along one run, the start included."""
+    """Return (pairs seen, seconds of training, held-out differences) along one run, including its start."""
     graph, weights, frozen = starting_point(run)
     spec = spec_of(run.config, graph, train.steps)
     state, seed = start(spec, weights), jax.random.key(run.config.seed)
