@@ -1,6 +1,7 @@
 # Two commands are all that is needed on a fresh machine with Python 3.11 or newer:
 #   make quickstart   install, then align a small language model under a constraint (ARGS="--KEY VALUE …" overrides)
 #   make test         install what the tests need too, then lint and test
+#   make test-fast    lint, and the tests that need no model
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,13 +9,16 @@ RUN := .venv/.installed
 DEV := .venv/.installed-tests
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-fast lint clean
 
 quickstart: $(RUN)
 	$(BIN)/python -m cann_jax.train --config configs/quickstart.yaml $(ARGS)
 
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(ARGS)
+
+test-fast: lint
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not model" $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

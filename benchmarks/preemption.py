@@ -26,8 +26,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tests.builders import save_tiny
-from tests.stages.setting import ROOT, STAGES, command, write_config, write_prompts
+from tests.builders import ROOT
+from tests.builders.models import save_tiny
+from tests.builders.runs import STAGES, command, write_config, write_prompts
 
 RESULTS = ROOT / "benchmarks/results/preemption.md"
 STOPPED = 75

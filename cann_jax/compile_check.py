@@ -21,7 +21,6 @@ from cann_jax.command_line.run_options import parse_compile_check
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
-from cann_jax.run.batches import batches_of
 from cann_jax.runtime.mesh import make_mesh, on_mesh
 from cann_jax.runtime.sharding import check_batches, check_model
 
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     path = Path(flags.model_config or f"{config.model.path}/config.json")
     shape = DecoderConfig.from_hf(read_json(path), str(path))
     with on_mesh(make_mesh(config.mesh, devices_of(where))) as mesh:
-        check_batches(batches_of(config), mesh)
+        check_batches(config.batches(), mesh)
         check_model(shape, mesh)
         figures = figures_of_programs(config, shape, where, chosen, dumps)
     for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
@@ -11,7 +10,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from cann_jax.command_line.commands import RewardFlags
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_score_model
-from cann_jax.run.batches import batches_of
 from cann_jax.run.execution import run_stages
 from cann_jax.run.folder import check_folder, open_folder
 from cann_jax.run.run import ScoreModelRun
@@ -27,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     """
     config, flags = parse_score_model(argv)
     keep_compilations()
-    with session(config, batches_of(config)):
+    with session(config, config.batches()):
         _run(ScoreModelRun(config), flags)
 
 
@@ -38,10 +36,7 @@ def _run(run: ScoreModelRun, flags: RewardFlags) -> None:
         check_folder(run.folder)
         return dry_run_score_model(run, flags.model_config)
     open_folder(run.folder, run.config)
-    start = time.monotonic()
-    for stage in run_stages(run, run.stages, verify=flags.verify):
-        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
-        start = time.monotonic()
+    run_stages(run, run.stages, verify=flags.verify)
 
 
 if __name__ == "__main__":

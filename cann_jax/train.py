@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
@@ -10,7 +9,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import Options, parse_run
-from cann_jax.run.batches import batches_of
 from cann_jax.run.checks import run_checked_stages
 from cann_jax.run.folder import check_folder, open_folder
 from cann_jax.run.run import Run
@@ -28,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     """
     config, options = parse_run(argv)
     keep_compilations()
-    with session(config, batches_of(config)):
+    with session(config, config.batches()):
         _run(Run(config), options)
 
 
@@ -39,10 +37,7 @@ def _run(run: Run, options: Options) -> None:
         check_folder(run.folder)
         return dry_run(run, options.stages, options.model_config)
     open_folder(run.folder, run.config)
-    start = time.monotonic()
-    for stage in run_checked_stages(run, options.stages, verify=options.verify):
-        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
-        start = time.monotonic()
+    run_checked_stages(run, options.stages, verify=options.verify)
     if run.stages[-1] in options.stages and distributed.is_first():
         from cann_jax.reporting import write_report
 

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share, the order of the rooms, and one cache of compiled programs for all."""
+"""Fixtures that several folders share, the order of the tests, and one cache of compiled programs for all."""
 
 import gc
 import os
@@ -6,22 +6,40 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before JAX starts. What one test or an earlier run compiled serves the processes that others start.
-CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "xla"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+from tests.builders import ROOT
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+# Before JAX starts, and for the processes that tests start. What one of them compiled serves all others.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Tiny programs run for milliseconds, and compiling them takes most of the suite's time: a training step
+# compiles in 1 s of CPU time this way and in 8 s at XLA's defaults. XLA_FLAGS="" tests at the defaults.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
-from tests.builders import save_tiny  # noqa: E402
+import jax
+import pytest
 
-# Cheap rooms first, so that a mistake shows early; whole runs last.
+from tests.builders.models import language_model, save_tiny
+
+# Cheap folders first, so that a mistake shows early; whole runs last.
 ORDER = (
-    *("files", "config", "command_line", "core", "data", "run", "scorers", "analysis", ""),
-    *("models", "sampling", "training", "dry_run", "runtime", "stages", "launch"),
+    *(
+        "files",
+        "config",
+        "command_line",
+        "",
+        "docs",
+        "run",
+        "data",
+        "analysis",
+        "reporting",
+        "core",
+        "scorers",
+    ),
+    *("sampling", "models", "training", "dry_run", "runtime", "stages", "launch"),
 )
-
+# All that these folders test needs a model; elsewhere a test says so by a fixture, or by the marker "model".
+OF_MODELS = ORDER[ORDER.index("sampling") :]
+MODEL_FIXTURES = {"tiny_model", "finished", "prealigned"}
 
 MAPPED_REGIONS = 25_000
 
@@ -30,6 +48,12 @@ MAPPED_REGIONS = 25_000
 def tiny_folder(tmp_path_factory) -> Path:
     """A Hugging Face folder: a tiny random Llama, a tokenizer whose pad is its eos, and a chat template."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder):
+    """The same, loaded in float32: a LanguageModel, ready to sample and to score."""
+    return language_model(tiny_folder)
 
 
 @pytest.fixture
@@ -59,9 +83,12 @@ def few_compiled_programs():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _rank(item.path))
+    for item in items:
+        if _folder(item) in OF_MODELS or MODEL_FIXTURES.intersection(item.fixturenames):
+            item.add_marker("model")
+    items.sort(key=lambda item: (item.get_closest_marker("model") is not None, ORDER.index(_folder(item))))
 
 
-def _rank(path: Path) -> int:
-    room = path.relative_to(Path(__file__).parent).parts[0]
-    return ORDER.index(room if room in ORDER else "")
+def _folder(item: pytest.Item) -> str:
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return folder if folder in ORDER else ""

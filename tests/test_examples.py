@@ -1,11 +1,12 @@
 """The examples run and do what they print."""
 
 import runpy
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+from tests.builders import ROOT
+
+EXAMPLES = ROOT / "examples"
 
 
 def test_own_loop_reaches_what_was_predicted(capsys):

@@ -12,8 +12,8 @@ import pytest
 
 from cann_jax.config import run as config
 from cann_jax.config import scorers as config_scorers
+from tests.builders import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cann_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -208,6 +208,18 @@ class RunConfig:
         every = (*self.trained_on().values(), *self.measured().values())
         return tuple(dict.fromkeys(asked for _, scorer in every if (asked := scorer.to_prealign)))
 
+    def batches(self) -> dict[str, int]:
+        """Return the batch sizes that the mesh must divide, by key."""
+        align = self.align
+        found = {
+            "sample.prompts_per_batch": self.sample.prompts_per_batch,
+            "align.prompts_per_step / align.accumulation": align.prompts_per_step // align.accumulation,
+        }
+        if self.to_prealign():
+            size = self.prealign.pairs_per_step // self.prealign.accumulation
+            found["prealign.pairs_per_step / prealign.accumulation"] = size
+        return found
+
     @property
     def last_training(self) -> str:
         """Return the stage whose weights are evaluated."""

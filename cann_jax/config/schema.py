@@ -206,8 +206,10 @@ def _leaf(plain: Any, value: Any, key: str, hint: Any) -> Any:
     """Parse one value; ``hint`` is its whole type, for messages, and ``plain`` the type without null."""
     if value is None:  # jsonargparse takes None for every type
         raise _wrong(value, key, type_name(hint))
+    bare = _bare(plain)
     try:
-        result = _leaf_parser(_bare(plain)).parse_object({"value": value}).value
+        # A millisecond each; most values of a file have their type already.
+        result = value if type(value) is bare else _leaf_parser(bare).parse_object({"value": value}).value
     except ArgumentError:
         raise _wrong(value, key, type_name(hint)) from None
     numbers = result if isinstance(result, tuple) else (result,)

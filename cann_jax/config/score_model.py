@@ -57,6 +57,10 @@ class ScoreModelConfig(TrainingConfig):
         """The dimension whose labels are learnt."""
         return "safer" if self.objective == "cost" else self.dimension
 
+    def batches(self) -> dict[str, int]:
+        """Return the batch sizes that the mesh must divide, by key."""
+        return {"pairs_per_step / accumulation": self.pairs_per_step // self.accumulation}
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
         yield from self.uneven("pairs_per_step")

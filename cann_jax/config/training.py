@@ -181,13 +181,6 @@ class Supervision:
     from_samples: bool
     label: Dimension | None
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages whose outputs the training reads: what they leave is all that differs."""
-        if self.from_samples:
-            return ("sample", "score", "dual")
-        return ("pairs", "pair_scores", "dual") if self.label is None else ("pairs",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrealignConfig(PreferenceTrainingConfig):
@@ -208,7 +201,7 @@ class PrealignConfig(PreferenceTrainingConfig):
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """A round after the first: it samples the policy anew, moves λ, and goes on training (CAID).
+    """A round after the first: it samples the policy anew, moves λ, and continues training (CAID).
 
     Args:
         prompts: Training prompts of a round, drawn anew each time; null takes all.

@@ -1,7 +1,5 @@
 """Checks of a run's settings against its data, made as soon as the sizes are known."""
 
-from collections.abc import Iterator
-
 from cann_jax.config.model import PREFERENCES
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import OptimizerConfig
@@ -19,7 +17,7 @@ from cann_jax.training.batch_order import steps_in
 from cann_jax.training.optimizer import schedule
 
 
-def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> Iterator[Stage]:
+def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> None:
     """Run stages as ``run_stages`` does, after checking settings against prompts and pairs.
 
     Raises:
@@ -29,12 +27,14 @@ def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> I
     needs_prompts = bool(names & {"sample", "align"})
     if needs_prompts and not from_pairs:
         _check_prompts(run)
-    for stage in run_stages(run, stages, verify=verify):
-        yield stage
+
+    def after(stage: Stage) -> None:
         if stage.name == "pairs":
             _check_pairs(run)
             if needs_prompts and from_pairs:
                 _check_prompts(run)
+
+    run_stages(run, stages, verify=verify, after=after)
 
 
 def _check_prompts(run: Run) -> None:

@@ -1,6 +1,7 @@
 """Runs stages: skips what is fresh, makes anew what is not, and refuses stale inputs."""
 
 import pkgutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,13 +79,20 @@ def expected_of(run: ModelRun[Any], stage: Stage) -> Record:
     return expectation(stage.name, run.settings_of(stage), inputs)
 
 
-def run_stages(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> Iterator[Stage]:
-    """Run stages in their order, and yield each when it has ended.
+def run_stages(
+    run: ModelRun[Any],
+    stages: Pipeline,
+    *,
+    verify: bool = False,
+    after: Callable[[Stage], None] = lambda stage: None,
+) -> None:
+    """Run stages in their order, and print the time that each took.
 
     Args:
         run: The run; its folder is open.
         stages: What to run.
         verify: Hash every output of every stage that is taken for done.
+        after: Called when a stage has ended.
 
     Raises:
         InputError: A stage reads one that is not among ``stages`` and is stale, altered or missing; nothing
@@ -92,8 +100,10 @@ def run_stages(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) ->
     """
     refuse_stale(run, stages, verify=verify)
     for stage in stages:
+        start = time.monotonic()
         _run_stage(run, stage, verify)
-        yield stage
+        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
+        after(stage)
 
 
 def refuse_stale(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> None:

@@ -138,6 +138,8 @@ def commit_fingerprint(folder: epath.PathLike) -> str | None:
     if not path.exists():
         return None
     made = _read(path)
+    if made["layout"] != LAYOUT:
+        return fingerprint_json(made)
     return fingerprint_json({**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}})
 
 
@@ -217,8 +219,10 @@ def _read(path: epath.Path) -> Record:
     """
     try:
         made = dict(read_json(path))
-        whole = made.keys() >= {"stage", "layout", "settings", "inputs"} and all(
-            each.keys() >= {"bytes", "modified", "sha256"} for each in made.get(OUTPUTS, {}).values()
+        # A manifest of another layout is whole in its own way; its stage is made anew, and says why.
+        whole = made.keys() >= {"stage", "layout", "settings", "inputs"} and (
+            made["layout"] != LAYOUT
+            or all(each.keys() >= {"bytes", "modified", "sha256"} for each in made.get(OUTPUTS, {}).values())
         )
     except (InputError, TypeError, ValueError, AttributeError):
         whole = False

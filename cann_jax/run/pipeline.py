@@ -24,7 +24,7 @@ PAIRS = When("there is a section `preferences`", lambda c: c.preferences is not 
 PREALIGNED = When("an implicit scorer has `prealigned.preference`", lambda c: bool(c.to_prealign()))
 SCORED_PAIRS = When(
     "`align.pairs` is dataset and `align.preference` pseudo_reward",
-    lambda c: "pair_scores" in c.align.supervision.stages,
+    lambda c: not c.align.supervision.from_samples and c.align.supervision.label is None,
 )
 ROUNDS = When("`rounds` is 2 or more", lambda c: c.rounds > 1)
 TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)

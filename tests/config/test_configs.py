@@ -9,10 +9,10 @@ from cann_jax import reward, train
 from cann_jax.command_line.run_options import parse_run, parse_score_model
 from cann_jax.config.run import PREFERENCES
 from cann_jax.data.prompts import read_prompts
-from tests.data.preference_files import hh_row, write_lines
-from tests.models.score_models import save_classifier
+from tests.builders import ROOT
+from tests.builders.preferences import hh_row, write_lines
+from tests.builders.score_models import save_classifier
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = sorted((ROOT / "configs").glob("*.yaml"))
 SCORE_MODELS = sorted((ROOT / "configs/score_models").glob("*.yaml"))
 SMALL = "embedded:"  # models that are installed with the tests
@@ -70,6 +70,7 @@ def scorer_flags(config, folder: Path) -> list[str]:
 
 
 @of(RUNS)
+@pytest.mark.model
 def test_dry_run(path, tmp_path, capsys):
     config, _ = parse_run(["--config", str(path)])
     flags = model_flags(path, config.model.path) + scorer_flags(config, tmp_path)
@@ -88,6 +89,7 @@ def test_dry_run(path, tmp_path, capsys):
 
 
 @of(SCORE_MODELS)
+@pytest.mark.model
 def test_dry_run_of_a_score_model(path, tmp_path, capsys):
     config, _ = parse_score_model(["--config", str(path)])
     assert config.name == path.stem

@@ -15,8 +15,8 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import SchemaError, _in_range, from_mapping, limits, type_name
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.files.errors import InputError
-from tests.config.fields import fields_of
-from tests.stages.setting import write_config
+from tests.builders.runs import write_config
+from tests.builders.settings import fields_of
 
 # Scores have units of their own: any finite number may be asked for.
 UNBOUNDED = {"margin", "at_least", "unsafe_below"}

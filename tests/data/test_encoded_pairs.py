@@ -10,7 +10,7 @@ from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.templates import answered_ids, prompt_ids
 from cann_jax.files.errors import InputError
-from tests.builders import tiny_tokenizer
+from tests.builders.models import tiny_tokenizer
 
 EARLIER = (Turn("user", "Hello"), Turn("assistant", "Hi there"))
 BEAVER = {

@@ -11,7 +11,7 @@ from cann_jax.data.padding import bucketed, pad
 from cann_jax.data.prompts import Prompt, read_prompts
 from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
-from tests.builders import tiny_tokenizer
+from tests.builders.models import tiny_tokenizer
 
 
 def config(**changes) -> PromptsConfig:

@@ -6,7 +6,7 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import responses_from_table, responses_table
 from cann_jax.sampling.generate import Samples
-from tests.builders import tiny_tokenizer
+from tests.builders.models import tiny_tokenizer
 
 
 def test_responses_round_trip():

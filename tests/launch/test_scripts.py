@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.builders import ROOT
+
 STAND_INS = Path(__file__).resolve().parent
 
 

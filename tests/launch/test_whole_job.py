@@ -13,20 +13,14 @@ import orbax.checkpoint as ocp
 import pyarrow.parquet as pq
 import pytest
 
-from tests.processes import free_port
-from tests.stages.setting import ROOT, STAGES, command, write_config
+from tests.builders import ROOT
+from tests.builders.processes import environment, free_port
+from tests.builders.runs import STAGES, command, write_config
 
 HEARTBEAT = 10
 FLAGS = ("--align.prompts_per_step", "4", "--mesh.fsdp", "2")
 FLAGS += ("--distributed.heartbeat_timeout_seconds", str(HEARTBEAT))
 STAND_INS = Path(__file__).resolve().parent
-
-
-def environment(devices: int, **variables: str) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    path = f"{STAND_INS}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "RESTART_SECONDS": "0", "PATH": path}
-    return {**os.environ, **given, "PYTHONPATH": str(ROOT), **variables}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +76,8 @@ def kill_in_training(job: subprocess.Popen, config: str, folder: Path, index: in
 
 
 def start(arguments: list[str], **variables: str) -> subprocess.Popen:
-    given = environment(1, **variables)
+    path = f"{STAND_INS}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = environment(RESTART_SECONDS="0", PATH=path, PYTHONPATH=str(ROOT), **variables)
     return subprocess.Popen(
         arguments, cwd=ROOT, env=given, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
     )

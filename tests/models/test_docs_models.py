@@ -1,7 +1,6 @@
 """The examples of docs/models.md are what the program reads."""
 
 import re
-from pathlib import Path
 
 import yaml
 
@@ -9,8 +8,9 @@ from cann_jax.config.schema import from_mapping
 from cann_jax.config.scorers import ScorerConfig
 from cann_jax.scorers.judge import TEMPLATES, JudgeScorer, read_template
 from cann_jax.scorers.reward_model import RewardModelScorer
+from tests.builders import ROOT
 
-TEXT = (Path(__file__).resolve().parent.parent.parent / "docs/models.md").read_text()
+TEXT = (ROOT / "docs/models.md").read_text()
 
 
 def test_examples_are_read(tmp_path):

@@ -11,8 +11,8 @@ from cann_jax.models.bfloat16_words import from_words, to_words
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.logprobs import response_logps
-from tests.builders import save_tiny
-from tests.models.forward import random_ids
+from tests.builders.forward import random_ids
+from tests.builders.models import save_tiny
 
 PROMPTS, RESPONSES = random_ids((2, 6)), random_ids((2, 2, 5), seed=1)
 LENGTHS = np.array([[5, 3], [4, 5]])

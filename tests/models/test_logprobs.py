@@ -10,7 +10,7 @@ from flax import nnx
 
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.logprobs import response_logps, token_logps
-from tests.models.forward import our_logits, random_ids
+from tests.builders.forward import our_logits, random_ids
 
 PROMPT_LENGTHS = np.array([5, 8])
 LENGTHS = np.array([[1, 6, 3], [6, 2, 4]])

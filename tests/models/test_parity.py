@@ -5,8 +5,8 @@ import pytest
 
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from tests.builders import save_tiny
-from tests.models.forward import changed_copy, folder_logits, our_logits, random_ids, torch_logits
+from tests.builders.forward import changed_copy, folder_logits, our_logits, random_ids, torch_logits
+from tests.builders.models import save_tiny
 
 IDS = random_ids((2, 17))
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.score_model import load_score_model, open_score_model
-from tests.models.score_models import (
+from tests.builders.score_models import (
     NORMALIZER,
     classifier_outputs,
     head_outputs,

@@ -17,8 +17,8 @@ from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE
 from cann_jax.run.run import Run
 from cann_jax.run.stages import reads_setting, stages_of
-from tests.config.fields import type_at
-from tests.run.everything import end_every_stage, whole_config
+from tests.builders.ended_run import end_every_stage, whole_config
+from tests.builders.settings import type_at
 
 # Settings that name a file, and the stages' inputs that it is.
 FILES = {

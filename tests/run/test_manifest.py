@@ -133,6 +133,17 @@ def test_settings_compare_as_json_does(folder):
     assert stage_state(folder, want).state == "unfinished"
 
 
+def test_a_folder_of_the_layout_before_is_made_anew(folder):
+    """Its manifest holds a hash a file, and nothing of sizes."""
+    finish(folder, expected())
+    old = {**expected(), "layout": 2, "outputs": {"table": "c" * 64}}
+    (folder / "manifest.json").write_text(json.dumps(old))
+    state = stage_state(folder, expected(), ["table"])
+    assert state.state == "changed" and state.differences == ("layout: 2 → 3",)
+    assert commit_fingerprint(folder)
+    assert begin(folder, expected()) is False
+
+
 def test_foreign_files_are_refused_and_stay(folder):
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("years of work")

@@ -9,8 +9,8 @@ from cann_jax.command_line.run_options import parse_run
 from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.errors import InputError
 from cann_jax.runtime.distributed import Plan, plan
-from tests.processes import finish, free_port, start, start_together
-from tests.stages.setting import write_config
+from tests.builders.processes import finish, free_port, start, start_together
+from tests.builders.runs import write_config
 
 GIVEN = {"CANN_JAX_COORDINATOR": "a:1", "CANN_JAX_PROCESSES": "4", "CANN_JAX_PROCESS": "2"}
 

@@ -68,7 +68,7 @@ def test_logps_equal_those_of_a_full_forward_pass(tiny_model, free):
 
 def test_bfloat16_decode_equals_its_forward_pass(tiny_folder):
     """The packed cache and weights: the same model, up to the rounding of its products."""
-    from tests.sampling.conftest import language_model
+    from tests.builders.models import language_model
 
     model = language_model(tiny_folder, "bfloat16")
     samples = sample(model)

@@ -1,39 +1,20 @@
-"""The tiny model as a policy, a block of responses, and scorers from plain mappings."""
-
-from pathlib import Path
-from typing import Any
+"""A block of responses for every scorer."""
 
 import numpy as np
 import pytest
 
-from cann_jax.config.model import PromptsConfig
-from cann_jax.config.schema import from_mapping
-from cann_jax.config.scorers import ScorerConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import prompt_ids
-from cann_jax.models.files.load import load_decoder
-from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.scorers import Context, Scorer
-
-PROMPTS = PromptsConfig(train="", heldout="", on_overlong="error")
-KEY = "constraints.safe.scorer"
-TEXTS = [["You are a stupid piece of shit.", "Lovely weather today."], ["Thank you, dear.", "Well."]]
-
-
-def load_scorer(values: dict[str, Any], model: LanguageModel | None = None, key: str = KEY) -> Scorer:
-    """Load a scorer from ``kind`` and that kind's keys, as the parser and a run do together."""
-    files = None if model is None else model.files
-    context = Context(key, PROMPTS, files, reference=lambda: model, prealigned=lambda asked: Path(asked.name))
-    return from_mapping(ScorerConfig, values, key).load(context)
+from tests.builders.scorers import PROMPTS, TEXTS
 
 
 @pytest.fixture(scope="session")
-def model(tiny_folder) -> LanguageModel:
-    files = open_model(str(tiny_folder))
-    return LanguageModel.of(load_decoder(files, "float32"), files)
+def model(tiny_model) -> LanguageModel:
+    """The policy, of which scorers of a model's own log-probs ask."""
+    return tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.scorers.judge import TEMPLATES, read_template
-from tests.builders import save_tiny
-from tests.models.forward import torch_logits
-from tests.scorers.conftest import TEXTS, load_scorer
+from tests.builders.forward import torch_logits
+from tests.builders.models import save_tiny
+from tests.builders.scorers import TEXTS, load_scorer
 
 KEY = "reward.scorer"
 SHIPPED = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))

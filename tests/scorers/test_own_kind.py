@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.runs import write_config
 
 KIND = '''
 """Scores by length: a kind of another package."""

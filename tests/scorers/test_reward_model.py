@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from tests.models.score_models import classifier_outputs, head_outputs, save_classifier, save_safe_rlhf
-from tests.scorers.conftest import KEY, TEXTS, load_scorer
+from tests.builders.score_models import classifier_outputs, head_outputs, save_classifier, save_safe_rlhf
+from tests.builders.scorers import KEY, TEXTS, load_scorer
 
 BEAVER = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:"
 NEXT = "{reply}<|end|> USER: {prompt} ASSISTANT:"

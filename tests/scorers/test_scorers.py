@@ -17,7 +17,7 @@ from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from cann_jax.run.scorers import check_coverage
 from cann_jax.scorers import check_finite
-from tests.scorers.conftest import KEY, PROMPTS, TEXTS, load_scorer
+from tests.builders.scorers import KEY, PROMPTS, TEXTS, load_scorer
 
 
 @pytest.fixture(scope="module")

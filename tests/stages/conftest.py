@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from cann_jax import train
-from tests.data.preference_files import pku_row, write_lines
-from tests.stages.recording import Recorder
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.preferences import pku_row, write_lines
+from tests.builders.recording import Recorder
+from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, implicit, write_config
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +26,6 @@ def finished(tmp_path_factory, tiny_folder, recorder) -> Path:
         patch.chdir(ROOT)
         train.main(["--config", write_config(folder, tiny_folder)])
     return folder
-
-
-BETA, REWARD_BETA, SAFER_BETA = 0.3, 0.2, 0.1  # of the dual, and of the two pre-aligned models
-
-
-def implicit(beta: float, **source: str) -> dict:
-    return {"kind": "implicit", "beta": beta, "prealigned": source}
 
 
 @pytest.fixture(scope="session")

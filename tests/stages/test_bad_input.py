@@ -12,7 +12,8 @@ import pytest
 
 from cann_jax import train
 from cann_jax.command_line.errors import run_command
-from tests.stages.setting import ROOT, run_process, write_config
+from tests.builders import ROOT
+from tests.builders.runs import run_process, write_config
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_prompts(refused, tmp_path, text, flags, message):
 
 
 def test_nan_scores_name_scorer_and_rows(refused):
-    flags = ("--constraints.vowels.scorer.function", "tests.stages.toy_scorers:broken")
+    flags = ("--constraints.vowels.scorer.function", "tests.builders.toy_scorers:broken")
     message = refused(*flags)
     assert "constraints.vowels.scorer: 3 scores are NaN or infinite (prompt" in message or (
         "constraints.vowels.scorer: 1 scores are NaN or infinite (prompt '1' response 1)" in message

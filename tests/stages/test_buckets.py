@@ -19,7 +19,8 @@ from cann_jax.models.export.folder import export_folder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.training.metrics import Metrics
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.runs import write_config
 
 
 class Bucket(MemoryFileSystem):

@@ -7,7 +7,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from cann_jax.files.errors import InputError
-from tests.models.forward import folder_logits, random_ids, torch_logits
+from tests.builders.forward import folder_logits, random_ids, torch_logits
 
 IDS = random_ids((2, 9))
 

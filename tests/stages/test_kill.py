@@ -10,13 +10,14 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tests.stages.setting import ROOT, STAGES, command, run_process, write_config
+from tests.builders import ROOT
+from tests.builders.processes import environment
+from tests.builders.runs import STAGES, command, run_process, write_config
 
 
 def kill_within(stage: str, config: str, folder, after: float) -> bool:
     """Start the run and kill it ``after`` seconds into a stage; returns whether the stage was cut off."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen(command(config), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(config), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
     try:
         while not (folder / stage / "settings.json").exists():
             assert process.poll() is None, f"ended with {process.returncode} before stage {stage}"

@@ -8,8 +8,9 @@ import pytest
 
 from cann_jax import train
 from cann_jax.files.errors import InputError
-from tests.data.preference_files import pku_row, write_lines
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.preferences import pku_row, write_lines
+from tests.builders.runs import write_config
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.train import main
-from tests.stages.conftest import BETA, REWARD_BETA, SAFER_BETA, implicit
-from tests.stages.setting import write_config
+from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, implicit, write_config
 
 MARGIN = 0.12
 

@@ -1,6 +1,5 @@
 """SIGTERM while training: the step at hand is saved, the status says "again", and the next start goes on."""
 
-import os
 import signal
 import subprocess
 import time
@@ -8,7 +7,9 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tests.stages.setting import ROOT, command, run_process, write_config
+from tests.builders import ROOT
+from tests.builders.processes import environment
+from tests.builders.runs import command, run_process, write_config
 
 
 def weights(folder) -> dict[str, np.ndarray]:
@@ -18,11 +19,10 @@ def weights(folder) -> dict[str, np.ndarray]:
 
 def test_sigterm_in_training(finished, tiny_folder, tmp_path):
     config, folder = write_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     run = subprocess.Popen(
         command(config),
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

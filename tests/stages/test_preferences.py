@@ -8,8 +8,9 @@ import pytest
 
 from cann_jax import train
 from cann_jax.files.errors import InputError
-from tests.data.preference_files import pku_row, write_lines
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.preferences import pku_row, write_lines
+from tests.builders.runs import write_config
 
 NO_GROUP = ("--constraints.length.group", "null")
 SHORT = ("--align.epochs", "1", "--align.prompts_per_step", "4", "--align.export", "none")
@@ -72,7 +73,7 @@ def test_mocan_on_a_data_sets_pairs(run, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--align.pairs", "samples", "--align.preference", "better"], "set align.pairs to dataset"),
+        (["--align.pairs", "samples", "--align.preference", "better"], "use pairs: dataset"),
         (["--preferences", "null"], "add the section preferences"),
         (["--align.group_size", "3"], "the pairs of a dataset need 2"),
         (["--align.label_smoothing", "0.5"], "align.label_smoothing is 0.5"),

@@ -6,9 +6,11 @@ import pytest
 from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
-from tests.data.preference_files import dialogue, write_lines
-from tests.stages.setting import ROOT, write_config
+from tests.builders import ROOT
+from tests.builders.preferences import dialogue, write_lines
+from tests.builders.runs import write_config
 
 FROM_PAIRS = ("--prompts.train", "preferences", "--prompts.heldout", "preferences")
 NO_GROUP = ("--constraints.length.group", "null")
@@ -58,19 +60,19 @@ def test_each_dialogue_is_sampled_once_and_whole(run, tmp_path):
     again = run(*FROM_PAIRS, "--prompts.limit", "12", "--stages", "pairs,sample")
     assert "sample: done already" in again
     longer = run(*FROM_PAIRS, "--preferences.max_tokens", "300", "--stages", "pairs,sample")
-    assert "sample: inputs.prompts: " in longer
+    assert "sample: inputs.pairs: " in longer
 
 
 def test_held_out_prompts_are_not_trained_on(run, tmp_path):
     said = run(*FROM_PAIRS, "--stages", "pairs")
     assert "prompts.heldout: 3 of 8 are trained on too; left out" in said and "5 prompts held out" in said
     config, _ = parse_run(["--config", str(tmp_path / "tiny.yaml"), *FROM_PAIRS, *NO_GROUP])
-    openings = {prompt.earlier[0].text for prompt in Run(config).heldout_prompts.prompts}
+    openings = {prompt.earlier[0].text for prompt in encoded_prompts(Run(config), "heldout").prompts}
     assert openings == {f"Hello {n}" for n in range(30, 35)}
 
 
 def test_mistakes(run, tmp_path):
-    with pytest.raises(InputError, match="stage 'pairs' has not ended"):
+    with pytest.raises(InputError, match="stage 'pairs', which has not ended"):
         run(*FROM_PAIRS, "--stages", "sample")
     with pytest.raises(InputError, match=r"prompts\.train is 'preferences'; add the section preferences"):
         run(*FROM_PAIRS, "--preferences", "null")

@@ -1,5 +1,6 @@
 """That the pipeline's table is true: what a stage reads, it says; what it leaves, nobody reads altered."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from cann_jax.run.execution import plan, refuse_stale, upstream
 from cann_jax.run.manifest import MANIFEST, OUTPUTS, SETTINGS, flattened
 from cann_jax.run.pipeline import PIPELINE
 from cann_jax.run.run import Run
-from tests.stages.setting import ROOT, STAGES
+from tests.builders import ROOT
+from tests.builders.runs import STAGES
 
 
 def test_stages_read_no_setting_that_the_table_does_not_name(finished, prealigned, recorder):
@@ -119,6 +121,21 @@ def test_an_altered_manifest_is_seen(run, stage):
             wrong.append((place, line))
         path.write_bytes(original)
     assert not wrong
+
+
+def test_before_a_verdict_the_content_is_hashed_whatever_its_time_says(run, again):
+    """Bit rot keeps a file's size and time of change."""
+    scores = Path(run.folder / "score/scores.parquet")
+    times = scores.stat().st_atime_ns, scores.stat().st_mtime_ns
+    flipped(scores, scores.stat().st_size // 2)
+    os.utime(scores, ns=times)
+    assert "evaluate: done already" in again("--stages", "evaluate")
+    assert "score: done already" in again("--stages", "score")
+    with pytest.raises(InputError, match=r"outputs\.scores\.parquet was altered"):
+        again("--stages", "evaluate", "--verify")
+    Path(run.folder / "evaluate" / MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"'evaluate' reads stage 'score', which is stale: outputs\.scores"):
+        again("--stages", "evaluate")
 
 
 def test_multipliers_set_to_zero_are_not_used(run, again, copy):

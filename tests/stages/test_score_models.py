@@ -17,10 +17,10 @@ from cann_jax.run.outputs import read_weights
 from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import split_decoder
 from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
-from tests.data.preference_files import pku_row, write_lines
-from tests.processes import finish, start, start_together
-from tests.scorers.conftest import load_scorer
-from tests.stages.setting import ROOT
+from tests.builders import ROOT
+from tests.builders.preferences import pku_row, write_lines
+from tests.builders.processes import finish, start, start_together
+from tests.builders.scorers import load_scorer
 
 PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cann_jax.files.errors import InfeasibleError
-from tests.stages.setting import STAGES
+from tests.builders.runs import STAGES
 
 LEFT = [
     "config.json",

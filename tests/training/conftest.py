@@ -6,26 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.config.training import LoraConfig, OptimizerConfig
+from cann_jax.config.training import LoraConfig
 from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from cann_jax.training.optimizer import optimizer
-from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
-
-SETTINGS = OptimizerConfig(learning_rate=1e-2, warmup_steps=1)
-
-
-def make_spec(graph, accumulation: int = 1, loss="dpo") -> PreferenceObjective:
-    return PreferenceObjective(
-        graph,
-        optimizer(SETTINGS, 6),
-        rematerialise="everything",
-        accumulation=accumulation,
-        loss=loss,
-        beta=0.3,
-        chunks=4,
-    )
+from cann_jax.training.preference_objective import PreferenceBatch
 
 
 @pytest.fixture(scope="session")

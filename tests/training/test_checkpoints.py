@@ -11,7 +11,7 @@ import pytest
 from cann_jax.files.errors import InputError
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
 from cann_jax.training.step import TrainState, start
-from tests.training.conftest import make_spec
+from tests.builders.training import make_spec
 
 
 def paths_of(tree) -> set[str]:

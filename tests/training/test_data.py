@@ -10,7 +10,7 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.run.training import alignment
 from cann_jax.training.preference_data import PreferenceData
-from tests.stages.setting import write_config
+from tests.builders.runs import write_config
 
 PAIRS = 9
 

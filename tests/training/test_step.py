@@ -13,7 +13,7 @@ from flax import nnx
 from cann_jax.models.export.folder import export_folder
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
 from cann_jax.training.step import TrainState, forward, start, train_step
-from tests.training.conftest import make_spec
+from tests.builders.training import make_spec
 
 SEED = jax.random.key(7)
 

@@ -1,7 +1,6 @@
 """Before the first update the policy is the reference, in every training of every shipped configuration."""
 
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,8 +24,9 @@ from cann_jax.run.training import (
 )
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.step import start, train_step
+from tests.builders import ROOT
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TRAININGS = {
     f"{path.stem}-{name}": (run.config.model.dtype, training)
     for path in CONFIGS

@@ -1,8 +1,6 @@
 """A table sharded over prompts gives the same answer, on eight devices that XLA pretends to have."""
 
-import os
-import subprocess
-import sys
+from tests.builders.processes import finish, start
 
 PROGRAM = """
 import jax, numpy as np
@@ -24,11 +22,5 @@ print("same")
 
 
 def test_sharded_over_prompts():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
+    ((said, _),) = finish(start(["-c", PROGRAM], 8))
+    assert said.strip() == "same"

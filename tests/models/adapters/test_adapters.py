@@ -16,10 +16,10 @@ from cann_jax.models.adapters.peft import CONFIG, PREFIX, WEIGHTS, export_adapte
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
-from tests.builders import save_tiny
+from tests.builders.families import save_family
+from tests.builders.forward import our_logits, random_ids
+from tests.builders.models import save_tiny
 from tests.models.adapters.test_peft import moved, save_theirs
-from tests.models.families.family_models import save_family
-from tests.models.forward import our_logits, random_ids
 
 IDS = random_ids((2, 17))
 

@@ -10,7 +10,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.decoder import LORA_TARGETS
 from cann_jax.models.files.load import load_decoder
-from tests.models.forward import our_logits, random_ids
+from tests.builders.forward import our_logits, random_ids
 
 IDS = random_ids((2, 17))
 

@@ -18,8 +18,8 @@ from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from tests.builders import save_tiny, tiny_torch
-from tests.models.forward import our_logits, random_ids
+from tests.builders.forward import our_logits, random_ids
+from tests.builders.models import save_tiny, tiny_torch
 
 IDS = random_ids((2, 17))
 

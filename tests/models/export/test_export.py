@@ -14,7 +14,7 @@ from cann_jax.models.export import folder as export
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from tests.models.forward import folder_logits, our_logits, random_ids, torch_logits
+from tests.builders.forward import folder_logits, our_logits, random_ids, torch_logits
 
 IDS = random_ids((2, 17))
 

@@ -12,8 +12,8 @@ from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.generate import generate
-from tests.models.families.family_models import FAMILIES, ours, padded, save_family, theirs
-from tests.models.forward import our_logits, random_ids, torch_logits
+from tests.builders.families import FAMILIES, ours, padded, save_family, theirs
+from tests.builders.forward import our_logits, random_ids, torch_logits
 
 PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 7]), 12
 

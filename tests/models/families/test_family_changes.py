@@ -5,8 +5,8 @@ import pytest
 
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from tests.models.families.family_models import ours, padded, save_family, theirs
-from tests.models.forward import changed_copy
+from tests.builders.families import ours, padded, save_family, theirs
+from tests.builders.forward import changed_copy
 
 BATCH = padded("right")
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -13,7 +13,7 @@ from cann_jax.models.files import model_files
 from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from tests.models.forward import our_logits, random_ids, torch_logits
+from tests.builders.forward import our_logits, random_ids, torch_logits
 
 
 def interleave(rows: np.ndarray, heads: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.files.pickled import pickled_tensors
-from tests.models.forward import our_logits, random_ids
+from tests.builders.forward import our_logits, random_ids
 
 WIDTHS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
 

@@ -14,10 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import load_decoder
-from tests.models.families.family_models import save_family
+from tests.builders import ROOT
+from tests.builders.families import save_family
 from tests.models.files.test_pickled import as_bin
-
-ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
 def load_sharded(folder: Path) -> dict:

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from tests.builders import save_tiny
-from tests.models.forward import changed_copy
+from tests.builders.forward import changed_copy
+from tests.builders.models import save_tiny
 
 WEIGHTS = "model.safetensors"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.processes import finish, start, start_together
+from tests.builders.processes import finish, start, start_together
 
 PROGRAM = ["-m", "tests.runtime.sharding.program"]
 

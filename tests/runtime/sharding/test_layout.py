@@ -15,11 +15,10 @@ from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.files.model_files import open_model
-from cann_jax.run.batches import batches_of
 from cann_jax.runtime import sharding
 from cann_jax.runtime.mesh import mesh_shape
 from cann_jax.runtime.sharding import parameter_specs, partition
-from tests.stages.setting import write_config
+from tests.builders.runs import write_config
 
 EVERY_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FIRST_SHARED = PartitionSpec(None, "fsdp", "tensor")
@@ -74,7 +73,7 @@ def test_a_batch_that_does_not_divide(flags, message, tiny_folder, tmp_path):
     ]
     config, _ = parse_run(["--config", write_config(tmp_path, tiny_folder), *overrides])
     with pytest.raises(InputError, match=message):
-        sharding.check_batches(batches_of(config), {"data": 2, "fsdp": 2, "tensor": 1})
+        sharding.check_batches(config.batches(), {"data": 2, "fsdp": 2, "tensor": 1})
 
 
 def test_tensor_larger_than_the_kv_heads():

@@ -10,7 +10,7 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.training.checkpoints import load_weights, save_weights
-from tests.processes import finish, start, start_together
+from tests.builders.processes import finish, start, start_together
 
 PROGRAM = ["-m", "tests.runtime.sharding.resume"]
 

@@ -16,9 +16,8 @@ from cann_jax.data.builders.records import Unusable, record
 from cann_jax.data.prepared_pairs import Pair, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Turn
 from cann_jax.files.errors import InputError
-from tests.data.preference_files import dialogue, hh_row, pku_row, write_lines, write_parquet
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.builders import ROOT
+from tests.builders.preferences import dialogue, hh_row, pku_row, write_lines, write_parquet
 
 
 def prepare(tmp_path: Path, dataset: str, path: Path, **changes) -> PreparedPairs:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -11,12 +10,8 @@ from cann_jax.run.execution import expected_of
 from cann_jax.run.manifest import begin, commit
 from cann_jax.run.run import Run
 from cann_jax.run.stages import holding
-from tests.data.preference_files import pku_row, write_lines
-from tests.stages.setting import write_config
-
-
-def implicit(beta: float, label: str) -> dict[str, Any]:
-    return {"kind": "implicit", "beta": beta, "prealigned": {"preference": label}}
+from tests.builders.preferences import pku_row, write_lines
+from tests.builders.runs import implicit, write_config
 
 
 def whole_config(folder: Path, model: Path, *flags: str) -> Run:
@@ -26,8 +21,8 @@ def whole_config(folder: Path, model: Path, *flags: str) -> Run:
     pairs = write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)])
     values["preferences"] = {"dataset": "local", "on_overlong": "error", "path": str(pairs)}
     values["preferences"]["prepared"] = str(folder / "prepared")
-    values["reward"] = {"scorer": implicit(0.2, "better")}
-    values["evaluate"]["also"] = {"safe": implicit(0.1, "safer")}
+    values["reward"] = {"scorer": implicit(0.2, preference="better")}
+    values["evaluate"]["also"] = {"safe": implicit(0.1, preference="safer")}
     values["rounds"] = 2
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
     return Run(parse_run(["--config", str(folder / "tiny.yaml"), *flags])[0])

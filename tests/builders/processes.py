@@ -5,21 +5,22 @@ import socket
 import subprocess
 import sys
 
-from tests.stages.setting import ROOT
+from tests.builders import ROOT
+
+
+def environment(devices: int = 1, **variables: str) -> dict[str, str]:
+    """This process's variables, for a program on so many host devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if devices > 1:
+        flags += f" --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **variables}
 
 
 def start(arguments: list[str], devices: int = 1, **variables: str) -> subprocess.Popen:
     """``python ARGUMENTS…`` from the repository's root."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        # Eight devices compile eight ways; what is compiled here runs for milliseconds.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        **variables,
-    }
-    command = [sys.executable, *arguments]
+    command, given = [sys.executable, *arguments], environment(devices, **variables)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=given, text=True, **pipes)
 
 
 def start_together(

@@ -1,6 +1,7 @@
 """Tiny random models and a tokenizer, written by transformers as Hugging Face folders."""
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -73,3 +74,13 @@ def save_tiny(folder: Path, *, max_shard_size: str = "5GB", seed: int = 0, **cha
     tiny_torch(seed, **changes).save_pretrained(folder, max_shard_size=max_shard_size)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def language_model(folder: Path, dtype: str = "float32") -> Any:
+    """Load a folder's model, ready to sample and to score."""
+    from cann_jax.models.files.load import load_decoder
+    from cann_jax.models.files.model_files import open_model
+    from cann_jax.models.language_model import LanguageModel
+
+    files = open_model(str(folder))
+    return LanguageModel.of(load_decoder(files, dtype), files)

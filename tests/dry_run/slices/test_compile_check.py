@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,7 @@ from cann_jax.dry_run.programs import trace_training
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.run.training import alignment
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.builders import ROOT
 
 
 def test_slices():

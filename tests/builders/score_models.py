@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel
 
-from tests.builders import SHAPE, tiny_tokenizer
+from tests.builders.models import SHAPE, tiny_tokenizer
 
 NORMALIZER = {"normalizer.mean": 1.5, "normalizer.var": 4.0, "normalizer.count": 7}
 

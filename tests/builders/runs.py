@@ -1,15 +1,19 @@
 """A whole run on a tiny random model: real stages, small numbers."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.builders import ROOT
+from tests.builders.processes import environment
+
 STAGES = ("sample", "score", "dual", "align", "evaluate")  # without preference data
+
+BETA, REWARD_BETA, SAFER_BETA = 0.3, 0.2, 0.1  # of the dual, and of the two pre-aligned models
 
 
 def write_prompts(path: Path, count: int, word: str) -> str:
@@ -20,7 +24,7 @@ def write_prompts(path: Path, count: int, word: str) -> str:
 
 def write_config(folder: Path, model: Path, **changes) -> str:
     """A configuration with two constraints, one of a group's; 5 prompts a step leave a partial last batch."""
-    toy = "tests.stages.toy_scorers"
+    toy = "tests.builders.toy_scorers"
     values = {
         "name": "tiny",
         "run_dir": str(folder / "runs"),
@@ -60,11 +64,16 @@ def write_config(folder: Path, model: Path, **changes) -> str:
     return str(path)
 
 
+def implicit(beta: float, **source: str) -> dict[str, Any]:
+    """Settings of a scorer whose pre-aligned model comes from ``source``."""
+    return {"kind": "implicit", "beta": beta, "prealigned": source}
+
+
 def command(config: str, *flags: str) -> list[str]:
     return [sys.executable, "-m", "cann_jax.train", "--config", config, *flags]
 
 
 def run_process(config: str, *flags: str) -> subprocess.CompletedProcess:
     """The command as a user gives it."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command(config, *flags), cwd=ROOT, env=environment, capture_output=True, text=True)
+    given = environment()
+    return subprocess.run(command(config, *flags), cwd=ROOT, env=given, capture_output=True, text=True)

@@ -11,8 +11,8 @@ from flax import nnx
 
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.masks import causal_mask
-from tests.builders import SHAPE, tiny_tokenizer
-from tests.models.forward import torch_model
+from tests.builders.forward import torch_model
+from tests.builders.models import SHAPE, tiny_tokenizer
 
 WINDOW = 5  # shorter than every sequence of these tests
 FAMILIES = {

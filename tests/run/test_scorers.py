@@ -12,9 +12,9 @@ from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers, score_shards
 from cann_jax.scorers import Scored
 from cann_jax.scorers.function import FunctionScorer
-from tests.stages.setting import write_config
+from tests.builders.runs import write_config
 
-TOY = FunctionScorer(function="tests.stages.toy_scorers:vowels", better="higher")
+TOY = FunctionScorer(function="tests.builders.toy_scorers:vowels", better="higher")
 
 
 def test_equal_configurations_share_one_scorer(tiny_folder, tmp_path):
