@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cann_jax.config.schema import nearest
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 
 READERS = (".parquet", ".csv", ".jsonl", ".json", ".npz")
 

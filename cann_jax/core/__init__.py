@@ -14,11 +14,11 @@ from cann_jax.core.exploration.uncertainty import (
     interval,
 )
 from cann_jax.core.feasibility import Feasible, largest_margin
-from cann_jax.core.implicit import implicit_scores, reference_kl
+from cann_jax.core.implicit import implicit_scores
 from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
 from cann_jax.core.preference import preference_probability, pseudo_reward
 from cann_jax.core.prepare import prepare
-from cann_jax.core.problem import Constraint, Problem, Targets, margin_problem
+from cann_jax.core.problem import Constraint, Problem, Targets
 from cann_jax.core.scores import Scores, ScoreSummary, check_scores, reference_mean
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.solver.solve import solve_dual
@@ -50,12 +50,10 @@ __all__ = [
     "ipo_loss",
     "kl_limit",
     "largest_margin",
-    "margin_problem",
     "preference_probability",
     "prepare",
     "pseudo_reward",
     "reachability",
-    "reference_kl",
     "reference_mean",
     "regression_loss",
     "sensitivities",

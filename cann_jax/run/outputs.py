@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.config.run import ConstraintConfig, RunConfig
+from cann_jax.config.run import RunConfig
 from cann_jax.core import Constraint, Problem, prepare
 from cann_jax.core.prepare import constraint_values
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
@@ -166,10 +166,9 @@ def problem_of(config: RunConfig, columns: Columns, prompt_groups: Sequence[str 
 
 def constraints_of(config: RunConfig) -> list[Constraint]:
     """Return the configuration's constraints as the core states them, in their order."""
-    names = [item.name for item in fields(ConstraintConfig) if item.name != "scorer"]
+    asked = [(name, vars(item)) for name, item in config.constraints.items()]
     return [
-        Constraint(name=name, **{field: getattr(item, field) for field in names})
-        for name, item in config.constraints.items()
+        Constraint(name, **{key: v for key, v in given.items() if key != "scorer"}) for name, given in asked
     ]
 
 
