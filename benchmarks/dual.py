@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from cann_jax.core import Scores, correct_multipliers, dual_curve, kl_limit, solve_dual
+from cann_jax import Scores, correct_multipliers, dual_curve, solve_dual
+from cann_jax.core.exploration.finite_sample import kl_limit
 from cann_jax.core.objective import table_objective
 from cann_jax.core.table import standardise
 

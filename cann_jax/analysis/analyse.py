@@ -6,27 +6,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from cann_jax.core import (
-    Correction,
+from cann_jax.core.exploration.conflict import Reachability, reachability
+from cann_jax.core.exploration.curve import sensitivities
+from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
+from cann_jax.core.exploration.uncertainty import (
     CrossFit,
-    DualSolution,
-    Feasible,
-    KLimit,
-    Problem,
-    Reachability,
     bootstrap,
     conservative_solution,
-    correct_multipliers,
     cross_fit,
     interval,
-    kl_limit,
-    largest_margin,
-    reachability,
-    sensitivities,
-    solve_dual,
+    predict_per_prompt,
 )
-from cann_jax.core.exploration.uncertainty import predict_per_prompt
+from cann_jax.core.feasibility import Feasible, largest_margin
+from cann_jax.core.problem import Problem
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.core.table import standardise
 
 POINTS, BETAS = 200, 41

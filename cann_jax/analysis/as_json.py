@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.core import DualSolution
+from cann_jax.core.solver.solution import DualSolution
 
 
 def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 from rich.table import Table
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.core import Feasible, ScoreSummary
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import ScoreSummary
 from cann_jax.files.console import console
 
 

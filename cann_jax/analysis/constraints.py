@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.core import Constraint
+from cann_jax.core.problem import Constraint
 from cann_jax.files.errors import InputError
 
 

@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.core import Feasible, tilted_weights
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_bytes_atomic
 
 SHOWN = 4000  # responses in the cloud; more would only overlap

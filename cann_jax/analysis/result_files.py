@@ -9,7 +9,7 @@ from etils import epath
 from cann_jax.analysis.analyse import Analysis, Curve
 from cann_jax.analysis.as_json import as_json
 from cann_jax.analysis.plots import draw_analysis
-from cann_jax.core import Feasible
+from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_json, write_table
 
 

@@ -7,7 +7,10 @@ from cann_jax.analysis.console import infeasible_message, print_analysis, warnin
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, group_members, names_asked
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.tables import Columns, prompt_weights, read_scores
-from cann_jax.core import Feasible, Problem, check_scores, prepare
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.prepare import prepare
+from cann_jax.core.problem import Problem
+from cann_jax.core.scores import check_scores
 from cann_jax.files.errors import InfeasibleError
 
 

@@ -13,9 +13,10 @@ from cann_jax.analysis.as_json import solution_json
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, names_asked
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.tables import require
-from cann_jax.core import Constraint, Feasible, Scores
+from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import constraint_values
-from cann_jax.core.problem import make_targets
+from cann_jax.core.problem import Constraint, make_targets
+from cann_jax.core.scores import Scores
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, InputError

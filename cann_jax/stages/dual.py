@@ -5,7 +5,8 @@ import numpy as np
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
 from cann_jax.analysis.result_files import write_results
-from cann_jax.core import Feasible, check_scores
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import check_scores
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.run.outputs import read_problem
 from cann_jax.run.run import Run

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core import Constraint, Problem, Scores
-from cann_jax.core.problem import make_targets
+from cann_jax import Constraint, Scores
+from cann_jax.core.problem import Problem, make_targets
 
 _I, _J = np.arange(4)[:, None], np.arange(6)[None, :]
 REWARD = np.sin(1 + 2 * _I + 3 * _J)

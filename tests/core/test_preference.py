@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import dpo_loss, preference_probability, pseudo_reward, solve_dual, tilted_weights
+from cann_jax import dpo_loss, preference_probability, pseudo_reward, solve_dual, tilted_weights
 from tests.core.tables import vector_table
 
 

@@ -6,15 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import (
-    Constraint,
-    Scores,
-    largest_margin,
-    prepare,
-    pseudo_reward,
-    solve_dual,
-    tilted_weights,
-)
+from cann_jax import Constraint, Scores, largest_margin, prepare, pseudo_reward, solve_dual, tilted_weights
 from cann_jax.files.errors import InputError
 
 RNG = np.random.default_rng(0)

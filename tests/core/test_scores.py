@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import Scores, check_scores, solve_dual
+from cann_jax import Scores, check_scores, solve_dual
 from cann_jax.files.errors import InputError
 
 R, G = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(2, 3, 2) % 5

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import (
+from cann_jax import (
     Feasible,
     Scores,
     bootstrap,
@@ -14,14 +14,14 @@ from cann_jax.core import (
     cross_fit,
     dual_curve,
     implicit_scores,
-    interval,
-    kl_limit,
     largest_margin,
     preference_probability,
     pseudo_reward,
     sensitivities,
     solve_dual,
 )
+from cann_jax.core.exploration.finite_sample import kl_limit
+from cann_jax.core.exploration.uncertainty import interval
 from tests.core.tables import gaussian_oracle, margin_problem, random_table, vector_table
 
 BETA = 0.5

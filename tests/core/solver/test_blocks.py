@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from cann_jax.core import Feasible, Scores, solve_dual
+from cann_jax import Feasible, Scores, solve_dual
 from cann_jax.core.solver.blocks import many_blocks
 from cann_jax.core.solver.solution import TOLERANCE
 from cann_jax.core.solver.solve import _solve

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import Feasible, Scores, reachability, solve_dual
+from cann_jax import Feasible, Scores, reachability, solve_dual
 
 RNG = np.random.default_rng(0)
 R = RNG.normal(size=(64, 16))

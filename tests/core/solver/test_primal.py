@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from cann_jax.core import Scores, solve_dual, tilted_weights
+from cann_jax import Scores, solve_dual, tilted_weights
 
 PROMPTS, RESPONSES, BETA = 4, 5, 0.5
 

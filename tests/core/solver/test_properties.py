@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cann_jax.core import Scores, dual_value, solve_dual
+from cann_jax import Scores, dual_value, solve_dual
 
 SHAPE = (6, 5)
 BETA = 0.5

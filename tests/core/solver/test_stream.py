@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core import Scores, solve_dual
+from cann_jax import Scores, solve_dual
 from cann_jax.core.solver.stream import solve_stream
 from tests.core.tables import margin_problem, random_table
 

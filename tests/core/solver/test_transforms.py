@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import Scores, solve_dual
+from cann_jax import Scores, solve_dual
 from cann_jax.core.solver.solve import METHODS
 from tests.core.tables import random_table
 

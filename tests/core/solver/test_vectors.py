@@ -5,15 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import (
-    Feasible,
-    Scores,
-    dual_value,
-    largest_margin,
-    reference_mean,
-    solve_dual,
-    tilted_weights,
-)
+from cann_jax import Feasible, Scores, dual_value, largest_margin, solve_dual, tilted_weights
+from cann_jax.core.scores import reference_mean
 from cann_jax.core.solver.solve import METHODS
 from tests.core.tables import FIRST, REWARD, SECOND, random_table, vector_table
 
