@@ -87,14 +87,8 @@ def analyse(
 ) -> Analysis:
     """Solve, certify and explore one problem.
 
-    Args:
-        problem: Prepared scores and targets.
-        beta: β > 0.
-        confidence: Level of the intervals and of the conservative λ.
-        resamples: Bootstrap resamples; 0 leaves the intervals out.
-        seed: Seed of resampling.
-        method: Method of the solution itself; the curves and the bootstrap always use Newton's method, which
-            solves many problems at once.
+    ``confidence`` is the level of the intervals, which 0 ``resamples`` leave out, and of the conservative λ.
+    ``method`` is that of the solution itself; curves and bootstrap always use Newton's, for many at once.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
     table = standardise(scores)
@@ -107,8 +101,8 @@ def analyse(
     if len(margins) > 1 or solution.feasible == Feasible.UNDETERMINED:
         reach = reachability(scores, margins)
     path = _margin_path(problem, margins, beta, largest, reach)
-    betas = np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32)
-    betas = np.sort(betas)
+    betas = np.sort(np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32))
+    every = np.broadcast_to(margins, (len(betas), len(margins)))
     result = Analysis(
         problem=problem,
         beta=beta,
@@ -118,11 +112,7 @@ def analyse(
         reachability=reach,
         limit=kl_limit(scores, solution),
         by_margin=Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
-        by_beta=Curve(
-            np.broadcast_to(margins, (len(betas), len(margins))),
-            betas,
-            solve_lanes(table, lanes(table, margins, betas)),
-        ),
+        by_beta=Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
     )
     if not solution.converged:
         return result

@@ -113,7 +113,7 @@ def conservative_solution(
 
     Each margin is raised by z standard errors of the predicted improvement at the answer, z the normal
     quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so it takes
-    a few rounds, from the plain λ* where ``initial`` gives it. Nothing here corrects the bias of too few responses.
+    a few rounds, from the plain λ* where ``initial`` gives it. The bias of too few responses remains.
 
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
