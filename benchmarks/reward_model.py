@@ -17,8 +17,8 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from cann_jax.config.model import ModelConfig
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.config.run import ModelConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.runtime.compilation import keep_compilations

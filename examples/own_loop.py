@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cann_jax.core.losses import dpo_loss
-from cann_jax.core.preference import preference_probability, pseudo_reward
-from cann_jax.core.scores import Scores
-from cann_jax.core.solver.solve import solve_dual
+from cann_jax import Scores, dpo_loss, preference_probability, pseudo_reward, solve_dual
 
 BETA, MARGIN, PROMPTS, RESPONSES = 0.5, 0.4, 64, 6
 State = tuple[jax.Array, optax.OptState]  # logits and the state of the optimizer

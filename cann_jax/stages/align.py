@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cann_jax.core import pseudo_reward
+from cann_jax.core.preference import pseudo_reward
 from cann_jax.run.outputs import (
     REWARD,
     read_dual,

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cann_jax.core import preference_probability
 from cann_jax.core.losses import smoothed
+from cann_jax.core.preference import preference_probability
 from cann_jax.data.padding import bucket_width, pad, step_width
 from cann_jax.data.responses import Responses
 from cann_jax.runtime.placement import own_rows, place_rows

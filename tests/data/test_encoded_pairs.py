@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cann_jax.config.model import PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.config.run import PromptsConfig
 from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
 from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import Prompt, Turn

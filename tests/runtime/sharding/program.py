@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec
 
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
-from cann_jax.core import Scores, solve_dual
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
