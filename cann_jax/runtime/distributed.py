@@ -51,9 +51,6 @@ def plan(config: DistributedConfig, environment: Mapping[str, str]) -> Plan | No
 
     Flags take precedence, then the variables that ``launch/`` sets, then what JAX detects of Slurm, of a TPU
     VM or of GKE.
-
-    Raises:
-        InputError: A variable is missing or is not a number.
     """
     if config.coordinator is not None:
         return Plan(config.coordinator, config.processes, config.process)
@@ -88,7 +85,11 @@ def joined(config: DistributedConfig) -> Iterator[None]:
     try:
         if found is not None:
             _join(found, config)
-        with _quiet_unless_first(), _writing(is_first()):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_writing(is_first()))
+            if not is_first():  # standard output comes from one process; errors, on stderr, from each
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
             yield
     finally:
         _patience.reset(token)
@@ -123,10 +124,7 @@ def _join(found: Plan, config: DistributedConfig) -> None:
 
 @contextlib.contextmanager
 def _watched(patience: int) -> Iterator[None]:
-    """Exit with one line after ``patience`` seconds.
-
-    Where JAX detects the coordinator there is no roll call, and its client aborts with a stack trace.
-    """
+    """Exit with one line after ``patience`` seconds, where JAX's client would abort with a stack trace."""
 
     def stop() -> None:
         sys.stderr.write(
@@ -160,16 +158,6 @@ def left(status: int) -> int:
 
 
 @contextlib.contextmanager
-def _quiet_unless_first() -> Iterator[None]:
-    """Silence standard output on all processes but the first; errors, on stderr, come from each."""
-    if is_first():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-@contextlib.contextmanager
 def _writing(here: bool) -> Iterator[None]:
     token = writes_here.set(here)
     try:
@@ -189,11 +177,7 @@ def writing_shard(index: int) -> contextlib.AbstractContextManager[None]:
 
 
 def barrier(name: str) -> None:
-    """Wait for all processes.
-
-    Raises:
-        AbsentError: Some did not arrive within ``distributed.timeout_seconds``; it says which.
-    """
+    """Wait for all processes; raise AbsentError after ``distributed.timeout_seconds``, naming the missing."""
     if jax.process_count() == 1:
         return
     patience = _patience.get()
@@ -255,11 +239,7 @@ def check_alike(config: Any) -> None:
 
 
 def check_writable(path: Any) -> None:
-    """Check that this process can write a file beside ``path``.
-
-    Raises:
-        InputError: It cannot.
-    """
+    """Raise InputError unless this process can write a file beside ``path``."""
     if jax.process_count() == 1:
         return
     probe = path.parent / f"{path.name}-{jax.process_index()}"
@@ -269,11 +249,7 @@ def check_writable(path: Any) -> None:
 
 
 def check_shared(path: Any) -> None:
-    """Check that this process sees the file that process 0 wrote.
-
-    Raises:
-        InputError: It does not.
-    """
+    """Raise InputError unless this process sees the file that process 0 wrote."""
     barrier(f"{path} written")
     if not path.exists():
         raise InputError(
