@@ -102,7 +102,10 @@ class _Encoder:
 
     def row(self, pair: Pair) -> dict[str, Any] | None:
         """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
-        responses = [response_ids(text, self.tokenizer, self.closing) for text in pair.responses]
+        responses = [
+            np.array([*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.closing], np.int32)
+            for text in pair.responses
+        ]
         if np.array_equal(responses[0], responses[1]):
             self.counts["pairs of identical responses left out"] += 1
             return None
@@ -140,11 +143,6 @@ class _Encoder:
         cut = truncated_ids(prompt, self.tokenizer, self.template, room)
         self.counts["overlong prompts cut on the left (preferences.on_overlong)"] += cut is not None
         return cut
-
-
-def response_ids(text: str, tokenizer: Any, closing: np.ndarray) -> np.ndarray:
-    """Return the ids of a response, followed by ``closing``, without BOS."""
-    return np.array([*tokenizer(text, add_special_tokens=False)["input_ids"], *closing], np.int32)
 
 
 def pairs_from_table(table: pa.Table) -> EncodedPairs:

@@ -15,19 +15,12 @@ from cann_jax.files.errors import InputError
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Prompts with their ids, template included.
-
-    Args:
-        prompts: The prompts that were kept, in the order of the file.
-        ids: Their token ids.
-        dropped: Number of overlong prompts left out.
-        truncated: Number of overlong prompts whose text was cut on the left.
-    """
+    """The prompts that were kept, in the order of the file, with their ids, template included."""
 
     prompts: tuple[Prompt, ...]
     ids: tuple[np.ndarray, ...]
-    dropped: int = 0
-    truncated: int = 0
+    dropped: int = 0  # overlong prompts left out
+    truncated: int = 0  # overlong prompts whose text was cut on the left
 
     def __len__(self) -> int:
         return len(self.prompts)

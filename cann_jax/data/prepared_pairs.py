@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import grain
 
 Part = Literal["train", "heldout"]
-Dimension = Literal["better", "safer"]
 PARTS: tuple[Part, Part] = (TRAIN, HELDOUT)
 
 
@@ -45,17 +44,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """A prepared data set.
-
-    Args:
-        name: Identity of what was prepared; it changes with the content of the files and how they are read.
-        parts: Pairs by part, in the order of the source.
-        left_out: Number of rows that could not be used, by reason.
-    """
+    """A prepared data set, under a name that changes with the files' content and how they are read."""
 
     name: str
-    parts: Mapping[Part, "grain.MapDataset"]
-    left_out: Mapping[str, int]
+    parts: Mapping[Part, "grain.MapDataset"]  # in the order of the source
+    left_out: Mapping[str, int]  # rows that could not be used, by reason
 
 
 def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:

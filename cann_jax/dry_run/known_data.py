@@ -34,15 +34,9 @@ class KnownData:
 
 @dataclass(frozen=True)
 class Extent:
-    """The widest batch of a program.
+    """The widest batch of a program: tokens of its longest prompt and response, padding included."""
 
-    Args:
-        count: Prompts or pairs in all; None where that is not known.
-        prompt: Tokens of the longest prompt, padding included.
-        response: Tokens of the longest response, padding included.
-    """
-
-    count: int | None
+    count: int | None  # prompts or pairs in all; None where that is not known
     prompt: int
     response: int
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,39 +39,30 @@ _patience: ContextVar[int] = ContextVar("timeout_seconds", default=300)
 _barriers = itertools.count()
 
 
-class Plan(NamedTuple):
-    """How to join the other processes; all fields are None where JAX detects them."""
-
-    coordinator: str | None
-    processes: int | None
-    process: int | None
-
-
-def plan(config: DistributedConfig, environment: Mapping[str, str]) -> Plan | None:
-    """Return how this process joins the others, or None if it is the only one.
+def plan(config: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig | None:
+    """Return how this process joins the others, without a coordinator where JAX detects them; None if alone.
 
     Flags take precedence, then the variables that ``launch/`` sets, then what JAX detects of Slurm, of a TPU
     VM or of GKE.
     """
     if config.coordinator is not None:
-        return Plan(config.coordinator, config.processes, config.process)
-    given = {name: environment.get(key) for name, key in VARIABLES.items()}
-    if any(value is not None for value in given.values()):
-        return _plan_of_variables(given)
+        return config
+    if any(key in environment for key in VARIABLES.values()):
+        return replace(config, **{name: _variable(name, environment) for name in VARIABLES})
     tasks = int(environment.get("SLURM_NTASKS", "1"))
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    detected = environment.get(DETECT) == "auto" or tasks > 1 or hosts > 1
-    return Plan(None, None, None) if detected else None
+    return config if environment.get(DETECT) == "auto" or tasks > 1 or hosts > 1 else None
 
 
-def _plan_of_variables(given: Mapping[str, str | None]) -> Plan:
-    for name, value in given.items():
-        if value is None or (name != "coordinator" and not value.isdigit()):
-            problem = "is missing" if value is None else f"is {value!r}, not a number"
-            raise InputError(
-                f"environment variable {VARIABLES[name]} {problem}; start with a script in launch/"
-            )
-    return Plan(given["coordinator"], int(given["processes"] or 0), int(given["process"] or 0))
+def _variable(name: str, environment: Mapping[str, str]) -> Any:
+    key = VARIABLES[name]
+    value = environment.get(key)
+    if value is not None and name == "coordinator":
+        return value
+    if value is None or not value.isdigit():
+        problem = "is missing" if value is None else f"is {value!r}, not a number"
+        raise InputError(f"environment variable {key} {problem}; start with a script in launch/")
+    return int(value)
 
 
 @contextlib.contextmanager
@@ -84,7 +76,7 @@ def joined(config: DistributedConfig) -> Iterator[None]:
     token = _patience.set(config.timeout_seconds)
     try:
         if found is not None:
-            _join(found, config)
+            _join(found)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_writing(is_first()))
             if not is_first():  # standard output comes from one process; errors, on stderr, from each
@@ -95,8 +87,8 @@ def joined(config: DistributedConfig) -> Iterator[None]:
         _patience.reset(token)
 
 
-def _join(found: Plan, config: DistributedConfig) -> None:
-    patience = config.timeout_seconds
+def _join(found: DistributedConfig) -> None:
+    patience = found.timeout_seconds
     if found.coordinator is not None:
         assert found.processes is not None and found.process is not None  # given or refused together
         rollcall.call(found.coordinator, found.processes, found.process, patience)
@@ -109,7 +101,7 @@ def _join(found: Plan, config: DistributedConfig) -> None:
                 # Otherwise Slurm's variables would restrict this process to one device, whatever the flags.
                 cluster_detection_method=None if found.coordinator is None else "deactivate",
                 initialization_timeout=2 * patience,
-                heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+                heartbeat_timeout_seconds=found.heartbeat_timeout_seconds,
                 shutdown_timeout_seconds=patience,
             )
     except ValueError as error:

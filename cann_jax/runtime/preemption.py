@@ -44,11 +44,7 @@ def _on_signal(*_: object) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[int], bool]]:
-    """Defer SIGTERM to the end of a training step.
-
-    Yields:
-        Function from the number of a step to whether to stop after it, the same on all processes.
-    """
+    """Defer SIGTERM to the end of a training step, and yield whether to stop after a step."""
     _State.deferred, _State.requested = True, False
     try:
         yield _stop_after

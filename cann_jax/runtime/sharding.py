@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from cann_jax.files.errors import InputError
 from cann_jax.runtime.mesh import current_mesh
@@ -137,9 +137,9 @@ def constrain_parameters(tree: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, parameter_specs(tree))
 
 
-def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) -> None:
+def check_batches(batches: Mapping[str, int], mesh: Mesh | AbstractMesh) -> None:
     """Raise InputError unless the mesh divides every batch size, given by configuration key."""
-    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
+    sizes = mesh.shape
     shards = int(np.prod([sizes[axis] for axis in RULES["batch"]]))
     for key, size in batches.items():
         if size % shards:
@@ -149,15 +149,13 @@ def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) ->
             )
 
 
-def check_model(model: Any, mesh: Mesh | Mapping[str, int] | None) -> None:
+def check_model(model: Any, mesh: Mesh | AbstractMesh | None) -> None:
     """Raise InputError unless the mesh divides a model, given as ``DecoderConfig``; None is one device."""
-    if mesh is None:
-        return
-    shape = mesh.shape if isinstance(mesh, Mesh) else mesh
     for name, words in SHARED_SIZES.items():
         (axis,), size = RULES[name], getattr(model, name)
-        if size % shape[axis]:
+        shards = 1 if mesh is None else mesh.shape[axis]
+        if size % shards:
             raise InputError(
-                f"mesh.{axis} is {shape[axis]} and the model's {words} {size}; "
+                f"mesh.{axis} is {shards} and the model's {words} {size}; "
                 f"use a divisor of {size} for mesh.{axis}"
             )
