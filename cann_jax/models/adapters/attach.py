@@ -14,7 +14,7 @@ from cann_jax.models.adapters.peft import Adapter, open_adapter
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.files.model_files import ModelFiles
-from cann_jax.models.files.weight_names import ArrayPath, Weight, flat_state, unfused_kernels
+from cann_jax.models.files.weight_names import ArrayPath, Weight, flat_state, fused_weights
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.linear import LoraParam
 from cann_jax.runtime.sharding import parameter_sharding
@@ -54,7 +54,8 @@ def attach_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
 
 def _layers(config: DecoderConfig) -> dict[Weight, list[str]]:
     """Return the Hugging Face names of the layers of every kernel that has tensors of its own on disk."""
-    kernels = unfused_kernels(config)
+    alone = [group[0] for group in fused_weights(config) if len(group) == 1]
+    kernels = [weight for weight in alone if weight.path[-1] == "kernel"]
     return {kernel: [name.removesuffix(".weight") for name in kernel.names(config)] for kernel in kernels}
 
 

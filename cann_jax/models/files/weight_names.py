@@ -80,12 +80,6 @@ def fused_weights(config: DecoderConfig) -> list[list[Weight]]:
     return [list(group) for _, group in groupby(expected_weights(config), key=lambda weight: weight.name)]
 
 
-def unfused_kernels(config: DecoderConfig) -> list[Weight]:
-    """Return the kernels that have a tensor of their own on disk."""
-    alone = (group[0] for group in fused_weights(config) if len(group) == 1)
-    return [weight for weight in alone if weight.path[-1] == "kernel"]
-
-
 def lora_at(decoder: Decoder, path: ArrayPath) -> Lora | None:
     """Return the adapter of the kernel at ``path``; None where it has none, or it is another array."""
     module: Any = decoder
