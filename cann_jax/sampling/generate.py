@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.bfloat16_words import to_words
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.decoder import Decoder, KeysValues
-from cann_jax.models.masks import causal_mask
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.layers import KeysValues
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 

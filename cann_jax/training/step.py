@@ -30,7 +30,7 @@ class Objective(ABC, Generic[Batch]):
     Args:
         graph: Graph of the split decoder.
         optimizer: From ``training.optimizer``.
-        rematerialise: As ``Decoder.hidden_states``.
+        rematerialise: As ``Decoder.forward``.
         accumulation: Micro-batches in a step.
     """
 
