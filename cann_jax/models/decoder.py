@@ -14,9 +14,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from cann_jax.config.schema import nearest
 from cann_jax.config.training import LoraConfig
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 from cann_jax.models.attention import AttentionRule, KeyValue, choose_kernel, softcap
 from cann_jax.models.attention_inputs import SequenceMask, sequence_inputs, step_inputs
 from cann_jax.models.bfloat16_words import from_words, lookup, to_words
