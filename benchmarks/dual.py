@@ -21,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from cann_jax.core import Scores, correct_multipliers, dual_curve, kl_limit, solve_dual
+from cann_jax.core.exploration.curve import dual_curve
+from cann_jax.core.exploration.finite_sample import correct_multipliers, kl_limit
 from cann_jax.core.objective import table_objective
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.core.table import standardise
 
 BETA, MARGIN = 0.1, 2.0

@@ -69,7 +69,7 @@ def part(data: PreferenceData, first: int, last: int) -> PreferenceData:
     """Return the data of some of the prompts."""
     return replace(
         data,
-        responses=data.responses.slice(first, last),
+        responses=data.responses.take(range(first, last)),
         reward=data.reward[first:last],
         reference=data.reference[first:last],
         scores={name: values[first:last] for name, values in data.scores.items()},

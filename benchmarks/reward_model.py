@@ -17,8 +17,8 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from cann_jax.config.model import ModelConfig
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.config.run import ModelConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.runtime.compilation import keep_compilations
@@ -78,19 +78,17 @@ def config_of(given: argparse.Namespace, folder: str) -> ScoreModelConfig:
 
 def lengths_rule(data: ScoreData) -> np.ndarray:
     """Return differences in the direction of the label under "the shorter response wins", in characters."""
-    texts = np.array([[len(text) for text in both] for both in data.pairs.texts])[data.chosen]
+    texts = np.array([[len(text) for text in both] for both in data.responses.texts])
     return learnt_differences(-texts.astype(np.float64), data.preferred, "reward")
 
 
 def word_rule(train: ScoreData, heldout: ScoreData) -> np.ndarray:
     """Return them under a logistic regression on differences of word counts, with scikit-learn's defaults."""
     words = CountVectorizer(min_df=2)
-    words.fit([text for row in train.chosen for text in train.pairs.texts[row]])
+    words.fit(train.responses.flat_texts())
 
     def differences(data: ScoreData):
-        first, second = (
-            words.transform([data.pairs.texts[row][side] for row in data.chosen]) for side in (0, 1)
-        )
+        first, second = (words.transform([both[side] for both in data.responses.texts]) for side in (0, 1))
         return first - second
 
     sign = np.where(train.preferred == 0, 1, -1)
@@ -122,9 +120,10 @@ def learn(
         state, measured = train_step(spec, state, frozen, train.batch(step), seed)
         loss = float(measured["loss"])
         seconds += time.monotonic() - began
-        seen = (step + 1) * train.size
+        size = train.batching.prompts_per_step
+        seen = (step + 1) * size
         print(f"step {step}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
-        if seen // every > (seen - train.size) // every or step + 1 == train.steps:
+        if seen // every > (seen - size) // every or step + 1 == train.steps:
             scores = heldout_scores(spec, state.weights, frozen, heldout)
             points.append((seen, seconds, learnt_differences(scores, heldout.preferred, "reward")))
             row(f"after {seen} pairs", points[-1][2])

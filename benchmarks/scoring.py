@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from cann_jax.config.run import PromptsConfig
+from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import read_prompts
