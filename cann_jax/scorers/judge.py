@@ -126,7 +126,7 @@ class JudgeTemplate:
 class Judge(DialogueScorer):
     """A loaded ``JudgeScorer``: ln P(better answer) − ln P(worse answer), nats; higher is better.
 
-    ``answers`` (2, T) are the ids of the better and the worse answer, padded on the right, of ``lengths`` (2,).
+    ``answers`` (2, T) are the ids of the better and the worse answer, padded on the right.
     """
 
     model: LanguageModel
