@@ -1,5 +1,6 @@
 """The commands: the name, the flags and the help text of each."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -63,6 +64,11 @@ class ConfiguredFlags:
     dry_run: bool = False
     verify: bool = False
     model_config: str | None = None
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each flag whose value does not fit the others, with the reason."""
+        if self.model_config is not None and not self.dry_run:
+            yield "model_config", "belongs to --dry_run; add that, or leave it out"
 
 
 @dataclass(frozen=True)

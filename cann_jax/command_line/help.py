@@ -17,13 +17,7 @@ Arguments = dict[str, dict[str, Any]]  # what argparse's add_argument takes, by 
 def help_text(
     command: Command[Any], schema: type | None = None, variants: Mapping[str, type] | None = None
 ) -> str:
-    """Return the whole help text.
-
-    Args:
-        command: The command.
-        schema: Dataclass of its configuration.
-        variants: Dataclasses of which one section of the configuration takes its keys, by title.
-    """
+    """Return the whole help text; arguments as in ``parse_configured``."""
     sections = [("Flags", _own_arguments(command))]
     if schema is not None:
         sections += _sections(schema, "", summary(schema))
@@ -116,9 +110,8 @@ def _documented(schema: type) -> dict[str, tuple[str, str]]:
     The docstrings are those of the dataclass and of the dataclasses that it extends.
     """
     docstrings = [docstring_parser.parse(vars(each).get("__doc__") or "") for each in schema.__mro__[::-1]]
-    params = [param for docstring in docstrings for param in docstring.params]
-    return {p.arg_name: (p.type_name or p.arg_name.upper(), _plain(p.description)) for p in params}
-
-
-def _plain(text: str | None) -> str:
-    return " ".join((text or "").replace("``", "'").split())
+    found = {}
+    for param in (param for docstring in docstrings for param in docstring.params):
+        text = " ".join((param.description or "").replace("``", "'").split())
+        found[param.arg_name] = param.type_name or param.arg_name.upper(), text
+    return found

@@ -37,7 +37,7 @@ def parse_configured(
         argv: The command's own flags, and dotted keys that override the file's.
         command: The command.
         schema: Dataclass of the configuration.
-        variants: Further sections of the help text, by title.
+        variants: For the help text: dataclasses of which one section takes its keys, by title.
 
     Raises:
         InputError: One line that names the key, where it was given, and how to fix it.
@@ -80,10 +80,7 @@ def _pairs(argv: Sequence[str], command: Command[Any], keys: Sequence[str]) -> I
 
 
 def _refuse_unknown(name: str, own: Sequence[str], keys: Sequence[str]) -> None:
-    """Refuse what is not a flag; where there is a configuration, only what looks like one of the flags.
-
-    ``--stage`` and ``--dry-run`` would otherwise be looked up among the configuration's keys.
-    """
+    """Refuse what is not a flag; beside a configuration, only what looks like one (``--dry-run``)."""
     close = difflib.get_close_matches(name, [*own, *keys], n=1, cutoff=0.6 if keys else 0.0)
     if name not in own and close and close[0] in own:
         raise InputError(f"command line: --{name} is not an option; did you mean --{close[0]}?")

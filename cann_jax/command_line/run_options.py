@@ -9,7 +9,6 @@ from cann_jax.command_line.commands import (
     TRAIN,
     Command,
     CompileCheckFlags,
-    ConfiguredFlags,
     Flags,
     RewardFlags,
 )
@@ -17,21 +16,13 @@ from cann_jax.command_line.parser import parse_configured, wants_help
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.scorers import registered_kinds, scorer_kind
-from cann_jax.files.errors import InputError
 from cann_jax.run.pipeline import PIPELINE
 from cann_jax.run.stages import Pipeline, chosen_stages
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to do with a run's configuration.
-
-    Args:
-        stages: The stages to run, in their order.
-        dry_run: Check everything and compute nothing.
-        verify: Hash every output of the stages that are taken for done.
-        model_config: A config.json that the dry run uses in place of the model.
-    """
+    """The stages of a run to do, in their order, and the flags of ``ConfiguredFlags``."""
 
     stages: Pipeline
     dry_run: bool = False
@@ -47,16 +38,13 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
         SystemExit: After ``--help``.
     """
     config, flags = _parse_run(argv, TRAIN)
-    _check_model_config(flags)
     stages = chosen_stages(PIPELINE, config, flags.stages)
     return config, Options(stages, flags.dry_run, flags.verify, flags.model_config)
 
 
 def parse_score_model(argv: Sequence[str]) -> tuple[ScoreModelConfig, RewardFlags]:
     """Parse the command line of ``reward``; otherwise as ``parse_run``."""
-    config, flags = parse_configured(argv, REWARD, ScoreModelConfig)
-    _check_model_config(flags)
-    return config, flags
+    return parse_configured(argv, REWARD, ScoreModelConfig)
 
 
 def parse_compile_check(argv: Sequence[str]) -> tuple[RunConfig, CompileCheckFlags]:
@@ -69,8 +57,3 @@ def _parse_run(argv: Sequence[str], command: Command[Flags]) -> tuple[RunConfig,
     kinds = registered_kinds() if wants_help(argv) else ()
     variants = {f"SCORER of 'kind: {kind}'": scorer_kind(kind) for kind in kinds}
     return parse_configured(argv, command, RunConfig, variants)
-
-
-def _check_model_config(flags: ConfiguredFlags) -> None:
-    if flags.model_config is not None and not flags.dry_run:
-        raise InputError("command line: --model_config belongs to --dry_run; add that, or leave it out")

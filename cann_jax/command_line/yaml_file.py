@@ -18,9 +18,8 @@ def read_yaml(path: str) -> dict[str, Any]:
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give --config an existing YAML file"
-        ) from None
+        problem = f"cannot be read ({error.strerror}); give --config an existing YAML file"
+        raise InputError(f"{path}: {problem}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
@@ -37,9 +36,8 @@ class _StrictLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is given twice", key.start_mark
-                )
+                twice = f"key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
             seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep))
 

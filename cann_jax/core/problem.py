@@ -32,9 +32,8 @@ class Constraint(Requirement):
         for _, problem in self.conflicts():
             raise InputError(f"constraint {self.name}: {problem}")
         if self.max_unsafe is not None and not 0 <= self.max_unsafe < 1:
-            raise InputError(
-                f"constraint {self.name}: max_unsafe is {self.max_unsafe}; give a share in [0, 1)"
-            )
+            problem = f"max_unsafe is {self.max_unsafe}; give a share in [0, 1)"
+            raise InputError(f"constraint {self.name}: {problem}")
         level = self.at_least if self.max_unsafe is None else 1 - self.max_unsafe
         target = self.margin if level is None else level
         if target is None or not np.isfinite(target):

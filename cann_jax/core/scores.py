@@ -48,10 +48,9 @@ def response_mask(scores: Scores) -> Array | None:
 
 def normalised_prompt_weights(scores: Scores) -> Array:
     """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
-    prompts = scores.reward.shape[0]
     weights = scores.prompt_weights
     if weights is None:
-        weights = jnp.ones(prompts, scores.reward.dtype)
+        weights = jnp.ones(scores.reward.shape[0], scores.reward.dtype)
     mask = response_mask(scores)
     if mask is not None:
         weights = jnp.where(jnp.any(mask, axis=-1), weights, 0)
@@ -67,11 +66,7 @@ def reference_mean(scores: Scores) -> Array:
 
 
 def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSummary:
-    """Check a table on the host before it is solved, and count prompts that do not inform the solution.
-
-    Args:
-        scores: The table, concrete arrays.
-        names: Names of the m constraints, for messages.
+    """Check a table of concrete arrays before it is solved, and count prompts that do not inform λ*.
 
     Raises:
         InputError: A wrong shape, a score that is NaN or infinite, weights that are negative or all zero,
@@ -81,9 +76,8 @@ def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSum
     _check_shapes(scores, reward, constraints)
     names = list(names) if names is not None else [f"constraint {j}" for j in range(constraints.shape[-1])]
     if len(names) != constraints.shape[-1]:
-        raise InputError(
-            f"{len(names)} constraint names for {constraints.shape[-1]} constraints; give one each"
-        )
+        given = f"{len(names)} constraint names for {constraints.shape[-1]} constraints"
+        raise InputError(f"{given}; give one each")
     mask = np.ones(reward.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
     for name, values in [("reward", reward), *((n, constraints[..., j]) for j, n in enumerate(names))]:
         _check_finite(name, values, mask)
@@ -95,15 +89,10 @@ def _check_shapes(scores: Scores, reward: np.ndarray, constraints: np.ndarray) -
     if reward.ndim != 2 or 0 in reward.shape:
         raise InputError(f"reward has shape {reward.shape}; give (prompts, responses), neither of them 0")
     if constraints.ndim != 3 or constraints.shape[:2] != reward.shape or constraints.shape[2] == 0:
-        raise InputError(
-            f"constraints have shape {constraints.shape}; give {(*reward.shape, 'm')}, m >= 1, like reward"
-        )
-    expected = {
-        "mask": reward.shape,
-        "prompt_weights": reward.shape[:1],
-        "baseline": constraints.shape[2:],
-    }
-    for field, shape in expected.items():
+        expected = f"give {(*reward.shape, 'm')}, m >= 1, like reward"
+        raise InputError(f"constraints have shape {constraints.shape}; {expected}")
+    shapes = {"mask": reward.shape, "prompt_weights": reward.shape[:1], "baseline": constraints.shape[2:]}
+    for field, shape in shapes.items():
         value = getattr(scores, field)
         if value is not None and np.shape(value) != shape:
             raise InputError(f"{field} has shape {np.shape(value)}; give {shape}")
@@ -113,10 +102,8 @@ def _check_finite(name: str, values: np.ndarray, mask: np.ndarray) -> None:
     bad = mask & ~np.isfinite(values)
     if bad.any():
         where = ", ".join(f"prompt {n} response {k}" for n, k in np.argwhere(bad)[:3])
-        more = ", ..." if bad.sum() > 3 else ""
-        raise InputError(
-            f"{name}: {int(bad.sum())} scores are NaN or infinite ({where}{more}); fix or mask them"
-        )
+        where += ", ..." if bad.sum() > 3 else ""
+        raise InputError(f"{name}: {bad.sum()} scores are NaN or infinite ({where}); fix or mask them")
 
 
 def _check_weights(scores: Scores, mask: np.ndarray) -> None:

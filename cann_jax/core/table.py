@@ -75,11 +75,8 @@ def standardise(
 ) -> Table:
     """Return the scores in standard form.
 
-    Args:
-        scores: The table, or some prompts of one.
-        weights: ``(prompts,)``, taken as they are; None: the table's own, normalised.
-        spreads: Units to standardise in; None: the table's own.
-        centres: As ``centres_of`` the scores, where they are known.
+    ``weights (prompts,)`` are taken as they are; by default they are the table's own, normalised. ``spreads``
+    are the units, by default the table's own, and ``centres`` are given where they are known.
     """
     mask, weights = response_mask(scores), normalised_prompt_weights(scores) if weights is None else weights
     about = centres_of(scores) if centres is None else centres

@@ -44,7 +44,7 @@ def _on_signal(*_: object) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[int], bool]]:
-    """Defer SIGTERM to the end of a training step, and yield whether to stop after a step."""
+    """Defer SIGTERM; yield a function that says, on all processes alike, whether to stop after a step."""
     _State.deferred, _State.requested = True, False
     try:
         yield _stop_after

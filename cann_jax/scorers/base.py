@@ -4,12 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from cann_jax.config.model import PromptsConfig
-from cann_jax.config.scorers import ScorerConfig, ToPrealign
+from cann_jax.config.scorers import Better, ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
@@ -55,9 +54,7 @@ class Scorer(ABC):
     def expect(self, prompts: Sequence[Prompt], responses: int) -> str | None:
         """Check, before anything is scored, that every response can be; return a line to print.
 
-        Args:
-            prompts: All prompts.
-            responses: Responses a prompt.
+        ``responses`` is the number of responses to each of ``prompts``.
 
         Raises:
             InputError: A response has no score.
@@ -117,7 +114,7 @@ class ScorerKind(ScorerConfig, ABC):
 
 
 class TextScorer(Scorer):
-    """A scorer that reads texts alone, and so can be probed when it loads."""
+    """A scorer that reads texts alone."""
 
     @abstractmethod
     def score_texts(self, prompts: Sequence[str], responses: Sequence[str]) -> Scored:
@@ -145,28 +142,35 @@ class DialogueScorer(TextScorer):
         return self.score_prompts([Prompt(str(n), text) for n, text in enumerate(prompts)], responses)
 
 
-class HasSign(Protocol):
-    """Settings that say which way is better."""
+@dataclass(frozen=True, kw_only=True)
+class ProbedKind(ScorerKind):
+    """A kind whose scorer reads texts alone, and so can be probed when it loads.
 
-    @property
-    def better(self) -> str: ...
+    Args:
+        probe: A pair checked at load.
+    """
+
+    probe: Probe | None = None
+
+    @abstractmethod
+    def open(self, context: Context) -> TextScorer:
+        """Load the scorer; raises as ``load``."""
+
+    def load(self, context: Context) -> TextScorer:
+        scorer, probe = self.open(context), self.probe
+        if probe is not None:
+            better, worse = scorer.score_texts([probe.prompt] * 2, [probe.better, probe.worse]).values
+            if not better > worse:
+                raise InputError(
+                    f"{context.key}: the probe's better response scores {better:.4g} and the worse one "
+                    f"{worse:.4g}; check which way is better, or the probe"
+                )
+        return scorer
 
 
-def sign(config: HasSign) -> int:
+def sign(better: Better) -> int:
     """Return what a score is multiplied by so that larger is better."""
-    return 1 if config.better == "higher" else -1
-
-
-def run_probe(scorer: TextScorer, probe: Probe | None, key: str) -> None:
-    """Raise InputError if the scorer puts the probe's worse response above its better one."""
-    if probe is None:
-        return
-    better, worse = scorer.score_texts([probe.prompt] * 2, [probe.better, probe.worse]).values
-    if not better > worse:
-        raise InputError(
-            f"{key}: the probe's better response scores {better:.4g} and the worse one {worse:.4g}; "
-            "check which way is better, or the probe"
-        )
+    return 1 if better == "higher" else -1
 
 
 def check_lengths(rows: Sequence[np.ndarray], longest: int, prompts: Sequence[Prompt], key: str) -> None:

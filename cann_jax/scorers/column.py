@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,23 +40,20 @@ class ColumnScorer(ScorerKind):
         key, table = context.key, _read(self.path, context.key)
         for name in ("prompt_id", "response", self.column):
             if name not in table.column_names:
-                raise InputError(
-                    f"{key}: {self.path} has no column {name!r}; it has {', '.join(table.column_names)}"
-                )
+                known = ", ".join(table.column_names)
+                raise InputError(f"{key}: {self.path} has no column {name!r}; it has {known}")
         try:
             values = table.column(self.column).cast(pa.float64()).to_pylist()
             numbers = table.column("response").cast(pa.int64()).to_pylist()
         except pa.ArrowException as error:
-            raise InputError(
-                f"{key}: {self.path}: {error}; scores and response numbers must be numbers"
-            ) from None
+            problem = f"{error}; scores and response numbers must be numbers"
+            raise InputError(f"{key}: {self.path}: {problem}") from None
         ids = [str(value) for value in table.column("prompt_id").to_pylist()]
         scores = dict(zip(zip(ids, numbers, strict=True), values, strict=True))
         if len(scores) < table.num_rows:
             again = table.num_rows - len(scores)
-            raise InputError(
-                f"{key}: {self.path} gives {again} responses a second score; leave one row for each"
-            )
+            problem = f"gives {again} responses a second score; leave one row for each"
+            raise InputError(f"{key}: {self.path} {problem}")
         return Column(scores, self, key)
 
     def identity(self, context: Context) -> dict[str, str]:
@@ -74,7 +72,7 @@ class Column(Scorer):
         self.expect(responses.prompts.prompts, responses.shape[1])
         wanted = _pairs(responses.prompts.prompts, responses.shape[1])
         values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
-        return Scored(sign(self.config) * np.array(values, np.float32).reshape(responses.shape))
+        return Scored(sign(self.config.better) * np.array(values, np.float32).reshape(responses.shape))
 
     def expect(self, prompts: Sequence[Prompt], responses: int) -> str | None:
         wanted = _pairs(prompts, responses)
@@ -86,25 +84,19 @@ class Column(Scorer):
                 f"that of prompt {prompt!r} response {response}; give one row for each sampled response"
             )
         spare = len(self.scores) - len(wanted)
-        return (
-            f"{spare} rows of {self.config.path} belong to no sampled response; not used" if spare else None
-        )
+        unused = f"{spare} rows of {self.config.path} belong to no sampled response; not used"
+        return unused if spare else None
 
 
 def _pairs(prompts: Sequence[Prompt], responses: int) -> list[tuple[str, int]]:
     return [(prompt.id, k) for prompt in prompts for k in range(responses)]
 
 
-def _read_csv(source: pa.BufferReader) -> pa.Table:
-    # Ids are texts: read as numbers, "007" would lose its zeros.
-    return pa.csv.read_csv(
-        source, convert_options=pa.csv.ConvertOptions(column_types={"prompt_id": pa.string()})
-    )
-
-
+# Ids are texts: read as numbers, "007" would lose its zeros.
+_TEXT_IDS = pa.csv.ConvertOptions(column_types={"prompt_id": pa.string()})
 _READERS: dict[str, Callable[[Any], pa.Table]] = {
     ".parquet": pq.read_table,
-    ".csv": _read_csv,
+    ".csv": partial(pa.csv.read_csv, convert_options=_TEXT_IDS),
     ".jsonl": pa.json.read_json,
 }
 

@@ -13,32 +13,28 @@ import numpy as np
 from cann_jax.config.scorers import Better
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file
-from cann_jax.scorers.base import Context, Probe, Scored, ScorerKind, TextScorer, run_probe, sign
+from cann_jax.scorers.base import Context, ProbedKind, Scored, TextScorer, sign
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionScorer(ScorerKind):
+class FunctionScorer(ProbedKind):
     """A Python function over lists of prompts and responses that returns one number each.
 
     Args:
         function: ``package.module:name``.
         better: Which way is better.
-        probe: A pair checked at load.
     """
 
     kind: Literal["function"] = "function"
     function: str
     better: Better
-    probe: Probe | None = None
 
-    def load(self, context: Context) -> "Function":
-        scorer = Function(find_function(self.function, context.key), self, context.key)
-        run_probe(scorer, self.probe, context.key)
-        return scorer
+    def open(self, context: Context) -> "Function":
+        return Function(_function(self.function, context.key), self, context.key)
 
     def identity(self, context: Context) -> dict[str, str]:
         """Return the fingerprint of the file that defines the function; what it imports is not followed."""
-        function = find_function(self.function, context.key)
+        function = _function(self.function, context.key)
         try:
             return {context.key: fingerprint_file(inspect.getsourcefile(inspect.unwrap(function)) or "")}
         except TypeError:  # compiled, or an instance
@@ -64,10 +60,10 @@ class Function(TextScorer):
                 f"{self.key}: {self.config.function} returned shape {values.shape} of {values.dtype} for "
                 f"{len(responses)} responses; return one number a response"
             )
-        return Scored(sign(self.config) * values.astype(np.float32))
+        return Scored(sign(self.config.better) * values.astype(np.float32))
 
 
-def find_function(name: str, key: str) -> Callable[..., Any]:
+def _function(name: str, key: str) -> Callable[..., Any]:
     """Import the function ``package.module:name``, also of a module in the working folder.
 
     Raises:
@@ -79,15 +75,13 @@ def find_function(name: str, key: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:  # a user's own module lies beside the configuration
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"{key}.function {name!r} cannot be imported ({error}); check the spelling"
-        ) from None
+        problem = f"cannot be imported ({error}); check the spelling"
+        raise InputError(f"{key}.function {name!r} {problem}") from None
     if not callable(function):
         raise InputError(f"{key}.function {name!r} is not a function; name one")
-    found: Callable[..., Any] = function
-    return found
+    return function
 
 
 def zero(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:

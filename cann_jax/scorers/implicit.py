@@ -12,7 +12,6 @@ from cann_jax.config.preferences import Dimension
 from cann_jax.config.ranges import Positive
 from cann_jax.config.scorers import ToPrealign
 from cann_jax.data.encoded_prompts import encode_prompts
-from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
@@ -124,11 +123,14 @@ class ImplicitScorer(ScorerKind):
                     "log-probs are of other tokens; use a model of the same tokenizer"
                 )
             return files
-        if context.prompts.template != "chat":
-            raise InputError(
-                f"{key}.system_prompt needs prompts.template 'chat', which holds system messages"
-            )
-        return _prompts_of(source.system_prompt, context.prompts)
+        prompts = context.prompts
+        if prompts.template != "chat":
+            need = "needs prompts.template 'chat', which holds system messages"
+            raise InputError(f"{key}.system_prompt {need}")
+        longer = prompts.max_tokens + SYSTEM_TOKENS
+        if prompts.on_overlong != "truncate_prompt_left":  # none may be dropped: its responses exist already
+            prompts = replace(prompts, on_overlong="error")
+        return replace(prompts, system=source.system_prompt, max_tokens=longer)
 
 
 @dataclass(frozen=True)
@@ -148,21 +150,7 @@ class Implicit(Scorer):
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         ids = responses.prompts.ids
         if self.prompts is not None:
-            ids = self._prompt_ids(self.prompts, responses.prompts.prompts, responses.tokens.shape[-1])
+            room = self.model.config.max_positions - responses.tokens.shape[-1]
+            ids = encode_prompts(responses.prompts.prompts, self.model.tokenizer, self.prompts, room).ids
         other = self.model.logps(ids, responses.tokens, responses.lengths)
         return Scored((self.config.beta * (other - reference_logps)).astype(np.float32))
-
-    def _prompt_ids(
-        self, config: PromptsConfig, prompts: tuple[Prompt, ...], response: int
-    ) -> tuple[np.ndarray, ...]:
-        room = self.model.config.max_positions - response
-        return encode_prompts(prompts, self.model.tokenizer, config, room).ids
-
-
-def _prompts_of(system_prompt: str | None, prompts: PromptsConfig) -> PromptsConfig:
-    """Return the run's prompts as π_other sees them; none may be dropped, for its responses exist already."""
-    cut: Literal["truncate_prompt_left", "error"] = (
-        "truncate_prompt_left" if prompts.on_overlong == "truncate_prompt_left" else "error"
-    )
-    longer = prompts.max_tokens + SYSTEM_TOKENS
-    return replace(prompts, system=system_prompt, on_overlong=cut, max_tokens=longer)

@@ -9,34 +9,29 @@ import numpy as np
 from annotated_types import Interval
 
 from cann_jax.files.errors import InputError
-from cann_jax.scorers.base import Context, Probe, Scored, ScorerKind, TextScorer, run_probe
+from cann_jax.scorers.base import Context, ProbedKind, Scored, TextScorer
 
 PACKAGE = "alt-profanity-check"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InoffensiveScorer(ScorerKind):
+class InoffensiveScorer(ProbedKind):
     """Log-odds of "not offensive" by alt-profanity-check; higher is better.
 
     Args:
         clip: Probabilities are clipped to [clip, 1 − clip] and the clips counted.
-        probe: A pair checked at load.
     """
 
     kind: Literal["inoffensive"] = "inoffensive"
     clip: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-6
-    probe: Probe | None = None
 
-    def load(self, context: Context) -> "Inoffensive":
+    def open(self, context: Context) -> "Inoffensive":
         try:
             import profanity_check  # noqa: F401
         except ImportError:
-            raise InputError(
-                f"{context.key}: {PACKAGE} is not installed; run: pip install 'cann-jax[inoffensive]'"
-            ) from None
-        scorer = Inoffensive(self)
-        run_probe(scorer, self.probe, context.key)
-        return scorer
+            fix = "run: pip install 'cann-jax[inoffensive]'"
+            raise InputError(f"{context.key}: {PACKAGE} is not installed; {fix}") from None
+        return Inoffensive(self)
 
     def identity(self, context: Context) -> dict[str, str]:
         try:

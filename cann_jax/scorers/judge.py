@@ -19,22 +19,14 @@ from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.scorers.base import (
-    Context,
-    DialogueScorer,
-    Probe,
-    Scored,
-    ScorerKind,
-    check_lengths,
-    run_probe,
-)
+from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths
 
 TEMPLATES = Path(__file__).with_name("templates")
 FIELD = re.compile(r"\{(prompt|response)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeScorer(ScorerKind):
+class JudgeScorer(ProbedKind):
     """Log-odds of the better over the worse answer to a question about prompt and response, nats.
 
     Args:
@@ -43,7 +35,6 @@ class JudgeScorer(ScorerKind):
         path: The model that is asked; null asks the run's reference.
         revision: Of a model on the Hub.
         dtype: Dtype of that model's matrix products; the reference keeps its own.
-        probe: A pair checked at load.
     """
 
     kind: Literal["judge"] = "judge"
@@ -51,16 +42,17 @@ class JudgeScorer(ScorerKind):
     path: str | None = None
     revision: str | None = None
     dtype: Dtype = "float32"
-    probe: Probe | None = None
 
-    def load(self, context: Context) -> "Judge":
-        model = context.reference() if self.path is None else self._load(self.path)
+    def open(self, context: Context) -> "Judge":
+        if self.path is None:
+            model = context.reference()
+        else:
+            files = open_model(self.path, self.revision)
+            model = LanguageModel.of(load_decoder(files, self.dtype), files)
         template = self._template(context.key, model.tokenizer)
-        rows = [_answer_ids(text, model.tokenizer) for text in (template.better, template.worse)]
+        rows = template.answer_ids(model.tokenizer)
         answers, lengths = pad(rows, max(map(len, rows)))
-        scorer = Judge(model, template, answers, lengths, context.key)
-        run_probe(scorer, self.probe, context.key)
-        return scorer
+        return Judge(model, template, answers, lengths, context.key)
 
     def check(self, context: Context) -> None:
         if context.files is not None:
@@ -74,10 +66,6 @@ class JudgeScorer(ScorerKind):
             found[f"{context.key}.model"] = open_model(self.path, self.revision).fingerprint()
         return found
 
-    def _load(self, path: str) -> LanguageModel:
-        files = open_model(path, self.revision)
-        return LanguageModel.of(load_decoder(files, self.dtype), files)
-
     def _template(self, key: str, tokenizer: Any) -> "JudgeTemplate":
         """Return the template, tried on the tokenizer.
 
@@ -87,11 +75,10 @@ class JudgeScorer(ScorerKind):
         template = read_template(self.template, key)
         with named(key):
             template.ids(Prompt("", "Hello"), "Hello", tokenizer)
-        better, worse = (_answer_ids(text, tokenizer) for text in (template.better, template.worse))
+        better, worse = template.answer_ids(tokenizer)
         if not (len(better) and len(worse)) or np.array_equal(better, worse):
-            raise InputError(
-                f"{key}.template {self.template}: its answers must be two different texts; fix the template"
-            )
+            problem = "its answers must be two different texts; fix the template"
+            raise InputError(f"{key}.template {self.template}: {problem}")
         return template
 
 
@@ -120,23 +107,26 @@ class JudgeTemplate:
         if self.layout == "conversation":
             turns = (*prompt.dialogue, Turn("assistant", response))
             return chat_ids(turns, tokenizer, self.system)
-        values = {"prompt": _dialogue(prompt), "response": response}
+        text = prompt.text
+        if prompt.earlier:
+            text = "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.dialogue)
+        values = {"prompt": text, "response": response}
         question = FIELD.sub(lambda field: values[field[1]], self.question or "")
         if self.layout == "question":
             return chat_ids((Turn("user", question),), tokenizer, self.system)
         return text_ids(question, tokenizer)
+
+    def answer_ids(self, tokenizer: Any) -> list[np.ndarray]:
+        """Return the ids of the better and of the worse answer."""
+        texts = (self.better, self.worse)
+        return [np.array(tokenizer(t, add_special_tokens=False)["input_ids"], np.int32) for t in texts]
 
 
 @dataclass(frozen=True)
 class Judge(DialogueScorer):
     """A loaded ``JudgeScorer``: ln P(better answer) − ln P(worse answer), nats; higher is better.
 
-    Args:
-        model: The model that is asked.
-        template: The question.
-        answers: (2, T) ids of the better and the worse answer, padded on the right.
-        lengths: (2,) their lengths.
-        key: For messages.
+    ``answers`` (2, T) are the ids of the better and the worse answer, padded on the right.
     """
 
     model: LanguageModel
@@ -167,9 +157,8 @@ def read_template(name: str, key: str) -> JudgeTemplate:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         shipped = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
-        raise InputError(
-            f"{key}.template: no template {name!r}; there are {shipped}, or name a .yaml file"
-        ) from None
+        hint = f"there are {shipped}, or name a .yaml file"
+        raise InputError(f"{key}.template: no template {name!r}; {hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{key}.template: {name} is not valid YAML ({reason}); fix the file") from None
@@ -178,18 +167,6 @@ def read_template(name: str, key: str) -> JudgeTemplate:
     if template.layout == "conversation" and template.question is not None:
         raise InputError(f"{key}.template {name}: the layout 'conversation' has no question; leave it out")
     if template.layout != "conversation" and asks != {"prompt", "response"}:
-        raise InputError(
-            f"{key}.template {name}: its question must hold {{prompt}} and {{response}}; fix the template"
-        )
+        problem = "its question must hold {prompt} and {response}; fix the template"
+        raise InputError(f"{key}.template {name}: {problem}")
     return template
-
-
-def _answer_ids(text: str, tokenizer: Any) -> np.ndarray:
-    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
-
-
-def _dialogue(prompt: Prompt) -> str:
-    """Return the prompt, with the turns before it where there are any, one a line."""
-    if not prompt.earlier:
-        return prompt.text
-    return "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.dialogue)

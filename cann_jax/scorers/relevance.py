@@ -26,9 +26,8 @@ class RelevanceScorer(ScorerKind):
 
     def load(self, context: Context) -> "Relevance":
         reference = context.reference()
-        return Relevance(
-            self, reference, prompt_ids(self.neutral_prompt, reference.tokenizer, context.prompts)
-        )
+        neutral = prompt_ids(self.neutral_prompt, reference.tokenizer, context.prompts)
+        return Relevance(self, reference, neutral)
 
     def check(self, context: Context) -> None:
         if context.files is not None:

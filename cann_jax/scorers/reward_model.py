@@ -14,20 +14,11 @@ from cann_jax.data.templates import answered_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.score_model import ScoreModel, ScoreModelFiles, load_score_model, open_score_model
-from cann_jax.scorers.base import (
-    Context,
-    DialogueScorer,
-    Probe,
-    Scored,
-    ScorerKind,
-    check_lengths,
-    run_probe,
-    sign,
-)
+from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths, sign
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardModelScorer(ScorerKind):
+class RewardModelScorer(ProbedKind):
     """A reward or cost model: its score head at the last token of prompt and response.
 
     Args:
@@ -43,7 +34,6 @@ class RewardModelScorer(ScorerKind):
         revision: Of a model on the Hub.
         dtype: Dtype of matrix products, set apart from the run's.
         batch: Texts scored at once.
-        probe: A pair checked at load.
     """
 
     kind: Literal["reward_model"] = "reward_model"
@@ -56,24 +46,20 @@ class RewardModelScorer(ScorerKind):
     revision: str | None = None
     dtype: Dtype = "float32"
     batch: PositiveInt = 8
-    probe: Probe | None = None
 
-    def load(self, context: Context) -> "RewardModel":
-        files, end = self._open(context.key)
-        model = load_score_model(files, self.dtype)
-        limit = files.decoder.config.max_positions
-        scorer = RewardModel(model, files.decoder.tokenizer, end, limit, self, context.key)
-        run_probe(scorer, self.probe, context.key)
-        return scorer
+    def open(self, context: Context) -> "RewardModel":
+        files, end = self._files(context.key)
+        model, limit = load_score_model(files, self.dtype), files.decoder.config.max_positions
+        return RewardModel(model, files.decoder.tokenizer, end, limit, self, context.key)
 
     def check(self, context: Context) -> None:
         if context.files is not None:  # else this machine may hold no model at all
-            self._open(context.key)
+            self._files(context.key)
 
     def identity(self, context: Context) -> dict[str, str]:
         return {f"{context.key}.model": open_model(self.path, self.revision).fingerprint()}
 
-    def _open(self, key: str) -> tuple[ScoreModelFiles, tuple[int, ...]]:
+    def _files(self, key: str) -> tuple[ScoreModelFiles, tuple[int, ...]]:
         """Return the model's files and the ids of its end token, without reading a weight.
 
         Raises:
@@ -89,13 +75,8 @@ class RewardModelScorer(ScorerKind):
 class RewardModel(DialogueScorer):
     """A loaded ``RewardModelScorer``: the score of prompt and response in the model's own template.
 
-    Args:
-        model: The score model.
-        tokenizer: Its tokenizer; ids of the run's own are never given to it.
-        end: Ids behind the response.
-        longest: Longest text in tokens.
-        config: Template and sign.
-        key: For messages.
+    ``tokenizer`` is the model's; ids of the run's own are never given to it. ``end`` holds the ids behind the
+    response, and ``longest`` is the longest text in tokens.
     """
 
     model: ScoreModel
@@ -111,7 +92,7 @@ class RewardModel(DialogueScorer):
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         check_lengths(rows, self.longest, prompts, self.key)
-        return Scored(sign(self.config) * self.model.scores(rows, self.config.batch))
+        return Scored(sign(self.config.better) * self.model.scores(rows, self.config.batch))
 
 
 def _end(config: RewardModelScorer, tokenizer: Any, key: str) -> tuple[int, ...]:
@@ -119,7 +100,6 @@ def _end(config: RewardModelScorer, tokenizer: Any, key: str) -> tuple[int, ...]
         return ()
     token = tokenizer.eos_token if config.end == "auto" else config.end
     if token not in tokenizer.get_vocab():
-        raise InputError(
-            f"{key}.end is {config.end}, and the tokenizer has no token {token!r}; name one, or 'none'"
-        )
+        problem = f"and the tokenizer has no token {token!r}; name one, or 'none'"
+        raise InputError(f"{key}.end is {config.end}, {problem}")
     return (tokenizer.convert_tokens_to_ids(token),)
