@@ -1,9 +1,9 @@
-"""Measure what the dual solver costs beside other solvers; prints Markdown.
+"""Measure the cost of the dual solver and of other solvers; print Markdown.
 
     python benchmarks/dual.py [solve curve scale correction command stream]
 
 All run in one process, except the command and the stream, which run in their own; times are medians. Ratios
-compare what ran side by side, so they mean more than milliseconds on a machine that does other work too.
+compare runs that alternate, so they mean more than milliseconds on a machine that does other work too.
 """
 
 import os
@@ -21,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from cann_jax.core import Scores, correct_multipliers, dual_curve, kl_limit, solve_dual
+from cann_jax.core.exploration.curve import dual_curve
+from cann_jax.core.exploration.finite_sample import correct_multipliers, kl_limit
 from cann_jax.core.objective import table_objective
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.core.table import standardise
 
 BETA, MARGIN = 0.1, 2.0
@@ -100,7 +103,7 @@ def scipy_solve(scores: Scores) -> tuple[float, float, int]:
 
 
 def bench_solve() -> None:
-    """Time solves of 27,000 × 128, in turn, so that other work of the machine strikes all alike."""
+    """Time solves of 27,000 × 128 in turn, so that other work on the machine affects all alike."""
     scores = jax.block_until_ready(table(27_000, 128))
     print(f"\n## One solve: 27,000 prompts × 128 responses, m = 1, β = {BETA}, margin {MARGIN}\n")
     runs = {

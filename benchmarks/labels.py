@@ -1,13 +1,13 @@
-"""Soft against drawn labels: how much the margin that a training ends with varies from seed to seed.
+"""Compare soft with drawn labels: how much the margin after a training varies from seed to seed.
 
-Samples, scores and λ* of a run are made once (or found), then one part of its prompts is trained on, once for
-each seed and kind of label, and the margin is measured on prompts that no training saw: the mean over all
-pairs of responses of β·(log-ratio of the one with the higher r_λ − log-ratio of the other), in nats. A seed
-decides the order of the prompts, the adapters' start and the draws.
+Samples, scores and λ* of a run are computed once, or taken from an earlier run. A part of the prompts is then
+trained on, once for each seed and kind of label, and the margin is measured on prompts that no training saw:
+the mean over all pairs of responses of β·(log-ratio of the one with the higher r_λ − log-ratio of the other),
+in nats. A seed determines the order of the prompts, the initial adapters and the draws.
 
     python benchmarks/labels.py --config configs/quickstart.yaml [--seeds 5] [--prompts 96] [--heldout 48]
 
-Other flags are the run's own (``--prompts.limit 144`` samples no more than is needed). It writes
+Other flags are those of the run (``--prompts.limit 144`` samples no more than is needed). Writes
 ``benchmarks/results/labels.md``.
 """
 
@@ -25,7 +25,7 @@ from scipy import stats
 
 from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
-from cann_jax.core import pseudo_reward
+from cann_jax.core.preference import pseudo_reward
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import read_dual, read_problem, read_samples
 from cann_jax.run.run import Run
@@ -66,16 +66,16 @@ def main() -> None:
 
 
 def labelled_samples(run: Run) -> PreferenceData:
-    """The run's samples with r_λ."""
+    """Return the run's samples with r_λ."""
     reward = np.asarray(pseudo_reward(read_problem(run).scores, read_dual(run).ordered(run.config)))
     return preference_data(alignment(run.config).batching, read_samples(run), reward)
 
 
 def part(data: PreferenceData, first: int, last: int) -> PreferenceData:
-    """The data of some of the prompts."""
+    """Return the data of some of the prompts."""
     return replace(
         data,
-        responses=data.responses.slice(first, last),
+        responses=data.responses.take(range(first, last)),
         reward=data.reward[first:last],
         reference=data.reference[first:last],
         scores={name: values[first:last] for name, values in data.scores.items()},
@@ -88,7 +88,7 @@ def arguments_of(data: PreferenceData) -> tuple:
 
 
 def with_references(run: Run, data: PreferenceData) -> PreferenceData:
-    """The data with the reference's log-probs, which every seed reads: all take each prompt's extremes."""
+    """Return the data with the reference's log-probs, the same for all seeds, which all take the extremes."""
     model = split_decoder(run, run.config.align.lora)
     objective = objective_of(alignment(run.config), model.graph, data.steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def with_references(run: Run, data: PreferenceData) -> PreferenceData:
 
 
 def trained_policy(run: Run, data: PreferenceData) -> LanguageModel:
-    """The policy after one training."""
+    """Return the policy after one training."""
     model = split_decoder(run, run.config.align.lora)
     objective = objective_of(alignment(run.config), model.graph, data.steps)
     state, key = start(objective, model.reference), jax.random.key(run.config.seed)
@@ -106,7 +106,7 @@ def trained_policy(run: Run, data: PreferenceData) -> LanguageModel:
 
 
 def margin(log_ratios: np.ndarray, reward: np.ndarray) -> float:
-    """Mean over prompts and pairs of responses, each pair in the order of r_λ."""
+    """Return the mean margin over prompts and pairs of responses, each pair in the order of r_λ."""
     difference = log_ratios[:, :, None] - log_ratios[:, None, :]
     return float(np.mean(difference[reward[:, :, None] > reward[:, None, :]]))
 

@@ -1,11 +1,12 @@
-"""SIGTERM at random moments over a run; it must lose nothing, repeat nothing, and end with the same weights.
+"""Stop a run by SIGTERM at random moments; it must lose and repeat nothing, and end with the same weights.
 
     python -m benchmarks.preemption [--signals 20] [--seed 0]
 
 A tiny random Llama (saved by transformers) goes through all stages once undisturbed, then again with SIGTERM
-at ``--signals`` moments, started again each time. Moments are drawn over the run's progress, not its clock:
-a number of finished pieces (shards, blocks of scores, training steps, stages), and up to a second after the
-piece. Where two fall on the same piece, the later one meets the next start before it has done anything.
+at ``--signals`` moments; the run is restarted each time. Moments are drawn over the progress of the run, not
+over time: a number of finished pieces (shards, blocks of scores, training steps, stages), and up to a second
+after the piece. If two moments fall on the same piece, the later one stops the next start before it has done
+anything.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def disturbed(config: str, folder: Path, pieces: int, arguments: argparse.Namesp
 
 
 def stopped(config: str, folder: Path, moment: int | None, delay: float = 0) -> Stop:
-    """Start the run; SIGTERM once ``moment`` pieces are finished and ``delay`` seconds have passed."""
+    """Start the run; send SIGTERM once ``moment`` pieces are finished and ``delay`` seconds have passed."""
     run = subprocess.Popen(
         command(config, "--name", folder.name, "--align.prompts_per_step", "4"),
         cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,

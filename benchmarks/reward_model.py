@@ -1,10 +1,10 @@
-"""A reward model (LoRA) set beside two rules on held-out human preferences, with its learning curve.
+"""Compare a reward model (LoRA) with two rules on held-out human preferences, with its learning curve.
 
     python benchmarks/reward_model.py --data FILE_OR_FOLDER
 
 The rules: the shorter response wins; a logistic regression on the difference of the responses' word counts.
-All see the same training pairs and are judged on the same held-out pairs, whose prompts nobody trained on.
-The curve is of one run: accuracy after so many pairs. It writes ``benchmarks/results/reward_model.md``.
+All see the same training pairs and are evaluated on the same held-out pairs, whose prompts no training saw.
+The curve shows accuracy over the number of pairs, in one run. Writes ``benchmarks/results/reward_model.md``.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from cann_jax.config.model import ModelConfig
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.config.run import ModelConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.run.run import ScoreModelRun
@@ -74,24 +74,22 @@ def config_of(given: argparse.Namespace, folder: str) -> ScoreModelConfig:
 
 
 def lengths_rule(data: ScoreData) -> np.ndarray:
-    """Differences in the direction of the label under "the shorter response wins", in characters."""
-    texts = np.array([[len(text) for text in both] for both in data.pairs.texts])[data.chosen]
+    """Return differences in the direction of the label under "the shorter response wins", in characters."""
+    texts = np.array([[len(text) for text in both] for both in data.responses.texts])
     return learnt_differences(-texts.astype(np.float64), data.preferred, "reward")
 
 
 def word_rule(train: ScoreData, heldout: ScoreData) -> np.ndarray:
-    """The same under a logistic regression on differences of word counts, at scikit-learn's defaults."""
+    """Return them under a logistic regression on differences of word counts, with scikit-learn's defaults."""
     words = CountVectorizer(min_df=2)
-    words.fit([text for row in train.chosen for text in train.pairs.texts[row]])
+    words.fit(train.responses.flat_texts())
 
     def differences(data: ScoreData):
-        first, second = (
-            words.transform([data.pairs.texts[row][side] for row in data.chosen]) for side in (0, 1)
-        )
+        first, second = (words.transform([both[side] for both in data.responses.texts]) for side in (0, 1))
         return first - second
 
     sign = np.where(train.preferred == 0, 1, -1)
-    # Every second pair is turned round: with all labels alike a classifier has nothing to tell apart.
+    # Every second pair is swapped, because a classifier cannot learn from labels that are all equal.
     flip = np.where(np.arange(len(sign)) % 2, -1, 1)
     model = LogisticRegression(fit_intercept=False, max_iter=1000)
     model.fit(differences(train).multiply(flip[:, None]).tocsr(), sign * flip)
@@ -109,7 +107,7 @@ def row(name: str, learnt: np.ndarray) -> str:
 def learn(
     run: ScoreModelRun, train: ScoreData, heldout: ScoreData, every: int
 ) -> list[tuple[int, float, np.ndarray]]:
-    """(pairs seen, seconds of training, held-out differences) along one run, the start included."""
+    """Return (pairs seen, seconds of training, held-out differences) along one run, including its start."""
     model = split_decoder(run, run.config.lora)
     objective = score_objective(run.config, model.graph, train.steps)
     state = start(objective, initial_weights(model, run.files.config.hidden))
@@ -120,9 +118,10 @@ def learn(
         state, measured = train_step(objective, state, model.frozen, train.batch(step), seed)
         loss = float(measured["loss"])
         seconds += time.monotonic() - began
-        seen = (step + 1) * train.size
+        size = train.batching.prompts_per_step
+        seen = (step + 1) * size
         print(f"step {step}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
-        if seen // every > (seen - train.size) // every or step + 1 == train.steps:
+        if seen // every > (seen - size) // every or step + 1 == train.steps:
             scores = heldout_scores(objective, state.weights, model.frozen, heldout)
             points.append((seen, seconds, learnt_differences(scores, heldout.preferred, "reward")))
             row(f"after {seen} pairs", points[-1][2])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from cann_jax.config.run import PromptsConfig
+from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import read_prompts
 from cann_jax.models.export.folder import export_folder

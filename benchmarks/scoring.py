@@ -1,12 +1,12 @@
-"""Log-probs of given responses a second: ours against transformers on torch, both in float32.
+"""Compare our log-probs of given responses with transformers on torch, both in float32, in tokens per second.
 
 Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), same prompts and responses, the same
-number of prompt-response pairs a call, same machine; the contestants take turns, medians count. Ours scores
+number of prompt-response pairs per call, same machine. Contestants take turns; medians are shown. Ours scores
 the K responses of a prompt in one packed sequence; torch gets K rows, padded to one width, and full logits.
 
     python benchmarks/scoring.py [--prompts 4] [--responses 8] [--tokens 48] [--rounds 5]
 
-    python benchmarks/scoring.py --memory [--responses 8]   temporaries of the compiled program, nothing timed
+    python benchmarks/scoring.py --memory [--responses 8]   temporaries of the compiled program, no timing
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from cann_jax.config.run import PromptsConfig
+from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import read_prompts
@@ -75,7 +75,7 @@ def theirs(decoder, files, prompts, responses):
     ]
     padded, lengths = pad(rows, max(map(len, rows)))
     count, size = responses.shape[1], responses.shape[2]
-    # As many rows a call as ours takes: the responses of one prompt.
+    # As many rows per call as ours takes: the responses of one prompt.
     batches = [slice(start, start + count) for start in range(0, len(rows), count)]
 
     def run() -> np.ndarray:
@@ -95,7 +95,7 @@ def theirs(decoder, files, prompts, responses):
 
 
 def measure(contestants, arguments) -> dict[str, list[float]]:
-    """Seconds of each round, after one that compiles, warms up and shows that the answers agree."""
+    """Return the seconds of each round, after one that compiles, warms up and compares the results."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(arguments.rounds + 1):
         answers = {}
@@ -121,7 +121,7 @@ def report(seconds: dict[str, list[float]], responses) -> None:
 
 
 def memory(model: LanguageModel, arguments) -> None:
-    """Temporaries of the program that ``logps`` calls, beside the full logits of the same call."""
+    """Print the temporaries of the program that ``logps`` calls, and the size of its full logits."""
     prompt = 64
     for responses in (arguments.responses, 4 * arguments.responses):
         for tokens in (arguments.tokens, 4 * arguments.tokens, 16 * arguments.tokens):

@@ -9,37 +9,30 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Constraint",
-    "DualSolution",
-    "Feasible",
-    "Scores",
-    "bootstrap",
-    "check_scores",
-    "conservative_solution",
-    "correct_multipliers",
-    "cross_fit",
-    "dpo_loss",
-    "dual_curve",
-    "dual_value",
-    "implicit_scores",
-    "ipo_loss",
-    "largest_margin",
-    "preference_probability",
-    "prepare",
-    "pseudo_reward",
-    "reachability",
-    "regression_loss",
-    "sensitivities",
-    "solve_dual",
-    "tilted_weights",
-]
+_NAMES = {
+    "cann_jax.core.dual": ("dual_value", "tilted_weights"),
+    "cann_jax.core.exploration.conflict": ("reachability",),
+    "cann_jax.core.exploration.curve": ("dual_curve", "sensitivities"),
+    "cann_jax.core.exploration.finite_sample": ("correct_multipliers",),
+    "cann_jax.core.exploration.uncertainty": ("bootstrap", "conservative_solution", "cross_fit"),
+    "cann_jax.core.feasibility": ("Feasible", "largest_margin"),
+    "cann_jax.core.implicit": ("implicit_scores",),
+    "cann_jax.core.losses": ("dpo_loss", "ipo_loss", "regression_loss"),
+    "cann_jax.core.preference": ("preference_probability", "pseudo_reward"),
+    "cann_jax.core.prepare": ("prepare",),
+    "cann_jax.core.problem": ("Constraint",),
+    "cann_jax.core.scores": ("Scores", "check_scores"),
+    "cann_jax.core.solver.solution": ("DualSolution",),
+    "cann_jax.core.solver.solve": ("solve_dual",),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'cann_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module("cann_jax.core"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from cann_jax.command_line.commands import COMMANDS
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.help import command_list
-from cann_jax.config.schema import nearest
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 
 
 def main() -> int:

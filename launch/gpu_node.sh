@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One machine with any number of GPUs: one process drives them all; started again until the run ends.
+# Run on one machine with any number of GPUs, all driven by one process; restart it until the run ends.
 #   launch/gpu_node.sh [--print] --config FILE.yaml [--mesh.fsdp 8 …]
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

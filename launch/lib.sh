@@ -1,15 +1,15 @@
-# What the launchers share. A run's exit status decides: 0 it has ended, 2 and 3 it cannot go on as it is asked
-# to (bad input, margins out of reach), anything else (75 after SIGTERM, a kill, a lost machine) start it again:
-# every start goes on where the last one stopped.
+# Functions that the launchers share. The exit status of a run decides what happens: after 0 (done), 2 (bad input) and
+# 3 (margins out of reach) the job ends; after anything else (75 after SIGTERM, a kill, a lost machine) it is started
+# again and continues where it stopped.
 
 say() { echo "launch: $*" >&2; }
 
-# Print a command instead of running it where PRINT is set.
+# run COMMAND…: run it, or only print it if PRINT is set.
 run() {
   if [[ -n "${PRINT:-}" ]]; then printf '%q ' "$@"; echo; else "$@"; fi
 }
 
-# keep_running COMMAND…: run it until it ends for good, at most RESTARTS (100) times again.
+# keep_running COMMAND…: run it, and restart it at most RESTARTS (100) times, until its exit status ends the job.
 keep_running() {
   local restarts=0 status
   while true; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine, all started again when one is lost (JAX cannot readmit a process).
+# Start N processes of one run on this machine; restart all of them when one is lost (JAX cannot readmit a process).
 #   launch/local.sh [--print] N COMMAND…
 #   launch/local.sh 2 python -m cann_jax.train --config configs/quickstart.yaml
 set -uo pipefail
@@ -32,7 +32,7 @@ on_signal() {
   exit 75
 }
 
-# The status of the first process that does not end with 0; the others are ended then.
+# Start all processes; return the status of the first that does not exit with 0, after ending the others.
 start_all() {
   local address status ended=0
   address="localhost:${PORT:-$(free_port)}"

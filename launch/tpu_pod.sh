@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# A run on a TPU slice: create or reuse it, install the code, run on all workers, resume after preemption.
+# Run on a TPU slice: create or reuse it, install the code, run on all workers, resume after preemption.
 #   NAME=pod ZONE=us-west4-a TYPE=v5litepod-16 launch/tpu_pod.sh [--print] run --config FILE.yaml [--mesh.fsdp 16 …]
 #   NAME=pod ZONE=us-west4-a launch/tpu_pod.sh [--print] logs | delete
-# TYPE is the cloud's name, which counts cores on v5p (v5p-128 is 64 chips). QUEUED=1 asks by a queued resource,
-# SPOT=1 for a spot machine. run_dir must be a bucket (gs://…) that all workers can write; FILE.yaml and what it
-# names must lie under configs/, which is copied with the code.
+# TYPE is the cloud's name, which counts cores on v5p (v5p-128 is 64 chips). QUEUED=1 requests a queued resource,
+# SPOT=1 a spot machine. run_dir must be a bucket (gs://…) that all workers can write; FILE.yaml and the files that it
+# names must be under configs/, which is copied with the code.
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
 [[ "${1:-}" == --print ]] && PRINT=1 && shift
 action=${1:-}
 shift || true
-: "${NAME:?set NAME, the machine}" "${ZONE:?set ZONE}"
+: "${NAME:?set NAME, the name of the machine}" "${ZONE:?set ZONE}"
 VERSION=${VERSION:-tpu-ubuntu2204-base}
 REMOTE=${REMOTE:-cann_jax}
-SOURCES=(cann_jax configs setup.py pyproject.toml constraints.txt README.md)
+SOURCES=(cann_jax tools configs setup.py pyproject.toml constraints.txt README.md)
 tpu=(gcloud compute tpus tpu-vm)
 place=("$NAME" --zone "$ZONE")
 
@@ -41,14 +41,14 @@ remove() {
   fi
 }
 
-# A preempted machine stays in the list and must be deleted before one of its name can be made.
+# A preempted machine stays listed and must be deleted before another can be created under its name.
 ensure() {
   if [[ -n "${PRINT:-}" ]]; then create; elif ready; then say "$NAME is there"; else
     remove 2>/dev/null
     create || return 1
     until ready; do say "waiting for $NAME"; sleep "${POLL_SECONDS:-20}"; done
   fi
-  # Into a folder that is there: scp would else make it the first time, and a second level of it the next.
+  # Copy into an existing folder: otherwise scp creates it the first time, and a second level inside it the next time.
   on_all "mkdir -p $REMOTE" || return 1
   run "${tpu[@]}" scp --recurse "${SOURCES[@]/#/$here/../}" "$NAME:$REMOTE" --zone "$ZONE" --worker all || return 1
   on_all "${INSTALL:-cd $REMOTE && pip install -q -e '.[tpu]'}"

@@ -74,7 +74,7 @@ def schemas() -> list[type]:
 
 @cache
 def attributes_read(path: Path) -> frozenset[str]:
-    """Names of the attributes that a file reads, but for what only says which settings do not fit together."""
+    """Names of the attributes that a file reads, but for checks of settings against each other."""
     checks = {
         inner
         for node in ast.walk(tree(path))
@@ -88,7 +88,7 @@ def attributes_read(path: Path) -> frozenset[str]:
 @pytest.mark.parametrize("schema", schemas(), ids=lambda schema: schema.__name__)
 def test_no_setting_without_a_reader(schema):
     read = frozenset().union(*map(attributes_read, FILES))
-    # A permission is read by the check that refuses without it, and a mesh's axes all at once, by their names.
+    # A permission is read by the check that refuses without it; the axes of a mesh all at once, by name.
     read |= {"allow_changed_reference", *AXES}
     assert not {field.name for field in dataclasses.fields(schema)} - read
 

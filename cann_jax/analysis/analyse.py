@@ -6,27 +6,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from cann_jax.core import (
-    Correction,
+from cann_jax.core.exploration.conflict import Reachability, reachability
+from cann_jax.core.exploration.curve import sensitivities
+from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
+from cann_jax.core.exploration.uncertainty import (
     CrossFit,
-    DualSolution,
-    Feasible,
-    KLimit,
-    Problem,
-    Reachability,
     bootstrap,
     conservative_solution,
-    correct_multipliers,
     cross_fit,
     interval,
-    kl_limit,
-    largest_margin,
-    reachability,
-    sensitivities,
-    solve_dual,
+    predict_per_prompt,
 )
-from cann_jax.core.exploration.uncertainty import predict_per_prompt
+from cann_jax.core.feasibility import Feasible, largest_margin
+from cann_jax.core.problem import Problem
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.core.table import standardise
 
 POINTS, BETAS = 200, 41
@@ -92,14 +87,8 @@ def analyse(
 ) -> Analysis:
     """Solve, certify and explore one problem.
 
-    Args:
-        problem: Prepared scores and targets.
-        beta: β > 0.
-        confidence: Level of the intervals and of the conservative λ.
-        resamples: Bootstrap resamples; 0 leaves the intervals out.
-        seed: Seed of resampling.
-        method: Method of the solution itself; the curves and the bootstrap always use Newton's method, which
-            solves many problems at once.
+    ``confidence`` is the level of the intervals, which 0 ``resamples`` leave out, and of the conservative λ.
+    ``method`` is that of the solution itself; curves and bootstrap always use Newton's, for many at once.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
     table = standardise(scores)
@@ -112,8 +101,8 @@ def analyse(
     if len(margins) > 1 or solution.feasible == Feasible.UNDETERMINED:
         reach = reachability(scores, margins)
     path = _margin_path(problem, margins, beta, largest, reach)
-    betas = np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32)
-    betas = np.sort(betas)
+    betas = np.sort(np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32))
+    every = np.broadcast_to(margins, (len(betas), len(margins)))
     result = Analysis(
         problem=problem,
         beta=beta,
@@ -123,11 +112,7 @@ def analyse(
         reachability=reach,
         limit=kl_limit(scores, solution),
         by_margin=Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
-        by_beta=Curve(
-            np.broadcast_to(margins, (len(betas), len(margins))),
-            betas,
-            solve_lanes(table, lanes(table, margins, betas)),
-        ),
+        by_beta=Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
     )
     if not solution.converged:
         return result

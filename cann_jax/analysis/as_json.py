@@ -1,20 +1,20 @@
 """Solutions and analyses as plain values for JSON."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.core import DualSolution
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.files import hashes
 
 
 def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     """Return plain values under ``DualSolution``'s field names; infinite ones are the text "inf"."""
-    result = {
+    result: dict[str, Any] = {
         **solution_json(found.solution),
         "feasible": found.feasible.name.lower(),
-        "constraints": list(found.problem.names),
+        "constraints": found.problem.names,
         "beta": found.beta,
         "margins": found.problem.margins,
         "predicted_improvement": found.solution.predicted_improvement,
@@ -23,40 +23,35 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         "warnings": notes,
     }
     if found.reachability:
-        names = np.array(found.problem.names)[found.reachability.conflict]
         result["margin_scale"] = found.reachability.scale
-        result["tightest_together"] = list(names)
+        result["tightest_together"] = np.array(found.problem.names)[found.reachability.conflict]
     if found.intervals:
-        result["confidence"] = found.confidence
-        result["intervals"] = dataclasses.asdict(found.intervals)
+        result |= {"confidence": found.confidence, "intervals": found.intervals}
     if found.correction:
-        result["corrected_multipliers"] = (
-            found.correction.multipliers if not found.correction.reason else None
-        )
-        result["correction_declined"] = found.correction.reason or None
+        reason = found.correction.reason or None
+        result["corrected_multipliers"] = None if reason else found.correction.multipliers
+        result["correction_declined"] = reason
     if found.conservative:
         solution, raised = found.conservative
         result["conservative"] = {"multipliers": solution.multipliers, "margins": raised}
     if found.cross_fit:
-        result["cross_fit"] = dataclasses.asdict(found.cross_fit)
+        result["cross_fit"] = found.cross_fit
     if found.sensitivities:
         by_margin, by_beta = found.sensitivities
         result["sensitivities"] = {"multipliers_by_margin": by_margin, "multipliers_by_beta": by_beta}
-    return dict(_plain(result))
+    return dict(_finite(hashes.as_json(result)))
 
 
 def solution_json(solution: DualSolution) -> dict[str, Any]:
     """Return plain values under ``DualSolution``'s field names."""
-    return dict(_plain({f.name: getattr(solution, f.name) for f in dataclasses.fields(DualSolution)}))
+    return dict(_finite(hashes.as_json(solution)))
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "shape"):
-        return _plain(np.asarray(value).tolist())
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)  # JSON has no infinity
     return value

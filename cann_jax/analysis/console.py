@@ -6,13 +6,15 @@ import numpy as np
 from rich.table import Table
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.core import Feasible, ScoreSummary
+from cann_jax.core.arrays import Array
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import check_scores
 from cann_jax.files.console import console
 
 
-def warnings(found: Analysis, summary: ScoreSummary) -> list[str]:
+def warnings(found: Analysis) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
-    notes = []
+    summary, notes = check_scores(found.problem.scores, found.problem.names), []
     if summary.single_response:
         notes.append(f"{summary.single_response} prompts have one response only; they cannot be improved.")
     if summary.identical:
@@ -68,20 +70,18 @@ def print_analysis(found: Analysis, notes: list[str], stream: TextIO | None = No
 
 
 def _row(found: Analysis, j: int) -> list[str]:
-    solution, spans = found.solution, found.intervals
+    multiplier = f"{found.solution.multipliers[j]:.5g}"
     reached = found.feasible == Feasible.YES
-    improvement = f"{solution.predicted_improvement[j]:.4g}" if reached else "out of reach"
-    return [
-        f"{float(found.problem.margins[j]):.4g}",
-        f"{found.largest_margin[j]:.4g}",
-        f"{solution.multipliers[j]:.5g}" + (_span(spans.multipliers, j) if spans else ""),
-        improvement + (_span(spans.predicted_improvement, j) if spans else ""),
-    ]
+    improvement = f"{found.solution.predicted_improvement[j]:.4g}" if reached else "out of reach"
+    if spans := found.intervals:
+        multiplier += _span(spans.multipliers, j)
+        improvement += _span(spans.predicted_improvement, j)
+    margin = float(found.problem.margins[j])
+    return [f"{margin:.4g}", f"{found.largest_margin[j]:.4g}", multiplier, improvement]
 
 
 def _span(span: tuple[np.ndarray, np.ndarray], j: int) -> str:
-    low, high = np.atleast_1d(span[0])[j], np.atleast_1d(span[1])[j]
-    return rf" \[{low:.4g}, {high:.4g}]"  # rich reads a bare bracket as markup
+    return rf" \[{span[0][j]:.4g}, {span[1][j]:.4g}]"  # rich reads a bare bracket as markup
 
 
 def _lines(found: Analysis) -> list[str]:
@@ -96,18 +96,19 @@ def _lines(found: Analysis) -> list[str]:
             f"{float(found.limit.share):.0%} of ln K   "
             f"effective responses {solution.effective_sample_size:.3g}"
         )
-    if found.correction:
-        declined = found.correction.reason
-        corrected = ", ".join(f"{x:.4g}" for x in found.correction.multipliers)
-        lines.append(
-            f"finite K: {'not corrected: ' + declined if declined else 'corrected lambda* ' + corrected}"
-        )
+    if found.correction and found.correction.reason:
+        lines.append(f"finite K: not corrected: {found.correction.reason}")
+    elif found.correction:
+        lines.append(f"finite K: corrected lambda* {_numbers(found.correction.multipliers)}")
     if found.conservative:
-        careful = ", ".join(f"{x:.4g}" for x in found.conservative[0].multipliers)
+        careful = _numbers(found.conservative[0].multipliers)
         lines.append(f"conservative lambda ({found.confidence:.0%} that the margins hold): {careful}")
     if found.cross_fit:
-        seen = np.asarray(found.cross_fit.improvement).mean(0)
-        lines.append(f"cross-fitted improvement: {', '.join(f'{x:.4g}' for x in seen)}")
+        lines.append(f"cross-fitted improvement: {_numbers(found.cross_fit.improvement.mean(0))}")
     if found.reachability and np.isfinite(found.reachability.scale):
         lines.append(f"all margins can be scaled by at most {found.reachability.scale:.3g} together")
     return lines
+
+
+def _numbers(values: Array) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.core import Constraint
+from cann_jax.core.problem import Constraint
 from cann_jax.files.errors import InputError
 
 
@@ -18,11 +18,7 @@ def names_asked(flags: DualFlags) -> list[str]:
 
 
 def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constraint]:
-    """Return the constraints that the flags state.
-
-    Args:
-        flags: The command's flags.
-        available: Names of the table's constraint scores; values without a name go to them in order.
+    """Return the constraints that the flags state; values without a name go to ``available`` in order.
 
     Raises:
         InputError: There is no goal, a value is not a number, values without a name do not match the table's
@@ -31,7 +27,13 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
     goals = flags.goals
     if not goals:
         raise InputError("no constraint is given; give --margin, --at_least or --max_unsafe")
-    _check_unnamed(goals, available)
+    unnamed = [goal for _, goal in goals if "=" not in goal]
+    if unnamed and len(unnamed) != len(available):
+        more = "more" if len(unnamed) > len(available) else "fewer"
+        raise InputError(
+            f"{len(unnamed)} values without a name, {more} than the table's {len(available)} constraints "
+            f"({', '.join(available) or 'none'}); write --{goals[0][0]} NAME={unnamed[0]}"
+        )
     names = iter(available)
     unsafe = {n: _number("--unsafe_below", v) for n, v in map(_split, flags.unsafe_below)}
     clips = clip_bounds(flags)
@@ -39,18 +41,13 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
     for kind, goal in goals:
         target, value = _split(goal) if "=" in goal else (next(names), goal)
         name, _, group = target.partition("@")
-        found.append(
-            Constraint(
-                name,
-                group=group or None,
-                clip=clips.get(name),
-                unsafe_below=unsafe.get(name, 0.0),
-                **{kind: _number(f"--{kind} {target}", value)},
-            )
-        )
+        asked = {kind: _number(f"--{kind} {target}", value), "unsafe_below": unsafe.get(name, 0.0)}
+        found.append(Constraint(name, group=group or None, clip=clips.get(name), **asked))
     constrained = {constraint.name for constraint in found}
-    _refuse_unused("--unsafe_below", set(unsafe) - constrained)
-    _refuse_unused("--clip", set(clips) - constrained - {flags.reward})
+    unused = [("--unsafe_below", name) for name in sorted(set(unsafe) - constrained)]
+    unused += [("--clip", name) for name in sorted(set(clips) - constrained - {flags.reward})]
+    for flag, name in unused:
+        raise InputError(f"{flag} {name}: there is no constraint on {name}; add one or leave the flag out")
     return found
 
 
@@ -68,9 +65,7 @@ def clip_bounds(flags: DualFlags) -> dict[str, tuple[float, float]]:
 def group_members(chosen: Sequence[str], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return which prompts each group has, ``(prompts,)`` bool by the group's name.
 
-    Args:
-        chosen: Names of columns that hold groups; if empty, ``group``, where there is such a column.
-        columns: The table's prompt columns, ``(prompts,)`` each.
+    The groups stand in the ``chosen`` columns; if none is, in ``group``, where there is such a column.
 
     Raises:
         InputError: There is no such column.
@@ -86,22 +81,6 @@ def group_members(chosen: Sequence[str], columns: Mapping[str, np.ndarray]) -> d
         else:
             members |= {str(value): values == value for value in np.unique(values.astype(str))}
     return members
-
-
-def _check_unnamed(goals: Sequence[tuple[str, str]], available: Sequence[str]) -> None:
-    unnamed = [goal for _, goal in goals if "=" not in goal]
-    if unnamed and len(unnamed) != len(available):
-        more = "more" if len(unnamed) > len(available) else "fewer"
-        raise InputError(
-            f"{len(unnamed)} values without a name, {more} than the table's {len(available)} constraints "
-            f"({', '.join(available) or 'none'}); write --{goals[0][0]} NAME={unnamed[0]}"
-        )
-
-
-def _refuse_unused(flag: str, names: set[str]) -> None:
-    """Refuse a flag that changes nothing."""
-    for name in sorted(names):
-        raise InputError(f"{flag} {name}: there is no constraint on {name}; add one or leave the flag out")
 
 
 def _split(text: str) -> tuple[str, str]:

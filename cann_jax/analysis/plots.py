@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.core import Feasible, tilted_weights
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_bytes_atomic
 
 SHOWN = 4000  # responses in the cloud; more would only overlap
@@ -46,9 +47,8 @@ def _dual_curve(axes: Axes, found: Analysis) -> None:
             low, high = (float(end[0]) for end in found.intervals.multipliers)
             top = high if np.isfinite(high) else axes.get_ylim()[1]
             axes.plot([margin, margin], [low, top], color="C3", linewidth=3, alpha=0.4)
-        axes.set_ylim(
-            0, max(2.5 * value, 1e-3, float(np.quantile(multipliers, 0.9)) if len(multipliers) else 0)
-        )
+        usual = float(np.quantile(multipliers, 0.9)) if len(multipliers) else 0
+        axes.set_ylim(0, max(2.5 * value, 1e-3, usual))
     axes.set(xlabel=f"margin of {name}", ylabel=f"λ of {name}", title="Multiplier")
     axes.legend()
 
@@ -68,19 +68,12 @@ def _cloud(axes: Axes, found: Analysis) -> None:
     scores, name = found.problem.scores, found.problem.names[0]
     multipliers = np.where(np.isfinite(found.solution.multipliers), found.solution.multipliers, 0)
     weights = np.asarray(tilted_weights(multipliers.astype(np.float32), scores, found.beta))
-    reward, constraint = np.asarray(scores.reward), np.asarray(scores.constraints)[..., 0]
-    there = np.flatnonzero((np.isfinite(reward) if scores.mask is None else np.asarray(scores.mask)).ravel())
+    reward, constraint = np.ravel(scores.reward), np.ravel(scores.constraints[..., 0])
+    there = np.flatnonzero(np.isfinite(reward) if scores.mask is None else np.ravel(scores.mask))
     shown = there[:: max(1, len(there) // SHOWN)]
-    size = 4 + 60 * np.sqrt(weights.ravel()[shown])
-    axes.scatter(reward.ravel()[shown], constraint.ravel()[shown], 3, color="lightgrey", label="reference")
-    axes.scatter(
-        reward.ravel()[shown],
-        constraint.ravel()[shown],
-        size,
-        alpha=np.clip(np.sqrt(weights.ravel()[shown]), 0.02, 1),
-        color="C3",
-        linewidths=0,
-        label="weight under λ*",
-    )
+    points, size = (reward[shown], constraint[shown]), np.sqrt(weights.ravel()[shown])
+    style = {"color": "C3", "linewidths": 0, "alpha": np.clip(size, 0.02, 1)}
+    axes.scatter(*points, 3, color="lightgrey", label="reference")
+    axes.scatter(*points, 4 + 60 * size, label="weight under λ*", **style)
     axes.set(xlabel="reward", ylabel=name, title="Responses")
     axes.legend()

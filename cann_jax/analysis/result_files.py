@@ -9,18 +9,12 @@ from etils import epath
 from cann_jax.analysis.analyse import Analysis, Curve
 from cann_jax.analysis.as_json import as_json
 from cann_jax.analysis.plots import draw_analysis
-from cann_jax.core import Feasible
+from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_json, write_table
 
 
 def write_results(folder: epath.PathLike, found: Analysis, notes: list[str]) -> tuple[str, ...]:
-    """Write ``dual.json``, ``curve.parquet`` and ``dual.png`` to the folder and return their names.
-
-    Args:
-        folder: Where to write; made if it does not exist.
-        found: The analysis.
-        notes: Its warnings.
-    """
+    """Write ``dual.json``, ``curve.parquet`` and ``dual.png`` to the folder and return their names."""
     folder = epath.Path(folder)
     write_json(folder / "dual.json", as_json(found, notes))
     write_table(folder / "curve.parquet", curve_table(found))
@@ -30,9 +24,9 @@ def write_results(folder: epath.PathLike, found: Analysis, notes: list[str]) -> 
 
 def curve_table(found: Analysis) -> pa.Table:
     """Return one row for each point along the margins and along β; columns are named with the constraints."""
-    along = [("margin", found.by_margin), ("beta", found.by_beta)]
-    columns = [_curve_columns(found.problem.names, name, curve) for name, curve in along]
-    return pa.concat_tables([pa.table(each) for each in columns])
+    along = {"margin": found.by_margin, "beta": found.by_beta}
+    columns = [_curve_columns(found.problem.names, name, curve) for name, curve in along.items()]
+    return pa.concat_tables(map(pa.table, columns))
 
 
 def _curve_columns(names: tuple[str, ...], along: str, curve: Curve) -> dict[str, Any]:
@@ -42,9 +36,8 @@ def _curve_columns(names: tuple[str, ...], along: str, curve: Curve) -> dict[str
         columns[f"margin/{name}"] = np.asarray(curve.margins[:, j])
         columns[f"multiplier/{name}"] = solutions.multipliers[:, j]
         columns[f"predicted_improvement/{name}"] = solutions.predicted_improvement[:, j]
-    columns["predicted_reward"] = solutions.predicted_reward
-    columns["kl"] = solutions.kl
-    columns["effective_sample_size"] = solutions.effective_sample_size
+    for name in ("predicted_reward", "kl", "effective_sample_size"):
+        columns[name] = getattr(solutions, name)
     columns["feasible"] = [Feasible(int(code)).name.lower() for code in solutions.feasible]
     columns["converged"] = solutions.converged
     return columns

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +12,10 @@ from cann_jax.analysis.as_json import solution_json
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, names_asked
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.tables import require
-from cann_jax.core import Constraint, Feasible, Scores
+from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import constraint_values
-from cann_jax.core.problem import make_targets
+from cann_jax.core.problem import Constraint, make_targets
+from cann_jax.core.scores import Scores
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, InputError
@@ -32,14 +32,19 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
         InfeasibleError: The margins are out of reach.
     """
     file = Path(path)
-    names = _checked_names(file, flags)
-    constraints = constraints_asked(flags, names)
-    bounds = clip_bounds(flags).get(flags.reward)
-    reader = _Reader(file, flags.prompt, flags.reward, constraints, bounds)
+    constraints = constraints_asked(flags, _checked_names(file, flags))
+    reader = _Reader(file, flags, constraints)
     found = solve_stream(reader.chunks, make_targets(constraints, np.float32), flags.beta)
-    _print_solution(found, constraints)
+    verdict = Feasible(int(found.solution.feasible)).name.lower()
+    _print_solution(found, constraints, verdict)
     if flags.out:
-        content = _as_json(found, constraints, flags.beta)
+        content = solution_json(found.solution) | {
+            "feasible": verdict,
+            "constraints": [constraint.name for constraint in constraints],
+            "beta": flags.beta,
+            "margins": found.margins,
+            "largest_margin": found.largest_margin,
+        }
         write_json(epath.Path(flags.out) / "dual.json", content)
     if found.solution.feasible == Feasible.NO:
         raise InfeasibleError(
@@ -60,7 +65,7 @@ def _checked_names(file: Path, flags: DualFlags) -> list[str]:
     return names
 
 
-def _print_solution(found: StreamedSolution, constraints: list[Constraint]) -> None:
+def _print_solution(found: StreamedSolution, constraints: list[Constraint], verdict: str) -> None:
     for j, constraint in enumerate(constraints):
         print(
             f"{constraint.name}: margin {found.margins[j]:.4g}, largest {found.largest_margin[j]:.4g}, "
@@ -68,38 +73,17 @@ def _print_solution(found: StreamedSolution, constraints: list[Constraint]) -> N
             f"improvement {found.solution.predicted_improvement[j]:.4g}"
         )
     print(
-        f"feasible: {_verdict(found)}   converged: {str(bool(found.solution.converged)).lower()}   "
+        f"feasible: {verdict}   converged: {str(bool(found.solution.converged)).lower()}   "
         f"KL {found.solution.kl:.3g} nats   {found.prompts} prompts in {found.passes} passes"
     )
-
-
-def _as_json(found: StreamedSolution, constraints: list[Constraint], beta: float) -> dict[str, Any]:
-    return solution_json(found.solution) | {
-        "feasible": _verdict(found),
-        "constraints": [constraint.name for constraint in constraints],
-        "beta": beta,
-        "margins": found.margins.tolist(),
-        "largest_margin": found.largest_margin.tolist(),
-    }
-
-
-def _verdict(found: StreamedSolution) -> str:
-    return Feasible(int(found.solution.feasible)).name.lower()
 
 
 class _Reader:
     """Reads chunks of whole prompts, all of one shape, once for each pass."""
 
-    def __init__(
-        self,
-        path: Path,
-        prompt: str,
-        reward: str,
-        constraints: list[Constraint],
-        bounds: tuple[float, float] | None,
-    ) -> None:
-        self.path, self.prompt, self.reward = path, prompt, reward
-        self.constraints, self.bounds = constraints, bounds
+    def __init__(self, path: Path, flags: DualFlags, constraints: list[Constraint]) -> None:
+        self.path, self.prompt, self.reward = path, flags.prompt, flags.reward
+        self.constraints, self.bounds = constraints, clip_bounds(flags).get(flags.reward)
         self.responses, self.prompts = self._shape()
 
     def _shape(self) -> tuple[int, int]:

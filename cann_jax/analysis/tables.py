@@ -11,20 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cann_jax.config.schema import nearest
-from cann_jax.files.errors import InputError
+from cann_jax.analysis.flags import DualFlags
+from cann_jax.files.errors import InputError, nearest
 
 READERS = (".parquet", ".csv", ".jsonl", ".json", ".npz")
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Names of the columns that do not hold a constraint."""
-
-    prompt: str = "prompt"
-    response: str = "response"
-    reward: str = "reward"
-    weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +32,12 @@ class RawTable:
     mask: np.ndarray
 
 
-def read_scores(path: str, columns: Columns, wanted: Iterable[str] = ()) -> RawTable:
+def read_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> RawTable:
     """Read a score table.
 
     Args:
         path: The file; its suffix determines the format.
-        columns: Names of the prompt, response and reward columns.
+        flags: They name the prompt, response and reward columns.
         wanted: Names of scores that must be there; if empty, every numeric column is a score.
 
     Raises:
@@ -63,14 +53,14 @@ def read_scores(path: str, columns: Columns, wanted: Iterable[str] = ()) -> RawT
     if file.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; write one row for each response")
     if file.suffix == ".npz":
-        return _from_npz(path, columns, list(wanted))
+        return _from_npz(path, flags.reward, list(wanted))
     table = _read_arrow(file)
     if table.num_rows == 0:
         raise InputError(f"{path}: the table has no rows; write one row for each response")
-    wide = _widen(table, [columns.reward, *wanted])
+    wide = _widen(table, flags.reward)
     if wide is not None:
-        return _from_wide(path, table, wide, columns, list(wanted))
-    return _from_long(path, table, columns, list(wanted))
+        return _from_wide(path, table, wide, flags.reward, list(wanted))
+    return _from_long(path, table, flags, list(wanted))
 
 
 def _read_arrow(file: Path) -> pa.Table:
@@ -86,15 +76,13 @@ def _read_arrow(file: Path) -> pa.Table:
 
         return pyarrow.json.read_json(file)
     except (pa.ArrowInvalid, OSError) as error:
-        row = "" if file.suffix == ".parquet" else _bad_line(file)
+        line = _bad_line(file) if file.suffix in (".jsonl", ".json") else ""
         reason = " ".join(str(error).split())
-        raise InputError(f"{file}: not a readable {file.suffix[1:]} table{row} ({reason})") from error
+        raise InputError(f"{file}: not a readable {file.suffix[1:]} table{line} ({reason})") from error
 
 
 def _bad_line(file: Path) -> str:
     """Return where JSON lines stop being JSON, which Arrow does not report."""
-    if file.suffix == ".csv":
-        return ""
     for number, line in enumerate(file.open(encoding="utf-8", errors="replace"), 1):
         try:
             json.loads(line)
@@ -123,9 +111,8 @@ def _numbers(path: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
             try:
                 float(text)
             except (TypeError, ValueError):
-                raise InputError(
-                    f"{path}: column {name} row {row} is {text!r}, not a number; fix it"
-                ) from None
+                where = f"column {name} row {row}"
+                raise InputError(f"{path}: {where} is {text!r}, not a number; fix it") from None
         column = pc.cast(column, pa.float64())
     if not _is_numeric(column.type):
         raise InputError(f"{path}: column {name} holds {column.type}, not numbers; convert it or drop it")
@@ -136,44 +123,41 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
-def _widen(table: pa.Table, names: list[str]) -> dict[str, list[str]] | None:
+def _widen(table: pa.Table, reward: str) -> dict[str, list[str]] | None:
     """Return each score's columns by its name if the table has a row for each prompt; None if it is long."""
-    if names[0] in table.column_names and pa.types.is_list(table.schema.field(names[0]).type):
+    if reward in table.column_names and pa.types.is_list(table.schema.field(reward).type):
         return {n: [n] for n in table.column_names if pa.types.is_list(table.schema.field(n).type)}
     numbered: dict[str, list[str]] = {}
     for column in table.column_names:
         match = re.fullmatch(r"(.+)_(\d+)", column)
         if match:
             numbered.setdefault(match[1], []).append(column)
-    if names[0] in table.column_names or names[0] not in numbered:
+    if reward in table.column_names or reward not in numbered:
         return None
     return {n: sorted(c, key=lambda x: int(x.rsplit("_", 1)[1])) for n, c in numbered.items()}
 
 
 def _from_wide(
-    path: str, table: pa.Table, wide: dict[str, list[str]], columns: Columns, wanted: list[str]
+    path: str, table: pa.Table, wide: dict[str, list[str]], reward: str, wanted: list[str]
 ) -> RawTable:
-    require(path, [columns.reward, *wanted], wide)
+    require(path, [reward, *wanted], wide)
     scores = {
         name: _list_column(path, name, table[name].combine_chunks())
         if parts == [name]
         else np.stack([_numbers(path, part, table[part]) for part in parts], axis=-1)
         for name, parts in wide.items()
-        if not wanted or name in (columns.reward, *wanted)
+        if not wanted or name in (reward, *wanted)
     }
-    width = scores[columns.reward].shape[1]
+    width = scores[reward].shape[1]
     for name, values in scores.items():
         if values.shape[1] != width:
             raise InputError(f"{path}: {name} has {values.shape[1]} responses a prompt, the reward {width}")
     used = {part for parts in wide.values() for part in parts}
     others = {n: np.asarray(table[n].to_pylist()) for n in table.column_names if n not in used}
-    mask = _mask_of_lists(table, columns.reward, width) if wide[columns.reward] == [columns.reward] else None
-    return RawTable(scores, others, np.ones((table.num_rows, width), bool) if mask is None else mask)
-
-
-def _mask_of_lists(table: pa.Table, reward: str, width: int) -> np.ndarray:
-    lengths = np.asarray(pc.list_value_length(table[reward].combine_chunks()))
-    return np.arange(width) < lengths[:, None]
+    lengths = np.full(table.num_rows, width)
+    if wide[reward] == [reward]:
+        lengths = np.asarray(pc.list_value_length(table[reward].combine_chunks()))
+    return RawTable(scores, others, np.arange(width) < lengths[:, None])
 
 
 def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
@@ -185,15 +169,15 @@ def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
     return padded
 
 
-def _from_long(path: str, table: pa.Table, columns: Columns, wanted: list[str]) -> RawTable:
-    require(path, [columns.prompt, columns.reward, *wanted], table.column_names)
-    apart = {columns.prompt, columns.response, columns.weights}
+def _from_long(path: str, table: pa.Table, flags: DualFlags, wanted: list[str]) -> RawTable:
+    require(path, [flags.prompt, flags.reward, *wanted], table.column_names)
+    apart = {flags.prompt, flags.response, flags.reward, flags.prompt_weights}
     numeric = [n for n in table.column_names if n not in apart and _is_numeric(table.schema.field(n).type)]
-    chosen = [columns.reward, *(wanted or [n for n in numeric if n != columns.reward])]
-    codes = np.asarray(table[columns.prompt].combine_chunks().dictionary_encode().indices)
+    chosen = [flags.reward, *(wanted or numeric)]
+    codes = _codes(table, flags.prompt)
     place, counts = _places(codes)
-    if columns.response in table.column_names:
-        _refuse_duplicates(path, codes, table, columns)
+    if flags.response in table.column_names:
+        _refuse_duplicates(path, codes, table, flags)
     shape = (len(counts), counts.max())
     scores = {}
     for name in chosen:
@@ -201,7 +185,7 @@ def _from_long(path: str, table: pa.Table, columns: Columns, wanted: list[str]) 
         scores[name][codes, place] = _numbers(path, name, table[name])
     first = np.zeros(len(counts), np.int64)
     first[codes[place == 0]] = np.flatnonzero(place == 0)
-    rest = [n for n in table.column_names if n not in (columns.response, *chosen)]
+    rest = [n for n in table.column_names if n not in (flags.response, *chosen)]
     others = {n: np.asarray(table[n].take(pa.array(first)).to_pylist()) for n in rest}
     return RawTable(scores, others, np.arange(shape[1]) < counts[:, None])
 
@@ -215,20 +199,24 @@ def _places(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return place, counts
 
 
-def _refuse_duplicates(path: str, codes: np.ndarray, table: pa.Table, columns: Columns) -> None:
-    responses = np.asarray(table[columns.response].combine_chunks().dictionary_encode().indices)
+def _codes(table: pa.Table, name: str) -> np.ndarray:
+    return np.asarray(table[name].combine_chunks().dictionary_encode().indices)
+
+
+def _refuse_duplicates(path: str, codes: np.ndarray, table: pa.Table, flags: DualFlags) -> None:
+    responses = _codes(table, flags.response)
     pair = codes.astype(np.int64) * (int(responses.max()) + 1) + responses
     _, first, counts = np.unique(pair, return_index=True, return_counts=True)
     if (counts > 1).any():
         row = int(first[counts > 1][0])
-        prompt, response = table[columns.prompt][row].as_py(), table[columns.response][row].as_py()
+        prompt, response = table[flags.prompt][row].as_py(), table[flags.response][row].as_py()
         raise InputError(
             f"{path}: {int((counts > 1).sum())} (prompt, response) pairs occur twice, first ({prompt!r}, "
             f"{response!r}) of row {row + 1}; drop the duplicates or number the responses"
         )
 
 
-def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
+def _from_npz(path: str, reward: str, wanted: list[str]) -> RawTable:
     try:
         arrays = dict(np.load(path, allow_pickle=False))
     except (ValueError, OSError) as error:
@@ -238,18 +226,17 @@ def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
         stacked = arrays.pop("constraints")
         names = arrays.pop("names", np.arange(stacked.shape[-1]).astype(str))
         arrays |= {str(name): stacked[..., j] for j, name in enumerate(names)}
-    require(path, [columns.reward, *wanted], arrays)
-    shape = arrays[columns.reward].shape
+    require(path, [reward, *wanted], arrays)
+    shape = arrays[reward].shape
     scores = {}
     for name, values in arrays.items():
-        if values.ndim != 2 or (wanted and name not in (columns.reward, *wanted)):
+        if values.ndim != 2 or (wanted and name not in (reward, *wanted)):
             continue
         if values.shape != shape or values.dtype.kind not in "fiub":
-            raise InputError(
-                f"{path}: {name} is {values.dtype} {values.shape}; give numbers of shape {shape}"
-            )
+            given = f"{values.dtype} {values.shape}"
+            raise InputError(f"{path}: {name} is {given}; give numbers of shape {shape}")
         scores[name] = values.astype(np.float32)
-    require(path, [columns.reward, *wanted], scores)
+    require(path, [reward, *wanted], scores)
     others = {n: v for n, v in arrays.items() if v.ndim == 1 and len(v) == shape[0]}
     mask = np.ones(shape, bool) if mask is None else mask.astype(bool)
     if mask.shape != shape:
@@ -257,16 +244,17 @@ def _from_npz(path: str, columns: Columns, wanted: list[str]) -> RawTable:
     return RawTable(scores, others, mask)
 
 
-def prompt_weights(table: RawTable, columns: Columns, path: str) -> np.ndarray | None:
+def prompt_weights(table: RawTable, flags: DualFlags, path: str) -> np.ndarray | None:
     """Return ``(prompts,)`` weights from their column, or None if no column is named.
 
     Raises:
         InputError: The column is missing or holds something other than numbers.
     """
-    if columns.weights is None:
+    name = flags.prompt_weights
+    if name is None:
         return None
-    require(path, [columns.weights], table.prompt_columns)
+    require(path, [name], table.prompt_columns)
     try:
-        return table.prompt_columns[columns.weights].astype(np.float32)
+        return table.prompt_columns[name].astype(np.float32)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: column {columns.weights} holds more than numbers ({error})") from None
+        raise InputError(f"{path}: column {name} holds more than numbers ({error})") from None

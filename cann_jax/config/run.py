@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
 
+from cann_jax.config.constraint import Requirement
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.model import PREFERENCES, ModelConfig, PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.ranges import (
-    Decay,
     FolderName,
     Must,
     NonNegativeInt,
@@ -85,35 +85,15 @@ class RewardConfig:
     scorer: ScorerConfig
 
 
-@dataclass(frozen=True)
-class ConstraintConfig:
-    """One constraint; exactly one of ``margin``, ``at_least`` and ``max_unsafe``.
+@dataclass(frozen=True, kw_only=True)
+class ConstraintConfig(Requirement):
+    """A constraint and the scorer that it is about.
 
     Args:
         scorer: ``kind`` and that kind's keys, listed below.
-        margin: Required improvement of the mean score over the reference, in the score's units.
-        at_least: Required mean score, in the score's units.
-        max_unsafe: Largest share of responses that may score below ``unsafe_below``.
-        unsafe_below: The score under which a response is unsafe.
-        group: Only prompts of this ``group`` count; null takes all.
-        clip: Scores are cut to [low, high] first; null leaves them.
     """
 
     scorer: ScorerConfig
-    margin: float | None = None
-    at_least: float | None = None
-    max_unsafe: Decay | None = None
-    unsafe_below: float = 0.0
-    group: str | None = None
-    clip: (
-        Annotated[tuple[float, float], Must("[low, high] with low < high", lambda c: c[0] < c[1])] | None
-    ) = None
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Yield each field whose value does not fit the others, with the reason."""
-        targets = (self.margin, self.at_least, self.max_unsafe)
-        if sum(target is not None for target in targets) != 1:
-            yield "", "needs exactly one of margin, at_least and max_unsafe"
 
 
 @dataclass(frozen=True)

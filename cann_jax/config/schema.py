@@ -1,7 +1,6 @@
 """Build frozen dataclasses from plain mappings (YAML, JSON, flags); each mistake is one line with its key."""
 
 import contextlib
-import difflib
 import functools
 import math
 import textwrap
@@ -15,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cann_jax.config.ranges import Must
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 
 T = TypeVar("T")
 
@@ -75,11 +74,6 @@ def field_types(cls: type) -> dict[str, Any]:
 def dotted(key: str, name: object) -> str:
     """Return ``key.name``, or ``name`` at the top."""
     return f"{key}.{name}" if key else str(name)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return the most similar of ``words``, however far off it is."""
-    return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
 
 
 def is_required(item: Field[Any]) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from cann_jax.config.preferences import Dimension
-from cann_jax.config.schema import SchemaError, dotted, nearest
+from cann_jax.config.schema import SchemaError, dotted
+from cann_jax.files.errors import nearest
 
 Better = Literal["higher", "lower"]
 

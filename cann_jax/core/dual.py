@@ -18,11 +18,6 @@ def tilted_weights(multipliers: Array, scores: Scores, beta: float | Array) -> A
 
     Paper, eq. 4 on K samples: margins and baseline are constants of a prompt and drop out.
 
-    Args:
-        multipliers: λ ``(m,)``.
-        scores: The table.
-        beta: β > 0.
-
     Returns:
         ``(prompts, responses)``, each prompt's weights summing to one; 0 for missing responses.
     """
@@ -48,12 +43,6 @@ def dual_value(multipliers: Array, scores: Scores, margins: Array, beta: float |
 
     Its derivatives in every argument are closed forms (∇D_j = E_x E_{π_λ}[h_j]), not traced through the
     logsumexp; prompt weights count as constants.
-
-    Args:
-        multipliers: λ ``(m,)``.
-        scores: The table.
-        margins: b ``(m,)``.
-        beta: β > 0.
     """
     weights, mask = normalised_prompt_weights(scores), response_mask(scores)
     count = scores.reward.shape[-1] if mask is None else jnp.maximum(jnp.sum(mask, axis=-1), 1)

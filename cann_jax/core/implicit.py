@@ -1,8 +1,6 @@
 """PeCAN: scores from pre-aligned models instead of reward and cost models (paper, algorithm 2)."""
 
-import jax.numpy as jnp
-
-from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores
 
 
@@ -43,17 +41,3 @@ def implicit_scores(
         mask=mask,
         prompt_weights=prompt_weights,
     )
-
-
-def reference_kl(reference_logp: Array, other_logp: Array, mask: Array | None = None) -> tuple[Array, Array]:
-    """Return KL(π_ref ‖ π_other) in nats from π_ref's samples, and its standard error over prompts.
-
-    Args:
-        reference_logp: ``(prompts, responses)``, summed log-probs of π_ref.
-        other_logp: The same of the other policy, on the same responses.
-        mask: ``(prompts, responses)`` bool; every prompt needs a response.
-    """
-    per_prompt = response_mean(reference_logp - other_logp, mask)
-    count = per_prompt.shape[0]
-    mean = accurate_sum(per_prompt) / count
-    return mean, jnp.sqrt(accurate_sum((per_prompt - mean) ** 2) / (count * jnp.maximum(count - 1, 1)))

@@ -1,7 +1,7 @@
 """Losses for preference optimisation and score models: pure functions, one number for each pair.
 
-``margin = logp(first) − logp(second)`` and ``label = P(first ≻ second)`` everywhere. A label in (0, 1) gives
-the expected loss of Bernoulli labels drawn from it, without their noise.
+``margin = logp(first) − logp(second)`` in nats, of any shape, and ``label = P(first ≻ second)`` in [0, 1]
+everywhere. A label in (0, 1) gives the expected loss of Bernoulli labels drawn from it, without their noise.
 """
 
 import jax
@@ -9,15 +9,7 @@ import jax.numpy as jnp
 
 
 def bradley_terry_loss(difference: jax.Array, label: jax.Array) -> jax.Array:
-    """Return the cross-entropy of σ(difference) under soft labels, in nats.
-
-    Args:
-        difference: Score of the first less score of the second.
-        label: P(first ≻ second) in [0, 1].
-
-    Returns:
-        −label·ln σ(d) − (1 − label)·ln σ(−d).
-    """
+    """Return the cross-entropy −label·ln σ(d) − (1 − label)·ln σ(−d) of a difference of scores d, in nats."""
     return label * jax.nn.softplus(-difference) + (1 - jnp.asarray(label)) * jax.nn.softplus(difference)
 
 
@@ -26,14 +18,7 @@ def dpo_loss(
 ) -> jax.Array:
     """Return the DPO loss (Rafailov et al. 2023, eq. 7) under soft labels, in nats.
 
-    Args:
-        policy_margin: log π(first) − log π(second), any shape, in nats.
-        reference_margin: The same of the reference policy.
-        label: P(first ≻ second) in [0, 1].
-        beta: β > 0.
-
-    Returns:
-        ``bradley_terry_loss`` at β·(policy_margin − reference_margin).
+    It is ``bradley_terry_loss`` at β·(policy_margin − reference_margin).
     """
     return bradley_terry_loss(beta * (policy_margin - reference_margin), label)
 
@@ -43,17 +28,8 @@ def ipo_loss(
 ) -> jax.Array:
     """Return the IPO loss (Azar et al. 2024, eq. 17) under soft labels, in nats².
 
-    It is least squares to a margin of ±1/(2β); its minimum, a margin of (label − ½)/β, is finite even for
-    a label of 1.
-
-    Args:
-        policy_margin: log π(first) − log π(second), any shape, in nats.
-        reference_margin: The same of the reference policy.
-        label: P(first ≻ second) in [0, 1].
-        beta: β > 0, their τ.
-
-    Returns:
-        label·(h − 1/(2β))² + (1 − label)·(h + 1/(2β))² with h = policy_margin − reference_margin.
+    It is label·(h − 1/(2β))² + (1 − label)·(h + 1/(2β))² with h = policy_margin − reference_margin and β
+    their τ; its minimum, a margin of (label − ½)/β, is finite even for a label of 1.
     """
     excess, target = policy_margin - reference_margin, 1 / (2 * beta)
     return label * (excess - target) ** 2 + (1 - jnp.asarray(label)) * (excess + target) ** 2
@@ -64,26 +40,16 @@ def regression_loss(
 ) -> jax.Array:
     """Return the squared distance, in nats², to the closed form of the optimal policy's margin.
 
-    ln π_λ/π_ref of two responses differs by (r_λ(first) − r_λ(second))/β: the normaliser of π_λ cancels in
-    the difference (Gao et al. 2024 regress rewards so).
-
-    Args:
-        policy_margin: log π(first) − log π(second), any shape, in nats.
-        reference_margin: The same of the reference policy.
-        difference: r_λ(first) − r_λ(second).
-        beta: β > 0.
+    ln π_λ/π_ref of two responses differs by ``difference``/β, r_λ(first) − r_λ(second) over β: the normaliser
+    of π_λ cancels in it (Gao et al. 2024 regress rewards so).
     """
     return (policy_margin - reference_margin - difference / beta) ** 2
 
 
 def smoothed(label: jax.Array, smoothing: float | jax.Array) -> jax.Array:
-    """Return the label for pairs of which a share ``smoothing`` was labelled the wrong way round.
+    """Return the label for pairs of which a share ``smoothing`` in [0, ½) was labelled the wrong way round.
 
     Under ``dpo_loss`` this is conservative DPO.
-
-    Args:
-        label: P(first ≻ second).
-        smoothing: In [0, ½).
     """
     return label * (1 - 2 * smoothing) + smoothing
 

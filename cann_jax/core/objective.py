@@ -13,7 +13,6 @@ blocks of one or in chunks of a file, one function is summed over the parts (``T
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +24,6 @@ from cann_jax.core.survey import Constants, table_constants
 from cann_jax.core.table import Table, best_mean
 
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would round the products to bfloat16 or TF32
-
-
 Total = Callable[..., Any]  # total(function, *arguments) sums function(part, *arguments) over the parts
 
 
@@ -90,11 +87,8 @@ class Objective:
 
 def table_objective(table: Table, margins: Array, beta: Array) -> Objective:
     """Return F on a table in memory, its only part."""
-    return Objective(table_constants(table, margins, beta), partial(_of_table, table))
-
-
-def _of_table(table: Table, function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(table, *arguments)
+    constants = table_constants(table, margins, beta)
+    return Objective(constants, lambda function, *arguments: function(table, *arguments))
 
 
 def direction(tilt: Array) -> Array:

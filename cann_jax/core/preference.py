@@ -8,12 +8,7 @@ from cann_jax.core.scores import Scores
 
 
 def pseudo_reward(scores: Scores, multipliers: Array) -> Array:
-    """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences.
-
-    Args:
-        scores: The table, or any scores with the same constraints in the same units.
-        multipliers: λ ``(m,)``.
-    """
+    """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences."""
     return scores.reward + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
 
 
@@ -22,10 +17,5 @@ def preference_probability(first: Array, second: Array, temperature: float = 1.0
 
     With temperature 1, DPO at the dual's own β then has exactly π_λ for its optimum. The authors' PeCAN code
     leaves β out of its implicit scores; ``temperature=beta`` on scores of ``implicit_scores`` reproduces it.
-
-    Args:
-        first: Pseudo-reward of a response.
-        second: Pseudo-reward of another response to the same prompt, of equal shape.
-        temperature: 1, unless results of another implementation are to be reproduced.
     """
     return jax.nn.sigmoid((first - second) / temperature)

@@ -14,7 +14,7 @@ import numpy as np
 
 from cann_jax.core.problem import Constraint, Problem, make_targets, weights_and_baseline
 from cann_jax.core.scores import Scores, check_scores
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 
 
 def prepare(
@@ -44,8 +44,13 @@ def prepare(
     if not constraints:
         raise InputError("constraints: none given; ask for at least one margin")
     groups = groups or {}
-    for constraint in constraints:
-        _check_constraint(constraint, constraint_scores, groups)
+    for c in constraints:
+        if c.name not in constraint_scores:
+            near = nearest(c.name, constraint_scores)
+            raise InputError(f"constraint {c.name}: no such scores; did you mean {near}?")
+        if c.group is not None and c.group not in groups:
+            hint = f"did you mean {nearest(c.group, groups)}?" if groups else "the table has no groups"
+            raise InputError(f"constraint {c.name}: no group {c.group}; {hint}")
     raw = np.stack([np.asarray(constraint_scores[c.name]) for c in constraints], axis=-1)
     table = Scores(_clipped(np.asarray(reward), reward_clip), raw, mask, prompt_weights)
     names = tuple(c.name if c.group is None else f"{c.name}@{c.group}" for c in constraints)
@@ -56,37 +61,15 @@ def prepare(
     for name, share in zip(names, shares, strict=True):
         if not share > 0:
             raise InputError(f"group of {name}: no prompt of any weight is in it; check its column")
+    factors = members / shares
     prepared = [
-        _group_scores(constraint_values(c, raw[..., j]), members[:, j], shares[j])
+        (constraint_values(c, raw[..., j]) * factors[:, j, None]).astype(raw.dtype)
         for j, c in enumerate(constraints)
     ]
     scores = jax.device_put(dataclasses.replace(table, constraints=np.stack(prepared, axis=-1)))
     grouped = any(c.group is not None for c in constraints)
     targets = make_targets(constraints, scores.reward.dtype, members if grouped else None, shares)
     return Problem(scores, targets, names)
-
-
-def _check_constraint(
-    constraint: Constraint, known: Mapping[str, np.ndarray], groups: Mapping[str, np.ndarray]
-) -> None:
-    """Refuse unknown names and contradictory or impossible targets.
-
-    Raises:
-        InputError: Naming the constraint and the fix.
-    """
-    name = constraint.name
-    if name not in known:
-        raise InputError(f"constraint {name}: no such scores; did you mean {_nearest(name, known)}?")
-    if constraint.group is not None and constraint.group not in groups:
-        hint = f"did you mean {_nearest(constraint.group, groups)}?" if groups else "the table has no groups"
-        raise InputError(f"constraint {name}: no group {constraint.group}; {hint}")
-    given = [constraint.margin, constraint.at_least, constraint.max_unsafe]
-    if sum(value is not None for value in given) != 1:
-        raise InputError(f"constraint {name}: give exactly one of margin, at_least and max_unsafe")
-    if not all(np.isfinite(value) for value in given if value is not None):
-        raise InputError(f"constraint {name}: its target is not a finite number")
-    if constraint.max_unsafe is not None and not 0 <= constraint.max_unsafe < 1:
-        raise InputError(f"constraint {name}: max_unsafe is {constraint.max_unsafe}; give a share in [0, 1)")
 
 
 def constraint_values(constraint: Constraint, raw: np.ndarray) -> np.ndarray:
@@ -100,21 +83,10 @@ def constraint_values(constraint: Constraint, raw: np.ndarray) -> np.ndarray:
 def constraint_means(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
     """Return the mean of g over the responses of each prompt in the constraint's group, in its own units.
 
-    Args:
-        constraint: The constraint.
-        raw: Scores ``(prompts, responses)``.
-        groups: The group of each prompt.
-
-    Returns:
-        ``(n,)`` means of the n prompts in the group.
+    ``raw (prompts, responses)`` are its scores, and ``groups`` holds the group of each prompt.
     """
     means: np.ndarray = constraint_values(constraint, raw).mean(1)
     return means if constraint.group is None else means[np.array(groups, object) == constraint.group]
-
-
-def _group_scores(values: np.ndarray, members: np.ndarray, share: float) -> np.ndarray:
-    """Return 1{x ∈ G}/p·g from scores ``(prompts, responses)``, membership ``(prompts,)`` and p."""
-    return np.asarray(values * (members / share)[:, None], values.dtype)
 
 
 def _clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:
@@ -132,9 +104,3 @@ def _membership(constraint: Constraint, groups: Mapping[str, np.ndarray], prompt
     if members.shape != (prompts,):
         raise InputError(f"group {constraint.group} has shape {members.shape}; give ({prompts},)")
     return members
-
-
-def _nearest(word: str, words: Mapping[str, np.ndarray]) -> str:
-    from cann_jax.config.schema import nearest  # pulls in the YAML parser, which only a mistake needs
-
-    return nearest(word, words)

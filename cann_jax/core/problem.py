@@ -6,39 +6,39 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from cann_jax.config.constraint import Requirement
 from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
+from cann_jax.files.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Constraint:
-    """One constraint as a user states it; exactly one of ``margin``, ``at_least`` and ``max_unsafe``.
+class Constraint(Requirement):
+    """What is required of one of the table's scores.
 
     Attributes:
         name: Key of its scores.
-        margin: Improvement of the mean over the reference, in the score's units.
-        at_least: Level of the mean, in the score's units.
-        max_unsafe: δ in [0, 1): largest share of responses that score under ``unsafe_below``.
-        unsafe_below: A response is unsafe where its score is lower.
-        group: Name of the group of prompts that it is about; None: all prompts.
-        clip: (low, high), bounds that scores are cut to first; None: none.
     """
 
     name: str
-    margin: float | None = None
-    at_least: float | None = None
-    max_unsafe: float | None = None
-    unsafe_below: float = 0.0
-    group: str | None = None
-    clip: tuple[float, float] | None = None
 
     @property
     def target(self) -> float:
-        """The margin, or the level in constraints on a level."""
-        if self.max_unsafe is not None:
-            return 1 - self.max_unsafe
-        target = self.margin if self.margin is not None else self.at_least
-        assert target is not None, "a constraint has a target"
+        """The margin, or the level in constraints on a level.
+
+        Raises:
+            InputError: It is contradictory or impossible.
+        """
+        for _, problem in self.conflicts():
+            raise InputError(f"constraint {self.name}: {problem}")
+        if self.max_unsafe is not None and not 0 <= self.max_unsafe < 1:
+            raise InputError(
+                f"constraint {self.name}: max_unsafe is {self.max_unsafe}; give a share in [0, 1)"
+            )
+        level = self.at_least if self.max_unsafe is None else 1 - self.max_unsafe
+        target = self.margin if level is None else level
+        if target is None or not np.isfinite(target):
+            raise InputError(f"constraint {self.name}: its target is not a finite number")
         return target
 
 
@@ -62,8 +62,7 @@ class Targets:
     def rescale(self, weights: Array) -> Array:
         """Return the factor ``(m,)`` that makes prepared scores the group's own under other weights.
 
-        Args:
-            weights: ``(prompts,)``, summing to one; they may have moved the group's share.
+        ``weights (prompts,)`` sum to one and may have moved the group's share.
         """
         if self.members is None:
             return self.shares
@@ -84,13 +83,10 @@ def make_targets(
     members: np.ndarray | None = None,
     shares: np.ndarray | None = None,
 ) -> Targets:
-    """Return the targets of constraints, in order.
+    """Return the targets of constraints, in order; ``members`` and ``shares`` as in ``Targets``.
 
-    Args:
-        constraints: As users state them.
-        dtype: Type of the scores.
-        members: ``(prompts, m)``, 1 in each constraint's group; None: no constraint has a group.
-        shares: ``(m,)``, each group's share of the prompts; None: all of them.
+    Raises:
+        InputError: One is contradictory or impossible.
     """
     return Targets(
         values=np.asarray([c.target for c in constraints], dtype),
@@ -118,11 +114,3 @@ class Problem:
 def weights_and_baseline(scores: Scores) -> tuple[Array, Array]:
     """Return the normalised prompt weights ``(prompts,)`` and E_ref[g] ``(m,)``."""
     return normalised_prompt_weights(scores), reference_mean(scores)
-
-
-def margin_problem(scores: Scores, margins: float | Array, names: Sequence[str] | None = None) -> Problem:
-    """Return the problem of a table as it is, with margins ``(m,)`` over the reference."""
-    values = np.atleast_1d(np.asarray(margins, scores.reward.dtype))
-    names = names or [f"constraint {j}" for j in range(scores.constraints.shape[-1])]
-    constraints = [Constraint(name, margin=value) for name, value in zip(names, values, strict=True)]
-    return Problem(scores, make_targets(constraints, scores.reward.dtype), tuple(names))

@@ -111,9 +111,5 @@ def table_constants(table: Table, margins: Array, beta: Array) -> Constants:
 
 def refine_spreads(provisional: Spreads, seen: Survey) -> Spreads:
     """Return the spreads of all parts, which were surveyed in provisional ones of about the right size."""
-    return Spreads(
-        *(
-            unit(spread * jnp.sqrt(variance / seen.weight))
-            for spread, variance in zip(provisional, seen.variances, strict=True)
-        )
-    )
+    constraints, reward = (jnp.sqrt(variance / seen.weight) for variance in seen.variances)
+    return Spreads(unit(provisional.constraints * constraints), unit(provisional.reward * reward))

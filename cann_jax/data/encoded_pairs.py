@@ -35,57 +35,26 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """N pairs with their ids and labels.
+    """N pairs with their labels, each index 0 or 1, or -1 if not labelled.
 
     Args:
-        prompts: N prompts; their ids are file and row.
-        prompt_ids: N rows of ids, template included.
-        texts: N pairs of response texts.
-        response_ids: N pairs of rows of ids, end token included.
-        better: (N,) index of the more helpful response, or -1 if not labelled.
-        safer: (N,) index of the less harmful response, or -1 if not labelled.
+        responses: Two responses to each prompt, whose id is file and row; their log-probs are NaN.
+        better: (N,) index of the more helpful response.
+        safer: (N,) index of the less harmful response.
         safe: (N, 2) for each response 1 safe, 0 unsafe, -1 not labelled.
     """
 
-    prompts: list[Prompt]
-    prompt_ids: list[np.ndarray]
-    texts: list[list[str]]
-    response_ids: list[list[np.ndarray]]
+    responses: Responses
     better: np.ndarray
     safer: np.ndarray
     safe: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.better)
 
     def take(self, rows: np.ndarray) -> "EncodedPairs":
         """Return the pairs at these indices."""
-        lists = {
-            name: [getattr(self, name)[row] for row in rows]
-            for name in ("prompts", "prompt_ids", "texts", "response_ids")
-        }
-        return EncodedPairs(**lists, better=self.better[rows], safer=self.safer[rows], safe=self.safe[rows])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens (N,) of the prompt with both responses."""
-        pairs = zip(self.prompt_ids, self.response_ids, strict=True)
-        return np.array([len(prompt) + sum(map(len, both)) for prompt, both in pairs], np.int64)
-
-    def responses(self) -> Responses:
-        """Return the pairs as two responses to each prompt, as scorers take them; their log-probs are NaN."""
-        width = max(len(row) for both in self.response_ids for row in both)
-        rows = [row for both in self.response_ids for row in both]
-        tokens, lengths = pad(rows, width)
-        shape = (len(self), 2)
-        return Responses(
-            prompts=EncodedPrompts(tuple(self.prompts), tuple(self.prompt_ids)),
-            tokens=tokens.reshape(*shape, width),
-            lengths=lengths.reshape(shape),
-            stopped=np.ones(shape, bool),
-            logps=np.full(shape, np.nan, np.float32),
-            texts=self.texts,
-        )
+        return EncodedPairs(self.responses.take(rows), self.better[rows], self.safer[rows], self.safe[rows])
 
 
 def encode_pairs(
@@ -97,16 +66,10 @@ def encode_pairs(
     *,
     scored: bool = False,
 ) -> tuple[pa.Table, Mapping[str, int]]:
-    """Write pairs in the template and tokenize them, counting what is unusual.
+    """Write pairs in the template, tokenize them for a model of this context, and count what is unusual.
 
-    Args:
-        pairs: The pairs, from ``prepare_pairs``.
-        tokenizer: A transformers tokenizer with an end token.
-        template: The template.
-        config: Limits.
-        context: Longest sequence of the model.
-        scored: Whether responses end with the ``closing_ids`` that a reward model reads, instead of the end
-            token alone.
+    If ``scored``, responses end with the ``closing_ids`` that a reward model reads, instead of the end token
+    alone.
 
     Returns:
         One row per pair, which ``pairs_from_table`` reads, and the counts by description.
@@ -139,7 +102,10 @@ class _Encoder:
 
     def row(self, pair: Pair) -> dict[str, Any] | None:
         """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
-        responses = [response_ids(text, self.tokenizer, self.closing) for text in pair.responses]
+        responses = [
+            np.array([*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.closing], np.int32)
+            for text in pair.responses
+        ]
         if np.array_equal(responses[0], responses[1]):
             self.counts["pairs of identical responses left out"] += 1
             return None
@@ -179,38 +145,34 @@ class _Encoder:
         return cut
 
 
-def response_ids(text: str, tokenizer: Any, closing: np.ndarray) -> np.ndarray:
-    """Return the ids of a response, followed by ``closing``, without BOS."""
-    return np.array([*tokenizer(text, add_special_tokens=False)["input_ids"], *closing], np.int32)
-
-
 def pairs_from_table(table: pa.Table) -> EncodedPairs:
     """Return the pairs in a table of ``encode_pairs``."""
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    both = {
-        name: list(map(list, zip(columns[f"{name}_0"], columns[f"{name}_1"], strict=True)))
+    texts, ids, safe = (
+        list(map(list, zip(columns[f"{name}_0"], columns[f"{name}_1"], strict=True)))
         for name in ("response", "response_ids", "safe")
-    }
-    return EncodedPairs(
-        prompts=[
-            Prompt(name, text, earlier=turns_from(turns))
-            for name, text, turns in zip(*(columns[n] for n in ("id", "prompt", "earlier")), strict=True)
-        ],
-        prompt_ids=[np.array(row, np.int32) for row in columns["prompt_ids"]],
-        texts=both["response"],
-        response_ids=[[np.array(row, np.int32) for row in rows] for rows in both["response_ids"]],
-        better=np.array(columns["better"], np.int8),
-        safer=np.array(columns["safer"], np.int8),
-        safe=np.array(both["safe"], np.int8),
     )
+    names = zip(*(columns[name] for name in ("id", "prompt", "earlier")), strict=True)
+    prompts = EncodedPrompts(
+        tuple(Prompt(name, text, earlier=turns_from(turns)) for name, text, turns in names),
+        tuple(np.array(row, np.int32) for row in columns["prompt_ids"]),
+    )
+    rows, shape = [row for both in ids for row in both], (table.num_rows, 2)
+    tokens, lengths = pad(rows, max(map(len, rows)))
+    responses = Responses(
+        prompts,
+        tokens.reshape(*shape, -1),
+        lengths.reshape(shape),
+        stopped=np.ones(shape, bool),
+        logps=np.full(shape, np.nan, np.float32),
+        texts=texts,
+    )
+    labels = (np.array(values, np.int8) for values in (columns["better"], columns["safer"], safe))
+    return EncodedPairs(responses, *labels)
 
 
 def labelled(pairs: EncodedPairs, dimension: str) -> np.ndarray:
-    """Return the indices (n,) of the pairs that are labelled in a dimension.
-
-    Args:
-        pairs: The pairs.
-        dimension: ``better`` or ``safer``.
+    """Return the indices (n,) of the pairs that are labelled in a dimension, ``better`` or ``safer``.
 
     Raises:
         InputError: No pair is.

@@ -15,29 +15,20 @@ from cann_jax.files.errors import InputError
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Prompts with their ids, template included.
-
-    Args:
-        prompts: The prompts that were kept, in the order of the file.
-        ids: Their token ids.
-        dropped: Number of overlong prompts left out.
-        truncated: Number of overlong prompts whose text was cut on the left.
-    """
+    """The prompts that were kept, in the order of the file, with their ids, template included."""
 
     prompts: tuple[Prompt, ...]
     ids: tuple[np.ndarray, ...]
-    dropped: int = 0
-    truncated: int = 0
+    dropped: int = 0  # overlong prompts left out
+    truncated: int = 0  # overlong prompts whose text was cut on the left
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def take(self, indices: Iterable[int]) -> "EncodedPrompts":
         """Return the prompts at ``indices``."""
-        indices = list(indices)
-        return EncodedPrompts(
-            tuple(self.prompts[index] for index in indices), tuple(self.ids[index] for index in indices)
-        )
+        kept = [(self.prompts[index], self.ids[index]) for index in indices]
+        return EncodedPrompts(tuple(prompt for prompt, _ in kept), tuple(ids for _, ids in kept))
 
     def arrays(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids (n, P), padded on the right, and lengths (n,) of the prompts at ``indices``."""
@@ -49,11 +40,7 @@ def encode_prompts(
 ) -> EncodedPrompts:
     """Write prompts in the template and tokenize them, treating overlong ones by ``config.on_overlong``.
 
-    Args:
-        prompts: The prompts, from ``read_prompts``.
-        tokenizer: A transformers tokenizer.
-        config: Template and limits.
-        room: Longest prompt that leaves room for a response in the context.
+    ``room`` is the longest prompt that leaves room for a response in the context.
 
     Raises:
         InputError: A prompt is overlong under ``error``, the template cannot be used, or no prompt is left.

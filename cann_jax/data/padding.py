@@ -1,11 +1,13 @@
 """Rows of ids as padded arrays. Masks come from lengths; the value of the padding is never read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 BUCKET = 32  # widths of prompt batches are multiples of this, so that few shapes are compiled
 
 
-def pad(rows: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
+def pad(rows: Sequence[Sequence[int] | np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of ids as (n, width) int32, padded on the right, and their lengths (n,)."""
     out = np.zeros((len(rows), width), np.int32)
     for index, row in enumerate(rows):

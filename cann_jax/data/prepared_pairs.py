@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from cann_jax.config.preferences import PreferencesConfig
@@ -14,23 +13,15 @@ if TYPE_CHECKING:
     import grain
 
 Part = Literal["train", "heldout"]
-Dimension = Literal["better", "safer"]
 PARTS: tuple[Part, Part] = (TRAIN, HELDOUT)
-
-BUILDERS = {
-    "pku_safe_rlhf_30k": "pku_safe_rlhf:PkuSafeRlhf30k",
-    "pku_safe_rlhf": "pku_safe_rlhf:PkuSafeRlhf",
-    "hh_rlhf": "hh_rlhf:HhRlhf",
-    "local": "local:Local",
-}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, with human labels.
+    """Two responses to one prompt, whose id is the file and row that they come from, with human labels.
 
     Args:
-        prompt: The dialogue up to the last user turn; its id is the file and row that the pair comes from.
+        prompt: The dialogue up to the last user turn.
         responses: Their texts.
         better: Index of the more helpful response, or -1 if not labelled.
         safer: Index of the less harmful response, or -1 if not labelled.
@@ -53,17 +44,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """A prepared data set.
-
-    Args:
-        name: Identity of what was prepared; it changes with the content of the files and how they are read.
-        parts: Pairs by part, in the order of the source.
-        left_out: Number of rows that could not be used, by reason.
-    """
+    """A prepared data set, under a name that changes with the files' content and how they are read."""
 
     name: str
-    parts: Mapping[Part, "grain.MapDataset"]
-    left_out: Mapping[str, int]
+    parts: Mapping[Part, "grain.MapDataset"]  # in the order of the source
+    left_out: Mapping[str, int]  # rows that could not be used, by reason
 
 
 def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
@@ -72,19 +57,17 @@ def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
     Raises:
         InputError: A download fails, a file or a row is malformed, or a part is empty.
     """
-    module, _, name = BUILDERS[config.dataset].partition(":")
     # Imported late: TFDS and grain take half a second, and most runs have no preference data.
     import grain
 
-    builder = getattr(import_module(f"cann_jax.data.builders.{module}"), name)(config)
+    from cann_jax.data.builders.datasets import BUILDERS
+
+    builder = BUILDERS[config.dataset](config)
     builder.prepare()
-    parts: dict[Part, grain.MapDataset] = {}
-    for part in PARTS:
-        every = grain.MapDataset.source(builder.as_data_source(part))
-        parts[part] = every[: config.limit].map(_pair)
-    return PreparedPairs(
-        f"{builder.name}/{builder.builder_config.name}", parts, builder.info.metadata["left_out"]
-    )
+    sources = {part: grain.MapDataset.source(builder.as_data_source(part)) for part in PARTS}
+    parts = {part: source[: config.limit].map(_pair) for part, source in sources.items()}
+    name = f"{builder.name}/{builder.builder_config.name}"
+    return PreparedPairs(name, parts, builder.info.metadata["left_out"])
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:

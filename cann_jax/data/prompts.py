@@ -43,10 +43,7 @@ def turns_from(row: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
 
 
 def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
-    """Return each dialogue once, under its first id.
-
-    The order is drawn from ``seed``, so that any part of the list is a random sample.
-    """
+    """Return each dialogue once, under its first id, in random order: any part of it is a random sample."""
     found: dict[tuple[Turn, ...], Prompt] = {}
     for prompt in prompts:
         found.setdefault(prompt.dialogue, prompt)
@@ -84,9 +81,8 @@ def _lines(path: str) -> list[str]:
         # Not splitlines: JSON strings may hold the line separators of Unicode.
         lines: list[str] = epath.Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror or error}); check the prompts' path"
-        ) from None
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be read ({reason}); check the prompts' path") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert the file") from None
     return lines

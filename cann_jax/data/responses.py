@@ -1,12 +1,15 @@
 """Responses to a set of prompts, as arrays in memory and as Parquet on disk, one row per response."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.padding import pad
 from cann_jax.data.prompts import TURNS, Prompt, turns_from
 
 _SCHEMA = pa.schema(
@@ -51,18 +54,16 @@ class Responses:
         prompts, responses = self.lengths.shape
         return prompts, responses
 
-    def slice(self, start: int, stop: int) -> "Responses":
-        """Return the prompts from ``start`` up to ``stop``, with their responses."""
-        rows = slice(start, stop)
-        prompts = EncodedPrompts(self.prompts.prompts[rows], self.prompts.ids[rows])
-        return Responses(
-            prompts,
-            self.tokens[rows],
-            self.lengths[rows],
-            self.stopped[rows],
-            self.logps[rows],
-            self.texts[rows],
-        )
+    @cached_property
+    def total_tokens(self) -> np.ndarray:
+        """Tokens (N,) of each prompt with all its responses."""
+        return np.asarray(self.lengths.sum(1) + [len(ids) for ids in self.prompts.ids])
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Responses":
+        """Return the prompts at these indices, with their responses."""
+        names, index = ("tokens", "lengths", "stopped", "logps"), np.asarray(rows)
+        arrays = {name: getattr(self, name)[index] for name in names}
+        return Responses(self.prompts.take(rows), texts=[self.texts[row] for row in rows], **arrays)
 
     def prompt_texts(self) -> list[str]:
         """Return the prompt of each response, in row order."""
@@ -78,14 +79,7 @@ class Responses:
 
 
 def responses_table(prompts: EncodedPrompts, start: int, samples: Any, tokenizer: Any) -> pa.Table:
-    """Return the table of a shard.
-
-    Args:
-        prompts: All prompts.
-        start: Index of the first prompt of the shard.
-        samples: ``Samples`` of the prompts from ``start`` on.
-        tokenizer: A transformers tokenizer.
-    """
+    """Return the table of a shard: ``Samples`` of the prompts from index ``start`` on."""
     tokens, lengths, stopped = (np.asarray(x) for x in (samples.tokens, samples.lengths, samples.stopped))
     # Summed in float64: a sum of thousands of float32 terms would lose digits.
     logps = np.asarray(samples.logps, np.float64).sum(-1).astype(np.float32)
@@ -93,9 +87,8 @@ def responses_table(prompts: EncodedPrompts, start: int, samples: Any, tokenizer
     for n, k in np.ndindex(lengths.shape):
         prompt, ids = prompts.prompts[start + n], prompts.ids[start + n]
         earlier = [asdict(turn) for turn in prompt.earlier]
-        response = tokens[n, k, : lengths[n, k]]
-        text = tokenizer.decode(response[:-1] if stopped[n, k] else response, skip_special_tokens=True)
-        ended = bool(stopped[n, k])
+        response, ended = tokens[n, k, : lengths[n, k]], bool(stopped[n, k])
+        text = tokenizer.decode(response[:-1] if ended else response, skip_special_tokens=True)
         rows.append(
             (prompt.id, prompt.group, prompt.text, earlier, ids, k, text, response, ended, logps[n, k])
         )
@@ -105,24 +98,21 @@ def responses_table(prompts: EncodedPrompts, start: int, samples: Any, tokenizer
 
 def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
     """Return the responses stored in a table, whose rows are ordered by prompt, K for each."""
-    columns = {
-        name: table.column(name).to_pylist() for name in ("prompt_id", "group", "prompt", "earlier", "text")
-    }
     count = int(max(table.column("response").to_numpy())) + 1
-    shape = (table.num_rows // count, count)
-    ids = [np.array(row, np.int32) for row in table.column("response_ids").to_pylist()]
-    tokens = np.zeros((table.num_rows, max_new_tokens), np.int32)
-    for row, response in enumerate(ids):
-        tokens[row, : len(response)] = response
-    firsts = range(0, table.num_rows, count)
-    names, texts, groups, earlier = (columns[name] for name in ("prompt_id", "prompt", "group", "earlier"))
-    prompts = tuple(Prompt(names[i], texts[i], groups[i], turns_from(earlier[i])) for i in firsts)
-    prompt_ids = table.column("prompt_ids").take(pa.array(list(firsts))).to_pylist()
+    shape, firsts = (table.num_rows // count, count), table.take(pa.array(range(0, table.num_rows, count)))
+    columns = (firsts.column(name).to_pylist() for name in ("prompt_id", "prompt", "group", "earlier"))
+    prompts = tuple(
+        Prompt(name, text, group, turns_from(turns))
+        for name, text, group, turns in zip(*columns, strict=True)
+    )
+    prompt_ids = tuple(np.array(row, np.int32) for row in firsts.column("prompt_ids").to_pylist())
+    tokens, lengths = pad(table.column("response_ids").to_pylist(), max_new_tokens)
+    texts = table.column("text").to_pylist()
     return Responses(
-        prompts=EncodedPrompts(prompts, tuple(np.array(row, np.int32) for row in prompt_ids)),
+        prompts=EncodedPrompts(prompts, prompt_ids),
         tokens=tokens.reshape(*shape, max_new_tokens),
-        lengths=np.array([len(row) for row in ids], np.int32).reshape(shape),
+        lengths=lengths.reshape(shape),
         stopped=table.column("stopped").to_numpy(zero_copy_only=False).reshape(shape),
         logps=table.column("logp").to_numpy().reshape(shape),
-        texts=[columns["text"][i : i + count] for i in firsts],
+        texts=[texts[start : start + count] for start in range(0, len(texts), count)],
     )

@@ -29,11 +29,7 @@ class Template(Protocol):
 def prompt_ids(text: str, tokenizer: Any, config: Template, earlier: Sequence[Turn] = ()) -> np.ndarray:
     """Return the ids of a prompt in the template, with one BOS if the tokenizer has one.
 
-    Args:
-        text: The last user turn.
-        tokenizer: A transformers tokenizer.
-        config: The template.
-        earlier: The turns before it.
+    ``text`` is the last user turn, and ``earlier`` are the turns before it.
 
     Raises:
         InputError: ``template`` is ``chat`` and the tokenizer has no chat template, or one that refuses the
@@ -48,11 +44,7 @@ def prompt_ids(text: str, tokenizer: Any, config: Template, earlier: Sequence[Tu
 def answered_ids(prompt: Prompt, response: str, tokenizer: Any, config: Template) -> np.ndarray:
     """Return the ids of a prompt with its response in the template, as a reward model reads them.
 
-    Args:
-        prompt: The prompt, with the turns before it.
-        response: Its text; in a text template it follows the prompt directly.
-        tokenizer: A transformers tokenizer.
-        config: The template.
+    In a text template the response follows the prompt directly.
 
     Raises:
         InputError: As ``prompt_ids``.
@@ -67,10 +59,6 @@ def closing_ids(tokenizer: Any, config: Template) -> np.ndarray:
     """Return the ids that the template writes after a response.
 
     A reward model's score is read at the last of them: in ChatML that is a line break, not the end token.
-
-    Args:
-        tokenizer: A transformers tokenizer with an end token.
-        config: The template.
 
     Raises:
         InputError: The chat template writes nothing after a response, or writes the turn of a given response
@@ -90,9 +78,11 @@ def closing_ids(tokenizer: Any, config: Template) -> np.ndarray:
 
 
 def text_ids(text: str, tokenizer: Any) -> np.ndarray:
-    """Return the ids of a text without a template, with one BOS if the tokenizer has one."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return np.array(_with_one_bos(ids, tokenizer), np.int32)
+    """Return the ids of a text without a template or end token, with one BOS if the tokenizer adds one."""
+    ids, bos = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id
+    # A template may have written it already.
+    missing = bos is not None and bos in tokenizer("")["input_ids"] and ids[:1] != [bos]
+    return np.array([bos, *ids] if missing else ids, np.int32)
 
 
 def _written(text: str, config: Template, earlier: Sequence[Turn]) -> str:
@@ -112,23 +102,12 @@ def _written(text: str, config: Template, earlier: Sequence[Turn]) -> str:
     return "".join(pieces)
 
 
-def _with_one_bos(ids: list[int], tokenizer: Any) -> list[int]:
-    """Prepend BOS where the tokenizer adds one and the template did not; add no end token."""
-    bos = tokenizer.bos_token_id
-    adds = bos is not None and bos in tokenizer("")["input_ids"]
-    return [bos, *ids] if adds and ids[:1] != [bos] else ids
-
-
 def chat_ids(
     turns: Sequence[Turn], tokenizer: Any, system: str | None, answers_next: bool = True
 ) -> np.ndarray:
     """Return the ids of a dialogue in the tokenizer's chat template.
 
-    Args:
-        turns: The dialogue.
-        tokenizer: A transformers tokenizer.
-        system: System message; None leaves the template's default.
-        answers_next: Whether the opening of an answer follows.
+    The ``system`` None leaves the template's default; if ``answers_next``, the opening of an answer follows.
 
     Raises:
         InputError: There is no chat template, or it refuses the dialogue.
@@ -149,12 +128,9 @@ def chat_ids(
 
 
 def truncated_ids(prompt: Prompt, tokenizer: Any, config: Template, longest: int) -> np.ndarray | None:
-    """Return the ids of a prompt cut on the left: first whole turns, then the text of the last.
+    """Return at most ``longest`` ids of a prompt cut on the left: first whole turns, then the last's text.
 
-    The template itself is never cut.
-
-    Returns:
-        At most ``longest`` ids, or None where the template alone has more.
+    The template itself is never cut; the result is None where it alone is longer.
     """
     earlier = prompt.earlier
     while earlier:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from cann_jax.config.model import ModelConfig
 from cann_jax.config.run import RunConfig
+from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
@@ -17,29 +18,20 @@ from cann_jax.run.training import Training, objective_of, split
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
-from cann_jax.training.preference_data import Batching
+from cann_jax.stages.score_model import score_objective
+from cann_jax.training.batching import Batching
 from cann_jax.training.preference_objective import PreferenceBatch
-from cann_jax.training.step import forward, start, train_step
+from cann_jax.training.score_objective import ScoreBatch, ScoreWeights
+from cann_jax.training.step import Objective, TrainState, forward, start, train_step
 
 
 def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int) -> Any:
-    """Trace sampling of one batch.
-
-    Args:
-        config: The run's configuration.
-        shape: The model.
-        width: Tokens of the longest prompt, padding included.
-        stop_tokens: Number of ids that end a response.
-    """
+    """Trace sampling of one batch of prompts of this width, with this number of ids that end a response."""
     sample = config.sample
     graph, weights = nnx.split(_decoder(config.model, shape))
     batch = [_integers(sample.prompts_per_batch, width), *[_integers(sample.prompts_per_batch)] * 2]
-    prompts, lengths, indices = shapes_of_batch(batch)
-    settings = static_arguments(sample, sample.responses)
-    stop = _integers(stop_tokens)
-    return generate.trace(
-        graph, shapes_of_parameters(weights), prompts, lengths, indices, _key(), stop, **settings
-    )
+    arrays = (shapes_of_parameters(weights), *shapes_of_batch(batch), _key(), _integers(stop_tokens))
+    return generate.trace(graph, *arrays, **static_arguments(sample, sample.responses))
 
 
 def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int) -> Any:
@@ -55,25 +47,35 @@ def trace_training(
 ) -> dict[str, Any]:
     """Trace the reference's pass over a training batch and the training step, by name.
 
-    Args:
-        model: How products are computed.
-        training: The training.
-        shape: The model.
-        width: Tokens of the longest prompt, padding included.
-        steps: Steps of the run.
-        length: Tokens of the longest response, padding included.
+    ``width`` and ``length`` are the tokens of the longest prompt and response, padding included.
     """
     lora = training.settings.lora
-    decoder = _decoder(model, shape, lora, wide=lora is None)
-    graph, weights, frozen = split(decoder, lora)
+    graph, weights, frozen = split(_decoder(model, shape, lora, wide=lora is None), lora)
     objective = objective_of(training, graph, steps)
-    state = shapes_of_parameters(jax.eval_shape(lambda weights: start(objective, weights), weights))
-    frozen = shapes_of_parameters(frozen)
-    batch = shapes_of_batch(_preferences(training.batching, width, length))
+    batch = _preferences(training.batching, width, length)
+    state, frozen, batch = _placed(objective, weights, frozen, batch)
     return {
         "reference log-probs": forward.trace(objective, state.weights, frozen, batch),
         "training step": train_step.trace(objective, state, frozen, batch, _key()),
     }
+
+
+def trace_score_training(
+    config: ScoreModelConfig, shape: DecoderConfig, width: int, length: int, steps: int
+) -> Any:
+    """Trace the training step of a score model; arguments as ``trace_training``."""
+    size, lora = config.pairs_per_step, config.lora
+    graph, trained, frozen = split(_decoder(config.model, shape, lora, wide=lora is None), lora)
+    objective = score_objective(config, graph, steps)
+    sizes = ((size, width), (size,), (size, 2, length), (size, 2), (size,), (size, 2))
+    batch = ScoreBatch(*(_integers(*each) for each in sizes))
+    placed = _placed(objective, ScoreWeights(trained, _floats(shape.hidden)), frozen, batch)
+    return train_step.trace(objective, *placed, _key())
+
+
+def _placed(objective: Objective[Any], weights: Any, frozen: Any, batch: Any) -> tuple[TrainState, Any, Any]:
+    state = jax.eval_shape(lambda weights: start(objective, weights), weights)
+    return shapes_of_parameters(state), shapes_of_parameters(frozen), shapes_of_batch(batch)
 
 
 def _decoder(

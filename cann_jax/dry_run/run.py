@@ -8,7 +8,7 @@ but the compiled programs, into the user's compilation cache, where the run itse
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,10 +20,8 @@ from cann_jax.dry_run.known_data import (
     prompts_in,
     sampling_extent,
     training_extent,
-    training_steps,
 )
-from cann_jax.dry_run.memory import STEPS, histogram, memory_table, shape_of_model
-from cann_jax.dry_run.plan import plan_lines
+from cann_jax.dry_run.output import STEPS, histogram, plan_lines, print_dry_run, shape_of_model
 from cann_jax.dry_run.programs import trace_sampling, trace_training
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
@@ -34,31 +32,44 @@ from cann_jax.run.stages import Pipeline
 from cann_jax.run.training import Training, alignment, prealignments
 from cann_jax.sampling.shards import stop_tokens
 from cann_jax.scorers import ScorerKind
+from cann_jax.training.batch_order import steps_in
+
+
+class _Planned(NamedTuple):
+    name: str
+    training: Training
+    extent: Extent
+    steps: int | None  # None where the data are not here to count them
 
 
 def dry_run(run: Run, stages: Pipeline, model_config: str | None = None) -> None:
-    """Print what the run would do and need.
+    """Print what the run of these stages would do and need.
 
-    Args:
-        run: The run.
-        stages: The stages that would run.
-        model_config: A ``config.json`` to go by in place of the model's files.
+    ``model_config`` is a ``config.json`` to go by in place of the model's files.
 
     Raises:
         InputError: What would stop it.
     """
-    out = console()
-    opened = model_config is None
-    shape = shape_of_model(lambda: run.files, run.config.model, model_config, out)
+    out, opened = console(), model_config is None
+    shape = shape_of_model(run, model_config, out)
     data = known_data(run, opened=opened)
     if data.train is not None:
         check_groups(run.config, data.train)
-    for line in (*_data_lines(run, data), *_scorer_lines(run, data, opened), *_step_lines(run, data)):
-        out.print(line, markup=False)
-    for line in plan_lines(run, stages, opened=opened):
-        out.print(line, markup=False)
-    out.print(memory_table(_programs(run, shape, data, opened)))
-    out.print(f"nothing was computed, and {run.folder} is as it was", markup=False)
+    lines = [*_data_lines(run, data), *_scorer_lines(run, data, opened)]
+    planned = [_planned(run, name, training, data) for name, training in trainings(run).items()]
+    sampled = sampling_extent(run.config, data)
+    lines += [_sampling_line(run, sampled), *map(_training_line, planned)]
+    lines += plan_lines(run, stages, opened=opened)
+    print_dry_run(out, run, lines, lambda: _programs(run, shape, sampled, planned, opened))
+
+
+def _planned(run: Run, name: str, training: Training, data: KnownData) -> _Planned:
+    extent, batching = training_extent(run.config, training, data), training.batching
+    if extent.count is None:
+        return _Planned(name, training, extent, None)
+    steps = steps_in(batching.epochs, extent.count, batching.prompts_per_step)
+    check_warmup(training.key, training.settings.optimizer, steps)
+    return _Planned(name, training, extent, steps)
 
 
 def _data_lines(run: Run, data: KnownData) -> Iterator[str]:
@@ -70,7 +81,7 @@ def _data_lines(run: Run, data: KnownData) -> Iterator[str]:
     preferences = run.config.preferences
     if data.pairs is not None:
         yield "tokens of the training pairs, both responses included:"
-        yield from histogram(data.pairs.lengths)
+        yield from histogram(data.pairs.responses.total_tokens)
     elif preferences is not None:
         yield f"preferences: not read; taken to fill preferences.max_tokens, {preferences.max_tokens}"
 
@@ -101,37 +112,34 @@ def trainings(run: Run) -> dict[str, Training]:
     return own | {"training": alignment(run.config)}
 
 
-def _step_lines(run: Run, data: KnownData) -> Iterator[str]:
-    sample, count = run.config.sample, sampling_extent(run.config, data).count
+def _sampling_line(run: Run, sampled: Extent) -> str:
+    sample, count = run.config.sample, sampled.count
     prompts = f"up to {run.config.prompts.limit or 'all'}" if count is None else count
-    length = sample.max_new_tokens
-    yield f"sampling: {prompts} prompts × {sample.responses} responses of up to {length} tokens"
-    for name, training in trainings(run).items():
-        yield f"{name}: {_steps(training, training_extent(run.config, training, data))}"
+    return (
+        f"sampling: {prompts} prompts × {sample.responses} responses of up to {sample.max_new_tokens} tokens"
+    )
 
 
-def _steps(training: Training, extent: Extent) -> str:
-    batching, steps = training.batching, training_steps(training, extent)
+def _training_line(planned: _Planned) -> str:
+    batching, extent, steps = planned.training.batching, planned.extent, planned.steps
     size, group = batching.prompts_per_step, batching.group_size
     tokens, pairs = size * (extent.prompt + group * extent.response), size * group * (group - 1) // 2
-    if steps is not None:
-        check_warmup(training.key, training.settings.optimizer, steps)
     number = "steps (their number comes with the data)" if steps is None else f"{steps} steps"
-    return f"{number} of up to {tokens} tokens and {pairs} pairs each, padding included"
+    return f"{planned.name}: {number} of up to {tokens} tokens and {pairs} pairs each, padding included"
 
 
-def _programs(run: Run, shape: DecoderConfig, data: KnownData, opened: bool) -> dict[str, Any]:
+def _programs(
+    run: Run, shape: DecoderConfig, sampled: Extent, planned: list[_Planned], opened: bool
+) -> dict[str, Any]:
     """Trace sampling, the reference's pass over a training step and that step, each at its widest.
 
     Of a pre-alignment only the step is traced, because the reference's pass needs less.
     """
-    sample, widest = run.config.sample, sampling_extent(run.config, data)
+    sample, model = run.config.sample, run.config.model
     # One token of each text, and the tokenizer's own: what a tokenizer that is not here would say.
     stop = len(stop_tokens(run.files.tokenizer, sample)) if opened else 1 + len(sample.stop)
-    programs = {"sampling": trace_sampling(run.config, shape, widest.prompt, stop)}
-    for name, training in trainings(run).items():
-        extent = training_extent(run.config, training, data)
-        steps = training_steps(training, extent) or STEPS
-        traced = trace_training(run.config.model, training, shape, extent.prompt, steps, extent.response)
+    programs = {"sampling": trace_sampling(run.config, shape, sampled.prompt, stop)}
+    for name, training, extent, steps in planned:
+        traced = trace_training(model, training, shape, extent.prompt, steps or STEPS, extent.response)
         programs |= traced if name == "training" else {name: traced["training step"]}
     return programs

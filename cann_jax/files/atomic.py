@@ -46,10 +46,9 @@ def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Write JSON; dataclasses, paths, NumPy and JAX arrays are converted.
+    """Write JSON as ``write_bytes_atomic`` does; dataclasses, paths, NumPy and JAX arrays are converted.
 
     Raises:
-        InputError: As ``write_bytes_atomic``.
         ValueError: The value has a NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
@@ -57,32 +56,20 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def read_json(path: epath.PathLike) -> Any:
-    """Read JSON.
-
-    Raises:
-        InputError: The file is missing or corrupt.
-    """
+    """Read JSON; raise InputError if the file is missing or corrupt."""
     with _reading(path):
         return json.loads(epath.Path(path).read_bytes())
 
 
 def write_table(path: epath.PathLike, table: pa.Table) -> None:
-    """Write a Parquet file.
-
-    Raises:
-        InputError: As ``write_bytes_atomic``.
-    """
+    """Write a Parquet file as ``write_bytes_atomic`` does."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_bytes_atomic(path, sink.getvalue())
 
 
 def read_table(path: epath.PathLike) -> pa.Table:
-    """Read a Parquet file.
-
-    Raises:
-        InputError: The file is missing or corrupt.
-    """
+    """Read a Parquet file; raise InputError if it is missing or corrupt."""
     with _reading(path):
         return pq.read_table(pa.BufferReader(epath.Path(path).read_bytes()))
 
@@ -114,11 +101,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-    """Turn the OSError of any write inside into one line that says what to do.
-
-    Raises:
-        InputError: The disk is full, or the folder cannot be written.
-    """
+    """Turn the OSError of any write inside into an InputError: the disk is full, or the folder read-only."""
     try:
         yield
     except OSError as error:

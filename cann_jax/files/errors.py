@@ -1,7 +1,8 @@
 """Errors that are reported to the user in one line, each with its exit status."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 # Exit statuses that no exception here carries, as shells count them: 128 and the signal's number.
 INTERRUPTED = 130  # SIGINT
@@ -33,6 +34,11 @@ class InfeasibleError(InputError):
     """The margins cannot be reached on the sampled responses (paper, section 3: no finite multiplier)."""
 
     exit_status = 3
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return the most similar of ``words``, however far off it is."""
+    return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
 
 
 @contextlib.contextmanager

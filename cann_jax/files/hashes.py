@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 from etils import epath
 
@@ -12,19 +12,18 @@ from cann_jax.files.errors import InputError
 
 
 def fingerprint_file(path: epath.PathLike) -> str:
-    """Return the SHA-256 of a file's content, or of the names and contents of all files in a folder.
-
-    Raises:
-        InputError: The file is missing or cannot be read.
-    """
+    """Return the SHA-256 of a file's content, or of the names and contents of all files in a folder."""
     path = epath.Path(path)
     if path.is_dir():
         return fingerprint_json({child.name: fingerprint_file(child) for child in path.iterdir()})
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            return _digest(file)
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
+    return digest.hexdigest()
 
 
 def fingerprint_json(value: Any) -> str:
@@ -46,10 +45,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -23,13 +23,8 @@ def track(
 ) -> Iterator[Item]:
     """Iterate over ``items`` and report progress on standard error.
 
-    Args:
-        items: The items.
-        label: Name of the work.
-        unit: Nouns per item.
-        noun: What is counted, in the plural.
-        total: Nouns in all; None is the number of ``items`` times ``unit``.
-        initial: Nouns done before.
+    What is counted is ``noun``, a plural: ``unit`` of them an item, ``initial`` before the first, and
+    ``total`` in all, by default as many as the items have.
     """
     total = len(items) * unit if total is None else total
     shown = _bar if sys.stderr.isatty() else _lines

@@ -20,43 +20,25 @@ KeyValue = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class AttentionRule:
-    """The static properties of a model's attention.
+    """The static properties of a model's attention."""
 
-    Args:
-        scale: Factor of the scores.
-        softcap: c in c·tanh(score / c), or None.
-        kernel: ``xla`` or ``cudnn`` of ``jax.nn.dot_product_attention``, or ``splash``.
-        dtype: Dtype of the factors of the products; scores and sums are float32.
-    """
-
-    scale: float
-    softcap: float | None
-    kernel: str
-    dtype: DTypeLike
+    scale: float  # factor of the scores
+    softcap: float | None  # c in c·tanh(score / c)
+    kernel: str  # ``xla`` or ``cudnn`` of ``jax.nn.dot_product_attention``, or ``splash``
+    dtype: DTypeLike  # of the factors of the products; scores and sums are float32
 
 
 def choose_kernel(choice: str, dtype: DTypeLike, head_dim: int, softcap: float | None) -> str:
     """Return the kernel for whole sequences that ``model.attention`` names, with ``auto`` resolved.
 
-    Args:
-        choice: ``auto``, ``xla``, ``cudnn`` or ``splash``.
-        dtype: Dtype of the factors.
-        head_dim: Size of a head.
-        softcap: Soft-cap of the scores, or None.
-
     Raises:
         InputError: The kernel that was asked for cannot serve here.
     """
-    obstacles = {
-        "cudnn": _cudnn_obstacle(dtype, head_dim, softcap),
-        "splash": _splash_obstacle(head_dim),
-        "xla": None,
-    }
+    cudnn, splash = _cudnn_obstacle(dtype, head_dim, softcap), _splash_obstacle(head_dim)
+    obstacles = {"cudnn": cudnn, "splash": splash, "xla": None}
     if obstacles.get(choice):
         raise InputError(f"model.attention {choice} {obstacles[choice]}; use auto or xla")
-    return next(
-        kernel for kernel, obstacle in obstacles.items() if choice in ("auto", kernel) and not obstacle
-    )
+    return next(name for name, obstacle in obstacles.items() if choice in ("auto", name) and not obstacle)
 
 
 def _splash_obstacle(head_dim: int) -> str | None:
@@ -80,7 +62,7 @@ def _cudnn_obstacle(dtype: DTypeLike, head_dim: int, softcap: float | None) -> s
 
 
 def attend(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Any) -> Array:
-    """Return the attention within whole sequences.
+    """Return the attention (B, S, heads · head_dim) within whole sequences, of the factors' dtype.
 
     Args:
         rule: The model's.
@@ -88,9 +70,6 @@ def attend(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Any) -> Arra
         k: (B, S, kv_heads, head_dim), rotated.
         v: (B, S, kv_heads, head_dim).
         mask: (B, S, S), True where the row may see the column; or, for splash, a ``SequenceMask``.
-
-    Returns:
-        (B, S, heads · head_dim), of the factors' dtype.
     """
     q, k, v = (x.astype(rule.dtype) for x in (q, k, v))
     if rule.kernel == "splash":
@@ -128,15 +107,14 @@ def _capped(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> A
 def attend_shared(rule: AttentionRule, q: Array, prompt: KeyValue, own: KeyValue, mask: KeyValue) -> Array:
     """Return the attention of one token of each of K responses over their shared prompt and their own past.
 
+    The result is (B, K, heads · head_dim) float32.
+
     Args:
         rule: The model's.
         q: (B, K, heads, head_dim), rotated.
         prompt: Keys and values (B, P, kv_heads, head_dim), held once for all K.
         own: Keys and values (B, K, kv_heads, T, head_dim), this token's already written.
         mask: (B, P), True where the token sees the prompt, and (T,), where it sees its own past.
-
-    Returns:
-        (B, K, heads · head_dim) float32.
     """
     grouped, (prompt_mask, own_mask) = by_kv_head(q, prompt[0].shape[2]), mask
     scores = jnp.concatenate([

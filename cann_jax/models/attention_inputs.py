@@ -1,16 +1,43 @@
 """Rotary tables and masks of the layers, computed once for each kind of layer and picked in the scan."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.families.family import LayerKind
-from cann_jax.models.masks import SequenceMask
 from cann_jax.models.rope import Tables
+
+
+@dataclass(frozen=True)
+class SequenceMask:
+    """The tokens that each token of a whole sequence sees: known before any data is, except for the padding.
+
+    The splash kernel's tables of blocks are then made once, while tracing. For a mask that is data they are
+    made again in every layer and hold every block, and the kernel takes one sequence after the other.
+
+    Args:
+        pattern: (S, S), True where the row may see the column; a row sees itself.
+        valid: (B, S), False on padding; every row of ``pattern`` has a valid column.
+    """
+
+    pattern: np.ndarray
+    valid: Array
+
+    @property
+    def dense(self) -> Array:
+        """The mask (B, S, S), True where the row sees the column."""
+        return jnp.asarray(self.pattern)[None] & self.valid[:, None, :]
+
+
+def causal_mask(valid: Array) -> SequenceMask:
+    """Return the mask under which a row sees the valid columns up to itself; ``valid`` is (B, S)."""
+    return SequenceMask(np.tri(valid.shape[1], dtype=bool), valid)
 
 
 class AttentionInputs(NamedTuple):
@@ -49,13 +76,9 @@ class InputsByKind:
 def sequence_inputs(
     config: DecoderConfig, positions: Array, mask: SequenceMask, keep_pattern: bool
 ) -> InputsByKind:
-    """Return the inputs for whole sequences.
+    """Return the inputs for whole sequences at ``positions (B, S)``; ``mask`` is without windows.
 
-    Args:
-        config: The model.
-        positions: (B, S).
-        mask: The mask of all layers, without windows.
-        keep_pattern: Whether to keep the ``SequenceMask`` where all layers are alike and have no window.
+    With ``keep_pattern`` it stays a ``SequenceMask`` where all layers are alike and have no window.
     """
     lengths = 1 + jnp.max(jnp.where(mask.valid, positions, 0), axis=1)
     distance = positions[:, :, None] - positions[:, None, :]

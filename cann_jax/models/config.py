@@ -48,53 +48,29 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder-only transformer with gated MLPs and RMSNorm.
+    """A decoder-only transformer with gated MLPs and RMSNorm."""
 
-    Args:
-        family: Key of ``FAMILIES``, for names on disk.
-        vocabulary: Rows of the embedding.
-        hidden: Width of the residual stream.
-        intermediate: Width of the gated MLP.
-        layers: Number of blocks.
-        heads: Query heads.
-        kv_heads: Key and value heads; divides ``heads``.
-        head_dim: Size of a head.
-        norm_epsilon: Added to the mean square in RMSNorm.
-        kinds: RoPE and window of each layer.
-        tied: Whether the output head is the transposed embedding.
-        max_positions: Longest sequence the model was made for.
-        activation: Activation of the gate, a key of ``ACTIVATIONS``.
-        biases: Linear layers with a bias.
-        norms: Where a block has norms: ``before`` attention and MLP, ``after`` them, or ``around`` them.
-        norm_offset: Added to a norm's scale.
-        qk_norm: Norm of queries and keys: of each ``head``, of the whole ``projection``, or none.
-        scaled_embedding: Whether embeddings are multiplied by √hidden.
-        query_scalar: Attention scores are divided by its square root; None for ``head_dim``.
-        attention_softcap: c in c·tanh(score / c), or None.
-        final_softcap: The same for logits.
-    """
-
-    family: str
-    vocabulary: int
-    hidden: int
-    intermediate: int
+    family: str  # key of ``FAMILIES``, for names on disk
+    vocabulary: int  # rows of the embedding
+    hidden: int  # width of the residual stream
+    intermediate: int  # width of the gated MLP
     layers: int
     heads: int
-    kv_heads: int
+    kv_heads: int  # divides ``heads``
     head_dim: int
-    norm_epsilon: float
-    kinds: LayerKinds
-    tied: bool
-    max_positions: int
-    activation: str = "silu"
-    biases: tuple[str, ...] = ()
-    norms: Literal["before", "after", "around"] = "before"
-    norm_offset: float = 0.0
-    qk_norm: Literal["head", "projection"] | None = None
-    scaled_embedding: bool = False
-    query_scalar: float | None = None
-    attention_softcap: float | None = None
-    final_softcap: float | None = None
+    norm_epsilon: float  # added to the mean square in RMSNorm
+    kinds: LayerKinds  # RoPE and window of each layer
+    tied: bool  # the output head is the transposed embedding
+    max_positions: int  # longest sequence the model was made for
+    activation: str = "silu"  # of the gate, a key of ``ACTIVATIONS``
+    biases: tuple[str, ...] = ()  # linear layers with a bias
+    norms: Literal["before", "after", "around"] = "before"  # where a block has norms of attention and MLP
+    norm_offset: float = 0.0  # added to a norm's scale
+    qk_norm: Literal["head", "projection"] | None = None  # norm of queries and keys: of each head, or of all
+    scaled_embedding: bool = False  # embeddings are multiplied by √hidden
+    query_scalar: float | None = None  # scores are divided by its square root; None for ``head_dim``
+    attention_softcap: float | None = None  # c in c·tanh(score / c)
+    final_softcap: float | None = None  # the same for logits
 
     @property
     def attention_scale(self) -> float:
@@ -103,11 +79,7 @@ class DecoderConfig:
 
     @classmethod
     def from_hf(cls, config: dict[str, Any], source: str) -> "DecoderConfig":
-        """Translate a ``config.json``.
-
-        Args:
-            config: Its content.
-            source: Name of the file in errors.
+        """Translate the content of a ``config.json``; ``source`` is the name of the file in errors.
 
         Raises:
             InputError: The architecture or a value is not implemented, or a field is missing or impossible.
@@ -121,14 +93,12 @@ class DecoderConfig:
         reader = ConfigReader({**_DEFAULTS, **family.defaults, **config}, source)
         _refuse_unsupported(reader, family)
         sizes: dict[str, Any] = {name: reader.size(key) for name, key in _SIZES.items()}
-        kv_heads, head_dim = _head_sizes(reader, sizes["hidden"], sizes["heads"])
+        sizes |= _head_sizes(reader, sizes["hidden"], sizes["heads"])
         return cls(
             family=kind,
             **sizes,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
             norm_epsilon=reader.number("rms_norm_eps"),
-            kinds=family.kinds(reader, head_dim, sizes["layers"]),
+            kinds=family.kinds(reader, sizes["head_dim"], sizes["layers"]),
             tied=reader.flag("tie_word_embeddings"),
             **_family_fields(reader, family),
         )
@@ -157,7 +127,7 @@ def _refuse_unsupported(reader: ConfigReader, family: Family) -> None:
             raise InputError(f"{reader.source}: {key} {value!r} is not supported; use a model with {only!r}")
 
 
-def _head_sizes(reader: ConfigReader, hidden: int, heads: int) -> tuple[int, int]:
+def _head_sizes(reader: ConfigReader, hidden: int, heads: int) -> dict[str, int]:
     kv_heads = reader.size("num_key_value_heads", heads)
     head_dim = reader.size("head_dim", hidden // heads)
     if heads % kv_heads or head_dim % 2:
@@ -165,7 +135,7 @@ def _head_sizes(reader: ConfigReader, hidden: int, heads: int) -> tuple[int, int
             f"{reader.source}: {heads} heads, {kv_heads} key-value heads and head size {head_dim} "
             f"do not fit together; {REMEDY}"
         )
-    return kv_heads, head_dim
+    return {"kv_heads": kv_heads, "head_dim": head_dim}
 
 
 def _family_fields(reader: ConfigReader, family: Family) -> dict[str, Any]:
@@ -173,10 +143,8 @@ def _family_fields(reader: ConfigReader, family: Family) -> dict[str, Any]:
     for key, name in family.reads.items():
         value = read[name] = reader.get(key)
         if name == "activation" and value not in ACTIVATIONS:
-            raise InputError(
-                f"{reader.source}: {key} {value!r} is not supported; "
-                f"use a model with one of {', '.join(ACTIVATIONS)}"
-            )
+            choices = f"use a model with one of {', '.join(ACTIVATIONS)}"
+            raise InputError(f"{reader.source}: {key} {value!r} is not supported; {choices}")
         if name != "activation" and value is not None:
             reader.number(key)
     biased = [layer for key, layers in family.biases.items() if reader.flag(key) for layer in layers]

@@ -11,22 +11,17 @@ REMEDY = "use the config.json that belongs to the weights"
 
 @dataclass(frozen=True)
 class ConfigReader:
-    """The keys of a model's configuration.
+    """The keys of a model's configuration; in all but ``get``, null counts as absent, as in transformers."""
 
-    Args:
-        values: The file's content over the defaults that transformers gives to absent keys.
-        source: Name of the file in errors.
-    """
-
-    values: Mapping[str, Any]
-    source: str
+    values: Mapping[str, Any]  # the file's content over the defaults that transformers gives to absent keys
+    source: str  # name of the file in errors
 
     def get(self, key: str) -> Any:
         """Return the value, or None where the key is absent."""
         return self.values.get(key)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a positive number; null counts as absent, as in transformers."""
+        """Return a positive number."""
         value = self.get(key)
         value = default if value is None else value
         if value is None:
@@ -50,14 +45,14 @@ class ConfigReader:
         return value
 
     def flag(self, key: str) -> bool:
-        """Return a boolean; null counts as false."""
+        """Return a boolean; absent is false."""
         value = self.get(key)
         if not isinstance(value, bool | None):
             raise self.fault(key, "which is neither true nor false")
         return bool(value)
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """Return a JSON object; null counts as an empty one."""
+        """Return a JSON object; absent is an empty one."""
         value = self.get(key)
         if not isinstance(value, dict | None):
             raise self.fault(key, "which is not a JSON object")
@@ -68,9 +63,8 @@ class ConfigReader:
         value, layers = self.get(key), len(default)
         value = list(default) if value is None else value
         if not isinstance(value, list) or len(value) < layers or any(one not in allowed for one in value):
-            raise self.fault(
-                key, f"which is not a list of {layers} values from {', '.join(map(str, allowed))}"
-            )
+            values = ", ".join(map(str, allowed))
+            raise self.fault(key, f"which is not a list of {layers} values from {values}")
         return value[:layers]
 
     def fault(self, key: str, problem: str) -> InputError:

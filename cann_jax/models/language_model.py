@@ -26,17 +26,11 @@ BATCH_TOKENS = 2048  # tokens a call; two Zen 4 cores gain nothing beyond
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model that samples responses and computes their log-probs.
+    """A model that samples responses and computes their log-probs."""
 
-    Args:
-        graph: Graph of the split decoder; hashable, static under jit.
-        weights: Its state.
-        files: The files of the model that it is, or was trained from.
-    """
-
-    graph: Any
+    graph: Any  # of the split decoder; hashable, static under jit
     weights: Any
-    files: ModelFiles
+    files: ModelFiles  # of the model that it is, or was trained from
 
     @classmethod
     def of(cls, decoder: Decoder, files: ModelFiles) -> "LanguageModel":
@@ -60,12 +54,9 @@ class LanguageModel:
         return self.files.tokenizer
 
     def logps(self, prompts: Sequence[np.ndarray], tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return log π(y|x) in nats, (N, K) float32, of K responses to each of N prompts.
+        """Return log π(y|x) in nats, (N, K) float32, of K responses to each of N prompts, rows of ids.
 
-        Args:
-            prompts: N rows of prompt ids.
-            tokens: (N, K, T) response ids, padded on the right.
-            lengths: (N, K).
+        ``tokens`` is (N, K, T), padded on the right, and ``lengths`` (N, K).
         """
         ids, prompt_lengths = bucketed(list(prompts))
         batch, together = call_shape(ids.shape[1], *tokens.shape[1:])
@@ -90,10 +81,8 @@ class LanguageModel:
 def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:
     """Return sequences per call, and responses packed behind each prompt, which bound a call's memory.
 
-    Args:
-        prompt: Width of the prompts.
-        responses: K; the responses packed together divide it evenly.
-        length: Width of the responses.
+    ``prompt`` and ``length`` are the widths of prompts and responses; those packed together divide
+    ``responses`` evenly.
     """
     fitting = [n for n in range(1, responses + 1) if responses % n == 0 and n * length <= PACKED_TOKENS]
     together = max(fitting, default=1)

@@ -1,73 +1,41 @@
-"""The parts of a decoder block: linear layer with optional adapter, norm, attention, gated MLP."""
+"""The parts of a decoder: norm, attention, gated MLP, and the block that adds them to the residual stream."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
-from jax.typing import DTypeLike
 
-from cann_jax.config.training import LoraConfig
-from cann_jax.models.adapters.lora import Lora
 from cann_jax.models.attention import AttentionRule, KeyValue, attend, attend_shared
 from cann_jax.models.attention_inputs import AttentionInputs
-from cann_jax.models.config import ACTIVATIONS, DecoderConfig
-from cann_jax.models.dense import dense, rounded
+from cann_jax.models.bfloat16_words import from_words, to_words
+from cann_jax.models.config import ACTIVATIONS, NORMS, DecoderConfig
+from cann_jax.models.linear import Linear, rounded
 from cann_jax.models.rope import Tables, rotate
-from cann_jax.runtime.sharding import LINEARS, Axes, constrain
+from cann_jax.runtime.sharding import constrain
 
-MATRIX_PRODUCT = "matrix_product"  # name under which rematerialisation may keep a linear layer's result
-Loras = Mapping[str, LoraConfig]  # linear layer → its adapter
+LinearOf = Callable[[str, int, int], Linear]  # makes a linear layer of a name and two sizes
 Keys = Sequence[Array | None]  # dropout keys of a block's linear layers, None without dropout
 
 
-class Linear(nnx.Module):
-    """x (…, in) ↦ x @ kernel (in, out), plus bias and adapter where the layer has them."""
+class KeysValues(NamedTuple):
+    """Keys and values of every layer, in the compute dtype, as words; leading axis ``layers``."""
 
-    def __init__(
-        self,
-        sizes: tuple[int, int],
-        lora: LoraConfig | None,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-        axes: Axes,
-        bias: bool = False,
-    ) -> None:
-        self.dtype, self.axes = dtype, axes
-        init = nnx.initializers.normal(0.02)
-        self.kernel = nnx.Param(init(rngs.params(), sizes, jnp.float32))
-        self.bias = nnx.data(nnx.Param(jnp.zeros(sizes[1:], jnp.float32)) if bias else None)
-        self.lora = nnx.data(None if lora is None else Lora(*sizes, lora, rngs, axes))
-
-    def __call__(self, x: Array, key: Array | None = None) -> Array:
-        """Return (…, out); ``key`` is the adapter's dropout key."""
-        y = rounded(dense(x, self.kernel[...], self.dtype, False, self.axes), self.dtype)
-        y = checkpoint_name(y, MATRIX_PRODUCT)
-        y = y if self.bias is None else rounded(y + self.bias[...], self.dtype)
-        return y if self.lora is None else rounded(y + self.lora(x, key, self.dtype), self.dtype)
-
-
-def _linears(
-    config: DecoderConfig, loras: Loras, dtype: DTypeLike, rngs: nnx.Rngs
-) -> Callable[[str, int, int], Linear]:
-    """Return a constructor of linear layers by name, with the adapter and bias that the name calls for."""
-    return lambda name, *sizes: Linear(
-        sizes, loras.get(name), dtype, rngs, LINEARS[name], name in config.biases
-    )
+    keys: Array
+    values: Array
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · (scale + offset) (Zhang and Sennrich 2019)."""
+    """x / rms(x) · (scale + offset) in float32 (Zhang and Sennrich 2019)."""
 
     def __init__(self, features: int, config: DecoderConfig) -> None:
         self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
         self.scale = nnx.Param(jnp.full((features,), 1 - self.offset, jnp.float32))
 
     def __call__(self, x: Array) -> Array:
-        """Return the normalized float32 activations."""
+        """Return the normalized activations."""
         x, scale = x.astype(jnp.float32), self.scale[...] + self.offset
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) * scale
 
@@ -75,13 +43,9 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention (Ainslie et al. 2023)."""
 
-    def __init__(
-        self, config: DecoderConfig, loras: Loras, dtype: DTypeLike, kernel: str, rngs: nnx.Rngs
-    ) -> None:
-        self.head_dim, self.qk_norm = config.head_dim, config.qk_norm
-        self.rule = AttentionRule(config.attention_scale, config.attention_softcap, kernel, dtype)
+    def __init__(self, config: DecoderConfig, rule: AttentionRule, linear: LinearOf) -> None:
+        self.head_dim, self.qk_norm, self.rule = config.head_dim, config.qk_norm, rule
         q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        linear = _linears(config, loras, dtype, rngs)
         self.q_proj, self.k_proj = linear("q_proj", config.hidden, q), linear("k_proj", config.hidden, kv)
         self.v_proj, self.o_proj = linear("v_proj", config.hidden, kv), linear("o_proj", q, config.hidden)
         widths = {None: (), "head": (self.head_dim, self.head_dim), "projection": (q, kv)}[config.qk_norm]
@@ -111,10 +75,6 @@ class Attention(nnx.Module):
         q, k, v = self.project(x, inputs.tables, keys)
         return self.o_proj(attend(self.rule, q, k, v, inputs.mask), keys[3]), (k, v)
 
-    def decode(self, q: Array, prompt: KeyValue, own: KeyValue, mask: Any) -> Array:
-        """Return the output for one token of each of K responses; arguments as ``attend_shared``."""
-        return self.o_proj(attend_shared(self.rule, q, prompt, own, mask))
-
 
 def _by_heads(x: Array, heads: str) -> Array:
     return constrain(x, "batch", "any", heads, "any")
@@ -123,12 +83,11 @@ def _by_heads(x: Array, heads: str) -> Array:
 class MLP(nnx.Module):
     """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
 
-    def __init__(self, config: DecoderConfig, loras: Loras, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        linear = _linears(config, loras, dtype, rngs)
+    def __init__(self, config: DecoderConfig, rule: AttentionRule, linear: LinearOf) -> None:
         self.gate_proj = linear("gate_proj", config.hidden, config.intermediate)
         self.up_proj = linear("up_proj", config.hidden, config.intermediate)
         self.down_proj = linear("down_proj", config.intermediate, config.hidden)
-        self.activation, self.dtype = config.activation, dtype
+        self.activation, self.dtype = config.activation, rule.dtype
 
     def __call__(self, x: Array, keys: Keys) -> Array:
         """Return (B, S, hidden) of x (B, S, hidden)."""
@@ -137,3 +96,49 @@ class MLP(nnx.Module):
         gated = rounded(ACTIVATIONS[self.activation](gate) * up, self.dtype)
         gated = constrain(gated, "batch", "any", "intermediate")
         return constrain(self.down_proj(gated, keys[2]), "batch", "any", "any")
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each added to the residual stream, with norms before them, after them or both."""
+
+    def __init__(self, config: DecoderConfig, rule: AttentionRule, linear: LinearOf) -> None:
+        self.attention, self.mlp = Attention(config, rule, linear), MLP(config, rule, linear)
+        for name in NORMS[config.norms]:
+            setattr(self, name, RMSNorm(config.hidden, config))
+
+    def __call__(self, x: Array, inputs: AttentionInputs, key: Array | None) -> tuple[Array, KeyValue]:
+        """Return the residual stream (B, S, hidden) after this block, and the block's keys and values."""
+        keys: Any = [None] * 7 if key is None else jax.random.split(key, 7)
+        attended, kept = self.attention(self._norm("pre_attention_norm", x), inputs, keys[:4])
+        return self._add(x, attended, keys[4:]), kept
+
+    def decode(
+        self,
+        x: Array,
+        inputs: AttentionInputs,
+        prompt: KeyValue,
+        caches: KeysValues,
+        layer: Array,
+        step: Array,
+    ) -> tuple[Array, KeysValues]:
+        """Return the residual stream (B, K, hidden) of one token of each response, and all layers' caches."""
+        normed = self._norm("pre_attention_norm", x)
+        q, *new = self.attention.project(normed, inputs.tables, [None] * 4)
+        caches = KeysValues(*(_write(old, one, layer, step) for old, one in zip(caches, new, strict=True)))
+        k, v = (from_words(jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False)) for cache in caches)
+        attended = attend_shared(self.attention.rule, q, prompt, (k, v), inputs.mask)
+        return self._add(x, self.attention.o_proj(attended), [None] * 3), caches
+
+    def _add(self, x: Array, attended: Array, keys: Keys) -> Array:
+        x = x + self._norm("post_attention_norm", attended)
+        return x + self._norm("post_mlp_norm", self.mlp(self._norm("pre_mlp_norm", x), keys))
+
+    def _norm(self, name: str, x: Array) -> Array:
+        """Apply the norm of this name, where the family has it."""
+        return getattr(self, name)(x) if hasattr(self, name) else x
+
+
+def _write(cache: Array, new: Array, layer: Array, step: Array) -> Array:
+    """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, step]``."""
+    words = to_words(new.astype(from_words(cache[:0]).dtype))
+    return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))

@@ -9,25 +9,18 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from cann_jax.models.attention import NEGATIVE, softcap
+from cann_jax.models.attention_inputs import SequenceMask
 from cann_jax.models.bfloat16_words import from_words, lookup, to_words
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.dense import dense
-from cann_jax.models.masks import SequenceMask
+from cann_jax.models.linear import dense
 from cann_jax.runtime.sharding import axis_size, constrain
 
 
 def response_logps(
-    model: Decoder,
-    prompts: Array,
-    prompt_lengths: Array,
-    responses: Array,
-    response_lengths: Array,
-    *,
-    chunks: int,
-    key: Array | None = None,
-    rematerialise: str | None = None,
-) -> Array:
-    """Return log π(y|x) of R responses to each prompt, in nats; they share one sequence with the prompt.
+    model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array, *,
+    chunks: int, key: Array | None = None, rematerialise: str | None = None,
+) -> Array:  # fmt: skip
+    """Return log π(y|x) (B, R) float32 of R responses to each prompt, in nats.
 
     Args:
         model: The model.
@@ -37,14 +30,10 @@ def response_logps(
         response_lengths: (B, R); only this many tokens count. Never derived from token ids.
         chunks: Number of chunks of the vocabulary; the logits of only one chunk exist at once.
         key: Dropout key of the adapters, or None.
-        rematerialise: As in ``Decoder.hidden_states``.
-
-    Returns:
-        (B, R) float32 sums over the tokens of each response.
+        rematerialise: As in ``Decoder.forward``.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    tokens, positions, mask = _one_sequence(prompts, prompt_lengths, responses, inside)
-    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
+    hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
     rows, cap = before.reshape(-1, hidden.shape[-1]), model.config.final_softcap
     logps = token_logps(rows, model.head, responses.reshape(-1), chunks, model.dtype, cap)
@@ -52,30 +41,24 @@ def response_logps(
 
 
 def response_ends(
-    model: Decoder,
-    prompts: Array,
-    prompt_lengths: Array,
-    responses: Array,
-    response_lengths: Array,
-    *,
-    key: Array | None = None,
-    rematerialise: str | None = None,
-) -> Array:
+    model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array, *,
+    key: Array | None = None, rematerialise: str | None = None,
+) -> Array:  # fmt: skip
     """Return the state (B, R, hidden) at the last token of each response, which a score head reads.
 
-    Args: as ``response_logps``.
+    Arguments as ``response_logps``.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    tokens, positions, mask = _one_sequence(prompts, prompt_lengths, responses, inside)
-    hidden = model.hidden_states(tokens, positions, mask, key=key, rematerialise=rematerialise)
+    hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise)
     own = hidden[:, prompts.shape[1] :].reshape(*responses.shape, -1)
     return jnp.take_along_axis(own, (response_lengths - 1)[..., None, None], axis=2)[:, :, 0]
 
 
-def _one_sequence(
-    prompts: Array, prompt_lengths: Array, responses: Array, inside: Array
-) -> tuple[Array, Array, SequenceMask]:
-    """Return ids, positions and mask of one sequence per prompt: the prompt, then its R responses.
+def _states(
+    model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, inside: Array,
+    key: Array | None, rematerialise: str | None,
+) -> Array:  # fmt: skip
+    """Return the final states of one sequence per prompt: the prompt, then its R responses.
 
     Each response starts at the position after the prompt, and sees the prompt and itself, never another
     response.
@@ -90,7 +73,8 @@ def _one_sequence(
     valid = jnp.concatenate([prompt_positions < prompt_lengths[:, None], flat(inside)], axis=1)
     segment = np.concatenate([np.zeros(size, int), 1 + np.repeat(np.arange(count), length)])
     related = (segment == 0) | (segment == segment[:, None])
-    return tokens, positions, SequenceMask(related & np.tri(len(segment), dtype=bool), valid)
+    mask = SequenceMask(related & np.tri(len(segment), dtype=bool), valid)
+    return model.forward(tokens, positions, mask, key, rematerialise)[0]
 
 
 def _predicting(hidden: Array, size: int, prompt_lengths: Array, shape: tuple[int, ...]) -> Array:
@@ -98,26 +82,18 @@ def _predicting(hidden: Array, size: int, prompt_lengths: Array, shape: tuple[in
     batch, count, length = shape
     last = jnp.take_along_axis(hidden, (prompt_lengths - 1)[:, None, None], axis=1)
     own = hidden[:, size:].reshape(batch, count, length, -1)[:, :, :-1]
-    return jnp.concatenate(
-        [jnp.broadcast_to(last[:, None], (batch, count, 1, hidden.shape[-1])), own], axis=2
-    )
+    first = jnp.broadcast_to(last[:, None], (batch, count, 1, hidden.shape[-1]))
+    return jnp.concatenate([first, own], axis=2)
 
 
 def token_logps(
     hidden: Array, head: Array, targets: Array, chunks: int, dtype: DTypeLike, cap: float | None = None
 ) -> Array:
-    """Return the float32 log-prob of each target without the full logits.
+    """Return the float32 log-prob of each of n ``targets`` without the full logits.
 
-    The log-sum-exp runs over chunks of the vocabulary with a running maximum; the backward pass computes each
-    chunk again, so memory is targets × vocabulary / chunks in both directions.
-
-    Args:
-        hidden: (n, hidden).
-        head: (vocabulary, hidden).
-        targets: (n,) ids.
-        chunks: Number of chunks; the last is padded with rows that have no weight.
-        dtype: Dtype of the factors.
-        cap: Soft-cap of the logits, or None.
+    ``hidden`` is (n, hidden) and ``head`` (vocabulary, hidden). The log-sum-exp runs over chunks of the
+    vocabulary, the last of them padded, with a running maximum; the backward pass computes each chunk again,
+    so memory is targets × vocabulary / chunks in both directions.
     """
     vocabulary = head.shape[0]
     parts = chunks * axis_size("vocabulary_part")

@@ -1,5 +1,6 @@
-"""Rotary position embedding, read from and written to ``config.json``."""
+"""Rotary position embedding and its scalings, read from and written to ``config.json``."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -9,7 +10,6 @@ from jax import Array
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.config_reader import REMEDY, is_positive
-from cann_jax.models.rope_scaling import DEFAULT, SCALINGS, Default
 
 Tables = tuple[Array, Array]  # cosines and sines
 # Keys of every kind that are read elsewhere, and one that files carry and nothing reads.
@@ -17,20 +17,147 @@ _READ_ELSEWHERE = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "
 
 
 @dataclass(frozen=True)
-class Rope:
-    """Rotary embedding in the half-rotation convention (Su et al. 2021).
+class Default:
+    """No scaling; the base of the others, whose fields are keys of ``rope_parameters``.
 
-    Args:
-        head_dim: Size of a head; even.
-        theta: Base of the geometric series of wavelengths.
-        scaling: Change of the frequencies beyond the trained length.
-        share: Fraction of a head that is rotated, its first coordinates.
+    A call returns radians a position, (…, size / 2) float32, and a factor of cosines and sines. It takes the
+    plain frequencies and, for the kinds that depend on it, the length of the sequence (…, 1).
     """
 
+    def __call__(self, plain: Array, theta: float, length: Array) -> tuple[Array, float]:
+        """Return the frequencies as they are."""
+        return plain, 1.0
+
+
+@dataclass(frozen=True)
+class Linear(Default):
+    """Positions divided by ``factor`` (Chen et al. 2023)."""
+
+    factor: float
+
+    def __call__(self, plain: Array, theta: float, length: Array) -> tuple[Array, float]:
+        """Divide every frequency."""
+        return plain / self.factor, 1.0
+
+
+@dataclass(frozen=True)
+class Dynamic(Default):
+    """NTK-aware scaling whose base grows with the sequence, once that is longer than trained.
+
+    Keys computed while a sequence was shorter keep their angles, in transformers as here.
+    """
+
+    factor: float  # how fast the base grows
+    max_position_embeddings: int  # the trained length
+
+    def __call__(self, plain: Array, theta: float, length: Array) -> tuple[Array, float]:
+        """Lower the frequencies as the sequence grows."""
+        size = 2 * plain.shape[-1]
+        trained = self.max_position_embeddings
+        growth = self.factor * jnp.maximum(length, trained) / trained - (self.factor - 1)
+        return plain * growth ** (-jnp.arange(0, size, 2) / (size - 2)), 1.0
+
+
+@dataclass(frozen=True)
+class Llama3(Default):
+    """Long wavelengths divided by ``factor``, short ones kept, a ramp between (Llama 3.1)."""
+
+    factor: float
+    low_freq_factor: float  # wavelengths above trained length / this are long
+    high_freq_factor: float  # wavelengths below trained length / this are short
+    original_max_position_embeddings: int
+
+    def __call__(self, plain: Array, theta: float, length: Array) -> tuple[Array, float]:
+        """Divide the frequencies of long wavelengths."""
+        turns = self.original_max_position_embeddings * plain / (2 * math.pi)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = jnp.clip(kept, 0, 1)
+        return plain * (kept + (1 - kept) / self.factor), 1.0
+
+
+@dataclass(frozen=True)
+class Yarn(Default):
+    """YaRN (Peng et al. 2023, section 3.2): a ramp over dimensions between plain and divided frequencies.
+
+    The factor of cosines and sines acts as a temperature of the scores.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    attention_factor: float | None = None  # of cosines and sines; None for 0.1 ln(factor) + 1
+    beta_fast: float | None = None  # turns within the trained length above which a dimension is kept
+    beta_slow: float | None = None  # turns below which it is divided
+    mscale: float | None = None  # with mscale_all_dim, the numerator's weight of ln(factor)
+    mscale_all_dim: float | None = None  # the denominator's weight
+    truncate: bool = True  # whether to round the ramp's ends outward
+
+    def __call__(self, plain: Array, theta: float, length: Array) -> tuple[Array, float]:
+        """Divide the frequencies of the later dimensions."""
+        size = 2 * plain.shape[-1]
+        low = self._dimension(self.beta_fast or 32, size, theta)
+        high = self._dimension(self.beta_slow or 1, size, theta)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, size - 1)
+        # transformers widens an empty ramp by as much.
+        width = high - low if high != low else 0.001
+        divided = jnp.clip((jnp.arange(size // 2) - low) / width, 0, 1)
+        return plain * (1 - divided + divided / self.factor), self._cosine_factor()
+
+    def _dimension(self, turns: float, size: int, theta: float) -> float:
+        """Return the dimension that makes this many turns within the trained length."""
+        wavelength = self.original_max_position_embeddings / turns
+        return size * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
+
+    def _cosine_factor(self) -> float:
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return self._temperature(self.mscale) / self._temperature(self.mscale_all_dim)
+        return self._temperature(1.0)
+
+    def _temperature(self, weight: float) -> float:
+        return 1.0 if self.factor <= 1 else 0.1 * weight * math.log(self.factor) + 1.0
+
+
+@dataclass(frozen=True)
+class LongRope(Default):
+    """LongRoPE (Ding et al. 2024): divisors for each dimension, up to the trained length and beyond."""
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_max_position_embeddings: int
+    factor: float  # multiple of the trained length
+    attention_factor: float | None = None  # of cosines and sines; None for √(1 + ln factor / ln trained)
+
+    def __call__(self, plain: Array, theta: float, length: Array) -> tuple[Array, float]:
+        """Divide each frequency by the divisor of its dimension and length."""
+        trained = self.original_max_position_embeddings
+        divisors = jnp.where(length > trained, jnp.array(self.long_factor), jnp.array(self.short_factor))
+        factor = self.attention_factor
+        if factor is None:
+            factor = 1.0 if self.factor <= 1 else math.sqrt(1 + math.log(self.factor) / math.log(trained))
+        return plain / divisors, factor
+
+
+SCALINGS: dict[str, type[Default]] = {  # by transformers' ``rope_type``
+    "default": Default,
+    "linear": Linear,
+    "dynamic": Dynamic,
+    "llama3": Llama3,
+    "yarn": Yarn,
+    "longrope": LongRope,
+}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding in the half-rotation convention (Su et al. 2021)."""
+
     head_dim: int
-    theta: float
-    scaling: Default = DEFAULT
-    share: float = 1.0
+    theta: float  # base of the geometric series of wavelengths
+    scaling: Default = Default()
+    share: float = 1.0  # fraction of a head that is rotated, its first coordinates
 
     @property
     def size(self) -> int:
@@ -39,13 +166,7 @@ class Rope:
 
     @classmethod
     def from_hf(cls, parameters: Mapping[str, Any], head_dim: int, positions: int, source: str) -> "Rope":
-        """Read ``rope_parameters``, ``rope_theta`` included.
-
-        Args:
-            parameters: The mapping.
-            head_dim: Size of a head.
-            positions: ``max_position_embeddings``, for kinds that depend on it.
-            source: Name of the file in errors.
+        """Read ``rope_parameters``, ``rope_theta`` included; ``positions`` is ``max_position_embeddings``.
 
         Raises:
             InputError: A kind or a key is not implemented, or a value has the wrong type.
@@ -73,19 +194,15 @@ class Rope:
         return {"rope_type": kind, "rope_theta": self.theta, **values}
 
     def tables(self, positions: Array, lengths: Array) -> Tables:
-        """Return cosines and sines, each (…, S, size) in float32.
+        """Return cosines and sines, each (…, S, size) in float32, of ``positions (…, S)``.
 
-        Angles are float32 products of exact integers: in bfloat16, position 2,049 would already be 2,048.
-
-        Args:
-            positions: (…, S).
-            lengths: (…,) of the sequences without their padding; only two kinds of scaling depend on them.
+        ``lengths (…,)`` are those of the sequences without their padding; two kinds of scaling depend on
+        them. Angles are float32 products of exact integers: in bfloat16, position 2,049 would be 2,048.
         """
         plain = self.theta ** (-jnp.arange(0, self.size, 2, dtype=jnp.float32) / self.size)
-        frequencies = self.scaling(plain, self.theta, lengths[..., None, None])
+        frequencies, factor = self.scaling(plain, self.theta, lengths[..., None, None])
         angles = positions[..., None].astype(jnp.float32) * frequencies
         angles = jnp.concatenate([angles, angles], axis=-1)
-        factor = self.scaling.cosine_factor
         return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
@@ -109,9 +226,8 @@ def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: s
             f"{source}: RoPE scaling {kind!r} is not supported; use a model with one of {', '.join(SCALINGS)}"
         )
     items = {item.name: item for item in fields(SCALINGS[kind])}
-    values = {
-        key: value for key, value in parameters.items() if key not in _READ_ELSEWHERE and value is not None
-    }
+    given = {key: value for key, value in parameters.items() if value is not None}
+    values = {key: value for key, value in given.items() if key not in _READ_ELSEWHERE}
     if "max_position_embeddings" in items:
         values["max_position_embeddings"] = positions
     if "original_max_position_embeddings" in items:

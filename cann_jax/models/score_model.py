@@ -19,12 +19,11 @@ from jax import Array
 
 from cann_jax.data.padding import bucketed
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.folder import read_json
+from cann_jax.models.attention_inputs import causal_mask
+from cann_jax.models.files.folder import Readers, read_json
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
-from cann_jax.models.files.readers import Readers
 from cann_jax.models.files.weight_names import check_weights
-from cann_jax.models.masks import causal_mask
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.runtime.sharding import axis_size
 
@@ -37,50 +36,28 @@ NORMALIZES = {"reward": (True, True), "cost": (False, True), "critic": (False, F
 
 @dataclass(frozen=True)
 class ScoreModelFiles:
-    """A score model that was found, opened and understood, and whose weights are not yet read.
+    """A score model that was found, opened and understood, and whose weights are not yet read."""
 
-    Args:
-        decoder: Files of the decoder, which has no output head.
-        config: Content of ``config.json``.
-        layout: Name of the head's tensors.
-        head: Readers of the head and of the normalizer.
-    """
-
-    decoder: ModelFiles
-    config: dict[str, Any]
-    layout: str
-    head: Readers
+    decoder: ModelFiles  # without an output head
+    config: dict[str, Any]  # content of ``config.json``
+    layout: str  # name of the head's tensors
+    head: Readers  # of the head and of the normalizer
 
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """A model that scores texts given as ids.
+    """A model that scores texts given as ids: (state · head + bias - mean) / deviation."""
 
-    Args:
-        graph: Graph of the split decoder; hashable, static under jit.
-        weights: Its state.
-        head: (hidden,) float32.
-        bias: Added to the head's output.
-        mean: Subtracted from the result.
-        deviation: Divisor of the difference.
-        padding: The id that counts as padding at a text's end, or None.
-    """
-
-    graph: Any
+    graph: Any  # of the split decoder; hashable, static under jit
     weights: Any
-    head: Array
+    head: Array  # (hidden,) float32
     bias: float
     mean: float
     deviation: float
-    padding: int | None
+    padding: int | None  # the id that counts as padding at a text's end
 
     def scores(self, rows: Sequence[np.ndarray], batch: int) -> np.ndarray:
-        """Return the scores (n,) float32 of n texts.
-
-        Args:
-            rows: Ids of each text, end token included.
-            batch: Texts per call; those of similar length go together.
-        """
+        """Return the scores (n,) float32 of n texts with end tokens, ``batch`` of similar length a call."""
         batch += -batch % axis_size("batch")
         out = np.empty(len(rows), np.float32)
         order = np.argsort([len(row) for row in rows], kind="stable")
@@ -99,10 +76,7 @@ class ScoreModel:
 def open_score_model(path: str, revision: str | None, key: str) -> ScoreModelFiles:
     """Find a score model, read its configuration, tokenizer and list of tensors, and check their shapes.
 
-    Args:
-        path: A folder, or ``owner/name`` on the Hub.
-        revision: Revision of a model on the Hub.
-        key: Configuration key of the path, for messages.
+    ``path`` is a folder, or ``owner/name`` on the Hub; ``key`` is its configuration key, for messages.
 
     Raises:
         InputError: It is not a score model, has several scores, or is refused by ``open_model``.
@@ -113,22 +87,20 @@ def open_score_model(path: str, revision: str | None, key: str) -> ScoreModelFil
         raise InputError(
             f"{key}: {files.path} has neither score_head.weight nor score.weight; use a score model"
         )
-    head = {
-        name: reader for name, reader in files.readers.items() if name.startswith((f"{layout}.", NORMALIZER))
-    }
+    base, head = dict(files.readers), Readers()
+    for name in files.readers:
+        if name.startswith((f"{layout}.", NORMALIZER)):
+            head[name] = base.pop(name)
     _check_head(files, head, layout)
-    base = {name: reader for name, reader in files.readers.items() if name not in head}
     decoder = dataclasses.replace(files, readers=base, config=dataclasses.replace(files.config, tied=True))
     check_weights({name: reader.shape for name, reader in base.items()}, decoder.config, str(files.path))
     return ScoreModelFiles(decoder, read_json(files.path / "config.json"), layout, head)
 
 
 def _check_head(files: ModelFiles, head: Readers, layout: str) -> None:
-    expected = {
-        f"{layout}.weight": (1, files.config.hidden),
-        f"{layout}.bias": (1,),
-        **({f"{NORMALIZER}{name}": (1,) for name in ("mean", "var", "count")} if layout == SAFE_RLHF else {}),
-    }
+    moments = ("mean", "var", "count") if layout == SAFE_RLHF else ()
+    expected = {f"{layout}.weight": (1, files.config.hidden), f"{layout}.bias": (1,)}
+    expected |= {f"{NORMALIZER}{name}": (1,) for name in moments}
     for name, reader in head.items():
         if name not in expected:
             raise InputError(f"{files.path}: {name} has no place in a score model; use files of one model")
@@ -145,18 +117,11 @@ def load_score_model(files: ScoreModelFiles, dtype: str) -> ScoreModel:
     Raises:
         InputError: The normalizer's kind is unknown, or as ``load_decoder``.
     """
-    mean, deviation = _normalizer(files)
+    normalizer = _normalizer(files)
     kernel, bias = files.head[f"{files.layout}.weight"], files.head.get(f"{files.layout}.bias")
-    graph, weights = nnx.split(load_decoder(files.decoder, dtype))
-    return ScoreModel(
-        graph=graph,
-        weights=weights,
-        head=jnp.asarray(kernel()[0], jnp.float32),
-        bias=0.0 if bias is None else float(bias()[0]),
-        mean=mean,
-        deviation=deviation,
-        padding=files.config.get("pad_token_id") if files.layout == HUGGING_FACE else None,
-    )
+    head, offset = jnp.asarray(kernel()[0], jnp.float32), 0.0 if bias is None else float(bias()[0])
+    padding = files.config.get("pad_token_id") if files.layout == HUGGING_FACE else None
+    return ScoreModel(*nnx.split(load_decoder(files.decoder, dtype)), head, offset, *normalizer, padding)
 
 
 def _normalizer(files: ScoreModelFiles) -> tuple[float, float]:
@@ -191,5 +156,5 @@ def _head_outputs(graph: Any, weights: Any, head: Array, ids: Array, lengths: Ar
     """Return the head's float32 output (B,) at the last tokens."""
     decoder = nnx.merge(graph, weights)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    hidden = decoder.hidden_states(ids, positions, causal_mask(positions < lengths[:, None]))
+    hidden, _ = decoder.forward(ids, positions, causal_mask(positions < lengths[:, None]))
     return jnp.sum(hidden[jnp.arange(len(ids)), last] * head, axis=-1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cann_jax.models.masks import SequenceMask
+from cann_jax.models.attention_inputs import SequenceMask
 from cann_jax.runtime.mesh import current_mesh, platform
 from cann_jax.runtime.sharding import partition
 
@@ -21,17 +21,8 @@ def splash_attention(q: Array, k: Array, v: Array, mask: Array | SequenceMask, c
     """Return the attention within whole sequences.
 
     XLA cannot partition a kernel by itself: each device takes its part of the batch and of the heads. Lengths
-    are padded to whole blocks with tokens that see only themselves.
-
-    Args:
-        q: (B, S, heads, head_dim), rotated and scaled.
-        k: (B, S, kv_heads, head_dim), rotated.
-        v: (B, S, kv_heads, head_dim).
-        mask: A ``SequenceMask``, or (B, S, S), True where the row may see the column.
-        cap: c in c·tanh(score / c), or None.
-
-    Returns:
-        (B, S, heads, head_dim).
+    are padded to whole blocks with tokens that see only themselves. Arguments are those of
+    ``attention.attend``, q scaled.
     """
     size = q.shape[1]
     padding = -size % LANES
@@ -47,9 +38,7 @@ def splash_attention(q: Array, k: Array, v: Array, mask: Array | SequenceMask, c
         attend_here, axes = partial(_by_mask, cap), ("batch", "any", "any")
     if current_mesh() is not None:
         parts = tuple(partition(each) for each in (_Q_AXES, _KV_AXES, _KV_AXES, axes))
-        attend_here = jax.shard_map(
-            attend_here, in_specs=parts, out_specs=partition(_Q_AXES), check_vma=False
-        )
+        attend_here = jax.shard_map(attend_here, in_specs=parts, out_specs=parts[0], check_vma=False)
     return attend_here(q, k, v, seen)[:, :size]
 
 

@@ -1,17 +1,10 @@
 """What a person reads after a run: a table on the terminal, pictures, and ``report.md``."""
 
 from cann_jax.files.atomic import write_bytes_atomic
-from cann_jax.reporting.console import print_results
 from cann_jax.reporting.markdown import report_text
 from cann_jax.reporting.plots import draw_clouds, draw_training
-from cann_jax.run.outputs import (
-    ALIGNED,
-    METRICS,
-    REFERENCE,
-    read_dual,
-    read_responses_with_scores,
-    read_results,
-)
+from cann_jax.reporting.results import print_results
+from cann_jax.run import outputs
 from cann_jax.run.run import Run
 
 __all__ = ["write_report"]
@@ -23,11 +16,12 @@ def write_report(run: Run) -> None:
     Raises:
         InputError: The run has not been evaluated, or a file cannot be read or written.
     """
-    folder, results = run.folder, read_results(run)
-    before, after = (read_responses_with_scores(run, policy) for policy in (REFERENCE, ALIGNED))
+    folder, results = run.folder, outputs.read_results(run)
+    before = outputs.read_responses_with_scores(run, outputs.REFERENCE)
+    after = outputs.read_responses_with_scores(run, outputs.ALIGNED)
     draw_clouds(folder / "clouds.png", before, after, list(run.config.constraints))
-    draw_training(folder / "training.png", folder / "align" / METRICS)
-    text = report_text(run, results, read_dual(run), before, after)
+    draw_training(folder / "training.png", folder / "align" / outputs.METRICS)
+    text = report_text(run, results, outputs.read_dual(run), before, after)
     write_bytes_atomic(folder / "report.md", text.encode())
     print_results(results)
     print(f"report: {folder / 'report.md'}")

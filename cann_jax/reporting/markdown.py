@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
-from cann_jax.reporting.rows import HEADINGS, result_rows, summary_lines
+from cann_jax.reporting.results import HEADINGS, result_rows, summary_lines
 from cann_jax.run.manifest import committed_outputs
 from cann_jax.run.outputs import DualAnswer
 from cann_jax.run.run import Run
@@ -19,12 +19,7 @@ def report_text(
 ) -> str:
     """Return the whole report as Markdown.
 
-    Args:
-        run: The run.
-        results: ``evaluate/results.json``.
-        dual: The dual's answer.
-        before: Held-out responses of the reference with scores.
-        after: Held-out responses of the aligned model with scores.
+    ``before`` and ``after`` are the held-out responses of the reference and of the aligned model with scores.
     """
     config, found = run.config, results["summary"]
     parts = [

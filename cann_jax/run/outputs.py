@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.config.run import ConstraintConfig, RunConfig
-from cann_jax.core import Constraint, Problem, prepare
-from cann_jax.core.prepare import constraint_values
+from cann_jax.config.run import RunConfig
+from cann_jax.core.prepare import constraint_values, prepare
+from cann_jax.core.problem import Constraint, Problem
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
 from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.responses import Responses
@@ -166,9 +166,8 @@ def problem_of(config: RunConfig, columns: Columns, prompt_groups: Sequence[str 
 
 def constraints_of(config: RunConfig) -> list[Constraint]:
     """Return the configuration's constraints as the core states them, in their order."""
-    names = [item.name for item in fields(ConstraintConfig) if item.name != "scorer"]
     return [
-        Constraint(name=name, **{field: getattr(item, field) for field in names})
+        Constraint(name, **{key: value for key, value in vars(item).items() if key != "scorer"})
         for name, item in config.constraints.items()
     ]
 

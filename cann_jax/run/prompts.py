@@ -37,8 +37,8 @@ def _prompts_of_pairs(run: Run, part: Part) -> list[Prompt]:
     """Return the distinct prompts of the stage ``pairs``, without held-out ones that are trained on too."""
     seen = set()
     if part == "heldout":
-        seen = {prompt.dialogue for prompt in read_pairs(run, "train").prompts}
-    every = distinct_prompts(read_pairs(run, part).prompts, run.config.seed)
+        seen = {prompt.dialogue for prompt in read_pairs(run, "train").responses.prompts.prompts}
+    every = distinct_prompts(read_pairs(run, part).responses.prompts.prompts, run.config.seed)
     fresh = [prompt for prompt in every if prompt.dialogue not in seen]
     if len(fresh) < len(every):
         print(f"prompts.{part}: {len(every) - len(fresh)} of {len(every)} are trained on too; left out")

@@ -105,7 +105,7 @@ def score_shards(
         range(0, total, size), f"scoring {name}".strip(), unit=size, noun="prompts", total=total
     ):
         if not there[start // size]:
-            block = responses.slice(start, start + size)
+            block = responses.take(range(start, min(start + size, total)))
             with writing_shard(start // size):
                 table = _score_block(scorers, block, reference_logps[start : start + size])
                 write_table(paths[start // size], table)

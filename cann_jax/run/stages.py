@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cann_jax.config.schema import nearest
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 from cann_jax.run.pipeline import NO_SETTINGS, Stage, When
 
 Pipeline = tuple[Stage, ...]

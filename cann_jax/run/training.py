@@ -16,18 +16,19 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
+from cann_jax.models.linear import LoraParam
 from cann_jax.run.outputs import MODEL, read_pairs, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
 from cann_jax.runtime.distributed import agreed
 from cann_jax.runtime.placement import fetch
+from cann_jax.training.batching import Batching
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
-from cann_jax.training.preference_data import Batching, PreferenceData
+from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import PreferenceObjective
 from cann_jax.training.step import forward, start
 
@@ -200,7 +201,7 @@ def human_preferences(run: Run, training: Training) -> PreferenceData:
         without = len(pairs) - len(chosen)
         print(f"preferences: {without} of {len(pairs)} pairs have no label {dimension!r}; left out")
     reward = np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
-    return preference_data(training.batching, pairs.take(chosen).responses(), reward)
+    return preference_data(training.batching, pairs.take(chosen).responses, reward)
 
 
 def with_reference(

@@ -5,10 +5,9 @@ from pathlib import Path
 
 
 def keep_compilations(least_seconds: float = 0.5) -> None:
-    """Turn on JAX's persistent compilation cache, in the user's cache folder unless another is set.
+    """Turn on JAX's persistent cache of programs that take ``least_seconds`` or more to compile.
 
-    Args:
-        least_seconds: Programs that compile faster are not cached.
+    It lies in the user's cache folder unless another is set.
     """
     import jax
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,42 +39,30 @@ _patience: ContextVar[int] = ContextVar("timeout_seconds", default=300)
 _barriers = itertools.count()
 
 
-class Plan(NamedTuple):
-    """How to join the other processes; all fields are None where JAX detects them."""
-
-    coordinator: str | None
-    processes: int | None
-    process: int | None
-
-
-def plan(config: DistributedConfig, environment: Mapping[str, str]) -> Plan | None:
-    """Return how this process joins the others, or None if it is the only one.
+def plan(config: DistributedConfig, environment: Mapping[str, str]) -> DistributedConfig | None:
+    """Return how this process joins the others, without a coordinator where JAX detects them; None if alone.
 
     Flags take precedence, then the variables that ``launch/`` sets, then what JAX detects of Slurm, of a TPU
     VM or of GKE.
-
-    Raises:
-        InputError: A variable is missing or is not a number.
     """
     if config.coordinator is not None:
-        return Plan(config.coordinator, config.processes, config.process)
-    given = {name: environment.get(key) for name, key in VARIABLES.items()}
-    if any(value is not None for value in given.values()):
-        return _plan_of_variables(given)
+        return config
+    if any(key in environment for key in VARIABLES.values()):
+        return replace(config, **{name: _variable(name, environment) for name in VARIABLES})
     tasks = int(environment.get("SLURM_NTASKS", "1"))
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    detected = environment.get(DETECT) == "auto" or tasks > 1 or hosts > 1
-    return Plan(None, None, None) if detected else None
+    return config if environment.get(DETECT) == "auto" or tasks > 1 or hosts > 1 else None
 
 
-def _plan_of_variables(given: Mapping[str, str | None]) -> Plan:
-    for name, value in given.items():
-        if value is None or (name != "coordinator" and not value.isdigit()):
-            problem = "is missing" if value is None else f"is {value!r}, not a number"
-            raise InputError(
-                f"environment variable {VARIABLES[name]} {problem}; start with a script in launch/"
-            )
-    return Plan(given["coordinator"], int(given["processes"] or 0), int(given["process"] or 0))
+def _variable(name: str, environment: Mapping[str, str]) -> Any:
+    key = VARIABLES[name]
+    value = environment.get(key)
+    if value is not None and name == "coordinator":
+        return value
+    if value is None or not value.isdigit():
+        problem = "is missing" if value is None else f"is {value!r}, not a number"
+        raise InputError(f"environment variable {key} {problem}; start with a script in launch/")
+    return int(value)
 
 
 @contextlib.contextmanager
@@ -87,15 +76,19 @@ def joined(config: DistributedConfig) -> Iterator[None]:
     token = _patience.set(config.timeout_seconds)
     try:
         if found is not None:
-            _join(found, config)
-        with _quiet_unless_first(), _writing(is_first()):
+            _join(found)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_writing(is_first()))
+            if not is_first():  # standard output comes from one process; errors, on stderr, from each
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
             yield
     finally:
         _patience.reset(token)
 
 
-def _join(found: Plan, config: DistributedConfig) -> None:
-    patience = config.timeout_seconds
+def _join(found: DistributedConfig) -> None:
+    patience = found.timeout_seconds
     if found.coordinator is not None:
         assert found.processes is not None and found.process is not None  # given or refused together
         rollcall.call(found.coordinator, found.processes, found.process, patience)
@@ -108,7 +101,7 @@ def _join(found: Plan, config: DistributedConfig) -> None:
                 # Otherwise Slurm's variables would restrict this process to one device, whatever the flags.
                 cluster_detection_method=None if found.coordinator is None else "deactivate",
                 initialization_timeout=2 * patience,
-                heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+                heartbeat_timeout_seconds=found.heartbeat_timeout_seconds,
                 shutdown_timeout_seconds=patience,
             )
     except ValueError as error:
@@ -123,10 +116,7 @@ def _join(found: Plan, config: DistributedConfig) -> None:
 
 @contextlib.contextmanager
 def _watched(patience: int) -> Iterator[None]:
-    """Exit with one line after ``patience`` seconds.
-
-    Where JAX detects the coordinator there is no roll call, and its client aborts with a stack trace.
-    """
+    """Exit with one line after ``patience`` seconds, where JAX's client would abort with a stack trace."""
 
     def stop() -> None:
         sys.stderr.write(
@@ -160,16 +150,6 @@ def left(status: int) -> int:
 
 
 @contextlib.contextmanager
-def _quiet_unless_first() -> Iterator[None]:
-    """Silence standard output on all processes but the first; errors, on stderr, come from each."""
-    if is_first():
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-@contextlib.contextmanager
 def _writing(here: bool) -> Iterator[None]:
     token = writes_here.set(here)
     try:
@@ -189,11 +169,7 @@ def writing_shard(index: int) -> contextlib.AbstractContextManager[None]:
 
 
 def barrier(name: str) -> None:
-    """Wait for all processes.
-
-    Raises:
-        AbsentError: Some did not arrive within ``distributed.timeout_seconds``; it says which.
-    """
+    """Wait for all processes; raise AbsentError after ``distributed.timeout_seconds``, naming the missing."""
     if jax.process_count() == 1:
         return
     patience = _patience.get()
@@ -255,11 +231,7 @@ def check_alike(config: Any) -> None:
 
 
 def check_writable(path: Any) -> None:
-    """Check that this process can write a file beside ``path``.
-
-    Raises:
-        InputError: It cannot.
-    """
+    """Raise InputError unless this process can write a file beside ``path``."""
     if jax.process_count() == 1:
         return
     probe = path.parent / f"{path.name}-{jax.process_index()}"
@@ -269,11 +241,7 @@ def check_writable(path: Any) -> None:
 
 
 def check_shared(path: Any) -> None:
-    """Check that this process sees the file that process 0 wrote.
-
-    Raises:
-        InputError: It does not.
-    """
+    """Raise InputError unless this process sees the file that process 0 wrote."""
     barrier(f"{path} written")
     if not path.exists():
         raise InputError(

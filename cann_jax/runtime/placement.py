@@ -12,11 +12,9 @@ from cann_jax.runtime.sharding import parameter_specs, partition
 
 
 def place(tree: Any, specs: Any) -> Any:
-    """Put arrays on the current mesh; every process puts its own shards there.
+    """Put arrays that are whole on every process on the current mesh; each process puts its own shards.
 
-    Args:
-        tree: Arrays, whole on every process.
-        specs: A PartitionSpec for each of them in the same tree, or one for all.
+    ``specs`` is a tree of PartitionSpecs, or one for all arrays.
     """
     mesh = current_mesh()
     if mesh is None:
@@ -49,12 +47,7 @@ def own_rows(size: int) -> np.ndarray:
 
 
 def place_rows(tree: Any, size: int) -> Any:
-    """Shard a batch over the current mesh, of which each process has made its ``own_rows``.
-
-    Args:
-        tree: NumPy arrays of these rows.
-        size: Rows over all processes.
-    """
+    """Shard a batch of ``size`` rows, of which each process has its ``own_rows``, over the current mesh."""
     tree = jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False), tree)
     mesh = current_mesh()
     if mesh is None or jax.process_count() == 1:
@@ -87,8 +80,8 @@ def shapes_of_parameters(tree: Any) -> Any:
 
 def shapes_of_batch(tree: Any) -> Any:
     """Return the shapes in a tree, sharded along their first axis, the batch."""
-    mesh = current_mesh()
-    return tree if mesh is None else _shapes(tree, jax.tree.map(lambda _: partition(("batch",)), tree), mesh)
+    mesh, spec = current_mesh(), partition(("batch",))
+    return tree if mesh is None else _shapes(tree, jax.tree.map(lambda _: spec, tree), mesh)
 
 
 def _shapes(tree: Any, specs: Any, mesh: Mesh) -> Any:

@@ -14,12 +14,9 @@ import jax
 from cann_jax.files.errors import Preempted
 
 
-class _State:
+class _State:  # of the process, as signals are
     deferred = False
     requested = False
-
-
-_state = _State()
 
 
 @contextlib.contextmanager
@@ -40,28 +37,24 @@ def preemptible() -> Iterator[None]:
 
 
 def _on_signal(*_: object) -> None:
-    _state.requested = True
-    if not _state.deferred:
+    _State.requested = True
+    if not _State.deferred:
         raise Preempted("SIGTERM: finished shards and checkpoints are kept; start again to continue")
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[int], bool]]:
-    """Defer SIGTERM to the end of a training step.
-
-    Yields:
-        Function from the number of a step to whether to stop after it, the same on all processes.
-    """
-    _state.deferred, _state.requested = True, False
+    """Defer SIGTERM to the end of a training step, and yield whether to stop after a step."""
+    _State.deferred, _State.requested = True, False
     try:
         yield _stop_after
     finally:
-        _state.deferred = False
+        _State.deferred = False
 
 
 def _stop_after(step: int) -> bool:
     if jax.process_count() == 1:
-        return _state.requested
+        return _State.requested
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.reached_preemption_sync_point(step))

@@ -13,13 +13,10 @@ RETRY_SECONDS = 0.2
 
 
 def call(address: str, processes: int, process: int, patience: int) -> None:
-    """Wait until all processes have reported.
+    """Wait until all processes have reported to process 0 at ``address``, ``host:port``.
 
-    Args:
-        address: ``host:port`` of process 0; the port is free again afterwards, for JAX.
-        processes: Number of processes.
-        process: Index of this process.
-        patience: Seconds to wait, for process 0 and then for the others.
+    The port is free again afterwards, for JAX. Up to ``patience`` seconds are waited for process 0, and then
+    for the others.
 
     Raises:
         AbsentError: Process 0 cannot be reached, or others are missing; it says which.
@@ -40,11 +37,7 @@ def call(address: str, processes: int, process: int, patience: int) -> None:
 
 
 def _gather(port: int, processes: int, patience: int) -> str:
-    """Collect the reports on process 0, and answer all of them with what it returns.
-
-    Returns:
-        ``ALL``, or the indices of the processes that did not report.
-    """
+    """Collect the reports on process 0; answer all, and return, ``ALL`` or the processes that are missing."""
     reported: dict[int, socket.socket] = {}
     deadline = time.monotonic() + patience
     with _listening(port) as server:
@@ -66,8 +59,8 @@ def _gather(port: int, processes: int, patience: int) -> str:
 
 def _listening(port: int) -> socket.socket:
     both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
     try:
+        family = socket.AF_INET6 if both else socket.AF_INET
         return socket.create_server(("", port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise InputError(

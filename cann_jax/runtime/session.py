@@ -15,9 +15,7 @@ from cann_jax.runtime.sharding import check_batches
 def session(config: Any, batches: Mapping[str, int]) -> Iterator[None]:
     """Join all processes of the run, check that they agree, and compute on one mesh.
 
-    Args:
-        config: A configuration with the sections ``mesh`` and ``distributed``.
-        batches: Sizes that the mesh must divide, by configuration key.
+    The mesh must divide ``batches``, sizes by configuration key.
 
     Raises:
         InputError: Processes are missing or differ, or the mesh does not fit the devices or the batches.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from cann_jax.files.errors import InputError
 from cann_jax.runtime.mesh import current_mesh
@@ -73,11 +73,7 @@ def axis_size(name: str) -> int:
 
 
 def partition(axes: Axes) -> PartitionSpec:
-    """Return the PartitionSpec of an array whose logical axes are ``axes``.
-
-    Raises:
-        ValueError: ``RULES`` does not have an axis, or gives one mesh axis to two of them.
-    """
+    """Return the PartitionSpec of an array whose logical axes are ``axes``."""
     unknown = [name for name in axes if name not in RULES]
     if unknown:
         raise ValueError(f"no rule for the logical axis {unknown[0]!r}; add it to sharding.RULES")
@@ -93,11 +89,7 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
 
 
 def parameter_axes(path: str) -> Axes:
-    """Return the logical axes of the parameter at ``path`` ("layers/attention/q_proj/kernel").
-
-    Raises:
-        ValueError: No pattern of ``PARAMETERS`` matches.
-    """
+    """Return the logical axes of the parameter at ``path`` ("layers/attention/q_proj/kernel")."""
     for pattern, axes in PARAMETERS:
         if fnmatchcase(path, pattern):
             return axes
@@ -107,9 +99,8 @@ def parameter_axes(path: str) -> Axes:
 def parameter_specs(tree: Any) -> Any:
     """Return the tree with a PartitionSpec in place of each array.
 
-    Args:
-        tree: Weights, their gradient, or a tree that holds such trees beside scalars: the state of an
-            optimizer or of training. A prefix of the path ("optimizer/mu/…") does not change the sharding.
+    It may hold trees of parameters beside scalars, as the state of an optimizer or of training does: a prefix
+    of the path ("optimizer/mu/…") does not change the sharding.
     """
 
     def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
@@ -146,17 +137,9 @@ def constrain_parameters(tree: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, parameter_specs(tree))
 
 
-def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) -> None:
-    """Check that the mesh divides every batch size.
-
-    Args:
-        batches: Sizes by configuration key.
-        mesh: The mesh, or its sizes by axis.
-
-    Raises:
-        InputError: It does not divide one of them, which is named.
-    """
-    sizes = mesh.shape if isinstance(mesh, Mesh) else mesh
+def check_batches(batches: Mapping[str, int], mesh: Mesh | AbstractMesh) -> None:
+    """Raise InputError unless the mesh divides every batch size, given by configuration key."""
+    sizes = mesh.shape
     shards = int(np.prod([sizes[axis] for axis in RULES["batch"]]))
     for key, size in batches.items():
         if size % shards:
@@ -166,23 +149,13 @@ def check_batches(batches: Mapping[str, int], mesh: Mesh | Mapping[str, int]) ->
             )
 
 
-def check_model(model: Any, mesh: Mesh | Mapping[str, int] | None) -> None:
-    """Check that the mesh divides the model.
-
-    Args:
-        model: A ``DecoderConfig``.
-        mesh: The mesh, or its sizes by axis; None is one device.
-
-    Raises:
-        InputError: It does not divide one of the sizes in ``SHARED_SIZES``.
-    """
-    if mesh is None:
-        return
-    shape = mesh.shape if isinstance(mesh, Mesh) else mesh
+def check_model(model: Any, mesh: Mesh | AbstractMesh | None) -> None:
+    """Raise InputError unless the mesh divides a model, given as ``DecoderConfig``; None is one device."""
     for name, words in SHARED_SIZES.items():
         (axis,), size = RULES[name], getattr(model, name)
-        if size % shape[axis]:
+        shards = 1 if mesh is None else mesh.shape[axis]
+        if size % shards:
             raise InputError(
-                f"mesh.{axis} is {shape[axis]} and the model's {words} {size}; "
+                f"mesh.{axis} is {shards} and the model's {words} {size}; "
                 f"use a divisor of {size} for mesh.{axis}"
             )

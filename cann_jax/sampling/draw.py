@@ -15,13 +15,7 @@ def uniform(keys: jax.Array, position: jax.Array | int) -> jax.Array:
 
 
 def response_keys(seed: jax.Array, prompts: jax.Array, responses: int) -> jax.Array:
-    """Return keys (B, K), a function of (seed, prompt, response).
-
-    Args:
-        seed: Key of the run's sampling.
-        prompts: (B,) indices of the prompts in the whole data set.
-        responses: K.
-    """
+    """Return keys (B, K), a function of (seed, index of the prompt (B,) in the whole data set, response)."""
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     by_prompt = jax.vmap(jax.random.fold_in, (None, 0))(seed, prompts)
     return fold(by_prompt, jnp.arange(responses))

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.bfloat16_words import to_words
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.decoder import Decoder, KeysValues
-from cann_jax.models.masks import causal_mask
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.layers import KeysValues
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 
@@ -44,20 +45,11 @@ def generate(
     seed: jax.Array, stop_tokens: jax.Array, *,
     responses: int, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
 ) -> Samples:  # fmt: skip
-    """Sample responses from a decoder.
+    """Sample K ``responses`` of up to T = ``max_new_tokens`` tokens to each prompt from a split ``Decoder``.
 
-    Args:
-        graph: Graph of the split ``Decoder``.
-        weights: Its state.
-        prompts: (B, P) ids, padded on the right.
-        prompt_lengths: (B,).
-        prompt_indices: (B,) indices in the whole data set; the draw is a function of them and the seed.
-        seed: Key of the run's sampling.
-        stop_tokens: (n,) ids that end a response.
-        responses: K.
-        max_new_tokens: T.
-        temperature: Divides the logits.
-        top_p: Mass of the nucleus; 1 keeps everything.
+    The draw is a function of the seed and of the prompts' indices (B,) in the whole data set. Prompts are ids
+    (B, P), padded on the right, with lengths (B,). One of ``stop_tokens`` (n,) ends a response.
+    ``temperature`` divides the logits; ``top_p`` is the mass of the nucleus, where 1 keeps everything.
     """
     model = nnx.merge(graph, weights)
     keys = response_keys(seed, prompt_indices, responses)

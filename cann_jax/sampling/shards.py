@@ -29,42 +29,32 @@ def sample_shards(
     folder: epath.PathLike,
     name: str,
 ) -> Responses:
-    """Sample responses to all prompts; shards ``folder/name-00000.parquet``, … that exist are kept.
+    """Sample K responses to all prompts; shards ``folder/name-00000.parquet``, … that exist are kept.
 
-    Args:
-        model: The policy.
-        prompts: The prompts.
-        config: How to sample.
-        responses: K.
-        seed: The draw is a function of (seed, index of the prompt, response, position).
-        folder: Folder of the shards.
-        name: Prefix of their names.
+    The draw is a function of (seed, index of the prompt, response, position).
     """
     stop = stop_tokens(model.tokenizer, config)
-    starts = range(0, len(prompts), config.prompts_per_batch)
-    paths = [epath.Path(folder) / shard_name(name, index) for index in range(len(starts))]
+    size, total = config.prompts_per_batch, len(prompts)
+    starts = range(0, total, size)
+    paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
     exists = agreed([path.exists() for path in paths])
-    for start in track(
-        starts, f"sampling {name}", unit=config.prompts_per_batch, noun="prompts", total=len(prompts)
-    ):
-        index = start // config.prompts_per_batch
+    for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=total):
+        index = start // size
         if not exists[index]:
             samples = _sample(model, prompts, start, stop, config, responses, seed)
             with writing_shard(index):
                 write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
     barrier(f"{name} sampled")
-    return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), config.max_new_tokens)
+    return _read(paths, config.max_new_tokens)
 
 
 def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Responses:
     """Read all shards of a finished stage."""
-    paths = sorted(epath.Path(folder).glob(f"{name}-*.parquet"))
+    return _read(sorted(epath.Path(folder).glob(f"{name}-*.parquet")), max_new_tokens)
+
+
+def _read(paths: list[epath.Path], max_new_tokens: int) -> Responses:
     return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), max_new_tokens)
-
-
-def shard_name(name: str, index: int) -> str:
-    """Return the file name of a shard."""
-    return f"{name}-{index:05d}.parquet"
 
 
 def stop_tokens(tokenizer: Any, config: SampleConfig) -> np.ndarray:
@@ -88,12 +78,8 @@ def stop_tokens(tokenizer: Any, config: SampleConfig) -> np.ndarray:
 
 def static_arguments(config: SampleConfig, responses: int) -> dict[str, Any]:
     """Return the static arguments of ``generate``."""
-    return {
-        "responses": responses,
-        "max_new_tokens": config.max_new_tokens,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-    }
+    names = ("max_new_tokens", "temperature", "top_p")
+    return {"responses": responses, **{name: getattr(config, name) for name in names}}
 
 
 def _sample(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cann_jax.core import pseudo_reward
+from cann_jax.core.preference import pseudo_reward
 from cann_jax.run.outputs import (
     REWARD,
     read_dual,
@@ -50,7 +50,7 @@ def _data(run: Run, training: Training) -> PreferenceData:
         return human_preferences(run, training)
     if not supervision.from_samples:
         reward, scores = read_pair_rewards(run)
-        return preference_data(training.batching, read_pairs(run, "train").responses(), reward, dict(scores))
+        return preference_data(training.batching, read_pairs(run, "train").responses, reward, dict(scores))
     problem = read_problem(run)
     constraints = np.asarray(problem.scores.constraints)
     scores = {REWARD: np.asarray(problem.scores.reward)}

@@ -5,7 +5,7 @@ import numpy as np
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
 from cann_jax.analysis.result_files import write_results
-from cann_jax.core import Feasible, check_scores
+from cann_jax.core.feasibility import Feasible
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.run.outputs import read_problem
 from cann_jax.run.run import Run
@@ -30,7 +30,7 @@ def _solve(run: Run) -> None:
     found = analyse(
         problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
     )
-    said = warnings(found, check_scores(problem.scores, problem.names))
+    said = warnings(found)
     print_analysis(found, said)
     write_results(run.folder / "dual", found, said)
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):

@@ -9,8 +9,8 @@ import pyarrow as pa
 from scipy import stats
 
 from cann_jax.config.run import EvaluateConfig, RunConfig
-from cann_jax.core import Constraint
 from cann_jax.core.prepare import constraint_means
+from cann_jax.core.problem import Constraint
 from cann_jax.data.responses import Responses
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import (

@@ -11,7 +11,7 @@ def run(run: Run) -> None:
     Raises:
         InputError: A scorer fails, or a score is NaN or infinite.
     """
-    responses = read_pairs(run, "train").responses()
+    responses = read_pairs(run, "train").responses
     scorers, size = load_scorers(run, run.config.trained_on()), run.config.sample.prompts_per_batch
     check_coverage("pair_scores", scorers, responses.prompts.prompts, 2)
     logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from cann_jax.core import pseudo_reward
+from cann_jax.core.preference import pseudo_reward
 from cann_jax.core.prepare import constraint_means
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, write_json

@@ -22,6 +22,7 @@ from cann_jax.run.training import Model, split_decoder
 from cann_jax.runtime.distributed import is_first
 from cann_jax.runtime.placement import fetch, place
 from cann_jax.runtime.sharding import partition
+from cann_jax.training.batching import Batching
 from cann_jax.training.calibration import Accuracy, Reliability, accuracy, draw_reliability, reliability
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
@@ -73,14 +74,14 @@ def score_data(run: ScoreModelRun, part: Part) -> ScoreData:
         InputError: None has the label, or none of a cost model's says which response is safe.
     """
     config, pairs = run.config, read_pairs(run, part)
-    chosen = labelled(pairs, config.label)
-    if config.objective == "cost" and part == "train" and (pairs.safe[chosen] == ABSENT).all():
+    pairs = pairs.take(labelled(pairs, config.label))
+    if config.objective == "cost" and part == "train" and (pairs.safe == ABSENT).all():
         raise InputError(
             "no training pair says which response is safe, where a cost is to be below zero; use data "
             "with is_response_0_safe and is_response_1_safe, or objective reward with dimension safer"
         )
-    preferred = getattr(pairs, config.label)[chosen]
-    return ScoreData(pairs, chosen, preferred, config.pairs_per_step, config.epochs, config.seed)
+    batching = Batching(config.seed, config.epochs, config.pairs_per_step, ragged=True)
+    return ScoreData(batching, pairs.responses, getattr(pairs, config.label), pairs.safe)
 
 
 def initial_weights(model: Model, hidden: int) -> ScoreWeights:
@@ -107,10 +108,10 @@ def score_objective(config: ScoreModelConfig, graph: Any, steps: int) -> ScoreOb
 def heldout_scores(
     objective: ScoreObjective, weights: ScoreWeights, frozen: Any, data: ScoreData
 ) -> np.ndarray:
-    """Return the scores (n, 2) of the pairs in ``data.chosen``, in its order."""
-    scores = np.empty((len(data.chosen), 2), np.float32)
-    for places in data.in_order():
-        scores[places] = fetch(forward(objective, weights, frozen, data.of(places)))
+    """Return the scores (n, 2) of the pairs, in their order."""
+    scores = np.empty(data.responses.shape, np.float32)
+    for pairs in data.in_order():
+        scores[pairs] = fetch(forward(objective, weights, frozen, data.of(pairs)))
     return scores
 
 
@@ -135,8 +136,7 @@ def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epa
 
 def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Accuracy | None:
     """Return how often a cost above zero is an unsafe response, of those whose safety is known."""
-    safe = data.pairs.safe[data.chosen]
-    signed = np.where(safe == 1, -scores, scores)[safe >= 0]
+    signed = np.where(data.safe == 1, -scores, scores)[data.safe >= 0]
     if not len(signed):
         print("score_model: no held-out pair says which responses are safe: the cost's zero is unchecked")
         return None

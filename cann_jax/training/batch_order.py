@@ -11,13 +11,7 @@ def items_of_step(
     """Return the epochs (size,) and the indices (size,) of the items of a step.
 
     Steps walk through one permutation per epoch, drawn from (seed, epoch); a step may span several epochs.
-
-    Args:
-        step: The step.
-        items: Number of items, prompts or pairs.
-        size: Items in a step.
-        seed: Seed of the order.
-        lengths: (items,) tokens; if given, the items of a step are of similar length.
+    With ``lengths`` (items,), in tokens, the items of a step are of similar length.
     """
     epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), items)
     orders = {epoch: _order(items, size, seed, epoch, lengths) for epoch in np.unique(epochs)}

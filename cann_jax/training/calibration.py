@@ -11,13 +11,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share with its confidence interval.
-
-    Args:
-        pairs: Number of pairs.
-        accuracy: Share of pairs that are ordered correctly; a tie counts one half.
-        interval: Wilson's interval (1927).
-    """
+    """The share of pairs ordered correctly, where a tie counts one half, with Wilson's interval (1927)."""
 
     pairs: int
     accuracy: float
@@ -44,12 +38,7 @@ class Reliability:
 
 
 def accuracy(learnt: np.ndarray, confidence: float) -> Accuracy:
-    """Return the share of pairs that are ordered correctly, with its interval.
-
-    Args:
-        learnt: (n,) differences in the direction of the label, above zero where the order is correct.
-        confidence: Level of the interval.
-    """
+    """Return the accuracy of differences (n,) in the direction of the label, at a level of confidence."""
     right = float(np.sum(learnt > 0) + np.sum(learnt == 0) / 2)
     share, count = right / len(learnt), len(learnt)
     z = stats.norm.ppf((1 + confidence) / 2)

@@ -17,13 +17,7 @@ from cann_jax.training.step import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of a training.
-
-    Args:
-        folder: The folder that holds them.
-        keep: Number of checkpoints kept.
-        every: Steps between checkpoints.
-    """
+    """The checkpoints of a training: one ``every`` so many steps, of which ``keep`` are kept."""
 
     def __init__(self, folder: epath.PathLike, keep: int, every: int):
         self.folder = _absolute(folder)
@@ -63,11 +57,7 @@ class Checkpoints:
     def restore(self, like: TrainState) -> TrainState | None:
         """Restore the newest checkpoint onto the current mesh, whatever mesh and processes saved it.
 
-        Args:
-            like: A state of the same structure, shapes and dtypes.
-
-        Returns:
-            The state, or None if there is no checkpoint.
+        It must have the structure, shapes and dtypes of ``like``. None if there is no checkpoint.
 
         Raises:
             InputError: The checkpoint cannot be read, is of another model or of the old layout, or an array
@@ -78,7 +68,7 @@ class Checkpoints:
             return None
         folder = self.folder / str(step)
         with _restoring(folder):
-            check_saved(like, self.manager.item_metadata(step), self.folder)
+            _check_saved(like, self.manager.item_metadata(step), self.folder)
             saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
         state: TrainState = _like(like, saved, folder)
         return state
@@ -92,29 +82,22 @@ def save_weights(folder: epath.PathLike, weights: Any) -> None:
 
 
 def load_weights(folder: epath.PathLike, like: Any) -> Any:
-    """Load weights saved by ``save_weights`` onto the current mesh.
-
-    Args:
-        folder: Their folder.
-        like: Weights of the same structure, shapes and dtypes.
+    """Load weights saved by ``save_weights``, of the structure of ``like``, onto the current mesh.
 
     Raises:
         InputError: As ``Checkpoints.restore``.
     """
     folder = _absolute(folder)
     with ocp.StandardCheckpointer() as saver, _restoring(folder):
-        check_saved(like, saver.metadata(folder).item_metadata, folder)
+        _check_saved(like, saver.metadata(folder).item_metadata, folder)
         saved = saver.restore(folder, _target(like))
     return _like(like, saved, folder)
 
 
-def check_saved(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) -> None:
+def _check_saved(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) -> None:
     """Check that what was saved has the paths, shapes and dtypes of ``like``.
 
     Orbax would cast a dtype silently, and reports a shape by a page of its storage library's settings.
-
-    Raises:
-        InputError: It has not; the first array that differs is named.
     """
     if saved and all(re.fullmatch(r"\d{4}", name) for name in saved):
         raise InputError(
@@ -122,10 +105,8 @@ def check_saved(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) -> 
             f"delete {epath.Path(folder).parent} to train again"
         )
     there, here = _by_path(saved), _by_path(like)
-    for paths, what in (
-        (here.keys() - there.keys(), "is missing"),
-        (there.keys() - here.keys(), "is unknown"),
-    ):
+    missing, unknown = here.keys() - there.keys(), there.keys() - here.keys()
+    for paths, what in ((missing, "is missing"), (unknown, "is unknown")):
         if paths:
             raise InputError(
                 f"{folder}: {min(paths)} {what} ({len(there)} arrays are saved and this training has "
@@ -156,21 +137,18 @@ def check_placed(like: Any, saved: Mapping[str, Any], folder: epath.PathLike) ->
 
 
 def _like(like: Any, saved: Mapping[str, Any], folder: epath.Path) -> Any:
-    """Return what was restored in the structure of ``like``."""
     check_placed(like, saved, folder)
     restored = _by_path(saved)
     return jax.tree.unflatten(jax.tree.structure(like), [restored[path] for path in _by_path(like)])
 
 
 def _target(like: Any) -> dict[str, Any]:
-    """Return the shapes, dtypes and shardings to restore."""
     return _nested(jax.tree.map(ocp.utils.to_shape_dtype_struct, shapes_of_parameters(like)))
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
     """Return the leaves by path ("weights/layers/attention/q_proj/lora/a"), in the order of the tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): leaf for path, leaf in leaves}
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -198,11 +176,7 @@ def _absolute(folder: epath.PathLike) -> epath.Path:
 
 @contextlib.contextmanager
 def _saving(folder: epath.Path) -> Iterator[None]:
-    """Extend ``writing`` to Orbax, whose storage library reports a full disk by a ValueError of many lines.
-
-    Raises:
-        InputError: The disk is full or the folder cannot be written; the checkpoint before stays.
-    """
+    """Extend ``writing`` to Orbax, whose storage library reports a full disk by a long ValueError."""
     with writing(folder):
         try:
             yield

@@ -19,18 +19,10 @@ from cann_jax.training.step import Batch, Objective, TrainState, train_step
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a training runs, and how often it saves.
+    """How long a training runs, and how often it saves."""
 
-    Args:
-        stage: Its name, for messages and TensorBoard.
-        rate: Configuration key of the learning rate, for messages.
-        steps: Steps in all.
-        checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: Checkpoints kept.
-    """
-
-    stage: str
-    rate: str
+    stage: str  # for messages and TensorBoard
+    rate: str  # configuration key of the learning rate, for messages
     steps: int
     checkpoint_every: int
     keep_checkpoints: int
@@ -45,19 +37,10 @@ def fit(
     pace: Pace,
     folder: epath.Path,
 ) -> TrainState:
-    """Train to the end, from the newest checkpoint in ``folder`` if there is one.
+    """Train to the end, from the newest checkpoint in ``folder`` if there is one, and return the state.
 
-    Args:
-        objective: What is minimized.
-        state: The state before the first step; donated.
-        frozen: Weights that are not trained.
-        batch: Function from the number of a step to its batch.
-        seed: Key of the training.
-        pace: Length of the training.
-        folder: Folder for checkpoints, ``metrics.jsonl`` and TensorBoard events.
-
-    Returns:
-        The state after the last step.
+    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl`` and
+    TensorBoard events.
 
     Raises:
         InputError: A loss is not finite; the last good checkpoint stays.
@@ -83,11 +66,7 @@ def fit(
 
 
 def _check_finite(pace: Pace, values: tuple[float, ...], step: int, checkpoints: Checkpoints) -> None:
-    """Check values that the weights after ``step`` steps gave.
-
-    Raises:
-        InputError: One is not finite. A checkpoint of these weights is deleted.
-    """
+    """Check values that the weights after ``step`` steps gave, and delete their checkpoint if one is not."""
     if np.isfinite(values).all():
         return
     last = checkpoints.drop(step)

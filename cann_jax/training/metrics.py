@@ -13,16 +13,10 @@ from cann_jax.files.atomic import is_remote, write_bytes_atomic, writes_here
 
 
 class Metrics:
-    """Writer of ``metrics.jsonl`` and TensorBoard events.
+    """Writer of ``metrics.jsonl`` and TensorBoard events from step ``first`` on.
 
-    A resumed training drops what was written after its checkpoint.
-
-    Args:
-        folder: Folder of both.
-        first: The next step.
-        stage: Name of the stage in TensorBoard.
-        every: Steps between checkpoints. In an object store, where nothing can be appended, the whole file is
-            written again this often.
+    A resumed training drops what was written after its checkpoint. In an object store, where nothing can be
+    appended, the whole file is written again ``every`` so many steps.
     """
 
     def __init__(self, folder: epath.Path, first: int, stage: str, every: int = 1):
@@ -54,18 +48,16 @@ class Metrics:
             return
         # JSON has no NaN: the mean of nothing (every label is a tie) becomes null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._write_line(json.dumps({"step": step, **known}), step)
-        for name, value in values.items():
-            self.board.add_scalar(f"{self.stage}/{name}", value, step)
-
-    def _write_line(self, line: str, step: int) -> None:
+        line = json.dumps({"step": step, **known})
         if self.file is not None:
             self.file.write(line + "\n")
             self.file.flush()
-            return
-        self.lines.append(line)
-        if (step + 1) % self.every == 0:
-            self._write_whole()
+        else:
+            self.lines.append(line)
+            if (step + 1) % self.every == 0:
+                self._write_whole()
+        for name, value in values.items():
+            self.board.add_scalar(f"{self.stage}/{name}", value, step)
 
     def _write_whole(self) -> None:
         write_bytes_atomic(self.path, "".join(line + "\n" for line in self.lines).encode())

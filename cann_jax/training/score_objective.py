@@ -86,12 +86,9 @@ class ScoreObjective(Objective[ScoreBatch]):
 
 
 def learnt_differences(scores: Array, preferred: Array, kind: str) -> Array:
-    """Return the differences of the scores in the direction of the label; above zero, a pair is learnt.
+    """Return the differences of scores (n, 2) in the direction of the label; above zero, a pair is learnt.
 
-    Args:
-        scores: (n, 2).
-        preferred: (n,) 0 or 1, the preferred response.
-        kind: ``reward``, or ``cost``, which is to be smaller for the preferred response.
+    A ``reward`` is to be larger for the response ``preferred`` (n,), 0 or 1, and a ``cost`` smaller.
     """
     toward_first = (1 - 2 * preferred) * (-1 if kind == "cost" else 1)
     learnt: Array = toward_first * (scores[:, 0] - scores[:, 1])

@@ -30,7 +30,7 @@ class Objective(ABC, Generic[Batch]):
     Args:
         graph: Graph of the split decoder.
         optimizer: From ``training.optimizer``.
-        rematerialise: As ``Decoder.hidden_states``.
+        rematerialise: As ``Decoder.forward``.
         accumulation: Micro-batches in a step.
     """
 
@@ -43,11 +43,7 @@ class Objective(ABC, Generic[Batch]):
     def outputs(self, weights: Any, frozen: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
         """Return what the model computes for each response (B, R): its log-prob or its score.
 
-        Args:
-            weights: The trained weights.
-            frozen: The other weights.
-            batch: A batch or a micro-batch.
-            key: Key of the dropout; None for none.
+        ``key`` is that of the dropout; None for none.
         """
 
     @abstractmethod
@@ -78,12 +74,7 @@ def train_step(
     Losses and gradients are summed over pairs and divided once by their number, so that accumulation changes
     memory and nothing else. The dropout key is a function of (seed, step, micro-batch).
 
-    Args:
-        objective: What is minimized.
-        state: The state before the step; donated.
-        frozen: Weights that are not trained.
-        batch: Its leading axis is divisible by ``objective.accumulation``.
-        seed: Key of the run's training.
+    The state is donated; ``batch`` has a leading axis divisible by ``objective.accumulation``.
 
     Returns:
         The next state, and float32 scalars: loss, gradient norm and ``objective.measures``.

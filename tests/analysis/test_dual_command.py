@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax.analysis.example import example_table
-from cann_jax.analysis.tables import Columns, read_scores
+from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.tables import read_scores
 from cann_jax.dual import main
 from cann_jax.files.errors import InfeasibleError, InputError
 
@@ -65,7 +66,7 @@ def test_every_format_and_shape_reads_the_same(tmp_path, suffix, shape):
     if (suffix, shape) == (".csv", "lists"):
         pytest.skip("CSV has no lists")
     table = TABLE if shape == "long" else wide(shape == "lists")
-    found = read_scores(save(tmp_path / f"t{suffix}", table), Columns())
+    found = read_scores(save(tmp_path / f"t{suffix}", table), DualFlags())
     assert list(found.scores) == ["reward", "safe", "polite"] and found.mask.all()
     for name, values in found.scores.items():
         np.testing.assert_allclose(values, array(name), rtol=1e-6)
@@ -82,13 +83,13 @@ def test_npz(tmp_path, stacked):
     else:
         constraints = {"safe": array("safe"), "polite": array("polite")}
     np.savez(tmp_path / "t.npz", reward=array("reward"), **constraints)
-    found = read_scores(str(tmp_path / "t.npz"), Columns())
+    found = read_scores(str(tmp_path / "t.npz"), DualFlags())
     np.testing.assert_array_equal(found.scores["polite"], array("polite"))
 
 
 def test_rows_in_any_order_and_ragged(tmp_path):
     keep = np.random.default_rng(0).permutation(PROMPTS * RESPONSES)[:150]
-    found = read_scores(save(tmp_path / "t.parquet", TABLE.take(pa.array(keep))), Columns())
+    found = read_scores(save(tmp_path / "t.parquet", TABLE.take(pa.array(keep))), DualFlags())
     assert found.mask.sum() == 150
     np.testing.assert_allclose(
         found.scores["safe"][found.mask].sum(), TABLE["safe"].to_numpy()[keep].sum(), rtol=1e-4
@@ -227,13 +228,13 @@ def test_broken_files(tmp_path):
     ]:
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=match):
-            read_scores(str(tmp_path / name), Columns())
+            read_scores(str(tmp_path / name), DualFlags())
 
 
 def test_example_table(tmp_path, capsys):
     main(["--example", str(tmp_path / "example.parquet")])
     assert "python -m cann_jax.dual --scores" in capsys.readouterr().out
-    assert read_scores(str(tmp_path / "example.parquet"), Columns()).scores["safe"].shape == (200, 64)
+    assert read_scores(str(tmp_path / "example.parquet"), DualFlags()).scores["safe"].shape == (200, 64)
 
 
 @pytest.mark.parametrize(

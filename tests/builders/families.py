@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.masks import causal_mask
 from tests.builders.forward import torch_model
 from tests.builders.models import SHAPE, tiny_tokenizer
 

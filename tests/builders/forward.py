@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from cann_jax.models.masks import causal_mask
 
 
 def our_logits(
@@ -28,7 +28,7 @@ def our_logits(
 def _logits(graph, weights, ids, positions, key):
     decoder = nnx.merge(graph, weights)
     mask = causal_mask(jnp.ones(ids.shape, bool))
-    return decoder.logits(decoder.hidden_states(ids, positions, mask, key=key))
+    return decoder.logits(decoder.forward(ids, positions, mask, key)[0])
 
 
 def folder_logits(folder: Path, ids: np.ndarray, dtype: str = "float32") -> np.ndarray:

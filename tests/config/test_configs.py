@@ -7,7 +7,7 @@ import pytest
 
 from cann_jax import reward, train
 from cann_jax.command_line.run_options import parse_run, parse_score_model
-from cann_jax.config.run import PREFERENCES
+from cann_jax.config.model import PREFERENCES
 from cann_jax.data.prompts import read_prompts
 from tests.builders import ROOT
 from tests.builders.preferences import hh_row, write_lines

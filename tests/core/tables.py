@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core import Scores
+from cann_jax.core.problem import Constraint, Problem, make_targets
+from cann_jax.core.scores import Scores
 
 _I, _J = np.arange(4)[:, None], np.arange(6)[None, :]
 REWARD = np.sin(1 + 2 * _I + 3 * _J)
@@ -32,3 +33,11 @@ def gaussian_oracle(seed: int, responses: int, correlation: float = -0.5, prompt
     noise = rng.normal(size=(prompts, responses)).astype(np.float32)
     r = correlation * g + np.sqrt(1 - correlation**2) * noise
     return Scores(jnp.asarray(r), jnp.asarray(g)[..., None], baseline=jnp.zeros(1))
+
+
+def margin_problem(scores: Scores, margins) -> Problem:
+    """The problem of a table as it is, with margins over the reference."""
+    values = np.atleast_1d(np.asarray(margins, scores.reward.dtype))
+    constraints = [Constraint(f"constraint {j}", margin=value) for j, value in enumerate(values)]
+    names = tuple(constraint.name for constraint in constraints)
+    return Problem(scores, make_targets(constraints, scores.reward.dtype), names)

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import dpo_loss, preference_probability, pseudo_reward, solve_dual, tilted_weights
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.losses import dpo_loss
+from cann_jax.core.preference import preference_probability, pseudo_reward
+from cann_jax.core.solver.solve import solve_dual
 from tests.core.tables import vector_table
 
 

@@ -6,15 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import (
-    Constraint,
-    Scores,
-    largest_margin,
-    prepare,
-    pseudo_reward,
-    solve_dual,
-    tilted_weights,
-)
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.feasibility import largest_margin
+from cann_jax.core.preference import pseudo_reward
+from cann_jax.core.prepare import prepare
+from cann_jax.core.problem import Constraint
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.files.errors import InputError
 
 RNG = np.random.default_rng(0)

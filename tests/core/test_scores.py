@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import Scores, check_scores, solve_dual
+from cann_jax.core.scores import Scores, check_scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.files.errors import InputError
 
 R, G = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(2, 3, 2) % 5

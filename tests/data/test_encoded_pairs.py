@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cann_jax.config.model import PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.config.run import PromptsConfig
 from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
 from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import Prompt, Turn
@@ -30,33 +30,41 @@ def encode(pairs, on_overlong="error", max_tokens=512, context=4096, template=No
     return encode_pairs(pairs, tokenizer or tiny_tokenizer(), prompts, settings, context)
 
 
+def ids(pairs, row: int, response: int) -> np.ndarray:
+    """The ids of a response, end token included."""
+    return pairs.responses.tokens[row, response, : pairs.responses.lengths[row, response]]
+
+
 def test_ids_texts_and_labels_through_a_table():
     table, counts = encode([pair(), pair("f:2", "Hm?", better=-1, harms=None, earlier=EARLIER)])
     found, tokenizer = pairs_from_table(table), tiny_tokenizer()
-    assert [prompt.id for prompt in found.prompts] == ["f:1", "f:2"]
+    assert [prompt.id for prompt in found.responses.prompts.prompts] == ["f:1", "f:2"]
     assert found.better.tolist() == [0, -1] and found.safer.tolist() == [1, 1]
-    assert found.prompts[1].earlier == found.responses().prompts.prompts[1].earlier == EARLIER
-    assert found.texts[0] == ["Because.", "No idea"] and found.safe.tolist() == [[1, 1], [1, 1]]
-    assert tokenizer.decode(found.response_ids[0][1]) == "No idea<|end|>"
+    assert found.responses.prompts.prompts[1].earlier == EARLIER
+    assert found.responses.texts[0] == ["Because.", "No idea"] and found.safe.tolist() == [[1, 1], [1, 1]]
+    assert tokenizer.decode(ids(found, 0, 1)) == "No idea<|end|>"
     written = "<|bos|><|user|>Hello<|end|><|assistant|>Hi there<|end|><|user|>Hm?<|end|><|assistant|>"
-    assert tokenizer.decode(found.prompt_ids[1]) == written
+    assert tokenizer.decode(found.responses.prompts.ids[1]) == written
     assert not +counts
-    assert found.lengths[0] == len(found.prompt_ids[0]) + sum(map(len, found.response_ids[0]))
+    assert (
+        found.responses.total_tokens[0]
+        == len(found.responses.prompts.ids[0]) + found.responses.lengths[0].sum()
+    )
 
 
 def test_two_responses_to_each_prompt_for_scorers():
     table, _ = encode([pair(), pair("f:2", responses=("a", "A longer answer"))])
     found = pairs_from_table(table)
-    responses = found.responses()
+    responses = found.responses
     assert responses.shape == (2, 2) and responses.flat_texts() == [
         "Because.",
         "No idea",
         "a",
         "A longer answer",
     ]
+    columns = {k: table.column(f"response_ids_{k}").to_pylist() for k in (0, 1)}
     for n, k in np.ndindex(2, 2):
-        row = responses.tokens[n, k, : responses.lengths[n, k]]
-        np.testing.assert_array_equal(row, found.response_ids[n][k])
+        np.testing.assert_array_equal(ids(found, n, k), columns[k][n])
     assert [prompt.id for prompt in responses.prompts.prompts] == ["f:1", "f:2"]
 
 
@@ -64,7 +72,7 @@ def test_text_template_for_dialogues():
     tokenizer = tiny_tokenizer()
     table, _ = encode([pair("f:1", earlier=EARLIER)], template=BEAVER)
     written = "<|bos|>BEGIN: USER: Hello ASSISTANT:Hi there<|end|>USER: Why {x}? ASSISTANT:"
-    assert tokenizer.decode(pairs_from_table(table).prompt_ids[0]) == written
+    assert tokenizer.decode(pairs_from_table(table).responses.prompts.ids[0]) == written
     single = {"template": BEAVER["template"]}
     with pytest.raises(InputError, match=r"set prompts\.next_turn to a text with"):
         encode([pair(earlier=EARLIER)], template=single)
@@ -83,8 +91,8 @@ def test_what_is_odd_is_counted():
         "contradictory labels": 1,
     }
     found = pairs_from_table(table)
-    assert [prompt.id for prompt in found.prompts] == ["f:2", "f:3"]
-    assert found.response_ids[0][1].tolist() == [tiny_tokenizer().eos_token_id]
+    assert [prompt.id for prompt in found.responses.prompts.prompts] == ["f:2", "f:3"]
+    assert ids(found, 0, 1).tolist() == [tiny_tokenizer().eos_token_id]
     with pytest.raises(InputError, match=r"1 pairs of identical responses left out.*; use other data"):
         encode([same])
 
@@ -112,7 +120,7 @@ def test_overlong_loses_its_first_turns_first(room):
     tokenizer = tiny_tokenizer()
     fits = len(prompt_ids(LONG.prompt.text, tokenizer, PromptsConfig("", "", "error"), EARLIER)) + 9
     table, counts = encode([LONG], "truncate_prompt_left", max_tokens=room)
-    row = tokenizer.decode(pairs_from_table(table).prompt_ids[0])
+    row = tokenizer.decode(pairs_from_table(table).responses.prompts.ids[0])
     assert counts["overlong prompts cut on the left (preferences.on_overlong)"] == 1
     assert row.startswith("<|bos|><|user|>") and row.endswith("END<|end|><|assistant|>")
     assert row.count("<|user|>") == (2 if room >= fits else 1)
@@ -144,10 +152,10 @@ def test_a_reward_models_responses_end_as_its_scorer_is_fed_them():
     table, _ = encode_pairs([pair()], tokenizer, prompts, settings, 4096, scored=True)
     found = pairs_from_table(table)
     fed = answered_ids(pair().prompt, "Because.", tokenizer, prompts)
-    np.testing.assert_array_equal([*found.prompt_ids[0], *found.response_ids[0][0]], fed)
+    np.testing.assert_array_equal([*found.responses.prompts.ids[0], *ids(found, 0, 0)], fed)
     assert tokenizer.decode(fed).endswith("Because.<|end|>\n")
     policy = pairs_from_table(encode_pairs([pair()], tokenizer, prompts, settings, 4096)[0])
-    assert policy.response_ids[0][0].tolist() == found.response_ids[0][0][:-1].tolist()
+    assert ids(policy, 0, 0).tolist() == ids(found, 0, 0)[:-1].tolist()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(InputError, match="does not write an answer as its opening, the answer and an end"):
         encode_pairs([pair()], tokenizer, prompts, settings, 4096, scored=True)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cann_jax.config.run import PromptsConfig
+from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.padding import bucketed, pad
 from cann_jax.data.prompts import Prompt, read_prompts

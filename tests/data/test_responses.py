@@ -35,5 +35,5 @@ def test_responses_round_trip():
     np.testing.assert_allclose(back.logps, -1.5 * lengths)
     assert back.texts[0][0] == "Hello" and back.texts[1][0] == ""
     assert back.prompt_texts() == ["Hi", "Hi", "Ho", "Ho"] and back.flat_texts()[0] == "Hello"
-    part = back.slice(1, 2)
+    part = back.take([1])
     assert part.shape == (1, 2) and part.prompts.prompts == prompts.prompts[2:]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.models import dense
+from cann_jax.models import linear
 from cann_jax.models.bfloat16_words import from_words, to_words
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
@@ -55,9 +55,9 @@ def test_every_weight_of_every_layer_has_a_gradient(wide):
 def test_bfloat16_gradients_point_the_same_way(untied_files, wide, platform, monkeypatch):
     """Words cut no gradient of a float32 weight, whatever the dtype of the products and of the activations
     between them, which accelerators keep rounded too."""
-    monkeypatch.setattr(dense, "platform", lambda: platform)
+    monkeypatch.setattr(linear, "platform", lambda: platform)
     if platform == "tpu":
-        assert dense.rounded(jnp.ones(1), jnp.bfloat16).dtype == jnp.bfloat16
+        assert linear.rounded(jnp.ones(1), jnp.bfloat16).dtype == jnp.bfloat16
     for path, gradient in gradients(untied_files, "bfloat16").items():
         assert gradient.dtype == np.float32
         cosine = np.sum(gradient * wide[path]) / np.linalg.norm(gradient) / np.linalg.norm(wide[path])

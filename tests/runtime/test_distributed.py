@@ -8,7 +8,7 @@ import pytest
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.errors import InputError
-from cann_jax.runtime.distributed import Plan, plan
+from cann_jax.runtime.distributed import plan
 from tests.builders.processes import finish, free_port, start, start_together
 from tests.builders.runs import write_config
 
@@ -17,14 +17,14 @@ GIVEN = {"CANN_JAX_COORDINATOR": "a:1", "CANN_JAX_PROCESSES": "4", "CANN_JAX_PRO
 
 def test_flags_come_before_variables_and_these_before_what_jax_finds():
     flags = DistributedConfig(coordinator="b:2", processes=2, process=1)
-    assert plan(flags, GIVEN) == Plan("b:2", 2, 1)
-    assert plan(DistributedConfig(), {**GIVEN, "SLURM_NTASKS": "8"}) == Plan("a:1", 4, 2)
+    assert plan(flags, GIVEN) == flags
+    assert plan(DistributedConfig(), {**GIVEN, "SLURM_NTASKS": "8"}) == DistributedConfig("a:1", 4, 2)
     for detected in (
         {"SLURM_NTASKS": "2"},
         {"TPU_WORKER_HOSTNAMES": "a,b"},
         {"CANN_JAX_DISTRIBUTED": "auto"},
     ):
-        assert plan(DistributedConfig(), detected) == Plan(None, None, None)
+        assert plan(DistributedConfig(), detected) == DistributedConfig()
 
 
 def test_alone():
@@ -49,8 +49,11 @@ def test_incomplete_variables(change, message):
     "flags, message",
     [
         (["--distributed.coordinator", "a:1"], "distributed.processes is missing; give all of"),
-        (["--distributed.timeout_seconds", "0"], "distributed.timeout_seconds is 0; use 1 or more"),
-        (["--mesh.tensor", "0"], "mesh.tensor is 0; use 1 or more"),
+        (
+            ["--distributed.timeout_seconds", "0"],
+            "timeout_seconds is 0; it must be an integer of at least 1",
+        ),
+        (["--mesh.tensor", "0"], "mesh.tensor is 0; it must be an integer: 1 or more"),
     ],
 )
 def test_configuration(flags, message, tiny_folder, tmp_path):

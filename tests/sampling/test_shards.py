@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cann_jax.config.run import PromptsConfig, SampleConfig
+from cann_jax.config.model import PromptsConfig
+from cann_jax.config.run import SampleConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cann_jax.config.run import PromptsConfig
+from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -39,7 +40,9 @@ def durations(folder) -> dict[str, float]:
 
 def weights(folder) -> dict[str, np.ndarray]:
     with ocp.StandardCheckpointer() as reader:
-        return {name: np.asarray(leaf) for name, leaf in reader.restore(folder / "align/weights").items()}
+        saved = reader.restore(folder / "align/weights")
+    leaves = jax.tree_util.tree_leaves_with_path(saved)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def test_sigkill_in_each_stage_changes_nothing(finished, tiny_folder, tmp_path):

@@ -50,7 +50,7 @@ def test_prealigned_models_lean(prealigned, tiny_folder):
     _, folder = prealigned
     files = open_model(str(tiny_folder))
     reference = LanguageModel.of(load_decoder(files, "float32"), files)
-    responses = pairs_from_table(pq.read_table(folder / "pairs/train.parquet")).responses()
+    responses = pairs_from_table(pq.read_table(folder / "pairs/train.parquet")).responses
     arguments = (responses.prompts.ids, responses.tokens, responses.lengths)
     before = reference.logps(*arguments)
     for name, preferred in (("better-beta0.2", 0), ("safer-beta0.1", 1)):

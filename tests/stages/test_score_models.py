@@ -165,7 +165,7 @@ def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml
     data = score_data(run, "heldout")
     spec = score_objective(run.config, model.graph, data.steps)
     expected = heldout_scores(spec, weights, model.frozen, data)
-    responses = data.pairs.take(data.chosen).responses()
+    responses = data.responses
     assert np.abs(expected[:, 0] - expected[:, 1]).min() > 1e-3
     for layout in LAYOUTS:
         out = tmp_path / layout

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from cann_jax.config.training import LoraConfig
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+from cann_jax.models.linear import LoraParam
 from cann_jax.training.preference_objective import PreferenceBatch
 
 

@@ -7,7 +7,6 @@ dozen planes closes the gap, whatever N·K is. Host code: scipy solves the linea
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from cann_jax.core.scores import Scores
 from cann_jax.core.survey import table_constants
 from cann_jax.core.table import Table, mix_features, standardise
 
-Cut = Callable[[np.ndarray], tuple[float, np.ndarray]]
+PLANES = 200  # at the most
 WIDEST = 1e4  # where every margin is mild the cheapest combination may run off; that far s* is plainly large
 
 
@@ -43,35 +42,17 @@ class Reachability:
     room: float
 
 
-def reachability(scores: Scores, margins: ArrayLike, rounds: int = 200) -> Reachability:
-    """Decide feasibility for any number of constraints, name the conflict and the scale (theory: module).
-
-    Args:
-        scores: The table.
-        margins: b ``(m,)``.
-        rounds: The largest number of cutting planes.
-    """
+def reachability(scores: Scores, margins: ArrayLike) -> Reachability:
+    """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module)."""
     table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
     slope = np.asarray(table_constants(table, wanted, jnp.ones_like(table.spreads.reward)).drift, float)
     level = np.asarray(wanted / table.spreads.constraints, float)
 
-    def cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = _best_response(table, jnp.asarray(combination, wanted.dtype))
-        return float(value), np.asarray(gradient, float)
-
-    def room_cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = cut(combination)
-        return value + slope @ combination, gradient + slope
-
-    def level_cut(combination: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = room_cut(combination)
-        return value + level @ combination, gradient + level
-
     small = rounding(wanted.dtype)
-    room, combination = _minimise(room_cut, np.ones_like(level), 1.0, small, rounds)
+    room, combination = _minimise(table, slope, np.ones_like(level), 1.0, small)
     scale = np.inf
     if (level > 0).any():
-        scale, tightest = _minimise(level_cut, level, WIDEST, small, rounds)
+        scale, tightest = _minimise(table, slope + level, level, WIDEST, small)
         combination = tightest / tightest.sum()
     code = Feasible.YES if room > small else Feasible.NO if room < -small else Feasible.UNDETERMINED
     return Reachability(code, scale, combination, combination > 1e-3, room)
@@ -87,20 +68,21 @@ def _best_response(table: Table, combination: Array) -> tuple[Array, Array]:
 
 
 def _minimise(
-    cut: Cut, equality: np.ndarray, widest: float, gap: float, rounds: int
+    table: Table, slope: np.ndarray, equality: np.ndarray, widest: float, gap: float
 ) -> tuple[float, np.ndarray]:
-    """Minimise a positively homogeneous convex function over w ≥ 0, ⟨w, equality⟩ = 1 (Kelley 1960)."""
+    """Minimise φ(w) + ⟨w, slope⟩ over w ≥ 0, ⟨w, equality⟩ = 1 by cutting planes (Kelley 1960)."""
     from scipy.optimize import linprog  # half a second of imports that feasible margins need not wait for
 
     count = len(equality)
     start = np.where(equality > 0, equality, 0)
     point = start / (start @ equality)
     planes, best, least = [], point, np.inf
-    for _ in range(rounds):
-        value, gradient = cut(point)
+    for _ in range(PLANES):
+        height, gradient = _best_response(table, jnp.asarray(point, table.reward.dtype))
+        value = float(height) + slope @ point
         if value < least:
             least, best = value, point
-        planes.append(np.append(gradient, -1.0))
+        planes.append(np.append(np.asarray(gradient, float) + slope, -1.0))
         program = linprog(
             np.append(np.zeros(count), 1.0),
             A_ub=np.array(planes),

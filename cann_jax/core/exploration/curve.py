@@ -9,7 +9,7 @@ from cann_jax.core.objective import EXACT, feature_sums, table_objective, tilted
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.table import Table, standardise
+from cann_jax.core.table import standardise
 
 
 def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolution:
@@ -21,8 +21,7 @@ def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolu
         betas: ``(points,)``, or a scalar for every point.
 
     Returns:
-        A ``DualSolution`` whose fields have a leading axis of points. Infeasible points say so in
-        ``feasible`` and have infinite multipliers.
+        A ``DualSolution`` whose fields have a leading axis of points.
     """
     table = standardise(scores)
     return solve_lanes(table, lanes(table, margins, betas))
@@ -35,13 +34,7 @@ def sensitivities(
     """Return dλ*/db ``(m, m)`` and dλ*/dβ ``(m,)``, by differentiating the KKT conditions.
 
     On the active constraints dλ*/db = (∇²D)⁻¹ and dλ*/dβ = (∇²D)⁻¹·E_x Cov_{π_λ}(h, r + ⟨λ, h⟩)/β²; rows of
-    inactive constraints, which stay at 0 under a small change, are 0.
-
-    Args:
-        scores: The table.
-        margins: b ``(m,)``.
-        beta: β > 0.
-        multipliers: λ* ``(m,)``, finite.
+    inactive constraints, which stay at 0 under a small change, are 0. ``multipliers`` are λ*, finite.
     """
     table = standardise(scores)
     objective = table_objective(table, jnp.atleast_1d(margins), jnp.asarray(beta))
@@ -52,14 +45,9 @@ def sensitivities(
     both = active[:, None] & active[None, :]
     inverse = jnp.where(both, jnp.linalg.inv(jnp.where(both, hessian, identity)), 0)
     by_margin = inverse * beta / (spread[:, None] * spread[None, :])
-    covariance = _covariance_with_logits(table, jnp.asarray(beta), tilt)
-    return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread
-
-
-def _covariance_with_logits(table: Table, beta: Array, tilt: Array) -> Array:
-    """Return E_x Cov_{π_θ}(features, (r + ⟨λ, h⟩)/β), ``(m,)``."""
-    logits = tilted_logits(table, beta, tilt)
+    logits = tilted_logits(table, jnp.asarray(beta), tilt)
     policy = jax.nn.softmax(logits, axis=-1)
     finite = jnp.where(policy > 0, logits, 0)
     centred = policy * (finite - jnp.sum(policy * finite, axis=-1, keepdims=True))
-    return accurate_sum(feature_sums(table, centred) * table.weights)
+    covariance = accurate_sum(feature_sums(table, centred) * table.weights)
+    return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread

@@ -71,13 +71,7 @@ def correct_multipliers(
 
     With λ̂ averaged over the halves (λ_{K/2}) and the quarters (λ_{K/4}) of each prompt's responses, the
     geometric (Aitken) extrapolation λ_K − (λ_{K/2} − λ_K)/(ρ − 1) with ρ = (λ_{K/4} − λ_{K/2})/(λ_{K/2} −
-    λ_K), kept between the rates that a bias in K can have.
-
-    Args:
-        scores: The table.
-        margins: b ``(m,)``.
-        beta: β > 0.
-        solution: The plug-in's, at these settings.
+    λ_K), kept between the rates that a bias in K can have. ``solution`` is the plug-in's, at these settings.
     """
     plug_in = np.asarray(solution.multipliers)
     nothing = np.full_like(plug_in, np.nan)

@@ -20,6 +20,8 @@ from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, standardise
 
+ROUNDS = 3  # in which the error of a conservative λ is estimated
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +51,8 @@ def bootstrap(
 ) -> Bootstrap:
     """Resample prompts (as weights), solve each resample from λ*, and measure λ* itself on each.
 
-    Levels, group shares and E_ref[g] are estimated anew in each resample.
-
-    Args:
-        scores: The prepared table.
-        targets: The prepared targets.
-        beta: β > 0.
-        multipliers: λ* ``(m,)`` of the full sample, finite.
-        resamples: Number of resamples.
-        seed: Of the resampling.
+    ``multipliers`` are the full sample's λ*, finite. Levels, group shares and E_ref[g] are estimated anew in
+    each resample.
     """
     table = standardise(scores)
     prompts = scores.reward.shape[0]
@@ -91,18 +86,13 @@ def predict_per_prompt(scores: Scores, multipliers: Array, beta: float | Array) 
     """Return the reward ``(prompts,)`` and gains ``(m, prompts)`` of each prompt predicted under π_λ."""
     policy = tilted_weights(multipliers, scores, beta)
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
-    return reward, _prompt_gains(scores, policy)
-
-
-def _prompt_gains(scores: Scores, policy: Array) -> Array:
-    """Return E_policy[g_j] − E_ref[g_j] of each prompt, ``(m, prompts)``."""
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
     tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
     gains = tilted - response_mean(constraints, scores.mask)
-    if scores.baseline is None:
-        return gains
-    own = accurate_sum(response_mean(constraints, scores.mask) * normalised_prompt_weights(scores))
-    return gains + (own - scores.baseline)[:, None]
+    if scores.baseline is not None:
+        own = accurate_sum(response_mean(constraints, scores.mask) * normalised_prompt_weights(scores))
+        gains = gains + (own - scores.baseline)[:, None]
+    return reward, gains
 
 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -118,21 +108,12 @@ def conservative_solution(
     beta: ArrayLike,
     confidence: float = 0.95,
     initial: ArrayLike | None = None,
-    rounds: int = 3,
 ) -> tuple[DualSolution, np.ndarray]:
     """Return λ whose margins hold for the population of prompts with the chosen confidence, all at once.
 
     Each margin is raised by z standard errors of the predicted improvement at the answer, z the normal
     quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so it takes
-    a few rounds. Nothing here corrects the bias of too few responses.
-
-    Args:
-        scores: The table.
-        margins: b ``(m,)``.
-        beta: β > 0.
-        confidence: Probability that all margins hold.
-        initial: The plain λ* ``(m,)``, where it is known.
-        rounds: Number of times that the error is estimated.
+    a few rounds, from the plain λ* where ``initial`` gives it. The bias of too few responses remains.
 
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
@@ -141,19 +122,15 @@ def conservative_solution(
     margins = np.atleast_1d(np.asarray(margins, table.reward.dtype))
     quantile = NormalDist().inv_cdf(1 - (1 - confidence) / len(margins))
     found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
-    while True:
-        raised = margins + quantile * np.asarray(improvement_error(scores, found, beta))
-        solution, rounds = solve_lane(table, raised, beta, found), rounds - 1
-        if rounds < 1 or not np.all(np.isfinite(solution.multipliers)):
-            return solution, raised
+    for _ in range(ROUNDS):
+        gains = predict_per_prompt(scores, found, beta)[1]
+        _, error = _mean_and_error(gains, weights_and_baseline(scores)[0])
+        raised = margins + quantile * np.asarray(error)
+        solution = solve_lane(table, raised, beta, found)
         found = solution.multipliers
-
-
-def improvement_error(scores: Scores, multipliers: Array, beta: ArrayLike) -> Array:
-    """Return the standard error ``(m,)`` over prompts of the improvement predicted under λ ``(m,)``."""
-    gains = predict_per_prompt(scores, multipliers, beta)[1]
-    error: Array = _mean_and_error(gains, weights_and_baseline(scores)[0])[1]
-    return error
+        if not np.all(np.isfinite(found)):
+            break
+    return solution, raised
 
 
 @jax.jit
@@ -180,14 +157,7 @@ class CrossFit:
 
 
 def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit:
-    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
-
-    Args:
-        scores: The prepared table.
-        targets: The prepared targets.
-        beta: β > 0.
-        seed: Of the split.
-    """
+    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen."""
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2

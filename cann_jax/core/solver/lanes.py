@@ -4,6 +4,7 @@ Curves, bootstrap, cross-fitting and the correction over K are all lanes, so a p
 """
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +74,6 @@ def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None)
     two evaluations a point. E_ref[g] of a part is still the whole table's. Memory is that of one solve.
     Driven from the host; under ``jit``, map ``solve_dual`` instead.
 
-    Args:
-        table: From ``standardise``.
-        settings: L lanes.
-        initial: λ ``(m,)`` to begin from; None: 0.
-
     Returns:
         A ``DualSolution`` whose fields have a leading axis of lanes.
     """
@@ -91,8 +87,7 @@ def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
         path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + CHUNK) < count, path)
         found.append(solutions)
-    stacked: DualSolution = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
-    return stacked
+    return cast(DualSolution, jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found))
 
 
 def solve_lane(
@@ -100,8 +95,7 @@ def solve_lane(
 ) -> DualSolution:
     """Solve for margins ``(m,)`` and β as one lane, by the program that curves compile anyway."""
     found = solve_lanes(table, lanes(table, margins, beta), initial)
-    solution: DualSolution = jax.tree.map(lambda leaf: leaf[0], found)
-    return solution
+    return cast(DualSolution, jax.tree.map(lambda leaf: leaf[0], found))
 
 
 @jax.jit

@@ -5,7 +5,7 @@ function is cut back to the secant's root along it. Each step evaluates the tabl
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +39,15 @@ def newton(objective: Objective, start: Array, tolerance: float) -> tuple[Array,
     """
     constants = objective.constants
 
-    def step(state: _State) -> _State:
-        following: _State = _advance(constants, state, objective.evaluate(state.trial), tolerance)
-        return following
+    def step(state: _State) -> Any:
+        return _advance(constants, state, objective.evaluate(state.trial), tolerance)
 
     state: _State = _begin(constants, start, objective.evaluate(start), tolerance)
     state = objective.loop(lambda state: ~state.done, step, state)
-    return _last_step(state, tolerance), state.evaluations
+    # a settled state's last proposal squares the residual, and costs no evaluation
+    near = natural_residual(state.tilt, state.evaluation.gradient) <= NEAR * tolerance
+    tilt = jnp.where(near & _is_short(state.tilt, state.trial), state.trial, state.tilt)
+    return tilt, state.evaluations
 
 
 @partial(jax.jit, static_argnames="tolerance")
@@ -91,12 +93,6 @@ def _is_short(tilt: Array, trial: Array) -> Array:
     return jnp.all(jnp.abs(trial - tilt) <= SHORT * jnp.maximum(tilt, 1))
 
 
-def _last_step(state: _State, tolerance: float) -> Array:
-    """Return θ ``(m,)``: a settled state's last proposal squares the residual, and costs no evaluation."""
-    near = natural_residual(state.tilt, state.evaluation.gradient) <= NEAR * tolerance
-    return jnp.where(near & _is_short(state.tilt, state.trial), state.trial, state.tilt)
-
-
 def _propose(constants: Constants, tilt: Array, evaluation: Evaluation) -> Array:
     """Return the next trial ``(m,)``: the quadratic model's minimiser over θ ≥ 0, no further than a cap.
 
@@ -121,10 +117,9 @@ def _box_step(tilt: Array, gradient: Array, hessian: Array) -> Array:
 
     def refine(_: int, point: Array) -> Array:
         slope = hessian @ point - linear
-        free = point / jnp.diag(identity) - slope / jnp.diag(hessian) > 0
+        free = point - slope / jnp.diag(hessian) > 0
         matrix = jnp.where(free[:, None] & free[None, :], hessian, identity)
-        solution: Array = jnp.linalg.solve(matrix, jnp.where(free, linear, 0))
-        return solution
+        return jnp.asarray(jnp.linalg.solve(matrix, jnp.where(free, linear, 0)))
 
     point = jnp.maximum(jax.lax.fori_loop(0, 2 * tilt.shape[0] + 2, refine, tilt), 0)
     promised = jnp.dot(gradient, point - tilt) + 0.5 * (point - tilt) @ hessian @ (point - tilt)

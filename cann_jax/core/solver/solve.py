@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +63,7 @@ def solve_dual(
     blocks = method == "newton" and many_blocks(scores.reward)
     start = jnp.zeros_like(required) if initial is None else jnp.asarray(initial, required.dtype)
     beta = jnp.asarray(beta, required.dtype)
-    solution: DualSolution = _solve(scores, required, beta, start, method, tolerance, rough, blocks)
-    return solution
+    return cast(DualSolution, _solve(scores, required, beta, start, method, tolerance, rough, blocks))
 
 
 @partial(jax.jit, static_argnames=("method", "tolerance", "rough", "blocks"))

@@ -19,8 +19,6 @@ from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
-_LABEL = np.int8
-
 Record = dict[str, Any]
 
 
@@ -30,9 +28,6 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     Its splits are ``train`` and ``heldout``: the source's own test files, or else a share of the prompts,
     chosen by a hash of the prompt, so that no prompt is in both.
-
-    Args:
-        settings: Which data, and how they are read.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -44,8 +39,9 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def __init__(self, settings: PreferencesConfig):
         self.settings = settings
-        self.sources = self._sources()
-        self.parts = by_part(self.sources, settings.subset, self.EXCLUDED)
+        sources = self._sources()
+        self.parts = by_part(sources, settings.subset, self.EXCLUDED)
+        self.sources = {name: sources[name] for part in self.parts.values() for name in part}
         config = tfds.core.BuilderConfig(name=self._identity(), version=self.VERSION)
         # TFDS warns of every configuration that its own catalogue does not list.
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -74,7 +70,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             "turns": tfds.features.Sequence({"role": text, "text": text}),
             "response_0": text,
             "response_1": text,
-            **dict.fromkeys(("better", "safer", "safe_0", "safe_1", "harms_known"), _LABEL),
+            **dict.fromkeys(("better", "safer", "safe_0", "safe_1", "harms_known"), np.int8),
             "harms_0": tfds.features.Sequence(text),
             "harms_1": tfds.features.Sequence(text),
         }
@@ -86,8 +82,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Record]]]:
-        paths = self._paths(dl_manager)
-        kept, counts = self._records(paths)
+        kept, counts = self._records(self._paths(dl_manager))
         self.info.metadata.update(left_out=dict(counts))
         for part, found in kept.items():
             if not found:
@@ -109,20 +104,16 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _identity(self) -> str:
         """Return a name for what is prepared: other files, or another reading of them, get another folder."""
-        settings, local = self.settings, self.settings.path is not None
-        files = {
-            name: fingerprint_file(self.sources[name]) if local else self.sources[name]
-            for part in self.parts.values()
-            for name in part
-        }
-        return fingerprint_json([files, settings.chosen_is, settings.heldout])[:16]
+        files = self.sources
+        if self.settings.path is not None:
+            files = {name: fingerprint_file(path) for name, path in files.items()}
+        return fingerprint_json([files, self.settings.chosen_is, self.settings.heldout])[:16]
 
     def _paths(self, dl_manager: Any) -> dict[str, Path]:
-        wanted = {name: self.sources[name] for part in self.parts.values() for name in part}
         if self.settings.path is not None:
-            return wanted
+            return self.sources
         try:
-            paths: dict[str, Path] = dl_manager.download(wanted)
+            paths: dict[str, Path] = dl_manager.download(self.sources)
         except Exception as error:  # of requests, urllib or TFDS, which share no narrower base
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -142,12 +133,12 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                     except Unusable as reason:
                         counts[str(reason)] += 1
                         continue
-                    held = split and is_heldout(found["turns"], self.settings.heldout)
+                    held = split and _is_heldout(found["turns"], self.settings.heldout)
                     kept[HELDOUT if held else part].append(found)
         return kept, counts
 
 
-def is_heldout(turns: list[dict[str, str]], share: float) -> bool:
-    """Return whether a prompt is held out, by a hash of its text; about ``share`` of all prompts are."""
+def _is_heldout(turns: list[dict[str, str]], share: float) -> bool:
+    """Return whether a prompt is among the ``share`` that is held out, by a hash of its text."""
     text = "\x00".join(turn["text"] for turn in turns)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) < share * 2**32

@@ -36,11 +36,8 @@ def local_files(path: str) -> dict[str, Path]:
     where = Path(path)
     if where.is_file() and is_data(where.name):
         return {where.name: where}
-    found = {
-        str(file.relative_to(where)): file
-        for file in sorted(where.rglob("*"))
-        if file.is_file() and is_data(file.name)
-    }
+    files = [file for file in sorted(where.rglob("*")) if file.is_file() and is_data(file.name)]
+    found = {str(file.relative_to(where)): file for file in files}
     if not found:
         raise InputError(
             f"preferences.path {path!r} is neither a .parquet, .jsonl or .jsonl.gz file nor a folder with "
@@ -65,20 +62,14 @@ def hub_urls(repository: str, revision: str) -> dict[str, str]:
             f"the Hub does not list {repository} at {revision!r} ({reason}); "
             "give preferences.path a local copy"
         ) from None
-    return {
-        name: hf_hub_url(repository, name, repo_type="dataset", revision=revision)
-        for name in sorted(names)
-        if is_data(name)
-    }
+    chosen = sorted(filter(is_data, names))
+    return {name: hf_hub_url(repository, name, repo_type="dataset", revision=revision) for name in chosen}
 
 
 def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = ()) -> dict[str, list[str]]:
     """Divide file names by part: train, or heldout for files of a test split.
 
-    Args:
-        names: File names with their folders.
-        subset: Take only files below a folder of this name.
-        excluded: Folders with other kinds of data.
+    Only files below a folder named ``subset`` are taken, and none below ``excluded`` folders.
 
     Raises:
         InputError: No file is left.
@@ -103,9 +94,7 @@ def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = 
 def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over the rows of a file, each with its place ("file:line") for messages.
 
-    Args:
-        name: Name of the file, whose suffix gives its format.
-        path: Path to its content.
+    The suffix of ``name`` gives its format; that of ``path`` may be another after a download.
 
     Raises:
         InputError: It cannot be read, or a line is not a JSON object.

@@ -23,7 +23,7 @@ def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[st
     """Return the canonical record of a row.
 
     Args:
-        where: File and row, for messages; it becomes the record's id.
+        where: File and row, the record's id.
         row: Columns of PKU-SafeRLHF, ``prompt/chosen/rejected``, or hh-rlhf's two dialogues.
         chosen_is: The dimension that ``chosen`` is preferred on: ``better`` or ``safer``.
 
@@ -54,17 +54,14 @@ def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[st
 
 
 def _record(where: str, turns: Turns, responses: dict[str, str], row: Mapping[str, Any]) -> dict[str, Any]:
-    labels = {name: _binary(where, row, f"{name}_response_id") for name in ("better", "safer")}
-    safe = {f"safe_{i}": _binary(where, row, f"is_response_{i}_safe") for i in (0, 1)}
     harms = [row.get(f"response_{i}_harm_category") for i in (0, 1)]
     return {
         "id": where,
         "turns": turns,
         **responses,
-        **labels,
-        **safe,
-        "harms_0": _harms(where, harms[0]),
-        "harms_1": _harms(where, harms[1]),
+        **{name: _binary(where, row, f"{name}_response_id") for name in ("better", "safer")},
+        **{f"safe_{i}": _binary(where, row, f"is_response_{i}_safe") for i in (0, 1)},
+        **{f"harms_{i}": _harms(where, harms[i]) for i in (0, 1)},
         "harms_known": int(None not in harms),
     }
 
@@ -125,19 +122,17 @@ def _chosen_and_rejected(where: str, row: Mapping[str, Any]) -> tuple[Turns, str
 def _last_text(where: str, row: Mapping[str, Any], column: str) -> str:
     """Return a response that is given as a text, or as a list of turns that ends with it."""
     value = row[column]
-    return (
-        _message(where, value[-1])["text"] if isinstance(value, list) and value else _text(where, row, column)
-    )
+    if isinstance(value, list) and value:
+        return _message(where, value[-1])["text"]
+    return _text(where, row, column)
 
 
 def _split(where: str, row: Mapping[str, Any], column: str) -> tuple[Turns, str]:
     r"""Split a dialogue at its last assistant turn: "\n\nHuman: a\n\nAssistant: b" into [user a] and "b"."""
-    value = row[column]
-    turns = (
-        [_message(where, turn) for turn in value]
-        if isinstance(value, list)
-        else _parsed(_text(where, row, column))
-    )
+    if isinstance(row[column], list):
+        turns = [_message(where, turn) for turn in row[column]]
+    else:
+        turns = _parsed(_text(where, row, column))
     if len(turns) < 2 or turns[-1]["role"] != ASSISTANT or turns[-2]["role"] != USER:
         raise Unusable("dialogues without a last assistant turn left out")
     return turns[:-1], turns[-1]["text"]

@@ -10,13 +10,13 @@ from flax import nnx
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import Adapter, open_adapter
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.files.model_files import ModelFiles
-from cann_jax.models.files.weight_names import ArrayPath, Weight, flat_state, unfused_kernels
+from cann_jax.models.files.weight_names import ArrayPath, Weight, flat_state, fused_weights
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.linear import LoraParam
 from cann_jax.runtime.sharding import parameter_sharding
 
 
@@ -37,17 +37,11 @@ def open_attachable(files: ModelFiles, folder: Path) -> Adapter:
 
 
 def attach_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
-    """Return the model with an adapter; every other array is the model's own, not a copy.
-
-    Args:
-        model: A model without adapters.
-        adapter: From ``open_attachable`` with this model's files.
-    """
+    """Return a model without adapters with one from ``open_attachable``; other arrays are not copied."""
     base, own = dict(flat_state(model.weights)), _arrays(model.config, adapter)
-    decoder, place = model.decoder, parameter_sharding()
-    abstract = abstract_decoder(
-        model.config, str(jnp.dtype(decoder.dtype)), _lora(model.config, adapter), attention=decoder.kernel
-    )
+    decoder, place, lora = model.decoder, parameter_sharding(), _lora(model.config, adapter)
+    dtype = str(jnp.dtype(decoder.dtype))
+    abstract = abstract_decoder(model.config, dtype, lora, attention=decoder.kernel)
     graph, *states = nnx.split(abstract, LoraParam, ...)
     adapters, rest = states
     for path, leaf in flat_state(rest):
@@ -60,10 +54,9 @@ def attach_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
 
 def _layers(config: DecoderConfig) -> dict[Weight, list[str]]:
     """Return the Hugging Face names of the layers of every kernel that has tensors of its own on disk."""
-    return {
-        weight: [name.removesuffix(".weight") for name in weight.names(config)]
-        for weight in unfused_kernels(config)
-    }
+    alone = [group[0] for group in fused_weights(config) if len(group) == 1]
+    kernels = [weight for weight in alone if weight.path[-1] == "kernel"]
+    return {kernel: [name.removesuffix(".weight") for name in kernel.names(config)] for kernel in kernels}
 
 
 def _adapted(config: DecoderConfig, adapter: Adapter) -> dict[Weight, list[str]]:

@@ -14,12 +14,11 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, writes_here, writing
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.lora import Lora
 from cann_jax.models.config_reader import is_positive
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.folder import folder_readers, read_json
-from cann_jax.models.files.readers import Index, Reader, Readers
+from cann_jax.models.files.folder import Index, Reader, Readers, folder_readers, read_json
 from cann_jax.models.files.weight_names import fused_weights, lora_at
+from cann_jax.models.linear import Lora
 from cann_jax.runtime.placement import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -39,26 +38,17 @@ _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that was opened and understood, and whose weights are not yet read: W + scale · B A.
-
-    Args:
-        rank: Rank r.
-        scale: Factor of B A.
-        layers: (A (r, in), B (out, r)) by the layer's Hugging Face name.
-    """
+    """An adapter that was opened and understood, and whose weights are not yet read: W + scale · B A."""
 
     rank: int
     scale: float
-    layers: Mapping[str, tuple[Reader, Reader]]
+    layers: Mapping[str, tuple[Reader, Reader]]  # (A (r, in), B (out, r)) by the layer's Hugging Face name
 
 
 def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str]) -> Adapter:
-    """Open an adapter and check that it belongs to a model.
+    """Open an adapter and check that it belongs to the model that has these readers and this fingerprint.
 
-    Args:
-        folder: Folder of the adapter.
-        readers: The model's readers by Hugging Face name.
-        fingerprint: Returns the model's fingerprint; called only where the adapter records its base's.
+    ``fingerprint`` is called only where the adapter records that of its base.
 
     Raises:
         InputError: The folder holds no adapter, one of an unsupported kind (its field is named), or one of
@@ -68,10 +58,8 @@ def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str])
     layers = _pairs(folder / WEIGHTS)
     for layer, (a, b) in layers.items():
         if a.shape[0] != rank:
-            raise InputError(
-                f"{folder / CONFIG}: r is {rank} and the weights have rank {a.shape[0]}; "
-                "copy both files again"
-            )
+            found = f"r is {rank} and the weights have rank {a.shape[0]}"
+            raise InputError(f"{folder / CONFIG}: {found}; copy both files again")
         _check_fit(folder, f"{layer}.weight", readers.get(f"{layer}.weight"), a, b)
     with safe_open(folder / WEIGHTS, "numpy") as file:
         base = (file.metadata() or {}).get(BASE)
@@ -106,10 +94,9 @@ def _sum(base: Reader, a: Reader, b: Reader, scale: float, index: Index) -> np.n
 def _rank_and_scale(path: Path) -> tuple[float, float]:
     """Return r, and the factor of B A: alpha/r, or alpha/√r (rsLoRA, Kalajdzievski 2023)."""
     config = read_json(path)
-    if config.get("peft_type") != "LORA":
-        raise InputError(
-            f"{path}: peft_type {config.get('peft_type')!r} is not supported; use a LORA adapter"
-        )
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise InputError(f"{path}: peft_type {kind!r} is not supported; use a LORA adapter")
     _refuse(config, path)
     alpha, rank = config.get("lora_alpha"), config.get("r")
     if not (is_positive(rank) and is_positive(alpha)):
@@ -121,8 +108,8 @@ def _refuse(config: dict[str, Any], path: Path) -> None:
     """Raise InputError for a field that changes the mathematics and is not implemented."""
     if config.get("bias", "none") != "none":
         raise InputError(f"{path}: bias {config['bias']!r} is not supported; train with bias 'none'")
-    if config.get("init_lora_weights", True) not in _STARTS:
-        start = config["init_lora_weights"]
+    start = config.get("init_lora_weights", True)
+    if start not in _STARTS:
         raise InputError(f"{path}: init_lora_weights {start!r} changes the base; merge it with peft first")
     for key, value in config.items():
         if key not in _DESCRIBING | _READ and value:
@@ -133,9 +120,8 @@ def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:
     """Return (A, B) of every adapted layer by the layer's Hugging Face name."""
     if not path.exists():
         raise InputError(f"{path} is missing; an adapter is a folder with {CONFIG} and {WEIGHTS}")
-    readers = folder_readers([path])
     halves: dict[str, dict[str, Reader]] = {}
-    for name, reader in readers.items():
+    for name, reader in folder_readers([path]).items():
         layer, _, half = name.removesuffix(".weight").rpartition(".")
         if not name.startswith(PREFIX) or half not in ("lora_A", "lora_B"):
             raise InputError(f"{path}: {name} is not supported; use an adapter of linear layers only")
@@ -162,17 +148,13 @@ def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reade
 def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) -> None:
     """Write the decoder's adapters so that ``PeftModel.from_pretrained`` opens them on their base model.
 
-    Args:
-        decoder: A model with adapters.
-        folder: Created where it does not exist.
-        base: The model that the adapters were trained on, for ``base_model_name_or_path``.
-        fingerprint: Fingerprint of that model's files; ``open_adapter`` refuses any other.
+    ``base`` names that model, and ``open_adapter`` refuses any with another ``fingerprint``.
 
     Raises:
         InputError: The base keeps an adapted layer fused with others on disk.
     """
     modules = dict(_adapted(decoder))
-    tensors = dict(pair for layer in modules.items() for pair in _tensors(*layer))
+    tensors = {name: tensor for layer in modules.items() for name, tensor in _tensors(*layer)}
     lora = next(iter(modules.values()))
     config = {
         "peft_type": "LORA",

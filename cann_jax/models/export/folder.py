@@ -1,28 +1,27 @@
 """Writing a model as a Hugging Face folder."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax import Array
+from numpy.typing import DTypeLike
 from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.export.weights import iterate_weights
+from cann_jax.models.files.weight_names import ArrayPath, Weight, base_state, fused_weights, lora_at
+from cann_jax.runtime.placement import fetch
 
 SHARD_BYTES = 4 << 30
 
 
 def export_folder(decoder: Decoder, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:
-    """Write ``folder`` so that ``AutoModelForCausalLM.from_pretrained`` opens it.
+    """Write ``folder`` so that ``AutoModelForCausalLM.from_pretrained`` opens it, chat template included.
 
-    Args:
-        decoder: The model; adapters are merged in float32 and then cast.
-        tokenizer: Saved beside it, chat template included.
-        folder: Created where it does not exist.
-        dtype: Dtype on disk: ``float32``, ``float16`` or ``bfloat16``.
+    Adapters are merged in float32 and then cast to ``float32``, ``float16`` or ``bfloat16``.
     """
     ids = special_ids(tokenizer)
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
@@ -80,3 +79,24 @@ def _save(shard: dict[str, np.ndarray], places: dict[str, str], folder: Path) ->
     with staged(folder / file) as local:
         save_file(shard, local, metadata={"format": "pt"})
     places.update(dict.fromkeys(shard, file))
+
+
+def iterate_weights(decoder: Decoder, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the Hugging Face name and array of every weight, adapters merged, one tensor at a time."""
+    state = base_state(decoder)
+    for group in fused_weights(decoder.config):
+        for layer, name in enumerate(group[0].names(decoder.config)):
+            parts = [_tensor(decoder, state, weight, layer) for weight in group]
+            # safetensors writes memory in its physical order, whatever the strides say.
+            yield name, np.ascontiguousarray(np.concatenate(parts)).astype(dtype)
+
+
+def _tensor(decoder: Decoder, state: dict[ArrayPath, Array], weight: Weight, layer: int) -> np.ndarray:
+    """Return one layer's array as Hugging Face stores it."""
+    index = layer if weight.stacked else slice(None)
+    tensor = fetch(state[weight.path][index]).astype(np.float32)
+    lora = lora_at(decoder, weight.path)
+    if lora is not None:
+        a, b = (fetch(half[...][index]).astype(np.float32) for half in (lora.a, lora.b))
+        tensor = tensor + a @ b * lora.scale
+    return tensor.T if weight.transpose else tensor

@@ -9,8 +9,7 @@ import numpy as np
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.export.folder import special_ids, storage_dtype, write_folder
-from cann_jax.models.export.weights import iterate_weights
+from cann_jax.models.export.folder import iterate_weights, special_ids, storage_dtype, write_folder
 from cann_jax.models.files.weight_names import HEAD
 from cann_jax.models.score_model import HUGGING_FACE, SAFE_RLHF
 
@@ -22,25 +21,13 @@ LAYOUTS = {
 
 
 def export_score_model(
-    decoder: Decoder,
-    head: np.ndarray,
-    tokenizer: Any,
-    folder: Path,
-    *,
-    layout: Literal["safe_rlhf", "hf"],
-    objective: Literal["reward", "cost"],
-    dtype: str = "float32",
-) -> None:
+    decoder: Decoder, head: np.ndarray, tokenizer: Any, folder: Path, *,
+    layout: Literal["safe_rlhf", "hf"], objective: Literal["reward", "cost"], dtype: str = "float32",
+) -> None:  # fmt: skip
     """Write a folder that ``AutoModelForSequenceClassification`` or Safe-RLHF's ``AutoModelForScore`` opens.
 
-    Args:
-        decoder: The model; adapters are merged in float32 and then cast.
-        head: (hidden,); the score is the last token's state times this, and kept in float32.
-        tokenizer: Saved beside it.
-        folder: Created where it does not exist.
-        layout: Which of the two.
-        objective: Whether larger scores are better (``reward``) or more harmful (``cost``).
-        dtype: Dtype on disk: ``float32``, ``float16`` or ``bfloat16``.
+    The score is the last token's state times ``head (hidden,)``, which is kept in float32; larger ones are
+    better (``reward``) or more harmful (``cost``). All else as ``export_folder``.
 
     Raises:
         InputError: The classifier's layout needs a padding token that ends no text, and there is none.

@@ -17,15 +17,10 @@ MLP_BIAS: dict[str, tuple[str, ...]] = {"mlp_bias": (*GATE_UP, "down_proj")}
 
 @dataclass(frozen=True)
 class LayerKind:
-    """The properties in which layers of one model may differ.
-
-    Args:
-        rope: Position embedding, or None for none.
-        window: Number of positions that a token sees, itself included, or None for all.
-    """
+    """The properties in which layers of one model may differ."""
 
     rope: Rope | None
-    window: int | None = None
+    window: int | None = None  # number of positions that a token sees, itself included; None for all
 
 
 LayerKinds = tuple[LayerKind, ...]
@@ -45,10 +40,8 @@ def read_rope(config: ConfigReader, head_dim: int, parameters: Mapping[str, Any]
     """Return a RoPE over whole heads."""
     parameters = rope_parameters(config) if parameters is None else parameters
     if parameters.get("partial_rotary_factor") not in (None, 1):
-        raise InputError(
-            f"{config.source}: partial_rotary_factor is not supported in this family; "
-            "use a model that rotates whole heads"
-        )
+        problem = "partial_rotary_factor is not supported in this family"
+        raise InputError(f"{config.source}: {problem}; use a model that rotates whole heads")
     return Rope.from_hf(parameters, head_dim, config.size("max_position_embeddings"), config.source)
 
 
@@ -79,30 +72,22 @@ def one_rope(kinds: LayerKinds) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """One ``model_type``; the defaults are those of Llama 1.
+    """One ``model_type``; the defaults are those of Llama 1. "Keys" are those of ``config.json``."""
 
-    Args:
-        architecture: transformers' class.
-        kinds: Reads the layers' kinds from the configuration, the size of a head and the number of layers.
-        writes: Keys of ``config.json`` that, beside RoPE's, ``kinds`` reads.
-        write_rope: Returns RoPE's keys.
-        sets: Fields of ``DecoderConfig`` that hold for the whole family.
-        reads: Further keys of ``config.json`` → field of ``DecoderConfig``; null is kept.
-        biases: Keys of ``config.json`` → linear layers that have a bias where the key is true.
-        defaults: What transformers takes for an absent key.
-        only: Keys that change the mathematics → the only value implemented.
-        fused: Linear layer → name of the tensor that holds it together with others, in their order.
-    """
-
-    architecture: str
+    architecture: str  # transformers' class
+    # Reads the layers' kinds from the configuration, the size of a head and the number of layers.
     kinds: Callable[[ConfigReader, int, int], LayerKinds] = all_see_everything
-    writes: tuple[str, ...] = ()
-    write_rope: Callable[[LayerKinds], dict[str, Any]] = one_rope
-    sets: Mapping[str, Any] = field(default_factory=dict)
+    writes: tuple[str, ...] = ()  # keys that, beside RoPE's, ``kinds`` reads
+    write_rope: Callable[[LayerKinds], dict[str, Any]] = one_rope  # returns RoPE's keys
+    sets: Mapping[str, Any] = field(default_factory=dict)  # ``DecoderConfig``'s, for the whole family
+    # Further keys → field of ``DecoderConfig``; null is kept.
     reads: Mapping[str, str] = field(default_factory=lambda: {"hidden_act": "activation"})
+    # Keys → linear layers that have a bias where the key is true.
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # what transformers takes for an absent key
+    # Keys that change the mathematics → the only value implemented.
     only: Mapping[str, Any] = field(default_factory=dict)
+    # Linear layer → name of the tensor that holds it together with others, in their order.
     fused: Mapping[str, str] = field(default_factory=dict)
 
     def write_kinds(self, kinds: LayerKinds) -> dict[str, Any]:

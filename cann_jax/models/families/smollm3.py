@@ -2,15 +2,7 @@
 
 from cann_jax.models.config_reader import ConfigReader
 from cann_jax.models.families import family
-from cann_jax.models.families.family import (
-    ATTENTION_BIAS,
-    FULL,
-    MLP_BIAS,
-    SLIDING,
-    Family,
-    LayerKind,
-    LayerKinds,
-)  # fmt: skip
+from cann_jax.models.families.family import FULL, SLIDING, Family, LayerKind, LayerKinds
 
 
 def _kinds(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
@@ -27,6 +19,6 @@ SMOLLM3 = Family(
     "SmolLM3ForCausalLM",
     _kinds,
     writes=("sliding_window", "use_sliding_window", "layer_types", "no_rope_layers"),
-    biases=ATTENTION_BIAS | MLP_BIAS,
+    biases=family.ATTENTION_BIAS | family.MLP_BIAS,
     defaults={"rope_theta": 2_000_000.0, "no_rope_layer_interval": 4, "tie_word_embeddings": True},
 )

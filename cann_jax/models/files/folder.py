@@ -1,20 +1,35 @@
-"""Hugging Face folders: which files hold the weights, and a reader for every tensor in them."""
+"""Hugging Face folders: which files hold the weights, a reader for every tensor in them, the tokenizer."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.pickled import pickled_tensors
-from cann_jax.models.files.readers import Index, Reader, Readers
 
 # Stem, suffix and pattern of weights' names in the order in which transformers looks for them; a folder of
 # pickles may hold others that are not weights (optimizer.bin, training_args.bin).
 LAYOUTS = (("model", ".safetensors", "*.safetensors"), ("pytorch_model", ".bin", "pytorch_model*.bin"))
+Index = tuple[slice, ...]  # of the leading dimensions; () is everything
+
+
+class Reader(NamedTuple):
+    """A tensor in a file; calling it reads it, or the part of it at an index."""
+
+    shape: tuple[int, ...]
+    read: Callable[[Index], np.ndarray]
+
+    def __call__(self, index: Index = ()) -> np.ndarray:
+        """Return the tensor at ``index``."""
+        return self.read(index)
+
+
+Readers = dict[str, Reader]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -77,11 +92,8 @@ def folder_readers(files: list[Path]) -> Readers:
     readers: Readers = {}
     for path in files:
         found = _pickled(path) if path.suffix == ".bin" else _safetensors(path)
-        for name in found:
-            if name in readers:
-                raise InputError(
-                    f"{path}: {name} is in another file of the folder too; remove the stale file"
-                )
+        for name in sorted(found.keys() & readers):
+            raise InputError(f"{path}: {name} is in another file of the folder too; remove the stale file")
         readers |= found
     return readers
 
@@ -105,3 +117,14 @@ def _read_tensor(path: Path, name: str, index: Index) -> np.ndarray:
     # framework "flax" because numpy's own reader does not know bfloat16.
     with safe_open(path, framework="flax") as file:
         return np.asarray(file.get_slice(name)[index] if index else file.get_tensor(name))
+
+
+def folder_tokenizer(folder: Path) -> Any:
+    """Return the folder's tokenizer; InputError where transformers cannot read it."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises Exception itself for a corrupt file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json again") from None

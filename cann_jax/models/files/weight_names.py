@@ -10,10 +10,10 @@ from flax import nnx
 from jax import Array
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.lora import Lora
 from cann_jax.models.config import NORMS, DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.families import FAMILIES
+from cann_jax.models.linear import Lora
 from cann_jax.runtime.sharding import LINEARS
 
 ArrayPath = tuple[str, ...]  # of an array in the decoder's state
@@ -22,19 +22,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Weight:
-    """The source of one of the decoder's arrays.
+    """The source of one of the decoder's arrays."""
 
-    Args:
-        path: Path in the decoder's state.
-        name: Hugging Face name; holds ``{layer}`` where the array is stacked over layers.
-        transpose: Whether Hugging Face stores it as (out, in).
-        wide: Whether it is float32 whatever the storage dtype (norm scales: a few kilobytes).
-    """
-
-    path: ArrayPath
-    name: str
-    transpose: bool = False
-    wide: bool = False
+    path: ArrayPath  # in the decoder's state
+    name: str  # Hugging Face's; holds ``{layer}`` where the array is stacked over layers
+    transpose: bool = False  # Hugging Face stores it as (out, in)
+    wide: bool = False  # float32 whatever the storage dtype (norm scales and biases: a few kilobytes)
 
     @property
     def stacked(self) -> bool:
@@ -43,8 +36,7 @@ class Weight:
 
     def names(self, config: DecoderConfig) -> list[str]:
         """Return the names of its tensors, one for each layer where it is stacked."""
-        count = config.layers if self.stacked else 1
-        return [self.name.format(layer=layer) for layer in range(count)]
+        return [self.name.format(layer=layer) for layer in range(config.layers if self.stacked else 1)]
 
     def on_disk_shape(self, shape: Shape) -> Shape:
         """Return the shape of one tensor of an array of this shape."""
@@ -88,12 +80,6 @@ def fused_weights(config: DecoderConfig) -> list[list[Weight]]:
     return [list(group) for _, group in groupby(expected_weights(config), key=lambda weight: weight.name)]
 
 
-def unfused_kernels(config: DecoderConfig) -> list[Weight]:
-    """Return the kernels that have a tensor of their own on disk."""
-    alone = (group[0] for group in fused_weights(config) if len(group) == 1)
-    return [weight for weight in alone if weight.path[-1] == "kernel"]
-
-
 def lora_at(decoder: Decoder, path: ArrayPath) -> Lora | None:
     """Return the adapter of the kernel at ``path``; None where it has none, or it is another array."""
     module: Any = decoder
@@ -119,12 +105,7 @@ def base_shapes(config: DecoderConfig) -> dict[ArrayPath, Shape]:
 
 
 def check_weights(shapes: Mapping[str, Shape], config: DecoderConfig, source: str) -> None:
-    """Check the names and shapes of a source's tensors, without reading one.
-
-    Args:
-        shapes: Shape of every tensor by Hugging Face name.
-        config: The decoder.
-        source: Name of the source in errors.
+    """Check the shapes of a source's tensors, given by Hugging Face name, without reading one.
 
     Raises:
         InputError: Names are missing or unexpected (all are listed), or a tensor has another shape.

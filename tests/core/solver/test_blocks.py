@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from cann_jax.core import Feasible, Scores, solve_dual
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import Scores
 from cann_jax.core.solver.blocks import many_blocks
 from cann_jax.core.solver.solution import TOLERANCE
-from cann_jax.core.solver.solve import _solve
+from cann_jax.core.solver.solve import _solve, solve_dual
 
 PROMPTS, RESPONSES = 9001, 33  # the last block shares prompts with the one before
 

@@ -4,7 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import Feasible, Scores, reachability, solve_dual
+from cann_jax.core.exploration.conflict import reachability
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 
 RNG = np.random.default_rng(0)
 R = RNG.normal(size=(64, 16))

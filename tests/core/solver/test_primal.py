@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from cann_jax.core import Scores, solve_dual, tilted_weights
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 
 PROMPTS, RESPONSES, BETA = 4, 5, 0.5
 

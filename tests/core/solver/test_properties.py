@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cann_jax.core import Scores, dual_value, solve_dual
+from cann_jax.core.dual import dual_value
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 
 SHAPE = (6, 5)
 BETA = 0.5

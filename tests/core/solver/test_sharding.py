@@ -5,7 +5,7 @@ from tests.builders.processes import finish, start
 PROGRAM = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from cann_jax.core import Scores, solve_dual
+from cann_jax import Scores, solve_dual
 rng = np.random.default_rng(0)
 r = rng.normal(size=(64, 8)).astype(np.float32)
 table = Scores(r, (rng.normal(size=(64, 8, 2)) - 0.5 * r[..., None]).astype(np.float32))

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core import Scores, margin_problem, solve_dual
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.core.solver.stream import solve_stream
-from tests.core.tables import random_table
+from tests.core.tables import margin_problem, random_table
 
 BETA = 0.5
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import Scores, solve_dual
-from cann_jax.core.solver.solve import METHODS
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import METHODS, solve_dual
 from tests.core.tables import random_table
 
 TABLE = random_table(0)

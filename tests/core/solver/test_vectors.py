@@ -5,16 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core import (
-    Feasible,
-    Scores,
-    dual_value,
-    largest_margin,
-    reference_mean,
-    solve_dual,
-    tilted_weights,
-)
-from cann_jax.core.solver.solve import METHODS
+from cann_jax.core.dual import dual_value, tilted_weights
+from cann_jax.core.feasibility import Feasible, largest_margin
+from cann_jax.core.scores import Scores, reference_mean
+from cann_jax.core.solver.solve import METHODS, solve_dual
 from tests.core.tables import FIRST, REWARD, SECOND, random_table, vector_table
 
 VECTORS = {

@@ -11,11 +11,11 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.attach import attach_adapter, open_attachable
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import CONFIG, PREFIX, WEIGHTS, export_adapter
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.linear import LoraParam
 from tests.builders.families import save_family
 from tests.builders.forward import our_logits, random_ids
 from tests.builders.models import save_tiny

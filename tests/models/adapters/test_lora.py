@@ -7,9 +7,9 @@ from flax import nnx
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.decoder import LORA_TARGETS
 from cann_jax.models.files.load import load_decoder
+from cann_jax.models.linear import LoraParam
 from tests.builders.forward import our_logits, random_ids
 
 IDS = random_ids((2, 17))

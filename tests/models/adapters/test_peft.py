@@ -14,10 +14,10 @@ from peft import PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+from cann_jax.models.linear import LoraParam
 from tests.builders.forward import our_logits, random_ids
 from tests.builders.models import save_tiny, tiny_torch
 

@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 from transformers import AutoTokenizer
 
-from cann_jax.models.adapters.lora import LoraParam
 from cann_jax.models.export import folder as export
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+from cann_jax.models.linear import LoraParam
 from tests.builders.forward import folder_logits, our_logits, random_ids, torch_logits
 
 IDS = random_ids((2, 17))

@@ -10,9 +10,9 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cann_jax.config.training import LoraConfig
+from cann_jax.models.files.folder import Reader
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from cann_jax.models.files.readers import Reader
 
 SPECS = {
     "embedding": (None, "fsdp"),

@@ -14,11 +14,12 @@ from jax.sharding import PartitionSpec
 
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
-from cann_jax.core import Scores, solve_dual
-from cann_jax.models.adapters.lora import LoraParam
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solve import solve_dual
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.linear import LoraParam
 from cann_jax.runtime import distributed
 from cann_jax.runtime.mesh import current_mesh, make_mesh, on_mesh
 from cann_jax.runtime.placement import fetch, own_rows, place, place_batch, place_rows

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.config.mesh import MeshConfig
@@ -16,7 +16,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import sharding
-from cann_jax.runtime.mesh import mesh_shape
+from cann_jax.runtime.mesh import AXES, mesh_shape
 from cann_jax.runtime.sharding import parameter_specs, partition
 from tests.builders.runs import write_config
 
@@ -73,14 +73,14 @@ def test_a_batch_that_does_not_divide(flags, message, tiny_folder, tmp_path):
     ]
     config, _ = parse_run(["--config", write_config(tmp_path, tiny_folder), *overrides])
     with pytest.raises(InputError, match=message):
-        sharding.check_batches(config.batches(), {"data": 2, "fsdp": 2, "tensor": 1})
+        sharding.check_batches(config.batches(), AbstractMesh((2, 2, 1), AXES))
 
 
 def test_tensor_larger_than_the_kv_heads():
     sizes = SimpleNamespace(hidden=64, heads=4, kv_heads=2, intermediate=96)
-    sharding.check_model(sizes, {"data": 1, "fsdp": 4, "tensor": 2})
+    sharding.check_model(sizes, AbstractMesh((1, 4, 2), AXES))
     with pytest.raises(InputError, match="KV heads 2; use a divisor of 2 for mesh"):
-        sharding.check_model(sizes, {"data": 1, "fsdp": 2, "tensor": 4})
+        sharding.check_model(sizes, AbstractMesh((1, 2, 4), AXES))
 
 
 def test_names_are_strict():

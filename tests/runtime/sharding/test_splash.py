@@ -7,7 +7,7 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.attention import AttentionRule, attend, choose_kernel
-from cann_jax.models.masks import SequenceMask
+from cann_jax.models.attention_inputs import SequenceMask
 
 # Two responses behind one prompt, as training packs them; neither length is a multiple of a block.
 PROMPT, RESPONSE = 60, 50
