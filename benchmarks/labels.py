@@ -21,15 +21,15 @@ from pathlib import Path
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from scipy import stats
 
 from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
+from cann_jax.core.preference import pseudo_reward
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.outputs import read_dual, read_problem, read_samples
 from cann_jax.run.run import Run
-from cann_jax.run.training import batching_of, spec_of, with_reference
-from cann_jax.stages.align import preference_data, starting_point
+from cann_jax.run.training import alignment, objective_of, preference_data, split_decoder, with_reference
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.step import start, train_step
 
@@ -49,7 +49,7 @@ def main() -> None:
     flags = ["--config", given.config, "--stages", "sample,score,dual", *overrides]
     train.main(flags)
     run = Run(parse_run(flags)[0])
-    every = preference_data(run)
+    every = labelled_samples(run)
     trained, held = part(every, 0, given.prompts), part(every, given.prompts, given.prompts + given.heldout)
     before = run.reference.logps(*arguments_of(held))
     margins: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -58,11 +58,17 @@ def main() -> None:
     for seed in range(given.seeds):
         for kind in KINDS:
             config = replace(run.config, seed=seed, align=replace(run.config.align, labels=kind))
-            policy = trained_policy(run.changed(config), replace(trained, batching=batching_of(config)))
+            policy = trained_policy(Run(config), replace(trained, batching=alignment(config).batching))
             after = policy.logps(*arguments_of(held))
             margins[kind].append(margin(run.config.dual.beta * (after - before), held.reward))
             print(f"seed {seed}, {kind}: {margins[kind][-1]:.4f} nats", flush=True)
     RESULTS.write_text(report(given, overrides, run, margins, time.monotonic() - began))
+
+
+def labelled_samples(run: Run) -> PreferenceData:
+    """Return the run's samples with r_λ."""
+    reward = np.asarray(pseudo_reward(read_problem(run).scores, read_dual(run).ordered(run.config)))
+    return preference_data(alignment(run.config).batching, read_samples(run), reward)
 
 
 def part(data: PreferenceData, first: int, last: int) -> PreferenceData:
@@ -83,20 +89,20 @@ def arguments_of(data: PreferenceData) -> tuple:
 
 def with_references(run: Run, data: PreferenceData) -> PreferenceData:
     """Return the data with the reference's log-probs, the same for all seeds, which all take the extremes."""
-    graph, weights, frozen = starting_point(run)
+    model = split_decoder(run, run.config.align.lora)
+    objective = objective_of(alignment(run.config), model.graph, data.steps)
     with tempfile.TemporaryDirectory() as folder:
-        spec = spec_of(run.config, graph, data.steps)
-        return with_reference(spec, weights, frozen, data, epath.Path(folder))
+        return with_reference(objective, model, data, epath.Path(folder))
 
 
 def trained_policy(run: Run, data: PreferenceData) -> LanguageModel:
     """Return the policy after one training."""
-    graph, weights, frozen = starting_point(run)
-    spec = spec_of(run.config, graph, data.steps)
-    state, key = start(spec, weights), jax.random.key(run.config.seed)
+    model = split_decoder(run, run.config.align.lora)
+    objective = objective_of(alignment(run.config), model.graph, data.steps)
+    state, key = start(objective, model.reference), jax.random.key(run.config.seed)
     for step in range(data.steps):
-        state, _ = train_step(spec, state, frozen, data.batch(step), key)
-    return LanguageModel.of(nnx.merge(graph, state.weights, frozen), run.files)
+        state, _ = train_step(objective, state, model.frozen, data.batch(step), key)
+    return LanguageModel.of(model.decoder(state.weights), run.files)
 
 
 def margin(log_ratios: np.ndarray, reward: np.ndarray) -> float:

@@ -21,14 +21,11 @@ from cann_jax.config.model import ModelConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
+from cann_jax.run.run import ScoreModelRun
+from cann_jax.run.training import split_decoder
 from cann_jax.runtime.compilation import keep_compilations
-from cann_jax.stages.score_model import (
-    ScoreRun,
-    heldout_scores,
-    make_pairs,
-    spec_of,
-    starting_point,
-)
+from cann_jax.stages import pairs
+from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
 from cann_jax.training.calibration import accuracy, reliability
 from cann_jax.training.score_data import ScoreData
 from cann_jax.training.score_objective import learnt_differences
@@ -108,23 +105,24 @@ def row(name: str, learnt: np.ndarray) -> str:
 
 
 def learn(
-    run: ScoreRun, train: ScoreData, heldout: ScoreData, every: int
+    run: ScoreModelRun, train: ScoreData, heldout: ScoreData, every: int
 ) -> list[tuple[int, float, np.ndarray]]:
     """Return (pairs seen, seconds of training, held-out differences) along one run, including its start."""
-    graph, weights, frozen = starting_point(run)
-    spec = spec_of(run.config, graph, train.steps)
-    state, seed = start(spec, weights), jax.random.key(run.config.seed)
+    model = split_decoder(run, run.config.lora)
+    objective = score_objective(run.config, model.graph, train.steps)
+    state = start(objective, initial_weights(model, run.files.config.hidden))
+    seed = jax.random.key(run.config.seed)
     points, seconds = [], 0.0
     for step in range(train.steps):
         began = time.monotonic()
-        state, measured = train_step(spec, state, frozen, train.batch(step), seed)
+        state, measured = train_step(objective, state, model.frozen, train.batch(step), seed)
         loss = float(measured["loss"])
         seconds += time.monotonic() - began
         size = train.batching.prompts_per_step
         seen = (step + 1) * size
         print(f"step {step}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
         if seen // every > (seen - size) // every or step + 1 == train.steps:
-            scores = heldout_scores(spec, state.weights, frozen, heldout)
+            scores = heldout_scores(objective, state.weights, model.frozen, heldout)
             points.append((seen, seconds, learnt_differences(scores, heldout.preferred, "reward")))
             row(f"after {seen} pairs", points[-1][2])
     return points
@@ -134,9 +132,9 @@ def main() -> None:
     given = arguments()
     keep_compilations()
     with tempfile.TemporaryDirectory() as folder:
-        run = ScoreRun(config_of(given, folder))
-        make_pairs(run)
-        train, heldout = run.data("train"), run.data("heldout")
+        run = ScoreModelRun(config_of(given, folder))
+        pairs.run(run)
+        train, heldout = score_data(run, "train"), score_data(run, "heldout")
         rules = [row("the shorter response wins", lengths_rule(heldout))]
         rules.append(row("logistic regression on word counts", word_rule(train, heldout)))
         points = learn(run, train, heldout, given.every)

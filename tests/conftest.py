@@ -35,7 +35,7 @@ ORDER = (
         "core",
         "scorers",
     ),
-    *("sampling", "models", "training", "dry_run", "runtime", "stages", "launch"),
+    *("sampling", "models", "training", "dry_run", "tools", "runtime", "stages", "launch"),
 )
 # All that these folders test needs a model; elsewhere a test says so by a fixture, or by the marker "model".
 OF_MODELS = ORDER[ORDER.index("sampling") :]

@@ -1,4 +1,4 @@
-"""The examples run and do what they print."""
+"""The examples run and do what they print; benchmarks are no older than the functions that they call."""
 
 import runpy
 
@@ -7,6 +7,12 @@ import pytest
 from tests.builders import ROOT
 
 EXAMPLES = ROOT / "examples"
+PROGRAMS = sorted([*EXAMPLES.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_it_imports(program):
+    runpy.run_path(str(program), run_name="imported")
 
 
 def test_own_loop_reaches_what_was_predicted(capsys):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax.config import run as config
-from cann_jax.config import scorers as config_scorers
+from cann_jax.config.run import RunConfig
+from cann_jax.config.score_model import ScoreModelConfig
 from tests.builders import ROOT
+from tests.builders.settings import classes_of
 
 PACKAGE = ROOT / "cann_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -68,19 +69,37 @@ def test_import_is_light(name):
 
 
 def schemas() -> list[type]:
-    items = {**vars(config), **vars(config_scorers)}.values()
-    return [item for item in items if dataclasses.is_dataclass(item)]
+    found = classes_of(RunConfig) | classes_of(ScoreModelConfig)
+    return sorted(found, key=lambda schema: schema.__name__)
+
+
+@cache
+def attributes_read(path: Path) -> frozenset[str]:
+    """Names of the attributes that a file reads, but for checks of settings against each other.
+
+    A file that calls ``getattr`` is taken to read the names in its tuples.
+    """
+    checks = {
+        inner
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef) and (node.name.endswith("conflicts") or node.name == "uneven")
+        for inner in ast.walk(node)
+    }
+    nodes = [node for node in ast.walk(tree(path)) if node not in checks]
+    attributes = {
+        node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    by_name = any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr"
+        for node in nodes
+    )
+    listed = [item for node in nodes if by_name and isinstance(node, ast.Tuple) for item in node.elts]
+    return frozenset(attributes | {item.value for item in listed if isinstance(item, ast.Constant)})
 
 
 @pytest.mark.parametrize("schema", schemas(), ids=lambda schema: schema.__name__)
 def test_no_setting_without_a_reader(schema):
-    outside = [path for path in FILES if path != PACKAGE / "config" / "run.py"]
-    read = {
-        node.attr
-        for path in outside
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-    }
+    read = frozenset().union(*map(attributes_read, FILES))
     # A permission is read by the check that refuses without it, and nowhere else.
     assert not {field.name for field in dataclasses.fields(schema)} - read - {"allow_changed_reference"}
 
@@ -96,7 +115,7 @@ def test_imports_are_declared_and_pinned():
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     third = {name.split(".")[0] for path in FILES for name in imports(path)} - set(sys.stdlib_module_names)
     names = {"yaml": "pyyaml", "profanity_check": "alt-profanity-check", "orbax": "orbax-checkpoint"}
-    for name in third - {"cann_jax"}:
+    for name in third - {"cann_jax", "cann_jax_tools"}:
         package = names.get(name, name.replace("_", "-"))
         assert package in declared, package
         assert package.lower() in pinned, package

@@ -21,6 +21,18 @@ def fields_of(schema: type, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from fields_of(each, below)
 
 
+def classes_of(schema: type) -> set[type]:
+    """Return a settings class and all that its fields hold, the class of every scorer kind included."""
+    found = {schema}
+    for hint in field_types(schema).values():
+        inner = section_type(hint) or named_section_type(hint)
+        if inner is ScorerConfig:
+            found = found.union(*(classes_of(scorer_kind(kind)) for kind in KINDS))
+        elif inner is not None:
+            found |= classes_of(inner)
+    return found
+
+
 def type_at(schema: type, key: str) -> Any:
     """Return the type of the field at a dotted key of a configuration."""
     hint: Any = schema

@@ -139,6 +139,7 @@ def test_text_that_does_not_fit(tmp_path, dialogues):
         load("polite_v1", path=str(short))(dialogues, None)
 
 
+@pytest.mark.model
 def test_smollm2_tells_polite_from_rude():
     """A real model and a question that it can answer: answers in the wrong order would show."""
     probe = {

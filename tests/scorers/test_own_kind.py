@@ -10,6 +10,8 @@ import pytest
 from tests.builders import ROOT
 from tests.builders.runs import write_config
 
+pytestmark = pytest.mark.model
+
 KIND = '''
 """Scores by length: a kind of another package."""
 
