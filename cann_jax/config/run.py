@@ -11,17 +11,15 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 
 from cann_jax.config.constraint import Requirement
-from cann_jax.config.mesh import DistributedConfig, MeshConfig
-from cann_jax.config.model import PREFERENCES, ModelConfig, PromptsConfig
+from cann_jax.config.job import JobConfig
+from cann_jax.config.model import PREFERENCES, PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.ranges import (
-    FolderName,
     Must,
     NonNegativeInt,
     Positive,
     PositiveInt,
     Probability,
-    Seed,
     Text,
 )
 from cann_jax.config.scorers import ScorerConfig, ToPrealign
@@ -128,12 +126,11 @@ class EvaluateConfig:
     also: dict[ScoreName, ScorerConfig] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class RunConfig:
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(JobConfig):
     """A whole run, from prompts to an aligned model.
 
     Args:
-        name: The run's folder is ``run_dir/name``.
         model: The reference model.
         prompts: Training and held-out prompts.
         reward: What is maximised.
@@ -146,14 +143,8 @@ class RunConfig:
         online: Rounds after the first.
         preferences: Human preferences to train on; null where nothing reads them.
         prealign: DPO of the models that implicit scorers with ``prealigned.preference`` ask for.
-        mesh: Devices by axis.
-        distributed: Processes of one run.
-        run_dir: Folder of all runs.
-        seed: Seed of every random choice.
     """
 
-    name: FolderName
-    model: ModelConfig
     prompts: PromptsConfig
     reward: RewardConfig
     constraints: dict[ScoreName, ConstraintConfig]
@@ -165,10 +156,6 @@ class RunConfig:
     online: OnlineConfig = field(default_factory=OnlineConfig)
     preferences: PreferencesConfig | None = None
     prealign: PrealignConfig = field(default_factory=PrealignConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    run_dir: Text = "runs"
-    seed: Seed = 0
 
     def trained_on(self) -> dict[str, tuple[str, ScorerConfig]]:
         """Return the scorers that the dual reads: (key in the configuration, settings) by column name."""

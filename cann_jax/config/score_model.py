@@ -1,23 +1,20 @@
 """Settings of ``python -m cann_jax.reward``: a reward or cost model from human preferences."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from cann_jax.config.mesh import DistributedConfig, MeshConfig
-from cann_jax.config.model import ModelConfig
+from cann_jax.config.job import JobConfig
 from cann_jax.config.preferences import Dimension, PreferencesConfig
-from cann_jax.config.ranges import FolderName, NextTurn, NonNegative, PositiveInt, Probability, Seed, Template
+from cann_jax.config.ranges import NextTurn, NonNegative, PositiveInt, Probability, Template
 from cann_jax.config.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreModelConfig(TrainingConfig):
+class ScoreModelConfig(JobConfig, TrainingConfig):
     """A reward or cost model.
 
     Args:
-        name: The model's folder is ``run_dir/name``.
-        model: The language model it starts from.
         preferences: The pairs.
         objective: ``reward``: Bradley-Terry on ``dimension``, larger is better. ``cost``: the pairwise and
             sign terms of Safe-RLHF, larger is more harmful; its pairs are those that say which is safer.
@@ -29,14 +26,8 @@ class ScoreModelConfig(TrainingConfig):
         regularization: Weight of the mean squared score, which pins the constant that pairs leave free.
         confidence: Level of the interval of the held-out accuracy.
         export: Layout of the folder ``model``: ``safe_rlhf`` or ``hf`` (a sequence classifier).
-        mesh: Devices by axis.
-        distributed: Processes of one run.
-        run_dir: Folder of all runs.
-        seed: Seed of every random choice.
     """
 
-    name: FolderName
-    model: ModelConfig
     preferences: PreferencesConfig
     objective: Literal["reward", "cost"] = "reward"
     dimension: Dimension = "better"
@@ -47,10 +38,6 @@ class ScoreModelConfig(TrainingConfig):
     regularization: NonNegative = 0.001
     confidence: Probability = 0.95
     export: Literal["safe_rlhf", "hf"] = "safe_rlhf"
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
-    run_dir: str = "runs"
-    seed: Seed = 0
 
     @property
     def label(self) -> Dimension:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cann_jax.config.scorers import KINDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
@@ -80,3 +82,8 @@ def test_example_of_the_readme_runs():
     found: dict = {}
     exec(example, found)
     assert found["solution"].converged and found["label"].shape == (2,)
+
+
+def test_every_scorer_kind_is_named_for_people():
+    text = (ROOT / "README.md").read_text()
+    assert not [kind for kind in KINDS if f"`{kind}`" not in text]
