@@ -72,12 +72,21 @@ class Recorder:
         def watched(settings: Any, name: str) -> Any:
             value = object.__getattribute__(settings, name)
             key = self._keys.get(id(settings)) if self._stage is not None else None
-            is_section = dataclasses.is_dataclass(value) or isinstance(value, Mapping)
-            if key is not None and name in self._fields(settings) and not is_section:
-                self.reads[self._stage].add(f"{key}.{name}" if key else name)
+            if key is not None:
+                # vars() reads every field at once.
+                read = value if name == "__dict__" else {name: value}
+                self.reads[self._stage] |= {
+                    f"{key}.{field}" if key else field
+                    for field, held in read.items()
+                    if field in self._fields(settings) and not self._is_section(held)
+                }
             return value
 
         return watched
+
+    @staticmethod
+    def _is_section(value: Any) -> bool:
+        return dataclasses.is_dataclass(value) or isinstance(value, Mapping)
 
     @staticmethod
     def _fields(settings: Any) -> set[str]:

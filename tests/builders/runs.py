@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import yaml
 
 from tests.builders import ROOT
@@ -67,6 +70,15 @@ def write_config(folder: Path, model: Path, **changes) -> str:
 def implicit(beta: float, **source: str) -> dict[str, Any]:
     """Settings of a scorer whose pre-aligned model comes from ``source``."""
     return {"kind": "implicit", "beta": beta, "prealigned": source}
+
+
+def saved_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Return the weights that a training saved in ``folder``, by path, wherever the devices were."""
+    with ocp.StandardCheckpointer() as reader:
+        saved = reader.metadata(folder).item_metadata.tree
+        here = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), saved)
+        leaves = jax.tree_util.tree_leaves_with_path(reader.restore(folder, here))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def command(config: str, *flags: str) -> list[str]:

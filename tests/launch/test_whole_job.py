@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pyarrow.parquet as pq
 import pytest
 
 from tests.builders import ROOT
 from tests.builders.processes import environment, free_port
-from tests.builders.runs import STAGES, command, write_config
+from tests.builders.runs import STAGES, command, saved_weights, write_config
 
 HEARTBEAT = 10
 FLAGS = ("--align.prompts_per_step", "4", "--mesh.fsdp", "2")
@@ -33,20 +32,11 @@ def alone(tiny_folder, tmp_path_factory) -> Path:
     return folder / "runs/tiny"
 
 
-def weights(folder: Path) -> dict[str, np.ndarray]:
-    with ocp.StandardCheckpointer() as reader:
-        saved = reader.metadata(folder / "align/weights").item_metadata
-        here = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
-        return {
-            name: np.asarray(leaf) for name, leaf in reader.restore(folder / "align/weights", here).items()
-        }
-
-
 def assert_equal(folder: Path, alone: Path) -> None:
     assert all((folder / stage / "manifest.json").exists() for stage in STAGES)
     duals = [json.loads((each / "dual/dual.json").read_text()) for each in (alone, folder)]
     np.testing.assert_allclose(duals[0]["multipliers"], duals[1]["multipliers"], atol=1e-5)
-    ours, theirs = weights(folder), weights(alone)
+    ours, theirs = saved_weights(folder / "align/weights"), saved_weights(alone / "align/weights")
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import time
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from tests.builders import ROOT
 from tests.builders.processes import environment
-from tests.builders.runs import STAGES, command, run_process, write_config
+from tests.builders.runs import STAGES, command, run_process, saved_weights, write_config
 
 
 def kill_within(stage: str, config: str, folder, after: float) -> bool:
@@ -38,13 +36,6 @@ def durations(folder) -> dict[str, float]:
     return {stage: end - start for stage, (start, end) in times.items()}
 
 
-def weights(folder) -> dict[str, np.ndarray]:
-    with ocp.StandardCheckpointer() as reader:
-        saved = reader.restore(folder / "align/weights")
-    leaves = jax.tree_util.tree_leaves_with_path(saved)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
 def test_sigkill_in_each_stage_changes_nothing(finished, tiny_folder, tmp_path):
     config, folder, undisturbed = (
         write_config(tmp_path, tiny_folder),
@@ -63,7 +54,7 @@ def test_sigkill_in_each_stage_changes_nothing(finished, tiny_folder, tmp_path):
     assert any(cut)
     duals = [json.loads((run / "dual/dual.json").read_text()) for run in (folder, undisturbed)]
     assert duals[0]["multipliers"] == duals[1]["multipliers"]
-    ours, theirs = weights(folder), weights(undisturbed)
+    ours, theirs = saved_weights(folder / "align/weights"), saved_weights(undisturbed / "align/weights")
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     assert not [
         path for path in folder.rglob("*") if ".partial" in path.name or "checkpoint-tmp" in path.name
@@ -77,5 +68,8 @@ def test_align_goes_on_from_its_checkpoint(finished, copy, again):
         subprocess.run(["rm", "-r", str(path)], check=True)
     said = again("--stages", "align")
     assert "align: continuing with what was finished before" in said and "align: resumed after step 4" in said
-    ours, theirs = weights(folder), weights(finished / "runs/tiny")
+    ours, theirs = (
+        saved_weights(folder / "align/weights"),
+        saved_weights(finished / "runs/tiny/align/weights"),
+    )
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)

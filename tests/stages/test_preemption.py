@@ -5,16 +5,10 @@ import subprocess
 import time
 
 import numpy as np
-import orbax.checkpoint as ocp
 
 from tests.builders import ROOT
 from tests.builders.processes import environment
-from tests.builders.runs import command, run_process, write_config
-
-
-def weights(folder) -> dict[str, np.ndarray]:
-    with ocp.StandardCheckpointer() as reader:
-        return {name: np.asarray(leaf) for name, leaf in reader.restore(folder / "align/weights").items()}
+from tests.builders.runs import command, run_process, saved_weights, write_config
 
 
 def test_sigterm_in_training(finished, tiny_folder, tmp_path):
@@ -38,5 +32,8 @@ def test_sigterm_in_training(finished, tiny_folder, tmp_path):
     again = run_process(config)
     assert again.returncode == 0, again.stderr
     assert "align: resumed after step" in again.stdout
-    ours, theirs = weights(folder), weights(finished / "runs/tiny")
+    ours, theirs = (
+        saved_weights(folder / "align/weights"),
+        saved_weights(finished / "runs/tiny/align/weights"),
+    )
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)

@@ -8,19 +8,13 @@ import pytest
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from tests.builders.runs import saved_weights
 
 FLAGS = ("--rounds", "3", "--online.responses", "3", "--online.prompts", "10", "--stages", "align,rounds")
 
 
 def records(folder):
     return json.loads((folder / "runs/tiny/rounds/rounds.json").read_text())
-
-
-def weights(folder):
-    import orbax.checkpoint as ocp
-
-    with ocp.StandardCheckpointer() as saver:
-        return saver.restore((folder / "runs/tiny/rounds/weights").resolve())
 
 
 @pytest.fixture
@@ -53,12 +47,12 @@ def test_multipliers_move_by_the_margin_that_is_missed(rounds):
 
 
 def test_a_killed_round_ends_as_an_undisturbed_one(rounds, again):
-    found, trained = records(rounds), weights(rounds)
+    found, trained = records(rounds), saved_weights(rounds / "runs/tiny/rounds/weights")
     (rounds / "runs/tiny/rounds/manifest.json").unlink()
     (rounds / "runs/tiny/rounds/03/round.json").unlink()
     assert "rounds: continuing with what was finished before" in again(*FLAGS)
     assert records(rounds) == found
-    jax.tree.map(np.testing.assert_array_equal, weights(rounds), trained)
+    jax.tree.map(np.testing.assert_array_equal, saved_weights(rounds / "runs/tiny/rounds/weights"), trained)
 
 
 def test_the_last_round_is_what_is_evaluated(rounds, again):

@@ -192,7 +192,7 @@ def test_dry_run_by_shapes_alone(train, tmp_path, tiny_folder):
     [
         (["--accumulation", "3"], "use a divisor of pairs_per_step, which is 8"),
         (["--objectiv", "cost"], "objectiv is not a key; did you mean objective"),
-        (["--template", "plain"], "must be 'chat' or a text that holds"),
+        (["--template", "plain"], "must be text: 'chat' or a text that holds"),
         (["--preferences.path", "nowhere"], "check the spelling"),
         (["--optimizer.learning_rate", "1e30"], r"not finite at step .*; lower optimizer\.learning_rate"),
         (["--regularization", "-1"], "regularization is -1"),
