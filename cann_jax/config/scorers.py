@@ -4,6 +4,7 @@ import importlib.metadata
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from cann_jax.config.preferences import Dimension
@@ -79,6 +80,7 @@ class ScorerConfig:
         return None
 
 
+@cache  # each look goes through every installed distribution
 def registered_kinds() -> dict[str, str]:
     """Return every kind, this package's own first, with the place where its settings are declared."""
     found = importlib.metadata.entry_points(group=ENTRY_POINTS)

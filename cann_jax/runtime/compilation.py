@@ -14,5 +14,6 @@ def keep_compilations(least_seconds: float = 0.5) -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "cann_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # what the user set wins
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
