@@ -175,6 +175,18 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) 
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         with staged(folder / WEIGHTS) as local:
             save_file(tensors, local, metadata={"format": "pt", BASE: fingerprint})
+            _sort_metadata(local)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the header's metadata: safetensors' order differs by run, and equal adapters must hash alike."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(end - 8)
+    assert len(text) == end - 8, "the same entries in another order have the same length"
+    path.write_bytes(data[:8] + text + data[end:])
 
 
 def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:
