@@ -144,10 +144,10 @@ def commit_fingerprint(folder: epath.PathLike) -> str | None:
 
 
 def committed_outputs(folder: epath.PathLike, patterns: Iterable[str]) -> list[str]:
-    """Return the first output of each pattern that a stage committed, relative to its folder."""
+    """Return the first output of each pattern that a stage committed, or the folder that it lies in."""
     path = epath.Path(folder) / MANIFEST
     names = list(read_json(path)[OUTPUTS]) if path.exists() else []
-    return [found[0] for pattern in patterns if (found := matching(names, (pattern,)))]
+    return [found[0].partition("/")[0] for pattern in patterns if (found := matching(names, (pattern,)))]
 
 
 def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
