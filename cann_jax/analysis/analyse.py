@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cann_jax.analysis.reach import Features, Reach, find_reach
 from cann_jax.core.exploration.conflict import Reachability, reachability
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
@@ -70,6 +71,7 @@ class Analysis:
     conservative: tuple[DualSolution, np.ndarray] | None = None
     cross_fit: CrossFit | None = None
     sensitivities: tuple[np.ndarray, np.ndarray] | None = None
+    reach: Reach | None = None
 
     @property
     def feasible(self) -> Feasible:
@@ -84,11 +86,16 @@ def analyse(
     resamples: int = 200,
     seed: int = 0,
     method: str = "newton",
+    features: Features | None = None,
 ) -> Analysis:
     """Solve, certify and explore one problem.
 
     ``confidence`` is the level of the intervals, which 0 ``resamples`` leave out, and of the conservative λ.
     ``method`` is that of the solution itself; curves and bootstrap always use Newton's, for many at once.
+    ``features`` tell what training can reach.
+
+    Raises:
+        InputError: Features that do not fit, or fewer prompts than their folds.
     """
     scores, margins = problem.scores, np.asarray(problem.margins)
     table = standardise(scores)
@@ -114,6 +121,10 @@ def analyse(
         by_margin=Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
         by_beta=Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
     )
+    if features is not None:
+        multipliers = np.asarray(solution.multipliers)
+        found = find_reach(problem, features, beta, multipliers, confidence, resamples or 200, seed)
+        result = dataclasses.replace(result, reach=found)
     if not solution.converged:
         return result
     return dataclasses.replace(result, **_uncertainty(result, margins, resamples, seed))

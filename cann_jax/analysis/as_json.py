@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
+from cann_jax.analysis.reach import Reach
+from cann_jax.core.forecast import Forecast
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
 
@@ -39,7 +41,39 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     if found.sensitivities:
         by_margin, by_beta = found.sensitivities
         result["sensitivities"] = {"multipliers_by_margin": by_margin, "multipliers_by_beta": by_beta}
+    if found.reach:
+        result["attainable"] = _reach_json(found.reach)
     return dict(_finite(hashes.as_json(result)))
+
+
+def forecast_json(found: Forecast) -> dict[str, Any]:
+    """Return a forecast's numbers, each with its interval; improvements are in the constraints' order."""
+    spans = zip(found.improvement, *found.improvement_interval, strict=True)
+    result = {
+        "improvement": [_estimate(value, (low, high)) for value, low, high in spans],
+        "reward": _estimate(found.reward, found.reward_interval),
+        "kl": _estimate(found.kl, found.kl_interval),
+    }
+    return dict(_finite(hashes.as_json(result)))
+
+
+def _estimate(value: Any, interval: Any) -> dict[str, Any]:
+    return {"value": value, "interval": [interval[0], interval[1]]}
+
+
+def _reach_json(reach: Reach) -> dict[str, Any]:
+    """Return what features tell; slopes, correlations and strengths are of the reward, then the constraints."""
+    found, predicted = reach.attainable, reach.attainable.predicted
+    return {
+        "reachable": reach.reachable,
+        "multipliers": found.multipliers,
+        "ceiling": found.ceiling,
+        "correlations": predicted.correlations,
+        "slopes": predicted.slopes,
+        "strengths": predicted.strengths,
+        "forecast": reach.forecast and forecast_json(reach.forecast),
+        "forecast_of_plug_in": reach.plug_in and forecast_json(reach.plug_in),
+    }
 
 
 def solution_json(solution: DualSolution) -> dict[str, Any]:

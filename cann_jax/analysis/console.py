@@ -3,11 +3,14 @@
 from typing import TextIO
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from cann_jax.analysis.analyse import Analysis
+from cann_jax.analysis.reach import Reach
 from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
+from cann_jax.core.forecast import Forecast
 from cann_jax.core.scores import check_scores
 from cann_jax.files.console import console
 
@@ -63,10 +66,47 @@ def print_analysis(found: Analysis, notes: list[str], stream: TextIO | None = No
     for j, name in enumerate(found.problem.names):
         table.add_row(name, *_row(found, j))
     out.print(table)
+    if found.reach is not None:
+        _print_reach(out, found, found.reach)
     for line in _lines(found):
         out.print(line)
     for note in notes:
         out.print(f"[yellow]![/yellow] {note}")
+
+
+def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
+    """Print what training can reach: the table of what features tell on prompts that were left out."""
+    title = "what features tell of unseen prompts"
+    table = Table(title=title, title_justify="left")
+    for heading in ("score", "correlation", "ceiling", "lambda attainable", "forecast", "forecast at lambda*"):
+        table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
+    attainable = reach.attainable
+    for j, name in enumerate(found.problem.names):
+        table.add_row(
+            name,
+            f"{attainable.predicted.correlations[j + 1]:.2f}",
+            f"{attainable.ceiling[j]:+.4g}",
+            f"{attainable.multipliers[j]:.5g}",
+            *(_forecast_of(each, j) for each in (reach.forecast, reach.plug_in)),
+        )
+    forecasts = (_forecast_of(each, None) for each in (reach.forecast, reach.plug_in))
+    table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *forecasts)
+    out.print(table)
+    verdict = "reachable" if reach.reachable else "above what this model can tell"
+    if found.feasible == Feasible.NO:
+        verdict = "infeasible on the sample"
+    out.print(f"margins: {verdict}")
+
+
+def _forecast_of(forecast: Forecast | None, j: int | None) -> str:
+    """Return the forecast of constraint ``j``, or of the reward."""
+    if forecast is None:
+        return "–"
+    if j is None:
+        value, (low, high) = forecast.reward, forecast.reward_interval
+    else:
+        value, (low, high) = forecast.improvement[j], (end[j] for end in forecast.improvement_interval)
+    return rf"{value:+.4g} \[{low:+.4g}, {high:+.4g}]"
 
 
 def _row(found: Analysis, j: int) -> list[str]:

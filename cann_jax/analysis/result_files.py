@@ -1,5 +1,6 @@
 """The files of an analysis: ``dual.json``, ``curve.parquet`` and ``dual.png``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_json, write_table
 
 
-def write_results(folder: epath.PathLike, found: Analysis, notes: list[str]) -> tuple[str, ...]:
-    """Write ``dual.json``, ``curve.parquet`` and ``dual.png`` to the folder and return their names."""
+def write_results(
+    folder: epath.PathLike, found: Analysis, notes: list[str], more: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Write ``dual.json``, with ``more`` in it, ``curve.parquet`` and ``dual.png``, and return their names."""
     folder = epath.Path(folder)
-    write_json(folder / "dual.json", as_json(found, notes))
+    write_json(folder / "dual.json", as_json(found, notes) | dict(more or {}))
     write_table(folder / "curve.parquet", curve_table(found))
     draw_analysis(folder / "dual.png", found)
     return "dual.json", "curve.parquet", "dual.png"

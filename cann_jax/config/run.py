@@ -244,6 +244,11 @@ class RunConfig(JobConfig):
                 f"is {self.align.export}, but model.adapter is a part of what the new adapter is trained on; "
                 "use merged, or give a model.path with the first adapter merged",
             )
+        if self.dual.multipliers == "attainable" and self.sample.feature_layers == ():
+            yield (
+                "dual.multipliers",
+                "is 'attainable', and sample.feature_layers is empty; leave that out, or use plug_in",
+            )
         if self.calibrated and self.align.lora is None:
             yield "prompts.calibration", "is set, and only an adapter can be scaled; set align.lora, or leave it out"
         yield from self._data_conflicts()

@@ -3,22 +3,26 @@
 import numpy as np
 
 from cann_jax.analysis.analyse import analyse
+from cann_jax.analysis.as_json import forecast_json
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
+from cann_jax.analysis.reach import Features, above_ceiling_message
 from cann_jax.analysis.result_files import write_results
 from cann_jax.core.feasibility import Feasible
 from cann_jax.files.errors import InfeasibleError
-from cann_jax.run.outputs import read_problem
+from cann_jax.run.outputs import read_features, read_problem, write_predicted
 from cann_jax.run.run import Run
 from cann_jax.runtime.distributed import is_first
 from cann_jax.runtime.mesh import alone
 
 
 def run(run: Run) -> None:
-    """Write ``dual.json``, ``curve.parquet`` and ``dual.png``, and print the table.
+    """Write ``dual.json``, ``curve.parquet``, ``dual.png`` and ``predicted.parquet``, and print the tables.
 
     Raises:
-        InfeasibleError: The margins cannot be reached on the sample; raised when the files that show
-            what can be reached are written.
+        InfeasibleError: The margins cannot be reached on the sample or, where the attainable multipliers are
+            asked for, by what the model can tell; raised when the files that show what can be reached are
+            written.
+        InputError: There are fewer prompts than ``dual.folds``.
     """
     if is_first():
         with alone():
@@ -26,12 +30,32 @@ def run(run: Run) -> None:
 
 
 def _solve(run: Run) -> None:
-    config, problem = run.config, read_problem(run)
+    config, problem, values = run.config, read_problem(run), read_features(run)
     found = analyse(
-        problem, config.dual.beta, config.evaluate.confidence, seed=config.seed, method=config.dual.method
+        problem,
+        config.dual.beta,
+        config.evaluate.confidence,
+        seed=config.seed,
+        method=config.dual.method,
+        features=None if values is None else Features(values, config.dual.folds, config.seed),
     )
     said = warnings(found)
     print_analysis(found, said)
-    write_results(run.folder / "dual", found, said)
+    chosen = found.solution.multipliers
+    forecast = found.reach and found.reach.plug_in
+    if config.dual.multipliers == "attainable" and found.reach is not None:
+        chosen, forecast = found.reach.attainable.multipliers, found.reach.forecast
+    answer = {
+        "by": config.dual.multipliers,
+        "multipliers": [float(value) if np.isfinite(value) else None for value in chosen],
+        "forecast": forecast and forecast_json(forecast),
+    }
+    write_results(run.folder / "dual", found, said, {"chosen": answer})
+    if found.reach is not None:
+        predicted = found.reach.attainable.predicted
+        write_predicted(run, np.asarray(predicted.reward), np.asarray(predicted.constraints))
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
         raise InfeasibleError(infeasible_message(found))
+    if config.dual.multipliers == "attainable" and found.reach is not None and not found.reach.reachable:
+        message = above_ceiling_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
+        raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")

@@ -1,0 +1,98 @@
+"""What training can reach: the dual on what features tell of the scores, with a forecast."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cann_jax.core.attainable import Attainable, solve_attainable
+from cann_jax.core.forecast import Forecast, forecast
+from cann_jax.core.prediction import folds_of, predict_scores, standardise_features
+from cann_jax.core.problem import Problem
+from cann_jax.files.errors import named
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """What a policy reaches that tells responses apart as far as their features do.
+
+    Attributes:
+        attainable: λ at which it meets the margins, its ceilings, and the predicted scores.
+        forecast: What it does at that λ; None where no λ meets the margins.
+        plug_in: What it does at the λ of the scores themselves; None where that is not finite.
+    """
+
+    attainable: Attainable
+    forecast: Forecast | None
+    plug_in: Forecast | None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the margins are within what the features tell."""
+        return bool(self.attainable.converged)
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features of a problem's responses, and how they are used.
+
+    Attributes:
+        values: ``(prompts, responses, F)``.
+        folds: Parts of the prompts, each predicted from the others.
+        seed: Seed of that split.
+        key: Name of the setting or flag of ``folds``, for messages.
+    """
+
+    values: np.ndarray
+    folds: int = 8
+    seed: int = 0
+    key: str = "dual.folds"
+
+
+def find_reach(
+    problem: Problem,
+    features: Features,
+    beta: float,
+    multipliers: np.ndarray,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> Reach:
+    """Return what training can reach of a problem.
+
+    Args:
+        problem: The problem.
+        features: Features of its responses.
+        beta: β.
+        multipliers: λ* (m,) of the dual on the scores themselves.
+        confidence: Level of the intervals.
+        resamples: Bootstrap resamples.
+        seed: Their seed.
+
+    Raises:
+        InputError: Fewer prompts than folds, or features that are not finite or do not fit the scores.
+    """
+    scores = problem.scores
+    with named(features.key):
+        folds = folds_of(len(scores.reward), features.folds, features.seed)
+    values = standardise_features(features.values, scores.mask)
+    predicted = predict_scores(values, scores, folds, members=problem.targets.members)
+    found = solve_attainable(scores, predicted, problem.margins, beta)
+
+    def forecast_at(multipliers: np.ndarray) -> Forecast | None:
+        if not np.all(np.isfinite(multipliers)):
+            return None
+        return forecast(scores, predicted, multipliers, beta, resamples, seed, confidence)
+
+    own = forecast_at(np.asarray(found.multipliers)) if found.converged else None
+    return Reach(found, own, forecast_at(multipliers))
+
+
+def above_ceiling_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:
+    """Return a line that names the margins above what the model can tell, with their ceilings."""
+    over = [j for j in range(len(names)) if not np.isfinite(found.multipliers[j])] or list(range(len(names)))
+    parts = [f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})" for j in over]
+    return (
+        f"margin reachable on the sample, but above what this model can tell of unseen prompts: "
+        f"{', '.join(parts)}; lower it, sample more prompts, or use a larger model"
+    )

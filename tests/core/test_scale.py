@@ -1,0 +1,70 @@
+"""The smallest scale that meets the targets: by weights alone, corrected by policies, and out of reach."""
+
+import numpy as np
+import pytest
+
+from cann_jax.core.scale import ENOUGH, Try, choose_scale, shape
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """Gaussian log-ratios that tell half of one score, and nothing of another."""
+    random = np.random.default_rng(0)
+    ratios = random.normal(size=(4000, 16)) * 0.4
+    told = 0.5 * ratios + random.normal(size=ratios.shape) * 0.1
+    blind = random.normal(size=ratios.shape)
+    rows = np.arange(len(ratios))
+    return shape(ratios, [(rows, told), (rows[::2], blind[::2])], 4.0)
+
+
+def test_improvement_of_gaussian_log_ratios_is_known(linear):
+    """E[f·softmax(s·ℓ)] of jointly normal f, ℓ is s·Cov(f, ℓ), and the KL s²·Var(ℓ)/2, as K grows."""
+    at_one = np.searchsorted(linear.scales, 1.0)
+    assert linear.improvements[at_one, 0] == pytest.approx(0.5 * 0.16, rel=0.1)
+    assert linear.kl[at_one] == pytest.approx(0.16 / 2, rel=0.1)
+    assert abs(linear.improvements[at_one, 1]) < 0.02
+    assert linear.effective[0] == 1 and linear.kl[0] == 0
+
+
+def test_the_smallest_scale_is_chosen(linear):
+    found = choose_scale(linear, [], np.array([0.08, -0.1]), 9.0)
+    assert found.met and found.scale == pytest.approx(1.07, abs=0.1)
+    assert found.improvement[0] == pytest.approx(0.08, abs=1e-3)
+
+
+def test_a_target_at_or_below_nothing_needs_no_step(linear):
+    found = choose_scale(linear, [], np.array([-0.01, -0.1]), 9.0)
+    assert found.met and found.scale == 0 and found.kl == 0
+
+
+def test_a_policy_that_was_sampled_corrects_the_size(linear):
+    """It gave half of what the weights say, so that the scale must about double; the KL alike."""
+    at_one = np.searchsorted(linear.scales, 1.0)
+    half = linear.improvements[at_one] / 2
+    seen = Try(1.0, half, np.array([0.01, 0.01]), 2 * linear.kl[at_one])
+    found = choose_scale(linear, [seen], np.array([half[0], -0.5]), 9.0)
+    assert found.scale == pytest.approx(1.0, abs=0.01)
+    twice = choose_scale(linear, [seen], np.array([2 * half[0], -0.5]), 9.0)
+    assert twice.scale == pytest.approx(2.1, abs=0.2)
+    assert twice.kl > 4 * linear.kl[at_one]
+
+
+def test_where_the_weights_have_the_wrong_sign_only_what_was_seen_tells(linear):
+    seen = [Try(1.0, np.array([0.05, 0.1]), np.array([0.01, 0.01]), 0.1)]
+    found = choose_scale(linear, seen, np.array([0.0, 0.05]), 9.0)
+    assert found.met and 0 < found.scale <= 4
+
+
+def test_the_nearest_scale_is_kept_where_the_kl_limit_binds(linear):
+    found = choose_scale(linear, [], np.array([0.3, -0.1]), 0.05)
+    assert not found.met and found.kl <= 0.05 and found.scale > 0.5
+
+
+def test_beyond_what_the_weights_tell_the_curve_goes_on():
+    """Importance weights saturate at the best of K; a policy does not."""
+    ratios = np.random.default_rng(1).normal(size=(2000, 8))
+    known = shape(ratios, [(np.arange(len(ratios)), ratios)], 6.0)
+    last = known.scales[np.flatnonzero(known.effective >= ENOUGH)[-1]]
+    assert last < 4
+    far = choose_scale(known, [], np.array([known.improvements[-1, 0] * 1.2]), 99.0)
+    assert far.met and far.scale > last
