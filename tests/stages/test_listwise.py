@@ -42,7 +42,7 @@ def test_predicted_scores_are_read_by_name(run):
 
 @pytest.mark.parametrize("size", [4, 3])
 def test_a_listwise_training_starts_at_its_logarithm(run, copy, again, size):
-    """The steps take each prompt five times; with all its responses in a group the floor is a mean entropy."""
+    """The steps take each prompt five times, so with whole groups the floor is a plain mean."""
     said = again(*FLAGS, *DENOISED, "--align.group_size", str(size), "--align.epochs", "5")
     assert metrics(copy)[0]["loss"] == pytest.approx(np.log(size), abs=1e-6)
     assert f"listwise: loss starts at ln {size} = {np.log(size):.3f}, its floor is " in said
