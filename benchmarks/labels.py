@@ -34,7 +34,7 @@ from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.step import start, train_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "labels.md"
-KINDS = ("soft", "drawn")
+KINDS = {"soft": True, "drawn": False}
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
     trained = with_references(run, trained)
     for seed in range(given.seeds):
         for kind in KINDS:
-            config = replace(run.config, seed=seed, align=replace(run.config.align, labels=kind))
+            config = replace(run.config, seed=seed, align=replace(run.config.align, soft_labels=KINDS[kind]))
             policy = trained_policy(Run(config), replace(trained, batching=alignment(config).batching))
             after = policy.logps(*arguments_of(held))
             margins[kind].append(margin(run.config.dual.beta * (after - before), held.reward))

@@ -17,7 +17,7 @@ _NAMES = {
     "cann_jax.core.exploration.uncertainty": ("bootstrap", "conservative_solution", "cross_fit"),
     "cann_jax.core.feasibility": ("Feasible", "largest_margin"),
     "cann_jax.core.implicit": ("implicit_scores",),
-    "cann_jax.core.losses": ("dpo_loss", "ipo_loss", "regression_loss"),
+    "cann_jax.core.losses": ("dpo_loss", "ipo_loss", "listwise_loss", "regression_loss"),
     "cann_jax.core.preference": ("preference_probability", "pseudo_reward"),
     "cann_jax.core.prepare": ("prepare",),
     "cann_jax.core.problem": ("Constraint",),

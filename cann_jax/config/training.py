@@ -18,6 +18,7 @@ from cann_jax.config.ranges import (
     PositiveInt,
 )
 
+Loss = Literal["dpo", "ipo", "regression", "listwise"]
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -111,22 +112,27 @@ class AlignConfig(PreferenceTrainingConfig):
     """The one unconstrained preference optimisation.
 
     Args:
-        loss: ``dpo``, ``ipo``, or ``regression`` of log-ratio differences on differences of r_λ.
-        labels: ``soft`` probabilities, or one Bernoulli draw of each, ``drawn`` once.
+        loss: On pairs: ``dpo``, ``ipo``, or ``regression`` of log-ratio differences on differences of r_λ. On
+            all responses of a group at once: ``listwise`` cross-entropy with softmax(r_λ/β).
+        labels: What r_λ is made of: the ``scores`` themselves, or what the reference's features tell of them
+            on prompts left out of the fit (``denoised``). Rounds use scores, since nothing predicts those of
+            new samples.
+        soft_labels: Label pairs by probabilities; false takes one Bernoulli draw of each.
         label_temperature: Labels are σ(r_λ difference / this). 1 makes π_λ the optimum; the dual's β
             reproduces the PeCAN code of the paper's authors, whose labels are too sharp by 1/β.
         pairs: Of the reference's ``samples``, or the two responses of the preference ``dataset``.
         preference: What labels the pairs: r_λ, or what people said is ``better`` or ``safer``.
         prompts_per_step: Prompts in one optimizer step.
-        group_size: Responses of one prompt taken at once; all their pairs enter the loss.
+        group_size: Responses of one prompt taken at once; all of them enter the loss.
         selection: ``extremes`` takes each prompt's highest and lowest pseudo-rewards,
             ``random`` a fresh random subset in every epoch.
         export: ``merged`` writes the aligned model as a Hugging Face folder, ``align/model``; ``adapter``
             writes its LoRA in PEFT's format, ``align/adapter``; or ``both``, or ``none``.
     """
 
-    loss: Literal["dpo", "ipo", "regression"] = "dpo"
-    labels: Literal["soft", "drawn"] = "soft"
+    loss: Loss = "dpo"
+    labels: Literal["scores", "denoised"] = "scores"
+    soft_labels: bool = True
     label_temperature: Positive = 1.0
     pairs: Literal["samples", "dataset"] = "samples"
     preference: Literal["pseudo_reward", "better", "safer"] = "pseudo_reward"
@@ -158,12 +164,18 @@ class AlignConfig(PreferenceTrainingConfig):
                 f"is {self.label_temperature}, and the labels of align.preference {self.preference!r} "
                 "are 0 or 1; leave it out",
             )
-        changed = self.labels == "drawn" or self.label_temperature != 1 or self.label_smoothing > 0
-        if self.loss == "regression" and (human or changed):
+        changed = not self.soft_labels or self.label_temperature != 1 or self.label_smoothing > 0
+        if self.loss in ("regression", "listwise") and (human or changed):
             yield (
                 "loss",
-                "is 'regression', which reads differences of r_λ and no labels; leave out align.preference, "
-                "align.labels, align.label_temperature and align.label_smoothing, or use dpo or ipo",
+                f"is {self.loss!r}, which reads r_λ and no labels of pairs; leave out align.preference, "
+                "align.soft_labels, align.label_temperature and align.label_smoothing, or use dpo or ipo",
+            )
+        if self.labels == "denoised" and (human or not self.supervision.from_samples):
+            yield (
+                "labels",
+                "is 'denoised', and only scores of the reference's samples are predicted; "
+                "use scores, or pairs: samples and preference: pseudo_reward",
             )
         if self.export in ("adapter", "both") and self.lora is None:
             yield "export", f"is {self.export} and align.lora null, so there is no adapter; use merged"

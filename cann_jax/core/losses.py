@@ -1,4 +1,4 @@
-"""Losses for preference optimisation and score models: pure functions, one number for each pair.
+"""Losses for preference optimisation and score models: pure functions, a number for each pair or group.
 
 ``margin = logp(first) − logp(second)`` in nats, of any shape, and ``label = P(first ≻ second)`` in [0, 1]
 everywhere. A label in (0, 1) gives the expected loss of Bernoulli labels drawn from it, without their noise.
@@ -44,6 +44,25 @@ def regression_loss(
     of π_λ cancels in it (Gao et al. 2024 regress rewards so).
     """
     return (policy_margin - reference_margin - difference / beta) ** 2
+
+
+def listwise_loss(log_ratios: jax.Array, rewards: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """Return the cross-entropy (…), in nats, of a policy among R responses to one prompt.
+
+    It is −Σ_k w_k ln softmax_k(ℓ) with the targets w = softmax(rewards/β): the policy that tilts π_ref by
+    exp(reward/β) minimizes it, whatever its normalizer. Equal log-ratios give ln R.
+
+    Args:
+        log_ratios: (…, R) ℓ = log π_θ(y|x) − log π_ref(y|x) of responses drawn from π_ref.
+        rewards: (…, R) what the policy is tilted by.
+        beta: β of the tilt.
+    """
+    return -jnp.sum(jax.nn.softmax(rewards / beta) * jax.nn.log_softmax(log_ratios), axis=-1)
+
+
+def listwise_floor(rewards: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """Return the least ``listwise_loss`` (…) of any policy: the entropy of the targets, in nats."""
+    return listwise_loss(rewards / beta, rewards, beta)
 
 
 def smoothed(label: jax.Array, smoothing: float | jax.Array) -> jax.Array:

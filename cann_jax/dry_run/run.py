@@ -124,8 +124,9 @@ def _training_line(planned: _Planned) -> str:
     batching, extent, steps = planned.training.batching, planned.extent, planned.steps
     size, group = batching.prompts_per_step, batching.group_size
     tokens, pairs = size * (extent.prompt + group * extent.response), size * group * (group - 1) // 2
+    terms = f"{size} groups of {group}" if planned.training.loss == "listwise" else f"{pairs} pairs"
     number = "steps (their number comes with the data)" if steps is None else f"{steps} steps"
-    return f"{planned.name}: {number} of up to {tokens} tokens and {pairs} pairs each, padding included"
+    return f"{planned.name}: {number} of up to {tokens} tokens and {terms} each, padding included"
 
 
 def _programs(

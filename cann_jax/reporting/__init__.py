@@ -6,6 +6,7 @@ from cann_jax.reporting.plots import draw_clouds, draw_training
 from cann_jax.reporting.results import print_results
 from cann_jax.run import outputs
 from cann_jax.run.run import Run
+from cann_jax.run.training import alignment
 
 __all__ = ["write_report"]
 
@@ -20,7 +21,7 @@ def write_report(run: Run) -> None:
     before = outputs.read_responses_with_scores(run, outputs.REFERENCE)
     after = outputs.read_responses_with_scores(run, outputs.ALIGNED)
     draw_clouds(folder / "clouds.png", before, after, list(run.config.constraints))
-    draw_training(folder / "training.png", folder / "align" / outputs.METRICS)
+    draw_training(folder / "training.png", folder / "align" / outputs.METRICS, alignment(run.config).start)
     text = report_text(run, results, outputs.read_dual(run), before, after)
     write_bytes_atomic(folder / "report.md", text.encode())
     print_results(results)

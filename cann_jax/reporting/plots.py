@@ -35,15 +35,21 @@ def draw_clouds(path: epath.PathLike, before: pa.Table, after: pa.Table, constra
     _save(figure, path)
 
 
-def draw_training(path: epath.PathLike, metrics: epath.PathLike) -> None:
-    """Draw the loss, and the implicit reward margins of the pairs, by step."""
+def draw_training(
+    path: epath.PathLike, metrics: epath.PathLike, start: tuple[str, float] | None = None
+) -> None:
+    """Draw the loss, and the implicit reward margins of the pairs, by step.
+
+    ``start`` is the loss of the reference, as a formula and in numbers.
+    """
     rows = [json.loads(line) for line in epath.Path(metrics).read_text().splitlines()]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.6))
     left.plot(columns["step"], columns["loss"], color=AFTER)
-    left.axhline(np.log(2), color=BEFORE, linestyle=":", label="ln 2, the start")
-    left.set(xlabel="step", ylabel="loss, nats a pair")
-    left.legend()
+    if start is not None:
+        left.axhline(start[1], color=BEFORE, linestyle=":", label=f"{start[0]}, the reference")
+        left.legend()
+    left.set(xlabel="step", ylabel="loss")
     right.fill_between(columns["step"], columns["margin_p10"], columns["margin_p90"], color=AFTER, alpha=0.2)
     right.plot(columns["step"], columns["margin_mean"], color=AFTER)
     right.axhline(0, color=BEFORE, linestyle=":")

@@ -20,6 +20,7 @@ from cann_jax.training.checkpoints import load_weights, save_weights
 
 REWARD = "reward"  # the reward's column, beside one a constraint
 RESPONSES = "responses"  # prefix of the sample stage's shards
+PREDICTED = "predicted.parquet"  # scores predicted from features, by the stage dual
 WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
 REFERENCE, ALIGNED = "reference", "aligned"  # the two policies of the evaluation
 
@@ -129,6 +130,27 @@ def _forecast(found: Mapping[str, Any], names: Sequence[str]) -> Forecast:
     return Forecast(
         dict(zip(names, improvement, strict=True)), Estimate(**found["reward"]), Estimate(**found["kl"])
     )
+
+
+def read_predicted(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Read the predicted scores of the reference's responses: reward (N, K) and constraints (N, K, m).
+
+    The constraints are in the configuration's order, and scaled as those of ``read_problem``.
+    """
+    names = tuple(run.config.constraints)
+    columns = _columns(read_table(run.folder / "dual" / PREDICTED), (REWARD, *names))
+    return columns[REWARD], np.stack([columns[name] for name in names], axis=-1)
+
+
+def write_predicted(run: Run, reward: np.ndarray, constraints: np.ndarray) -> None:
+    """Write the predicted scores, (N, K) and (N, K, m), of the reference's responses."""
+    rows = read_table(run.folder / "score" / "scores.parquet").select(["prompt_id", "response"])
+    columns = {REWARD: reward} | {
+        name: constraints[..., index] for index, name in enumerate(run.config.constraints)
+    }
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(np.asarray(values, np.float32).reshape(-1)))
+    write_table(run.folder / "dual" / PREDICTED, rows)
 
 
 def read_pair_rewards(run: Run) -> tuple[np.ndarray, Columns]:

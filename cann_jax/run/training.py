@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from etils import epath
 from flax import nnx
 
 from cann_jax.config.run import RunConfig
-from cann_jax.config.training import LoraConfig, PreferenceTrainingConfig, Supervision
+from cann_jax.config.training import LoraConfig, Loss, PreferenceTrainingConfig, Supervision
+from cann_jax.core.losses import listwise_floor
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
@@ -45,7 +47,7 @@ class Training:
         settings: Its settings.
         supervision: Which pairs it learns from.
         batching: How a step's batch is drawn.
-        loss: ``dpo``, ``ipo`` or ``regression``.
+        loss: As in ``AlignConfig``.
         beta: β of the loss.
     """
 
@@ -53,8 +55,19 @@ class Training:
     settings: PreferenceTrainingConfig
     supervision: Supervision
     batching: Batching
-    loss: Literal["dpo", "ipo", "regression"]
+    loss: Loss
     beta: float
+
+    @property
+    def start(self) -> tuple[str, float] | None:
+        """The loss of the reference, as a formula and in numbers; None where it depends on the data."""
+        size = self.batching.group_size
+        known = {
+            "dpo": ("ln 2", np.log(2)),
+            "ipo": ("1/(4β²)", 1 / (4 * self.beta**2)),
+            "listwise": (f"ln {size}", np.log(size)),
+        }
+        return known.get(self.loss)
 
 
 class Model(NamedTuple):
@@ -79,7 +92,7 @@ def alignment(config: RunConfig) -> Training:
         prompts_per_step=align.prompts_per_step,
         group_size=align.group_size,
         selection=align.selection,
-        labels=align.labels,
+        soft_labels=align.soft_labels,
         label_temperature=align.label_temperature if supervision.label is None else 0.0,
         label_smoothing=align.label_smoothing,
         ragged=not supervision.from_samples,
@@ -158,12 +171,21 @@ def train(
     """
     objective = objective_of(training, model.graph, data.steps)
     data = with_reference(objective, model, data, folder)
+    if training.loss == "listwise" and weights is None:
+        print(_listwise_bounds(training, data), flush=True)
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     settings = training.settings
     rate = f"{training.key}.optimizer.learning_rate"
     pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints)
     state = start(objective, model.reference if weights is None else weights)
     return fit(objective, state, model.frozen, data.batch, seed, pace, folder).weights
+
+
+def _listwise_bounds(training: Training, data: PreferenceData) -> str:
+    size = training.batching.group_size
+    groups = np.concatenate([data.reward[data.places(step)] for step in range(data.steps)])
+    floor = float(np.mean(listwise_floor(jnp.asarray(groups), training.beta)))
+    return f"listwise: loss starts at ln {size} = {np.log(size):.3f}, its floor is {floor:.3f}"
 
 
 def aligned_decoder(run: Run) -> Decoder:

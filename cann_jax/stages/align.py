@@ -1,13 +1,16 @@
 """The one unconstrained alignment, on pairs labelled by r + ⟨λ*, g⟩ or, for the baselines, by people."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.preference import pseudo_reward
+from cann_jax.core.scores import Scores
 from cann_jax.run.outputs import (
     REWARD,
     read_dual,
     read_pair_rewards,
     read_pairs,
+    read_predicted,
     read_problem,
     read_samples,
     write_weights,
@@ -53,9 +56,17 @@ def _data(run: Run, training: Training) -> PreferenceData:
     if not supervision.from_samples:
         reward, scores = read_pair_rewards(run)
         return preference_data(training.batching, read_pairs(run, "train").responses, reward, dict(scores))
-    problem = read_problem(run)
-    constraints = np.asarray(problem.scores.constraints)
-    scores = {REWARD: np.asarray(problem.scores.reward)}
+    found = _labelling_scores(run)
+    reward = np.asarray(pseudo_reward(found, read_dual(run).ordered(run.config)))
+    constraints = np.asarray(found.constraints)
+    scores = {REWARD: np.asarray(found.reward)}
     scores |= {name: constraints[..., index] for index, name in enumerate(run.config.constraints)}
-    reward = np.asarray(pseudo_reward(problem.scores, read_dual(run).ordered(run.config)))
     return preference_data(training.batching, read_samples(run), reward, scores)
+
+
+def _labelling_scores(run: Run) -> Scores:
+    """Read the scores that r_λ is made of: as measured, or as predicted from the reference's features."""
+    if run.config.align.labels == "scores":
+        return read_problem(run).scores
+    print("align: labels from predicted scores, each fitted on other prompts (align.labels: denoised)")
+    return Scores(*map(jnp.asarray, read_predicted(run)))

@@ -21,10 +21,10 @@ class Batching:
         seed: Seed of the order of the prompts, of the responses taken and of drawn labels.
         epochs: Passes over the prompts.
         prompts_per_step: Prompts in a step, over all hosts.
-        group_size: Responses of each prompt in a step; all their pairs enter the loss.
+        group_size: Responses of each prompt in a step; all of them enter the loss.
         selection: ``extremes`` takes the highest and lowest rewards of each prompt, ``random`` a fresh random
             subset in every epoch.
-        labels: ``soft`` probabilities, or one Bernoulli draw of each, ``drawn`` once.
+        soft_labels: Label pairs by probabilities; False takes one Bernoulli draw of each.
         label_temperature: A label is σ(difference of the rewards / this). 0 is the limit, 1 for the larger
             reward and ½ for a tie: the label of a person who chose one response.
         label_smoothing: Probability, below one half, that a label is the wrong way round.
@@ -37,7 +37,7 @@ class Batching:
     prompts_per_step: int
     group_size: int = 2
     selection: Literal["extremes", "random"] = "random"
-    labels: Literal["soft", "drawn"] = "soft"
+    soft_labels: bool = True
     label_temperature: float = 1.0
     label_smoothing: float = 0.0
     ragged: bool = False

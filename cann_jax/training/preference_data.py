@@ -53,7 +53,7 @@ class PreferenceData(GroupData):
             labels = np.asarray(preference_probability(first, second, how.label_temperature))
         else:
             labels = (1 + np.sign(first - second)) / 2
-        if how.labels == "drawn":
+        if not how.soft_labels:
             labels = drawn_labels(labels, rows[:, 0], columns, how.seed)
         return np.asarray(smoothed(labels, how.label_smoothing))
 

@@ -1,19 +1,20 @@
 """The objectives of preference optimization, the same for every source of labels."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cann_jax.core.losses import dpo_loss, ipo_loss, regression_loss
+from cann_jax.config.training import Loss
+from cann_jax.core.losses import dpo_loss, ipo_loss, listwise_loss, regression_loss
 from cann_jax.models.logprobs import response_logps
 from cann_jax.training.step import Objective
 
 
 class PreferenceBatch(NamedTuple):
-    """Groups of R responses to one prompt; every pair of a group is a preference.
+    """Groups of R responses to one prompt.
 
     Args:
         prompts: (B, P) ids, padded on the right.
@@ -22,7 +23,7 @@ class PreferenceBatch(NamedTuple):
         response_lengths: (B, R).
         reference_logps: (B, R) log π_ref(y|x), nats.
         labels: (B, R, R), P(i ≻ j) at [b, i, j]; read where i < j.
-        rewards: (B, R) r_λ; read by the regression alone.
+        rewards: (B, R) r_λ; read by the regression and the listwise loss.
     """
 
     prompts: jax.Array
@@ -36,15 +37,16 @@ class PreferenceBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class PreferenceObjective(Objective[PreferenceBatch]):
-    """A loss on the log-prob margins of all pairs.
+    """A loss on the log-probs of groups of responses.
 
     Args:
-        loss: ``dpo`` and ``ipo`` fit the margins to the labels, ``regression`` to differences of r_λ.
+        loss: ``dpo`` and ``ipo`` fit the margins of all pairs to their labels, ``regression`` to differences
+            of r_λ; ``listwise`` fits the log-ratios of all responses of a group to r_λ.
         beta: β of the loss.
         chunks: Chunks of the vocabulary.
     """
 
-    loss: Literal["dpo", "ipo", "regression"]
+    loss: Loss
     beta: float
     chunks: int
 
@@ -55,7 +57,9 @@ class PreferenceObjective(Objective[PreferenceBatch]):
         return response_logps(model, *arrays, chunks=self.chunks, key=key, rematerialise=self.rematerialise)
 
     def losses(self, outputs: jax.Array, batch: PreferenceBatch) -> jax.Array:
-        """Return the losses (B, R, R), zero where (i, j) is not a pair."""
+        """Return the losses (B,) of the groups if listwise, else (B, R, R), zero where (i, j) is no pair."""
+        if self.loss == "listwise":
+            return listwise_loss(outputs - batch.reference_logps, batch.rewards, self.beta)
         margins, reference = _margins(outputs), _margins(batch.reference_logps)
         if self.loss == "regression":
             losses = regression_loss(margins, reference, _margins(batch.rewards), self.beta)
@@ -64,10 +68,10 @@ class PreferenceObjective(Objective[PreferenceBatch]):
             losses = loss(margins, reference, batch.labels, self.beta)
         return jnp.where(_is_pair(batch), losses, 0)
 
-    def pairs(self, batch: PreferenceBatch) -> int:
-        """Return B·R·(R − 1)/2."""
+    def terms(self, batch: PreferenceBatch) -> int:
+        """Return the number of groups B if listwise, else of pairs, B·R·(R − 1)/2."""
         size, count = batch.labels.shape[:2]
-        return size * count * (count - 1) // 2
+        return size if self.loss == "listwise" else size * count * (count - 1) // 2
 
     def measures(self, outputs: jax.Array, batch: PreferenceBatch) -> dict[str, jax.Array]:
         """Return accuracy, margins, log-probs and lengths; docs/metrics.md says what each should do."""

@@ -70,8 +70,8 @@ class ScoreObjective(Objective[ScoreBatch]):
             losses = bradley_terry_loss(outputs[:, 0] - outputs[:, 1], 1 - batch.preferred)
         return losses + self.regularization * jnp.mean(outputs**2, axis=-1)
 
-    def pairs(self, batch: ScoreBatch) -> int:
-        """Return B."""
+    def terms(self, batch: ScoreBatch) -> int:
+        """Return B: a term is the loss of a pair."""
         return batch.preferred.shape[0]
 
     def measures(self, outputs: jax.Array, batch: ScoreBatch) -> dict[str, jax.Array]:

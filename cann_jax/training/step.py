@@ -48,11 +48,11 @@ class Objective(ABC, Generic[Batch]):
 
     @abstractmethod
     def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """Return the loss of each pair; the sum of the array is the summed loss of the batch."""
+        """Return the terms of the loss; the sum of the array is the summed loss of the batch."""
 
     @abstractmethod
-    def pairs(self, batch: Batch) -> int:
-        """Return the number of pairs in a batch."""
+    def terms(self, batch: Batch) -> int:
+        """Return the number of terms that the loss of a batch is the mean of."""
 
     @abstractmethod
     def measures(self, outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -71,7 +71,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Take one optimizer step.
 
-    Losses and gradients are summed over pairs and divided once by their number, so that accumulation changes
+    Losses and gradients are summed over terms and divided once by their number, so that accumulation changes
     memory and nothing else. The dropout key is a function of (seed, step, micro-batch).
 
     The state is donated; ``batch`` has a leading axis divisible by ``objective.accumulation``.
@@ -93,7 +93,7 @@ def train_step(
     keys = jax.random.split(jax.random.fold_in(seed, state.step), objective.accumulation)
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.weights))
     total, outputs = jax.lax.scan(add, zero, (_micro_batches(batch, objective.accumulation), keys))
-    loss, gradient = jax.tree.map(lambda x: x / objective.pairs(batch), total)
+    loss, gradient = jax.tree.map(lambda x: x / objective.terms(batch), total)
     updates, optimizer = objective.optimizer.update(gradient, state.optimizer, state.weights)
     weights = optax.apply_updates(state.weights, updates)
     measured = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}

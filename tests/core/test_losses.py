@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core.losses import bradley_terry_loss, cost_loss, dpo_loss, ipo_loss, regression_loss, smoothed
+from cann_jax.core.losses import (
+    bradley_terry_loss,
+    cost_loss,
+    dpo_loss,
+    ipo_loss,
+    listwise_floor,
+    listwise_loss,
+    regression_loss,
+    smoothed,
+)
 
 CASES = [(1.3, 0.4, 1.0, 0.5), (-2.0, 1.0, 0.0, 0.1), (0.7, 0.7, 0.5, 2.0), (5.0, -3.0, 0.3, 0.25)]
 
@@ -50,6 +59,28 @@ def test_regression_is_zero_exactly_at_the_closed_form():
     margins, differences = ratio[:, None] - ratio[None, :], reward[:, None] - reward[None, :]
     np.testing.assert_allclose(regression_loss(margins, 0.0, differences, beta), 0, atol=1e-10)
     assert regression_loss(1.3, 0.4, 0.2, 0.5) == pytest.approx((0.9 - 0.4) ** 2, rel=1e-6)
+
+
+def test_listwise_loss_by_hand():
+    """−Σ w ln p of two lists of three, written out."""
+    rewards, ratios, beta = [[0.3, -1.2, 2.0], [1.0, 1.0, 0.0]], [[0.5, 0.1, -0.4], [0.0, 2.0, 1.0]], 0.4
+    for reward, ratio in zip(rewards, ratios, strict=True):
+        w, p = (np.exp(values) / np.sum(np.exp(values)) for values in (np.array(reward) / beta, ratio))
+        found = listwise_loss(jnp.array(ratio), jnp.array(reward), beta)
+        assert found == pytest.approx(-np.sum(w * np.log(p)), rel=1e-5)
+    found = listwise_loss(jnp.array(ratios), jnp.array(rewards), beta)
+    assert found.shape == (2,)
+    np.testing.assert_allclose(
+        listwise_loss(jnp.zeros((2, 3)), jnp.array(rewards), beta), np.log(3), rtol=1e-6
+    )
+
+
+def test_listwise_loss_is_least_at_the_tilted_policy_and_there_the_floor():
+    reward, beta = jnp.array([0.3, -1.2, 2.0]), 0.4
+    tilted = reward / beta - 7.0  # whatever the normalizer
+    np.testing.assert_allclose(jax.grad(listwise_loss)(tilted, reward, beta), 0, atol=1e-6)
+    assert listwise_loss(tilted, reward, beta) == pytest.approx(float(listwise_floor(reward, beta)), rel=1e-5)
+    assert listwise_loss(tilted + jnp.array([0.5, 0, 0]), reward, beta) > listwise_floor(reward, beta) + 1e-3
 
 
 def test_smoothing_is_conservative_dpo():

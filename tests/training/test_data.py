@@ -48,7 +48,7 @@ def test_labels_of_the_pseudo_reward(data):
     rows, columns = soft.places(0)
     difference = soft.reward[rows, columns][:, 0] - soft.reward[rows, columns][:, 1]
     np.testing.assert_allclose(soft.labels(rows, columns)[:, 0, 1], 1 / (1 + np.exp(-difference)), rtol=1e-5)
-    drawn = data(*DATASET, "--align.labels", "drawn").labels(rows, columns)
+    drawn = data(*DATASET, "--align.soft_labels", "false").labels(rows, columns)
     assert set(np.unique(drawn[:, 0, 1])) <= {0.0, 1.0}
     smooth = data(*DATASET, "--align.label_smoothing", "0.2").labels(rows, columns)
     np.testing.assert_allclose(smooth[:, 0, 1], 0.2 + 0.6 * soft.labels(rows, columns)[:, 0, 1], rtol=1e-5)

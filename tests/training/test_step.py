@@ -151,9 +151,11 @@ def test_a_loss_that_is_not_finite_is_visible(parts, referenced, fresh):
     assert not np.isfinite(float(metrics["loss"]))
 
 
-@pytest.mark.parametrize("loss, expected", [("ipo", 1 / (4 * 0.3**2)), ("regression", None)])
+@pytest.mark.parametrize(
+    "loss, expected", [("ipo", 1 / (4 * 0.3**2)), ("regression", None), ("listwise", math.log(3))]
+)
 def test_other_losses_begin_where_they_should_and_fall(no_dropout, batch, loss, expected):
-    """At margins of zero IPO is 1/(4β²) whatever the labels, and the regression the mean of (Δr/β)²."""
+    """At ratios of zero IPO is 1/(4β²), the regression the mean of (Δr/β)², the listwise loss ln 3."""
     graph, weights, frozen = no_dropout
     spec = dataclasses.replace(make_spec(graph, loss=loss), optimizer=optax.sgd(1e-3))
     batch = batch._replace(reference_logps=forward(spec, weights, frozen, batch))
