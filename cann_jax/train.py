@@ -9,8 +9,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import Options, parse_run
+from cann_jax.files.errors import NotHeldError
 from cann_jax.run.checks import run_checked_stages
 from cann_jax.run.folder import check_folder, open_folder
+from cann_jax.run.outputs import read_results
 from cann_jax.run.run import Run
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import keep_compilations
@@ -23,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
         InputError: One line that says what is wrong and how to fix it.
+        NotHeldError: With ``--require holds``, the constraints were not shown to hold.
     """
     config, options = parse_run(argv)
     keep_compilations()
@@ -43,6 +46,17 @@ def _run(run: Run, options: Options) -> None:
 
         with alone():
             write_report(run)
+    if options.require is not None:
+        _check_verdict(run)
+
+
+def _check_verdict(run: Run) -> None:
+    verdict = read_results(run)["summary"]["verdict"]
+    if verdict != "holds":
+        raise NotHeldError(
+            f"--require holds: the verdict is {verdict!r} (see {run.folder / 'report.md'}); lower the margin, "
+            "train on more prompts, or evaluate on more"
+        )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from cann_jax.analysis.flags import DualFlags
 
@@ -77,9 +77,11 @@ class TrainFlags(ConfiguredFlags):
 
     Args:
         stages (STAGE,...): Run only these stages, for example ``sample,score``.
+        require: With ``holds``, end with exit status 4 unless the certificate of every constraint holds.
     """
 
     stages: str | None = None
+    require: Literal["holds"] | None = None
 
 
 @dataclass(frozen=True)

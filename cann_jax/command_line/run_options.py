@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cann_jax.command_line.commands import (
     COMPILE_CHECK,
@@ -16,18 +17,20 @@ from cann_jax.command_line.parser import parse_configured, wants_help
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.scorers import registered_kinds, scorer_kind
+from cann_jax.files.errors import InputError
 from cann_jax.run.pipeline import PIPELINE
 from cann_jax.run.stages import Pipeline, chosen_stages
 
 
 @dataclass(frozen=True)
 class Options:
-    """The stages of a run to do, in their order, and the flags of ``ConfiguredFlags``."""
+    """The stages of a run to do, in their order, and the other flags of ``TrainFlags``."""
 
     stages: Pipeline
     dry_run: bool = False
     verify: bool = False
     model_config: str | None = None
+    require: Literal["holds"] | None = None
 
 
 def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
@@ -39,7 +42,11 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
     """
     config, flags = _parse_run(argv, TRAIN)
     stages = chosen_stages(PIPELINE, config, flags.stages)
-    return config, Options(stages, flags.dry_run, flags.verify, flags.model_config)
+    if flags.require is not None and "evaluate" not in {stage.name for stage in stages}:
+        raise InputError(
+            "command line: --require reads the verdict of the stage 'evaluate'; add it to --stages, or leave it out"
+        )
+    return config, Options(stages, flags.dry_run, flags.verify, flags.model_config, flags.require)
 
 
 def parse_score_model(argv: Sequence[str]) -> tuple[ScoreModelConfig, RewardFlags]:

@@ -101,10 +101,38 @@ class DualConfig:
     Args:
         beta: Weight of the KL term (β), shared by the dual and the preference loss.
         method: ``lbfgsb`` (jaxopt) or ``newton`` (safeguarded projected Newton).
+        multipliers: ``plug_in`` solves the dual on the scores themselves, as the paper does; ``attainable``
+            on what the model's features tell of them on prompts that were left out, which is what training
+            can reach.
+        folds: Parts of the prompts, each predicted from the others.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
     method: Literal["lbfgsb", "newton"] = "lbfgsb"
+    multipliers: Literal["attainable", "plug_in"] = "plug_in"
+    folds: Annotated[int, Ge(2)] = 8
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """How far to go along the trained step; the stage runs where ``prompts.calibration`` is set.
+
+    Args:
+        aim: ``margin`` scales the adapter until the mean reaches every margin; ``certificate`` further, by
+            what the certificate's bound takes, so that it holds with the probability ``power``.
+        power: Probability that the certificate holds, under ``aim: certificate``.
+        responses: Responses a prompt, of the reference and of each policy tried.
+        tries: Scales whose policies are sampled, at most.
+        largest: Largest scale.
+        kl_limit: Largest KL to the reference, nats.
+    """
+
+    aim: Literal["margin", "certificate"] = "certificate"
+    power: Annotated[float, Interval(ge=0.5, lt=1)] = 0.9
+    responses: PositiveInt = 4
+    tries: PositiveInt = 3
+    largest: Positive = 4.0
+    kl_limit: Positive = 3.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +141,7 @@ class EvaluateConfig:
 
     Args:
         responses: Responses a prompt, from the reference and from the aligned model.
-        confidence: Level of the paired-bootstrap intervals.
+        confidence: Level of the paired-bootstrap intervals, and of the certificate over all constraints.
         bootstrap: Bootstrap resamples of the prompts.
         examples: Before/after samples in the report.
         also: Further scorers that are measured only, by name: ``kind`` and that kind's keys.
@@ -138,6 +166,7 @@ class RunConfig(JobConfig):
         sample: Sampling from the reference.
         dual: The dual problem.
         align: The preference optimisation.
+        calibrate: The scale of what was trained.
         evaluate: The measurement on held-out prompts.
         rounds: Rounds in all; 1 is the one-shot method, more continue from it on the policy's own samples.
         online: Rounds after the first.
@@ -151,6 +180,7 @@ class RunConfig(JobConfig):
     sample: SampleConfig = field(default_factory=SampleConfig)
     dual: DualConfig = field(default_factory=DualConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     rounds: PositiveInt = 1
     online: OnlineConfig = field(default_factory=OnlineConfig)
@@ -170,6 +200,11 @@ class RunConfig(JobConfig):
         every = self.trained_on() | also
         return {name: item for name, item in every.items() if item[1].scores_new_responses}
 
+    def measured_constraints(self) -> dict[str, tuple[str, ScorerConfig]]:
+        """Return the scorers of the constraints, and of the reward where it can score new responses."""
+        names = {"reward", *self.constraints} & self.measured().keys()
+        return {name: item for name, item in self.measured().items() if name in names}
+
     def to_prealign(self) -> tuple[ToPrealign, ...]:
         """Return the models that the run pre-aligns, each once, in the order of the scorers."""
         every = (*self.trained_on().values(), *self.measured().values())
@@ -188,9 +223,9 @@ class RunConfig(JobConfig):
         return found
 
     @property
-    def last_training(self) -> str:
-        """Return the stage whose weights are evaluated."""
-        return "rounds" if self.rounds > 1 else "align"
+    def calibrated(self) -> bool:
+        """Return whether the trained step is scaled on calibration prompts."""
+        return self.prompts.calibration is not None
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
@@ -209,7 +244,11 @@ class RunConfig(JobConfig):
                 f"is {self.align.export}, but model.adapter is a part of what the new adapter is trained on; "
                 "use merged, or give a model.path with the first adapter merged",
             )
+        if self.calibrated and self.align.lora is None:
+            yield "prompts.calibration", "is set, and only an adapter can be scaled; set align.lora, or leave it out"
         yield from self._data_conflicts()
+        if self.rounds > 1 or self.calibrated:
+            yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
 
@@ -246,9 +285,13 @@ class RunConfig(JobConfig):
                 "online.responses",
                 f"is {self.online.responses}; use align.group_size, {self.align.group_size}, or more",
             )
-        for key, scorer in self.trained_on().values():
+
+    def _new_sample_conflicts(self) -> Iterator[tuple[str, str]]:
+        constraints = {name: item for name, item in self.trained_on().items() if name != "reward"}
+        for key, scorer in (self.trained_on() if self.rounds > 1 else constraints).values():
             if not scorer.scores_new_responses:
+                setting = "rounds to 1" if self.rounds > 1 else "prompts.calibration to null"
                 yield (
                     key,
-                    f"is a {scorer.kind}, which cannot score new samples; set rounds to 1, or use another",
+                    f"is a {scorer.kind}, which cannot score new samples; set {setting}, or use another",
                 )

@@ -36,6 +36,12 @@ class InfeasibleError(InputError):
     exit_status = 3
 
 
+class NotHeldError(InputError):
+    """The certificate of a constraint does not hold, where the user required it to."""
+
+    exit_status = 4
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return the most similar of ``words``, however far off it is."""
     return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]

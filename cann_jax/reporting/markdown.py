@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
-from cann_jax.reporting.results import HEADINGS, result_rows, summary_lines
+from cann_jax.reporting.results import HEADINGS, result_rows, summary_lines, verdict_lines
 from cann_jax.run.manifest import committed_outputs
 from cann_jax.run.outputs import DualAnswer
 from cann_jax.run.run import Run
@@ -24,10 +24,12 @@ def report_text(
     config, found = run.config, results["summary"]
     parts = [
         f"# {config.name}",
+        "\n".join(f"**{line}**  " for line in verdict_lines(results)),
         f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
         f"intervals: paired bootstrap over prompts, {config.evaluate.confidence:.0%}.",
         "## Asked, predicted, measured",
-        "Improvement over the reference, in each score's units; predicted by the dual, on its sample.",
+        "Improvement over the reference, in each score's units; predicted for λ on training prompts that were "
+        "left out, before the training.",
         _table(HEADINGS, result_rows(results)),
         _list(summary_lines(results)),
         "## The dual",
@@ -68,7 +70,7 @@ def _list(lines: list[str]) -> str:
 def _dual_lines(dual: DualAnswer) -> list[str]:
     lines = [
         f"feasible: {dual.feasible}; KKT residual {dual.kkt_residual:.1e} of the scores' spread",
-        f"KL of the predicted policy: {dual.kl:.3f} nats, {dual.kl_share_of_log_responses:.0%} of ln K",
+        f"KL of the policy that tilts by the scores themselves: {dual.kl_share_of_log_responses:.0%} of ln K",
     ]
     return lines + [f"note: {sentence}" for sentence in dual.warnings]
 

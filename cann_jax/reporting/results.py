@@ -1,6 +1,6 @@
 """The result of a run in words and text cells, for the terminal and the report alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,7 +13,7 @@ Results = Mapping[str, Any]
 
 
 def print_results(results: Results) -> None:
-    """Print the table of predicted and measured improvements and the lines beside it."""
+    """Print the table of predicted and measured improvements, the lines beside it, and the verdict last."""
     out, found = console(), results["summary"]
     title = f"held-out: {found['prompts']} prompts × {found['responses']} responses"
     table = Table(title=title, title_justify="left")
@@ -22,7 +22,7 @@ def print_results(results: Results) -> None:
     for row in result_rows(results):
         table.add_row(*row)
     out.print(table)
-    for line in summary_lines(results):
+    for line in (*summary_lines(results), *verdict_lines(results)):
         out.print(line, markup=False)
 
 
@@ -37,13 +37,13 @@ def _constraints(results: Results) -> list[tuple[str, Results]]:
 
 
 def _cells(name: str, row: Results, remark: str = "") -> tuple[str, ...]:
-    interval = row["interval"]
+    predicted, spread = _number(row.get("predicted")), row.get("predicted_interval")
     return (
         row.get("label", name) + remark,
         _number(row.get("asked")),
-        _number(row.get("predicted")),
+        predicted if spread is None else f"{predicted} {_interval(spread)}",
         _number(row["measured"]),
-        "–" if interval is None else f"[{_number(interval[0])}, {_number(interval[1])}]",
+        "–" if row["interval"] is None else _interval(row["interval"]),
         "–" if row["before"] is None else f"{row['before']:.3f} → {row['after']:.3f}",
     )
 
@@ -52,31 +52,48 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}"
 
 
+def _interval(interval: Sequence[float]) -> str:
+    return f"[{_number(interval[0])}, {_number(interval[1])}]"
+
+
 def summary_lines(results: Results) -> list[str]:
-    """Return the numbers beside the table and a verdict on each constraint, one sentence each."""
+    """Return the numbers beside the table, one sentence each."""
     found = results["summary"]
     tokens, stopped, fluency = (
         found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
     )
     multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
+    predicted = "no forecast" if found["kl_predicted"] is None else f"predicted {found['kl_predicted']:.3f}"
     return [
-        f"λ*: {multipliers} (β = {found['beta']:g})",
-        f"KL to the reference: {found['kl']:.3f} nats a response (predicted {found['predicted_kl']:.3f})",
+        f"λ: {multipliers} (β = {found['beta']:g}); scale of the trained step: {found['scale']:.3f}",
+        f"KL to the reference: {found['kl']:.3f} nats a response ({predicted} at scale 1)",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
         f"log-prob a token under the reference: {fluency[0]:.3f} → {fluency[1]:.3f} nats",
-        *(f"{name}: {_verdict(row)}" for name, row in _constraints(results)),
     ]
 
 
-def _verdict(row: Results) -> str:
-    if row["measured"] is None:
-        return "not measured, since its scores exist for the training samples only"
-    if row["interval"][0] >= row["asked"]:
-        return "the margin holds with confidence"
-    if row["measured"] >= row["asked"]:
-        return "the margin is reached, the interval includes less"
-    if row["interval"][0] > 0:
-        share = row["measured"] / row["asked"] if row["asked"] else float("nan")
-        return f"improved, {share:.0%} of the margin reached"
-    return "no improvement that the interval can tell from none"
+def verdict_lines(results: Results) -> list[str]:
+    """Return a verdict on each constraint, for example "relevance: HOLDS. Asked …", and one on all of several."""
+    constraints, found = _constraints(results), results["summary"]
+    lines = [_verdict(name, row, found["confidence"]) for name, row in constraints]
+    if len(constraints) > 1:
+        lines.append(f"all constraints together, at {found['confidence']:.0%}: {found['verdict'].upper()}")
+    return lines
+
+
+def _verdict(name: str, row: Results, confidence: float) -> str:
+    label, certificate = row.get("label", name), row["certificate"]
+    if certificate is None:
+        return f"{label}: NOT MEASURED, since its scores exist for the training samples only"
+    lower, upper = certificate["lower"], certificate["upper"]
+    line = (
+        f"{label}: {certificate['verdict'].upper()}. Asked {row['asked']:+.3f}, measured {row['measured']:+.3f} "
+        f"{_interval(row['interval'])} on {certificate['prompts']} unseen prompts; "
+        f"one-sided bounds of the certificate {lower:+.3f} and {upper:+.3f} for {certificate['bound']:+.3f}"
+    )
+    if certificate["verdict"] == "undecided":
+        needed = certificate["prompts_needed"]
+        line += "; no number of prompts" if needed is None else f"; about {needed} prompts"
+        line += " would decide at this estimate"
+    return line

@@ -1,7 +1,7 @@
 """Typed readers and writers of every artifact: the one place that knows the files' names and columns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,30 @@ RESPONSES = "responses"  # prefix of the sample stage's shards
 WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
 REFERENCE, ALIGNED = "reference", "aligned"  # the two policies of the evaluation
 
-BY_CONSTRAINT = ("labels", "multipliers", "margins", "spread", "predicted_improvement")
-
 Columns = Mapping[str, np.ndarray]  # scores (N, K) by name
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its interval, at the configuration's ``evaluate.confidence``."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a policy that tilts by what the model can tell does on prompts that were left out.
+
+    Args:
+        improvement: Of each constraint over the reference, by name.
+        reward: Of the mean reward over the reference.
+        kl: Its KL to the reference, nats.
+    """
+
+    improvement: dict[str, Estimate]
+    reward: Estimate
+    kl: Estimate
 
 
 @dataclass(frozen=True)
@@ -34,16 +55,14 @@ class DualAnswer:
 
     Args:
         labels: Names as the dual prints them, with group.
-        multipliers: λ*.
+        multipliers: λ that the run aligns with.
         margins: Improvement that was asked for, b.
         spread: Standard deviation of the score within a prompt.
-        predicted_improvement: Improvement under the tilted policy, on the sample.
-        predicted_reward: Mean reward of that policy.
-        kl: Its KL to the reference, nats.
-        kl_share_of_log_responses: That KL as a share of ln K.
+        forecast: What λ will give; None where the run has no features.
         beta: β.
-        feasible: ``yes``, ``no`` or ``undetermined``.
-        kkt_residual: In units of the scores' spread.
+        feasible: Whether the sample reaches the margins: ``yes``, ``no`` or ``undetermined``.
+        kkt_residual: Of the plug-in dual, in units of the scores' spread.
+        kl_share_of_log_responses: Its KL as a share of ln K.
         warnings: Sentences for people.
     """
 
@@ -51,17 +70,15 @@ class DualAnswer:
     multipliers: dict[str, float]
     margins: dict[str, float]
     spread: dict[str, float]
-    predicted_improvement: dict[str, float]
-    predicted_reward: float
-    kl: float
-    kl_share_of_log_responses: float
+    forecast: Forecast | None
     beta: float
     feasible: str
     kkt_residual: float
+    kl_share_of_log_responses: float
     warnings: list[str]
 
     def ordered(self, config: RunConfig) -> np.ndarray:
-        """Return λ* (m,) in the order of the configuration's constraints, which may not be the file's."""
+        """Return λ (m,) in the order of the configuration's constraints, which may not be the file's."""
         return np.array([self.multipliers[name] for name in config.constraints], np.float32)
 
 
@@ -92,11 +109,26 @@ def read_dual(run: Run) -> DualAnswer:
     """Read the dual's answer."""
     found = read_json(run.folder / "dual" / "dual.json")
     names = [label.partition("@")[0] for label in found["constraints"]]
-    values: dict[str, Any] = {}
-    for item in fields(DualAnswer):
-        value = found["constraints" if item.name == "labels" else item.name]
-        values[item.name] = dict(zip(names, value, strict=True)) if item.name in BY_CONSTRAINT else value
-    return DualAnswer(**values)
+    chosen = found["chosen"]
+    by_name = {
+        key: dict(zip(names, values, strict=True))
+        for key, values in {
+            "labels": found["constraints"],
+            "multipliers": chosen["multipliers"],
+            "margins": found["margins"],
+            "spread": found["spread"],
+        }.items()
+    }
+    plain = ("beta", "feasible", "kkt_residual", "kl_share_of_log_responses", "warnings")
+    forecast = None if chosen["forecast"] is None else _forecast(chosen["forecast"], names)
+    return DualAnswer(**by_name, forecast=forecast, **{key: found[key] for key in plain})
+
+
+def _forecast(found: Mapping[str, Any], names: Sequence[str]) -> Forecast:
+    improvement = [Estimate(**values) for values in found["improvement"]]
+    return Forecast(
+        dict(zip(names, improvement, strict=True)), Estimate(**found["reward"]), Estimate(**found["kl"])
+    )
 
 
 def read_pair_rewards(run: Run) -> tuple[np.ndarray, Columns]:
@@ -123,11 +155,26 @@ def write_weights(run: ModelRun[Any], stage: str, weights: Any) -> None:
 
 
 def read_multipliers(run: Run) -> np.ndarray:
-    """Read λ (m,) of the last round, in the configuration's order; λ* where there is one round."""
-    if run.config.rounds == 1:
+    """Read λ (m,) of the last round, in the configuration's order; the dual's where there was none."""
+    rounds = read_json(run.folder / "rounds" / "rounds.json") if run.config.rounds > 1 else []
+    if not rounds:
         return read_dual(run).ordered(run.config)
-    last = read_json(run.folder / "rounds" / "rounds.json")[-1]
-    return np.array([last["multipliers"][name] for name in run.config.constraints], np.float32)
+    return np.array([rounds[-1]["multipliers"][name] for name in run.config.constraints], np.float32)
+
+
+def read_scale(run: Run) -> float:
+    """Read the scale of the trained step; 1 where nothing was calibrated."""
+    return float(read_calibration(run)["scale"]) if run.config.calibrated else 1.0
+
+
+def read_calibration(run: Run) -> dict[str, Any]:
+    """Read what the calibration tried and chose."""
+    return dict(read_json(run.folder / "calibrate" / "scale.json"))
+
+
+def write_scale(run: Run, record: Mapping[str, Any]) -> None:
+    """Write what the calibration tried and chose."""
+    write_json(run.folder / "calibrate" / "scale.json", record)
 
 
 def write_rounds(run: Run, records: Sequence[Mapping[str, Any]]) -> None:

@@ -26,6 +26,8 @@ SCORED_PAIRS = When(
     "`align.pairs` is dataset and `align.preference` pseudo_reward",
     lambda c: not c.align.supervision.from_samples and c.align.supervision.label is None,
 )
+CALIBRATED = When("`prompts.calibration` is set", lambda c: c.calibrated)
+UNCALIBRATED = When("`prompts.calibration` is null", lambda c: not c.calibrated)
 ROUNDS = When("`rounds` is 2 or more", lambda c: c.rounds > 1)
 TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)
 HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompts.heldout == PREFERENCES)
@@ -34,6 +36,12 @@ ON_PAIRS = When("`align.pairs` is dataset", lambda c: not c.align.supervision.fr
 BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supervision.label is None)
 MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
 ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
+FEATURES = When("`sample.feature_layers` is not empty", lambda c: c.sample.feature_layers != ())
+
+
+def both(first: When, second: When) -> When:
+    """Return the condition that both hold."""
+    return When(f"{first.words} and {second.words}", lambda c: first.holds(c) and second.holds(c))
 
 
 def always(*names: str) -> dict[str, When]:
@@ -84,8 +92,9 @@ PREALIGNED_BY = tuple(
     for name in ("kind", "beta", "prealigned.preference")
 )
 TEMPLATE = ("template", "next_turn", "system")
-# What a training writes besides its weights.
+# What a training writes besides its weights; a step that is still to be scaled leaves the run by `calibrate`.
 EXPORTS = {"model/*": MERGED, "adapter/*": ADAPTER}
+EXPORTS_UNSCALED = {name: both(when, UNCALIBRATED) for name, when in EXPORTS.items()}
 
 # fmt: off
 PIPELINE = (
@@ -102,9 +111,10 @@ PIPELINE = (
     Stage("score", "How good is each response, by each score?",
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"sample": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
-    Stage("dual", "Which λ; can the margins be reached on the sample?",
+    Stage("dual", "Which λ; can the margins be reached on the sample, and by what the model can tell?",
           settings=("dual", "seed", "evaluate.confidence", *TARGETS), files=(),
-          reads=always("score"), writes=always("dual.json", "curve.parquet", "dual.png")),
+          reads={"score": ALWAYS, "sample": FEATURES},
+          writes=always("dual.json", "curve.parquet", "dual.png") | {"predicted.parquet": FEATURES}),
     Stage("pair_scores", "How good are the responses that people compared?", when=SCORED_PAIRS,
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
@@ -113,19 +123,26 @@ PIPELINE = (
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
                  "dual": BY_R_LAMBDA},
-          writes=always("weights/*", "metrics.jsonl") | EXPORTS),
+          writes=always("weights/*", "metrics.jsonl") | EXPORTS_UNSCALED),
+    Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
+          settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.export", "seed",
+                    "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
+          files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
+          reads={"align": ALWAYS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
+          writes=always("scale.json") | EXPORTS),
     Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
           settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.train", "scorers"),
-          reads=always("score", "dual", "align") | {"pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
+          reads=always("score", "dual", "align")
+          | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
           writes=always("weights/*", "rounds.json") | EXPORTS),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "rounds", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
           reads=always("score", "dual", "align")
-          | {"rounds": ROUNDS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
+          | {"calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
           writes=always("results.json", "reference.parquet", "aligned.parquet")),
 )
 

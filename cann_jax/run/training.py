@@ -20,7 +20,8 @@ from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.linear import LoraParam
-from cann_jax.run.outputs import MODEL, read_pairs, read_weights
+from cann_jax.models.adapters.scale import scaled
+from cann_jax.run.outputs import MODEL, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
 from cann_jax.runtime.distributed import agreed
@@ -166,9 +167,17 @@ def train(
 
 
 def aligned_decoder(run: Run) -> Decoder:
-    """Load the model that the run trained, adapters in place."""
+    """Load the model that the run trained, adapters in place and scaled."""
     model = split_decoder(run, run.config.align.lora)
-    return model.decoder(read_weights(run, run.config.last_training, model.reference))
+    if run.config.rounds > 1:
+        return model.decoder(read_weights(run, "rounds", model.reference))
+    return model.decoder(one_shot_weights(run, model))
+
+
+def one_shot_weights(run: Run, model: Model) -> Any:
+    """Read what the one preference step gave, at the scale that was chosen for it."""
+    weights = read_weights(run, "align", model.reference)
+    return scaled(weights, read_scale(run)) if run.config.calibrated else weights
 
 
 def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path) -> None:

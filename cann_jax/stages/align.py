@@ -29,7 +29,8 @@ def run(run: Run) -> None:
     """Train the policy on pairs and write its weights.
 
     Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and what
-    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT).
+    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT); where
+    a scale is still to be found, that is left to the stage ``calibrate``.
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.
@@ -40,7 +41,8 @@ def run(run: Run) -> None:
     model = split_decoder(run, training.settings.lora)
     weights = train(run, training, model, data, folder)
     write_weights(run, "align", weights)
-    export(run, model.decoder(weights), run.config.align.export, folder)
+    if not run.config.calibrated:
+        export(run, model.decoder(weights), run.config.align.export, folder)
 
 
 def _data(run: Run, training: Training) -> PreferenceData:

@@ -1,7 +1,6 @@
 """What the aligned model does on prompts that it never saw, compared with what was asked and predicted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,45 +8,28 @@ import pyarrow as pa
 from scipy import stats
 
 from cann_jax.config.run import EvaluateConfig, RunConfig
-from cann_jax.core.prepare import constraint_means
-from cann_jax.core.problem import Constraint
-from cann_jax.data.responses import Responses
+from cann_jax.core.certificate import Certificate, certify
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import (
     ALIGNED,
     REFERENCE,
     REWARD,
-    Columns,
     DualAnswer,
+    Estimate,
     constraints_of,
     read_dual,
     read_multipliers,
-    read_problem,
+    read_scale,
     write_evaluation,
 )
+from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
-from cann_jax.run.scorers import Scorers, load_scorers, score_shards
+from cann_jax.run.scorers import load_scorers
 from cann_jax.run.training import aligned_decoder
-from cann_jax.sampling.shards import sample_shards
 
 # Added to the run's seed, so that held-out draws are not those of the training prompts.
 HELDOUT_SEED = 1_000_003
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """One policy's responses to the held-out prompts.
-
-    Args:
-        responses: The responses.
-        reference_logps: (N, K) log π_ref(y|x), nats.
-        scores: Scores (N, K) by name.
-    """
-
-    responses: Responses
-    reference_logps: np.ndarray
-    scores: Columns
 
 
 def run(run: Run) -> None:
@@ -56,53 +38,64 @@ def run(run: Run) -> None:
     Raises:
         InputError: A scorer fails, or a score is NaN or infinite.
     """
-    print_overlong("evaluate", encoded_prompts(run, "heldout"))
-    scorers = load_scorers(run, run.config.measured())
-    reference = _sampled(run, scorers, run.reference, REFERENCE)
-    aligned = _sampled(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), ALIGNED)
+    config, prompts = run.config, encoded_prompts(run, "heldout")
+    print_overlong("evaluate", prompts)
+    scorers = load_scorers(run, config.measured())
+    draw = Draw(prompts, config.evaluate.responses, config.seed + HELDOUT_SEED, run.folder / "evaluate")
+    reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
+    aligned = sample_policy(
+        run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED
+    )
     tables = {REFERENCE: _table(reference), ALIGNED: _table(aligned)}
     write_evaluation(run, tables, results(run, reference, aligned))
 
 
-def _sampled(run: Run, scorers: Scorers, policy: LanguageModel, name: str) -> Sampled:
-    """Sample and score one policy; both use the same keys, which makes their difference less noisy."""
-    config, folder = run.config, run.folder / "evaluate"
-    prompts, count, seed = (
-        encoded_prompts(run, "heldout"),
-        config.evaluate.responses,
-        config.seed + HELDOUT_SEED,
-    )
-    responses = sample_shards(policy, prompts, config.sample, count, seed, folder, name)
-    logps = responses.logps
-    if name == ALIGNED:
-        logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
-    table, _ = score_shards(scorers, responses, logps, folder, config.sample.prompts_per_batch, name)
-    scores = {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers}
-    return Sampled(responses, logps, scores)
-
-
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
-    """Return asked, predicted, measured and interval of each score, and the rest under ``summary``."""
-    config, dual = run.config, read_dual(run)
+    """Return asked, predicted, measured, interval and verdict of each score, the rest under ``summary``."""
+    config, dual, constraints = run.config, read_dual(run), constraints_of(run.config)
+    certificates = _certificates(config, reference, aligned)
     rows: dict[str, Any] = {}
-    for constraint in constraints_of(config):
+    for constraint in constraints:
         name = constraint.name
-        before, after = (_constraint_means(constraint, sampled) for sampled in (reference, aligned))
         rows[name] = {
             "label": dual.labels[name],
             "asked": dual.margins[name],
-            "predicted": dual.predicted_improvement[name],
-            **measure(before, after, config.evaluate, config.seed),
+            **measure(reference.means(constraint), aligned.means(constraint), config.evaluate, config.seed),
+            **_predicted(dual.forecast and dual.forecast.improvement[name]),
             "spread": dual.spread[name],
+            "certificate": certificates.get(name),
         }
-    gain = dual.predicted_reward - float(np.mean(np.asarray(read_problem(run).scores.reward)))
-    rows[REWARD] = {"asked": None, "predicted": gain} | _plain_measure(REWARD, reference, aligned, config)
+    forecast = _predicted(dual.forecast and dual.forecast.reward)
+    rows[REWARD] = {"asked": None} | _plain_measure(REWARD, reference, aligned, config) | forecast
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
     multipliers = {
         dual.labels[name]: float(value)
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
-    return {**rows, "summary": summary(reference, aligned, dual, multipliers), "also": also}
+    found = summary(reference, aligned, dual, multipliers)
+    found |= {"scale": read_scale(run), "verdict": _overall(certificates, len(constraints))}
+    return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}
+
+
+def _certificates(config: RunConfig, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
+    """Return the certificate of each constraint that was measured, by name; they hold together."""
+    measured = {
+        constraint: found
+        for constraint in constraints_of(config)
+        if (found := differences(constraint, reference, aligned)) is not None
+    }
+    if not measured:
+        return {}
+    certificate = certify(
+        list(measured.values()),
+        [constraint.target for constraint in measured],
+        config.evaluate.confidence,
+        ranges=[difference_range(constraint) for constraint in measured],
+    )
+    return {
+        constraint.name: _certificate_row(certificate, index, constraint.target, len(found))
+        for index, (constraint, found) in enumerate(measured.items())
+    }
 
 
 def measure(
@@ -146,21 +139,13 @@ def _plain_measure(name: str, reference: Sampled, aligned: Sampled, config: RunC
     return measure(before, after, config.evaluate, config.seed)
 
 
-def _constraint_means(constraint: Constraint, sampled: Sampled) -> np.ndarray | None:
-    """Return per-prompt means (n,) of g; None where nothing can be measured."""
-    if constraint.name not in sampled.scores:
-        return None
-    means = constraint_means(constraint, sampled.scores[constraint.name], sampled.responses.groups())
-    return means if len(means) else None
-
-
 def summary(
     reference: Sampled, aligned: Sampled, dual: DualAnswer, multipliers: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return what tells whether the text stayed sound: KL, length, endings, log-prob a token under π_ref."""
     return {
-        "kl": float(np.mean(aligned.responses.logps - aligned.reference_logps)),
-        "predicted_kl": dual.kl,
+        "kl": aligned.kl,
+        **{f"kl_{key}": value for key, value in _predicted(dual.forecast and dual.forecast.kl).items()},
         "multipliers": dict(multipliers),
         "beta": dual.beta,
         "prompts": reference.responses.shape[0],
@@ -189,3 +174,23 @@ def _table(sampled: Sampled) -> pa.Table:
         "reference_logp": sampled.reference_logps.reshape(-1),
     }
     return pa.table(columns | {name: values.reshape(-1) for name, values in sampled.scores.items()})
+
+
+def _predicted(estimate: Estimate | None) -> dict[str, Any]:
+    """Return a forecast's number and interval under the keys of the results."""
+    if estimate is None:
+        return {"predicted": None, "predicted_interval": None}
+    return {"predicted": estimate.value, "predicted_interval": list(estimate.interval)}
+
+
+def _certificate_row(certificate: Certificate, index: int, bound: float, prompts: int) -> dict[str, Any]:
+    needed = float(certificate.prompts_needed[index])
+    return {
+        "verdict": str(certificate.verdicts[index]),
+        "bound": bound,
+        "mean": float(certificate.mean[index]),
+        "lower": float(certificate.lower[index]),
+        "upper": float(certificate.upper[index]),
+        "prompts": prompts,
+        "prompts_needed": int(needed) if np.isfinite(needed) else None,
+    }

@@ -26,16 +26,25 @@ from cann_jax.run.outputs import (
     constraints_of,
     problem_of,
     read_dual,
+    read_calibration,
     read_scores,
-    read_weights,
     write_rounds,
     write_weights,
 )
+from cann_jax.run.policies import Draw, sample_policy
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
-from cann_jax.run.scorers import Scorers, load_scorers, score_shards
-from cann_jax.run.training import Model, Training, alignment, export, preference_data, split_decoder, train
-from cann_jax.sampling.shards import sample_shards
+from cann_jax.run.scorers import Scorers, load_scorers
+from cann_jax.run.training import (
+    Model,
+    Training,
+    alignment,
+    export,
+    one_shot_weights,
+    preference_data,
+    split_decoder,
+    train,
+)
 from cann_jax.training.checkpoints import load_weights, save_weights
 
 ROUND, WEIGHTS = "round.json", "weights"
@@ -68,6 +77,8 @@ class Round:
 def run(run: Run) -> None:
     """Run the rounds after the first, and write the last policy's weights.
 
+    They start from the calibrated step where there is one; if that meets its aim, none is run.
+
     Files: a folder a round (``02``, …) with its samples, scores and metrics; ``rounds.json`` (λ before and
     after each round, improvement measured, margin); ``weights``; and what ``align.export`` asks for.
 
@@ -78,10 +89,13 @@ def run(run: Run) -> None:
     model = split_decoder(run, training.settings.lora)
     scorers, dual = load_scorers(run, config.trained_on()), read_dual(run)
     shared = Round(run, training, model, scorers, dual, read_scores(run))
-    weights = read_weights(run, "align", model.reference)
+    weights = one_shot_weights(run, model)
     multipliers: Multipliers = dual.multipliers
     records = []
-    for number in range(2, config.rounds + 1):
+    enough = config.calibrated and read_calibration(run)["met"]
+    if enough:
+        print("rounds: the calibrated step meets its aim, so that no further round is needed")
+    for number in range(2, 2 if enough else config.rounds + 1):
         weights, record = _round(shared, weights, multipliers, number, folder / f"{number:02d}")
         multipliers = record["multipliers"]
         records.append(record)
@@ -100,7 +114,10 @@ def _round(
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _prompts_of_round(run, number)
     policy = LanguageModel.of(model.decoder(weights), run.files)
-    responses, scores = _sampled(shared, policy, chosen, number, folder)
+    prompts, seed = encoded_prompts(run, "train").take(chosen), run.config.seed + SEED * number
+    draw = Draw(prompts, run.config.online.responses, seed, folder)
+    sampled = sample_policy(run, shared.scorers, policy, draw, RESPONSES)
+    responses, scores = sampled.responses, sampled.scores
     before = {name: values[chosen] for name, values in shared.reference.items()}
     record = dual_step(run, shared.dual, multipliers, before, scores, responses) | {"round": number}
     print(_summary(record, shared.dual), flush=True)
@@ -121,22 +138,6 @@ def _prompts_of_round(run: Run, number: int) -> np.ndarray:
     total, wanted = len(encoded_prompts(run, "train")), run.config.online.prompts
     order = np.random.default_rng([run.config.seed, number]).permutation(total)
     return np.sort(order[:wanted])
-
-
-def _sampled(
-    shared: Round, policy: LanguageModel, chosen: np.ndarray, number: int, folder: epath.Path
-) -> tuple[Responses, Columns]:
-    """Return the policy's responses, and their scores ``(n, K)`` by name."""
-    run, config = shared.run, shared.run.config
-    prompts, seed = encoded_prompts(run, "train").take(chosen), config.seed + SEED * number
-    responses = sample_shards(
-        policy, prompts, config.sample, config.online.responses, seed, folder, RESPONSES
-    )
-    reference = run.reference.logps(prompts.ids, responses.tokens, responses.lengths)
-    table, _ = score_shards(shared.scorers, responses, reference, folder, config.sample.prompts_per_batch)
-    return responses, {
-        name: table.column(name).to_numpy().reshape(responses.shape) for name in shared.scorers
-    }
 
 
 def dual_step(

@@ -1,0 +1,299 @@
+"""Asked against measured: whole runs over margins and seeds, and with one thing changed at a time.
+
+    python benchmarks/constraint.py [--variants base,scores,pairs,uncalibrated,plug_in] [--margins 0.1,0.15,0.2,0.25]
+        [--seeds 0,1,2,3,4] [--folder runs/constraint]
+
+Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``; the samples and scores of seed 0 are shared.
+A seed determines the initial adapters, the order of the prompts, the responses taken, and the draws of calibration and
+evaluation; reference draws and log-probs are shared among the runs of a seed. Finished rows are kept in
+``benchmarks/results/constraint.jsonl``, so that the script goes on where it was interrupted; it also writes
+``constraint.md`` and ``constraint.png``. About ten minutes a run on two cores.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROWS = RESULTS / "constraint.jsonl"
+CONFIG = "configs/quickstart.yaml"
+NAME = "relevance"
+# What differs from the base, by variant.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "base": (),
+    "scores": ("--align.labels", "scores"),
+    "pairs": ("--align.loss", "dpo"),
+    "uncalibrated": ("--prompts.calibration", "null"),
+    "plug_in": ("--dual.multipliers", "plug_in"),
+}
+SHARED = ("sample", "score")
+# Work that depends on the seed alone, by stage: patterns of files.
+SEEDED = {
+    "align": ("reference-*.parquet",),
+    "calibrate": ("reference-*.parquet", "scores-reference-*.parquet"),
+    "evaluate": ("reference-*.parquet", "scores-reference-*.parquet"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--margins", default="0.1,0.15,0.2,0.25")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--folder", default="runs/constraint")
+    parser.add_argument("--one", nargs=3, metavar=("VARIANT", "MARGIN", "SEED"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        variant, margin, seed = given.one
+        return one_run(given.folder, variant, float(margin), int(seed))
+    wanted = [
+        (variant, float(margin), int(seed))
+        for variant in given.variants.split(",")
+        for seed in given.seeds.split(",")
+        for margin in given.margins.split(",")
+    ]
+    for key in wanted:
+        if key in {tuple(row["key"]) for row in rows()}:
+            continue
+        print(f"constraint: {key}", flush=True)
+        command = [sys.executable, __file__, "--folder", given.folder, "--one", *map(str, key)]
+        if subprocess.run(command).returncode:  # the run says why; the others go on
+            print(f"constraint: {key} failed", flush=True)
+        write_report()
+    write_report()
+
+
+def flags_of(folder: str, name: str, seed: int) -> list[str]:
+    """Return the flags that all runs have."""
+    return [
+        *("--config", CONFIG, "--run_dir", folder, "--name", name, "--seed", str(seed)),
+        *("--calibrate.aim", "margin", "--align.export", "none"),
+    ]
+
+
+def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
+    """Do one run, and append its row."""
+    from cann_jax.command_line.run_options import parse_run
+    from cann_jax.run.folder import open_folder
+    from cann_jax.run.run import Run
+    from cann_jax.runtime.compilation import keep_compilations
+    from cann_jax.runtime.session import session
+
+    keep_compilations()
+    shared = Run(parse_run(flags_of(folder, "shared", 0))[0])
+    name = f"{variant}-{margin:g}-{seed}"
+    own = flags_of(folder, name, seed) + [f"--constraints.{NAME}.margin", str(margin), *VARIANTS[variant]]
+    run = Run(parse_run(own)[0])
+    with session(run.config, run.config.batches()):
+        from cann_jax.run.checks import run_checked_stages
+
+        open_folder(shared.folder, shared.config)
+        run_checked_stages(shared, [s for s in shared.stages if s.name in SHARED])
+        open_folder(run.folder, run.config)
+        began = time.monotonic()
+        store = Path(folder) / "seeded" / str(seed)
+        row = whole_run(run, shared, store)
+    row |= {"key": [variant, margin, seed], "seconds": round(time.monotonic() - began), "machine": machine()}
+    with ROWS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    for stage in ("align", "evaluate", "calibrate"):  # a hundred runs' checkpoints fill a disk
+        shutil.rmtree(Path(run.folder / stage), ignore_errors=True)
+
+
+def whole_run(run: Any, shared: Any, store: Path) -> dict[str, Any]:
+    """Run every stage, taking over what is shared; return the row."""
+    from cann_jax.files.errors import InfeasibleError
+    from cann_jax.run.checks import run_checked_stages
+    from cann_jax.run.manifest import begin
+    from cann_jax.run.execution import expected_of
+    from cann_jax.run.outputs import read_calibration, read_dual, read_results
+
+    row: dict[str, Any] = {}
+    for stage in run.stages:
+        folder = run.folder / stage.name
+        if stage.name in SHARED:
+            adopt(run, shared, stage)
+        elif patterns := SEEDED.get(stage.name, ()):
+            begin(folder, expected_of(run, stage))
+            copy(store / stage.name, Path(folder), patterns)
+        try:
+            run_checked_stages(run, (stage,))
+        except InfeasibleError as error:
+            return {"refused": str(error)}
+        if stage.name in SEEDED:
+            copy(Path(folder), store / stage.name, SEEDED[stage.name])
+    results, found = read_results(run), read_dual(run)
+    row = {
+        "multiplier": found.multipliers[NAME],
+        "predicted": results[NAME]["predicted"],
+        "predicted_interval": results[NAME]["predicted_interval"],
+        "reward_predicted": results["reward"]["predicted"],
+        "measured": results[NAME]["measured"],
+        "interval": results[NAME]["interval"],
+        "reward": results["reward"]["measured"],
+        "reward_interval": results["reward"]["interval"],
+        "verdict": results["summary"]["verdict"],
+        "scale": results["summary"]["scale"],
+        "kl": results["summary"]["kl"],
+        "prompts": results["summary"]["prompts"],
+        "responses": results["summary"]["responses"],
+    }
+    if run.config.calibrated:
+        row["met"] = read_calibration(run)["met"]
+    return row
+
+
+def adopt(run: Any, shared: Any, stage: Any) -> None:
+    """Copy a finished stage of another run, and commit it as this run's own."""
+    from cann_jax.run.execution import expected_of
+    from cann_jax.run.manifest import MANIFEST, OUTPUTS, begin, commit
+    from cann_jax.run.stages import holding
+
+    source, folder = Path(shared.folder / stage.name), run.folder / stage.name
+    begin(folder, expected_of(run, stage), keep_work=False)
+    for name in json.loads((source / MANIFEST).read_text())[OUTPUTS]:
+        shutil.copy2(source / name, Path(folder) / name)
+    commit(folder, expected_of(run, stage), holding(stage.writes, run.config))
+
+
+def copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
+    """Copy the files that match, which are not there yet."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in patterns:
+        for path in source.glob(pattern):
+            if not (target / path.name).exists():
+                shutil.copy2(path, target / path.name)
+
+
+def machine() -> str:
+    """Return the processor's name and the number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return the finished rows."""
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def write_report() -> None:
+    """Write the tables and the picture of what is finished."""
+    every = rows()
+    variants = [name for name in VARIANTS if any(row["key"][0] == name for row in every)]
+    parts = ["# Asked against measured", __doc__.strip().splitlines()[0] if __doc__ else ""]
+    if every:
+        parts.append(f"Machine: {'; '.join(sorted({row['machine'] for row in every}))}. Intervals: 95 %.")
+    for variant in variants:
+        own = sorted((row for row in every if row["key"][0] == variant), key=lambda row: row["key"][1:])
+        parts += [f"## {variant}", f"`{' '.join(VARIANTS[variant]) or 'the quickstart'}`", table(own), *summary(own)]
+    (RESULTS / "constraint.md").write_text("\n\n".join(parts) + "\n")
+    draw(RESULTS / "constraint.png", every, variants)
+
+
+HEADINGS = (
+    *("asked", "seed", "λ", "forecast", "measured", "verdict", "scale", "KL", "reward", "within", "agrees", "s"),
+)
+
+
+def table(own: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table of one variant's rows."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---:|" * len(HEADINGS)]
+    return "\n".join(lines + ["| " + " | ".join(cells(row)) + " |" for row in own])
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    _, margin, seed = row["key"]
+    if "refused" in row:
+        return [f"{margin:+.2f}", str(seed), "–", "–", "refused before training", *["–"] * 6, str(row["seconds"])]
+    return [
+        f"{margin:+.2f}",
+        str(seed),
+        f"{row['multiplier']:.2f}",
+        "–" if row["predicted"] is None else f"{row['predicted']:+.3f} {span(row['predicted_interval'])}",
+        f"{row['measured']:+.3f} {span(row['interval'])}",
+        row["verdict"],
+        f"{row['scale']:.2f}",
+        f"{row['kl']:.2f}",
+        f"{row['reward']:+.2f} {span(row['reward_interval'], 2)}",
+        "yes" if within(row) else "no",
+        "yes" if agrees(row) else "no",
+        str(row["seconds"]),
+    ]
+
+
+def span(interval: Sequence[float], digits: int = 3) -> str:
+    return f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+
+
+def within(row: dict[str, Any]) -> bool:
+    """Whether the measured interval contains the margin, or lies above it by at most a quarter of it."""
+    margin, (low, high) = row["key"][1], row["interval"]
+    return bool(high >= margin and low <= 1.25 * margin)
+
+
+def agrees(row: dict[str, Any]) -> bool:
+    """Whether the 95 % interval of the difference of forecast and measurement contains 0."""
+    if row["predicted"] is None:
+        return False
+    halves = [(high - low) / 2 for low, high in (row["interval"], row["predicted_interval"])]
+    return bool(abs(row["measured"] - row["predicted"]) <= np.hypot(*halves))
+
+
+def summary(own: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what the targets ask of one variant."""
+    done = [row for row in own if "refused" not in row]
+    if not done:
+        return []
+    lines = [
+        f"- within (the interval contains the margin, or lies above it by at most a quarter of it): "
+        f"{sum(map(within, done))} of {len(done)}",
+        f"- forecast agrees with the measurement: {sum(map(agrees, done))} of {len(done)}",
+    ]
+    for margin in sorted({row["key"][1] for row in done}):
+        found = [row for row in done if row["key"][1] == margin]
+        values = np.array([row["measured"] for row in found])
+        gain = np.array([row["reward"] for row in found])
+        lines.append(
+            f"- asked {margin:+.2f}: mean of {len(found)} seeds {values.mean():+.3f} "
+            f"({values.mean() / margin - 1:+.0%}), reward {gain.mean():+.2f}, "
+            f"KL {np.mean([row['kl'] for row in found]):.2f}"
+        )
+    return ["\n".join(lines)]
+
+
+def draw(path: Path, every: Sequence[dict[str, Any]], variants: Sequence[str]) -> None:
+    """Draw measured against asked, a panel a variant, with the diagonal."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not variants:
+        return
+    figure = Figure(figsize=(3.6 * len(variants), 3.8))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(variants), squeeze=False, sharey=True)[0]
+    for axis, variant in zip(axes, variants, strict=True):
+        own = [row for row in every if row["key"][0] == variant and "refused" not in row]
+        for row in own:
+            x = row["key"][1] + 0.006 * (row["key"][2] - 2)
+            axis.plot([x, x], row["interval"], color="C0", linewidth=1)
+            axis.plot(x, row["measured"], "o", color="C0", markersize=4)
+        axis.plot([0.05, 0.3], [0.05, 0.3], color="grey", linestyle=":")
+        axis.set(title=variant, xlabel=f"margin of {NAME} asked", xlim=(0.05, 0.3))
+    axes[0].set_ylabel("measured on unseen prompts, 95 %")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

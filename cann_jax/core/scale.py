@@ -1,0 +1,133 @@
+"""The smallest scale of a trained step that meets every target: pure functions in float64.
+
+With ℓ = log π_θ/π_ref on the reference's responses, softmax_k(s·ℓ) weighs them as the step scaled by s would
+to first order (method of DeRa, Liu et al. 2024, at training's end instead of at decoding). That gives the
+shape of improvement and KL in s; policies sampled at a few scales then correct its size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_softmax
+
+ENOUGH = 0.3  # of K responses; below this share of effective ones the weights tend to best-of-K
+POINTS = 801
+NEAR = 1.5  # tries within this factor of a scale tell of it
+# Improvement grows like s and KL like s² where the weights no longer tell.
+IMPROVEMENT, KL = 1, 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Improvements and KL by scale, as importance weights on the reference's responses tell them.
+
+    Args:
+        scales: (n,), increasing from 0.
+        improvements: (n, m), of each constraint.
+        kl: (n,), nats.
+        effective: (n,), effective share of the responses.
+    """
+
+    scales: np.ndarray
+    improvements: np.ndarray
+    kl: np.ndarray
+    effective: np.ndarray
+
+
+@dataclass(frozen=True)
+class Try:
+    """What a policy sampled at one scale gave.
+
+    Args:
+        scale: The scale.
+        improvement: (m,), mean of each constraint over the reference.
+        error: (m,), their standard errors.
+        kl: KL to the reference, nats.
+    """
+
+    scale: float
+    improvement: np.ndarray
+    error: np.ndarray
+    kl: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale and what is expected there.
+
+    Args:
+        scale: The smallest scale that meets all targets within the limits; where none does, the one that
+            comes nearest.
+        met: Whether it meets them.
+        improvement: (m,), expected.
+        kl: Expected, nats.
+    """
+
+    scale: float
+    met: bool
+    improvement: np.ndarray
+    kl: float
+
+
+def shape(log_ratios: np.ndarray, scores: Sequence[np.ndarray], largest: float) -> Shape:
+    """Return how improvement and KL grow with the scale, up to ``largest``.
+
+    Args:
+        log_ratios: (N, K) ℓ of the unscaled step on the reference's responses, nats.
+        scores: For each constraint (n, K) scores of the prompts in its group, and their indices as (rows,
+            values).
+        largest: Largest scale.
+    """
+    scales, count = np.linspace(0, largest, POINTS), log_ratios.shape[1]
+    kl, effective, improvements = np.empty(POINTS), np.empty(POINTS), np.empty((POINTS, len(scores)))
+    for index, scale in enumerate(scales):
+        log_weights = log_softmax(scale * np.asarray(log_ratios, np.float64), axis=1)
+        weights = np.exp(log_weights)
+        kl[index] = np.mean(np.sum(weights * (log_weights + np.log(count)), axis=1))
+        effective[index] = np.mean(1 / np.sum(weights**2, axis=1)) / count
+        for j, (rows, values) in enumerate(scores):
+            gain = np.sum(weights[rows] * values, axis=1) - values.mean(1)
+            improvements[index, j] = gain.mean()
+    return Shape(scales, improvements, kl, effective)
+
+
+def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_limit: float) -> Scale:
+    """Return the smallest scale whose expected improvements reach ``targets (m,)`` within the KL limit."""
+    scales = known.scales
+    improvements = np.stack(
+        [_corrected(known, known.improvements[:, j], IMPROVEMENT, [(t.scale, t.improvement[j]) for t in tries])
+         for j in range(len(targets))], axis=1,
+    )  # fmt: skip
+    kl = _corrected(known, known.kl, KL, [(t.scale, t.kl) for t in tries])
+    inside = kl <= kl_limit
+    inside[0] = True
+    reached = inside & np.all(improvements >= targets, axis=1)
+    met = bool(reached.any())
+    shortfall = np.max((targets - improvements) / np.maximum(np.abs(targets), 1e-12), axis=1)
+    best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, shortfall, np.inf)))
+    return Scale(float(scales[best]), met, improvements[best], float(kl[best]))
+
+
+def _corrected(known: Shape, curve: np.ndarray, power: int, seen: list[tuple[float, float]]) -> np.ndarray:
+    """Return a curve (n,) over the scales, continued beyond what the weights tell, in the size that was seen."""
+    scales = known.scales
+    last = int(np.flatnonzero(known.effective >= ENOUGH)[-1])
+    tail = curve[last] * (scales / max(scales[last], 1e-12)) ** power
+    curve = np.where(scales <= scales[last], curve, tail)
+    if not seen:
+        return curve
+    at = np.array([scale for scale, _ in seen])
+    measured = np.array([value for _, value in seen])
+    expected = np.interp(at, scales, curve)
+    if np.sum(expected) <= 0:  # the weights were wrong about the sign: only what was seen tells
+        return np.asarray(np.interp(scales, *_with_origin(at, measured)))
+    # Weights fall with the distance, so that a far first try corrects no near second one.
+    distance = np.abs(np.log(np.maximum(scales, 1e-6)[:, None] / at)) / np.log(NEAR)
+    weights = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)))
+    return np.asarray(curve * (weights @ measured) / (weights @ expected))
+
+
+def _with_origin(at: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(at)
+    return np.concatenate([[0.0], at[order]]), np.concatenate([[0.0], measured[order]])

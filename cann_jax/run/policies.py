@@ -1,0 +1,97 @@
+"""Policies sampled and scored on a set of prompts: what calibration, rounds and evaluation measure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+
+from cann_jax.core.prepare import constraint_means
+from cann_jax.core.problem import Constraint
+from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.responses import Responses
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.outputs import REFERENCE, Columns
+from cann_jax.run.run import Run
+from cann_jax.run.scorers import Scorers, score_shards
+from cann_jax.sampling.shards import sample_shards
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where and how often a policy is sampled.
+
+    Args:
+        prompts: The prompts.
+        responses: Responses a prompt.
+        seed: Seed; policies drawn with one seed share their random numbers, which makes differences less noisy.
+        folder: Folder of the shards.
+    """
+
+    prompts: EncodedPrompts
+    responses: int
+    seed: int
+    folder: epath.Path
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One policy's responses.
+
+    Args:
+        responses: The responses.
+        reference_logps: (N, K) log π_ref(y|x), nats.
+        scores: Scores (N, K) by name.
+    """
+
+    responses: Responses
+    reference_logps: np.ndarray
+    scores: Columns
+
+    @property
+    def kl(self) -> float:
+        """KL of the policy to the reference, nats a response."""
+        return float(np.mean(self.responses.logps - self.reference_logps))
+
+    def means(self, constraint: Constraint) -> np.ndarray | None:
+        """Return the mean of g (n,) over each prompt of the constraint's group; None where it is not known."""
+        if constraint.name not in self.scores:
+            return None
+        means = constraint_means(constraint, self.scores[constraint.name], self.responses.groups())
+        return means if len(means) else None
+
+
+def sample_policy(run: Run, scorers: Scorers, policy: LanguageModel, draw: Draw, name: str) -> Sampled:
+    """Sample and score a policy; finished shards, whose files begin with ``name``, are kept.
+
+    Raises:
+        InputError: A scorer fails, or a score is NaN or infinite.
+    """
+    sample = run.config.sample
+    responses = sample_shards(policy, draw.prompts, sample, draw.responses, draw.seed, draw.folder, name)
+    logps = responses.logps
+    if name != REFERENCE:
+        logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
+    table, _ = score_shards(scorers, responses, logps, draw.folder, sample.prompts_per_batch, name)
+    scores = {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers}
+    return Sampled(responses, logps, scores)
+
+
+def differences(constraint: Constraint, before: Sampled, after: Sampled) -> np.ndarray | None:
+    """Return (n,), by prompt, what ``constraint.target`` bounds the mean of: an improvement, or a level.
+
+    None where the score is not known, or no prompt is in the constraint's group.
+    """
+    old, new = before.means(constraint), after.means(constraint)
+    if old is None or new is None:
+        return None
+    return np.asarray(new - old if constraint.margin is not None else new, np.float64)
+
+
+def difference_range(constraint: Constraint) -> tuple[float, float] | None:
+    """Return the least and the largest value that ``differences`` can hold, where the constraint tells."""
+    if constraint.max_unsafe is not None:
+        return 0.0, 1.0
+    if constraint.clip is None:
+        return None
+    low, high = constraint.clip
+    return (low, high) if constraint.margin is None else (low - high, high - low)

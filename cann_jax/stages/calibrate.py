@@ -1,0 +1,182 @@
+"""How far along the trained step to go: the smallest scale of the adapter that meets every margin."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cann_jax.config.run import RunConfig
+from cann_jax.core.prepare import constraint_values
+from cann_jax.core.problem import Constraint
+from cann_jax.core.scale import Scale, Shape, Try, choose_scale, shape
+from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.scale import is_zero, scaled
+from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.outputs import REFERENCE, constraints_of, read_weights, write_scale
+from cann_jax.run.policies import Draw, Sampled, differences, sample_policy
+from cann_jax.run.prompts import encoded_prompts, print_overlong
+from cann_jax.run.run import Run
+from cann_jax.run.scorers import load_scorers
+from cann_jax.run.training import export, split_decoder
+
+# Added to the run's seed: these draws are not those of the training prompts.
+CALIBRATION_SEED = 3_000_017
+CONFIRMED = 0.1  # a scale that moves by less than this share of itself is sampled no further
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A constraint on the calibration prompts.
+
+    Args:
+        constraint: The constraint.
+        rows: (n,) indices of the prompts of its group.
+        values: (n, K) g of the reference's responses to them.
+        asked: Improvement over the reference that it asks for.
+        heldout: Held-out prompts that its certificate will be about.
+    """
+
+    constraint: Constraint
+    rows: np.ndarray
+    values: np.ndarray
+    asked: float
+    heldout: int
+
+
+def run(run: Run) -> None:
+    """Write ``scale.json``, and the scaled policy as ``align.export`` asks.
+
+    Files: besides these, responses and scores of the reference and of each policy that was tried.
+
+    Raises:
+        InputError: The adapter is zero, so that no scale of it changes anything; or a scorer fails.
+    """
+    config, folder = run.config, run.folder / "calibrate"
+    model = split_decoder(run, config.align.lora)
+    weights = read_weights(run, "align", model.reference)
+    if is_zero(weights):
+        raise InputError(
+            "the adapter that was trained is zero, so no scale of it changes the model; raise "
+            "align.optimizer.learning_rate or align.epochs, and check that the scores vary within a prompt"
+        )
+    prompts = encoded_prompts(run, "calibration")
+    print_overlong("calibrate", prompts)
+    scorers = load_scorers(run, config.measured_constraints())
+    draw = Draw(prompts, config.calibrate.responses, config.seed + CALIBRATION_SEED, folder)
+    reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
+
+    def policy(scale: float) -> LanguageModel:
+        return LanguageModel.of(model.decoder(scaled(weights, scale)), run.files)
+
+    def sampled(scale: float) -> Sampled:
+        return sample_policy(run, scorers, policy(scale), draw, f"scale-{scale:.4f}")
+
+    goals = _goals(run, reference)
+    whole = reference.responses
+    log_ratios = policy(1.0).logps(prompts.ids, whole.tokens, whole.lengths) - whole.logps
+    known = shape(log_ratios, [(goal.rows, goal.values) for goal in goals], config.calibrate.largest)
+    found, targets, tries = _search(config, goals, known, reference, sampled)
+    _print(goals, targets, found)
+    write_scale(run, _record(goals, targets, found, tries))
+    export(run, model.decoder(weights), config.align.export, folder, scale=found.scale)
+
+
+def _goals(run: Run, reference: Sampled) -> list[Goal]:
+    groups, heldout = np.array(reference.responses.groups(), object), encoded_prompts(run, "heldout")
+    goals = []
+    for constraint in constraints_of(run.config):
+        inside = np.full(len(groups), True) if constraint.group is None else groups == constraint.group
+        rows = np.flatnonzero(inside)
+        values = np.asarray(constraint_values(constraint, reference.scores[constraint.name][rows]), np.float64)
+        asked = constraint.target - (0.0 if constraint.margin is not None else float(values.mean()))
+        count = sum(constraint.group in (None, prompt.group) for prompt in heldout.prompts)
+        goals.append(Goal(constraint, rows, values, asked, count))
+    return goals
+
+
+def _search(
+    config: RunConfig,
+    goals: Sequence[Goal],
+    known: Shape,
+    reference: Sampled,
+    sampled: Callable[[float], Sampled],
+) -> tuple[Scale, np.ndarray, list[Try]]:
+    """Return the scale, the improvements (m,) aimed at, and what the policies sampled on the way gave."""
+    tries: list[Try] = []
+    policy, limit = reference, config.calibrate.kl_limit
+    targets = np.array([_target(config, goal, reference, reference) for goal in goals])
+    found = choose_scale(known, tries, targets, limit)
+    while len(tries) < config.calibrate.tries and found.scale > 0:
+        policy = sampled(found.scale)
+        tries.append(_try(found.scale, goals, reference, policy))
+        targets = np.array([_target(config, goal, reference, policy) for goal in goals])
+        before, found = found.scale, choose_scale(known, tries, targets, limit)
+        if abs(found.scale - before) <= CONFIRMED * before:
+            break
+    return found, targets, tries
+
+
+def _try(scale: float, goals: Sequence[Goal], reference: Sampled, policy: Sampled) -> Try:
+    gains = [_values(goal, policy).mean(1) - goal.values.mean(1) for goal in goals]
+    improvement = np.array([gain.mean() for gain in gains])
+    error = np.array([gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf for gain in gains])
+    return Try(scale, improvement, error, policy.kl)
+
+
+def _values(goal: Goal, policy: Sampled) -> np.ndarray:
+    raw = policy.scores[goal.constraint.name][goal.rows]
+    return np.asarray(constraint_values(goal.constraint, raw), np.float64)
+
+
+def _target(config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled) -> float:
+    """Return the improvement to aim at; ``policy`` tells how widely the scores spread."""
+    if config.calibrate.aim == "margin":
+        return goal.asked
+    within = [values.var(1, ddof=1).mean() if values.shape[1] > 1 else 0.0
+              for values in (goal.values, _values(goal, policy))]  # fmt: skip
+    # A margin is judged by differences, to which both policies' draws add; a level by the policy alone.
+    noise = sum(within) if goal.constraint.margin is not None else within[1]
+    here, there = config.calibrate.responses, config.evaluate.responses
+    if policy is reference:  # nothing was sampled yet: only the draws' own noise is known
+        spread = noise / here
+    else:
+        found = differences(goal.constraint, reference, policy)
+        spread = 0.0 if found is None or len(found) < 2 else float(found.var(ddof=1))
+    bound = max(spread - noise / here, 0.0) + noise / there
+    delta = (1 - config.evaluate.confidence) / len(config.constraints)
+    takes = stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)) * np.sqrt(bound / goal.heldout)
+    chance = stats.norm.ppf(config.calibrate.power) * np.sqrt(bound / goal.heldout + spread / len(goal.rows))
+    return float(goal.asked + takes + chance)
+
+
+def _print(goals: Sequence[Goal], targets: np.ndarray, found: Scale) -> None:
+    for goal, target, expected in zip(goals, targets, found.improvement, strict=True):
+        name, group = goal.constraint.name, goal.constraint.group
+        label = name if group is None else f"{name}@{group}"
+        print(
+            f"calibrate: {label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
+            f"expected {expected:+.3f} at scale {found.scale:.3f} (KL {found.kl:.2f} nats)"
+        )
+    if not found.met:
+        print(
+            "calibrate: no scale within calibrate.kl_limit and calibrate.largest meets every aim; the nearest is "
+            "kept. Lower the margin, train on more prompts, or set rounds to 2 or more, which start from here"
+        )
+
+
+def _record(
+    goals: Sequence[Goal], targets: np.ndarray, found: Scale, tries: Sequence[Try]
+) -> dict[str, Any]:
+    by_name = {
+        goal.constraint.name: {"asked": goal.asked, "target": target, "expected": expected}
+        for goal, target, expected in zip(goals, targets, found.improvement, strict=True)
+    }
+    return {
+        "scale": found.scale,
+        "met": found.met,
+        "kl": found.kl,
+        "constraints": by_name,
+        "tries": [asdict(each) for each in tries],
+    }
