@@ -1,13 +1,13 @@
 """Asked against measured: whole runs over margins and seeds, and with one thing changed at a time.
 
-    python benchmarks/constraint.py [--variants base,scores,pairs,uncalibrated,plug_in] [--margins 0.1,0.15,0.2,0.25]
-        [--seeds 0,1,2,3,4] [--folder runs/constraint]
+    python benchmarks/constraint.py [--variants base,scores,pairs,uncalibrated,plug_in]
+        [--margins 0.1,0.15,0.2,0.25] [--seeds 0,1,2,3,4] [--folder runs/constraint]
 
-Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``; the samples and scores of seed 0 are shared.
-A seed determines the initial adapters, the order of the prompts, the responses taken, and the draws of calibration and
-evaluation; reference draws and log-probs are shared among the runs of a seed. Finished rows are kept in
-``benchmarks/results/constraint.jsonl``, so that the script goes on where it was interrupted; it also writes
-``constraint.md`` and ``constraint.png``. About ten minutes a run on two cores.
+Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``; the samples and scores of seed 0 are
+shared. A seed determines the initial adapters, the order of the prompts, the responses taken, and the draws
+of calibration and evaluation; reference draws and log-probs are shared among the runs of a seed. Finished
+rows are kept in ``benchmarks/results/constraint.jsonl``, so that the script goes on where it was
+interrupted; it also writes ``constraint.md`` and ``constraint.png``. About ten minutes a run on two cores.
 """
 
 import argparse
@@ -93,7 +93,8 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
     keep_compilations()
     shared = Run(parse_run(flags_of(folder, "shared", 0))[0])
     name = f"{variant}-{margin:g}-{seed}"
-    own = flags_of(folder, name, seed) + [f"--constraints.{NAME}.margin", str(margin), *VARIANTS[variant]]
+    asked = (f"--constraints.{NAME}.margin", str(margin))
+    own = [*flags_of(folder, name, seed), *asked, *VARIANTS[variant]]
     run = Run(parse_run(own)[0])
     with session(run.config, run.config.batches()):
         from cann_jax.run.checks import run_checked_stages
@@ -115,8 +116,8 @@ def whole_run(run: Any, shared: Any, store: Path) -> dict[str, Any]:
     """Run every stage, taking over what is shared; return the row."""
     from cann_jax.files.errors import InfeasibleError
     from cann_jax.run.checks import run_checked_stages
-    from cann_jax.run.manifest import begin
     from cann_jax.run.execution import expected_of
+    from cann_jax.run.manifest import begin
     from cann_jax.run.outputs import read_calibration, read_dual, read_results
 
     row: dict[str, Any] = {}
@@ -197,13 +198,31 @@ def write_report() -> None:
         parts.append(f"Machine: {'; '.join(sorted({row['machine'] for row in every}))}. Intervals: 95 %.")
     for variant in variants:
         own = sorted((row for row in every if row["key"][0] == variant), key=lambda row: row["key"][1:])
-        parts += [f"## {variant}", f"`{' '.join(VARIANTS[variant]) or 'the quickstart'}`", table(own), *summary(own)]
+        parts += [
+            f"## {variant}",
+            f"`{' '.join(VARIANTS[variant]) or 'the quickstart'}`",
+            table(own),
+            *summary(own),
+        ]
     (RESULTS / "constraint.md").write_text("\n\n".join(parts) + "\n")
     draw(RESULTS / "constraint.png", every, variants)
 
 
 HEADINGS = (
-    *("asked", "seed", "λ", "forecast", "measured", "verdict", "scale", "KL", "reward", "within", "agrees", "s"),
+    *(
+        "asked",
+        "seed",
+        "λ",
+        "forecast",
+        "measured",
+        "verdict",
+        "scale",
+        "KL",
+        "reward",
+        "within",
+        "agrees",
+        "s",
+    ),
 )
 
 
@@ -216,7 +235,15 @@ def table(own: Sequence[dict[str, Any]]) -> str:
 def cells(row: dict[str, Any]) -> list[str]:
     _, margin, seed = row["key"]
     if "refused" in row:
-        return [f"{margin:+.2f}", str(seed), "–", "–", "refused before training", *["–"] * 6, str(row["seconds"])]
+        return [
+            f"{margin:+.2f}",
+            str(seed),
+            "–",
+            "–",
+            "refused before training",
+            *["–"] * 6,
+            str(row["seconds"]),
+        ]
     return [
         f"{margin:+.2f}",
         str(seed),

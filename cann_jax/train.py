@@ -54,8 +54,8 @@ def _check_verdict(run: Run) -> None:
     verdict = read_results(run)["summary"]["verdict"]
     if verdict != "holds":
         raise NotHeldError(
-            f"--require holds: the verdict is {verdict!r} (see {run.folder / 'report.md'}); lower the margin, "
-            "train on more prompts, or evaluate on more"
+            f"--require holds: the verdict is {verdict!r} (see {run.folder / 'report.md'}); lower the "
+            "margin, train on more prompts, or evaluate on more"
         )
 
 

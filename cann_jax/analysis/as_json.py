@@ -62,7 +62,7 @@ def _estimate(value: Any, interval: Any) -> dict[str, Any]:
 
 
 def _reach_json(reach: Reach) -> dict[str, Any]:
-    """Return what features tell; slopes, correlations and strengths are of the reward, then the constraints."""
+    """Return what features tell; slopes, correlations and strengths: of the reward, then the constraints."""
     found, predicted = reach.attainable, reach.attainable.predicted
     return {
         "reachable": reach.reachable,

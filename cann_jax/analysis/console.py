@@ -78,7 +78,14 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     """Print what training can reach: the table of what features tell on prompts that were left out."""
     title = "what features tell of unseen prompts"
     table = Table(title=title, title_justify="left")
-    for heading in ("score", "correlation", "ceiling", "lambda attainable", "forecast", "forecast at lambda*"):
+    for heading in (
+        "score",
+        "correlation",
+        "ceiling",
+        "lambda attainable",
+        "forecast",
+        "forecast at lambda*",
+    ):
         table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
     attainable = reach.attainable
     for j, name in enumerate(found.problem.names):

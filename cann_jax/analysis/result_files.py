@@ -17,7 +17,7 @@ from cann_jax.files.atomic import write_json, write_table
 def write_results(
     folder: epath.PathLike, found: Analysis, notes: list[str], more: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """Write ``dual.json``, with ``more`` in it, ``curve.parquet`` and ``dual.png``, and return their names."""
+    """Write ``dual.json`` (with ``more`` in it), ``curve.parquet`` and ``dual.png``; return their names."""
     folder = epath.Path(folder)
     write_json(folder / "dual.json", as_json(found, notes) | dict(more or {}))
     write_table(folder / "curve.parquet", curve_table(found))

@@ -44,7 +44,8 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
     stages = chosen_stages(PIPELINE, config, flags.stages)
     if flags.require is not None and "evaluate" not in {stage.name for stage in stages}:
         raise InputError(
-            "command line: --require reads the verdict of the stage 'evaluate'; add it to --stages, or leave it out"
+            "command line: --require reads the verdict of the stage 'evaluate'; add that to --stages, "
+            "or leave --require out"
         )
     return config, Options(stages, flags.dry_run, flags.verify, flags.model_config, flags.require)
 

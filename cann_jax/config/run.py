@@ -250,7 +250,10 @@ class RunConfig(JobConfig):
                 "is 'attainable', and sample.feature_layers is empty; leave that out, or use plug_in",
             )
         if self.calibrated and self.align.lora is None:
-            yield "prompts.calibration", "is set, and only an adapter can be scaled; set align.lora, or leave it out"
+            yield (
+                "prompts.calibration",
+                "is set, and only an adapter can be scaled; set align.lora, or leave it out",
+            )
         yield from self._data_conflicts()
         if self.rounds > 1 or self.calibrated:
             yield from self._new_sample_conflicts()

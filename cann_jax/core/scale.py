@@ -95,10 +95,9 @@ def shape(log_ratios: np.ndarray, scores: Sequence[np.ndarray], largest: float) 
 def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_limit: float) -> Scale:
     """Return the smallest scale whose expected improvements reach ``targets (m,)`` within the KL limit."""
     scales = known.scales
-    improvements = np.stack(
-        [_corrected(known, known.improvements[:, j], IMPROVEMENT, [(t.scale, t.improvement[j]) for t in tries])
-         for j in range(len(targets))], axis=1,
-    )  # fmt: skip
+    seen = [[(each.scale, each.improvement[j]) for each in tries] for j in range(len(targets))]
+    curves = zip(known.improvements.T, seen, strict=True)
+    improvements = np.stack([_corrected(known, curve, IMPROVEMENT, own) for curve, own in curves], axis=1)
     kl = _corrected(known, known.kl, KL, [(t.scale, t.kl) for t in tries])
     inside = kl <= kl_limit
     inside[0] = True
@@ -110,7 +109,7 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
 
 
 def _corrected(known: Shape, curve: np.ndarray, power: int, seen: list[tuple[float, float]]) -> np.ndarray:
-    """Return a curve (n,) over the scales, continued beyond what the weights tell, in the size that was seen."""
+    """Return a curve (n,) over the scales, continued beyond what the weights tell, in the size seen."""
     scales = known.scales
     last = int(np.flatnonzero(known.effective >= ENOUGH)[-1])
     tail = curve[last] * (scales / max(scales[last], 1e-12)) ** power

@@ -28,8 +28,8 @@ def report_text(
         f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
         f"intervals: paired bootstrap over prompts, {config.evaluate.confidence:.0%}.",
         "## Asked, predicted, measured",
-        "Improvement over the reference, in each score's units; predicted for λ on training prompts that were "
-        "left out, before the training.",
+        "Improvement over the reference, in each score's units; predicted for λ before the training, on "
+        "training prompts that were left out.",
         _table(HEADINGS, result_rows(results)),
         _list(summary_lines(results)),
         "## The dual",

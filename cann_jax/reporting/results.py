@@ -74,7 +74,7 @@ def summary_lines(results: Results) -> list[str]:
 
 
 def verdict_lines(results: Results) -> list[str]:
-    """Return a verdict on each constraint, for example "relevance: HOLDS. Asked …", and one on all of several."""
+    """Return a verdict on each constraint ("relevance: HOLDS. Asked …"), and one on all of several."""
     constraints, found = _constraints(results), results["summary"]
     lines = [_verdict(name, row, found["confidence"]) for name, row in constraints]
     if len(constraints) > 1:
@@ -88,8 +88,8 @@ def _verdict(name: str, row: Results, confidence: float) -> str:
         return f"{label}: NOT MEASURED, since its scores exist for the training samples only"
     lower, upper = certificate["lower"], certificate["upper"]
     line = (
-        f"{label}: {certificate['verdict'].upper()}. Asked {row['asked']:+.3f}, measured {row['measured']:+.3f} "
-        f"{_interval(row['interval'])} on {certificate['prompts']} unseen prompts; "
+        f"{label}: {certificate['verdict'].upper()}. Asked {row['asked']:+.3f}, measured "
+        f"{row['measured']:+.3f} {_interval(row['interval'])} on {certificate['prompts']} unseen prompts; "
         f"one-sided bounds of the certificate {lower:+.3f} and {upper:+.3f} for {certificate['bound']:+.3f}"
     )
     if certificate["verdict"] == "undecided":

@@ -23,7 +23,7 @@ class Draw:
     Args:
         prompts: The prompts.
         responses: Responses a prompt.
-        seed: Seed; policies drawn with one seed share their random numbers, which makes differences less noisy.
+        seed: Seed; policies drawn with one seed share random numbers, which makes differences less noisy.
         folder: Folder of the shards.
     """
 
@@ -53,7 +53,7 @@ class Sampled:
         return float(np.mean(self.responses.logps - self.reference_logps))
 
     def means(self, constraint: Constraint) -> np.ndarray | None:
-        """Return the mean of g (n,) over each prompt of the constraint's group; None where it is not known."""
+        """Return the mean of g (n,) by prompt of the constraint's group; None where it is not known."""
         if constraint.name not in self.scores:
             return None
         means = constraint_means(constraint, self.scores[constraint.name], self.responses.groups())

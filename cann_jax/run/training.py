@@ -19,10 +19,10 @@ from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
 from cann_jax.models.adapters.peft import export_adapter
+from cann_jax.models.adapters.scale import scaled
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.linear import LoraParam
-from cann_jax.models.adapters.scale import scaled
 from cann_jax.run.outputs import MODEL, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER

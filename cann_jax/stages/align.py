@@ -32,8 +32,8 @@ def run(run: Run) -> None:
     """Train the policy on pairs and write its weights.
 
     Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and what
-    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT); where
-    a scale is still to be found, that is left to the stage ``calibrate``.
+    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT);
+    where a scale is still to be found, that is left to the stage ``calibrate``.
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.

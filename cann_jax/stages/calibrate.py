@@ -89,7 +89,9 @@ def _goals(run: Run, reference: Sampled) -> list[Goal]:
     for constraint in constraints_of(run.config):
         inside = np.full(len(groups), True) if constraint.group is None else groups == constraint.group
         rows = np.flatnonzero(inside)
-        values = np.asarray(constraint_values(constraint, reference.scores[constraint.name][rows]), np.float64)
+        values = np.asarray(
+            constraint_values(constraint, reference.scores[constraint.name][rows]), np.float64
+        )
         asked = constraint.target - (0.0 if constraint.margin is not None else float(values.mean()))
         count = sum(constraint.group in (None, prompt.group) for prompt in heldout.prompts)
         goals.append(Goal(constraint, rows, values, asked, count))
@@ -161,14 +163,13 @@ def _print(goals: Sequence[Goal], targets: np.ndarray, found: Scale) -> None:
         )
     if not found.met:
         print(
-            "calibrate: no scale within calibrate.kl_limit and calibrate.largest meets every aim; the nearest is "
-            "kept. Lower the margin, train on more prompts, or set rounds to 2 or more, which start from here"
+            "calibrate: no scale within calibrate.kl_limit and calibrate.largest meets every aim; the "
+            "nearest is kept. Lower the margin, train on more prompts, or set rounds to 2 or more, which "
+            "start from here"
         )
 
 
-def _record(
-    goals: Sequence[Goal], targets: np.ndarray, found: Scale, tries: Sequence[Try]
-) -> dict[str, Any]:
+def _record(goals: Sequence[Goal], targets: np.ndarray, found: Scale, tries: Sequence[Try]) -> dict[str, Any]:
     by_name = {
         goal.constraint.name: {"asked": goal.asked, "target": target, "expected": expected}
         for goal, target, expected in zip(goals, targets, found.improvement, strict=True)

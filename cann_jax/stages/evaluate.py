@@ -43,9 +43,7 @@ def run(run: Run) -> None:
     scorers = load_scorers(run, config.measured())
     draw = Draw(prompts, config.evaluate.responses, config.seed + HELDOUT_SEED, run.folder / "evaluate")
     reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
-    aligned = sample_policy(
-        run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED
-    )
+    aligned = sample_policy(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED)
     tables = {REFERENCE: _table(reference), ALIGNED: _table(aligned)}
     write_evaluation(run, tables, results(run, reference, aligned))
 
@@ -194,3 +192,11 @@ def _certificate_row(certificate: Certificate, index: int, bound: float, prompts
         "prompts": prompts,
         "prompts_needed": int(needed) if np.isfinite(needed) else None,
     }
+
+
+def _overall(certificates: Mapping[str, Any], constraints: int) -> str:
+    """Return the verdict on all constraints together; one that cannot be measured leaves it undecided."""
+    verdicts = {row["verdict"] for row in certificates.values()}
+    if "fails" in verdicts:
+        return "fails"
+    return "holds" if verdicts == {"holds"} and len(certificates) == constraints else "undecided"
