@@ -31,6 +31,13 @@ LabelNoise = Annotated[float, Interval(ge=0, lt=0.5)]
 # Held-out draws and rounds add to the seed; below 2³¹ the sum still fits the 32 bits of a JAX key.
 Seed = Annotated[int, Interval(ge=0, lt=2**31)]
 Text = Annotated[str, Len(1)]
+Layers = Annotated[
+    tuple[PositiveInt, ...],
+    Must(
+        "integers of at least 1, each above the one before",
+        lambda layers: list(layers) == sorted(set(layers)),
+    ),
+]
 
 
 def _is_folder_name(name: str) -> bool:

@@ -15,6 +15,7 @@ from cann_jax.config.job import JobConfig
 from cann_jax.config.model import PREFERENCES, PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.ranges import (
+    Layers,
     Must,
     NonNegativeInt,
     Positive,
@@ -51,6 +52,9 @@ class SampleConfig:
         allow_changed_reference: Accept a temperature or top_p other than 1 for alignment.
         prompts_per_batch: Prompts sampled at once, and the size of a shard on disk.
         stop: Further texts that end a response; each must be one token.
+        feature_layers: Layers whose residual stream, averaged over a response, is stored as its features: n
+            is after n layers; null takes five at even depths, and an empty list none. A response's features
+            are as many numbers of 2 bytes as these layers times the model's width.
     """
 
     responses: Annotated[int, Ge(2)] = 16
@@ -60,6 +64,7 @@ class SampleConfig:
     allow_changed_reference: bool = False
     prompts_per_batch: PositiveInt = 16
     stop: tuple[Text, ...] = ()
+    feature_layers: Layers | None = None
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""

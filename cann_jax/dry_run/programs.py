@@ -16,6 +16,7 @@ from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
 from cann_jax.run.training import Training, objective_of, split
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
+from cann_jax.sampling.features import chosen_layers
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import static_arguments
 from cann_jax.stages.score_model import score_objective
@@ -31,7 +32,8 @@ def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tok
     graph, weights = nnx.split(_decoder(config.model, shape))
     batch = [_integers(sample.prompts_per_batch, width), *[_integers(sample.prompts_per_batch)] * 2]
     arrays = (shapes_of_parameters(weights), *shapes_of_batch(batch), _key(), _integers(stop_tokens))
-    return generate.trace(graph, *arrays, **static_arguments(sample, sample.responses))
+    layers = chosen_layers(sample.feature_layers, shape.layers)
+    return generate.trace(graph, *arrays, **static_arguments(sample, sample.responses, layers))
 
 
 def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int) -> Any:

@@ -6,6 +6,7 @@ half a file under the final name. Object stores (gs://) cannot rename, but there
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
@@ -72,6 +74,25 @@ def read_table(path: epath.PathLike) -> pa.Table:
     """Read a Parquet file; raise InputError if it is missing or corrupt."""
     with _reading(path):
         return pq.read_table(pa.BufferReader(epath.Path(path).read_bytes()))
+
+
+def write_array(path: epath.PathLike, array: np.ndarray) -> None:
+    """Write a ``.npy`` file as ``write_bytes_atomic`` does."""
+    sink = io.BytesIO()
+    np.lib.format.write_array(sink, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    write_bytes_atomic(path, sink.getvalue())
+
+
+def read_array(path: epath.PathLike) -> np.ndarray:
+    """Read what ``write_array`` wrote, read-only; raise InputError if the file is missing or corrupt."""
+    with _reading(path):
+        data = epath.Path(path).read_bytes()
+        file = io.BytesIO(data)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        # Unlike ``np.load``, this allocates nothing by the header's numbers, and refuses objects.
+        return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
 
 
 @contextlib.contextmanager

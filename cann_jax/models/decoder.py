@@ -134,7 +134,9 @@ class Decoder(nnx.Module):
         prompt_mask: Array,
         own: KeysValues,
         step: Array,
-    ) -> tuple[Array, KeysValues]:
+        kept: Any = None,
+        keep: Callable[[Any, Array, Array], Any] = lambda kept, *_: kept,
+    ) -> tuple[Array, KeysValues, Any]:
         """Run one more token of each of K responses that share a prompt.
 
         Args:
@@ -144,24 +146,29 @@ class Decoder(nnx.Module):
             prompt_mask: (B, P), False on padding.
             own: (layers, B, K, kv_heads, T, head_dim); positions before ``step`` are filled.
             step: Index of these tokens within their responses.
+            kept: What ``keep`` takes at the first layer.
+            keep: Function of what it returned at the layer before, the residual stream (B, K, hidden) after
+                this layer, and this layer's index.
 
         Returns:
-            Hidden states (B, K, hidden) after the final norm, and ``own`` with these tokens written.
+            Hidden states (B, K, hidden) after the final norm, ``own`` with these tokens written, and what
+            ``keep`` returned last.
         """
         inputs = step_inputs(self.config, positions, prompt_mask, step, own.keys.shape[-2])
         graph, weights = nnx.split(self.layers)
 
         # The cache is carried and written in place; as scanned input and output it would be copied whole at
         # every token.
-        def body(carry: tuple[Array, KeysValues], layer: Any) -> tuple[tuple[Array, KeysValues], None]:
-            x, caches = carry
+        def body(carry: tuple[Array, KeysValues, Any], layer: Any) -> tuple[Any, None]:
+            x, caches, kept = carry
             weights, prompt, index, kind = layer
             block = nnx.merge(graph, from_words(weights))
-            return block.decode(x, inputs.at(kind), from_words(prompt), caches, index, step), None
+            x, caches = block.decode(x, inputs.at(kind), from_words(prompt), caches, index, step)
+            return (x, caches, keep(kept, x, index)), None
 
         layers = (to_words(weights), prompt, jnp.arange(self.config.layers), inputs.indices)
-        (x, own), _ = jax.lax.scan(body, (self.embed(tokens), own), layers)
-        return self.final_norm(x), own
+        (x, own, kept), _ = jax.lax.scan(body, (self.embed(tokens), own, kept), layers)
+        return self.final_norm(x), own, kept
 
 
 def _checked(lora: LoraConfig) -> dict[str, LoraConfig]:

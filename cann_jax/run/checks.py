@@ -13,6 +13,7 @@ from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
 from cann_jax.run.stages import Pipeline
 from cann_jax.run.training import alignment, prealignments
+from cann_jax.sampling.features import chosen_layers
 from cann_jax.training.batch_order import steps_in
 from cann_jax.training.optimizer import schedule
 
@@ -21,9 +22,12 @@ def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> N
     """Run stages as ``run_stages`` does, after checking settings against prompts and pairs.
 
     Raises:
-        InputError: As ``run_stages``; a group that no prompt has; a warm-up that outlasts its training.
+        InputError: As ``run_stages``; a group that no prompt has; a layer that the model does not have; a
+            warm-up that outlasts its training.
     """
     names, from_pairs = {stage.name for stage in stages}, run.config.prompts.train == PREFERENCES
+    if "sample" in names:
+        chosen_layers(run.config.sample.feature_layers, run.files.config.layers)
     needs_prompts = bool(names & {"sample", "align"})
     if needs_prompts and not from_pairs:
         _check_prompts(run)

@@ -15,6 +15,7 @@ from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json, write_table
 from cann_jax.run.run import ModelRun, Run
+from cann_jax.sampling.shards import read_features as read_feature_shards
 from cann_jax.sampling.shards import read_shards
 from cann_jax.training.checkpoints import load_weights, save_weights
 
@@ -91,6 +92,11 @@ def read_pairs(run: ModelRun[Any], part: Part) -> EncodedPairs:
 def read_samples(run: Run) -> Responses:
     """Read the reference's responses to the training prompts."""
     return read_shards(run.folder / "sample", RESPONSES, run.config.sample.max_new_tokens)
+
+
+def read_features(run: Run) -> np.ndarray | None:
+    """Read the features (N, K, layers · hidden) of those responses, float16; None where there are none."""
+    return read_feature_shards(run.folder / "sample")
 
 
 def read_scores(run: Run) -> Columns:

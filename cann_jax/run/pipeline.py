@@ -34,6 +34,7 @@ HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompt
 ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
 ON_PAIRS = When("`align.pairs` is dataset", lambda c: not c.align.supervision.from_samples)
 BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supervision.label is None)
+FEATURES = When("`sample.feature_layers` is null or not empty", lambda c: c.sample.feature_layers != ())
 MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
 ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
 FEATURES = When("`sample.feature_layers` is not empty", lambda c: c.sample.feature_layers != ())
@@ -107,7 +108,8 @@ PIPELINE = (
           reads=always("pairs"), writes=always("*/adapter/*")),
     Stage("sample", "What would the reference say?",
           settings=("model", "prompts", "sample", "seed"), files=("model", "prompts.train"),
-          reads={"pairs": TRAIN_FROM_PAIRS}, writes=always("responses-*.parquet")),
+          reads={"pairs": TRAIN_FROM_PAIRS},
+          writes=always("responses-*.parquet") | {"features-*.npy": FEATURES}),
     Stage("score", "How good is each response, by each score?",
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"sample": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),

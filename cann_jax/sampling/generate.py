@@ -14,6 +14,7 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import KeysValues
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
+from cann_jax.sampling.features import Sums, adding, empty_sums, mean
 
 
 class Samples(NamedTuple):
@@ -24,12 +25,15 @@ class Samples(NamedTuple):
         lengths: (B, K) token counts, end token included.
         logps: (B, K, T) float32 log-prob of each token under the model at temperature 1; 0 after the end.
         stopped: (B, K) True where the response ended with a stop token, False where it reached the limit.
+        features: (B, K, layers · hidden) float32 mean over each response's tokens of the residual stream
+            after the chosen layers, divided by its RMS at each token; None where no layer was chosen.
     """
 
     tokens: jax.Array
     lengths: jax.Array
     logps: jax.Array
     stopped: jax.Array
+    features: jax.Array | None = None
 
 
 class _Loop(NamedTuple):
@@ -37,19 +41,25 @@ class _Loop(NamedTuple):
     tokens: jax.Array  # (B, K) drawn last, read next
     own: KeysValues
     samples: Samples
+    sums: Sums  # of the features, over the tokens read
 
 
-@partial(jax.jit, static_argnames=("graph", "responses", "max_new_tokens", "temperature", "top_p"))
+@partial(
+    jax.jit,
+    static_argnames=("graph", "responses", "max_new_tokens", "temperature", "top_p", "feature_layers"),
+)
 def generate(
     graph: Any, weights: Any, prompts: jax.Array, prompt_lengths: jax.Array, prompt_indices: jax.Array,
     seed: jax.Array, stop_tokens: jax.Array, *,
     responses: int, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
+    feature_layers: tuple[int, ...] = (),
 ) -> Samples:  # fmt: skip
     """Sample K ``responses`` of up to T = ``max_new_tokens`` tokens to each prompt from a split ``Decoder``.
 
     The draw is a function of the seed and of the prompts' indices (B,) in the whole data set. Prompts are ids
     (B, P), padded on the right, with lengths (B,). One of ``stop_tokens`` (n,) ends a response.
     ``temperature`` divides the logits; ``top_p`` is the mass of the nucleus, where 1 keeps everything.
+    ``feature_layers`` are the layers, n for after n of them, of which features are gathered on the way.
     """
     model = nnx.merge(graph, weights)
     keys = response_keys(seed, prompt_indices, responses)
@@ -57,6 +67,8 @@ def generate(
     prompt_mask = jnp.arange(prompts.shape[1]) < prompt_lengths[:, None]
 
     def going(loop: _Loop) -> jax.Array:
+        if feature_layers:  # until the last token of every response has been read
+            return jnp.any(loop.samples.lengths >= loop.step)
         return (loop.step < max_new_tokens) & ~jnp.all(loop.samples.stopped)
 
     def drawn(hidden: jax.Array, samples: Samples, step: jax.Array) -> tuple[jax.Array, Samples]:
@@ -68,16 +80,22 @@ def generate(
 
     def body(loop: _Loop) -> _Loop:
         last = loop.step - 1
-        hidden, own = model.decode(loop.tokens, prompt_lengths + last, prompt, prompt_mask, loop.own, last)
+        add = adding(feature_layers, loop.samples.lengths > last)
+        hidden, own, sums = model.decode(
+            loop.tokens, prompt_lengths + last, prompt, prompt_mask, loop.own, last, loop.sums, add
+        )
         tokens, samples = drawn(hidden, loop.samples, loop.step)
-        return _Loop(loop.step + 1, tokens, own, samples)
+        return _Loop(loop.step + 1, tokens, own, samples, sums)
 
     shape = (prompts.shape[0], responses)
     hidden = jnp.broadcast_to(first[:, None], (*shape, first.shape[-1]))
     tokens, samples = drawn(hidden, _empty_samples(shape, max_new_tokens), jnp.int32(0))
     own = _empty_cache(model.config, shape, max_new_tokens, model.dtype)
-    start = _Loop(jnp.int32(1), tokens, own, samples)
-    return jax.lax.while_loop(going, body, start).samples
+    sums = empty_sums(feature_layers, shape, model.config.hidden)
+    end = jax.lax.while_loop(going, body, _Loop(jnp.int32(1), tokens, own, samples, sums))
+    if end.sums is None:
+        return end.samples
+    return end.samples._replace(features=mean(end.sums, end.samples.lengths))
 
 
 def _prefill(model: Decoder, prompts: jax.Array, lengths: jax.Array) -> tuple[KeysValues, jax.Array]:
@@ -90,7 +108,8 @@ def _prefill(model: Decoder, prompts: jax.Array, lengths: jax.Array) -> tuple[Ke
 def _append(
     samples: Samples, step: jax.Array, tokens: jax.Array, logps: jax.Array, stop_tokens: jax.Array
 ) -> Samples:
-    alive = ~samples.stopped
+    # The step that only reads the last tokens, for their features, draws beyond the limit.
+    alive = ~samples.stopped & (step < samples.tokens.shape[-1])
     return Samples(
         tokens=samples.tokens.at[:, :, step].set(jnp.where(alive, tokens, 0)),
         lengths=samples.lengths + alive,

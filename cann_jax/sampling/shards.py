@@ -11,13 +11,15 @@ from etils import epath
 from cann_jax.config.run import SampleConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
-from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.atomic import read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.sampling.generate import Samples, generate
+
+FEATURES = "features"  # prefix of the features' shards
 
 
 def sample_shards(
@@ -28,21 +30,28 @@ def sample_shards(
     seed: int,
     folder: epath.PathLike,
     name: str,
+    feature_layers: tuple[int, ...] = (),
 ) -> Responses:
     """Sample K responses to all prompts; shards ``folder/name-00000.parquet``, … that exist are kept.
 
-    The draw is a function of (seed, index of the prompt, response, position).
+    The draw is a function of (seed, index of the prompt, response, position). With ``feature_layers``, each
+    shard's features go to ``folder/features-00000.npy``, …, float16 (prompts, K, layers · hidden).
     """
     stop = stop_tokens(model.tokenizer, config)
     size, total = config.prompts_per_batch, len(prompts)
     starts = range(0, total, size)
     paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
-    exists = agreed([path.exists() for path in paths])
+    features = [epath.Path(folder) / f"{FEATURES}-{index:05d}.npy" for index in range(len(starts))]
+    kinds = (paths, features) if feature_layers else (paths,)
+    exists = agreed([all(path.exists() for path in shard) for shard in zip(*kinds, strict=True)])
     for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=total):
         index = start // size
         if not exists[index]:
-            samples = _sample(model, prompts, start, stop, config, responses, seed)
+            static = static_arguments(config, responses, feature_layers)
+            samples = _sample(model, prompts, start, stop, config.prompts_per_batch, seed, static)
             with writing_shard(index):
+                if samples.features is not None:
+                    write_array(features[index], np.asarray(samples.features, np.float16))
                 write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
     barrier(f"{name} sampled")
     return _read(paths, config.max_new_tokens)
@@ -51,6 +60,12 @@ def sample_shards(
 def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Responses:
     """Read all shards of a finished stage."""
     return _read(sorted(epath.Path(folder).glob(f"{name}-*.parquet")), max_new_tokens)
+
+
+def read_features(folder: epath.PathLike) -> np.ndarray | None:
+    """Read the features (N, K, layers · hidden) of all shards, float16; None where none were stored."""
+    paths = sorted(epath.Path(folder).glob(f"{FEATURES}-*.npy"))
+    return np.concatenate([read_array(path) for path in paths]) if paths else None
 
 
 def _read(paths: list[epath.Path], max_new_tokens: int) -> Responses:
@@ -76,10 +91,13 @@ def stop_tokens(tokenizer: Any, config: SampleConfig) -> np.ndarray:
     return np.array(sorted(set(ids)), np.int32)
 
 
-def static_arguments(config: SampleConfig, responses: int) -> dict[str, Any]:
+def static_arguments(
+    config: SampleConfig, responses: int, feature_layers: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """Return the static arguments of ``generate``."""
     names = ("max_new_tokens", "temperature", "top_p")
-    return {"responses": responses, **{name: getattr(config, name) for name in names}}
+    settings = {name: getattr(config, name) for name in names}
+    return {"responses": responses, "feature_layers": feature_layers, **settings}
 
 
 def _sample(
@@ -87,18 +105,15 @@ def _sample(
     prompts: EncodedPrompts,
     start: int,
     stop: np.ndarray,
-    config: SampleConfig,
-    responses: int,
+    size: int,
     seed: int,
+    static: dict[str, Any],
 ) -> Samples:
     """Sample one shard; the last one is padded to the same shape, so that it needs no other program."""
-    count = min(config.prompts_per_batch, len(prompts) - start)
-    indices = np.arange(start, start + config.prompts_per_batch)
+    count = min(size, len(prompts) - start)
+    indices = np.arange(start, start + size)
     ids, lengths = prompts.arrays(np.minimum(indices, len(prompts) - 1))
     batch = place_batch([jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices)])
-    samples = generate(
-        model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop),
-        **static_arguments(config, responses),
-    )  # fmt: skip
+    samples = generate(model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop), **static)
     fetched: Samples = jax.tree.map(lambda x: fetch(x)[:count], samples)
     return fetched

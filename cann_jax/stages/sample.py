@@ -4,16 +4,21 @@ from cann_jax.data.responses import Responses
 from cann_jax.run.outputs import RESPONSES
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
+from cann_jax.sampling.features import chosen_layers
 from cann_jax.sampling.shards import sample_shards
 
 
 def run(run: Run) -> None:
-    """Write ``responses-*.parquet``: text, ids, log-prob and finish reason, one row a response."""
+    """Write ``responses-*.parquet`` and ``features-*.npy``.
+
+    The first hold text, ids, log-prob and finish reason, one row a response; the second their features.
+    """
     config, prompts = run.config, encoded_prompts(run, "train")
     print_overlong("sample", prompts)
-    folder = run.folder / "sample"
+    folder, settings = run.folder / "sample", config.sample
+    layers = chosen_layers(settings.feature_layers, run.files.config.layers)
     responses = sample_shards(
-        run.reference, prompts, config.sample, config.sample.responses, config.seed, folder, RESPONSES
+        run.reference, prompts, settings, settings.responses, config.seed, folder, RESPONSES, layers
     )
     _print_summary(responses)
 

@@ -120,6 +120,8 @@ HOLES = [
     ("name", "../../x", "relative path"),
     ("name", "/tmp/x", "relative path"),
     ("name", "a//b", "relative path"),
+    ("sample.feature_layers", "[2, 2]", "each above the one before"),
+    ("sample.feature_layers", "[0, 2]", "of at least 1"),
     ("prompts.next_turn", "nothing", "{reply} and {prompt}"),
 ]
 

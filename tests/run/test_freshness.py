@@ -34,6 +34,7 @@ PROBE = {"prompt": "a", "better": "b", "worse": "c"}
 CHOSEN: dict[str, Any] = {
     "sample.temperature": 0.5,
     "sample.stop": ["."],
+    "sample.feature_layers": [1, 2],
     "align.pairs": "dataset",
     "align.preference": "better",
     "constraints.length.group": "odd",

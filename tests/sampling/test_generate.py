@@ -15,19 +15,19 @@ LIMIT, RESPONSES = 12, 6
 NEVER = (999,)
 
 
-def sample(model, rows=(0, 1, 2), seed=0, stop=NEVER, responses=RESPONSES, **settings):
+def sample(model, rows=(0, 1, 2), seed=0, stop=NEVER, responses=RESPONSES, max_new_tokens=LIMIT, **settings):
     rows = np.array(rows)
     return jax.tree.map(
         np.asarray,
         generate(
             model.graph, model.weights, PROMPTS[rows], LENGTHS[rows], rows, jax.random.key(seed),
-            np.array(stop), responses=responses, max_new_tokens=LIMIT, **settings,
+            np.array(stop), responses=responses, max_new_tokens=max_new_tokens, **settings,
         ),
     )  # fmt: skip
 
 
 def assert_same(first, second):
-    for a, b in zip(first, second, strict=True):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 

@@ -11,7 +11,8 @@ from cann_jax.config.run import SampleConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError
-from cann_jax.sampling.shards import read_shards, sample_shards
+from cann_jax.sampling.shards import read_features, read_shards, sample_shards
+from tests.builders.features import features_by_forward
 
 TEXTS = (
     "How do I make soup?",
@@ -75,6 +76,40 @@ def test_batches_of_another_size_give_the_same_responses(finished, tiny_model, p
     assert len(list(tmp_path.iterdir())) == 1
     np.testing.assert_array_equal(whole.tokens, finished[1].tokens)
     np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
+
+
+LAYERS = (1, 3)
+
+
+def test_features_lie_beside_the_responses(finished, tiny_model, prompts, tmp_path):
+    """A shard is complete with both files; the draws are those without features."""
+    folder, before = finished
+    arguments = (tiny_model, prompts, CONFIG, 3, 0, tmp_path, "responses", LAYERS)
+    assert_same(sample_shards(*arguments), before)
+    features = read_features(tmp_path)
+    assert features.shape == (5, 3, 128) and features.dtype == np.float16
+    expected = features_by_forward(tiny_model.decoder, prompts.ids, before.tokens, before.lengths, LAYERS)
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
+    assert read_features(folder) is None
+
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(contents) == 6
+    for name in ("features-00001.npy", "responses-00002.parquet"):
+        for path in tmp_path.iterdir():
+            os.utime(path, ns=(1, 1))
+        (tmp_path / name).unlink()
+        sample_shards(*arguments)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+        made = {path.name for path in tmp_path.iterdir() if path.stat().st_mtime_ns != 1}
+        index = name.partition(".")[0][-5:]
+        assert made == {f"features-{index}.npy", f"responses-{index}.parquet"}
+
+
+def test_corrupt_features_are_named(tmp_path):
+    for content in (b"", b"PAR1 cut off", np.lib.format.magic(1, 0)):
+        (tmp_path / "features-00000.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"features-00000.npy is corrupt .* delete it"):
+            read_features(tmp_path)
 
 
 def test_a_corrupt_shard_is_named(finished, tiny_model, prompts, tmp_path):

@@ -77,6 +77,13 @@ def test_prompts(refused, tmp_path, text, flags, message):
         assert message in refused("--prompts.train", str(path), *flags, *dry)
 
 
+def test_a_layer_that_the_model_does_not_have(refused, tmp_path):
+    for flags in ([], ["--dry_run"]):
+        message = refused("--sample.feature_layers", "[2, 9]", *flags)
+        assert "sample.feature_layers: 9 is no layer of the model, which has 3; use numbers from 1" in message
+    assert not (tmp_path / "runs/tiny/sample").exists()
+
+
 def test_nan_scores_name_scorer_and_rows(refused):
     flags = ("--constraints.vowels.scorer.function", "tests.builders.toy_scorers:broken")
     message = refused(*flags)

@@ -15,6 +15,7 @@ LEFT = [
     "training.png",
     *(f"{stage}/manifest.json" for stage in STAGES),
     "sample/responses-00000.parquet",
+    "sample/features-00000.npy",
     "score/scores.parquet",
     "dual/dual.json",
     "dual/curve.parquet",

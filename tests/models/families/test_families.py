@@ -13,9 +13,11 @@ from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.generate import generate
 from tests.builders.families import FAMILIES, ours, padded, save_family, theirs
+from tests.builders.features import features_by_forward
 from tests.builders.forward import our_logits, random_ids, torch_logits
 
 PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 7]), 12
+LAYERS = (1, 2)  # of which features are taken
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -60,7 +62,7 @@ def test_decoding_equals_the_full_forward_pass(decoder, files):
     model = LanguageModel.of(decoder, files)
     samples = generate(
         model.graph, model.weights, PROMPTS, LENGTHS, np.arange(2), jax.random.key(0), np.array([999]),
-        responses=3, max_new_tokens=LIMIT,
+        responses=3, max_new_tokens=LIMIT, feature_layers=LAYERS,
     )  # fmt: skip
     tokens = np.asarray(samples.tokens)
     assert len({row.tobytes() for row in tokens.reshape(-1, LIMIT)}) == 6
@@ -71,8 +73,11 @@ def test_decoding_equals_the_full_forward_pass(decoder, files):
         expected = np.asarray(logps)[places, row[places + 1]]
         np.testing.assert_allclose(samples.logps[n, k], expected, atol=1e-4)
     prompts = [PROMPTS[n, : LENGTHS[n]] for n in range(2)]
-    packed = model.logps(prompts, tokens, np.asarray(samples.lengths))
+    lengths = np.asarray(samples.lengths)
+    packed = model.logps(prompts, tokens, lengths)
     np.testing.assert_allclose(samples.logps.sum(-1), packed, atol=2e-4)
+    expected = features_by_forward(decoder, prompts, tokens, lengths, LAYERS)
+    np.testing.assert_allclose(samples.features, expected, atol=1e-4)
 
 
 def test_export_equals_the_original_in_torch(decoder, files, folder, tmp_path):

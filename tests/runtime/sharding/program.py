@@ -95,7 +95,7 @@ def assert_lies_by_the_table(state) -> None:
 
 
 def samples(model: str) -> dict:
-    """Tokens, their log-probs, and how near each draw was to another token; scores of the same responses."""
+    """Tokens, their log-probs, features and scores."""
     files = open_model(model)
     language_model = LanguageModel.of(load_decoder(files, "float32"), files)
     random = np.random.default_rng(1)
@@ -103,12 +103,13 @@ def samples(model: str) -> dict:
     batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
     drawn = generate(
         language_model.graph, language_model.weights, *batch, jax.random.key(3), jnp.array([1]), responses=4,
-        max_new_tokens=8,
+        max_new_tokens=8, feature_layers=(1, 3),
     )  # fmt: skip
     tokens, token_logps, counts = (fetch(x) for x in (drawn.tokens, drawn.logps, drawn.lengths))
     rows = [prompt[:length] for prompt, length in zip(prompts, lengths, strict=True)]
     scores = language_model.logps(rows, tokens, counts)
-    return {"tokens": tokens.tolist(), "logps": token_logps.tolist(), "scores": scores.tolist()}
+    found = {"tokens": tokens, "logps": token_logps, "scores": scores, "features": fetch(drawn.features)}
+    return {name: values.tolist() for name, values in found.items()}
 
 
 def multipliers() -> np.ndarray:
