@@ -46,6 +46,25 @@ def regression_loss(
     return (policy_margin - reference_margin - difference / beta) ** 2
 
 
+def listwise_loss(log_ratios: jax.Array, rewards: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """Return the cross-entropy, in nats, of a prompt's K responses to the policy tilted by their rewards.
+
+    It is −Σ_k w_k ln softmax_k(ℓ) with w = softmax_k(rewards/β): on responses of π_ref it is least where
+    π_θ weighs them as that policy does, at ``listwise_floor``. Where π_θ = π_ref it is ln K.
+
+    Args:
+        log_ratios: (…, K) ℓ = ln π_θ/π_ref of each response, in nats.
+        rewards: (…, K) rewards or pseudo-rewards of the same responses.
+        beta: The KL penalty β.
+    """
+    return -jnp.sum(jax.nn.softmax(rewards / beta) * jax.nn.log_softmax(log_ratios), axis=-1)
+
+
+def listwise_floor(rewards: jax.Array, beta: float | jax.Array) -> jax.Array:
+    """Return the least listwise loss (…), the entropy of softmax_k(rewards/β) in nats."""
+    return listwise_loss(rewards / beta, rewards, beta)
+
+
 def smoothed(label: jax.Array, smoothing: float | jax.Array) -> jax.Array:
     """Return the label for pairs of which a share ``smoothing`` in [0, ½) was labelled the wrong way round.
 
