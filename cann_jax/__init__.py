@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "cann_jax.core.attainable": ("attainable", "attained", "solve_attainable"),
     "cann_jax.core.dual": ("dual_value", "tilted_weights"),
     "cann_jax.core.exploration.conflict": ("reachability",),
     "cann_jax.core.exploration.curve": ("dual_curve", "sensitivities"),
@@ -17,7 +18,9 @@ _NAMES = {
     "cann_jax.core.exploration.uncertainty": ("bootstrap", "conservative_solution", "cross_fit"),
     "cann_jax.core.feasibility": ("Feasible", "largest_margin"),
     "cann_jax.core.implicit": ("implicit_scores",),
-    "cann_jax.core.losses": ("dpo_loss", "ipo_loss", "listwise_loss", "regression_loss"),
+    "cann_jax.core.losses": ("dpo_loss", "ipo_loss", "listwise_floor", "listwise_loss", "regression_loss"),
+    "cann_jax.core.log_ratios": ("calibration", "calibration_slope", "reweighted"),
+    "cann_jax.core.prediction": ("folds_of", "predict_scores", "standardise_features"),
     "cann_jax.core.preference": ("preference_probability", "pseudo_reward"),
     "cann_jax.core.prepare": ("prepare",),
     "cann_jax.core.problem": ("Constraint",),
