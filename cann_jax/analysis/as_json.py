@@ -6,7 +6,7 @@ import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach
-from cann_jax.core.forecast import Forecast
+from cann_jax.core.exploration.forecast import Estimate, Forecast
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
 
@@ -48,17 +48,16 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
 
 def forecast_json(found: Forecast) -> dict[str, Any]:
     """Return a forecast's numbers, each with its interval; improvements are in the constraints' order."""
-    spans = zip(found.improvement, *found.improvement_interval, strict=True)
     result = {
-        "improvement": [_estimate(value, (low, high)) for value, low, high in spans],
-        "reward": _estimate(found.reward, found.reward_interval),
-        "kl": _estimate(found.kl, found.kl_interval),
+        "improvement": [_estimate(Estimate(*ends)) for ends in zip(*found.improvement, strict=True)],
+        "reward": _estimate(found.reward),
+        "kl": _estimate(found.kl),
     }
     return dict(_finite(hashes.as_json(result)))
 
 
-def _estimate(value: Any, interval: Any) -> dict[str, Any]:
-    return {"value": value, "interval": [interval[0], interval[1]]}
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "interval": [found.low, found.high]}
 
 
 def _reach_json(reach: Reach) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from rich.table import Table
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach
 from cann_jax.core.arrays import Array
+from cann_jax.core.exploration.forecast import Forecast
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.forecast import Forecast
 from cann_jax.core.scores import check_scores
 from cann_jax.files.console import console
 
@@ -109,10 +109,7 @@ def _forecast_of(forecast: Forecast | None, j: int | None) -> str:
     """Return the forecast of constraint ``j``, or of the reward."""
     if forecast is None:
         return "–"
-    if j is None:
-        value, (low, high) = forecast.reward, forecast.reward_interval
-    else:
-        value, (low, high) = forecast.improvement[j], (end[j] for end in forecast.improvement_interval)
+    value, low, high = forecast.reward if j is None else (ends[j] for ends in forecast.improvement)
     return rf"{value:+.4g} \[{low:+.4g}, {high:+.4g}]"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cann_jax.core.attainable import Attainable, solve_attainable
-from cann_jax.core.forecast import Forecast, forecast
+from cann_jax.core.exploration.forecast import Forecast, forecast
 from cann_jax.core.prediction import folds_of, predict_scores, standardise_features
 from cann_jax.core.problem import Problem
 from cann_jax.files.errors import named
@@ -82,7 +82,7 @@ def find_reach(
     def forecast_at(multipliers: np.ndarray) -> Forecast | None:
         if not np.all(np.isfinite(multipliers)):
             return None
-        return forecast(scores, predicted, multipliers, beta, resamples, seed, confidence)
+        return forecast(scores, predicted, problem.targets, multipliers, beta, resamples, seed, confidence)
 
     own = forecast_at(np.asarray(found.multipliers)) if found.converged else None
     return Reach(found, own, forecast_at(multipliers))

@@ -80,13 +80,13 @@ def constraint_values(constraint: Constraint, raw: np.ndarray) -> np.ndarray:
     return np.asarray(values >= constraint.unsafe_below, raw.dtype)
 
 
-def constraint_means(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
-    """Return the mean of g over the responses of each prompt in the constraint's group, in its own units.
+def group_values(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
+    """Return g ``(n, responses)`` on the n prompts of the constraint's group, in its own units.
 
     ``raw (prompts, responses)`` are its scores, and ``groups`` holds the group of each prompt.
     """
-    means: np.ndarray = constraint_values(constraint, raw).mean(1)
-    return means if constraint.group is None else means[np.array(groups, object) == constraint.group]
+    values = constraint_values(constraint, raw)
+    return values if constraint.group is None else values[np.array(groups, object) == constraint.group]
 
 
 def _clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:

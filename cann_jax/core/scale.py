@@ -1,4 +1,4 @@
-"""The smallest scale of a trained step that meets every target: pure functions in float64.
+"""The smallest scale of a trained step that meets every target.
 
 With ℓ = log π_θ/π_ref on the reference's responses, softmax_k(s·ℓ) weighs them as the step scaled by s would
 to first order (method of DeRa, Liu et al. 2024, at training's end instead of at decoding). That gives the
@@ -8,8 +8,13 @@ shape of improvement and KL in s; policies sampled at a few scales then correct 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from scipy.special import log_softmax
+
+from cann_jax.core.arrays import Array
+from cann_jax.core.log_ratios import reweighted
+from cann_jax.core.scores import Scores, normalised_prompt_weights
 
 ENOUGH = 0.3  # of K responses; below this share of effective ones the weights tend to best-of-K
 POINTS = 801
@@ -70,26 +75,28 @@ class Scale:
     kl: float
 
 
-def shape(log_ratios: np.ndarray, scores: Sequence[np.ndarray], largest: float) -> Shape:
+def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     """Return how improvement and KL grow with the scale, up to ``largest``.
 
-    Args:
-        log_ratios: (N, K) ℓ of the unscaled step on the reference's responses, nats.
-        scores: For each constraint (n, K) scores of the prompts in its group, and their indices as (rows,
-            values).
-        largest: Largest scale.
+    ``log_ratios (N, K)`` are ℓ of the unscaled step on the reference's responses, in nats, and ``scores`` are
+    those of the same responses.
     """
-    scales, count = np.linspace(0, largest, POINTS), log_ratios.shape[1]
-    kl, effective, improvements = np.empty(POINTS), np.empty(POINTS), np.empty((POINTS, len(scores)))
-    for index, scale in enumerate(scales):
-        log_weights = log_softmax(scale * np.asarray(log_ratios, np.float64), axis=1)
-        weights = np.exp(log_weights)
-        kl[index] = np.mean(np.sum(weights * (log_weights + np.log(count)), axis=1))
-        effective[index] = np.mean(1 / np.sum(weights**2, axis=1)) / count
-        for j, (rows, values) in enumerate(scores):
-            gain = np.sum(weights[rows] * values, axis=1) - values.mean(1)
-            improvements[index, j] = gain.mean()
-    return Shape(scales, improvements, kl, effective)
+    scales = np.linspace(0, largest, POINTS)
+    curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.reward.dtype))
+    improvements, kl, sizes = (np.asarray(curve, np.float64) for curve in curves)
+    return Shape(scales, improvements, kl, sizes / scores.reward.shape[1])
+
+
+@jax.jit
+def _reweighted_means(log_ratios: Array, scores: Scores, scales: Array) -> tuple[Array, Array, Array]:
+    weights = normalised_prompt_weights(scores)
+
+    def at(scale: Array) -> tuple[Array, Array, Array]:
+        found = reweighted(scale * log_ratios, scores)
+        return weights @ found.improvement, weights @ found.kl, found.effective_sample_size
+
+    curves: tuple[Array, Array, Array] = jax.lax.map(at, scales)
+    return curves
 
 
 def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_limit: float) -> Scale:

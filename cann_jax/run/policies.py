@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
-from cann_jax.core.prepare import constraint_means
+from cann_jax.core.prepare import group_values
 from cann_jax.core.problem import Constraint
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
@@ -52,12 +52,17 @@ class Sampled:
         """KL of the policy to the reference, nats a response."""
         return float(np.mean(self.responses.logps - self.reference_logps))
 
-    def means(self, constraint: Constraint) -> np.ndarray | None:
-        """Return the mean of g (n,) by prompt of the constraint's group; None where it is not known."""
+    def values(self, constraint: Constraint) -> np.ndarray | None:
+        """Return g (n, K) on the n prompts of the constraint's group; None where it is not known."""
         if constraint.name not in self.scores:
             return None
-        means = constraint_means(constraint, self.scores[constraint.name], self.responses.groups())
-        return means if len(means) else None
+        values = group_values(constraint, self.scores[constraint.name], self.responses.groups())
+        return values if len(values) else None
+
+    def means(self, constraint: Constraint) -> np.ndarray | None:
+        """Return the mean of g (n,) over the responses to each of those prompts."""
+        values = self.values(constraint)
+        return None if values is None else np.asarray(values.mean(1))
 
 
 def sample_policy(run: Run, scorers: Scorers, policy: LanguageModel, draw: Draw, name: str) -> Sampled:

@@ -8,13 +8,12 @@ import numpy as np
 from scipy import stats
 
 from cann_jax.config.run import RunConfig
-from cann_jax.core.prepare import constraint_values
-from cann_jax.core.problem import Constraint
+from cann_jax.core.problem import Constraint, Problem
 from cann_jax.core.scale import Scale, Shape, Try, choose_scale, shape
 from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.scale import is_zero, scaled
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.outputs import REFERENCE, constraints_of, read_weights, write_scale
+from cann_jax.run.outputs import REFERENCE, constraints_of, problem_of, read_weights, write_scale
 from cann_jax.run.policies import Draw, Sampled, differences, sample_policy
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
@@ -32,15 +31,13 @@ class Goal:
 
     Args:
         constraint: The constraint.
-        rows: (n,) indices of the prompts of its group.
-        values: (n, K) g of the reference's responses to them.
+        label: Its name, with its group.
         asked: Improvement over the reference that it asks for.
         heldout: Held-out prompts that its certificate will be about.
     """
 
     constraint: Constraint
-    rows: np.ndarray
-    values: np.ndarray
+    label: str
     asked: float
     heldout: int
 
@@ -73,29 +70,24 @@ def run(run: Run) -> None:
     def sampled(scale: float) -> Sampled:
         return sample_policy(run, scorers, policy(scale), draw, f"scale-{scale:.4f}")
 
-    goals = _goals(run, reference)
     whole = reference.responses
+    problem = problem_of(config, reference.scores, whole.groups())
+    goals = _goals(run, problem)
     log_ratios = policy(1.0).logps(prompts.ids, whole.tokens, whole.lengths) - whole.logps
-    known = shape(log_ratios, [(goal.rows, goal.values) for goal in goals], config.calibrate.largest)
+    known = shape(log_ratios, problem.scores, config.calibrate.largest)
     found, targets, tries = _search(config, goals, known, reference, sampled)
     _print(goals, targets, found)
     write_scale(run, _record(goals, targets, found, tries))
     export(run, model.decoder(weights), config.align.export, folder, scale=found.scale)
 
 
-def _goals(run: Run, reference: Sampled) -> list[Goal]:
-    groups, heldout = np.array(reference.responses.groups(), object), encoded_prompts(run, "heldout")
-    goals = []
-    for constraint in constraints_of(run.config):
-        inside = np.full(len(groups), True) if constraint.group is None else groups == constraint.group
-        rows = np.flatnonzero(inside)
-        values = np.asarray(
-            constraint_values(constraint, reference.scores[constraint.name][rows]), np.float64
-        )
-        asked = constraint.target - (0.0 if constraint.margin is not None else float(values.mean()))
-        count = sum(constraint.group in (None, prompt.group) for prompt in heldout.prompts)
-        goals.append(Goal(constraint, rows, values, asked, count))
-    return goals
+def _goals(run: Run, problem: Problem) -> list[Goal]:
+    groups = [prompt.group for prompt in encoded_prompts(run, "heldout").prompts]
+    margins = zip(constraints_of(run.config), problem.names, np.asarray(problem.margins), strict=True)
+    return [
+        Goal(constraint, label, float(asked), sum(constraint.group in (None, group) for group in groups))
+        for constraint, label, asked in margins
+    ]
 
 
 def _search(
@@ -121,23 +113,27 @@ def _search(
 
 
 def _try(scale: float, goals: Sequence[Goal], reference: Sampled, policy: Sampled) -> Try:
-    gains = [_values(goal, policy).mean(1) - goal.values.mean(1) for goal in goals]
-    improvement = np.array([gain.mean() for gain in gains])
-    error = np.array([gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf for gain in gains])
-    return Try(scale, improvement, error, policy.kl)
+    gains = [_values(policy, goal).mean(1) - _values(reference, goal).mean(1) for goal in goals]
+    return Try(
+        scale,
+        np.array([gain.mean() for gain in gains]),
+        np.array([gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf for gain in gains]),
+        policy.kl,
+    )
 
 
-def _values(goal: Goal, policy: Sampled) -> np.ndarray:
-    raw = policy.scores[goal.constraint.name][goal.rows]
-    return np.asarray(constraint_values(goal.constraint, raw), np.float64)
+def _values(sampled: Sampled, goal: Goal) -> np.ndarray:
+    values = sampled.values(goal.constraint)
+    assert values is not None, "groups and scorers are checked before anything is sampled"
+    return values.astype(np.float64)
 
 
 def _target(config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled) -> float:
     """Return the improvement to aim at; ``policy`` tells how widely the scores spread."""
     if config.calibrate.aim == "margin":
         return goal.asked
-    within = [values.var(1, ddof=1).mean() if values.shape[1] > 1 else 0.0
-              for values in (goal.values, _values(goal, policy))]  # fmt: skip
+    both = [_values(sampled, goal) for sampled in (reference, policy)]
+    within = [values.var(1, ddof=1).mean() if values.shape[1] > 1 else 0.0 for values in both]
     # A margin is judged by differences, to which both policies' draws add; a level by the policy alone.
     noise = sum(within) if goal.constraint.margin is not None else within[1]
     here, there = config.calibrate.responses, config.evaluate.responses
@@ -149,16 +145,14 @@ def _target(config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled) 
     bound = max(spread - noise / here, 0.0) + noise / there
     delta = (1 - config.evaluate.confidence) / len(config.constraints)
     takes = stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)) * np.sqrt(bound / goal.heldout)
-    chance = stats.norm.ppf(config.calibrate.power) * np.sqrt(bound / goal.heldout + spread / len(goal.rows))
+    chance = stats.norm.ppf(config.calibrate.power) * np.sqrt(bound / goal.heldout + spread / len(both[0]))
     return float(goal.asked + takes + chance)
 
 
 def _print(goals: Sequence[Goal], targets: np.ndarray, found: Scale) -> None:
     for goal, target, expected in zip(goals, targets, found.improvement, strict=True):
-        name, group = goal.constraint.name, goal.constraint.group
-        label = name if group is None else f"{name}@{group}"
         print(
-            f"calibrate: {label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
+            f"calibrate: {goal.label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
             f"expected {expected:+.3f} at scale {found.scale:.3f} (KL {found.kl:.2f} nats)"
         )
     if not found.met:

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from cann_jax.core.preference import pseudo_reward
-from cann_jax.core.prepare import constraint_means
+from cann_jax.core.prepare import group_values
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, write_json
 from cann_jax.models.language_model import LanguageModel
@@ -162,7 +162,7 @@ def dual_step(
     improvement, moved = {}, {}
     for constraint in constraints_of(run.config):
         name = constraint.name
-        means = [float(np.mean(constraint_means(constraint, each[name], groups))) for each in (after, before)]
+        means = [float(np.mean(group_values(constraint, each[name], groups))) for each in (after, before)]
         improvement[name] = means[0] - means[1]
         rate = run.config.online.dual_step * run.config.dual.beta / dual.spread[name] ** 2
         moved[name] = max(multipliers[name] - rate * (improvement[name] - dual.margins[name]), 0.0)

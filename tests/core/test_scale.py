@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cann_jax.core.scale import ENOUGH, Try, choose_scale, shape
+from cann_jax.core.scores import Scores
 
 
 @pytest.fixture(scope="module")
@@ -13,8 +14,7 @@ def linear():
     ratios = random.normal(size=(4000, 16)) * 0.4
     told = 0.5 * ratios + random.normal(size=ratios.shape) * 0.1
     blind = random.normal(size=ratios.shape)
-    rows = np.arange(len(ratios))
-    return shape(ratios, [(rows, told), (rows[::2], blind[::2])], 4.0)
+    return shape(ratios, Scores(np.zeros_like(ratios), np.stack([told, blind], -1)), 4.0)
 
 
 def test_improvement_of_gaussian_log_ratios_is_known(linear):
@@ -63,7 +63,7 @@ def test_the_nearest_scale_is_kept_where_the_kl_limit_binds(linear):
 def test_beyond_what_the_weights_tell_the_curve_goes_on():
     """Importance weights saturate at the best of K; a policy does not."""
     ratios = np.random.default_rng(1).normal(size=(2000, 8))
-    known = shape(ratios, [(np.arange(len(ratios)), ratios)], 6.0)
+    known = shape(ratios, Scores(np.zeros_like(ratios), ratios[..., None]), 6.0)
     last = known.scales[np.flatnonzero(known.effective >= ENOUGH)[-1]]
     assert last < 4
     far = choose_scale(known, [], np.array([known.improvements[-1, 0] * 1.2]), 99.0)
