@@ -9,7 +9,7 @@ from cann_jax import train
 from tests.builders import ROOT
 from tests.builders.preferences import pku_row, write_lines
 from tests.builders.recording import Recorder
-from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, implicit, write_config
+from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, implicit, write_config, write_prompts
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +46,39 @@ def prealigned(tiny_folder, tmp_path_factory, recorder):
     with recorder.recording():
         train.main(["--config", config, "--align.pairs", "dataset"])
     return config, folder / "runs/tiny"
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory, tiny_folder, recorder) -> Path:
+    """As ``finished``, of a run that forecasts from features, scales its step and exports the adapter."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    vowels = {"kind": "function", "function": "tests.builders.toy_scorers:vowels", "better": "higher"}
+    changes = {
+        "prompts": {
+            "train": write_prompts(folder / "train.jsonl", 24, "Tell me about"),
+            "calibration": write_prompts(folder / "calibration.jsonl", 6, "Describe"),
+            "heldout": write_prompts(folder / "heldout.jsonl", 6, "Explain"),
+            "on_overlong": "error",
+            "max_tokens": 64,
+        },
+        "constraints": {"vowels": {"scorer": vowels, "margin": 0.02}},
+        "dual": {"beta": 1.0, "multipliers": "attainable", "folds": 4},
+        "align": {
+            "loss": "listwise",
+            "labels": "denoised",
+            "group_size": 4,
+            "export": "adapter",
+            "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
+            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
+            "prompts_per_step": 4,
+            "checkpoint_every": 2,
+        },
+        "calibrate": {"aim": "margin", "responses": 2, "tries": 2},
+    }
+    with pytest.MonkeyPatch.context() as patch, recorder.recording():
+        patch.chdir(ROOT)
+        train.main(["--config", write_config(folder, tiny_folder, **changes)])
+    return folder
 
 
 @pytest.fixture

@@ -19,13 +19,15 @@ from tests.builders import ROOT
 from tests.builders.runs import STAGES
 
 
-def test_stages_read_no_setting_that_the_table_does_not_name(finished, prealigned, recorder):
+def test_stages_read_no_setting_that_the_table_does_not_name(finished, prealigned, calibrated, recorder):
     assert set(recorder.reads) >= {stage.name for stage in PIPELINE} - {"rounds"}
     assert len(recorder.reads["align"]) > 15  # it records
     assert not recorder.undeclared()
 
 
-def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(finished, prealigned, recorder):
+def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(
+    finished, prealigned, calibrated, recorder
+):
     """A key that the table names and no stage ever reads would make stages stale for nothing."""
     config, _ = prealigned
     settings = parse_run(["--config", config, "--align.pairs", "dataset"])[0]

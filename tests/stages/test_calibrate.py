@@ -1,0 +1,136 @@
+"""A run that forecasts, scales its step, and certifies: what each stage leaves, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cann_jax import train
+from cann_jax.command_line.run_options import parse_run
+from cann_jax.files.errors import InfeasibleError, InputError, NotHeldError
+from cann_jax.run.outputs import read_scale, read_weights, write_weights
+from cann_jax.run.run import Run
+from cann_jax.run.training import aligned_decoder, split_decoder
+from cann_jax.stages import calibrate
+from tests.builders import ROOT
+
+
+@pytest.fixture
+def copied(calibrated, tmp_path, monkeypatch):
+    """A copy of the run's folder, and the flags that use it."""
+    monkeypatch.chdir(ROOT)
+    shutil.copytree(calibrated, tmp_path, dirs_exist_ok=True)
+    return tmp_path, ["--config", str(tmp_path / "tiny.yaml"), "--run_dir", str(tmp_path / "runs")]
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / "runs/tiny" / name).read_text())
+
+
+def test_the_dual_forecasts_and_the_results_show_how_it_did(calibrated):
+    dual, results = read(calibrated, "dual/dual.json"), read(calibrated, "evaluate/results.json")
+    chosen = dual["chosen"]
+    assert chosen["by"] == "attainable"
+    assert chosen["multipliers"] == dual["attainable"]["multipliers"] != dual["multipliers"]
+    row, forecast = results["vowels"], chosen["forecast"]["improvement"][0]
+    assert row["predicted"] == forecast["value"] and row["predicted_interval"] == forecast["interval"]
+    low, high = row["predicted_interval"]
+    assert low < row["predicted"] < high
+    # λ_att meets the margin by what the features tell, on prompts that were left out.
+    assert row["predicted"] >= row["asked"] - 1e-4
+    assert results["reward"]["predicted_interval"][0] < results["reward"]["predicted_interval"][1]
+
+
+def test_the_step_is_scaled_and_the_scaled_policy_is_what_is_measured(copied):
+    folder, flags = copied
+    run = Run(parse_run(flags)[0])
+    scale, found = read_scale(run), read(folder, "calibrate/scale.json")
+    assert 0 < scale == found["scale"] <= run.config.calibrate.largest and scale != 1
+    assert 1 <= len(found["tries"]) <= run.config.calibrate.tries
+    assert all(len(each["improvement"]) == 1 and each["error"][0] > 0 for each in found["tries"])
+    assert read(folder, "evaluate/results.json")["summary"]["scale"] == scale
+    model = split_decoder(run, run.config.align.lora)
+    trained = model.decoder(read_weights(run, "align", model.reference))
+    pairs = [d.layers.attention.q_proj.lora for d in (trained, aligned_decoder(run))]
+    np.testing.assert_allclose(pairs[1].b[...], pairs[0].b[...] * scale, rtol=1e-6)
+    np.testing.assert_array_equal(pairs[1].a[...], pairs[0].a[...])
+
+
+def test_the_scaled_step_is_what_leaves_the_run(calibrated):
+    folder = calibrated / "runs/tiny"
+    assert not (folder / "align/model").exists() and not (folder / "align/adapter").exists()
+    config = json.loads((folder / "calibrate/adapter/adapter_config.json").read_text())
+    assert config["lora_alpha"] == pytest.approx(4 * read(calibrated, "calibrate/scale.json")["scale"])
+
+
+def test_a_second_start_finds_everything_done(copied, capsys):
+    train.main(copied[1])
+    said = capsys.readouterr().out
+    assert "calibrate: done already" in said and "evaluate: done already" in said
+    assert "vowels: " in said.splitlines()[-2]  # the verdict, before the report's place
+
+
+def test_work_that_was_cut_off_goes_on(copied, capsys):
+    folder, flags = copied
+    before = read(folder, "calibrate/scale.json")
+    for name in ("manifest.json", "scale.json"):
+        (folder / "runs/tiny/calibrate" / name).unlink()
+    train.main([*flags, "--stages", "calibrate"])
+    said = capsys.readouterr().out
+    assert "continuing with what was finished before" in said and "sampling scale" not in said
+    assert read(folder, "calibrate/scale.json") == before
+
+
+def test_an_adapter_of_zeros_has_no_scale(copied):
+    _, flags = copied
+    run = Run(parse_run(flags)[0])
+    write_weights(run, "align", split_decoder(run, run.config.align.lora).reference)
+    with pytest.raises(InputError, match=r"the adapter that was trained is zero.*learning_rate"):
+        calibrate.run(run)
+
+
+def test_a_margin_above_the_ceiling_is_refused_before_training(copied, capsys):
+    folder, flags = copied
+    ceiling = read(folder, "dual/dual.json")["attainable"]["ceiling"][0]
+    largest = read(folder, "dual/dual.json")["largest_margin"][0]
+    margin = str((ceiling + largest) / 2)
+    with pytest.raises(InfeasibleError, match=rf"above what this model can tell.*ceiling \+{ceiling:.4g}"):
+        train.main([*flags, "--constraints.vowels.margin", margin])
+    assert "above what this model can tell" in capsys.readouterr().out
+    assert read(folder, "dual/dual.json")["attainable"]["reachable"] is False
+    assert (folder / "runs/tiny/align/weights").exists()  # nothing that was computed is lost
+
+
+def test_the_paper_trains_all_the_same(copied):
+    folder, flags = copied
+    largest = read(folder, "dual/dual.json")["largest_margin"][0]
+    plug_in = ("--dual.multipliers", "plug_in", "--constraints.vowels.margin", str(0.9 * largest))
+    train.main([*flags, *plug_in, "--stages", "dual"])
+    found = read(folder, "dual/dual.json")
+    assert found["chosen"]["multipliers"] == found["multipliers"]
+    assert found["chosen"]["forecast"]["improvement"][0]["value"] < 0.9 * largest
+
+
+def test_more_folds_than_prompts_are_refused(copied):
+    with pytest.raises(InputError, match=r"dual\.folds: .*prompts"):
+        train.main([*copied[1], "--dual.folds", "99", "--stages", "dual"])
+
+
+def test_a_verdict_can_be_required(copied):
+    _, flags = copied
+    wanted = ["--constraints.vowels.margin", "0.0001", "--dual.multipliers", "plug_in"]
+    with pytest.raises(NotHeldError, match="--require holds: the verdict is"):
+        train.main([*flags, *wanted, "--evaluate.confidence", "0.999999", "--require", "holds"])
+    with pytest.raises(InputError, match="--require reads the verdict of the stage 'evaluate'"):
+        train.main([*flags, "--stages", "dual", "--require", "holds"])
+
+
+def test_rounds_start_from_the_scaled_step_and_are_spared_where_it_meets_its_aim(copied, capsys):
+    folder, flags = copied
+    met = read(folder, "calibrate/scale.json")["met"]
+    train.main([*flags, "--rounds", "2", "--stages", "rounds"])
+    said = capsys.readouterr().out
+    assert ("no further round is needed" in said) == met
+    assert len(read(folder, "rounds/rounds.json")) == (0 if met else 1)
