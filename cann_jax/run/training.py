@@ -17,6 +17,7 @@ from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
 from cann_jax.models.adapters.peft import export_adapter
+from cann_jax.models.adapters.scale import scaled_decoder
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.linear import LoraParam
@@ -171,13 +172,17 @@ def aligned_decoder(run: Run) -> Decoder:
     return model.decoder(read_weights(run, run.config.last_training, model.reference))
 
 
-def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path) -> None:
-    """Write a trained model as others open it: merged into one folder, as an adapter, or both."""
+def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path, scale: float = 1.0) -> None:
+    """Write a trained model as others open it: merged into one folder, as an adapter, or both.
+
+    The update of its adapters is ``scale`` times as large in what is written.
+    """
     model = run.config.model
     if wanted in ("merged", "both"):
-        export_folder(decoder, run.files.tokenizer, folder / MODEL, model.dtype)
+        merged = decoder if scale == 1 else scaled_decoder(decoder, scale)
+        export_folder(merged, run.files.tokenizer, folder / MODEL, model.dtype)
     if wanted in ("adapter", "both"):
-        export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint())
+        export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint(), scale)
 
 
 def preference_data(
