@@ -19,7 +19,7 @@ from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
 from cann_jax.models.adapters.peft import export_adapter
-from cann_jax.models.adapters.scale import scaled
+from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.linear import LoraParam
@@ -202,13 +202,17 @@ def one_shot_weights(run: Run, model: Model) -> Any:
     return scaled(weights, read_scale(run)) if run.config.calibrated else weights
 
 
-def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path) -> None:
-    """Write a trained model as others open it: merged into one folder, as an adapter, or both."""
+def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path, scale: float = 1.0) -> None:
+    """Write a trained model as others open it: merged into one folder, as an adapter, or both.
+
+    The update of its adapters is ``scale`` times as large in what is written.
+    """
     model = run.config.model
     if wanted in ("merged", "both"):
-        export_folder(decoder, run.files.tokenizer, folder / MODEL, model.dtype)
+        merged = decoder if scale == 1 else scaled_decoder(decoder, scale)
+        export_folder(merged, run.files.tokenizer, folder / MODEL, model.dtype)
     if wanted in ("adapter", "both"):
-        export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint())
+        export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint(), scale)
 
 
 def preference_data(

@@ -99,8 +99,11 @@ def _rank_and_scale(path: Path) -> tuple[float, float]:
         raise InputError(f"{path}: peft_type {kind!r} is not supported; use a LORA adapter")
     _refuse(config, path)
     alpha, rank = config.get("lora_alpha"), config.get("r")
-    if not (is_positive(rank) and is_positive(alpha)):
-        raise InputError(f"{path}: r {rank!r} and lora_alpha {alpha!r} must be positive; copy it again")
+    if not (is_positive(rank) and (alpha == 0 or is_positive(alpha))):  # 0 is an adapter scaled by nothing
+        raise InputError(
+            f"{path}: r {rank!r} and lora_alpha {alpha!r}; r must be above 0, and lora_alpha at least 0; "
+            "copy it again"
+        )
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -145,10 +148,11 @@ def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reade
         )
 
 
-def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) -> None:
+def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str, scale: float = 1.0) -> None:
     """Write the decoder's adapters so that ``PeftModel.from_pretrained`` opens them on their base model.
 
-    ``base`` names that model, and ``open_adapter`` refuses any with another ``fingerprint``.
+    ``base`` names that model, and ``open_adapter`` refuses any with another ``fingerprint``. The update is
+    ``scale`` times the decoder's, by ``lora_alpha``.
 
     Raises:
         InputError: The base keeps an adapted layer fused with others on disk.
@@ -162,7 +166,7 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str) 
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": lora.a.shape[-1],
-        "lora_alpha": lora.scale * lora.a.shape[-1],
+        "lora_alpha": scale * lora.scale * lora.a.shape[-1],
         "lora_dropout": lora.dropout,
         "bias": "none",
         "fan_in_fan_out": False,
