@@ -1,11 +1,15 @@
 """The reference model and its prompts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from cann_jax.config.ranges import NextTurn, PositiveInt, Template, Text
 
 PREFERENCES = "preferences"  # instead of a file: the prompts of the preference pairs
+
+PromptSet = Literal["train", "calibration", "heldout"]  # by the setting that says where it lies
+PROMPT_SETS: tuple[PromptSet, ...] = ("train", "calibration", "heldout")
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -39,7 +43,9 @@ class PromptsConfig:
         train: File of prompts that are sampled, scored and trained on; ``preferences`` takes the distinct
             prompts of the preference pairs, in an order drawn from the seed.
         heldout: File of prompts that only the evaluation sees; ``preferences`` takes those of the held-out
-            pairs that no training pair has.
+            pairs that no training pair and no calibration prompt has.
+        calibration: File of prompts on which the trained step is scaled; ``preferences`` takes half of those
+            of the held-out pairs. Null leaves the step as it was trained.
         on_overlong: What happens to a prompt longer than ``max_tokens``.
         max_tokens: Longest prompt, template included, in tokens.
         template: ``chat`` for the tokenizer's chat template, or a text that holds ``{prompt}``.
@@ -52,8 +58,19 @@ class PromptsConfig:
     train: str
     heldout: str
     on_overlong: Literal["error", "drop", "truncate_prompt_left"]
+    calibration: str | None = None
     max_tokens: PositiveInt = 512
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
     limit: PositiveInt | None = None
+
+    def sources(self) -> dict[PromptSet, str]:
+        """Return the file, or ``preferences``, of each set of prompts that there is."""
+        found = {name: getattr(self, name) for name in PROMPT_SETS}
+        return {name: source for name, source in found.items() if source is not None}
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        if self.calibration == PREFERENCES and self.heldout != PREFERENCES:
+            yield "calibration", "is 'preferences'; set prompts.heldout to preferences too, or give a file"

@@ -165,7 +165,7 @@ class RunConfig(JobConfig):
 
     Args:
         model: The reference model.
-        prompts: Training and held-out prompts.
+        prompts: Training, calibration and held-out prompts.
         reward: What is maximised.
         constraints: What must hold, by name.
         sample: Sampling from the reference.
@@ -277,8 +277,8 @@ class RunConfig(JobConfig):
             return
         if not supervision.from_samples:
             yield "align.pairs", "is 'dataset'; add the section preferences, which says where it lies"
-        for name in ("train", "heldout"):
-            if getattr(self.prompts, name) == PREFERENCES:
+        for name, source in self.prompts.sources().items():
+            if source == PREFERENCES:
                 yield f"prompts.{name}", "is 'preferences'; add the section preferences, or give a file"
         for key, scorer in (*self.trained_on().values(), *self.measured().values()):
             if asked := scorer.to_prealign:

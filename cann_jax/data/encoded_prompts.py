@@ -35,6 +35,21 @@ class EncodedPrompts:
         return bucketed([self.ids[index] for index in indices])
 
 
+def shared_prompts(first: EncodedPrompts, second: EncodedPrompts) -> list[tuple[Prompt, Prompt]]:
+    """Return each prompt of ``second`` that ``first`` has too, behind the one there.
+
+    Two prompts are the same if the model sees the same ids, or if their ``content`` is equal.
+    """
+    by_ids = {ids.tobytes(): prompt for prompt, ids in zip(second.prompts, second.ids, strict=True)}
+    by_content = {prompt.content: prompt for prompt in second.prompts}
+    found: dict[str, tuple[Prompt, Prompt]] = {}
+    for prompt, ids in zip(first.prompts, first.ids, strict=True):
+        twin = by_content.get(prompt.content) or by_ids.get(ids.tobytes())
+        if twin is not None:
+            found.setdefault(twin.id, (prompt, twin))
+    return list(found.values())
+
+
 def encode_prompts(
     prompts: Iterable[Prompt], tokenizer: Any, config: PromptsConfig, room: int
 ) -> EncodedPrompts:

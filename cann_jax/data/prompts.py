@@ -13,6 +13,8 @@ from cann_jax.files.errors import InputError
 # The column type of earlier turns in Parquet.
 TURNS = pa.list_(pa.struct({"role": pa.string(), "text": pa.string()}))
 
+END_MARKS = " .?!…。？！"
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -35,6 +37,19 @@ class Prompt:
     def dialogue(self) -> tuple[Turn, ...]:
         """All turns, up to the last user turn."""
         return (*self.earlier, Turn("user", self.text))
+
+    @property
+    def content(self) -> tuple[Turn, ...]:
+        """The dialogue but for case, spacing and the marks at the end of a turn: equal for equal requests.
+
+        Other punctuation is kept, since "3 + 4" and "3 - 4", or "C" and "C++", are different requests.
+        """
+        return tuple(Turn(turn.role, _plain(turn.text)) for turn in self.dialogue)
+
+
+def _plain(text: str) -> str:
+    words = " ".join(text.casefold().split())
+    return words.rstrip(END_MARKS) or words
 
 
 def turns_from(row: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:

@@ -1,14 +1,14 @@
 """What a dry run knows of the data: read where they are at hand, else bounded by the configuration."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
-from cann_jax.config.model import PREFERENCES
+from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.run import RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts
@@ -27,9 +27,13 @@ AnyRun = TypeVar("AnyRun", Run, ScoreModelRun)
 class KnownData:
     """Prompts and training pairs, as far as they can be had without writing or asking the network."""
 
-    train: EncodedPrompts | None = None
-    heldout: EncodedPrompts | None = None
+    prompts: Mapping[PromptSet, EncodedPrompts] = field(default_factory=dict)
     pairs: EncodedPairs | None = None
+
+    @property
+    def train(self) -> EncodedPrompts | None:
+        """The training prompts."""
+        return self.prompts.get("train")
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,17 @@ def known_data(run: Run, *, opened: bool) -> KnownData:
     Raises:
         InputError: What would stop the run at its prompts or pairs.
     """
-    prompts, preferences = run.config.prompts, run.config.preferences
+    sources, preferences = run.config.prompts.sources(), run.config.preferences
     if not opened:
         return KnownData()
     if preferences is not None and preferences.path is not None:
         with pairs_aside(run) as aside:
-            train, heldout = encoded_prompts(aside, "train"), encoded_prompts(aside, "heldout")
-            return KnownData(train, heldout, read_pairs(aside, "train"))
+            return KnownData(
+                {name: encoded_prompts(aside, name) for name in sources}, read_pairs(aside, "train")
+            )
     # The stage downloads the pairs, and prompts that are theirs come with them.
-    return KnownData(
-        None if prompts.train == PREFERENCES else encoded_prompts(run, "train"),
-        None if prompts.heldout == PREFERENCES else encoded_prompts(run, "heldout"),
-    )
+    files = (name for name, source in sources.items() if source != PREFERENCES)
+    return KnownData({name: encoded_prompts(run, name) for name in files})
 
 
 @contextmanager

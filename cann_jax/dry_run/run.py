@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from cann_jax.config.model import PromptSet
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.dry_run.known_data import (
     Extent,
@@ -25,7 +26,7 @@ from cann_jax.dry_run.output import STEPS, histogram, plan_lines, print_dry_run,
 from cann_jax.dry_run.programs import trace_sampling, trace_training
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
-from cann_jax.run.checks import check_groups, check_warmup
+from cann_jax.run.checks import check_prompts, check_warmup
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import context_of
 from cann_jax.run.stages import Pipeline
@@ -53,8 +54,7 @@ def dry_run(run: Run, stages: Pipeline, model_config: str | None = None) -> None
     out, opened = console(), model_config is None
     shape = shape_of_model(run, model_config, out)
     data = known_data(run, opened=opened)
-    if data.train is not None:
-        check_groups(run.config, data.train)
+    check_prompts(run.config, data.prompts)
     lines = [*_data_lines(run, data), *_scorer_lines(run, data, opened)]
     planned = [_planned(run, name, training, data) for name, training in trainings(run).items()]
     sampled = sampling_extent(run.config, data)
@@ -73,8 +73,8 @@ def _planned(run: Run, name: str, training: Training, data: KnownData) -> _Plann
 
 
 def _data_lines(run: Run, data: KnownData) -> Iterator[str]:
-    for name, prompts in (("train", data.train), ("heldout", data.heldout)):
-        yield f"prompts.{name}: {_prompts_line(run, name, prompts)}"
+    for name in run.config.prompts.sources():
+        yield f"prompts.{name}: {_prompts_line(run, name, data.prompts.get(name))}"
     if data.train is not None:
         yield "tokens of the training prompts, template included:"
         yield from histogram(np.array([len(ids) for ids in data.train.ids]))
@@ -86,11 +86,11 @@ def _data_lines(run: Run, data: KnownData) -> Iterator[str]:
         yield f"preferences: not read; taken to fill preferences.max_tokens, {preferences.max_tokens}"
 
 
-def _prompts_line(run: Run, name: str, prompts: EncodedPrompts | None) -> str:
+def _prompts_line(run: Run, name: PromptSet, prompts: EncodedPrompts | None) -> str:
     if prompts is not None:
         return f"{len(prompts)} kept, {prompts.dropped} dropped, {prompts.truncated} cut on the left"
     settings = run.config.prompts
-    count = prompts_in(getattr(settings, name), settings.limit)
+    count = prompts_in(settings.sources()[name], settings.limit)
     found = "not read" if count is None else f"{count}, not tokenized"
     return f"{found}; taken to fill prompts.max_tokens, {settings.max_tokens}"
 

@@ -1,12 +1,16 @@
 """Checks of a run's settings against its data, made as soon as the sizes are known."""
 
-from cann_jax.config.model import PREFERENCES
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+
+from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import OptimizerConfig
 from cann_jax.data.encoded_pairs import labelled
-from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.encoded_prompts import EncodedPrompts, shared_prompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, named
-from cann_jax.run.execution import run_stages
+from cann_jax.run.execution import run_stages, upstream
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.prompts import encoded_prompts
@@ -22,30 +26,39 @@ def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> N
     """Run stages as ``run_stages`` does, after checking settings against prompts and pairs.
 
     Raises:
-        InputError: As ``run_stages``; a group that no prompt has; a layer that the model does not have; a
+        InputError: As ``run_stages`` and ``check_prompts``; a layer that the model does not have; or a
             warm-up that outlasts its training.
     """
-    names, from_pairs = {stage.name for stage in stages}, run.config.prompts.train == PREFERENCES
+    names = {stage.name for stage in stages}
     if "sample" in names:
         chosen_layers(run.config.sample.feature_layers, run.files.config.layers)
-    needs_prompts = bool(names & {"sample", "align"})
-    if needs_prompts and not from_pairs:
-        _check_prompts(run)
+    pairs = "pairs" in names | upstream(run, stages)
+    sources = run.config.prompts.sources() if any(map(_uses_prompts, stages)) else {}
+    sets = [name for name, source in sources.items() if pairs or source != PREFERENCES]
+    # Prompts of the pairs are there when the stage `pairs` has ended, files before anything begins.
+    early = not (pairs and PREFERENCES in sources.values())
+    if early:
+        _check_sets(run, sets)
+    first = next((stage for stage in stages if stage.name != "pairs"), None)
 
-    def after(stage: Stage) -> None:
-        if stage.name == "pairs":
+    def before(stage: Stage) -> None:
+        if stage is first and pairs and names & {"prealign", "align"}:
             _check_pairs(run)
-            if needs_prompts and from_pairs:
-                _check_prompts(run)
+        if stage is first and not early:
+            _check_sets(run, sets)
 
-    run_stages(run, stages, verify=verify, after=after)
+    run_stages(run, stages, verify=verify, before=before)
 
 
-def _check_prompts(run: Run) -> None:
-    prompts, training = encoded_prompts(run, "train"), alignment(run.config)
-    check_groups(run.config, prompts)
-    if training.supervision.from_samples:
-        steps = steps_in(training.batching.epochs, len(prompts), training.batching.prompts_per_step)
+def _uses_prompts(stage: Stage) -> bool:
+    return stage.name == "align" or any(name.startswith("prompts.") for name in stage.files)
+
+
+def _check_sets(run: Run, names: Iterable[PromptSet]) -> None:
+    sets, training = {name: encoded_prompts(run, name) for name in names}, alignment(run.config)
+    check_prompts(run.config, sets)
+    if "train" in sets and training.supervision.from_samples:
+        steps = steps_in(training.batching.epochs, len(sets["train"]), training.batching.prompts_per_step)
         check_warmup(training.key, training.settings.optimizer, steps)
 
 
@@ -59,15 +72,38 @@ def _check_pairs(run: Run) -> None:
             check_warmup(training.key, training.settings.optimizer, steps)
 
 
-def check_groups(config: RunConfig, prompts: EncodedPrompts) -> None:
-    """Raise InputError if a constraint names a group that no training prompt has."""
+def check_prompts(config: RunConfig, sets: Mapping[PromptSet, EncodedPrompts]) -> None:
+    """Check the sets of a run's prompts against the constraints and each other.
+
+    Raises:
+        InputError: A constraint names a group that no prompt of a set has, or two sets share a prompt.
+    """
+    for name, prompts in sets.items():
+        _check_groups(config, name, prompts)
+    for (first, here), (second, there) in combinations(sets.items(), 2):
+        if shared := shared_prompts(here, there):
+            raise InputError(f"prompts.{first} and prompts.{second} share {_overlap(shared)}")
+
+
+def _check_groups(config: RunConfig, name: PromptSet, prompts: EncodedPrompts) -> None:
     groups = sorted({prompt.group for prompt in prompts.prompts if prompt.group is not None})
-    for name, constraint in config.constraints.items():
+    for key, constraint in config.constraints.items():
         if constraint.group is not None and constraint.group not in groups:
             raise InputError(
-                f"constraints.{name}.group is {constraint.group!r}, and no training prompt has it; "
-                f"the groups are {', '.join(groups) or 'none'}"
+                f"constraints.{key}.group is {constraint.group!r}, and no prompt of prompts.{name} has it; "
+                f"their groups are {', '.join(groups) or 'none'}"
             )
+
+
+def _overlap(shared: Sequence[tuple[Prompt, Prompt]]) -> str:
+    here, there = shared[0]
+    advice = "remove them from one of the two"
+    if here.content != there.content:
+        advice = "raise prompts.max_tokens, which cuts off what they differ in"
+    return (
+        f"{len(shared)} of their prompts, the first of them {here.id!r} and {there.id!r}, "
+        f"{here.text[:60]!r}; what is measured must be used for nothing before: {advice}"
+    )
 
 
 def check_warmup(key: str, optimizer: OptimizerConfig, steps: int) -> None:

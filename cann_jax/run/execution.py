@@ -84,7 +84,7 @@ def run_stages(
     stages: Pipeline,
     *,
     verify: bool = False,
-    after: Callable[[Stage], None] = lambda stage: None,
+    before: Callable[[Stage], None] = lambda stage: None,
 ) -> None:
     """Run stages in their order, and print the time that each took.
 
@@ -92,7 +92,7 @@ def run_stages(
         run: The run; its folder is open.
         stages: What to run.
         verify: Hash every output of every stage that is taken for done.
-        after: Called when a stage has ended.
+        before: Called when all that a stage reads is fresh, before the stage.
 
     Raises:
         InputError: A stage reads one that is not among ``stages`` and is stale, altered or missing; nothing
@@ -100,10 +100,10 @@ def run_stages(
     """
     refuse_stale(run, stages, verify=verify)
     for stage in stages:
+        before(stage)
         start = time.monotonic()
         _run_stage(run, stage, verify)
         print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
-        after(stage)
 
 
 def refuse_stale(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cann_jax.config.model import PREFERENCES
+from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.scorers import ScorerConfig
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.run.run import ModelRun
@@ -25,10 +25,10 @@ def _preferences(run: ModelRun[Any]) -> dict[str, str]:
     return {"preferences": fingerprint_json(run.prepared_pairs.name)}
 
 
-def _prompts(key: str) -> Callable[[ModelRun[Any]], dict[str, str]]:
+def _prompts(name: PromptSet) -> Callable[[ModelRun[Any]], dict[str, str]]:
     def found(run: ModelRun[Any]) -> dict[str, str]:
-        path = getattr(run.config.prompts, key)
-        return {} if path == PREFERENCES else {f"prompts.{key}": fingerprint_file(path)}
+        path = run.config.prompts.sources()[name]
+        return {} if path == PREFERENCES else {f"prompts.{name}": fingerprint_file(path)}
 
     return found
 
@@ -47,6 +47,7 @@ INPUTS: dict[str, Callable[[ModelRun[Any]], dict[str, str]]] = {
     "tokenizer": _tokenizer,
     "preferences": _preferences,
     "prompts.train": _prompts("train"),
+    "prompts.calibration": _prompts("calibration"),
     "prompts.heldout": _prompts("heldout"),
     "scorers": _scorers("trained_on"),
     "measured scorers": _scorers("measured"),

@@ -80,8 +80,8 @@ class Stage:
 # Where files lie is not a setting: what they hold is an input. The others change no result; the report, which
 # is written each time, shows the examples.
 NO_SETTINGS = (
-    *("model.path", "model.revision", "model.adapter", "prompts.train", "prompts.heldout"),
-    *("preferences.path", "preferences.prepared", "name", "run_dir", "mesh", "distributed"),
+    *("model.path", "model.revision", "model.adapter", "preferences.path", "preferences.prepared"),
+    *("prompts.train", "prompts.calibration", "prompts.heldout", "name", "run_dir", "mesh", "distributed"),
     *("sample.allow_changed_reference", "evaluate.examples"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")

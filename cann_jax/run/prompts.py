@@ -1,6 +1,6 @@
 """The prompts of a run, encoded: from its files, or from the preference pairs."""
 
-from cann_jax.config.model import PREFERENCES
+from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.prompts import Prompt, distinct_prompts, read_prompts
@@ -9,21 +9,23 @@ from cann_jax.run.outputs import read_pairs
 from cann_jax.run.run import Run
 
 
-def encoded_prompts(run: Run, part: Part) -> EncodedPrompts:
-    """Return the training or the held-out prompts, and print what was dropped or cut; read once a run.
+def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
+    """Return one of the run's sets of prompts, and print what was left out; read once a run.
 
     Raises:
         InputError: They are missing or malformed, none fits, or no held-out pair has a prompt of its own.
     """
-    if part not in run.encoded:
+    if name not in run.encoded:
         config = run.config
-        path = config.prompts.train if part == "train" else config.prompts.heldout
+        source = config.prompts.sources()[name]
         room = run.files.config.max_positions - config.sample.max_new_tokens
         prompts = (
-            _prompts_of_pairs(run, part) if path == PREFERENCES else read_prompts(path, config.prompts.limit)
+            _prompts_of_pairs(run, name)
+            if source == PREFERENCES
+            else read_prompts(source, config.prompts.limit)
         )
-        run.encoded[part] = encode_prompts(prompts, run.files.tokenizer, config.prompts, room)
-    return run.encoded[part]
+        run.encoded[name] = encode_prompts(prompts, run.files.tokenizer, config.prompts, room)
+    return run.encoded[name]
 
 
 def print_overlong(stage: str, prompts: EncodedPrompts) -> None:
@@ -33,17 +35,28 @@ def print_overlong(stage: str, prompts: EncodedPrompts) -> None:
             print(f"{stage}: {count} overlong prompts {what} (prompts.on_overlong)")
 
 
-def _prompts_of_pairs(run: Run, part: Part) -> list[Prompt]:
-    """Return the distinct prompts of the stage ``pairs``, without held-out ones that are trained on too."""
-    seen = set()
-    if part == "heldout":
-        seen = {prompt.dialogue for prompt in read_pairs(run, "train").responses.prompts.prompts}
-    every = distinct_prompts(read_pairs(run, part).responses.prompts.prompts, run.config.seed)
-    fresh = [prompt for prompt in every if prompt.dialogue not in seen]
-    if len(fresh) < len(every):
-        print(f"prompts.{part}: {len(every) - len(fresh)} of {len(every)} are trained on too; left out")
+def _prompts_of_pairs(run: Run, name: PromptSet) -> list[Prompt]:
+    """Return distinct prompts of the stage ``pairs``: its training pairs', or fresh held-out ones."""
+    found = _distinct(run, "train") if name == "train" else _fresh(run, name, _distinct(run, "heldout"))
+    return found[: run.config.prompts.limit]
+
+
+def _distinct(run: Run, part: Part) -> list[Prompt]:
+    return distinct_prompts(read_pairs(run, part).responses.prompts.prompts, run.config.seed)
+
+
+def _fresh(run: Run, name: PromptSet, prompts: list[Prompt]) -> list[Prompt]:
+    """Return the prompts that nothing else uses: half of them to calibrate on, the rest to hold out."""
+    earlier, used = [read_pairs(run, "train").responses.prompts], "trained on"
+    if name == "heldout" and "calibration" in run.config.prompts.sources():
+        earlier.append(encoded_prompts(run, "calibration"))
+        used += " or calibrated on"
+    seen = {prompt.content for each in earlier for prompt in each.prompts}
+    fresh = [prompt for prompt in prompts if prompt.content not in seen]
+    if len(fresh) < len(prompts):
+        print(f"prompts.{name}: {len(prompts) - len(fresh)} of {len(prompts)} are {used} too; left out")
     if not fresh:
         raise InputError(
-            f"prompts.{part} is 'preferences', and no held-out pair has a prompt of its own; give a file"
+            f"prompts.{name} is 'preferences', and no held-out pair has a prompt of its own; give a file"
         )
-    return fresh[: run.config.prompts.limit]
+    return fresh[::2] if name == "calibration" else fresh

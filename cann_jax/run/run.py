@@ -6,12 +6,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from etils import epath
 
+from cann_jax.config.model import PromptSet
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.training import LoraConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts
-from cann_jax.data.prepared_pairs import Part, PreparedPairs, prepare_pairs
+from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
 from cann_jax.files.hashes import as_json
 from cann_jax.models.decoder import Decoder
@@ -105,7 +106,7 @@ class Run(ModelRun[RunConfig]):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        self.encoded: dict[Part, EncodedPrompts] = {}  # filled by run/prompts.py
+        self.encoded: dict[PromptSet, EncodedPrompts] = {}  # filled by run/prompts.py
 
     @property
     def template(self) -> Template:

@@ -52,9 +52,16 @@ def run(run: ModelRun[Any]) -> None:
     write_bytes_atomic(folder / CONTRADICTIONS, lines.encode())
     if contradictory:
         print(f"pairs: the contradictory ones are listed in pairs/{CONTRADICTIONS}")
-    if isinstance(run, Run) and run.config.prompts.heldout == PREFERENCES:
-        # Raises before anything is trained if there are none.
-        print(f"pairs: {len(encoded_prompts(run, 'heldout'))} prompts held out")
+    if isinstance(run, Run):
+        _print_prompts(run)
+
+
+def _print_prompts(run: Run) -> None:
+    """Print how many prompts the pairs give to measure on; raises, before any training, if there are none."""
+    for name, source in run.config.prompts.sources().items():
+        if source == PREFERENCES and name != "train":
+            what = "to calibrate on" if name == "calibration" else "held out"
+            print(f"pairs: {len(encoded_prompts(run, name))} prompts {what}")
 
 
 def _print_counts(who: str, counts: Mapping[str, int]) -> None:

@@ -36,13 +36,13 @@ def test_it_opens_with_its_command(path):
 
 
 @of(RUNS)
-def test_training_and_held_out_prompts_are_apart(path):
-    prompts = parse_run(["--config", str(path)])[0].prompts
-    if PREFERENCES in (prompts.train, prompts.heldout):
-        assert prompts.train == prompts.heldout  # told apart by the data set's own parts
+def test_sets_of_prompts_are_apart(path):
+    sources = parse_run(["--config", str(path)])[0].prompts.sources().values()
+    if PREFERENCES in sources:
+        assert set(sources) == {PREFERENCES}  # told apart by the data set's own parts
         return
-    training, heldout = (read_prompts(file) for file in (prompts.train, prompts.heldout))
-    assert not {prompt.text for prompt in training} & {prompt.text for prompt in heldout}
+    contents = [prompt.content for file in sources for prompt in read_prompts(file)]
+    assert len(set(contents)) == len(contents)
 
 
 def model_flags(path: Path, model: str) -> list[str]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cann_jax.config.model import PromptsConfig
-from cann_jax.data.encoded_prompts import encode_prompts
+from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts, shared_prompts
 from cann_jax.data.padding import bucketed, pad
-from cann_jax.data.prompts import Prompt, read_prompts
+from cann_jax.data.prompts import Prompt, Turn, read_prompts
 from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from tests.builders.models import tiny_tokenizer
@@ -33,6 +33,27 @@ def test_read(tmp_path):
     text = '{"prompt": "a", "id": 7, "group": "g"}\r\n\n{"prompt": "b\u2028c"}\n{"prompt": "d", "id": null}'
     assert read(tmp_path, text) == (Prompt("7", "a", "g"), Prompt("3", "b\u2028c"), Prompt("4", "d"))
     assert read(tmp_path, text, 1) == (Prompt("7", "a", "g"),)
+
+
+def test_content_is_equal_for_equal_requests():
+    first = Prompt("1", "Tell  me\nabout it!?", "g", (Turn("user", "Hi."), Turn("assistant", "Yes?")))
+    second = Prompt("2", "TELL me about it", None, (Turn("user", "hi"), Turn("assistant", "Yes ...")))
+    assert first.content == second.content != first.dialogue
+    assert Prompt("3", second.text).content != second.content
+    different = ["3 + 4", "3 - 4", "34", "C", "C++", "?", "??", "it's", "its"]
+    assert len({Prompt("", text).content for text in different}) == len(different)
+
+
+def test_shared_prompts():
+    def encoded(*rows: tuple[str, str, list[int]]) -> EncodedPrompts:
+        ids = tuple(np.array(each, np.int32) for _, _, each in rows)
+        return EncodedPrompts(tuple(Prompt(name, text) for name, text, _ in rows), ids)
+
+    first = encoded(("a", "one", [1]), ("b", "two", [2]), ("c", "three", [3]))
+    second = encoded(("x", "Two?", [5]), ("y", "else", [3]), ("z", "four", [4]), ("w", "two", [6]))
+    found = [(here.id, there.id) for here, there in shared_prompts(first, second)]
+    assert found == [("b", "w"), ("c", "y")]
+    assert not shared_prompts(first.take([0]), second)
 
 
 BAD = {

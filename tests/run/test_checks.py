@@ -36,8 +36,70 @@ def test_a_warmup_that_outlasts_the_training(refused, dry):
 @pytest.mark.parametrize("dry", [(), ("--dry_run",)])
 def test_a_group_that_no_prompt_has(refused, dry):
     message, begun = refused("--constraints.length.group", "evne", *dry)
-    assert "constraints.length.group is 'evne', and no training prompt has it" in message
-    assert "the groups are even, odd" in message and not begun
+    assert "constraints.length.group is 'evne', and no prompt of prompts.train has it" in message
+    assert "their groups are even, odd" in message and not begun
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """Write a file of prompts, given as texts or as (text, group); returns its path."""
+
+    def prompts(name: str, *rows: str | tuple[str, str]) -> str:
+        pairs = [(row, "even") if isinstance(row, str) else row for row in rows]
+        lines = [
+            {"prompt": text, "id": f"{name}-{n}", "group": group} for n, (text, group) in enumerate(pairs)
+        ]
+        return str(write_lines(tmp_path / f"{name}.jsonl", lines))
+
+    return prompts
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry_run",)])
+@pytest.mark.parametrize("name", ["calibration", "heldout"])
+def test_a_group_that_no_prompt_to_measure_on_has(refused, prompts, name, dry):
+    message, begun = refused(f"--prompts.{name}", prompts("own", ("Sing", "odd"), ("Dance", "odd")), *dry)
+    assert f"constraints.length.group is 'even', and no prompt of prompts.{name} has it" in message
+    assert message.endswith("their groups are odd") and not begun
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry_run",)])
+@pytest.mark.parametrize("name", ["calibration", "heldout"])
+def test_prompts_that_are_trained_on_too(refused, prompts, name, dry):
+    """The tiny run trains on "Tell me about N": the same requests, written in other ways."""
+    own = prompts("own", "Sing", "tell me  ABOUT 7!", "Tell me about 3?", "Tell me about 3!")
+    message, begun = refused(f"--prompts.{name}", own, *dry)
+    assert message.startswith(
+        f"prompts.train and prompts.{name} share 2 of their prompts, the first of them "
+    )
+    assert "'4' and 'own-3', 'Tell me about 3'; " in message
+    assert message.endswith("remove them from one of the two") and "\n" not in message and not begun
+
+
+def test_calibration_prompts_that_are_held_out_too(refused, prompts):
+    message, begun = refused("--prompts.calibration", prompts("own", "Sing", "explain 2"))
+    assert message.startswith("prompts.calibration and prompts.heldout share 1 of their prompts")
+    assert "'own-1' and '3', 'explain 2'" in message and not begun
+
+
+def test_the_evaluation_alone_is_refused_too(refused, prompts):
+    own = prompts("own", "Sing", "Tell me about 3")
+    message, _ = refused("--prompts.heldout", own, "--stages", "evaluate")
+    assert message.startswith("prompts.train and prompts.heldout share 1 of their prompts")
+
+
+def test_prompts_that_are_cut_to_the_same_end(refused, prompts):
+    flags = ("--prompts.max_tokens", "12", "--prompts.on_overlong", "truncate_prompt_left")
+    message, begun = refused(
+        *flags, "--prompts.heldout", prompts("own", "Say nothing about 3, tell me about 3")
+    )
+    assert "prompts.train and prompts.heldout share 1 of their prompts" in message
+    assert message.endswith("raise prompts.max_tokens, which cuts off what they differ in") and not begun
+
+
+def test_only_the_prompts_that_the_limit_takes_are_compared(refused, prompts):
+    own = prompts("own", "Sing", "Dance", "Tell me about 3")
+    flags = ("--prompts.heldout", own, "--align.optimizer.warmup_steps", "99")
+    assert "optimizer.warmup_steps" in refused(*flags, "--prompts.limit", "2")[0]
 
 
 def test_a_warmup_on_pairs_is_refused_before_sampling(refused, tmp_path):

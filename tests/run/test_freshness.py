@@ -26,6 +26,7 @@ FILES = {
     "model.adapter": ("model", "tokenizer"),
     "model.revision": ("model", "tokenizer"),
     "prompts.train": ("prompts.train",),
+    "prompts.calibration": ("prompts.calibration",),
     "prompts.heldout": ("prompts.heldout",),
     "preferences.path": ("preferences",),
 }

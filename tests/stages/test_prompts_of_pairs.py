@@ -71,7 +71,37 @@ def test_held_out_prompts_are_not_trained_on(run, tmp_path):
     assert openings == {f"Hello {n}" for n in range(30, 35)}
 
 
+def test_half_of_the_prompts_to_measure_on_are_calibrated_on(run, tmp_path):
+    flags = (*FROM_PAIRS, "--prompts.calibration", "preferences")
+    said = run(*flags, "--stages", "pairs")
+    assert "prompts.calibration: 3 of 8 are trained on too; left out" in said
+    assert "prompts.heldout: 6 of 8 are trained on or calibrated on too; left out" in said
+    assert "pairs: 3 prompts to calibrate on" in said and "pairs: 2 prompts held out" in said
+    run = Run(parse_run(["--config", str(tmp_path / "tiny.yaml"), *flags, *NO_GROUP])[0])
+    openings = [
+        {prompt.earlier[0].text for prompt in encoded_prompts(run, name).prompts}
+        for name in ("calibration", "heldout")
+    ]
+    assert not openings[0] & openings[1] and set.union(*openings) == {f"Hello {n}" for n in range(30, 35)}
+
+
+def test_held_out_pairs_give_no_prompt_that_a_file_calibrates_on(run, tmp_path):
+    rows = [{"prompt": "Sing"}, {"prompt": "hello 31"}]
+    flags = (*FROM_PAIRS, "--prompts.calibration", str(write_lines(tmp_path / "own.jsonl", rows)))
+    write_lines(
+        tmp_path / "data/harmless-base/test.jsonl",
+        [
+            {"chosen": dialogue(f"Hello {n}.", "Yes"), "rejected": dialogue(f"Hello {n}.", "No")}
+            for n in (30, 31)
+        ],
+    )
+    said = run(*flags, "--stages", "pairs")
+    assert "prompts.heldout: 1 of 2 are trained on or calibrated on too; left out" in said
+
+
 def test_mistakes(run, tmp_path):
+    with pytest.raises(InputError, match=r"prompts\.calibration is 'preferences'; set prompts\.heldout to"):
+        run("--prompts.calibration", "preferences")
     with pytest.raises(InputError, match="stage 'pairs', which has not ended"):
         run(*FROM_PAIRS, "--stages", "sample")
     with pytest.raises(InputError, match=r"prompts\.train is 'preferences'; add the section preferences"):

@@ -40,7 +40,8 @@ def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(
         "preferences.path", "preferences.prepared", "preferences.on_overlong", "preferences.dataset",
         "preferences.subset", "preferences.revision", "preferences.chosen_is", "preferences.heldout",
         "preferences.limit", "prompts.on_overlong", "prompts.next_turn", "prompts.limit", "prompts.train",
-        "prompts.heldout", "model.path", "model.revision", "model.adapter", "sample.allow_changed_reference",
+        "prompts.calibration", "prompts.heldout", "model.path", "model.revision", "model.adapter",
+        "sample.allow_changed_reference",
     }  # fmt: skip
 
 
