@@ -55,8 +55,8 @@ def calibrated(tmp_path_factory, tiny_folder, recorder) -> Path:
     vowels = {"kind": "function", "function": "tests.builders.toy_scorers:vowels", "better": "higher"}
     changes = {
         "prompts": {
-            "train": write_prompts(folder / "train.jsonl", 24, "Tell me about"),
-            "calibration": write_prompts(folder / "calibration.jsonl", 6, "Describe"),
+            "train": write_prompts(folder / "train_prompts.jsonl", 40, "Tell me about"),
+            "calibration": write_prompts(folder / "calibration_prompts.jsonl", 6, "Describe"),
             "heldout": write_prompts(folder / "heldout.jsonl", 6, "Explain"),
             "on_overlong": "error",
             "max_tokens": 64,
