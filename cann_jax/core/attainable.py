@@ -11,10 +11,11 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
-from cann_jax.core.ceiling import ceiling
+from cann_jax.core.ceiling import Ceiling, ceiling
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.objective import table_objective
 from cann_jax.core.prediction import Predicted, predict_scores
@@ -146,9 +147,9 @@ def solve_attainable(
     count = scores.constraints.shape[-1]
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
-    if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
+    if not isinstance(required, jax.core.Tracer) and not np.all(np.isfinite(required)):
         raise InputError(f"margins: {required}; give finite numbers")
-    if not isinstance(beta, jax.core.Tracer) and not jnp.all(jnp.asarray(beta) > 0):
+    if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
         raise InputError(f"beta: {beta}; give a positive number")
     return cast(Attainable, _solve(scores, predicted, required, jnp.asarray(beta, required.dtype)))
 
@@ -165,14 +166,14 @@ def _solve(scores: Scores, predicted: Predicted, margins: Array, beta: Array) ->
     multipliers = tilt * table.unit
     seen = attained(scores, predicted, multipliers, beta).mean(normalised_prompt_weights(scores))
     short = ~converged & (excess < 0)
-    highest, greedy = ceiling(table)
+    reach: Ceiling = ceiling(table)
     return Attainable(
         multipliers=jnp.where(short, jnp.inf, multipliers),
         improvement=seen.improvement,
         reward=seen.reward,
         kl=seen.kl,
-        ceiling=highest,
-        greedy=greedy,
+        ceiling=reach.highest,
+        greedy=reach.greedy,
         predicted=predicted,
         converged=converged,
     )

@@ -1,5 +1,6 @@
 """How far a policy that tilts by predicted scores can raise each constraint alone."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Ceiling(NamedTuple):
     greedy: Array
 
 
+@jax.jit
 def ceiling(table: TiltedTable) -> Ceiling:
     """Return the largest improvements in the user's units."""
     drift = table.drift(jnp.zeros_like(table.unit))
@@ -56,11 +58,13 @@ def _ceiling_of(table: TiltedTable, constraint: int) -> tuple[Array, Array]:
     return jnp.maximum(highest, greedy), greedy
 
 
+@partial(jax.jit, static_argnames="constraint")
 def gains_along(table: TiltedTable, constraint: int) -> Array:
     """Return each prompt's gain ``(tilts, prompts)`` at all of ``TILTS`` and in the limit, standard units."""
     sizes = jnp.asarray(TILTS, table.unit.dtype)
     gains = jax.lax.map(lambda size: _gain(table, constraint, size), sizes)
-    return jnp.concatenate([gains, _greedy_gain(table, constraint)[None]])
+    found: Array = jnp.concatenate([gains, _greedy_gain(table, constraint)[None]])
+    return found
 
 
 def _gain(table: TiltedTable, constraint: int, size: Array) -> Array:

@@ -1,6 +1,7 @@
 """What training can attain: the method's test vectors, complementarity, and the ceiling."""
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from cann_jax.core.attainable import attainable, attained, solve_attainable
-from cann_jax.core.prediction import predict_scores
-from cann_jax.core.scores import normalised_prompt_weights
+from cann_jax.core.prediction import Predicted, predict_scores
+from cann_jax.core.scores import Scores, normalised_prompt_weights
 from cann_jax.core.solver.solve import solve_dual
-from tests.core.trained import BETA, FEATURES, FOLDS, trained_table
+from cann_jax.files.errors import InputError
+from tests.core.trained import BETA, CONSTRAINT, FEATURES, FOLDS, REWARD, trained_table, within
 
 PRECISIONS = pytest.mark.parametrize(
     "context, tolerance", [(lambda: jax.enable_x64(True), 1e-9), (contextlib.nullcontext, 1e-5)]
@@ -75,3 +77,80 @@ def test_the_ceiling_is_the_highest_improvement_and_can_lie_above_the_greedy_one
         assert highest > GREEDY + 0.02
         np.testing.assert_allclose(found.ceiling, highest, atol=1e-4)
         assert found.ceiling >= highest
+
+
+def two_constraints():
+    """A second constraint, against the first; masked, weighted."""
+    rng = np.random.default_rng(5)
+    mask = rng.random(REWARD.shape) < 0.8
+    mask[:, 0] = True
+    second = within(0.8 * FEATURES[..., 0] - 0.3 * CONSTRAINT + 0.4 * rng.normal(size=REWARD.shape))
+    weights = jnp.asarray(rng.random(len(REWARD)) + 0.5)
+    return Scores(jnp.asarray(REWARD), jnp.asarray(np.stack([CONSTRAINT, second], -1)), mask, weights)
+
+
+@pytest.mark.parametrize("margins", [(0.2, 0.1), (0.3, -1.0), (-1.0, 0.5), (-1.0, -1.0)])
+def test_complementarity(margins):
+    with jax.enable_x64(True):
+        scores = two_constraints()
+        found = attainable(FEATURES, scores, margins, BETA, FOLDS)
+        assert found.converged
+        seen = attained(scores, found.predicted, found.multipliers, BETA)
+        improvement = seen.mean(normalised_prompt_weights(scores)).improvement
+        np.testing.assert_allclose(improvement, found.improvement, atol=1e-12)
+        slack = improvement - np.asarray(margins)
+        np.testing.assert_allclose(np.minimum(found.multipliers, slack), 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("margins, short", [((1.5, -1.0), (True, False)), ((0.55, 0.55), (True, True))])
+def test_margins_out_of_reach(margins, short):
+    found = attainable(FEATURES, two_constraints(), margins, BETA, FOLDS)
+    assert not found.converged
+    assert np.any(np.isinf(found.multipliers))
+    assert np.isinf(found.multipliers).tolist() == list(short)
+
+
+def test_a_baseline_from_elsewhere_moves_the_improvement():
+    scores = trained_table()
+    moved = dataclasses.replace(scores, baseline=jnp.asarray([0.05]))
+    plain = solve_attainable(scores, predicted(scores), 0.2, BETA)
+    found = solve_attainable(moved, predicted(scores), 0.15, BETA)
+    np.testing.assert_allclose(found.multipliers, plain.multipliers, rtol=1e-4)
+    np.testing.assert_allclose(found.ceiling, plain.ceiling - 0.05, rtol=1e-4)
+
+
+def test_predictions_that_are_the_scores_give_the_dual():
+    scores = two_constraints()
+    nothing = np.ones(3)
+    own = Predicted(scores.reward, scores.constraints, nothing, nothing, nothing)
+    found = solve_attainable(scores, own, (0.4, 0.2), BETA)
+    dual = solve_dual(scores, (0.4, 0.2), BETA)
+    np.testing.assert_allclose(found.multipliers, dual.multipliers, rtol=2e-3)
+    np.testing.assert_allclose(found.kl, dual.kl, rtol=1e-3)
+
+
+def test_features_that_tell_nothing_reach_nothing():
+    scores = trained_table()
+    found = attainable(np.zeros_like(FEATURES), scores, 0.1, BETA, FOLDS)
+    assert not found.converged and np.isinf(found.multipliers[0])
+    np.testing.assert_allclose([found.ceiling[0], found.improvement[0], found.kl], 0, atol=1e-7)
+
+
+def test_under_jit_and_vmap():
+    scores = trained_table()
+    fitted = predicted(scores)
+    solve = jax.jit(jax.vmap(lambda b: solve_attainable(scores, fitted, b, BETA).multipliers))
+    many = solve(jnp.asarray([[0.1], [0.2], [5.0]]))
+    one = solve_attainable(scores, fitted, 0.2, BETA).multipliers
+    np.testing.assert_allclose(many[1], one, rtol=1e-5)
+    assert np.isinf(many[2, 0])
+
+
+@pytest.mark.parametrize(
+    "margins, beta, message",
+    [([0.1, 0.2], 0.5, "give one for each"), (np.nan, 0.5, "finite"), (0.1, 0.0, "positive")],
+)
+def test_errors(margins, beta, message):
+    scores = trained_table()
+    with pytest.raises(InputError, match=message):
+        solve_attainable(scores, predicted(scores), margins, beta)

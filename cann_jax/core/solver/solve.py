@@ -6,6 +6,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
@@ -54,7 +55,7 @@ def solve_dual(
     required = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
-    if not isinstance(beta, jax.core.Tracer) and not jnp.all(jnp.asarray(beta) > 0):
+    if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
         raise InputError(f"beta: {beta}; give a positive number")
     if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
         raise InputError(f"margins: {required}; give finite numbers")

@@ -23,6 +23,11 @@ def test_vmap_over_margins_and_beta(method):
     assert np.all(batch.converged)
 
 
+def test_jit_at_a_beta_that_is_a_number():
+    found = jax.jit(lambda b: solve_dual(TABLE, b, 0.5, "newton").multipliers)(jnp.array([0.4]))
+    np.testing.assert_allclose(found, solve_dual(TABLE, 0.4, 0.5, "newton").multipliers, rtol=1e-5)
+
+
 def test_vmap_over_bootstrap_weights():
     weights = jnp.asarray(np.random.default_rng(1).multinomial(32, np.full(32, 1 / 32), size=4), jnp.float32)
     axes = Scores(None, None, None, 0, None)

@@ -1,0 +1,94 @@
+"""The forecast's intervals: by hand, for groups and levels, and where the margin is out of reach."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from cann_jax.core.attainable import attained, solve_attainable
+from cann_jax.core.exploration.forecast import forecast
+from cann_jax.core.prediction import predict_scores
+from cann_jax.core.prepare import prepare
+from cann_jax.core.problem import Constraint
+from tests.core.tables import margin_problem
+from tests.core.trained import BETA, CONSTRAINT, FEATURES, FOLDS, PROMPTS, REWARD, trained_table
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def solved():
+    scores = trained_table()
+    predicted = predict_scores(FEATURES, scores, FOLDS, strength=1.0, slopes=False)
+    return scores, predicted, solve_attainable(scores, predicted, 0.2, BETA)
+
+
+def test_means_have_t_intervals(solved):
+    scores, predicted, found = solved
+    problem = margin_problem(scores, 0.2)
+    seen = forecast(scores, predicted, problem.targets, found.multipliers, BETA, resamples=50)
+    each = attained(scores, predicted, found.multipliers, BETA)
+    for estimate, values in [(seen.improvement, each.improvement[:, 0]), (seen.kl, each.kl)]:
+        plain = stats.ttest_1samp(np.asarray(values), 0).confidence_interval(0.95)
+        np.testing.assert_allclose([np.squeeze(end) for end in estimate[1:]], plain)
+    np.testing.assert_allclose(seen.improvement.value, 0.2, atol=1e-9)
+    np.testing.assert_allclose(seen.reward.value, 0.36525717348269954, atol=1e-9)
+    assert seen.multipliers.low < found.multipliers < seen.multipliers.high
+    assert seen.ceiling.low < seen.ceiling.value < seen.ceiling.high
+    np.testing.assert_allclose(seen.ceiling.value, found.ceiling)
+
+
+def test_resamples_are_a_function_of_the_seed(solved):
+    scores, predicted, found = solved
+    targets = margin_problem(scores, 0.2).targets
+    first, again, other = (
+        forecast(scores, predicted, targets, found.multipliers, BETA, resamples=20, seed=seed).multipliers
+        for seed in (0, 0, 1)
+    )
+    assert first.low == again.low != other.low
+
+
+def test_a_resample_meets_its_margin(solved):
+    """With one resample the interval is a point: the multipliers of the table with these prompts repeated."""
+    scores, predicted, found = solved
+    targets = margin_problem(scores, 0.2).targets
+    seen = forecast(scores, predicted, targets, found.multipliers, BETA, resamples=1)
+    counts = np.random.default_rng(0).multinomial(PROMPTS, np.full(PROMPTS, 1 / PROMPTS), size=1)[0]
+    again = solve_attainable(dataclasses.replace(scores, prompt_weights=counts * 1.0), predicted, 0.2, BETA)
+    np.testing.assert_allclose(seen.multipliers.low, again.multipliers, rtol=1e-5)
+    np.testing.assert_allclose(seen.ceiling.low, again.ceiling, rtol=1e-2)
+
+
+def test_a_margin_near_the_ceiling_is_unreachable_in_some_resamples(solved):
+    scores, predicted, found = solved
+    high = 0.98 * found.ceiling
+    near = solve_attainable(scores, predicted, high, BETA)
+    assert near.converged
+    targets = margin_problem(scores, high).targets
+    seen = forecast(scores, predicted, targets, near.multipliers, BETA, resamples=40)
+    assert 0.1 < seen.unreachable_share < 0.9
+    assert np.isinf(seen.multipliers.high)
+
+
+def test_a_group_is_as_sure_as_its_own_prompts():
+    inside = np.arange(PROMPTS) % 3 == 0
+    constraints = [Constraint("g", margin=0.1, group="a"), Constraint("g", at_least=0.1)]
+    problem = prepare(REWARD, {"g": CONSTRAINT + 1.0}, constraints, {"a": inside})
+    members = problem.targets.members
+    predicted = predict_scores(FEATURES, problem.scores, FOLDS, strength=1.0, members=members)
+    assert np.all(np.asarray(predicted.constraints)[~inside, :, 0] == 0)
+    multipliers = np.array([1.0, 0.5])
+    seen = forecast(problem.scores, predicted, problem.targets, multipliers, BETA, resamples=20)
+    each = attained(problem.scores, predicted, multipliers, BETA)
+    own = np.asarray(each.improvement)[inside, 0] * inside.mean()
+    plain = stats.ttest_1samp(own, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([seen.improvement.low[0], seen.improvement.high[0]], plain)
+    np.testing.assert_allclose(seen.level.value - seen.improvement.value, 1.0, atol=1e-9)
+    # the prompts' own means do not vary here, so the level is as sure as the improvement
+    np.testing.assert_allclose(seen.level.low[1] - seen.improvement.low[1], 1.0, atol=1e-9)
