@@ -82,12 +82,17 @@ class LoraParam(nnx.Param[Array]):
 
 
 class Lora(nnx.Module):
-    """x ↦ (alpha/rank) · B A dropout(x) (Hu et al. 2021); B starts at zero and changes nothing."""
+    """x ↦ (alpha/rank) · B A dropout(x) (Hu et al. 2021), which starts as PEFT's adapters do.
+
+    A is uniform within ±1/√in, and B zero, so that a new adapter changes nothing. The size of A sets how far
+    a step of B moves the update: only from the same start does a learning rate carry over from PEFT.
+    """
 
     def __init__(self, sizes: tuple[int, ...], axes: Axes, config: LoraConfig, rngs: nnx.Rngs) -> None:
         self.axes = axes
-        a = nnx.initializers.he_uniform()(rngs.params(), (sizes[0], config.rank), jnp.float32)
-        self.a = LoraParam(a)
+        # PEFT calls this distribution kaiming_uniform with a = √5; its deviation is 1/√(3 · in).
+        start = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.a = LoraParam(start(rngs.params(), (sizes[0], config.rank), jnp.float32))
         self.b = LoraParam(jnp.zeros((config.rank, sizes[1]), jnp.float32))
         self.scale, self.dropout = config.alpha / config.rank, config.dropout
 

@@ -117,7 +117,7 @@ def read_dual(run: Run) -> DualAnswer:
     found = read_json(run.folder / "dual" / "dual.json")
     names = [label.partition("@")[0] for label in found["constraints"]]
     chosen = found["chosen"]
-    by_name = {
+    by_name: dict[str, Any] = {
         key: dict(zip(names, values, strict=True))
         for key, values in {
             "labels": found["constraints"],

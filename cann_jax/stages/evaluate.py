@@ -51,7 +51,7 @@ def run(run: Run) -> None:
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     """Return asked, predicted, measured, interval and verdict of each score, the rest under ``summary``."""
     config, dual, constraints = run.config, read_dual(run), constraints_of(run.config)
-    certificates = _certificates(config, reference, aligned)
+    certificates, forecast = _certificates(config, reference, aligned), dual.forecast
     rows: dict[str, Any] = {}
     for constraint in constraints:
         name = constraint.name
@@ -59,12 +59,12 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
             "label": dual.labels[name],
             "asked": dual.margins[name],
             **measure(reference.means(constraint), aligned.means(constraint), config.evaluate, config.seed),
-            **_predicted(dual.forecast and dual.forecast.improvement[name]),
+            **_predicted(None if forecast is None else forecast.improvement[name]),
             "spread": dual.spread[name],
             "certificate": certificates.get(name),
         }
-    forecast = _predicted(dual.forecast and dual.forecast.reward)
-    rows[REWARD] = {"asked": None} | _plain_measure(REWARD, reference, aligned, config) | forecast
+    gain = _predicted(None if forecast is None else forecast.reward)
+    rows[REWARD] = {"asked": None} | _plain_measure(REWARD, reference, aligned, config) | gain
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
     multipliers = {
         dual.labels[name]: float(value)
@@ -141,9 +141,10 @@ def summary(
     reference: Sampled, aligned: Sampled, dual: DualAnswer, multipliers: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return what tells whether the text stayed sound: KL, length, endings, log-prob a token under π_ref."""
+    kl = _predicted(None if dual.forecast is None else dual.forecast.kl)
     return {
         "kl": aligned.kl,
-        **{f"kl_{key}": value for key, value in _predicted(dual.forecast and dual.forecast.kl).items()},
+        **{f"kl_{key}": value for key, value in kl.items()},
         "multipliers": dict(multipliers),
         "beta": dual.beta,
         "prompts": reference.responses.shape[0],

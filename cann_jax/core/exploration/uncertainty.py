@@ -55,10 +55,8 @@ def bootstrap(
     each resample.
     """
     table = standardise(scores)
-    prompts = scores.reward.shape[0]
-    drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    weights = _shares(drawn * np.asarray(table.weights))
-    margins = _margins_under(weights, table, targets)
+    weights = resampled_weights(table, resamples, seed)
+    margins = margins_under(weights, table, targets)
     solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
     reward, gains = predict_per_prompt(scores, multipliers, beta)
     return Bootstrap(
@@ -69,12 +67,19 @@ def bootstrap(
     )
 
 
+def resampled_weights(table: Table, resamples: int, seed: int) -> np.ndarray:
+    """Return weights ``(resamples, prompts)`` of prompts drawn with replacement; they sum to one."""
+    prompts = len(table.weights)
+    drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    return _shares(drawn * np.asarray(table.weights))
+
+
 def _shares(weights: np.ndarray) -> np.ndarray:
     """Return weights ``(L, prompts)`` that sum to one in each row."""
     return np.asarray(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30), np.float32)
 
 
-def _margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
+def margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
     """Return the margins ``(L, m)`` under each of the prompt weights ``(L, prompts)``."""
     given = table.baseline is not None
     baseline = np.asarray(table.baseline) if given else weights @ np.asarray(table.prompt_means).T
@@ -162,7 +167,7 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int =
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
     weights = _shares(np.stack([half, ~half]) * np.asarray(table.weights))
-    settings = lanes(table, _margins_under(weights, table, targets), beta, weights)
+    settings = lanes(table, margins_under(weights, table, targets), beta, weights)
     multipliers = np.asarray(solve_lanes(table, settings).multipliers)
     judged = []
     for found, held_out in zip(multipliers, weights[::-1], strict=True):

@@ -3,7 +3,11 @@
 import jax
 import numpy as np
 import pytest
+import torch
 from flax import nnx
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from scipy.stats import ks_2samp, kstest, uniform
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
@@ -11,6 +15,7 @@ from cann_jax.models.decoder import LORA_TARGETS
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.linear import LoraParam
 from tests.builders.forward import our_logits, random_ids
+from tests.builders.models import tiny_torch
 
 IDS = random_ids((2, 17))
 
@@ -32,6 +37,27 @@ def test_every_target_gets_its_own_adapter(fresh):
     q = fresh.layers.attention.q_proj.lora
     assert q.a[...].shape == (3, 64, 4) and q.b[...].shape == (3, 4, 64)
     assert np.abs(q.a[0] - q.a[1]).max() > 0.01  # layers start at different A
+
+
+def test_adapters_start_as_those_of_peft(tiny_files):
+    """A uniform within ±1/√in, B zero."""
+    decoder = load_decoder(tiny_files, "float32", LoraConfig(rank=32, targets=("q_proj", "down_proj")))
+    torch.manual_seed(0)
+    settings = PeftConfig(r=32, target_modules=["q_proj", "down_proj"])
+    theirs = get_peft_model(tiny_torch(), settings).state_dict()
+    for lora, name, size in (
+        (decoder.layers.attention.q_proj.lora, "q_proj", 64),
+        (decoder.layers.mlp.down_proj.lora, "down_proj", 96),
+    ):
+        a = [tensor.numpy() for key, tensor in theirs.items() if f"{name}.lora_A" in key]
+        b = [tensor.numpy() for key, tensor in theirs.items() if f"{name}.lora_B" in key]
+        assert len(a) == len(b) == 3 and not np.any(b) and not np.any(lora.b[...])
+        for values in (np.asarray(lora.a[...]).ravel(), np.ravel(a)):
+            assert len(values) == 3 * 32 * size
+            assert 0.99 < np.abs(values).max() * np.sqrt(size) <= 1 + 1e-6
+            np.testing.assert_allclose(values.std(), 1 / np.sqrt(3 * size), rtol=0.03)
+            assert kstest(values, uniform(-1 / np.sqrt(size), 2 / np.sqrt(size)).cdf).pvalue > 1e-3
+        assert ks_2samp(np.asarray(lora.a[...]).ravel(), np.ravel(a)).pvalue > 1e-3
 
 
 def test_adapters_start_from_the_seed(fresh, tiny_files, every_target):
