@@ -11,11 +11,11 @@ from cann_jax.run.manifest import begin, commit
 from cann_jax.run.run import Run
 from cann_jax.run.stages import holding
 from tests.builders.preferences import pku_row, write_lines
-from tests.builders.runs import implicit, write_config
+from tests.builders.runs import implicit, write_config, write_prompts
 
 
 def whole_config(folder: Path, model: Path, *flags: str) -> Run:
-    """Return a run with preference pairs, pre-alignment, rounds, groups, and a score only measured."""
+    """Return a run with preference pairs, pre-alignment, calibration, rounds, groups, and `also`."""
     write_config(folder, model)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())
     pairs = write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)])
@@ -23,6 +23,7 @@ def whole_config(folder: Path, model: Path, *flags: str) -> Run:
     values["preferences"]["prepared"] = str(folder / "prepared")
     values["reward"] = {"scorer": implicit(0.2, preference="better")}
     values["evaluate"]["also"] = {"safe": implicit(0.1, preference="safer")}
+    values["prompts"]["calibration"] = write_prompts(folder / "calibration.jsonl", 6, "Describe")
     values["rounds"] = 2
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
     return Run(parse_run(["--config", str(folder / "tiny.yaml"), *flags])[0])

@@ -30,9 +30,12 @@ FILES = {
     "prompts.heldout": ("prompts.heldout",),
     "preferences.path": ("preferences",),
 }
+# Of these, the ones that are set.
+MOVABLE = ("model.path", "prompts.train", "prompts.calibration", "prompts.heldout", "preferences.path")
 PROBE = {"prompt": "a", "better": "b", "worse": "c"}
 # Values for settings whose neighbours leave little choice.
 CHOSEN: dict[str, Any] = {
+    "calibrate.power": 0.8,
     "sample.temperature": 0.5,
     "sample.stop": ["."],
     "sample.feature_layers": [1, 2],
@@ -177,7 +180,7 @@ def test_every_setting_makes_stale_what_the_table_says(ended, tmp_path, tiny_fol
     assert len(used) > 90
 
 
-@pytest.mark.parametrize("key", ["model.path", "prompts.train", "prompts.heldout", "preferences.path"])
+@pytest.mark.parametrize("key", MOVABLE)
 def test_a_file_with_other_content_makes_stale_what_the_table_says(ended, tmp_path, key):
     config = ended.config
     source = Path(dict(flattened(as_json(config)))[key])
@@ -197,7 +200,7 @@ def test_a_file_with_other_content_makes_stale_what_the_table_says(ended, tmp_pa
 def test_the_same_content_elsewhere_makes_nothing_stale(ended, tmp_path):
     config = ended.config
     moved = {}
-    for key in ("model.path", "prompts.train", "prompts.heldout", "preferences.path"):
+    for key in MOVABLE:
         source = Path(dict(flattened(as_json(config)))[key])
         folder = tmp_path / key
         folder.mkdir()
@@ -234,7 +237,7 @@ def named(run: Run, *names: str):
             ("evaluate",),
             {"align.lora.alpha": 32.0},
             "stage 'evaluate' reads stage 'align', which is stale: settings.align.lora.alpha: 4.0 → 32.0; "
-            "run --stages align,rounds,evaluate with",
+            "run --stages align,calibrate,rounds,evaluate with",
         ),
         (
             ("sample", "dual"),

@@ -33,7 +33,8 @@ def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(
     settings = parse_run(["--config", config, "--align.pairs", "dataset"])[0]
     keys = {key for key, _ in flattened(as_json(settings))}
     read = set().union(*recorder.reads.values())
-    # Sections that this run does not use, and what only bad input or another choice reads.
+    # Sections that this run does not use, what only bad input or another choice reads, and what the check of
+    # the prompts reads before the stages do.
     elsewhere = ("mesh.", "distributed.", "online.", "name", "run_dir", "evaluate.examples", "evaluate.also")
     unread = {key for key in keys - read if not key.startswith(elsewhere)}
     assert unread <= {
@@ -41,7 +42,7 @@ def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(
         "preferences.subset", "preferences.revision", "preferences.chosen_is", "preferences.heldout",
         "preferences.limit", "prompts.on_overlong", "prompts.next_turn", "prompts.limit", "prompts.train",
         "prompts.calibration", "prompts.heldout", "model.path", "model.revision", "model.adapter",
-        "sample.allow_changed_reference",
+        "prompts.max_tokens", "sample.allow_changed_reference",
     }  # fmt: skip
 
 
