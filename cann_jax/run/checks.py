@@ -1,10 +1,13 @@
 """Checks of a run's settings against its data, made as soon as the sizes are known."""
 
+from collections.abc import Sequence
+
 from cann_jax.config.model import PREFERENCES
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import OptimizerConfig
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, named
 from cann_jax.run.execution import run_stages
 from cann_jax.run.outputs import read_pairs
@@ -12,7 +15,7 @@ from cann_jax.run.pipeline import Stage
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
 from cann_jax.run.stages import Pipeline
-from cann_jax.run.training import alignment, prealignments
+from cann_jax.run.training import Training, alignment, heldout_of, prealignments
 from cann_jax.training.batch_order import steps_in
 from cann_jax.training.optimizer import schedule
 
@@ -41,8 +44,7 @@ def _check_prompts(run: Run) -> None:
     prompts, training = encoded_prompts(run, "train"), alignment(run.config)
     check_groups(run.config, prompts)
     if training.supervision.from_samples:
-        steps = steps_in(training.batching.epochs, len(prompts), training.batching.prompts_per_step)
-        check_warmup(training.key, training.settings.optimizer, steps)
+        _check_steps(training, prompts.prompts)
 
 
 def _check_pairs(run: Run) -> None:
@@ -50,9 +52,15 @@ def _check_pairs(run: Run) -> None:
     for training in (*prealignments(run.config).values(), alignment(run.config)):
         if not training.supervision.from_samples:
             label = training.supervision.label
-            count = len(pairs) if label is None else len(labelled(pairs, label))
-            steps = steps_in(training.batching.epochs, count, training.batching.prompts_per_step)
-            check_warmup(training.key, training.settings.optimizer, steps)
+            learnt = pairs if label is None else pairs.take(labelled(pairs, label))
+            _check_steps(training, learnt.responses.prompts.prompts)
+
+
+def _check_steps(training: Training, prompts: Sequence[Prompt]) -> None:
+    """Check a training of items with these prompts."""
+    count = len(prompts) - len(heldout_of(training, prompts))
+    steps = steps_in(training.batching.epochs, count, training.batching.prompts_per_step)
+    check_warmup(training.key, training.settings.optimizer, steps)
 
 
 def check_groups(config: RunConfig, prompts: EncodedPrompts) -> None:

@@ -148,8 +148,13 @@ def read_multipliers(run: Run) -> np.ndarray:
     """Read λ (m,) of the last round, in the configuration's order; λ* where there is one round."""
     if run.config.rounds == 1:
         return read_dual(run).ordered(run.config)
-    last = read_json(run.folder / "rounds" / "rounds.json")[-1]
+    last = read_rounds(run)[-1]
     return np.array([last["multipliers"][name] for name in run.config.constraints], np.float32)
+
+
+def read_rounds(run: Run) -> list[dict[str, Any]]:
+    """Read what each round after the first measured, how λ moved, and its warnings; none in one shot."""
+    return [] if run.config.rounds == 1 else list(read_json(run.folder / "rounds" / "rounds.json"))
 
 
 def write_rounds(run: Run, records: Sequence[Mapping[str, Any]]) -> None:

@@ -113,7 +113,7 @@ PIPELINE = (
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
                  "dual": BY_R_LAMBDA},
-          writes=always("weights/*", "metrics.jsonl") | EXPORTS),
+          writes=always("weights/*", "metrics.jsonl", "health.json") | EXPORTS),
     Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
           settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
