@@ -207,11 +207,9 @@ def _heldout_line(training: Training, data: PreferenceData) -> str:
     key, wanted = f"{training.key}.heldout_prompts", training.settings.heldout_prompts
     rows, kept = len(data.responses.prompts), data.responses.prompts.take(data.heldout).prompts
     count = len({prompt.dialogue for prompt in kept})
-    what = (
-        f"{count} of {rows} prompts"
-        if len(kept) == count
-        else f"{count} prompts, {len(kept)} of {rows} pairs"
-    )
+    what = f"{count} of {rows} prompts"
+    if len(kept) > count:
+        what = f"{count} prompts, {len(kept)} of {rows} pairs"
     why = f" is {wanted}, but at most a quarter of all is kept" if count < wanted else ""
     return f"{training.key}: kept from training, to watch it: {what} ({key}{why})"
 
