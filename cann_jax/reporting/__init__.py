@@ -13,7 +13,7 @@ __all__ = ["write_report"]
 
 
 def write_report(run: Run) -> None:
-    """Write ``report.md`` and its pictures into the run's folder, and print the result.
+    """Write ``report.md`` and its pictures into the run's folder, and print the result, the verdict last.
 
     Raises:
         InputError: The run has not been evaluated, or a file cannot be read or written.
@@ -26,5 +26,5 @@ def write_report(run: Run) -> None:
     health = read_health(folder / "align")
     text = report_text(run, results, outputs.read_dual(run), health, before, after)
     write_bytes_atomic(folder / "report.md", text.encode())
-    print_results(results)
     print(f"report: {folder / 'report.md'}")
+    print_results(results)

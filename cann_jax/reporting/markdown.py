@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
-from cann_jax.reporting.results import HEADINGS, result_rows, summary_lines, verdict_lines
+from cann_jax.reporting.results import HEADINGS, bound_lines, result_rows, summary_lines, verdict_lines
 from cann_jax.run.manifest import committed_outputs
 from cann_jax.run.outputs import DualAnswer, read_rounds
 from cann_jax.run.run import Run
@@ -40,7 +40,7 @@ def report_text(
         "Improvement over the reference, in each score's units; predicted for λ before the training, on "
         "training prompts that were left out.",
         _table(HEADINGS, result_rows(results)),
-        _list(summary_lines(results)),
+        _list([*summary_lines(results), *bound_lines(results)]),
         "## The dual",
         "![dual curve with λ*, predicted trade-off, score cloud](dual/dual.png)",
         _list(_dual_lines(dual)),

@@ -22,8 +22,8 @@ def print_results(results: Results) -> None:
     for row in result_rows(results):
         table.add_row(*row)
     out.print(table)
-    for line in (*summary_lines(results), *verdict_lines(results)):
-        out.print(line, markup=False)
+    for line in (*summary_lines(results), *bound_lines(results), *verdict_lines(results)):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def result_rows(results: Results) -> list[tuple[str, ...]]:
@@ -82,20 +82,32 @@ def verdict_lines(results: Results) -> list[str]:
     return lines
 
 
+def bound_lines(results: Results) -> list[str]:
+    """Return what each verdict rests on: the certificate's bounds, and the prompts that would decide."""
+    return [
+        f"certificate of {row.get('label', name)}: {_bounds(row['certificate'])}"
+        for name, row in _constraints(results)
+        if row["certificate"] is not None
+    ]
+
+
 def _verdict(name: str, row: Results) -> str:
     label, certificate = row.get("label", name), row["certificate"]
     if certificate is None:
         return f"{label}: NOT MEASURED, since its scores exist for the training samples only"
+    return (
+        f"{label}: {certificate['verdict'].upper()}. Asked {_number(row['asked'])}, measured "
+        f"{_number(row['measured'])} {_interval(row['interval'])} on {certificate['prompts']} unseen prompts"
+    )
+
+
+def _bounds(certificate: Results) -> str:
     lower, upper = (
         "none" if certificate[end] is None else _number(certificate[end]) for end in ("lower", "upper")
     )
-    line = (
-        f"{label}: {certificate['verdict'].upper()}. Asked {row['asked']:+.3f}, measured "
-        f"{row['measured']:+.3f} {_interval(row['interval'])} on {certificate['prompts']} unseen prompts; "
-        f"one-sided bounds of the certificate {lower} and {upper} for {certificate['bound']:+.3f}"
-    )
-    if certificate["verdict"] == "undecided":
-        needed = certificate["prompts_needed"]
-        line += "; no number of prompts" if needed is None else f"; about {needed} prompts"
-        line += " would decide at this estimate"
-    return line
+    line = f"lower bound {lower}, upper bound {upper}, for {_number(certificate['bound'])}"
+    if certificate["verdict"] != "undecided":
+        return line
+    needed = certificate["prompts_needed"]
+    count = "no number of prompts" if needed is None else f"about {needed} prompts"
+    return f"{line}; {count} would decide at this estimate"

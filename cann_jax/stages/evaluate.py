@@ -188,7 +188,7 @@ def _predicted(estimate: Estimate | None) -> dict[str, Any]:
 
 
 def _certificate_row(certificate: Certificate, index: int, bound: float) -> dict[str, Any]:
-    """Return one constraint's verdict and bounds; None for a bound that is infinite, which JSON cannot hold."""
+    """Return one constraint's verdict and bounds; None for an infinite bound, which JSON cannot hold."""
     ends = {"lower": certificate.lower[index], "upper": certificate.upper[index]}
     return {
         "verdict": str(certificate.verdicts[index]),
