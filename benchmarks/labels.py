@@ -29,8 +29,9 @@ from cann_jax.core.preference import pseudo_reward
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import read_dual, read_problem, read_samples
 from cann_jax.run.run import Run
-from cann_jax.run.training import alignment, objective_of, preference_data, split_decoder, with_reference
+from cann_jax.run.training import alignment, objective_of, preference_data, split_decoder
 from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.reference import with_reference
 from cann_jax.training.step import start, train_step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "labels.md"
@@ -68,7 +69,7 @@ def main() -> None:
 def labelled_samples(run: Run) -> PreferenceData:
     """Return the run's samples with r_λ."""
     reward = np.asarray(pseudo_reward(read_problem(run).scores, read_dual(run).ordered(run.config)))
-    return preference_data(alignment(run.config).batching, read_samples(run), reward)
+    return preference_data(alignment(run.config), read_samples(run), reward)
 
 
 def part(data: PreferenceData, first: int, last: int) -> PreferenceData:
@@ -79,6 +80,7 @@ def part(data: PreferenceData, first: int, last: int) -> PreferenceData:
         reward=data.reward[first:last],
         reference=data.reference[first:last],
         scores={name: values[first:last] for name, values in data.scores.items()},
+        heldout=np.zeros(0, int),
     )
 
 
@@ -92,7 +94,7 @@ def with_references(run: Run, data: PreferenceData) -> PreferenceData:
     model = split_decoder(run, run.config.align.lora)
     objective = objective_of(alignment(run.config), model.graph, data.steps)
     with tempfile.TemporaryDirectory() as folder:
-        return with_reference(objective, model, data, epath.Path(folder))
+        return with_reference(objective, model.reference, model.frozen, data, epath.Path(folder))
 
 
 def trained_policy(run: Run, data: PreferenceData) -> LanguageModel:

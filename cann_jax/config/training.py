@@ -101,10 +101,23 @@ class PreferenceTrainingConfig(TrainingConfig):
     Args:
         label_smoothing: Probability, below one half, that a label is the wrong way round.
         vocabulary_chunks: Parts in which the output head is computed.
+        heldout_prompts: Training prompts that are kept from training, at most a quarter of all, on which loss
+            and calibration are measured at every checkpoint; 0 keeps none.
+        early_stop: Keep the weights of the checkpoint with the least loss on those prompts, not the last.
     """
 
     label_smoothing: LabelNoise = 0.0
     vocabulary_chunks: PositiveInt = 8
+    heldout_prompts: NonNegativeInt = 16
+    early_stop: bool = False
+
+    def unwatched(self) -> Iterator[tuple[str, str]]:
+        """Yield ``early_stop`` where no prompt is kept from training to decide it."""
+        if self.early_stop and self.heldout_prompts == 0:
+            yield (
+                "early_stop",
+                "is true and heldout_prompts 0; keep some prompts from training, for example 16",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +163,7 @@ class AlignConfig(PreferenceTrainingConfig):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
         yield from self.uneven("prompts_per_step")
+        yield from self.unwatched()
         human = self.supervision.label is not None
         if human and self.supervision.from_samples:
             yield (
@@ -209,6 +223,7 @@ class PrealignConfig(PreferenceTrainingConfig):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
         yield from self.uneven("pairs_per_step")
+        yield from self.unwatched()
 
 
 @dataclass(frozen=True)
@@ -216,7 +231,7 @@ class OnlineConfig:
     """A round after the first: it samples the policy anew, moves λ, and continues training (CAID).
 
     Args:
-        prompts: Training prompts of a round, drawn anew each time; null takes all.
+        prompts: Prompts that a round trains on, drawn anew each time; null takes all.
         responses: Responses a prompt.
         dual_step: λ_j moves by this many times β/s_j² for each unit that its margin is missed by; s_j is the
             spread of g_j within a prompt, so that 1 is about a Newton step.

@@ -1,7 +1,7 @@
 """What a dry run knows of the data: read where they are at hand, else bounded by the configuration."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -13,11 +13,11 @@ from cann_jax.config.run import RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import bucket_width, step_width
-from cann_jax.data.prompts import read_prompts
+from cann_jax.data.prompts import Prompt, read_prompts
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run, ScoreModelRun
-from cann_jax.run.training import Training, preference_data
+from cann_jax.run.training import Training, heldout_of, preference_data
 from cann_jax.stages import pairs as pairs_stage
 
 AnyRun = TypeVar("AnyRun", Run, ScoreModelRun)
@@ -91,11 +91,16 @@ def prompts_in(path: str, limit: int | None) -> int | None:
 def training_extent(config: RunConfig, training: Training, data: KnownData) -> Extent:
     """Return the extent of a training: of the samples, or of a data set's pairs, whose widest step counts.
 
+    The prompts that are kept from training are not counted.
+
     Raises:
         InputError: No pair has the label that the training learns.
     """
     if training.supervision.from_samples:
-        return sampling_extent(config, data)
+        sampled, prompts = sampling_extent(config, data), training_prompts(config, data)
+        if prompts is None or sampled.count is None:
+            return sampled
+        return replace(sampled, count=sampled.count - len(heldout_of(training, prompts)))
     if data.pairs is None:
         assert config.preferences is not None, "the configuration's check asks for them"
         bound = step_width(config.preferences.max_tokens)
@@ -103,5 +108,13 @@ def training_extent(config: RunConfig, training: Training, data: KnownData) -> E
     label = training.supervision.label
     pairs = data.pairs if label is None else data.pairs.take(labelled(data.pairs, label))
     # The rewards mean nothing here: the order of the steps does not depend on them.
-    steps = preference_data(training.batching, pairs.responses, np.zeros((len(pairs), 2)))
-    return Extent(len(pairs), *steps.widest())
+    steps = preference_data(training, pairs.responses, np.zeros((len(pairs), 2)))
+    return Extent(len(steps.trained), *steps.widest())
+
+
+def training_prompts(config: RunConfig, data: KnownData) -> Sequence[Prompt] | None:
+    """Return the training prompts, before overlong ones are dropped if the tokenizer is not here."""
+    if data.train is not None:
+        return data.train.prompts
+    path = config.prompts.train
+    return None if path == PREFERENCES else read_prompts(path, config.prompts.limit)

@@ -7,6 +7,7 @@ from cann_jax.reporting.results import print_results
 from cann_jax.run import outputs
 from cann_jax.run.run import Run
 from cann_jax.run.training import alignment
+from cann_jax.training.health import read_health
 
 __all__ = ["write_report"]
 
@@ -22,7 +23,8 @@ def write_report(run: Run) -> None:
     after = outputs.read_responses_with_scores(run, outputs.ALIGNED)
     draw_clouds(folder / "clouds.png", before, after, list(run.config.constraints))
     draw_training(folder / "training.png", folder / "align" / outputs.METRICS, alignment(run.config).start)
-    text = report_text(run, results, outputs.read_dual(run), before, after)
+    health = read_health(folder / "align")
+    text = report_text(run, results, outputs.read_dual(run), health, before, after)
     write_bytes_atomic(folder / "report.md", text.encode())
     print_results(results)
     print(f"report: {folder / 'report.md'}")

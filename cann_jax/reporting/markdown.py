@@ -9,13 +9,22 @@ import pyarrow as pa
 from cann_jax.config.run import RunConfig
 from cann_jax.reporting.results import HEADINGS, result_rows, summary_lines, verdict_lines
 from cann_jax.run.manifest import committed_outputs
-from cann_jax.run.outputs import DualAnswer
+from cann_jax.run.outputs import DualAnswer, read_rounds
 from cann_jax.run.run import Run
 from cann_jax.run.stages import holding
+from cann_jax.training.health import Health
+
+# What is measured on prompts kept from training, and how the report names it.
+MEASURES = {
+    "slope": "calibration slope",
+    "correlation": "correlation with r_λ",
+    "deviation": "deviation of the log-ratio, nats,",
+    "accuracy": "accuracy",
+}
 
 
 def report_text(
-    run: Run, results: dict[str, Any], dual: DualAnswer, before: pa.Table, after: pa.Table
+    run: Run, results: dict[str, Any], dual: DualAnswer, health: Health, before: pa.Table, after: pa.Table
 ) -> str:
     """Return the whole report as Markdown.
 
@@ -37,7 +46,9 @@ def report_text(
         _list(_dual_lines(dual)),
         "## Before and after",
         "![score clouds of the reference and of the aligned model](clouds.png)",
+        "## The training",
         "![training](training.png)",
+        _list(_training_lines(health, read_rounds(run))),
         "## Samples",
         "The same draw from both policies on held-out prompts, chosen evenly over the file.",
         *_samples(config, before, after),
@@ -73,6 +84,27 @@ def _dual_lines(dual: DualAnswer) -> list[str]:
         f"KL of the policy that tilts by the scores themselves: {dual.kl_share_of_log_responses:.0%} of ln K",
     ]
     return lines + [f"note: {sentence}" for sentence in dual.warnings]
+
+
+def _training_lines(health: Health, rounds: Sequence[dict[str, Any]]) -> list[str]:
+    """Return how the training went on the prompts that were kept from it, and its warnings."""
+    lines = ["no warning"] if not health.warnings and not any(each["warnings"] for each in rounds) else []
+    kept = next((check for check in health.checks if check["step"] == health.kept_step), None)
+    if kept is not None:
+        known = {name: kept.get(f"heldout_{key}") for key, name in MEASURES.items()}
+        loss = f"loss {health.start_loss:.3f} → {kept['heldout_loss']:.3f}"
+        others = [f"{name} {value:.3f}" for name, value in known.items() if value is not None]
+        lines.append(f"{health.heldout_prompts} prompts kept from training: {', '.join([loss, *others])}")
+    if health.kept_step != health.steps:
+        lines.append(f"stopped early: the weights are those after step {health.kept_step} of {health.steps}")
+    lines += [
+        f"**warning**, after step {sign.first} and last after step {sign.last}: {sign.text}"
+        for sign in health.warnings
+    ]
+    lines += [
+        f"**warning** in round {record['round']}: {text}" for record in rounds for text in record["warnings"]
+    ]
+    return lines
 
 
 def _samples(config: RunConfig, before: pa.Table, after: pa.Table) -> list[str]:

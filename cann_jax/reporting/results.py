@@ -76,21 +76,23 @@ def summary_lines(results: Results) -> list[str]:
 def verdict_lines(results: Results) -> list[str]:
     """Return a verdict on each constraint ("relevance: HOLDS. Asked …"), and one on all of several."""
     constraints, found = _constraints(results), results["summary"]
-    lines = [_verdict(name, row, found["confidence"]) for name, row in constraints]
+    lines = [_verdict(name, row) for name, row in constraints]
     if len(constraints) > 1:
         lines.append(f"all constraints together, at {found['confidence']:.0%}: {found['verdict'].upper()}")
     return lines
 
 
-def _verdict(name: str, row: Results, confidence: float) -> str:
+def _verdict(name: str, row: Results) -> str:
     label, certificate = row.get("label", name), row["certificate"]
     if certificate is None:
         return f"{label}: NOT MEASURED, since its scores exist for the training samples only"
-    lower, upper = certificate["lower"], certificate["upper"]
+    lower, upper = (
+        "none" if certificate[end] is None else _number(certificate[end]) for end in ("lower", "upper")
+    )
     line = (
         f"{label}: {certificate['verdict'].upper()}. Asked {row['asked']:+.3f}, measured "
         f"{row['measured']:+.3f} {_interval(row['interval'])} on {certificate['prompts']} unseen prompts; "
-        f"one-sided bounds of the certificate {lower:+.3f} and {upper:+.3f} for {certificate['bound']:+.3f}"
+        f"one-sided bounds of the certificate {lower} and {upper} for {certificate['bound']:+.3f}"
     )
     if certificate["verdict"] == "undecided":
         needed = certificate["prompts_needed"]

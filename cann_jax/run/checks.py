@@ -16,7 +16,7 @@ from cann_jax.run.pipeline import Stage
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
 from cann_jax.run.stages import Pipeline
-from cann_jax.run.training import alignment, prealignments
+from cann_jax.run.training import Training, alignment, heldout_of, prealignments
 from cann_jax.sampling.features import chosen_layers
 from cann_jax.training.batch_order import steps_in
 from cann_jax.training.optimizer import schedule
@@ -58,8 +58,7 @@ def _check_sets(run: Run, names: Iterable[PromptSet]) -> None:
     sets, training = {name: encoded_prompts(run, name) for name in names}, alignment(run.config)
     check_prompts(run.config, sets)
     if "train" in sets and training.supervision.from_samples:
-        steps = steps_in(training.batching.epochs, len(sets["train"]), training.batching.prompts_per_step)
-        check_warmup(training.key, training.settings.optimizer, steps)
+        _check_steps(training, sets["train"].prompts)
 
 
 def _check_pairs(run: Run) -> None:
@@ -67,9 +66,15 @@ def _check_pairs(run: Run) -> None:
     for training in (*prealignments(run.config).values(), alignment(run.config)):
         if not training.supervision.from_samples:
             label = training.supervision.label
-            count = len(pairs) if label is None else len(labelled(pairs, label))
-            steps = steps_in(training.batching.epochs, count, training.batching.prompts_per_step)
-            check_warmup(training.key, training.settings.optimizer, steps)
+            learnt = pairs if label is None else pairs.take(labelled(pairs, label))
+            _check_steps(training, learnt.responses.prompts.prompts)
+
+
+def _check_steps(training: Training, prompts: Sequence[Prompt]) -> None:
+    """Check a training of items with these prompts."""
+    count = len(prompts) - len(heldout_of(training, prompts))
+    steps = steps_in(training.batching.epochs, count, training.batching.prompts_per_step)
+    check_warmup(training.key, training.settings.optimizer, steps)
 
 
 def check_prompts(config: RunConfig, sets: Mapping[PromptSet, EncodedPrompts]) -> None:

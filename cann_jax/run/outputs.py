@@ -184,7 +184,7 @@ def write_weights(run: ModelRun[Any], stage: str, weights: Any) -> None:
 
 def read_multipliers(run: Run) -> np.ndarray:
     """Read λ (m,) of the last round, in the configuration's order; the dual's where there was none."""
-    rounds = read_json(run.folder / "rounds" / "rounds.json") if run.config.rounds > 1 else []
+    rounds = read_rounds(run)
     if not rounds:
         return read_dual(run).ordered(run.config)
     return np.array([rounds[-1]["multipliers"][name] for name in run.config.constraints], np.float32)
@@ -203,6 +203,11 @@ def read_calibration(run: Run) -> dict[str, Any]:
 def write_scale(run: Run, record: Mapping[str, Any]) -> None:
     """Write what the calibration tried and chose."""
     write_json(run.folder / "calibrate" / "scale.json", record)
+
+
+def read_rounds(run: Run) -> list[dict[str, Any]]:
+    """Read what each round after the first measured, how λ moved, and its warnings; none in one shot."""
+    return [] if run.config.rounds == 1 else list(read_json(run.folder / "rounds" / "rounds.json"))
 
 
 def write_rounds(run: Run, records: Sequence[Mapping[str, Any]]) -> None:

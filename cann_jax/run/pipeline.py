@@ -125,7 +125,7 @@ PIPELINE = (
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
                  "dual": BY_R_LAMBDA},
-          writes=always("weights/*", "metrics.jsonl") | EXPORTS_UNSCALED),
+          writes=always("weights/*", "metrics.jsonl", "health.json") | EXPORTS_UNSCALED),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
           settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.export", "seed",
                     "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),

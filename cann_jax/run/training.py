@@ -1,13 +1,12 @@
 """Training on preferences, for every stage that does it: what differs between them is ``Training``."""
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
 from etils import epath
 from flax import nnx
 
@@ -15,9 +14,9 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.training import LoraConfig, Loss, PreferenceTrainingConfig, Supervision
 from cann_jax.core.losses import listwise_floor
 from cann_jax.data.encoded_pairs import labelled
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.files.atomic import read_table, write_table
-from cann_jax.files.progress import track
+from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
@@ -26,14 +25,15 @@ from cann_jax.models.linear import LoraParam
 from cann_jax.run.outputs import MODEL, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
-from cann_jax.runtime.distributed import agreed
-from cann_jax.runtime.placement import fetch
 from cann_jax.training.batching import Batching
+from cann_jax.training.health import Watch
+from cann_jax.training.heldout import Heldout, heldout_rows
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import PreferenceObjective
-from cann_jax.training.step import forward, start
+from cann_jax.training.reference import with_reference
+from cann_jax.training.step import start
 
 Export = Literal["merged", "adapter", "both", "none"]
 
@@ -57,6 +57,13 @@ class Training:
     batching: Batching
     loss: Loss
     beta: float
+
+    @property
+    def scale(self) -> float | None:
+        """What r_λ is divided by in the log-ratios that the loss has its minimum at; None where it is not."""
+        if self.supervision.label is not None or self.loss == "ipo":
+            return None
+        return self.beta * (self.batching.label_temperature if self.loss == "dpo" else 1)
 
     @property
     def start(self) -> tuple[str, float] | None:
@@ -170,15 +177,42 @@ def train(
         InputError: A loss that is not finite (the last good checkpoint stays), or a warm-up that is too long.
     """
     objective = objective_of(training, model.graph, data.steps)
-    data = with_reference(objective, model, data, folder)
+    data = with_reference(objective, model.reference, model.frozen, data, folder)
+    print(_heldout_line(training, data), flush=True)
     if training.loss == "listwise" and weights is None:
         print(_listwise_bounds(training, data), flush=True)
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     settings = training.settings
     rate = f"{training.key}.optimizer.learning_rate"
     pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints)
+    watch = _watch(training, objective, model, data, weights)
     state = start(objective, model.reference if weights is None else weights)
-    return fit(objective, state, model.frozen, data.batch, seed, pace, folder).weights
+    return fit(objective, state, model.frozen, data.batch, seed, pace, folder, watch).weights
+
+
+def _watch(
+    training: Training, objective: PreferenceObjective, model: Model, data: PreferenceData, weights: Any
+) -> Watch:
+    """Return what watches the training that begins with these weights; None are the reference's."""
+    settings = training.settings
+    heldout = Heldout(objective, data, model.frozen, training.scale) if len(data.heldout) else None
+    start = np.zeros(0)
+    if heldout is not None:
+        start = heldout.losses(heldout.reference if weights is None else heldout.logps(weights))
+    every, clip = settings.checkpoint_every, settings.optimizer.clip_norm
+    return Watch(training.key, data.steps, every, clip, heldout, start, settings.early_stop)
+
+
+def _heldout_line(training: Training, data: PreferenceData) -> str:
+    """Say which part of the data is kept from training."""
+    key, wanted = f"{training.key}.heldout_prompts", training.settings.heldout_prompts
+    rows, kept = len(data.responses.prompts), data.responses.prompts.take(data.heldout).prompts
+    count = len({prompt.dialogue for prompt in kept})
+    what = f"{count} of {rows} prompts"
+    if len(kept) > count:
+        what = f"{count} prompts, {len(kept)} of {rows} pairs"
+    why = f" is {wanted}, but at most a quarter of all is kept" if count < wanted else ""
+    return f"{training.key}: kept from training, to watch it: {what} ({key}{why})"
 
 
 def _listwise_bounds(training: Training, data: PreferenceData) -> str:
@@ -216,11 +250,44 @@ def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path, scale
 
 
 def preference_data(
-    batching: Batching, responses: Responses, reward: np.ndarray, scores: dict[str, np.ndarray] | None = None
+    training: Training,
+    responses: Responses,
+    reward: np.ndarray,
+    scores: dict[str, np.ndarray] | None = None,
+    among: Sequence[Prompt] | None = None,
 ) -> PreferenceData:
-    """Return the data of a training whose reference log-probs are not known yet."""
+    """Return the data of a training whose reference log-probs are not known yet.
+
+    Args:
+        training: The training.
+        responses: Responses (N, K).
+        reward: (N, K) r_λ, or which response people prefer.
+        scores: Its terms, for display.
+        among: As in ``heldout_of``.
+    """
     unknown = np.full(responses.shape, np.nan, np.float32)
-    return PreferenceData(batching, responses, reward, unknown, scores or {})
+    heldout = heldout_of(training, responses.prompts.prompts, among)
+    return PreferenceData(training.batching, responses, reward, unknown, scores or {}, heldout)
+
+
+def heldout_of(
+    training: Training, prompts: Sequence[Prompt], among: Sequence[Prompt] | None = None
+) -> np.ndarray:
+    """Return the indices of those items, by their prompts, that the training is watched on.
+
+    ``among`` are all prompts that they are chosen from; None for ``prompts``.
+
+    Raises:
+        InputError: None can be kept from training, and early stopping needs some.
+    """
+    settings = training.settings
+    rows = heldout_rows(prompts, settings.heldout_prompts, training.batching.seed, among)
+    if settings.early_stop and not len(rows):
+        raise InputError(
+            f"{training.key}.early_stop is true, and of {len(prompts)} prompts none can be kept from "
+            "training; give 4 prompts or more, or set it to false"
+        )
+    return rows
 
 
 def human_preferences(run: Run, training: Training) -> PreferenceData:
@@ -236,24 +303,4 @@ def human_preferences(run: Run, training: Training) -> PreferenceData:
         without = len(pairs) - len(chosen)
         print(f"preferences: {without} of {len(pairs)} pairs have no label {dimension!r}; left out")
     reward = np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
-    return preference_data(training.batching, pairs.take(chosen).responses, reward)
-
-
-def with_reference(
-    objective: PreferenceObjective, model: Model, data: PreferenceData, folder: epath.Path
-) -> PreferenceData:
-    """Return ``data`` with the reference's log-probs, as training computes them; finished shards are kept."""
-    reference = data.reference.copy()
-    paths = [folder / f"reference-{step:05d}.parquet" for step in range(data.steps)]
-    there = agreed([path.exists() for path in paths])
-    for step in track(range(data.steps), "reference log-probs"):
-        rows, columns = data.places(step)
-        if not np.isnan(reference[rows, columns]).any():
-            continue
-        if there[step]:
-            logps = read_table(paths[step]).column("logp").to_numpy().reshape(columns.shape)
-        else:
-            logps = fetch(forward(objective, model.reference, model.frozen, data.batch(step)))
-            write_table(paths[step], pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
-        reference[rows, columns] = logps
-    return dataclasses.replace(data, reference=reference)
+    return preference_data(training, pairs.take(chosen).responses, reward)

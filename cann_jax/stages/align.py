@@ -31,9 +31,10 @@ from cann_jax.training.preference_data import PreferenceData
 def run(run: Run) -> None:
     """Train the policy on pairs and write its weights.
 
-    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, TensorBoard events and what
-    ``align.export`` asks for: ``model`` (a Hugging Face folder, adapters merged) and ``adapter`` (PEFT);
-    where a scale is still to be found, that is left to the stage ``calibrate``.
+    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, ``health.json`` (how it went on prompts
+    kept from training, and warnings), TensorBoard events and what ``align.export`` asks for: ``model`` (a
+    Hugging Face folder, adapters merged) and ``adapter`` (PEFT); where a scale is still to be found, that is
+    left to the stage ``calibrate``.
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.
@@ -55,13 +56,13 @@ def _data(run: Run, training: Training) -> PreferenceData:
         return human_preferences(run, training)
     if not supervision.from_samples:
         reward, scores = read_pair_rewards(run)
-        return preference_data(training.batching, read_pairs(run, "train").responses, reward, dict(scores))
+        return preference_data(training, read_pairs(run, "train").responses, reward, dict(scores))
     found = _labelling_scores(run)
     reward = np.asarray(pseudo_reward(found, read_dual(run).ordered(run.config)))
     constraints = np.asarray(found.constraints)
     scores = {REWARD: np.asarray(found.reward)}
     scores |= {name: constraints[..., index] for index, name in enumerate(run.config.constraints)}
-    return preference_data(training.batching, read_samples(run), reward, scores)
+    return preference_data(training, read_samples(run), reward, scores)
 
 
 def _labelling_scores(run: Run) -> Scores:

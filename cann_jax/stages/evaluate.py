@@ -8,7 +8,7 @@ import pyarrow as pa
 from scipy import stats
 
 from cann_jax.config.run import EvaluateConfig, RunConfig
-from cann_jax.core.certificate import Certificate, certify
+from cann_jax.core.certificate import Certificate, Verdict, certify
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import (
     ALIGNED,
@@ -50,10 +50,10 @@ def run(run: Run) -> None:
 
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     """Return asked, predicted, measured, interval and verdict of each score, the rest under ``summary``."""
-    config, dual, constraints = run.config, read_dual(run), constraints_of(run.config)
-    certificates, forecast = _certificates(config, reference, aligned), dual.forecast
+    config, dual = run.config, read_dual(run)
+    (certificates, verdict), forecast = _certified(config, reference, aligned), dual.forecast
     rows: dict[str, Any] = {}
-    for constraint in constraints:
+    for constraint in constraints_of(config):
         name = constraint.name
         rows[name] = {
             "label": dual.labels[name],
@@ -71,29 +71,34 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
     found = summary(reference, aligned, dual, multipliers)
-    found |= {"scale": read_scale(run), "verdict": _overall(certificates, len(constraints))}
+    found |= {"scale": read_scale(run), "verdict": str(verdict)}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}
 
 
-def _certificates(config: RunConfig, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
-    """Return the certificate of each constraint that was measured, by name; they hold together."""
-    measured = {
-        constraint: found
-        for constraint in constraints_of(config)
-        if (found := differences(constraint, reference, aligned)) is not None
-    }
+def _certified(
+    config: RunConfig, reference: Sampled, aligned: Sampled
+) -> tuple[dict[str, dict[str, Any]], Verdict]:
+    """Return the certificate of each constraint that was measured, by name, and the verdict on all.
+
+    All hold at once at the confidence; with one that could not be measured, they are not shown to.
+    """
+    constraints = constraints_of(config)
+    found = [(each, differences(each, reference, aligned)) for each in constraints]
+    measured = [(each, values) for each, values in found if values is not None]
     if not measured:
-        return {}
+        return {}, Verdict.UNDECIDED
     certificate = certify(
-        list(measured.values()),
-        [constraint.target for constraint in measured],
+        [values for _, values in measured],
+        [each.target for each, _ in measured],
         config.evaluate.confidence,
-        ranges=[difference_range(constraint) for constraint in measured],
+        ranges=[difference_range(each) for each, _ in measured],
     )
-    return {
-        constraint.name: _certificate_row(certificate, index, constraint.target, len(found))
-        for index, (constraint, found) in enumerate(measured.items())
+    rows = {
+        each.name: _certificate_row(certificate, index, each.target)
+        for index, (each, _) in enumerate(measured)
     }
+    every = len(measured) == len(constraints) or certificate.verdict == Verdict.FAILS
+    return rows, certificate.verdict if every else Verdict.UNDECIDED
 
 
 def measure(
@@ -182,22 +187,14 @@ def _predicted(estimate: Estimate | None) -> dict[str, Any]:
     return {"predicted": estimate.value, "predicted_interval": list(estimate.interval)}
 
 
-def _certificate_row(certificate: Certificate, index: int, bound: float, prompts: int) -> dict[str, Any]:
-    needed = float(certificate.prompts_needed[index])
+def _certificate_row(certificate: Certificate, index: int, bound: float) -> dict[str, Any]:
+    """Return one constraint's verdict and bounds; None for a bound that is infinite, which JSON cannot hold."""
+    ends = {"lower": certificate.lower[index], "upper": certificate.upper[index]}
     return {
         "verdict": str(certificate.verdicts[index]),
         "bound": bound,
         "mean": float(certificate.mean[index]),
-        "lower": float(certificate.lower[index]),
-        "upper": float(certificate.upper[index]),
-        "prompts": prompts,
-        "prompts_needed": int(needed) if np.isfinite(needed) else None,
+        **{name: float(end) if np.isfinite(end) else None for name, end in ends.items()},
+        "prompts": int(certificate.prompts[index]),
+        "prompts_needed": certificate.prompts_needed[index],
     }
-
-
-def _overall(certificates: Mapping[str, Any], constraints: int) -> str:
-    """Return the verdict on all constraints together; one that cannot be measured leaves it undecided."""
-    verdicts = {row["verdict"] for row in certificates.values()}
-    if "fails" in verdicts:
-        return "fails"
-    return "holds" if verdicts == {"holds"} and len(certificates) == constraints else "undecided"

@@ -10,13 +10,14 @@ from cann_jax.run.outputs import METRICS
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import ADAPTER
 from cann_jax.run.training import Training, export, human_preferences, prealignments, split_decoder, train
+from cann_jax.training.health import HEALTH
 
 
 def run(run: Run) -> None:
     """Train an adapter for each model that a scorer asks for.
 
-    Each has a folder, for example ``safer-beta0.1``, with ``adapter`` (PEFT's format), ``metrics.jsonl`` and
-    TensorBoard events.
+    Each has a folder, for example ``safer-beta0.1``, with ``adapter`` (PEFT's format), ``metrics.jsonl``,
+    ``health.json`` and TensorBoard events.
 
     Raises:
         InputError: No pair has the label, a loss that is not finite, or settings that do not fit.
@@ -24,7 +25,7 @@ def run(run: Run) -> None:
     for name, training in prealignments(run.config).items():
         own = {"preference": training.supervision.label, "beta": training.beta}
         sections = ("model", "prealign", "seed")
-        with run_part(run, "prealign", name, sections, own, (f"{ADAPTER}/*", METRICS)) as folder:
+        with run_part(run, "prealign", name, sections, own, (f"{ADAPTER}/*", METRICS, HEALTH)) as folder:
             if folder is not None:
                 _prealign(run, training, folder)
 

@@ -40,12 +40,14 @@ from cann_jax.run.training import (
     Training,
     alignment,
     export,
+    heldout_of,
     one_shot_weights,
     preference_data,
     split_decoder,
     train,
 )
 from cann_jax.training.checkpoints import load_weights, save_weights
+from cann_jax.training.health import read_health
 
 ROUND, WEIGHTS = "round.json", "weights"
 SEED = 2_000_003  # times the round, added to the run's seed: no round repeats another's draws
@@ -80,7 +82,8 @@ def run(run: Run) -> None:
     They start from the calibrated step where there is one; if that meets its aim, none is run.
 
     Files: a folder a round (``02``, …) with its samples, scores and metrics; ``rounds.json`` (λ before and
-    after each round, improvement measured, margin); ``weights``; and what ``align.export`` asks for.
+    after each round, improvement measured, margin, warnings); ``weights``; and what ``align.export`` asks
+    for.
 
     Raises:
         InputError: A loss that is not finite, or a scorer that fails.
@@ -112,7 +115,7 @@ def _round(
     if (folder / ROUND).exists():
         return load_weights(folder / WEIGHTS, model.reference), read_json(folder / ROUND)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = _prompts_of_round(run, number)
+    chosen = _prompts_of_round(shared, number)
     policy = LanguageModel.of(model.decoder(weights), run.files)
     prompts, seed = encoded_prompts(run, "train").take(chosen), run.config.seed + SEED * number
     draw = Draw(prompts, run.config.online.responses, seed, folder)
@@ -125,19 +128,23 @@ def _round(
         problem_of(run.config, scores, responses.groups()).scores,
         np.array([record["multipliers"][name] for name in run.config.constraints], np.float32),
     )
-    data = preference_data(shared.training.batching, responses, np.asarray(rewards))
+    every = encoded_prompts(run, "train").prompts
+    data = preference_data(shared.training, responses, np.asarray(rewards), among=every)
     # Copied: the first step donates what it is given, and the policy that sampled may still be asked for.
     weights = train(run, shared.training, model, data, folder, jax.tree.map(jnp.copy, weights))
+    record["warnings"] = [sign.text for sign in read_health(folder).warnings]
     save_weights(folder / WEIGHTS, weights)
     write_json(folder / ROUND, record)
     return weights, record
 
 
-def _prompts_of_round(run: Run, number: int) -> np.ndarray:
-    """Return the indices of the round's prompts, in order."""
-    total, wanted = len(encoded_prompts(run, "train")), run.config.online.prompts
-    order = np.random.default_rng([run.config.seed, number]).permutation(total)
-    return np.sort(order[:wanted])
+def _prompts_of_round(shared: Round, number: int) -> np.ndarray:
+    """Return the indices of the round's prompts: some to train on, and all that are kept from it."""
+    run, prompts = shared.run, encoded_prompts(shared.run, "train").prompts
+    kept = heldout_of(shared.training, prompts)
+    others = np.setdiff1d(np.arange(len(prompts)), kept)
+    order = np.random.default_rng([run.config.seed, number]).permutation(others)
+    return np.sort(np.concatenate([order[: run.config.online.prompts], kept]))
 
 
 def dual_step(

@@ -50,10 +50,15 @@ class GroupData(ABC):
     batching: Batching
     responses: Responses
 
+    @cached_property
+    def trained(self) -> np.ndarray:
+        """Indices of the prompts that steps take."""
+        return np.arange(self.responses.shape[0])
+
     @property
     def steps(self) -> int:
         """Number of steps in all epochs."""
-        return steps_in(self.batching.epochs, self.responses.shape[0], self.batching.prompts_per_step)
+        return steps_in(self.batching.epochs, len(self.trained), self.batching.prompts_per_step)
 
     @abstractmethod
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +67,9 @@ class GroupData(ABC):
     def prompts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the epochs (B,) and the prompt indices (B,) of a step."""
         how = self.batching
-        lengths = self.responses.total_tokens if how.ragged else None
-        return items_of_step(step, self.responses.shape[0], how.prompts_per_step, how.seed, lengths)
+        lengths = self.responses.total_tokens[self.trained] if how.ragged else None
+        epochs, places = items_of_step(step, len(self.trained), how.prompts_per_step, how.seed, lengths)
+        return epochs, self.trained[places]
 
     @cached_property
     def _prompt_width(self) -> int:
@@ -88,16 +94,20 @@ class GroupData(ABC):
         self, rows: np.ndarray, columns: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Return the places that devices of this host hold, and their ids and lengths by name."""
-        width, response_width = self.widths(rows, columns)
-        mine = own_rows(len(rows))
+        widths, mine = self.widths(rows, columns), own_rows(len(rows))
         rows, columns = rows[mine], columns[mine]
+        return rows, columns, self.arrays(rows, columns, *widths)
+
+    def arrays(
+        self, rows: np.ndarray, columns: np.ndarray, width: int, response_width: int
+    ) -> dict[str, np.ndarray]:
+        """Return the ids and lengths at these places by name, padded to these widths."""
         prompts, prompt_lengths = pad([self.responses.prompts.ids[row] for row in rows[:, 0]], width)
         tokens = self.responses.tokens[rows, columns]
         room = max(0, response_width - tokens.shape[2])
-        arrays = {
+        return {
             "prompts": prompts,
             "prompt_lengths": prompt_lengths,
             "responses": np.pad(tokens, ((0, 0), (0, 0), (0, room)))[:, :, :response_width],
             "response_lengths": self.responses.lengths[rows, columns],
         }
-        return rows, columns, arrays

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -9,19 +10,25 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cann_jax.files.atomic import is_remote, writing
 from cann_jax.files.errors import InputError
 from cann_jax.runtime.placement import shapes_of_parameters
 from cann_jax.training.step import TrainState
 
+LOSS = "heldout_loss"
+
 
 class Checkpoints:
-    """The checkpoints of a training: one ``every`` so many steps, of which ``keep`` are kept."""
+    """The checkpoints of a training: one ``every`` so many steps.
 
-    def __init__(self, folder: epath.PathLike, keep: int, every: int):
-        self.folder = _absolute(folder)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, save_interval_steps=every)
+    The newest ``keep`` of them are kept, and with ``best`` the one of the least loss that ``save`` was told.
+    """
+
+    def __init__(self, folder: epath.PathLike, keep: int, every: int, *, best: bool = False):
+        self.folder, self.best = _absolute(folder), best
+        options = _options(keep, every, best)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.manager = ocp.CheckpointManager(
@@ -35,14 +42,20 @@ class Checkpoints:
         with _saving(self.folder):
             self.manager.close()
 
-    def save(self, state: TrainState, *, last: bool = False) -> None:
+    def save(self, state: TrainState, *, last: bool = False, loss: float | None = None) -> None:
         """Save the state if it is due, or in any case if it is the ``last``.
+
+        ``loss`` is what the ``best`` has the least of; None where it is not known.
 
         Raises:
             InputError: This save or an earlier one failed.
         """
+        known = loss is not None and math.isfinite(loss)
+        metrics = {LOSS: loss if known else None} if self.best else None
         with _saving(self.folder):
-            self.manager.save(int(state.step), args=ocp.args.StandardSave(_nested(state)), force=last)
+            self.manager.save(
+                int(state.step), args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
+            )
             if last:
                 self.manager.wait_until_finished()
 
@@ -54,16 +67,21 @@ class Checkpoints:
         newest: int | None = self.manager.latest_step()
         return newest
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """Restore the newest checkpoint onto the current mesh, whatever mesh and processes saved it.
+    def best_step(self) -> int:
+        """Return the number of steps of the best checkpoint."""
+        return int(self.manager.best_step())
 
-        It must have the structure, shapes and dtypes of ``like``. None if there is no checkpoint.
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState | None:
+        """Restore a checkpoint onto the current mesh, whatever mesh and processes saved it.
+
+        It is the one after ``step`` steps, or the newest, and must have the structure, shapes and dtypes of
+        ``like``. None if there is no checkpoint.
 
         Raises:
             InputError: The checkpoint cannot be read, is of another model or of the old layout, or an array
                 was restored onto another sharding.
         """
-        step = self.manager.latest_step()
+        step = self.manager.latest_step() if step is None else step
         if step is None:
             return None
         folder = self.folder / str(step)
@@ -72,6 +90,22 @@ class Checkpoints:
             saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
         state: TrainState = _like(like, saved, folder)
         return state
+
+
+def _options(keep: int, every: int, best: bool) -> ocp.CheckpointManagerOptions:
+    def loss(metrics: Mapping[str, float | None]) -> float:
+        found = metrics[LOSS]
+        return math.inf if found is None else found
+
+    newest = LatestN(keep)
+    if not best:
+        return ocp.CheckpointManagerOptions(save_interval_steps=every, preservation_policy=newest)
+    return ocp.CheckpointManagerOptions(
+        save_interval_steps=every,
+        preservation_policy=AnyPreservationPolicy([newest, BestN(get_metric_fn=loss, reverse=True, n=1)]),
+        best_fn=loss,  # without it, Orbax stores no metrics
+        best_mode="min",
+    )
 
 
 def save_weights(folder: epath.PathLike, weights: Any) -> None:

@@ -13,6 +13,7 @@ from cann_jax.files.progress import track
 from cann_jax.runtime.placement import fetch
 from cann_jax.runtime.preemption import deferred
 from cann_jax.training.checkpoints import Checkpoints
+from cann_jax.training.health import Watch
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.step import Batch, Objective, TrainState, train_step
 
@@ -36,33 +37,53 @@ def fit(
     seed: jax.Array,
     pace: Pace,
     folder: epath.Path,
+    watch: Watch | None = None,
 ) -> TrainState:
     """Train to the end, from the newest checkpoint in ``folder`` if there is one, and return the state.
 
-    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl`` and
-    TensorBoard events.
+    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl``,
+    TensorBoard events and, with a ``watch``, ``health.json``. If the watch stops early, the state is that of
+    its best checkpoint.
 
     Raises:
         InputError: A loss is not finite; the last good checkpoint stays.
         Preempted: SIGTERM came; the step in progress is saved.
     """
-    with Checkpoints(folder / "checkpoints", pace.keep_checkpoints, pace.checkpoint_every) as checkpoints:
+    keep, every, best = pace.keep_checkpoints, pace.checkpoint_every, watch is not None and watch.early_stop
+    with Checkpoints(folder / "checkpoints", keep, every, best=best) as checkpoints:
         state = checkpoints.restore(state) or state
         first = int(state.step)
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
-        with Metrics(folder, first, pace.stage, pace.checkpoint_every) as metrics, deferred() as stop_after:
+        with Metrics(folder, first, pace.stage, every) as metrics, deferred() as stop_after:
             for step in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
                 state, measured = train_step(objective, state, frozen, batch(step), seed)
                 values = {name: float(value) for name, value in measured.items()}
                 _check_finite(pace, (values["loss"], values["gradient_norm"]), step, checkpoints)
+                due = watch is not None and watch.is_due(step + 1)
+                if watch is not None and due:
+                    values |= watch.measures(state.weights)
                 metrics.write(step, values)
+                if watch is not None and due:
+                    watch.report(folder, metrics.rows)
                 stopping = stop_after(step)
-                checkpoints.save(state, last=stopping or step + 1 == pace.steps)
+                last = stopping or step + 1 == pace.steps
+                checkpoints.save(state, last=last, loss=values.get("heldout_loss"))
                 if stopping:
                     raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
-        _check_finite(pace, (float(fetch(optax.tree.norm(state.weights))),), pace.steps, checkpoints)
+            _check_finite(pace, (float(fetch(optax.tree.norm(state.weights))),), pace.steps, checkpoints)
+            if best:
+                state = _best_state(pace, state, checkpoints)
+            if watch is not None:
+                watch.report(folder, metrics.rows, int(state.step))
     return state
+
+
+def _best_state(pace: Pace, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+    """Return the state of the best checkpoint, and say which it is."""
+    step = checkpoints.best_step()
+    print(f"{pace.stage}: early stop: the weights after step {step} of {pace.steps} are kept", flush=True)
+    return state if step == int(state.step) else checkpoints.restore(state, step) or state
 
 
 def _check_finite(pace: Pace, values: tuple[float, ...], step: int, checkpoints: Checkpoints) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -21,11 +21,12 @@ class Metrics:
 
     def __init__(self, folder: epath.Path, first: int, stage: str, every: int = 1):
         self.stage, self.every, self.writes = stage, every, writes_here.get()
+        self.rows: list[dict[str, Any]] = []  # of all steps so far, on the process that writes
         if not self.writes:
             return
         self.path = folder / "metrics.jsonl"
         before = self.path.read_text().splitlines() if self.path.exists() else []
-        self.lines = [line for line in before if _step_of(line) < first]
+        self.rows += [json.loads(line) for line in before if _step_of(line) < first]
         self._write_whole()
         self.file = None if is_remote(folder) else self.path.open("a")
         self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
@@ -48,19 +49,18 @@ class Metrics:
             return
         # JSON has no NaN: the mean of nothing (every label is a tie) becomes null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps({"step": step, **known})
+        self.rows.append({"step": step, **known})
         if self.file is not None:
-            self.file.write(line + "\n")
+            self.file.write(json.dumps(self.rows[-1]) + "\n")
             self.file.flush()
-        else:
-            self.lines.append(line)
-            if (step + 1) % self.every == 0:
-                self._write_whole()
-        for name, value in values.items():
-            self.board.add_scalar(f"{self.stage}/{name}", value, step)
+        elif (step + 1) % self.every == 0:
+            self._write_whole()
+        for name, value in known.items():
+            if value is not None:
+                self.board.add_scalar(f"{self.stage}/{name}", value, step)
 
     def _write_whole(self) -> None:
-        write_bytes_atomic(self.path, "".join(line + "\n" for line in self.lines).encode())
+        write_bytes_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
 
 def _step_of(line: str) -> float:

@@ -1,6 +1,8 @@
 """The batches of preference optimization: groups of responses to one prompt, and their labels."""
 
+import itertools
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,29 +22,75 @@ class PreferenceData(GroupData):
         reward: (N, K) r_λ; for human preferences 1 for the preferred response and 0 for the other.
         reference: (N, K) log π_ref(y|x) as training computes it; NaN where no step reads it.
         scores: The (N, K) terms of r_λ by name; for display only.
+        heldout: Indices of the prompts that no step takes, on which the training is watched.
     """
 
     reward: np.ndarray
     reference: np.ndarray
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    heldout: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+    @cached_property
+    def trained(self) -> np.ndarray:
+        """Indices of the prompts that steps take."""
+        return np.setdiff1d(np.arange(self.responses.shape[0]), self.heldout)
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
-        how, (epochs, chosen) = self.batching, self.prompts_of(step)
-        if how.selection == "extremes":
-            return chosen[:, None], extreme_responses(self.reward[chosen], how.group_size)
-        count, size = self.responses.shape[1], how.group_size
-        places = zip(epochs, chosen, strict=True)
-        drawn = [random_responses(prompt, count, size, how.seed, epoch) for epoch, prompt in places]
-        return chosen[:, None], np.stack(drawn)
+        epochs, chosen = self.prompts_of(step)
+        return self._groups(epochs, chosen)
+
+    def heldout_places(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return every place of the prompts kept from training, in batches of the size that steps have.
+
+        Prompts of similar length come together. The last prompt, and the last response, fill a batch up.
+        """
+        (_, count), how = self.responses.shape, self.batching
+        order = self.heldout[np.argsort(self.responses.total_tokens[self.heldout], kind="stable")]
+        size, width = how.prompts_per_step, how.group_size
+        firsts = range(0, len(order), size), range(0, count, width)
+        return [
+            (
+                order[np.minimum(np.arange(first, first + size), len(order) - 1)][:, None],
+                np.tile(np.minimum(np.arange(column, column + width), count - 1), (size, 1)),
+            )
+            for first, column in itertools.product(*firsts)
+        ]
+
+    def heldout_group(self, values: np.ndarray) -> tuple[PreferenceBatch, Any]:
+        """Return a group of responses to each prompt kept from training, and those of the values (H, K)."""
+        rows, columns = self._groups(np.zeros(len(self.heldout), int), self.heldout)
+        arrays = self.arrays(rows, columns, *self.widths(rows, columns))
+        return PreferenceBatch(**self._labelled(rows, columns, arrays)), np.take_along_axis(
+            values, columns, 1
+        )
 
     def batch(self, step: int) -> PreferenceBatch:
         """Return the batch of a step on the current mesh; each host makes the rows that its devices hold."""
-        rows, columns, arrays = self.own_arrays(*self.places(step))
-        arrays["reference_logps"] = self.reference[rows, columns]
-        arrays["labels"] = self.labels(rows, columns).astype(np.float32)
-        arrays["rewards"] = self.reward[rows, columns].astype(np.float32)
+        return self.of(*self.places(step))
+
+    def of(self, rows: np.ndarray, columns: np.ndarray) -> PreferenceBatch:
+        """Return the batch of these places, as ``batch`` does."""
+        arrays = self._labelled(*self.own_arrays(rows, columns))
         return PreferenceBatch(**place_rows(arrays, self.batching.prompts_per_step))
+
+    def _groups(self, epochs: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places (B, 1) and (B, R) of the responses that these epochs take of the prompts (B,)."""
+        how, count = self.batching, self.responses.shape[1]
+        if how.selection == "extremes":
+            return prompts[:, None], extreme_responses(self.reward[prompts], how.group_size)
+        places = zip(epochs, prompts, strict=True)
+        drawn = [random_responses(prompt, count, how.group_size, how.seed, epoch) for epoch, prompt in places]
+        return prompts[:, None], np.stack(drawn)
+
+    def _labelled(
+        self, rows: np.ndarray, columns: np.ndarray, arrays: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        return arrays | {
+            "reference_logps": self.reference[rows, columns],
+            "labels": self.labels(rows, columns).astype(np.float32),
+            "rewards": self.reward[rows, columns].astype(np.float32),
+        }
 
     def labels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the labels (B, R, R) of all pairs of the groups at these ``places``."""

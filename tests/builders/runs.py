@@ -59,6 +59,7 @@ def write_config(folder: Path, model: Path, **changes) -> str:
             "prompts_per_step": 5,
             "vocabulary_chunks": 2,
             "checkpoint_every": 2,
+            "heldout_prompts": 1,
         },
         "evaluate": {"responses": 2, "bootstrap": 100, "examples": 3},
     }

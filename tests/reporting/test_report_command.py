@@ -44,6 +44,16 @@ DUAL = {
     "kkt_residual": 1e-8,
     "warnings": [],
 }
+SIGN = {"kind": "slope", "first": 2, "last": 4, "text": "the calibration slope is 0.31; lower it"}
+CHECK = {"step": 2, "heldout_loss": 0.6, "heldout_slope": 0.9, "heldout_correlation": None}
+HEALTH = {
+    "steps": 4,
+    "kept_step": 2,
+    "heldout_prompts": 5,
+    "start_loss": 0.7,
+    "checks": [CHECK],
+    "warnings": [SIGN],
+}
 METRICS = {"step": 1, "loss": 0.6, "margin_p10": -1.0, "margin_p90": 1.0, "margin_mean": 0.1}
 
 
@@ -60,6 +70,7 @@ def folder(tmp_path, monkeypatch):
     (run / "config.json").write_text(json.dumps(as_json(config)))
     (run / "dual" / "dual.json").write_text(json.dumps(DUAL))
     (run / "align" / "metrics.jsonl").write_text(json.dumps(METRICS) + "\n")
+    (run / "align" / "health.json").write_text(json.dumps(HEALTH))
     (run / "evaluate" / "results.json").write_text(json.dumps(RESULTS))
     table = {"prompt": ["p", "q"], "response": [0, 0], "text": ["a", "b"]}
     table |= {"reward": [0.0, 1.0], "safe": [0.5, 1.0]}
@@ -74,7 +85,11 @@ def test_a_finished_run_is_reported_again_wherever_it_is(folder, tmp_path, capsy
         folder = folder.rename(tmp_path / "elsewhere")
     main([str(folder.relative_to(tmp_path))])
     assert "safe" in capsys.readouterr().out
-    assert (folder / "report.md").read_text().startswith("# elsewhere" if moved else "# trial")
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# elsewhere" if moved else "# trial")
+    assert "- 5 prompts kept from training: loss 0.700 → 0.600, calibration slope 0.900\n" in text
+    assert "- stopped early: the weights are those after step 2 of 4\n" in text
+    assert "- **warning**, after step 2 and last after step 4: the calibration slope is 0.31" in text
     assert (folder / "clouds.png").exists() and (folder / "training.png").exists()
 
 

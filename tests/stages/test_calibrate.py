@@ -34,7 +34,7 @@ def test_the_dual_forecasts_and_the_results_show_how_it_did(calibrated):
     chosen = dual["chosen"]
     assert chosen["by"] == "attainable"
     assert chosen["multipliers"] == dual["attainable"]["multipliers"] != dual["multipliers"]
-    row, forecast = results["vowels"], chosen["forecast"]["improvement"][0]
+    row, forecast = results["relevance"], chosen["forecast"]["improvement"][0]
     assert row["predicted"] == forecast["value"] and row["predicted_interval"] == forecast["interval"]
     low, high = row["predicted_interval"]
     assert low < row["predicted"] < high
@@ -69,7 +69,7 @@ def test_a_second_start_finds_everything_done(copied, capsys):
     train.main(copied[1])
     said = capsys.readouterr().out
     assert "calibrate: done already" in said and "evaluate: done already" in said
-    assert "vowels: " in said.splitlines()[-2]  # the verdict, before the report's place
+    assert "relevance: " in said.splitlines()[-2]  # the verdict, before the report's place
 
 
 def test_work_that_was_cut_off_goes_on(copied, capsys):
@@ -97,7 +97,7 @@ def test_a_margin_above_the_ceiling_is_refused_before_training(copied, capsys):
     largest = read(folder, "dual/dual.json")["largest_margin"][0]
     margin = str((ceiling + largest) / 2)
     with pytest.raises(InfeasibleError, match=rf"above what this model can tell.*ceiling \+{ceiling:.4g}"):
-        train.main([*flags, "--constraints.vowels.margin", margin])
+        train.main([*flags, "--constraints.relevance.margin", margin])
     assert "above what this model can tell" in capsys.readouterr().out
     assert read(folder, "dual/dual.json")["attainable"]["reachable"] is False
     assert (folder / "runs/tiny/align/weights").exists()  # nothing that was computed is lost
@@ -106,7 +106,7 @@ def test_a_margin_above_the_ceiling_is_refused_before_training(copied, capsys):
 def test_the_paper_trains_all_the_same(copied):
     folder, flags = copied
     largest = read(folder, "dual/dual.json")["largest_margin"][0]
-    plug_in = ("--dual.multipliers", "plug_in", "--constraints.vowels.margin", str(0.9 * largest))
+    plug_in = ("--dual.multipliers", "plug_in", "--constraints.relevance.margin", str(0.9 * largest))
     train.main([*flags, *plug_in, "--stages", "dual"])
     found = read(folder, "dual/dual.json")
     assert found["chosen"]["multipliers"] == found["multipliers"]
@@ -120,7 +120,7 @@ def test_more_folds_than_prompts_are_refused(copied):
 
 def test_a_verdict_can_be_required(copied):
     _, flags = copied
-    wanted = ["--constraints.vowels.margin", "0.0001", "--dual.multipliers", "plug_in"]
+    wanted = ["--constraints.relevance.margin", "0.0001", "--dual.multipliers", "plug_in"]
     with pytest.raises(NotHeldError, match="--require holds: the verdict is"):
         train.main([*flags, *wanted, "--evaluate.confidence", "0.999999", "--require", "holds"])
     with pytest.raises(InputError, match="--require reads the verdict of the stage 'evaluate'"):

@@ -22,6 +22,7 @@ LEFT = [
     "dual/dual.png",
     "align/weights",
     "align/metrics.jsonl",
+    "align/health.json",
     "align/model/config.json",
     "evaluate/results.json",
     "evaluate/reference.parquet",

@@ -18,9 +18,9 @@ from cann_jax.run.training import (
     objective_of,
     preference_data,
     split,
-    with_reference,
 )
 from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.reference import with_reference
 from cann_jax.training.step import start, train_step
 from tests.builders import ROOT
 
@@ -53,7 +53,7 @@ def made_up(training: Training) -> PreferenceData:
         logps=np.full((count, group), np.nan, np.float32),
         texts=[["made up"] * group] * count,
     )
-    return preference_data(training.batching, responses, reward.astype(np.float32))
+    return preference_data(training, responses, reward.astype(np.float32))
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -63,7 +63,7 @@ def test_loss_and_margins_before_the_first_update(name, tiny_folder, tmp_path):
     decoder = load_decoder(open_model(str(tiny_folder)), dtype, lora, wide=lora is None)
     model = split(decoder, lora)
     spec = objective_of(training, model.graph, steps=1_000)
-    data = with_reference(spec, model, made_up(training), epath.Path(tmp_path))
+    data = with_reference(spec, model.reference, model.frozen, made_up(training), epath.Path(tmp_path))
     state = start(spec, model.reference)
     _, metrics = train_step(spec, state, model.frozen, data.batch(0), jax.random.key(1))
     assert training.start is not None  # the loss of the reference, whatever the labels

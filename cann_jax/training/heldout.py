@@ -1,0 +1,119 @@
+"""Prompts that are kept from a training, and what the policy does on them while it trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from cann_jax.core.log_ratios import calibration
+from cann_jax.data.prompts import Prompt, distinct_prompts
+from cann_jax.runtime.mesh import alone
+from cann_jax.runtime.placement import fetch
+from cann_jax.training.preference_data import PreferenceData
+from cann_jax.training.preference_objective import PreferenceObjective
+from cann_jax.training.step import forward
+
+SHARE = 4  # at most one prompt in so many is kept from training
+
+
+def heldout_rows(
+    prompts: Sequence[Prompt], wanted: int, seed: int, among: Sequence[Prompt] | None = None
+) -> np.ndarray:
+    """Return the indices of those items whose prompts are kept from training, a function of the seed.
+
+    Args:
+        prompts: The prompt of each item; several pairs may share one.
+        wanted: Prompts to keep from training; at most a quarter of all is.
+        seed: Seed of their choice.
+        among: All prompts that they are chosen from; None for ``prompts``.
+    """
+    every = distinct_prompts(prompts if among is None else among, seed)
+    kept = {prompt.dialogue for prompt in every[: min(wanted, len(every) // SHARE)]}
+    return np.array([row for row, prompt in enumerate(prompts) if prompt.dialogue in kept], int)
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """The measures of a policy on the prompts that are kept from its training.
+
+    Args:
+        objective: What the training minimizes.
+        data: Its data; the reference's log-probs of the kept prompts are known.
+        frozen: Weights that are never trained.
+        scale: The log-ratios' targets are r_λ over this; None where the labels are not those of r_λ.
+    """
+
+    objective: PreferenceObjective
+    data: PreferenceData
+    frozen: Any
+    scale: float | None
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Log π_ref (H, K) of all responses to the kept prompts."""
+        return np.asarray(self.data.reference[self.data.heldout])
+
+    def logps(self, weights: Any) -> np.ndarray:
+        """Return log π_θ (H, K) of all responses to the kept prompts, by the training's own program."""
+        found = np.empty_like(self.data.reference)
+        for rows, columns in self.data.heldout_places():
+            found[rows, columns] = fetch(
+                forward(self.objective, weights, self.frozen, self.data.of(rows, columns))
+            )
+        return np.asarray(found[self.data.heldout])
+
+    def losses(self, logps: np.ndarray) -> np.ndarray:
+        """Return the loss (H,) of each prompt, on a group of its responses as training takes them."""
+        batch, outputs = self.data.heldout_group(logps)
+        with alone():
+            terms = np.asarray(self.objective.losses(outputs, batch), np.float64)
+        by_prompt: np.ndarray = terms.reshape(len(terms), -1).sum(1)
+        return by_prompt * len(terms) / self.objective.terms(batch)
+
+    def measures(self, logps: np.ndarray, start: np.ndarray) -> dict[str, float]:
+        """Return the scalars to log at a checkpoint; docs/metrics.md says what each is.
+
+        Args:
+            logps: (H, K) of the policy.
+            start: (H,) the losses before the first step.
+        """
+        losses, ratios = self.losses(logps), logps - self.reference
+        batch, outputs = self.data.heldout_group(logps)
+        found = {"heldout_loss": float(np.mean(losses)), "heldout_loss_error": standard_error(losses - start)}
+        with alone():
+            found["heldout_accuracy"] = float(self.objective.measures(outputs, batch)["accuracy"])
+            if self.scale is not None:
+                found |= _calibration(ratios, self.data.reward[self.data.heldout] / self.scale)
+        return found
+
+
+def _calibration(ratios: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    found = calibration(jnp.asarray(ratios), jnp.asarray(targets, jnp.float32))
+    moved = float(found.deviation) > 0
+    return {
+        "heldout_slope": float(found.slope) if moved else float("nan"),
+        "heldout_slope_error": slope_error(ratios, targets, float(found.slope)) if moved else float("nan"),
+        "heldout_correlation": float(found.correlation) if moved else float("nan"),
+        "heldout_deviation": float(found.deviation),
+    }
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of values (n,); NaN for a single one."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def slope_error(ratios: np.ndarray, targets: np.ndarray, slope: float) -> float:
+    """Return the standard error of a calibration slope of (n, K) responses to n independent prompts.
+
+    It is that of a regression through the origin with residuals clustered by prompt; NaN for one prompt.
+    """
+    given, wanted = (x - x.mean(1, keepdims=True) for x in (ratios.astype(np.float64), targets))
+    scores = np.sum(given * (wanted - slope * given), axis=1)
+    count = len(scores)
+    if count < 2:
+        return float("nan")
+    return float(np.sqrt(count / (count - 1) * np.sum(scores**2)) / np.sum(given**2))

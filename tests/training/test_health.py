@@ -1,0 +1,102 @@
+"""What is said of a training that goes wrong, and that nothing is said of one that does not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+
+from cann_jax.training.health import Watch, read_health
+
+STEPS, EVERY = 40, 10
+HEALTHY = {
+    "heldout_loss": 0.66,
+    "heldout_loss_error": 0.01,
+    "heldout_slope": 0.9,
+    "heldout_slope_error": 0.2,
+}
+
+
+def watch(every: int = EVERY, prompts: int = 16, watched: Any = "not None") -> Watch:
+    return Watch("align", STEPS, every, 1.0, watched, np.full(prompts, 0.69), early_stop=False)
+
+
+def rows(steps: int = STEPS, every: int = EVERY, norm=1.5, saturated=0.1, **measured) -> list[dict]:
+    """The metrics of a training whose checks find the same each time."""
+    found = []
+    for step in range(steps):
+        row = {"step": step, "loss": 0.6, "gradient_norm": norm, "saturated": saturated}
+        found.append(row | (HEALTHY | measured if (step + 1) % every == 0 else {}))
+    return found
+
+
+def kinds(signs) -> list[tuple[str, int, int]]:
+    return [(sign.kind, sign.first, sign.last) for sign in signs]
+
+
+def test_a_healthy_training_is_not_warned_of():
+    assert watch().signs(rows()) == []
+    assert watch(watched=None, prompts=0).signs(rows()) == []
+
+
+@pytest.mark.parametrize(
+    "measured, kind, named",
+    [
+        ({"heldout_loss": 0.97}, "heldout_loss", ["0.970, above its start, 0.690", "learning_rate"]),
+        ({"heldout_slope": 0.05}, "slope", ["0.05, below 0.5", "lower align.optimizer.learning_rate"]),
+        ({"norm": 10.0}, "gradient_norm", ["raise align.optimizer.clip_norm", "100% of the last 10 steps"]),
+        ({"saturated": 0.8}, "saturated", ["80% of the pairs", "lower align.optimizer.learning_rate"]),
+    ],
+)
+def test_each_sign_names_what_to_change(measured, kind, named):
+    found = watch().signs(rows(**measured))
+    assert kinds(found) == [(kind, 10, 40)]
+    assert all(words in found[0].text for words in named) and "\n" not in found[0].text
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        {"heldout_loss": 0.71},  # two standard errors above its start, of 16 prompts
+        {"heldout_loss": 0.9, "heldout_loss_error": None},  # of a single prompt
+        {"heldout_slope": 0.2},
+        {"heldout_slope": None, "heldout_slope_error": None},  # nothing has moved
+        {"norm": 1.9},
+    ],
+)
+def test_what_chance_may_explain_is_no_sign(measured):
+    assert watch().signs(rows(**measured)) == []
+
+
+def test_constantly_means_nine_steps_of_ten_and_ten_at_least():
+    noisy = rows(norm=10.0)
+    for row in noisy[::5]:
+        row["gradient_norm"] = 0.5
+    assert watch().signs(noisy) == []
+    for row in noisy[::10]:
+        row["gradient_norm"] = 10.0
+    assert kinds(watch().signs(noisy)) == [("gradient_norm", 10, 40)]
+    assert kinds(watch(every=4).signs(rows(every=4, norm=10.0))) == [("gradient_norm", 12, 40)]
+
+
+def test_a_sign_that_goes_away_keeps_the_step_of_its_last_appearance():
+    found = rows()
+    found[19]["heldout_slope"] = -1.0
+    assert kinds(watch().signs(found)) == [("slope", 20, 20)]
+
+
+def test_said_once_and_after_a_resume_not_again(tmp_path, capsys):
+    folder, wrong = epath.Path(tmp_path), rows(heldout_loss=0.97)
+    for steps in range(EVERY, STEPS + 1, EVERY):
+        watch().report(folder, wrong[:steps])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and said[0].startswith(
+        "align: warning after step 10: the loss on prompts kept from"
+    )
+    watch().report(folder, wrong, kept=30)
+    assert capsys.readouterr().out == ""
+    found = read_health(folder)
+    assert (found.steps, found.kept_step, found.heldout_prompts) == (STEPS, 30, 16)
+    assert found.start_loss == pytest.approx(0.69) and kinds(found.warnings) == [("heldout_loss", 10, 40)]
+    assert [check["step"] for check in found.checks] == [10, 20, 30, 40]
+    assert found.checks[0] == {"step": 10} | HEALTHY | {"heldout_loss": 0.97}
