@@ -79,7 +79,7 @@ def read_table(path: epath.PathLike) -> pa.Table:
 def write_array(path: epath.PathLike, array: np.ndarray) -> None:
     """Write a ``.npy`` file as ``write_bytes_atomic`` does."""
     sink = io.BytesIO()
-    np.lib.format.write_array(sink, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(sink, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False)
     write_bytes_atomic(path, sink.getvalue())
 
 

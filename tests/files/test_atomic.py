@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and what cannot be read is one line."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -12,7 +13,16 @@ import pyarrow as pa
 import pytest
 
 from cann_jax.config.run import DualConfig
-from cann_jax.files.atomic import read_json, read_table, write_bytes_atomic, write_json, write_table, writing
+from cann_jax.files.atomic import (
+    read_array,
+    read_json,
+    read_table,
+    write_array,
+    write_bytes_atomic,
+    write_json,
+    write_table,
+    writing,
+)
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
@@ -38,6 +48,43 @@ def test_table_round_trip(tmp_path):
     assert read_table(tmp_path / "t.parquet").equals(table)
 
 
+@pytest.mark.parametrize(
+    "array", [np.arange(24, dtype=np.float16).reshape(2, 3, 4).T, np.zeros((0, 3)), np.float32(7)]
+)
+def test_array_round_trip(tmp_path, array):
+    write_array(tmp_path / "a.npy", array)
+    for found in (read_array(tmp_path / "a.npy"), np.load(tmp_path / "a.npy")):
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype and found.shape == array.shape
+
+
+def header(**changes) -> bytes:
+    file = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": (2,), **changes}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PAR1",
+        np.lib.format.magic(1, 0),
+        np.lib.format.magic(2, 0) + header()[8:],
+        header() + bytes(4),
+        header(shape=(1 << 50,)) + bytes(8),
+        header(descr="|O") + bytes(16),
+    ],
+)
+def test_corrupt_array_names_file_and_mend(tmp_path, data):
+    """Nothing is allocated by the numbers of a header, and no object is unpickled."""
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.npy is corrupt .*; delete it and start again") as caught:
+        read_array(tmp_path / "a.npy")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 50, -4])
 def test_corrupt_table_names_file_and_mend(tmp_path, keep):
     path = tmp_path / "t.parquet"
@@ -56,7 +103,7 @@ def test_corrupt_json_names_file_and_mend(tmp_path, data):
 
 
 def test_missing_files(tmp_path):
-    for read in (read_json, read_table):
+    for read in (read_array, read_json, read_table):
         with pytest.raises(InputError, match="none is missing"):
             read(tmp_path / "none")
 
