@@ -1,5 +1,5 @@
 # Functions that the launchers share. The exit status of a run decides what happens: after 0 (done), 2 (bad input) and
-# 3 (margins out of reach) the job ends; after anything else (75 after SIGTERM, a kill, a lost machine) it is started
+# 3 (margins out of reach) and 4 (the constraint does not hold) the job ends; after anything else (75 after SIGTERM, a kill, a lost machine) it is started
 # again and continues where it stopped.
 
 say() { echo "launch: $*" >&2; }
@@ -15,7 +15,7 @@ keep_running() {
   while true; do
     status=0
     run "$@" || status=$?
-    case $status in 0 | 2 | 3) return "$status" ;; esac
+    case $status in 0 | 2 | 3 | 4) return "$status" ;; esac
     if ((restarts >= ${RESTARTS:-100})); then
       say "ended with status $status after $restarts restarts; giving up"
       return "$status"

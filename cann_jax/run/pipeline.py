@@ -34,7 +34,6 @@ HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompt
 ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
 ON_PAIRS = When("`align.pairs` is dataset", lambda c: not c.align.supervision.from_samples)
 BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supervision.label is None)
-FEATURES = When("`sample.feature_layers` is null or not empty", lambda c: c.sample.feature_layers != ())
 MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
 ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
 FEATURES = When("`sample.feature_layers` is not empty", lambda c: c.sample.feature_layers != ())

@@ -39,7 +39,7 @@ def test_a_lost_process_ends_and_restarts_all(tmp_path):
     assert "starting the whole job again (1 of 100)" in done.stderr
 
 
-@pytest.mark.parametrize("status, starts", [(2, 1), (3, 1), (75, 3)])
+@pytest.mark.parametrize("status, starts", [(2, 1), (3, 1), (4, 1), (75, 3)])
 def test_bad_input_is_not_tried_again(tmp_path, status, starts):
     count = f"echo x >> {tmp_path}/starts; exit {status}"
     done = launch("local.sh", "1", "bash", "-c", count, RESTARTS="2")
