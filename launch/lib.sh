@@ -1,6 +1,6 @@
 # Functions that the launchers share. The exit status of a run decides what happens: after 0 (done), 2 (bad input) and
-# 3 (margins out of reach) and 4 (the constraint does not hold) the job ends; after anything else (75 after SIGTERM, a kill, a lost machine) it is started
-# again and continues where it stopped.
+# 3 (margins out of reach) or 4 (the constraint does not hold) the job ends; after anything else (75 after SIGTERM, a
+# kill, a lost machine) it is started again and continues where it stopped.
 
 say() { echo "launch: $*" >&2; }
 
