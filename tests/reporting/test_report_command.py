@@ -13,9 +13,13 @@ from cann_jax.files.hashes import as_json
 from cann_jax.report import main
 from tests.command_line.test_run_options import BASE
 
-ROW = {"measured": 0.6, "interval": [0.5, 0.7], "before": 0.1, "after": 0.7}
+ROW = {"measured": 0.6, "interval": [0.5, 0.7], "before": 0.1, "after": 0.7, "predicted_interval": [0.3, 0.7]}
+CERTIFICATE = {
+    **{"verdict": "undecided", "bound": 0.5, "mean": 0.6, "lower": 0.48, "upper": None},
+    **{"prompts": 2, "prompts_needed": 9},
+}
 RESULTS = {
-    "safe": {"asked": 0.5, "predicted": 0.5, **ROW},
+    "safe": {"asked": 0.5, "predicted": 0.5, **ROW, "certificate": CERTIFICATE},
     "reward": {"asked": None, "predicted": 0.2, **ROW},
     "also": {},
     "summary": {
@@ -24,7 +28,10 @@ RESULTS = {
         "multipliers": {"safe": 1.5},
         "beta": 0.1,
         "kl": 0.3,
-        "predicted_kl": 0.25,
+        "kl_predicted": 0.25,
+        "scale": 1.25,
+        "confidence": 0.95,
+        "verdict": "undecided",
         "response_tokens": [3.0, 4.0],
         "stopped": [0.5, 0.75],
         "reference_logp_per_token": [-1.0, -1.5],
@@ -32,12 +39,17 @@ RESULTS = {
 }
 DUAL = {
     "constraints": ["safe"],
-    "multipliers": [1.5],
+    "chosen": {
+        "by": "attainable",
+        "multipliers": [1.5],
+        "forecast": {
+            "improvement": [{"value": 0.5, "interval": [0.3, 0.7]}],
+            "reward": {"value": 0.2, "interval": [0.1, 0.3]},
+            "kl": {"value": 0.3, "interval": [0.2, 0.4]},
+        },
+    },
     "margins": [0.5],
     "spread": [1.0],
-    "predicted_improvement": [0.5],
-    "predicted_reward": 0.2,
-    "kl": 0.3,
     "kl_share_of_log_responses": 0.2,
     "beta": 0.1,
     "feasible": "yes",
@@ -84,9 +96,12 @@ def test_a_finished_run_is_reported_again_wherever_it_is(folder, tmp_path, capsy
     if moved:
         folder = folder.rename(tmp_path / "elsewhere")
     main([str(folder.relative_to(tmp_path))])
-    assert "safe" in capsys.readouterr().out
+    verdict = "safe: UNDECIDED. Asked +0.500, measured +0.600 [+0.500, +0.700] on 2 unseen prompts"
+    assert capsys.readouterr().out.splitlines()[-1] == verdict
     text = (folder / "report.md").read_text()
     assert text.startswith("# elsewhere" if moved else "# trial")
+    assert text.splitlines()[2] == f"**{verdict}**  "
+    assert "lower bound +0.480, upper bound none, for +0.500; about 9 prompts would decide" in text
     assert "- 5 prompts kept from training: loss 0.700 → 0.600, calibration slope 0.900\n" in text
     assert "- stopped early: the weights are those after step 2 of 4\n" in text
     assert "- **warning**, after step 2 and last after step 4: the calibration slope is 0.31" in text
