@@ -39,7 +39,14 @@ def _dual_curve(axes: Axes, found: Analysis) -> None:
     multipliers = found.by_margin.solutions.multipliers[kept, 0]
     axes.plot(found.by_margin.margins[kept, 0], multipliers, color="C0")
     margin = float(found.problem.margins[0])
-    axes.axvline(found.largest_margin[0], color="grey", linestyle=":", label="largest reachable")
+    axes.axvline(found.largest_margin[0], color="grey", linestyle=":", label="largest on the sample")
+    attainable = None if found.reach is None else found.reach.attainable
+    if attainable is not None:
+        axes.axvline(float(attainable.ceiling[0]), color="C2", linestyle="--", label="ceiling of training")
+    shown = 0.0
+    if attainable is not None and np.isfinite(attainable.multipliers[0]):
+        shown = float(attainable.multipliers[0])
+        axes.plot([margin], [shown], "s", color="C2", label=f"attainable λ = {shown:.4g}")
     if np.all(np.isfinite(found.solution.multipliers)):
         value = float(found.solution.multipliers[0])
         axes.plot([margin], [value], "o", color="C3", label=f"λ* = {value:.4g}")
@@ -48,7 +55,7 @@ def _dual_curve(axes: Axes, found: Analysis) -> None:
             top = high if np.isfinite(high) else axes.get_ylim()[1]
             axes.plot([margin, margin], [low, top], color="C3", linewidth=3, alpha=0.4)
         usual = float(np.quantile(multipliers, 0.9)) if len(multipliers) else 0
-        axes.set_ylim(0, max(2.5 * value, 1e-3, usual))
+        axes.set_ylim(0, max(2.5 * value, 1.2 * shown, 1e-3, usual))
     axes.set(xlabel=f"margin of {name}", ylabel=f"λ of {name}", title="Multiplier")
     axes.legend()
 
