@@ -98,7 +98,7 @@ def _from_columns(where: str, chunked: Iterable[pa.ChunkedArray], table: RawTabl
 
 
 def _from_nested(where: str, column: pa.Array, table: RawTable) -> np.ndarray:
-    """Return ``(rows, F)`` from a list for each prompt with a list for each response."""
+    """Return ``(rows, F)`` from a list for each prompt, with a list, or a number, for each response."""
     if not is_list(column.type):
         raise InputError(f"{where} holds {column.type}; give a list of lists of numbers for each prompt")
     lengths = np.where(np.asarray(column.is_valid()), pc.fill_null(pc.list_value_length(column), 0), 0)
@@ -107,7 +107,7 @@ def _from_nested(where: str, column: pa.Array, table: RawTable) -> np.ndarray:
         prompt = int(np.argmax(wrong))
         given, expected = lengths[prompt], table.mask[prompt].sum()
         raise InputError(
-            f"{where} row {prompt + 1} has {given} lists for {expected} responses; give one each"
+            f"{where} row {prompt + 1} has {given} entries for {expected} responses; give one each"
         )
     return _vectors(where, column.drop_null().flatten(), lambda index: _name_of(table, index))
 
