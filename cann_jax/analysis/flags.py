@@ -1,5 +1,6 @@
 """The flags of the dual command."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,6 +32,9 @@ class DualFlags:
         response (COLUMN): Response column of a long table, if it has one.
         reward (COLUMN): Reward column; larger is better, as in every column.
         prompt_weights (COLUMN): Column of prompt weights.
+        features (COLUMN): List column of features of the responses, such as embeddings, or an .npy file of
+            them: tells what training can reach.
+        folds: Parts of the prompts; features predict the scores of each part by a fit to the others.
         stream: Read a long .parquet table sorted by prompt in passes; it may be larger than memory.
     """
 
@@ -51,6 +55,8 @@ class DualFlags:
     response: str = "response"
     reward: str = "reward"
     prompt_weights: str | None = None
+    features: str | None = None
+    folds: Annotated[int, Ge(2)] = 8
     stream: bool = False
 
     @property
@@ -58,3 +64,13 @@ class DualFlags:
         """The goals asked for, each with the flag that states it."""
         kinds = ("margin", "at_least", "max_unsafe")
         return [(kind, goal) for kind in kinds for goal in getattr(self, kind)]
+
+    @property
+    def features_file(self) -> bool:
+        """Whether ``features`` names a file and no column."""
+        return self.features is not None and self.features.endswith(".npy")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each flag whose value does not fit the others, with the reason."""
+        if self.stream and self.features is not None:
+            yield "features", "does not go with --stream; solve such tables in memory"

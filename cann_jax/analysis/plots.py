@@ -1,4 +1,4 @@
-"""``dual.png``: the dual curve with λ* and its interval, the predicted trade-off, the tilted score cloud."""
+"""``dual.png``: the dual curve with λ* and what training can reach, the trade-off, the tilted score cloud."""
 
 import io
 
@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cann_jax.analysis.analyse import Analysis
+from cann_jax.analysis.reach import Reach
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_bytes_atomic
@@ -39,7 +40,8 @@ def _dual_curve(axes: Axes, found: Analysis) -> None:
     multipliers = found.by_margin.solutions.multipliers[kept, 0]
     axes.plot(found.by_margin.margins[kept, 0], multipliers, color="C0")
     margin = float(found.problem.margins[0])
-    axes.axvline(found.largest_margin[0], color="grey", linestyle=":", label="largest reachable")
+    axes.axvline(found.largest_margin[0], color="grey", linestyle=":", label="largest on the sample")
+    attainable = 0.0 if found.reach is None else _mark_reach(axes, found.reach, margin)
     if np.all(np.isfinite(found.solution.multipliers)):
         value = float(found.solution.multipliers[0])
         axes.plot([margin], [value], "o", color="C3", label=f"λ* = {value:.4g}")
@@ -48,9 +50,19 @@ def _dual_curve(axes: Axes, found: Analysis) -> None:
             top = high if np.isfinite(high) else axes.get_ylim()[1]
             axes.plot([margin, margin], [low, top], color="C3", linewidth=3, alpha=0.4)
         usual = float(np.quantile(multipliers, 0.9)) if len(multipliers) else 0
-        axes.set_ylim(0, max(2.5 * value, 1e-3, usual))
+        axes.set_ylim(0, max(2.5 * value, 1.2 * attainable, 1e-3, usual))
     axes.set(xlabel=f"margin of {name}", ylabel=f"λ of {name}", title="Multiplier")
     axes.legend()
+
+
+def _mark_reach(axes: Axes, reach: Reach, margin: float) -> float:
+    """Draw the ceiling and the attainable λ; return that λ, 0 where none meets the margins."""
+    ceiling, value = float(reach.attainable.ceiling[0]), float(reach.attainable.multipliers[0])
+    axes.axvline(ceiling, color="C2", linestyle="--", label="ceiling of training")
+    if not reach.reachable:
+        return 0.0
+    axes.plot([margin], [value], "s", color="C2", label=f"attainable λ = {value:.4g}")
+    return value
 
 
 def _trade_off(axes: Axes, found: Analysis) -> None:

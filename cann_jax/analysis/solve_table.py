@@ -3,11 +3,15 @@
 import importlib
 import threading
 
+import numpy as np
+
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, group_members, names_asked
+from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.tables import prompt_weights, read_scores
+from cann_jax.analysis.reach import Features, above_ceiling_message
+from cann_jax.analysis.tables import RawTable, prompt_weights, read_scores
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare
 from cann_jax.core.problem import Problem
@@ -19,14 +23,18 @@ def solve_table(path: str, flags: DualFlags) -> None:
 
     Raises:
         InputError: Bad flags or a bad table.
-        InfeasibleError: The margins are out of reach; raised after everything is printed and written.
+        InfeasibleError: The margins are out of reach on the sample or above what its features tell; raised
+            after everything is printed and written.
     """
     if flags.out:
         # A second of imports, most of it while XLA compiles.
         late = "cann_jax.analysis.result_files"
         threading.Thread(target=importlib.import_module, args=[late], daemon=True).start()
-    problem = read_problem(path, flags)
-    found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed)
+    table = read_scores(path, flags, names_asked(flags))
+    problem, features = _problem(path, flags, table), None
+    if flags.features is not None:
+        features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
+    found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
     notes = warnings(found)
     print_analysis(found, notes)
     if flags.out:
@@ -35,11 +43,13 @@ def solve_table(path: str, flags: DualFlags) -> None:
         print(f"written: {flags.out}/{', '.join(write_results(flags.out, found, notes))}")
     if found.feasible == Feasible.NO:
         raise InfeasibleError(infeasible_message(found))
+    if found.reach is not None and not found.reach.reachable:
+        margins = np.asarray(problem.margins)
+        raise InfeasibleError(above_ceiling_message(problem.names, margins, found.reach.attainable))
 
 
-def read_problem(path: str, flags: DualFlags) -> Problem:
-    """Read the table and return the problem that the flags state on it."""
-    table = read_scores(path, flags, names_asked(flags))
+def _problem(path: str, flags: DualFlags, table: RawTable) -> Problem:
+    """Return the problem that the flags state on a table."""
     available = [name for name in table.scores if name != flags.reward]
     return prepare(
         table.scores[flags.reward],

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,15 @@ class RawTable:
         scores: ``(prompts, responses)`` float32 by name; NaN where there is no response.
         prompt_columns: ``(prompts,)`` by name; values that all responses of a prompt share.
         mask: ``(prompts, responses)`` bool; False where there is no response.
+        rows: The prompt and the response of each row of a long table, each ``(rows,)``; None for others.
+        features: The columns, or the array, that ``--features`` names, as the file holds them.
     """
 
     scores: dict[str, np.ndarray]
     prompt_columns: dict[str, np.ndarray]
     mask: np.ndarray
+    rows: tuple[np.ndarray, np.ndarray] | None = None
+    features: pa.Table | np.ndarray | None = None
 
 
 def read_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> RawTable:
@@ -37,13 +41,13 @@ def read_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> RawT
 
     Args:
         path: The file; its suffix determines the format.
-        flags: They name the prompt, response and reward columns.
+        flags: They name the prompt, response and reward columns, and the features, which are no scores.
         wanted: Names of scores that must be there; if empty, every numeric column is a score.
 
     Raises:
         InputError: The file is missing, empty or unreadable; a column is missing (the message names the
             nearest one), holds text among numbers (it names the row) or has another shape than the reward;
-            or a (prompt, response) pair occurs twice.
+            a (prompt, response) pair occurs twice; or the features are a column with another purpose.
     """
     file = Path(path)
     if not file.is_file():
@@ -53,14 +57,18 @@ def read_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> RawT
     if file.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; write one row for each response")
     if file.suffix == ".npz":
-        return _from_npz(path, flags.reward, list(wanted))
-    table = _read_arrow(file)
-    if table.num_rows == 0:
+        return _from_npz(path, flags, list(wanted))
+    whole = _read_arrow(file)
+    if whole.num_rows == 0:
         raise InputError(f"{path}: the table has no rows; write one row for each response")
+    features = _feature_columns(path, whole.column_names, flags, wanted)
+    table = whole.drop_columns(features)
     wide = _widen(table, flags.reward)
     if wide is not None:
-        return _from_wide(path, table, wide, flags.reward, list(wanted))
-    return _from_long(path, table, flags, list(wanted))
+        found = _from_wide(path, table, wide, flags.reward, list(wanted))
+    else:
+        found = _from_long(path, table, flags, list(wanted))
+    return dataclasses.replace(found, features=whole.select(features) if features else None)
 
 
 def _read_arrow(file: Path) -> pa.Table:
@@ -104,6 +112,19 @@ def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise InputError(f"{path}: no column {name}; {hint}")
 
 
+def _feature_columns(path: str, columns: Iterable[str], flags: DualFlags, wanted: Iterable[str]) -> list[str]:
+    """Return the column that ``--features`` names, or its numbered columns; none if it names a file."""
+    name = flags.features
+    if name is None or flags.features_file:
+        return []
+    columns = list(columns)
+    numbered = _numbered(columns)
+    require(path, [name], [*columns, *numbered])
+    if name in (flags.prompt, flags.response, flags.reward, flags.prompt_weights, *wanted):
+        raise InputError(f"--features {name}: this column has another purpose; name one that holds features")
+    return [name] if name in columns else numbered[name]
+
+
 def _numbers(path: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """Return float32 ``(rows,)``; missing values are NaN, which ``check_scores`` reports."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -114,26 +135,36 @@ def _numbers(path: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
                 where = f"column {name} row {row}"
                 raise InputError(f"{path}: {where} is {text!r}, not a number; fix it") from None
         column = pc.cast(column, pa.float64())
-    if not _is_numeric(column.type):
+    if not is_numeric(column.type):
         raise InputError(f"{path}: column {name} holds {column.type}, not numbers; convert it or drop it")
     return np.asarray(pc.cast(column, pa.float32()).to_numpy(), np.float32)
 
 
-def _is_numeric(kind: pa.DataType) -> bool:
+def is_numeric(kind: pa.DataType) -> bool:
+    """Return whether values of this type are numbers; booleans are 0 and 1."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether values of this type are lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _widen(table: pa.Table, reward: str) -> dict[str, list[str]] | None:
     """Return each score's columns by its name if the table has a row for each prompt; None if it is long."""
     if reward in table.column_names and pa.types.is_list(table.schema.field(reward).type):
         return {n: [n] for n in table.column_names if pa.types.is_list(table.schema.field(n).type)}
+    numbered = _numbered(table.column_names)
+    return None if reward in table.column_names or reward not in numbered else numbered
+
+
+def _numbered(columns: Iterable[str]) -> dict[str, list[str]]:
+    """Return the columns NAME_0, NAME_1, … in order, by their name."""
     numbered: dict[str, list[str]] = {}
-    for column in table.column_names:
+    for column in columns:
         match = re.fullmatch(r"(.+)_(\d+)", column)
         if match:
             numbered.setdefault(match[1], []).append(column)
-    if reward in table.column_names or reward not in numbered:
-        return None
     return {n: sorted(c, key=lambda x: int(x.rsplit("_", 1)[1])) for n, c in numbered.items()}
 
 
@@ -153,11 +184,10 @@ def _from_wide(
         if values.shape[1] != width:
             raise InputError(f"{path}: {name} has {values.shape[1]} responses a prompt, the reward {width}")
     used = {part for parts in wide.values() for part in parts}
-    others = {n: np.asarray(table[n].to_pylist()) for n in table.column_names if n not in used}
     lengths = np.full(table.num_rows, width)
     if wide[reward] == [reward]:
         lengths = np.asarray(pc.list_value_length(table[reward].combine_chunks()))
-    return RawTable(scores, others, np.arange(width) < lengths[:, None])
+    return RawTable(scores, _prompt_columns(table, used), np.arange(width) < lengths[:, None])
 
 
 def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
@@ -172,7 +202,7 @@ def _list_column(path: str, name: str, column: pa.Array) -> np.ndarray:
 def _from_long(path: str, table: pa.Table, flags: DualFlags, wanted: list[str]) -> RawTable:
     require(path, [flags.prompt, flags.reward, *wanted], table.column_names)
     apart = {flags.prompt, flags.response, flags.reward, flags.prompt_weights}
-    numeric = [n for n in table.column_names if n not in apart and _is_numeric(table.schema.field(n).type)]
+    numeric = [n for n in table.column_names if n not in apart and is_numeric(table.schema.field(n).type)]
     chosen = [flags.reward, *(wanted or numeric)]
     codes = _codes(table, flags.prompt)
     place, counts = _places(codes)
@@ -185,9 +215,14 @@ def _from_long(path: str, table: pa.Table, flags: DualFlags, wanted: list[str]) 
         scores[name][codes, place] = _numbers(path, name, table[name])
     first = np.zeros(len(counts), np.int64)
     first[codes[place == 0]] = np.flatnonzero(place == 0)
-    rest = [n for n in table.column_names if n not in (flags.response, *chosen)]
-    others = {n: np.asarray(table[n].take(pa.array(first)).to_pylist()) for n in rest}
-    return RawTable(scores, others, np.arange(shape[1]) < counts[:, None])
+    others = _prompt_columns(table.take(pa.array(first)), (flags.response, *chosen))
+    return RawTable(scores, others, np.arange(shape[1]) < counts[:, None], (codes, place))
+
+
+def _prompt_columns(table: pa.Table, used: Container[str]) -> dict[str, np.ndarray]:
+    """Return the columns of a row for each prompt that are not ``used``; lists name no group or weight."""
+    rest = [name for name in table.column_names if name not in used]
+    return {n: np.asarray(table[n].to_pylist()) for n in rest if not is_list(table.schema.field(n).type)}
 
 
 def _places(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -216,11 +251,13 @@ def _refuse_duplicates(path: str, codes: np.ndarray, table: pa.Table, flags: Dua
         )
 
 
-def _from_npz(path: str, reward: str, wanted: list[str]) -> RawTable:
+def _from_npz(path: str, flags: DualFlags, wanted: list[str]) -> RawTable:
+    reward = flags.reward
     try:
         arrays = dict(np.load(path, allow_pickle=False))
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a readable npz archive ({error})") from error
+    features = [arrays.pop(name) for name in _feature_columns(path, arrays, flags, wanted)]
     mask = arrays.pop("mask", None)
     if "constraints" in arrays and arrays["constraints"].ndim == 3:
         stacked = arrays.pop("constraints")
@@ -241,7 +278,7 @@ def _from_npz(path: str, reward: str, wanted: list[str]) -> RawTable:
     mask = np.ones(shape, bool) if mask is None else mask.astype(bool)
     if mask.shape != shape:
         raise InputError(f"{path}: mask has shape {mask.shape}; give {shape}, as the reward")
-    return RawTable(scores, others, mask)
+    return RawTable(scores, others, mask, features=features[0] if features else None)
 
 
 def prompt_weights(table: RawTable, flags: DualFlags, path: str) -> np.ndarray | None:
