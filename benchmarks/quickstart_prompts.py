@@ -17,7 +17,7 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "prompts"
 GROUPS = ("everyday", "rude")
 # Prompts of each group in each part.
-PARTS = {"train": 224, "calibration": 96, "heldout": 256}
+PARTS = {"train": 160, "calibration": 128, "heldout": 288}
 SEED = 0
 SLOT = re.compile(r"\[(.*?)\]")
 

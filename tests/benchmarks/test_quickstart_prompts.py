@@ -24,7 +24,7 @@ def test_files_are_what_the_generator_writes():
 
 
 def test_counts_and_balance():
-    sizes = {"train": 448, "calibration": 192, "heldout": 512}
+    sizes = {"train": 320, "calibration": 256, "heldout": 576}
     for part, size in sizes.items():
         groups = [row["group"] for row in rows(part)]
         assert groups == ["everyday", "rude"] * (size // 2)
