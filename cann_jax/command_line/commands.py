@@ -23,6 +23,7 @@ Examples:
   python -m cann_jax.dual --scores scores.parquet --margin safe=1 --beta 0.5 --out result
   python -m cann_jax.dual --scores scores.parquet --margin safe@inviting=1 --at_least polite=0.2
   python -m cann_jax.dual --scores scores.parquet --max_unsafe safe=0.2 --unsafe_below safe=-2
+  python -m cann_jax.dual --scores scores.parquet --features embedding --margin safe=1
 """
 
 

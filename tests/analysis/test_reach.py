@@ -1,0 +1,171 @@
+"""What training can reach, in the command's words: verdicts, messages, files and the picture."""
+
+import dataclasses
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.figure import Figure
+
+from cann_jax.analysis import plots
+from cann_jax.analysis.reach import above_ceiling_message
+from cann_jax.core.prediction import folds_of
+from cann_jax.dual import main
+from cann_jax.files.errors import InfeasibleError, InputError
+
+PROMPTS, RESPONSES, BETA = 48, 6, 0.5
+RNG = np.random.default_rng(3)
+FEATURES = RNG.normal(size=(PROMPTS, RESPONSES, 3)).astype(np.float32)
+NOISE = RNG.normal(size=(2, PROMPTS, RESPONSES))
+REWARD = 0.8 * FEATURES[..., 0] - 0.5 * FEATURES[..., 1] + 0.7 * NOISE[0]
+SAFE = 0.7 * FEATURES[..., 1] + 0.4 * FEATURES[..., 2] + 0.8 * NOISE[1]
+ROWS = np.random.default_rng(4).permutation(PROMPTS * RESPONSES)
+
+
+@pytest.fixture
+def ask(tmp_path, capsys, monkeypatch):
+    """Run the command on rows in any order; return what it printed, its error, and what it drew and wrote."""
+    columns = {
+        "prompt": np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS],
+        "reward": REWARD.ravel()[ROWS],
+        "safe": SAFE.ravel()[ROWS],
+        "emb": FEATURES.reshape(-1, 3)[ROWS].tolist(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    drawn = []
+
+    def figure(**options) -> Figure:
+        drawn.append(Figure(**options))
+        return drawn[-1]
+
+    monkeypatch.setattr(plots, "Figure", figure)
+
+    def run(margin: float, *flags: str) -> SimpleNamespace:
+        own = ["--scores", str(tmp_path / "t.parquet"), "--margin", f"safe={margin}", "--beta", str(BETA)]
+        error = None
+        try:
+            main([*own, "--resamples", "20", "--out", str(tmp_path / "out"), *flags])
+        except InputError as caught:
+            error = caught
+        written = tmp_path / "out" / "dual.json"
+        return SimpleNamespace(
+            printed=capsys.readouterr().out,
+            error=error,
+            json=json.loads(written.read_text()) if written.exists() else None,
+            curve=drawn[-1].axes[0] if drawn else None,
+        )
+
+    return run
+
+
+def legend(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_a_margin_within_reach(ask):
+    found = ask(0.3, "--features", "emb", "--folds", "6")
+    assert found.error is None
+    assert "what features tell of unseen prompts" in found.printed and "margins: reachable" in found.printed
+    reach = found.json["attainable"]
+    assert reach["reachable"] is True
+    assert reach["forecast"]["improvement"][0]["value"] == pytest.approx(0.3, abs=1e-3)
+    low, high = reach["forecast_of_plug_in"]["improvement"][0]["interval"]
+    assert low < reach["forecast_of_plug_in"]["improvement"][0]["value"] < high
+    assert reach["multipliers"][0] > found.json["multipliers"][0]
+    assert 0.3 < reach["ceiling"][0] < found.json["largest_margin"][0]
+    assert f"attainable λ = {reach['multipliers'][0]:.4g}" in legend(found.curve)
+    at = {line.get_label(): line.get_xdata()[0] for line in found.curve.lines}
+    assert at["ceiling of training"] == pytest.approx(reach["ceiling"][0])
+    assert at[f"attainable λ = {reach['multipliers'][0]:.4g}"] == pytest.approx(0.3)
+    assert found.curve.get_ylim()[1] > reach["multipliers"][0]
+
+
+def test_predictions_are_of_the_tables_own_rows(ask):
+    """Correlations are those of ridge regression in float64 on the table as it was before it was shuffled."""
+    found = ask(0.3, "--features", "emb", "--folds", "6", "--seed", "5").json["attainable"]
+    first = list(dict.fromkeys(ROWS // RESPONSES))  # the command's order of prompts
+    inputs = FEATURES[first].astype(float)
+    inputs -= inputs.mean(1, keepdims=True)
+    inputs /= inputs.std((0, 1))
+    folds = folds_of(PROMPTS, 6, 5)
+    for target, scores in enumerate((REWARD, SAFE)):
+        score = scores[first] - scores[first].mean(1, keepdims=True)
+        fitted = np.zeros_like(score)
+        for fold in range(6):
+            rows, values = inputs[folds != fold].reshape(-1, 3), score[folds != fold].ravel()
+            gram = rows.T @ rows + found["strengths"][target] * np.eye(3)
+            fitted[folds == fold] = inputs[folds == fold] @ np.linalg.solve(gram, rows.T @ values)
+        expected = np.sum(fitted * score) / np.sqrt(np.sum(fitted**2) * np.sum(score**2))
+        assert found["correlations"][target] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_file_tells_the_same_as_a_column(ask, tmp_path):
+    np.save(tmp_path / "emb.npy", FEATURES.reshape(-1, 3)[ROWS])
+    column, file = (ask(0.3, "--features", x).json["attainable"] for x in ("emb", str(tmp_path / "emb.npy")))
+    assert column == file
+
+
+def test_a_margin_above_the_ceiling_is_said_once_all_is_written(ask):
+    found = ask(1.25, "--features", "emb", "--folds", "6")
+    assert isinstance(found.error, InfeasibleError) and found.error.exit_status == 3
+    assert "margins: above what this model can tell" in found.printed and "feasible: yes" in found.printed
+    reach = found.json["attainable"]
+    assert reach["reachable"] is False and reach["multipliers"] == ["inf"] and reach["forecast"] is None
+    assert reach["ceiling"][0] < 1.25 < found.json["largest_margin"][0]
+    assert str(found.error).startswith(
+        "margin reachable on the sample, but above what this model can tell of unseen prompts: "
+        f"safe +1.25 (ceiling {reach['ceiling'][0]:+.4g}); lower it"
+    )
+    assert "ceiling of training" in legend(found.curve)
+    assert not any("attainable" in text for text in legend(found.curve))
+
+
+def test_a_margin_out_of_the_samples_reach_keeps_its_own_message(ask):
+    found = ask(9, "--features", "emb", "--folds", "6")
+    assert isinstance(found.error, InfeasibleError) and "out of reach on these responses" in str(found.error)
+    assert "margins: infeasible on the sample" in found.printed
+    assert "ceiling of training" in legend(found.curve)
+
+
+def test_without_features_nothing_is_said_of_training(ask):
+    found = ask(0.3)
+    assert found.error is None and "attainable" not in found.json
+    assert "margins:" not in found.printed and "ceiling of training" not in legend(found.curve)
+
+
+@pytest.mark.parametrize(
+    "flags, match",
+    [
+        (["--features", "emb", "--folds", "49"], "--folds: .*49 folds of 48 prompts; give 2 to 48"),
+        (["--features", "emb", "--folds", "1"], "--folds is 1; it must be an integer of at least 2"),
+        (["--features", "emb", "--stream"], "--features does not go with --stream"),
+    ],
+)
+def test_flags_that_do_not_fit_are_one_line(ask, flags, match):
+    error = ask(0.3, *flags).error
+    assert error is not None and "\n" not in str(error)
+    assert re.search(match, str(error))
+
+
+@dataclasses.dataclass
+class Solved:
+    multipliers: np.ndarray
+    ceiling: np.ndarray
+
+
+@pytest.mark.parametrize(
+    "multipliers, named",
+    [
+        ([np.inf, 1.0], "safe +0.5 (ceiling +0.4)"),
+        ([np.inf, np.inf], "safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2)"),
+        ([2.0, 1.0], "safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2)"),  # none found, none singled out
+    ],
+)
+def test_margins_above_their_ceilings_are_named(multipliers, named):
+    found = Solved(np.array(multipliers), np.array([0.4, -0.2]))
+    message = above_ceiling_message(["safe", "polite"], np.array([0.5, -0.1]), found)
+    assert f"unseen prompts: {named}; lower it" in message and "\n" not in message
