@@ -82,8 +82,22 @@ def test_no_failure_among_many_prompts_holds_where_the_range_is_known():
     assert 50 < certify([np.ones(30)], 0.95, ranges=[(0, 1)]).prompts_needed[0] < 70
 
 
+@pytest.mark.parametrize("tail", [0.05, 0.01])
+@pytest.mark.parametrize("prompts", [16, 64, 256])
+def test_shares_never_hold_too_often(prompts, tail):
+    """Exactly, for margins on a share of successes between 3 % and 99.8 %: summed over all samples."""
+    for failing in np.geomspace(0.002, 0.97, 60):
+        samples = np.arange(prompts + 1)
+        held = [
+            certify([np.arange(prompts) >= k], 1 - failing, 1 - tail, ranges=[(0, 1)]).verdict == HOLDS
+            for k in samples[: int(prompts * failing) + 1]
+        ]
+        wrong = stats.binom.pmf(np.flatnonzero(held), prompts, failing).sum()
+        assert wrong <= tail, failing
+
+
 def test_values_that_repeat_are_given_a_wide_range():
-    repeated = np.repeat([0.0, 0.5], [10, 40])
+    repeated = np.repeat([0.0, 0.5], [25, 25])
     unknown, given = certify([repeated], 0.0), certify([repeated], 0.0, ranges=[(-0.5, 1.0)])
     assert unknown.lower == given.lower
     assert certify([repeated], 0.0, ranges=[(0.0, 1.0)]).lower > given.lower
