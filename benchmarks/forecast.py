@@ -27,7 +27,7 @@ from cann_jax.core.scores import Scores
 RESULTS = Path(__file__).resolve().parent / "results" / "forecast.md"
 RESPONSES, FEATURES, FOLDS, FRESH, BETA, MARGIN = 6, 24, 8, 8000, 0.5, 0.3
 QUANTITIES = ("improvement", "reward", "kl", "multipliers", "ceiling")
-TILTS = np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.2, 100, 40)]).astype(np.float32)
+TILTS = np.concatenate([np.linspace(0, 4, 41), np.geomspace(4.4, 100, 20)]).astype(np.float32)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "cann_jax.core.attainable": ("attainable", "attained", "solve_attainable"),
+    "cann_jax.core.certificate": ("Certificate", "Verdict", "certify"),
     "cann_jax.core.dual": ("dual_value", "tilted_weights"),
     "cann_jax.core.exploration.conflict": ("reachability",),
     "cann_jax.core.exploration.curve": ("dual_curve", "sensitivities"),
