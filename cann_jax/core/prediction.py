@@ -77,7 +77,7 @@ def folds_of(prompts: int, folds: int, seed: int) -> np.ndarray:
         InputError: Fewer prompts than folds, or fewer than two folds.
     """
     if not 2 <= folds <= prompts:
-        raise InputError(f"folds: {folds} folds of {prompts} prompts; give 2 to {prompts}")
+        raise InputError(f"{folds} folds of {prompts} prompts; give 2 to {prompts}")
     return np.random.default_rng(seed).permutation(np.arange(prompts) % folds)
 
 

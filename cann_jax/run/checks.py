@@ -68,6 +68,15 @@ def _check_pairs(run: Run) -> None:
             label = training.supervision.label
             learnt = pairs if label is None else pairs.take(labelled(pairs, label))
             _check_steps(training, learnt.responses.prompts.prompts)
+            _check_unseen(run, learnt.responses.prompts)
+
+
+def _check_unseen(run: Run, trained_on: EncodedPrompts) -> None:
+    """Check that prompts from files are not those of the pairs; ``run/prompts.py`` sees to the others."""
+    for name, source in run.config.prompts.sources().items():
+        if name != "train" and source != PREFERENCES:
+            if shared := shared_prompts(trained_on, encoded_prompts(run, name)):
+                raise InputError(f"the preference pairs and prompts.{name} share {_overlap(shared)}")
 
 
 def _check_steps(training: Training, prompts: Sequence[Prompt]) -> None:

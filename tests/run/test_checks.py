@@ -102,11 +102,23 @@ def test_only_the_prompts_that_the_limit_takes_are_compared(refused, prompts):
     assert "optimizer.warmup_steps" in refused(*flags, "--prompts.limit", "2")[0]
 
 
-def test_a_warmup_on_pairs_is_refused_before_sampling(refused, tmp_path):
-    rows = [pku_row(n) for n in range(30)]
+@pytest.fixture
+def on_pairs(refused, tmp_path):
+    """As ``refused``, where the policy is trained on a data set's 30 pairs."""
     section = {"dataset": "local", "on_overlong": "error", "prepared": str(tmp_path / "prepared")}
-    section["path"] = str(write_lines(tmp_path / "own.jsonl", rows))
+    section["path"] = str(write_lines(tmp_path / "own.jsonl", [pku_row(n) for n in range(30)]))
     flags = ("--align.pairs", "dataset", "--constraints.length.group", "null")
-    message, begun = refused(*flags, "--align.optimizer.warmup_steps", "99", preferences=section)
+    return lambda *more: refused(*flags, *more, preferences=section)
+
+
+def test_a_warmup_on_pairs_is_refused_before_sampling(on_pairs):
+    message, begun = on_pairs("--align.optimizer.warmup_steps", "99")
     assert message.startswith("align: optimizer.warmup_steps is 99 and this training has")
+    assert begun == {"pairs"}
+
+
+def test_heldout_prompts_that_the_pairs_are_trained_on(on_pairs, prompts):
+    every = [f"How do I do task {number}?" for number in range(30)]
+    message, begun = on_pairs("--prompts.heldout", prompts("own_heldout", "Sing", *every))
+    assert message.startswith("the preference pairs and prompts.heldout share ") and "'How do I do" in message
     assert begun == {"pairs"}
