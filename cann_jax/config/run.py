@@ -126,7 +126,8 @@ class CalibrateConfig:
         aim: ``margin`` scales the adapter until the mean reaches every margin; ``certificate`` further, by
             what the certificate's bound takes, so that it holds with the probability ``power``.
         power: Probability that the certificate holds, under ``aim: certificate``.
-        responses: Responses a prompt, of the reference and of each policy tried.
+        responses: Responses a prompt, of the reference and of each policy tried; 2 or more, whose weights
+            tell the scales apart.
         tries: Scales whose policies are sampled, at most.
         largest: Largest scale.
         kl_limit: Largest KL to the reference, nats.
@@ -134,7 +135,7 @@ class CalibrateConfig:
 
     aim: Literal["margin", "certificate"] = "certificate"
     power: Annotated[float, Interval(ge=0.5, lt=1)] = 0.9
-    responses: PositiveInt = 4
+    responses: Annotated[int, Ge(2)] = 4
     tries: PositiveInt = 3
     largest: Positive = 4.0
     kl_limit: Positive = 3.0

@@ -16,7 +16,7 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.log_ratios import reweighted
 from cann_jax.core.scores import Scores, normalised_prompt_weights
 
-ENOUGH = 0.3  # of K responses; below this share of effective ones the weights tend to best-of-K
+ENOUGH = 0.3  # of the K − 1 effective responses beyond one; below this the weights tend to best-of-K
 POINTS = 801
 NEAR = 1.5  # tries within this factor of a scale tell of it
 # Improvement grows like s and KL like s² where the weights no longer tell.
@@ -31,7 +31,7 @@ class Shape:
         scales: (n,), increasing from 0.
         improvements: (n, m), of each constraint.
         kl: (n,), nats.
-        effective: (n,), effective share of the responses.
+        effective: (n,), share of the K − 1 responses beyond one that is effective.
     """
 
     scales: np.ndarray
@@ -84,7 +84,7 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     scales = np.linspace(0, largest, POINTS)
     curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.reward.dtype))
     improvements, kl, sizes = (np.asarray(curve, np.float64) for curve in curves)
-    return Shape(scales, improvements, kl, sizes / scores.reward.shape[1])
+    return Shape(scales, improvements, kl, (sizes - 1) / max(scores.reward.shape[1] - 1, 1))
 
 
 @jax.jit
@@ -118,7 +118,7 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
 def _corrected(known: Shape, curve: np.ndarray, power: int, seen: list[tuple[float, float]]) -> np.ndarray:
     """Return a curve (n,) over the scales, continued beyond what the weights tell, in the size seen."""
     scales = known.scales
-    last = int(np.flatnonzero(known.effective >= ENOUGH)[-1])
+    last = int(np.flatnonzero(known.effective >= ENOUGH)[-1]) if known.effective[0] > 0 else 0
     tail = curve[last] * (scales / max(scales[last], 1e-12)) ** power
     curve = np.where(scales <= scales[last], curve, tail)
     if not seen:

@@ -74,9 +74,10 @@ def _check_pairs(run: Run) -> None:
 def _check_unseen(run: Run, trained_on: EncodedPrompts) -> None:
     """Check that prompts from files are not those of the pairs; ``run/prompts.py`` sees to the others."""
     for name, source in run.config.prompts.sources().items():
-        if name != "train" and source != PREFERENCES:
-            if shared := shared_prompts(trained_on, encoded_prompts(run, name)):
-                raise InputError(f"the preference pairs and prompts.{name} share {_overlap(shared)}")
+        if name == "train" or source == PREFERENCES:
+            continue
+        if shared := shared_prompts(trained_on, encoded_prompts(run, name)):
+            raise InputError(f"the preference pairs and prompts.{name} share {_overlap(shared)}")
 
 
 def _check_steps(training: Training, prompts: Sequence[Prompt]) -> None:

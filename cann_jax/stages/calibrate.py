@@ -13,7 +13,7 @@ from cann_jax.core.scale import Scale, Shape, Try, choose_scale, shape
 from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.scale import is_zero, scaled
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.outputs import REFERENCE, constraints_of, problem_of, read_weights, write_scale
+from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, read_weights, write_scale
 from cann_jax.run.policies import Draw, Sampled, differences, sample_policy
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
@@ -71,7 +71,8 @@ def run(run: Run) -> None:
         return sample_policy(run, scorers, policy(scale), draw, f"scale-{scale:.4f}")
 
     whole = reference.responses
-    problem = problem_of(config, reference.scores, whole.groups())
+    unknown = {REWARD: np.zeros(whole.shape, np.float32)}  # a table's reward knows no new response
+    problem = problem_of(config, unknown | dict(reference.scores), whole.groups())
     goals = _goals(run, problem)
     log_ratios = policy(1.0).logps(prompts.ids, whole.tokens, whole.lengths) - whole.logps
     known = shape(log_ratios, problem.scores, config.calibrate.largest)
