@@ -1,12 +1,12 @@
 """How sure a forecast of a training is: intervals over prompts, at fixed predictions of the scores."""
 
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import ndtr
 from scipy.stats import t as student
 
 from cann_jax.core.arrays import Array, response_mean
@@ -70,58 +70,83 @@ def forecast(
     """Return what training at λ ``(m,)``, finite, can be expected to reach.
 
     Each prompt's contribution is a draw of its own, the predictions having been fitted on other prompts: so
-    means have Student's t intervals, which a bootstrap's percentiles undercut at few prompts. Intervals of λ
-    and of the ceiling are percentiles over resampled prompts, where levels, group shares and E_ref[g] are
-    estimated anew.
+    means have Student's t intervals, less the degrees of freedom of m + 1 slopes and m multipliers, which
+    were fitted on the same prompts. Intervals of λ and of the ceiling are percentiles over resampled prompts,
+    where levels, group shares and E_ref[g] are estimated anew; too narrow at few prompts, they are widened as
+    Student's t widens a normal interval (Hesterberg 2015).
     """
     table = tilted_table(scores, predicted, jnp.asarray(beta, scores.reward.dtype))
     seen = attained(scores, predicted, multipliers, beta)
     weights = np.asarray(normalised_prompt_weights(scores))
-    everyone = np.ones_like(weights)
     members = np.ones(seen.improvement.shape) if targets.members is None else np.asarray(targets.members)
+    fitted = 2 * members.shape[1] + 1
+    own = _Prompts(weights, members, fitted, confidence)
+    everyone = own._replace(members=np.ones_like(weights))
     per_prompt = np.asarray(response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)).T
     offset = np.asarray(reference_mean(scores)) - weights @ per_prompt
     drawn = resampled_weights(table.true, resamples, seed)
     margins = margins_under(drawn, table.true, targets)
     found, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, multipliers))
-    estimate = partial(_estimate, weights=weights, confidence=confidence)
     return Forecast(
-        improvement=estimate(np.asarray(seen.improvement), members),
-        level=estimate(np.asarray(seen.improvement) + per_prompt + offset, members),
-        reward=estimate(np.asarray(seen.reward), everyone),
-        kl=estimate(np.asarray(seen.kl), everyone),
-        multipliers=Estimate(np.asarray(multipliers), *interval(found, confidence)),
-        ceiling=Estimate(*_ceilings(table, targets, drawn, confidence)),
+        improvement=own.estimate(np.asarray(seen.improvement)),
+        level=own.estimate(np.asarray(seen.improvement) + per_prompt + offset),
+        reward=everyone.estimate(np.asarray(seen.reward)),
+        kl=everyone.estimate(np.asarray(seen.kl)),
+        multipliers=own.percentiles(np.asarray(multipliers), found),
+        ceiling=own.percentiles(*_ceilings(table, targets, drawn)),
         unreachable_share=float(np.mean(~solved)),
     )
 
 
-def _estimate(values: np.ndarray, members: np.ndarray, weights: np.ndarray, confidence: float) -> Estimate:
-    """Return weighted means over prompts, with Student's t intervals.
+class _Prompts(NamedTuple):
+    """Weights of the prompts that estimates are means over, and what was fitted on the same prompts.
 
-    Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated too.
+    Attributes:
+        weights: ``(prompts,)``; they sum to one.
+        members: ``(prompts, m)``, 1 in the constraint's group; or ``(prompts,)`` ones.
+        fitted: Number of slopes and multipliers, for which degrees of freedom are taken off.
+        confidence: Of the intervals.
     """
-    mean = weights @ values
-    shares = weights @ members
-    deviations = values - members / shares * mean
-    own = weights[:, None] * members if values.ndim == 2 else weights * members
-    count = own.sum(0) ** 2 / np.maximum((own**2).sum(0), 1e-30)
-    spare = np.maximum(count - 1, 1e-3)
-    error = np.sqrt(weights**2 @ deviations**2 * count / spare)
-    reach = student.ppf((1 + confidence) / 2, spare) * error
-    return Estimate(mean, mean - reach, mean + reach)
+
+    weights: np.ndarray
+    members: np.ndarray
+    fitted: int
+    confidence: float
+
+    def reach(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the factor of the plain standard error, and the quantile of Student's t to multiply by."""
+        own = (self.weights * self.members.T).T
+        count = own.sum(0) ** 2 / np.maximum((own**2).sum(0), 1e-30)
+        spare = np.maximum(count - 1 - self.fitted, 1)
+        return np.sqrt(count / spare), student.ppf((1 + self.confidence) / 2, spare)
+
+    def estimate(self, values: np.ndarray) -> Estimate:
+        """Return the means of ``(prompts,)`` or ``(prompts, m)``.
+
+        Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated too.
+        """
+        mean = self.weights @ values
+        deviations = values - self.members / (self.weights @ self.members) * mean
+        factor, quantile = self.reach()
+        reach = factor * quantile * np.sqrt(self.weights**2 @ deviations**2)
+        return Estimate(mean, mean - reach, mean + reach)
+
+    def percentiles(self, value: np.ndarray, resampled: np.ndarray) -> Estimate:
+        """Return the interval of ``(resamples, m)``, as much wider as the means' are than a normal one."""
+        factor, quantile = self.reach()
+        confidence = 1 - 2 * ndtr(-factor * quantile)
+        ends = [interval(column, own) for column, own in zip(resampled.T, confidence, strict=True)]
+        low, high = (np.stack(end) for end in zip(*ends, strict=True))
+        return Estimate(value, low, high)
 
 
-def _ceilings(
-    table: TiltedTable, targets: Targets, drawn: np.ndarray, confidence: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ceiling ``(m,)`` and its percentiles over resampled prompt weights."""
+def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ceiling ``(m,)``, and the ceilings under resampled prompt weights, ``(resamples, m)``."""
     drift, scale = np.asarray(table.drift(jnp.zeros_like(table.unit))), table.true.spreads.constraints
     paths = [np.asarray(gains_along(table, constraint)) for constraint in range(len(drift))]
     highest = np.stack([np.max(path @ drawn.T, axis=0) for path in paths], axis=-1)
-    every = (highest + drift) * np.asarray(scale) * targets.rescale(drawn)
     found: Ceiling = ceiling(table)
-    return np.asarray(found.highest), *interval(every, confidence)
+    return np.asarray(found.highest), (highest + drift) * np.asarray(scale) * targets.rescale(drawn)
 
 
 @jax.jit

@@ -35,7 +35,9 @@ def test_means_have_t_intervals(solved):
     seen = forecast(scores, predicted, problem.targets, found.multipliers, BETA, resamples=50)
     each = attained(scores, predicted, found.multipliers, BETA)
     for estimate, values in [(seen.improvement, each.improvement[:, 0]), (seen.kl, each.kl)]:
-        plain = stats.ttest_1samp(np.asarray(values), 0).confidence_interval(0.95)
+        # two slopes and a multiplier were fitted
+        reach = stats.t.ppf(0.975, PROMPTS - 4) * np.std(values) / np.sqrt(PROMPTS - 4)
+        plain = np.mean(values) + np.array([-reach, reach])
         np.testing.assert_allclose([np.squeeze(end) for end in estimate[1:]], plain)
     np.testing.assert_allclose(seen.improvement.value, 0.2, atol=1e-9)
     np.testing.assert_allclose(seen.reward.value, 0.36525717348269954, atol=1e-9)
@@ -87,8 +89,9 @@ def test_a_group_is_as_sure_as_its_own_prompts():
     seen = forecast(problem.scores, predicted, problem.targets, multipliers, BETA, resamples=20)
     each = attained(problem.scores, predicted, multipliers, BETA)
     own = np.asarray(each.improvement)[inside, 0] * inside.mean()
-    plain = stats.ttest_1samp(own, 0).confidence_interval(0.95)
-    np.testing.assert_allclose([seen.improvement.low[0], seen.improvement.high[0]], plain)
+    reach = stats.t.ppf(0.975, len(own) - 6) * np.std(own) / np.sqrt(len(own) - 6)
+    ends = [seen.improvement.low[0], seen.improvement.high[0]]
+    np.testing.assert_allclose(ends, np.mean(own) + np.array([-reach, reach]))
     np.testing.assert_allclose(seen.level.value - seen.improvement.value, 1.0, atol=1e-9)
     # the prompts' own means do not vary here, so the level is as sure as the improvement
     np.testing.assert_allclose(seen.level.low[1] - seen.improvement.low[1], 1.0, atol=1e-9)
