@@ -79,12 +79,15 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     """Return how improvement and KL grow with the scale, up to ``largest``.
 
     ``log_ratios (N, K)`` are ℓ of the unscaled step on the reference's responses, in nats, and ``scores`` are
-    those of the same responses.
+    those of the same responses. Both are without the bias that K responses have at small scales.
     """
     scales = np.linspace(0, largest, POINTS)
     curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.reward.dtype))
     improvements, kl, sizes = (np.asarray(curve, np.float64) for curve in curves)
-    return Shape(scales, improvements, kl, (sizes - 1) / max(scores.reward.shape[1] - 1, 1))
+    count = scores.reward.shape[1]
+    # Deviations from the mean of K responses, themselves among them, have (K − 1)/K of the covariance.
+    whole = count / max(count - 1, 1)
+    return Shape(scales, improvements * whole, kl * whole, (sizes - 1) / max(count - 1, 1))
 
 
 @jax.jit

@@ -18,7 +18,7 @@ def linear():
 
 
 def test_improvement_of_gaussian_log_ratios_is_known(linear):
-    """E[f·softmax(s·ℓ)] of jointly normal f, ℓ is s·Cov(f, ℓ), and the KL s²·Var(ℓ)/2, as K grows."""
+    """E[f·softmax(s·ℓ)] of jointly normal f, ℓ is s·Cov(f, ℓ), and the KL s²·Var(ℓ)/2, at small scales."""
     at_one = np.searchsorted(linear.scales, 1.0)
     assert linear.improvements[at_one, 0] == pytest.approx(0.5 * 0.16, rel=0.1)
     assert linear.kl[at_one] == pytest.approx(0.16 / 2, rel=0.1)
@@ -68,3 +68,12 @@ def test_beyond_what_the_weights_tell_the_curve_goes_on():
     assert last < 4
     far = choose_scale(known, [], np.array([known.improvements[-1, 0] * 1.2]), 99.0)
     assert far.met and far.scale > last
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_few_responses_tell_the_slope_without_bias(count):
+    ratios = np.random.default_rng(2).normal(size=(40_000, count)) * 0.4
+    known = shape(ratios, Scores(np.zeros_like(ratios), 0.5 * ratios[..., None]), 1.0)
+    small = np.searchsorted(known.scales, 0.25)
+    assert known.improvements[small, 0] == pytest.approx(0.25 * 0.5 * 0.16, rel=0.03)
+    assert known.kl[small] == pytest.approx(0.25**2 * 0.16 / 2, rel=0.03)
