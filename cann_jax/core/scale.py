@@ -16,7 +16,9 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.log_ratios import reweighted
 from cann_jax.core.scores import Scores, normalised_prompt_weights
 
-ENOUGH = 0.3  # of the K − 1 effective responses beyond one; below this the weights tend to best-of-K
+# Of the K − 1 effective responses beyond one; with fewer, the weights tend to best-of-K. In the quickstart
+# (K = 2) a share of .66 told +.108 where the policy gave +.145, and .31 told +.155 where it gave +.463.
+ENOUGH = 0.9
 POINTS = 801
 NEAR = 1.5  # tries within this factor of a scale tell of it
 # Improvement grows like s and KL like s² where the weights no longer tell.
