@@ -17,12 +17,9 @@ DENOISED = ("--align.labels", "denoised")
 
 @pytest.fixture
 def run(copy) -> Run:
-    """The finished run, with predicted scores beside it, which the stage ``dual`` writes."""
+    """The finished run; its stage ``dual`` has written the predicted scores."""
     flags = ["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")]
-    run = Run(parse_run(flags)[0])
-    random = np.random.default_rng(0)
-    write_predicted(run, random.normal(size=(12, 4)), random.normal(size=(12, 4, 2)))
-    return run
+    return Run(parse_run(flags)[0])
 
 
 def metrics(folder) -> list[dict]:
@@ -31,6 +28,8 @@ def metrics(folder) -> list[dict]:
 
 
 def test_predicted_scores_are_read_by_name(run):
+    random = np.random.default_rng(0)
+    write_predicted(run, random.normal(size=(12, 4)), random.normal(size=(12, 4, 2)))
     random = np.random.default_rng(0)
     reward, constraints = read_predicted(run)
     np.testing.assert_array_equal(reward, random.normal(size=(12, 4)).astype(np.float32))

@@ -47,9 +47,9 @@ def test_results_hold_asked_predicted_measured_and_interval(finished):
         low, high = row["interval"]
         assert low <= row["measured"] <= high
         assert row["measured"] == pytest.approx(row["after"] - row["before"], abs=1e-5)
-        assert isinstance(row["predicted"], float)
-    # The dual holds each margin on its own sample.
-    assert found["vowels"]["predicted"] >= 0.02 - 1e-3 and found["length"]["predicted"] >= 0.2 - 1e-2
+        # Made on prompts that were left out, so that it may be wrong, and miss the margin.
+        assert row["predicted_interval"][0] <= row["predicted"] <= row["predicted_interval"][1]
+    assert found["summary"]["verdict"] in ("holds", "fails", "undecided")
 
 
 def test_report_links_to_files_that_exist(finished):
