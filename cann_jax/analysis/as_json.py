@@ -60,6 +60,14 @@ def _estimate(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "interval": [found.low, found.high]}
 
 
+def _intervals_json(found: Forecast) -> dict[str, Any]:
+    """Return the intervals (low, high) of what is solved for, over resampled prompts."""
+    ends = {"multipliers": found.multipliers, "ceiling": found.ceiling}
+    return {name: [each.low, each.high] for name, each in ends.items()} | {
+        "unreachable_share": found.unreachable_share
+    }
+
+
 def _reach_json(reach: Reach) -> dict[str, Any]:
     """Return what features tell; slopes, correlations and strengths: of the reward, then the constraints."""
     found, predicted = reach.attainable, reach.attainable.predicted
@@ -70,6 +78,7 @@ def _reach_json(reach: Reach) -> dict[str, Any]:
         "correlations": predicted.correlations,
         "slopes": predicted.slopes,
         "strengths": predicted.strengths,
+        "intervals": reach.forecast and _intervals_json(reach.forecast),
         "forecast": reach.forecast and forecast_json(reach.forecast),
         "forecast_of_plug_in": reach.plug_in and forecast_json(reach.plug_in),
     }

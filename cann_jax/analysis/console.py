@@ -1,6 +1,6 @@
 """The analysis on the terminal: its table, its warnings, and what is wrong with margins out of reach."""
 
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
@@ -9,7 +9,6 @@ from rich.table import Table
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach
 from cann_jax.core.arrays import Array
-from cann_jax.core.exploration.forecast import Forecast
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import check_scores
 from cann_jax.files.console import console
@@ -87,17 +86,17 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
         "forecast at lambda*",
     ):
         table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
-    attainable = reach.attainable
+    attainable, found_by = reach.attainable, (reach.forecast, reach.plug_in)
     for j, name in enumerate(found.problem.names):
-        table.add_row(
-            name,
-            f"{attainable.predicted.correlations[j + 1]:.2f}",
-            f"{attainable.ceiling[j]:+.4g}",
-            f"{attainable.multipliers[j]:.5g}",
-            *(_forecast_of(each, j) for each in (reach.forecast, reach.plug_in)),
-        )
-    forecasts = (_forecast_of(each, None) for each in (reach.forecast, reach.plug_in))
-    table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *forecasts)
+        ceiling, multiplier = f"{attainable.ceiling[j]:+.4g}", f"{attainable.multipliers[j]:.5g}"
+        if reach.forecast is not None:
+            ceiling += _span(reach.forecast.ceiling[1:], j)
+            multiplier += _span(reach.forecast.multipliers[1:], j)
+        cells = (_forecast_of(each and each.improvement, j) for each in found_by)
+        table.add_row(name, f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells)
+    cells = (_forecast_of(each and each.reward) for each in found_by)
+    table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *cells)
+    table.add_row("KL, nats", "", "", "", *(_forecast_of(each and each.kl) for each in found_by))
     out.print(table)
     verdict = "reachable" if reach.reachable else "above what this model can tell"
     if found.feasible == Feasible.NO:
@@ -105,11 +104,11 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     out.print(f"margins: {verdict}")
 
 
-def _forecast_of(forecast: Forecast | None, j: int | None) -> str:
-    """Return the forecast of constraint ``j``, or of the reward."""
-    if forecast is None:
+def _forecast_of(estimate: Any, j: int | tuple[()] = ()) -> str:
+    """Return an ``Estimate``, of constraint ``j`` where it has one for each."""
+    if estimate is None:
         return "–"
-    value, low, high = forecast.reward if j is None else (ends[j] for ends in forecast.improvement)
+    value, low, high = (np.asarray(end)[j] for end in estimate)
     return rf"{value:+.4g} \[{low:+.4g}, {high:+.4g}]"
 
 

@@ -32,7 +32,7 @@ def report_text(
     """
     config, found = run.config, results["summary"]
     parts = [
-        f"# {config.name}",
+        f"# {config.name}: {found['verdict'].upper()}",
         "\n".join(f"**{line}**  " for line in verdict_lines(results)),
         f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
         f"intervals: paired bootstrap over prompts, {config.evaluate.confidence:.0%}.",
