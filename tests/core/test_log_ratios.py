@@ -36,8 +36,8 @@ def log_ratios() -> jax.Array:
 def test_calibration_vectors(context, tolerance):
     with context():
         found = calibration(log_ratios(), TARGET)
-        np.testing.assert_allclose(found.slope, 1.6399381484458897, atol=tolerance)
-        np.testing.assert_allclose(found.correlation, 0.33741242929943965, atol=tolerance)
+        np.testing.assert_allclose(found.slope, 1.6399381484458897, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(found.correlation, 0.33741242929943965, rtol=0, atol=tolerance)
         assert calibration_slope(log_ratios() + 3.0, TARGET) == pytest.approx(1.63993815, abs=1e-5)
 
 
@@ -45,17 +45,17 @@ def test_calibration_vectors(context, tolerance):
 def test_listwise_vectors(context, tolerance):
     with context():
         loss = jnp.mean(listwise_loss(log_ratios(), jnp.asarray(TARGET), 1.0))
-        np.testing.assert_allclose(loss, 1.7309078251120515, atol=tolerance)
+        np.testing.assert_allclose(loss, 1.7309078251120515, rtol=0, atol=tolerance)
         floor = jnp.mean(listwise_floor(jnp.asarray(REWARD + CONSTRAINT), BETA))
-        np.testing.assert_allclose(floor, 0.8933971098181838, atol=tolerance)
+        np.testing.assert_allclose(floor, 0.8933971098181838, rtol=0, atol=tolerance)
         start = listwise_loss(jnp.zeros_like(log_ratios()), jnp.asarray(TARGET), 1.0)
-        np.testing.assert_allclose(start, math.log(6), atol=tolerance)
+        np.testing.assert_allclose(start, math.log(6), rtol=0, atol=tolerance)
 
 
 def test_the_listwise_loss_is_least_at_the_tilted_policy():
     tilt = jnp.asarray(TARGET, jnp.float32)
     slope = jax.grad(lambda x: jnp.sum(listwise_loss(x, tilt, 1.0)))(tilt + 2.0)
-    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    np.testing.assert_allclose(slope, 0, rtol=0, atol=1e-6)
 
 
 @PRECISIONS
@@ -64,7 +64,7 @@ def test_reweighted_vectors(context, tolerance, scale):
     with context():
         found = reweighted(scale * log_ratios(), trained_table())
         means = [np.mean(found.improvement), np.mean(found.reward), np.mean(found.kl)]
-        np.testing.assert_allclose(means, BY_SCALE[scale], atol=tolerance)
+        np.testing.assert_allclose(means, BY_SCALE[scale], rtol=0, atol=tolerance)
         assert 1 < found.effective_sample_size < 6
 
 
@@ -83,5 +83,5 @@ def test_missing_responses_weigh_nothing():
 def test_log_ratios_that_never_vary():
     assert calibration(jnp.zeros((3, 4)), TARGET[:3, :4]) == (0, 0, 0)
     flat = reweighted(jnp.zeros(REWARD.shape), trained_table())
-    np.testing.assert_allclose(flat.improvement, 0, atol=1e-6)
+    np.testing.assert_allclose(flat.improvement, 0, rtol=0, atol=1e-6)
     assert flat.effective_sample_size == pytest.approx(6)

@@ -27,16 +27,18 @@ def _float64():
 
 def test_vectors():
     found = predict_scores(jnp.asarray(FEATURES), trained_table(), FOLDS, strength=1.0, slopes=False)
-    np.testing.assert_allclose(found.correlations, [0.737296764644872, 0.7936390606660194], atol=1e-12)
-    np.testing.assert_allclose(found.slopes, [1.0081289929982893, 1.0010061078401002], atol=1e-12)
+    np.testing.assert_allclose(
+        found.correlations, [0.737296764644872, 0.7936390606660194], rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(found.slopes, [1.0081289929982893, 1.0010061078401002], rtol=0, atol=1e-12)
     assert found.strengths.tolist() == [1.0, 1.0]
 
 
 def test_vectors_in_float32():
     with jax.enable_x64(False):
         found = predict_scores(jnp.asarray(FEATURES), trained_table(), FOLDS, strength=1.0, slopes=False)
-    np.testing.assert_allclose(found.correlations, [0.737296764644872, 0.7936390606660194], atol=1e-5)
-    np.testing.assert_allclose(found.slopes, [1.0081289929982893, 1.0010061078401002], atol=1e-5)
+    np.testing.assert_allclose(found.correlations, [0.737296764644872, 0.7936390606660194], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.slopes, [1.0081289929982893, 1.0010061078401002], rtol=0, atol=1e-5)
 
 
 def plain_ridge(features, values, mask, weights, folds, strength):
@@ -73,9 +75,9 @@ def test_masks_weights_and_groups_against_loops(features):
     ):
         values = masked_centre(values, MASK)
         plain = plain_ridge(features, values, MASK, weights * inside, FOLDS, 2.0) * inside[:, None]
-        np.testing.assert_allclose(fitted, plain, atol=1e-10)
+        np.testing.assert_allclose(fitted, plain, rtol=0, atol=1e-10)
     again = predict_scores(features, scores, FOLDS, strength=2.0, members=members)
-    np.testing.assert_allclose(again.reward, found.reward * max(found.slopes[0], 0), atol=1e-12)
+    np.testing.assert_allclose(again.reward, found.reward * max(found.slopes[0], 0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("features", [FEATURES, WIDE], ids=["more rows", "more features"])
@@ -106,7 +108,7 @@ def test_standardised_features():
     raw = np.where(MASK[..., None], raw, np.nan)
     found = np.asarray(standardise_features(raw, MASK))
     assert np.all(found[~MASK] == 0) and np.all(found[..., 0] == 0)
-    np.testing.assert_allclose(found.sum(1), 0, atol=1e-10)
+    np.testing.assert_allclose(found.sum(1), 0, rtol=0, atol=1e-10)
     np.testing.assert_allclose((found**2).sum((0, 1))[1:] / MASK.sum(), 1)
     half = standardise_features(WIDE.astype(np.float16))
     assert half.dtype == np.float32

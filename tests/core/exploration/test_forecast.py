@@ -39,8 +39,8 @@ def test_means_have_t_intervals(solved):
         reach = stats.t.ppf(0.975, PROMPTS - 4) * np.std(values) / np.sqrt(PROMPTS - 4)
         plain = np.mean(values) + np.array([-reach, reach])
         np.testing.assert_allclose([np.squeeze(end) for end in estimate[1:]], plain)
-    np.testing.assert_allclose(seen.improvement.value, 0.2, atol=1e-9)
-    np.testing.assert_allclose(seen.reward.value, 0.36525717348269954, atol=1e-9)
+    np.testing.assert_allclose(seen.improvement.value, 0.2, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(seen.reward.value, 0.36525717348269954, rtol=0, atol=1e-9)
     assert seen.multipliers.low < found.multipliers < seen.multipliers.high
     assert seen.ceiling.low < seen.ceiling.value < seen.ceiling.high
     np.testing.assert_allclose(seen.ceiling.value, found.ceiling)
@@ -92,6 +92,6 @@ def test_a_group_is_as_sure_as_its_own_prompts():
     reach = stats.t.ppf(0.975, len(own) - 6) * np.std(own) / np.sqrt(len(own) - 6)
     ends = [seen.improvement.low[0], seen.improvement.high[0]]
     np.testing.assert_allclose(ends, np.mean(own) + np.array([-reach, reach]))
-    np.testing.assert_allclose(seen.level.value - seen.improvement.value, 1.0, atol=1e-9)
+    np.testing.assert_allclose(seen.level.value - seen.improvement.value, 1.0, rtol=0, atol=1e-9)
     # the prompts' own means do not vary here, so the level is as sure as the improvement
-    np.testing.assert_allclose(seen.level.low[1] - seen.improvement.low[1], 1.0, atol=1e-9)
+    np.testing.assert_allclose(seen.level.low[1] - seen.improvement.low[1], 1.0, rtol=0, atol=1e-9)
