@@ -95,9 +95,13 @@ def static_arguments(
     config: SampleConfig, responses: int, feature_layers: tuple[int, ...] = ()
 ) -> dict[str, Any]:
     """Return the static arguments of ``generate``."""
-    names = ("max_new_tokens", "temperature", "top_p")
-    settings = {name: getattr(config, name) for name in names}
-    return {"responses": responses, "feature_layers": feature_layers, **settings}
+    return {
+        "responses": responses,
+        "feature_layers": feature_layers,
+        "max_new_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+    }
 
 
 def _sample(

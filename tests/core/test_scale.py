@@ -1,5 +1,7 @@
 """The smallest scale that meets the targets: by weights alone, corrected by policies, and out of reach."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,14 +52,16 @@ def test_a_policy_that_was_sampled_corrects_the_size(linear):
 
 
 def test_where_the_weights_have_the_wrong_sign_only_what_was_seen_tells(linear):
+    turned = dataclasses.replace(linear, improvements=-np.abs(linear.improvements))
     seen = [Try(1.0, np.array([0.05, 0.1]), np.array([0.01, 0.01]), 0.1)]
-    found = choose_scale(linear, seen, np.array([0.0, 0.05]), 9.0)
-    assert found.met and 0 < found.scale <= 4
+    found = choose_scale(turned, seen, np.array([0.0, 0.05]), 9.0)
+    step = linear.scales[1]  # 0.05 of the 0.1 that was seen at scale 1
+    assert found.met and 0.5 <= found.scale <= 0.5 + step + 1e-9
 
 
 def test_the_nearest_scale_is_kept_where_the_kl_limit_binds(linear):
     found = choose_scale(linear, [], np.array([0.3, -0.1]), 0.05)
-    assert not found.met and found.kl <= 0.05 and found.scale > 0.5
+    assert not found.met and found.kl <= 0.05 and found.kl == pytest.approx(0.05, rel=0.05)
 
 
 def test_beyond_what_the_weights_tell_the_curve_goes_on():

@@ -16,6 +16,7 @@ from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder, split_decoder
 from cann_jax.stages import calibrate
 from tests.builders import ROOT
+from tests.builders.runs import saved_weights
 
 
 @pytest.fixture
@@ -84,12 +85,34 @@ def test_work_that_was_cut_off_goes_on(copied, capsys):
     assert read(folder, "calibrate/scale.json") == before
 
 
+def test_the_certificates_bound_is_added_to_the_aim(copied):
+    folder, flags = copied
+    aimed = []
+    for power in ("0.5", "0.9"):
+        wanted = ["--calibrate.aim", "certificate", "--calibrate.power", power, "--calibrate.tries", "1"]
+        train.main([*flags, *wanted, "--stages", "calibrate"])
+        row = read(folder, "calibrate/scale.json")["constraints"]["relevance"]
+        aimed.append(row["target"])
+        assert row["target"] > row["asked"]
+    assert aimed[1] > aimed[0]
+
+
+def test_the_kl_limit_is_kept_and_said(copied, capsys):
+    folder, flags = copied
+    train.main([*flags, "--calibrate.kl_limit", "1e-9", "--stages", "calibrate"])
+    found = read(folder, "calibrate/scale.json")
+    assert not found["met"] and found["kl"] <= 1e-9
+    assert "no scale within calibrate.kl_limit" in capsys.readouterr().out
+
+
 def test_an_adapter_of_zeros_has_no_scale(copied):
-    _, flags = copied
+    folder, flags = copied
     run = Run(parse_run(flags)[0])
     write_weights(run, "align", split_decoder(run, run.config.align.lora).reference)
-    with pytest.raises(InputError, match=r"the adapter that was trained is zero.*learning_rate"):
+    with pytest.raises(InputError, match=r"the adapter that was trained is zero.*learning_rate") as caught:
         calibrate.run(run)
+    assert "\n" not in str(caught.value)
+    assert (folder / "runs/tiny/align/weights").exists() and read(folder, "dual/dual.json")
 
 
 def test_a_margin_above_the_ceiling_is_refused_before_training(copied, capsys):
@@ -128,10 +151,18 @@ def test_a_verdict_can_be_required(copied):
         train.main([*flags, "--stages", "dual", "--require", "holds"])
 
 
-def test_rounds_start_from_the_scaled_step_and_are_spared_where_it_meets_its_aim(copied, capsys):
+@pytest.mark.parametrize("limit, met", [("3", True), ("1e-9", False)])
+def test_rounds_start_from_the_scaled_step_and_are_spared_where_it_meets_its_aim(copied, capsys, limit, met):
     folder, flags = copied
-    met = read(folder, "calibrate/scale.json")["met"]
-    train.main([*flags, "--rounds", "2", "--stages", "rounds"])
-    said = capsys.readouterr().out
-    assert ("no further round is needed" in said) == met
+    flags += ["--constraints.relevance.margin", "-0.5" if met else "0.01"]
+    flags += ["--calibrate.kl_limit", limit, "--calibrate.tries", "1", "--rounds", "2"]
+    train.main([*flags, "--stages", "dual,align,calibrate,rounds"])
+    found = read(folder, "calibrate/scale.json")
+    assert found["met"] is met
+    assert ("no further round is needed" in capsys.readouterr().out) == met
     assert len(read(folder, "rounds/rounds.json")) == (0 if met else 1)
+    trained, after = (saved_weights(folder / f"runs/tiny/{stage}/weights") for stage in ("align", "rounds"))
+    factors = [path for path in trained if "'b'" in path]
+    assert factors and after.keys() == trained.keys()
+    scaled = [np.allclose(after[path], trained[path] * found["scale"], rtol=1e-5) for path in factors]
+    assert all(scaled) if met else not any(scaled)

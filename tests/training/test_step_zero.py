@@ -1,5 +1,7 @@
 """Before the first update the policy is the reference, in every training of every shipped configuration."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -66,8 +68,11 @@ def test_loss_and_margins_before_the_first_update(name, tiny_folder, tmp_path):
     data = with_reference(spec, model.reference, model.frozen, made_up(training), epath.Path(tmp_path))
     state = start(spec, model.reference)
     _, metrics = train_step(spec, state, model.frozen, data.batch(0), jax.random.key(1))
-    assert training.start is not None  # the loss of the reference, whatever the labels
-    assert float(metrics["loss"]) == pytest.approx(training.start[1], abs=1e-6)
+    # Of margins of zero, whatever the labels.
+    expected = math.log(training.batching.group_size if training.loss == "listwise" else 2)
+    assert training.loss in ("dpo", "listwise") and training.start is not None
+    assert training.start[1] == pytest.approx(expected)
+    assert float(metrics["loss"]) == pytest.approx(expected, abs=1e-6)
     bound = 1e-6 * float(np.abs(data.reference).mean())
     assert bound > 1e-6
     for margin in ("margin_mean", "margin_p10", "margin_p90", "log_ratio"):
