@@ -73,6 +73,12 @@ def implicit(beta: float, **source: str) -> dict[str, Any]:
     return {"kind": "implicit", "beta": beta, "prealigned": source}
 
 
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows that the stage ``align`` of the run in ``folder`` logged."""
+    lines = (folder / "runs/tiny/align/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def saved_weights(folder: Path) -> dict[str, np.ndarray]:
     """Return the weights that a training saved in ``folder``, by path, wherever the devices were."""
     with ocp.StandardCheckpointer() as reader:

@@ -1,6 +1,5 @@
 """What training can attain: the method's test vectors, complementarity, and the ceiling."""
 
-import contextlib
 import dataclasses
 
 import jax
@@ -9,25 +8,28 @@ import numpy as np
 import pytest
 
 from cann_jax.core.attainable import attainable, attained, solve_attainable
-from cann_jax.core.prediction import Predicted, predict_scores
+from cann_jax.core.prediction import Predicted
 from cann_jax.core.scores import Scores, normalised_prompt_weights
 from cann_jax.core.solver.solve import solve_dual
 from cann_jax.files.errors import InputError
-from tests.core.trained import BETA, CONSTRAINT, FEATURES, FOLDS, REWARD, trained_table, within
-
-PRECISIONS = pytest.mark.parametrize(
-    "context, tolerance", [(lambda: jax.enable_x64(True), 1e-9), (contextlib.nullcontext, 1e-5)]
+from tests.core.trained import (
+    BETA,
+    CONSTRAINT,
+    FEATURES,
+    FOLDS,
+    PRECISIONS,
+    REWARD,
+    predicted,
+    trained_table,
+    within,
 )
+
 AT = {  # λ: constraint, reward, KL
     0.0: (-0.3401419082128975, 0.724575977911963, 0.6113793293690662),
     1.0: (0.20316295569564358, 0.3629234537712751, 0.4639357955190075),
     2.0: (0.4960187015791057, 0.09879746339825678, 0.8055424788705778),
 }
 GREEDY = 0.633907336325994
-
-
-def predicted(scores):
-    return predict_scores(jnp.asarray(FEATURES), scores, FOLDS, strength=1.0, slopes=False)
 
 
 def means(scores, found):

@@ -1,6 +1,5 @@
 """Log-ratios, and the listwise loss on them, against the method's test vectors."""
 
-import contextlib
 import math
 
 import jax
@@ -10,15 +9,18 @@ import pytest
 
 from cann_jax.core.log_ratios import calibration, calibration_slope, reweighted
 from cann_jax.core.losses import listwise_floor, listwise_loss
-from cann_jax.core.prediction import predict_scores
 from cann_jax.core.scores import Scores
-from tests.core.trained import BETA, CONSTRAINT, DISTURBANCE, FEATURES, FOLDS, REWARD, trained_table, within
-
-PRECISIONS = pytest.mark.parametrize(
-    "context, tolerance",
-    [(lambda: jax.enable_x64(True), 1e-9), (contextlib.nullcontext, 1e-5)],
-    ids=["float64", "float32"],
+from tests.core.trained import (
+    BETA,
+    CONSTRAINT,
+    DISTURBANCE,
+    PRECISIONS,
+    REWARD,
+    predicted,
+    trained_table,
+    within,
 )
+
 TARGET = (REWARD + CONSTRAINT) / BETA
 BY_SCALE = {  # s: constraint, reward, KL
     0.5: (-0.052325738077057114, 0.11871051687549668, 0.02024585397145411),
@@ -28,7 +30,7 @@ BY_SCALE = {  # s: constraint, reward, KL
 
 
 def log_ratios() -> jax.Array:
-    found = predict_scores(jnp.asarray(FEATURES), trained_table(), FOLDS, strength=1.0, slopes=False)
+    found = predicted(trained_table())
     return jnp.asarray(within(0.5 * np.asarray(found.reward) + 0.3 * DISTURBANCE))
 
 

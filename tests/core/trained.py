@@ -1,10 +1,20 @@
 """The closed-form table with features of the method's test vectors, for what training can attain."""
 
+import contextlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from cann_jax.core.prediction import Predicted, predict_scores
 from cann_jax.core.scores import Scores
 
+PRECISIONS = pytest.mark.parametrize(
+    "context, tolerance",
+    [(lambda: jax.enable_x64(True), 1e-9), (contextlib.nullcontext, 1e-5)],
+    ids=["float64", "float32"],
+)
 PROMPTS, RESPONSES, BETA = 24, 6, 0.5
 _I, _K = np.arange(PROMPTS)[:, None], np.arange(RESPONSES)[None, :]
 FOLDS = np.arange(PROMPTS) % 4
@@ -27,3 +37,8 @@ DISTURBANCE = np.sin(2.2 * _I + 4.1 * _K)
 
 def trained_table() -> Scores:
     return Scores(jnp.asarray(REWARD), jnp.asarray(CONSTRAINT[..., None]))
+
+
+def predicted(scores: Scores) -> Predicted:
+    """The table's predictions, as the vectors have them."""
+    return predict_scores(jnp.asarray(FEATURES), scores, FOLDS, strength=1.0, slopes=False)

@@ -1,6 +1,5 @@
 """A training that overshoots: it is said while it runs and in the report, and the best checkpoint is kept."""
 
-import json
 import shutil
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.training.health import read_health
-from tests.builders.runs import saved_weights
+from tests.builders.runs import metrics, saved_weights
 
 OVERSHOOT = (
     *("--align.optimizer.learning_rate", "0.3", "--align.optimizer.clip_norm", "0.01"),
@@ -16,11 +15,6 @@ OVERSHOOT = (
     *("--align.export", "none", "--align.lora.dropout", "0"),
 )
 STOP = ("--align.early_stop", "true", "--stages", "align")
-
-
-def metrics(folder) -> list[dict]:
-    lines = (folder / "runs/tiny/align/metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def checks(folder) -> dict[int, float]:

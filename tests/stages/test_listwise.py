@@ -1,7 +1,5 @@
 """The listwise loss on predicted scores, as the stage ``align`` trains it."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy.special import entr, softmax
@@ -9,6 +7,7 @@ from scipy.special import entr, softmax
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.run.outputs import read_dual, read_predicted, read_scores, write_predicted
 from cann_jax.run.run import Run
+from tests.builders.runs import metrics
 
 FLAGS = ("--stages", "align", "--align.loss", "listwise", "--align.export", "none")
 ALL = ("--align.heldout_prompts", "0")
@@ -20,11 +19,6 @@ def run(copy) -> Run:
     """The finished run; its stage ``dual`` has written the predicted scores."""
     flags = ["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")]
     return Run(parse_run(flags)[0])
-
-
-def metrics(folder) -> list[dict]:
-    lines = (folder / "runs/tiny/align/metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_predicted_scores_are_read_by_name(run):

@@ -1,7 +1,5 @@
 """Training on human preferences: the baselines, and MoCAN on a data set's pairs."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +8,7 @@ from cann_jax import train
 from cann_jax.files.errors import InputError
 from tests.builders import ROOT
 from tests.builders.preferences import pku_row, write_lines
-from tests.builders.runs import write_config
+from tests.builders.runs import metrics, write_config
 
 NO_GROUP = ("--constraints.length.group", "null")
 SHORT = ("--align.epochs", "1", "--align.prompts_per_step", "4", "--align.export", "none")
@@ -34,11 +32,6 @@ def run(tmp_path, tiny_folder, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
-
-
-def metrics(tmp_path) -> list[dict]:
-    lines = (tmp_path / "runs/tiny/align/metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_dpo_on_better_needs_no_scores(run, tmp_path):
