@@ -5,7 +5,7 @@
 
 Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``; the samples and scores of seed 0 are
 shared. A seed determines the initial adapters, the order of the prompts, the responses taken, and the draws
-of calibration and evaluation; reference draws and log-probs are shared among the runs of a seed. Finished
+of calibration and evaluation; the reference's draws there are shared among the runs of a seed. Finished
 rows are kept in ``benchmarks/results/constraint.jsonl``, so that the script goes on where it was
 interrupted; it also writes ``constraint.md`` and ``constraint.png``. About ten minutes a run on two cores.
 """
@@ -38,7 +38,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 SHARED = ("sample", "score")
 # Work that depends on the seed alone, by stage: patterns of files.
 SEEDED = {
-    "align": ("reference-*.parquet",),
     "calibrate": ("reference-*.parquet", "scores-reference-*.parquet"),
     "evaluate": ("reference-*.parquet", "scores-reference-*.parquet"),
 }

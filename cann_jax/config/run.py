@@ -206,10 +206,9 @@ class RunConfig(JobConfig):
         every = self.trained_on() | also
         return {name: item for name, item in every.items() if item[1].scores_new_responses}
 
-    def measured_constraints(self) -> dict[str, tuple[str, ScorerConfig]]:
-        """Return the scorers of the constraints, and of the reward where it can score new responses."""
-        names = {"reward", *self.constraints} & self.measured().keys()
-        return {name: item for name, item in self.measured().items() if name in names}
+    def constraint_scorers(self) -> dict[str, tuple[str, ScorerConfig]]:
+        """Return the scorers of the constraints: (key in the configuration, settings) by name."""
+        return {name: item for name, item in self.trained_on().items() if name in self.constraints}
 
     def to_prealign(self) -> tuple[ToPrealign, ...]:
         """Return the models that the run pre-aligns, each once, in the order of the scorers."""
@@ -301,8 +300,7 @@ class RunConfig(JobConfig):
             )
 
     def _new_sample_conflicts(self) -> Iterator[tuple[str, str]]:
-        constraints = {name: item for name, item in self.trained_on().items() if name != "reward"}
-        for key, scorer in (self.trained_on() if self.rounds > 1 else constraints).values():
+        for key, scorer in (self.trained_on() if self.rounds > 1 else self.constraint_scorers()).values():
             if not scorer.scores_new_responses:
                 setting = "rounds to 1" if self.rounds > 1 else "prompts.calibration to null"
                 yield (

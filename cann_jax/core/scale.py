@@ -15,12 +15,13 @@ import numpy as np
 from cann_jax.core.arrays import Array
 from cann_jax.core.log_ratios import reweighted
 from cann_jax.core.scores import Scores, normalised_prompt_weights
+from cann_jax.core.table import standardise
 
 # Of the K − 1 effective responses beyond one; with fewer, the weights tend to best-of-K. In the quickstart
 # (K = 2) a share of .66 told +.108 where the policy gave +.145, and .31 told +.155 where it gave +.463.
 ENOUGH = 0.9
 POINTS = 801
-NEAR = 1.5  # tries within this factor of a scale tell of it
+NEAR = 1.5  # a try this factor away from a scale has e^-1/2 of the weight of one at it
 # Improvement grows like s and KL like s² where the weights no longer tell.
 IMPROVEMENT, KL = 1, 2
 
@@ -34,12 +35,14 @@ class Shape:
         improvements: (n, m), of each constraint.
         kl: (n,), nats.
         effective: (n,), share of the K − 1 responses beyond one that is effective.
+        spreads: (m,), deviation of each constraint within a prompt.
     """
 
     scales: np.ndarray
     improvements: np.ndarray
     kl: np.ndarray
     effective: np.ndarray
+    spreads: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     count = scores.reward.shape[1]
     # Deviations from the mean of K responses, themselves among them, have (K − 1)/K of the covariance.
     whole = count / max(count - 1, 1)
-    return Shape(scales, improvements * whole, kl * whole, (sizes - 1) / max(count - 1, 1))
+    spreads = np.asarray(standardise(scores).spreads.constraints)
+    return Shape(scales, improvements * whole, kl * whole, (sizes - 1) / max(count - 1, 1), spreads)
 
 
 @jax.jit
@@ -110,12 +114,13 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
     seen = [[(each.scale, each.improvement[j]) for each in tries] for j in range(len(targets))]
     curves = zip(known.improvements.T, seen, strict=True)
     improvements = np.stack([_corrected(known, curve, IMPROVEMENT, own) for curve, own in curves], axis=1)
-    kl = _corrected(known, known.kl, KL, [(t.scale, t.kl) for t in tries])
+    # A sampled KL of nothing or less is noise, and must not lift the limit.
+    kl = _corrected(known, known.kl, KL, [(t.scale, t.kl) for t in tries if t.kl > 0])
     inside = kl <= kl_limit
     inside[0] = True
     reached = inside & np.all(improvements >= targets, axis=1)
     met = bool(reached.any())
-    shortfall = np.max((targets - improvements) / np.maximum(np.abs(targets), 1e-12), axis=1)
+    shortfall = np.max((targets - improvements) / known.spreads, axis=1)  # units differ, and a target may be 0
     best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, shortfall, np.inf)))
     return Scale(float(scales[best]), met, improvements[best], float(kl[best]))
 
@@ -123,8 +128,9 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
 def _corrected(known: Shape, curve: np.ndarray, power: int, seen: list[tuple[float, float]]) -> np.ndarray:
     """Return a curve (n,) over the scales, continued beyond what the weights tell, in the size seen."""
     scales = known.scales
-    last = int(np.flatnonzero(known.effective >= ENOUGH)[-1]) if known.effective[0] > 0 else 0
-    tail = curve[last] * (scales / max(scales[last], 1e-12)) ** power
+    # The first step of the grid is always told: a slope of nothing would leave nothing to continue.
+    last = max(int(np.flatnonzero(known.effective >= ENOUGH)[-1]), 1) if known.effective[0] > 0 else 1
+    tail = curve[last] * (scales / scales[last]) ** power
     curve = np.where(scales <= scales[last], curve, tail)
     if not seen:
         return curve

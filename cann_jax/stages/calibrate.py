@@ -8,13 +8,14 @@ import numpy as np
 from scipy import stats
 
 from cann_jax.config.run import RunConfig
+from cann_jax.core.certificate import certify
 from cann_jax.core.problem import Constraint, Problem
 from cann_jax.core.scale import Scale, Shape, Try, choose_scale, shape
 from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.scale import is_zero, scaled
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, read_weights, write_scale
-from cann_jax.run.policies import Draw, Sampled, differences, sample_policy
+from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
@@ -22,7 +23,7 @@ from cann_jax.run.training import export, split_decoder
 
 # Added to the run's seed: these draws are not those of the training prompts.
 CALIBRATION_SEED = 3_000_017
-CONFIRMED = 0.1  # a scale that moves by less than this share of itself is sampled no further
+CONFIRMED = 0.1  # a scale within this share of one that was sampled is not sampled again
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def run(run: Run) -> None:
         )
     prompts = encoded_prompts(run, "calibration")
     print_overlong("calibrate", prompts)
-    scorers = load_scorers(run, config.measured_constraints())
+    scorers = load_scorers(run, config.constraint_scorers())
     draw = Draw(prompts, config.calibrate.responses, config.seed + CALIBRATION_SEED, folder)
     reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
 
@@ -76,10 +77,10 @@ def run(run: Run) -> None:
     goals = _goals(run, problem)
     log_ratios = policy(1.0).logps(prompts.ids, whole.tokens, whole.lengths) - whole.logps
     known = shape(log_ratios, problem.scores, config.calibrate.largest)
-    found, targets, tries = _search(config, goals, known, reference, sampled)
-    _print(goals, targets, found)
-    write_scale(run, _record(goals, targets, found, tries))
-    export(run, model.decoder(weights), config.align.export, folder, scale=found.scale)
+    search = _search(config, goals, known, reference, sampled)
+    _print(goals, search)
+    write_scale(run, _record(goals, search))
+    export(run, model.decoder(weights), config.align.export, folder, scale=search.found.scale)
 
 
 def _goals(run: Run, problem: Problem) -> list[Goal]:
@@ -91,26 +92,55 @@ def _goals(run: Run, problem: Problem) -> list[Goal]:
     ]
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a search for the scale found.
+
+    Args:
+        found: The scale.
+        targets: (m,), the improvements aimed at.
+        tries: What the policies that were sampled on the way gave.
+    """
+
+    found: Scale
+    targets: np.ndarray
+    tries: list[Try]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a policy was sampled at about the scale; scale 0 is the reference itself."""
+        return self.found.scale == 0 or any(_near(each.scale, self.found.scale) for each in self.tries)
+
+
+def _near(tried: float, scale: float) -> bool:
+    return abs(scale - tried) <= CONFIRMED * tried
+
+
 def _search(
     config: RunConfig,
     goals: Sequence[Goal],
     known: Shape,
     reference: Sampled,
     sampled: Callable[[float], Sampled],
-) -> tuple[Scale, np.ndarray, list[Try]]:
-    """Return the scale, the improvements (m,) aimed at, and what the policies sampled on the way gave."""
-    tries: list[Try] = []
-    policy, limit = reference, config.calibrate.kl_limit
+) -> Search:
+    """Find the scale, sampling the policy where it is expected until one try confirms it."""
+    limit = config.calibrate.kl_limit
     targets = np.array([_target(config, goal, reference, reference) for goal in goals])
-    found = choose_scale(known, tries, targets, limit)
-    while len(tries) < config.calibrate.tries and found.scale > 0:
-        policy = sampled(found.scale)
-        tries.append(_try(found.scale, goals, reference, policy))
-        targets = np.array([_target(config, goal, reference, policy) for goal in goals])
-        before, found = found.scale, choose_scale(known, tries, targets, limit)
-        if abs(found.scale - before) <= CONFIRMED * before:
+    search = Search(choose_scale(known, [], targets, limit), targets, [])
+    while len(search.tries) < config.calibrate.tries:
+        scale = search.found.scale
+        if scale == 0 and not search.found.met and not search.tries:
+            # Weights that see no gain may be wrong, so that one policy is sampled all the same.
+            scale = float(known.scales[(known.kl <= limit) & (known.scales <= 1)].max())
+        elif search.confirmed:
             break
-    return found, targets, tries
+        if scale == 0:
+            break
+        policy = sampled(scale)
+        tries = [*search.tries, _try(scale, goals, reference, policy)]
+        targets = np.array([_target(config, goal, reference, policy) for goal in goals])
+        search = Search(choose_scale(known, tries, targets, limit), targets, tries)
+    return search
 
 
 def _try(scale: float, goals: Sequence[Goal], reference: Sampled, policy: Sampled) -> Try:
@@ -138,20 +168,30 @@ def _target(config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled) 
     # A margin is judged by differences, to which both policies' draws add; a level by the policy alone.
     noise = sum(within) if goal.constraint.margin is not None else within[1]
     here, there = config.calibrate.responses, config.evaluate.responses
-    if policy is reference:  # nothing was sampled yet: only the draws' own noise is known
-        spread = noise / here
-    else:
-        found = differences(goal.constraint, reference, policy)
-        spread = 0.0 if found is None or len(found) < 2 else float(found.var(ddof=1))
+    # Before anything is sampled, only the draws' own noise is known.
+    found = None if policy is reference else differences(goal.constraint, reference, policy)
+    spread = noise / here if found is None or len(found) < 2 else float(found.var(ddof=1))
     bound = max(spread - noise / here, 0.0) + noise / there
-    delta = (1 - config.evaluate.confidence) / len(config.constraints)
-    takes = stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)) * np.sqrt(bound / goal.heldout)
+    takes = _reach(config, goal, found) * np.sqrt(bound / goal.heldout)
     chance = stats.norm.ppf(config.calibrate.power) * np.sqrt(bound / goal.heldout + spread / len(both[0]))
     return float(goal.asked + takes + chance)
 
 
-def _print(goals: Sequence[Goal], targets: np.ndarray, found: Scale) -> None:
-    for goal, target, expected in zip(goals, targets, found.improvement, strict=True):
+def _reach(config: RunConfig, goal: Goal, found: np.ndarray | None) -> float:
+    """Return by how many standard errors the certificate's bound is below the mean."""
+    delta = (1 - config.evaluate.confidence) / len(config.constraints)
+    if found is not None and len(found) > 1:
+        ends = [difference_range(goal.constraint)]
+        seen = certify([found], goal.asked, 1 - delta, ranges=ends)
+        error = found.std(ddof=1) / np.sqrt(len(found))
+        if error > 0 and np.isfinite(seen.lower[0]):
+            return float((seen.mean - seen.lower)[0] / error)
+    return float(stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)))
+
+
+def _print(goals: Sequence[Goal], search: Search) -> None:
+    found = search.found
+    for goal, target, expected in zip(goals, search.targets, found.improvement, strict=True):
         print(
             f"calibrate: {goal.label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
             f"expected {expected:+.3f} at scale {found.scale:.3f} (KL {found.kl:.2f} nats)"
@@ -162,17 +202,24 @@ def _print(goals: Sequence[Goal], targets: np.ndarray, found: Scale) -> None:
             "nearest is kept. Lower the margin, train on more prompts, or set rounds to 2 or more, which "
             "start from here"
         )
+    if not search.confirmed:
+        print(
+            f"calibrate: no policy was sampled near scale {found.scale:.3f}; what is expected there comes "
+            f"from {len(search.tries)} others. Raise calibrate.tries to see one"
+        )
 
 
-def _record(goals: Sequence[Goal], targets: np.ndarray, found: Scale, tries: Sequence[Try]) -> dict[str, Any]:
+def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:
+    found = search.found
     by_name = {
         goal.constraint.name: {"asked": goal.asked, "target": target, "expected": expected}
-        for goal, target, expected in zip(goals, targets, found.improvement, strict=True)
+        for goal, target, expected in zip(goals, search.targets, found.improvement, strict=True)
     }
     return {
         "scale": found.scale,
         "met": found.met,
+        "confirmed": search.confirmed,
         "kl": found.kl,
         "constraints": by_name,
-        "tries": [asdict(each) for each in tries],
+        "tries": [asdict(each) for each in search.tries],
     }

@@ -79,7 +79,8 @@ class Round:
 def run(run: Run) -> None:
     """Run the rounds after the first, and write the last policy's weights.
 
-    They start from the calibrated step where there is one; if that meets its aim, none is run.
+    They start from the calibrated step where there is one; if a policy sampled there meets its aim, none is
+    run.
 
     Files: a folder a round (``02``, …) with its samples, scores and metrics; ``rounds.json`` (λ before and
     after each round, improvement measured, margin, warnings); ``weights``; and what ``align.export`` asks
@@ -95,7 +96,7 @@ def run(run: Run) -> None:
     weights = one_shot_weights(run, model)
     multipliers: Multipliers = dual.multipliers
     records = []
-    enough = config.calibrated and read_calibration(run)["met"]
+    enough = config.calibrated and all(read_calibration(run)[key] for key in ("met", "confirmed"))
     if enough:
         print("rounds: the calibrated step meets its aim, so that no further round is needed")
     for number in range(2, 2 if enough else config.rounds + 1):

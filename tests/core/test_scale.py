@@ -81,3 +81,26 @@ def test_few_responses_tell_the_slope_without_bias(count):
     small = np.searchsorted(known.scales, 0.25)
     assert known.improvements[small, 0] == pytest.approx(0.25 * 0.5 * 0.16, rel=0.03)
     assert known.kl[small] == pytest.approx(0.25**2 * 0.16 / 2, rel=0.03)
+
+
+def test_a_target_of_nothing_counts_by_what_the_constraint_can_move(linear):
+    """A shortfall divided by the target itself let a target of 0 outweigh every other."""
+    turned = dataclasses.replace(linear, improvements=linear.improvements * [1, 0] + [0, -1e-6])
+    found = choose_scale(turned, [], np.array([0.2, 0.0]), 9.0)
+    assert not found.met and found.improvement[0] == pytest.approx(0.2, abs=0.01)
+
+
+def test_weights_that_tell_of_no_scale_leave_a_line_to_correct():
+    """Large log-ratios leave one effective response at the first step of the grid already."""
+    ratios = 300 * np.random.default_rng(3).normal(size=(50, 2))
+    known = shape(ratios, Scores(np.zeros_like(ratios), ratios[..., None]), 4.0)
+    assert known.effective[1] < ENOUGH
+    seen = Try(1.0, np.array([0.1]), np.array([0.01]), 0.2)
+    found = choose_scale(known, [seen], np.array([0.2]), 9.0)
+    assert found.met and found.scale == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_kl_below_nothing_lifts_no_limit(linear):
+    seen = Try(1.0, np.array([0.08, 0.0]), np.array([0.01, 0.01]), -1e-3)
+    found = choose_scale(linear, [seen], np.array([0.3, -0.1]), 0.05)
+    assert not found.met and 0 < found.kl <= 0.05

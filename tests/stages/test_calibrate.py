@@ -1,5 +1,6 @@
 """A run that forecasts, scales its step, and certifies: what each stage leaves, and what is refused."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -51,6 +52,8 @@ def test_the_step_is_scaled_and_the_scaled_policy_is_what_is_measured(copied):
     scale, found = read_scale(run), read(folder, "calibrate/scale.json")
     assert 0 < scale == found["scale"] <= run.config.calibrate.largest and scale != 1
     assert 1 <= len(found["tries"]) <= run.config.calibrate.tries
+    nearest = min(abs(each["scale"] - scale) / each["scale"] for each in found["tries"])
+    assert found["confirmed"] == (nearest <= calibrate.CONFIRMED)
     assert all(len(each["improvement"]) == 1 and each["error"][0] > 0 for each in found["tries"])
     assert read(folder, "evaluate/results.json")["summary"]["scale"] == scale
     model = split_decoder(run, run.config.align.lora)
@@ -149,6 +152,20 @@ def test_a_verdict_can_be_required(copied):
         train.main([*flags, *wanted, "--evaluate.confidence", "0.999999", "--require", "holds"])
     with pytest.raises(InputError, match="--require reads the verdict of the stage 'evaluate'"):
         train.main([*flags, "--stages", "dual", "--require", "holds"])
+
+
+def test_one_policy_is_sampled_where_the_weights_see_no_gain(copied, monkeypatch):
+    """Weights of two responses may have the wrong sign; scale 0 was kept on their word alone."""
+    folder, flags = copied
+    found = calibrate.shape
+
+    def blind(*given):
+        known = found(*given)
+        return dataclasses.replace(known, improvements=-np.abs(known.improvements))
+
+    monkeypatch.setattr(calibrate, "shape", blind)
+    train.main([*flags, "--calibrate.tries", "1", "--stages", "calibrate"])
+    assert [each["scale"] for each in read(folder, "calibrate/scale.json")["tries"]] == [1.0]
 
 
 @pytest.mark.parametrize("limit, met", [("3", True), ("1e-9", False)])
