@@ -21,7 +21,7 @@ from cann_jax.runtime.sharding import axis_size
 
 CHUNK = 6144  # rows of the vocabulary whose logits exist at once, whatever its size
 PACKED_TOKENS = 512  # response tokens in one sequence; its attention mask is quadratic in them
-BATCH_TOKENS = 2048  # tokens a call; two Zen 4 cores gain nothing beyond
+BATCH_TOKENS = 2048  # tokens a call, about; two Zen 4 cores gain nothing beyond
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def call_shape(prompt: int, responses: int, length: int) -> tuple[int, int]:
     """
     fitting = [n for n in range(1, responses + 1) if responses % n == 0 and n * length <= PACKED_TOKENS]
     together = max(fitting, default=1)
-    return max(1, BATCH_TOKENS // (prompt + together * length)), together
+    return max(1, round(BATCH_TOKENS / (prompt + together * length))), together
 
 
 @partial(jax.jit, static_argnames="graph")

@@ -43,6 +43,8 @@ class Relevance(Scorer):
     neutral: np.ndarray
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        neutral = [self.neutral] * responses.shape[0]
-        values = reference_logps - self.reference.logps(neutral, responses.tokens, responses.lengths)
-        return Scored(values / responses.lengths.astype(np.float32) if self.config.per_token else values)
+        # Every response is one to the same prompt: packed behind it by the dozen, they take half the time.
+        tokens, lengths = responses.tokens, responses.lengths
+        together = tokens.reshape(1, -1, tokens.shape[-1]), lengths.reshape(1, -1)
+        values = reference_logps - self.reference.logps([self.neutral], *together).reshape(lengths.shape)
+        return Scored(values / lengths.astype(np.float32) if self.config.per_token else values)
