@@ -68,6 +68,35 @@ def write_config(folder: Path, model: Path, **changes) -> str:
     return str(path)
 
 
+def calibrated_changes(folder: Path) -> dict[str, Any]:
+    """What makes of that configuration a run that forecasts, scales its step and exports the adapter."""
+    vowels = {"kind": "function", "function": "tests.builders.toy_scorers:vowels", "better": "higher"}
+    return {
+        "prompts": {
+            "train": write_prompts(folder / "train_prompts.jsonl", 40, "Tell me about"),
+            "calibration": write_prompts(folder / "calibration_prompts.jsonl", 6, "Describe"),
+            "heldout": write_prompts(folder / "heldout.jsonl", 6, "Explain"),
+            "on_overlong": "error",
+            "max_tokens": 64,
+        },
+        # The random model's features tell relevance (.36), and nothing of vowels.
+        "reward": {"scorer": vowels},
+        "constraints": {"relevance": {"scorer": {"kind": "relevance"}, "margin": 0.01}},
+        "dual": {"beta": 0.3, "multipliers": "attainable", "folds": 4},
+        "align": {
+            "loss": "listwise",
+            "labels": "denoised",
+            "group_size": 4,
+            "export": "adapter",
+            "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
+            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
+            "prompts_per_step": 4,
+            "checkpoint_every": 2,
+        },
+        "calibrate": {"aim": "margin", "responses": 2, "tries": 2},
+    }
+
+
 def implicit(beta: float, **source: str) -> dict[str, Any]:
     """Settings of a scorer whose pre-aligned model comes from ``source``."""
     return {"kind": "implicit", "beta": beta, "prealigned": source}

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cann_jax.core.scale import POINTS
 from tests.builders import ROOT
 from tests.builders.processes import environment, free_port
-from tests.builders.runs import STAGES, command, saved_weights, write_config
+from tests.builders.runs import STAGES, calibrated_changes, command, saved_weights, write_config
 
 HEARTBEAT = 10
 FLAGS = ("--align.prompts_per_step", "4", "--mesh.fsdp", "2")
@@ -22,24 +23,30 @@ FLAGS += ("--distributed.heartbeat_timeout_seconds", str(HEARTBEAT))
 STAND_INS = Path(__file__).resolve().parent
 
 
+def calibrated_config(folder: Path, model: Path) -> str:
+    return write_config(folder, model, **calibrated_changes(folder))
+
+
 @pytest.fixture(scope="module")
 def alone(tiny_folder, tmp_path_factory) -> Path:
     """The folder of an undisturbed run on two devices of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    run = command(write_config(folder, tiny_folder), *FLAGS)
+    run = command(calibrated_config(folder, tiny_folder), *FLAGS)
     done = subprocess.run(run, cwd=ROOT, env=environment(2), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "runs/tiny"
 
 
 def assert_equal(folder: Path, alone: Path) -> None:
-    assert all((folder / stage / "manifest.json").exists() for stage in STAGES)
+    assert all((folder / stage / "manifest.json").exists() for stage in (*STAGES, "calibrate"))
     duals = [json.loads((each / "dual/dual.json").read_text()) for each in (alone, folder)]
     np.testing.assert_allclose(duals[0]["multipliers"], duals[1]["multipliers"], atol=1e-5)
     ours, theirs = saved_weights(folder / "align/weights"), saved_weights(alone / "align/weights")
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+    scales = [json.loads((each / "calibrate/scale.json").read_text())["scale"] for each in (alone, folder)]
+    assert scales[1] == pytest.approx(scales[0], abs=2 * 4 / (POINTS - 1)) and scales[0] > 0
 
 
 def worker(config: str, index: int) -> int:
@@ -81,7 +88,7 @@ def seconds_until_said(job: subprocess.Popen, words: str, since: float) -> float
 
 
 def test_local_with_a_process_killed(alone, tiny_folder, tmp_path):
-    config, folder = write_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
+    config, folder = calibrated_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
     job = start([str(ROOT / "launch/local.sh"), "2", *command(config, *FLAGS)])
     since = kill_in_training(job, config, folder, 1)
     assert seconds_until_said(job, "process 1 ended with status 137; ending all 2", since) < HEARTBEAT
@@ -92,7 +99,7 @@ def test_local_with_a_process_killed(alone, tiny_folder, tmp_path):
 
 def test_pod_with_a_worker_killed(alone, tiny_folder, tmp_path):
     """The launcher sees nothing but the end of all workers: the others must notice and end by themselves."""
-    config, folder = write_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
+    config, folder = calibrated_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
     given = {"NAME": "pod", "ZONE": "z", "TYPE": "v5litepod-8", "POLL_SECONDS": "0", "INSTALL": "true"}
     given |= {"PORT": str(free_port()), "PYTHON": sys.executable, "REMOTE": str(tmp_path / "remote")}
     run = [str(ROOT / "launch/tpu_pod.sh"), "run", "--config", config, *FLAGS]
@@ -111,7 +118,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
 
 @pytest.mark.parametrize("script, variables", [("gke.sh", KUBERNETES), ("slurm.sbatch", SLURM)])
 def test_other_launchers_begin_a_real_run(script, variables, alone, tiny_folder, tmp_path):
-    config, folder = write_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
+    config, folder = calibrated_config(tmp_path, tiny_folder), tmp_path / "runs/tiny"
     given = {
         "ASKED": str(tmp_path / "asked"),
         "PORT": str(free_port()),

@@ -9,7 +9,7 @@ from cann_jax import train
 from tests.builders import ROOT
 from tests.builders.preferences import pku_row, write_lines
 from tests.builders.recording import Recorder
-from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, implicit, write_config, write_prompts
+from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, calibrated_changes, implicit, write_config
 
 
 @pytest.fixture(scope="session")
@@ -52,34 +52,9 @@ def prealigned(tiny_folder, tmp_path_factory, recorder):
 def calibrated(tmp_path_factory, tiny_folder, recorder) -> Path:
     """As ``finished``, of a run that forecasts from features, scales its step and exports the adapter."""
     folder = tmp_path_factory.mktemp("calibrated")
-    vowels = {"kind": "function", "function": "tests.builders.toy_scorers:vowels", "better": "higher"}
-    changes = {
-        "prompts": {
-            "train": write_prompts(folder / "train_prompts.jsonl", 40, "Tell me about"),
-            "calibration": write_prompts(folder / "calibration_prompts.jsonl", 6, "Describe"),
-            "heldout": write_prompts(folder / "heldout.jsonl", 6, "Explain"),
-            "on_overlong": "error",
-            "max_tokens": 64,
-        },
-        # The random model's features tell relevance (.36), and nothing of vowels.
-        "reward": {"scorer": vowels},
-        "constraints": {"relevance": {"scorer": {"kind": "relevance"}, "margin": 0.01}},
-        "dual": {"beta": 0.3, "multipliers": "attainable", "folds": 4},
-        "align": {
-            "loss": "listwise",
-            "labels": "denoised",
-            "group_size": 4,
-            "export": "adapter",
-            "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
-            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
-            "prompts_per_step": 4,
-            "checkpoint_every": 2,
-        },
-        "calibrate": {"aim": "margin", "responses": 2, "tries": 2},
-    }
     with pytest.MonkeyPatch.context() as patch, recorder.recording():
         patch.chdir(ROOT)
-        train.main(["--config", write_config(folder, tiny_folder, **changes)])
+        train.main(["--config", write_config(folder, tiny_folder, **calibrated_changes(folder))])
     return folder
 
 
