@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "plug_in": ("--dual.multipliers", "plug_in"),
 }
 SHARED = ("sample", "score")
+# Stages that a variant has in common with the base's run of its margin and seed.
+AS_BASE = {"uncalibrated": ("dual", "align")}
 # Work that depends on the seed alone, by stage: patterns of files.
 SEEDED = {
     "calibrate": ("reference-*.parquet", "scores-reference-*.parquet"),
@@ -103,16 +105,17 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
         open_folder(run.folder, run.config)
         began = time.monotonic()
         store = Path(folder) / "seeded" / str(seed)
-        row = whole_run(run, shared, store)
+        same = Run(parse_run([*flags_of(folder, f"base-{margin:g}-{seed}", seed), *asked])[0])
+        givers = dict.fromkeys(SHARED, shared) | dict.fromkeys(AS_BASE.get(variant, ()), same)
+        row = whole_run(run, givers, store)
     row |= {"key": [variant, margin, seed], "seconds": round(time.monotonic() - began), "machine": machine()}
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    for stage in ("align", "evaluate", "calibrate"):  # a hundred runs' checkpoints fill a disk
-        shutil.rmtree(Path(run.folder / stage), ignore_errors=True)
+    shutil.rmtree(Path(run.folder / "align/checkpoints"), ignore_errors=True)  # a hundred runs' fill a disk
 
 
-def whole_run(run: Any, shared: Any, store: Path) -> dict[str, Any]:
-    """Run every stage, taking over what is shared; return the row."""
+def whole_run(run: Any, givers: Mapping[str, Any], store: Path) -> dict[str, Any]:
+    """Run every stage, taking over those that another run gives; return the row."""
     from cann_jax.files.errors import InfeasibleError
     from cann_jax.run.checks import run_checked_stages
     from cann_jax.run.execution import expected_of
@@ -122,8 +125,9 @@ def whole_run(run: Any, shared: Any, store: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for stage in run.stages:
         folder = run.folder / stage.name
-        if stage.name in SHARED:
-            adopt(run, shared, stage)
+        giver = givers.get(stage.name)
+        if giver is not None and (giver.folder / stage.name / "manifest.json").exists():
+            adopt(run, giver, stage)
         elif patterns := SEEDED.get(stage.name, ()):
             begin(folder, expected_of(run, stage))
             copy(store / stage.name, Path(folder), patterns)
@@ -154,15 +158,16 @@ def whole_run(run: Any, shared: Any, store: Path) -> dict[str, Any]:
     return row
 
 
-def adopt(run: Any, shared: Any, stage: Any) -> None:
+def adopt(run: Any, giver: Any, stage: Any) -> None:
     """Copy a finished stage of another run, and commit it as this run's own."""
     from cann_jax.run.execution import expected_of
     from cann_jax.run.manifest import MANIFEST, OUTPUTS, begin, commit
     from cann_jax.run.stages import holding
 
-    source, folder = Path(shared.folder / stage.name), run.folder / stage.name
+    source, folder = Path(giver.folder / stage.name), run.folder / stage.name
     begin(folder, expected_of(run, stage), keep_work=False)
     for name in json.loads((source / MANIFEST).read_text())[OUTPUTS]:
+        (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / name, Path(folder) / name)
     commit(folder, expected_of(run, stage), holding(stage.writes, run.config))
 

@@ -37,10 +37,24 @@ def with_reference(
     for (rows, columns), path, is_there in track(shards, "reference log-probs"):
         if not np.isnan(reference[rows, columns]).any():
             continue
-        if is_there:
-            logps = read_table(path).column("logp").to_numpy().reshape(columns.shape)
-        else:
+        logps = _kept(path, rows, columns) if is_there else None
+        if logps is None:
             logps = fetch(forward(objective, weights, frozen, data.of(rows, columns)))
-            write_table(path, pa.table({"logp": pa.array(logps.reshape(-1), pa.float32())}))
+            write_table(path, _shard(rows, columns, logps))
         reference[rows, columns] = logps
     return dataclasses.replace(data, reference=reference)
+
+
+def _shard(rows: np.ndarray, columns: np.ndarray, logps: np.ndarray) -> pa.Table:
+    """Return a shard's table, with the prompt and response that each log-prob is of."""
+    places = np.broadcast_arrays(rows, columns)
+    of = {name: place.reshape(-1) for name, place in zip(("prompt", "response"), places, strict=True)}
+    return pa.table(of | {"logp": pa.array(logps.reshape(-1), pa.float32())})
+
+
+def _kept(path: epath.Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
+    """Read a shard; None where it is of other responses, as one of other labels is that was copied here."""
+    table, wanted = read_table(path), _shard(rows, columns, np.zeros(columns.shape, np.float32))
+    if table.drop_columns("logp") != wanted.drop_columns("logp"):
+        return None
+    return table.column("logp").to_numpy().reshape(columns.shape)

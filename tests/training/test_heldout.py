@@ -113,6 +113,15 @@ def test_the_reference_is_where_it_begins(heldout):
     assert not np.isnan(not_read).all()  # what steps read is there too
 
 
+def test_log_probs_kept_of_other_responses_are_not_taken(heldout):
+    """Other labels choose other extremes; their shards, left in the folder, were once read as these."""
+    first = heldout(selection="random")[0].data
+    found = heldout(selection="extremes")[0]
+    assert any((first.places(n)[1] != found.data.places(n)[1]).any() for n in range(first.steps))
+    known = ~np.isnan(found.data.reference) & ~np.isnan(first.reference)
+    np.testing.assert_allclose(found.data.reference[known], first.reference[known], rtol=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["dpo", "listwise"])
 @pytest.mark.parametrize("selection", ["random", "extremes"])
 def test_measures_by_hand(heldout, loss, selection):
