@@ -16,7 +16,7 @@ _NAMES = {
     "cann_jax.core.exploration.conflict": ("reachability",),
     "cann_jax.core.exploration.curve": ("dual_curve", "sensitivities"),
     "cann_jax.core.exploration.finite_sample": ("correct_multipliers",),
-    "cann_jax.core.exploration.forecast": ("forecast",),
+    "cann_jax.core.exploration.forecast": ("attainable_intervals", "forecast"),
     "cann_jax.core.exploration.uncertainty": ("bootstrap", "conservative_solution", "cross_fit"),
     "cann_jax.core.feasibility": ("Feasible", "largest_margin"),
     "cann_jax.core.implicit": ("implicit_scores",),

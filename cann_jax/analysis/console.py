@@ -89,9 +89,9 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     attainable, found_by = reach.attainable, (reach.forecast, reach.plug_in)
     for j, name in enumerate(found.problem.names):
         ceiling, multiplier = f"{attainable.ceiling[j]:+.4g}", f"{attainable.multipliers[j]:.5g}"
-        if reach.forecast is not None:
-            ceiling += _span(reach.forecast.ceiling[1:], j)
-            multiplier += _span(reach.forecast.multipliers[1:], j)
+        if reach.intervals is not None:
+            ceiling += _span(reach.intervals.ceiling[1:], j)
+            multiplier += _span(reach.intervals.multipliers[1:], j)
         cells = (_forecast_of(each and each.improvement, j) for each in found_by)
         table.add_row(name, f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells)
     cells = (_forecast_of(each and each.reward) for each in found_by)

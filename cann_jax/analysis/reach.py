@@ -6,7 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from cann_jax.core.attainable import Attainable, solve_attainable
-from cann_jax.core.exploration.forecast import Forecast, forecast
+from cann_jax.core.exploration.forecast import (
+    AttainableIntervals,
+    Forecast,
+    attainable_intervals,
+    forecast,
+)
 from cann_jax.core.prediction import folds_of, predict_scores, standardise_features
 from cann_jax.core.problem import Problem
 from cann_jax.files.errors import named
@@ -18,11 +23,13 @@ class Reach:
 
     Attributes:
         attainable: λ at which it meets the margins, its ceilings, and the predicted scores.
+        intervals: How sure these are; None where they were left out.
         forecast: What it does at that λ; None where no λ meets the margins.
         plug_in: What it does at the λ of the scores themselves; None where that is not finite.
     """
 
     attainable: Attainable
+    intervals: AttainableIntervals | None
     forecast: Forecast | None
     plug_in: Forecast | None
 
@@ -66,7 +73,7 @@ def find_reach(
         beta: β.
         multipliers: λ* (m,) of the dual on the scores themselves.
         confidence: Level of the intervals.
-        resamples: Bootstrap resamples.
+        resamples: Bootstrap resamples; 0 leaves the intervals of λ and of the ceilings out.
         seed: Their seed.
 
     Raises:
@@ -79,13 +86,17 @@ def find_reach(
     predicted = predict_scores(values, scores, folds, members=problem.targets.members)
     found = solve_attainable(scores, predicted, problem.margins, beta)
 
+    intervals = None
+    if resamples:
+        intervals = attainable_intervals(scores, found, problem.targets, beta, resamples, seed, confidence)
+
     def forecast_at(multipliers: np.ndarray) -> Forecast | None:
         if not np.all(np.isfinite(multipliers)):
             return None
-        return forecast(scores, predicted, problem.targets, multipliers, beta, resamples, seed, confidence)
+        return forecast(scores, predicted, problem.targets, multipliers, beta, confidence)
 
     own = forecast_at(np.asarray(found.multipliers)) if found.converged else None
-    return Reach(found, own, forecast_at(multipliers))
+    return Reach(found, intervals, own, forecast_at(multipliers))
 
 
 def above_ceiling_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:

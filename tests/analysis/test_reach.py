@@ -44,11 +44,11 @@ def ask(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(plots, "Figure", figure)
 
-    def run(margin: float, *flags: str) -> SimpleNamespace:
+    def run(margin: float, *flags: str, resamples: int = 20) -> SimpleNamespace:
         own = ["--scores", str(tmp_path / "t.parquet"), "--margin", f"safe={margin}", "--beta", str(BETA)]
         error = None
         try:
-            main([*own, "--resamples", "20", "--out", str(tmp_path / "out"), *flags])
+            main([*own, "--resamples", str(resamples), "--out", str(tmp_path / "out"), *flags])
         except InputError as caught:
             error = caught
         written = tmp_path / "out" / "dual.json"
@@ -64,6 +64,11 @@ def ask(tmp_path, capsys, monkeypatch):
 
 def legend(axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def printed(found) -> str:
+    """What was printed, as one line: without the borders at which a table folds its cells."""
+    return " ".join(found.printed.replace("│", " ").replace("┃", " ").split())
 
 
 def test_a_margin_within_reach(ask):
@@ -116,6 +121,9 @@ def test_a_margin_above_the_ceiling_is_said_once_all_is_written(ask):
     reach = found.json["attainable"]
     assert reach["reachable"] is False and reach["multipliers"] == ["inf"] and reach["forecast"] is None
     assert reach["ceiling"][0] < 1.25 < found.json["largest_margin"][0]
+    low, high = (end[0] for end in reach["intervals"]["ceiling"])
+    assert low < reach["ceiling"][0] < high and f"[{low:.4g}, {high:.4g}]" in printed(found)
+    assert reach["intervals"]["multipliers"][1] == ["inf"] and reach["intervals"]["unreachable_share"] > 0.5
     assert str(found.error).startswith(
         "margin reachable on the sample, but above what this model can tell of unseen prompts: "
         f"safe +1.25 (ceiling {reach['ceiling'][0]:+.4g}); lower it"
@@ -129,6 +137,19 @@ def test_a_margin_out_of_the_samples_reach_keeps_its_own_message(ask):
     assert isinstance(found.error, InfeasibleError) and "out of reach on these responses" in str(found.error)
     assert "margins: infeasible on the sample" in found.printed
     assert "ceiling of training" in legend(found.curve)
+
+
+@pytest.mark.parametrize("margin", [0.3, 1.25])
+def test_no_resamples_leave_the_bootstraps_intervals_out(ask, margin):
+    """Those of means, which need none, stay."""
+    found = ask(margin, "--features", "emb", "--folds", "6", resamples=0)
+    reach = found.json["attainable"]
+    assert reach["intervals"] is None and "intervals" not in found.json
+    assert reach["reachable"] is (margin == 0.3) and found.curve is not None
+    row = next(line for line in found.printed.splitlines() if f"{reach['ceiling'][0]:+.4g}" in line)
+    assert "[" not in row.split("│")[3] and "[" not in row.split("│")[4]
+    low, high = reach["forecast_of_plug_in"]["improvement"][0]["interval"]
+    assert low < high
 
 
 def test_without_features_nothing_is_said_of_training(ask):
