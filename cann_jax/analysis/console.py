@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.analysis.reach import Reach
+from cann_jax.analysis.reach import Reach, shortfall
 from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import check_scores
@@ -98,10 +98,15 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *cells)
     table.add_row("KL, nats", "", "", "", *(_forecast_of(each and each.kl) for each in found_by))
     out.print(table)
-    verdict = "reachable" if reach.reachable else "above what this model can tell"
+    out.print(f"margins: {_verdict(found, reach)}")
+
+
+def _verdict(found: Analysis, reach: Reach) -> str:
     if found.feasible == Feasible.NO:
-        verdict = "infeasible on the sample"
-    out.print(f"margins: {verdict}")
+        return "infeasible on the sample"
+    return (
+        "reachable" if reach.reachable else shortfall(np.asarray(found.problem.margins), reach.attainable)[0]
+    )
 
 
 def _forecast_of(estimate: Any, j: int | tuple[()] = ()) -> str:

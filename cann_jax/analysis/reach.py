@@ -1,6 +1,7 @@
 """What training can reach: the dual on what features tell of the scores, with a forecast."""
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,30 @@ class Reach:
     def reachable(self) -> bool:
         """Whether the margins are within what the features tell."""
         return bool(self.attainable.converged)
+
+
+class Shortfall(enum.StrEnum):
+    """Why no λ was found to meet margins that the sample can reach, as the verdict says it."""
+
+    ABOVE = "above what this model can tell"
+    TOGETHER = "together above what this model can tell"
+    UNSOLVED = "each within what this model can tell, but the solver did not converge"
+
+
+_MESSAGES = {
+    Shortfall.ABOVE: (
+        "margin reachable on the sample, but above what this model can tell of unseen prompts",
+        "lower it, sample more prompts, or use a larger model",
+    ),
+    Shortfall.TOGETHER: (
+        "margins reachable on the sample, but together above what this model can tell of unseen prompts",
+        "lower one of them, sample more prompts, or use a larger model",
+    ),
+    Shortfall.UNSOLVED: (
+        "no multipliers that training could use were found, because the solver did not converge",
+        "lower the margin slightly, or raise beta",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +124,21 @@ def find_reach(
     return Reach(found, intervals, own, forecast_at(multipliers))
 
 
-def above_ceiling_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:
-    """Return a line that names the margins above what the model can tell, with their ceilings."""
-    over = [j for j in range(len(names)) if not np.isfinite(found.multipliers[j])] or list(range(len(names)))
-    parts = [f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})" for j in over]
-    return (
-        f"margin reachable on the sample, but above what this model can tell of unseen prompts: "
-        f"{', '.join(parts)}; lower it, sample more prompts, or use a larger model"
-    )
+def shortfall(margins: np.ndarray, found: Attainable) -> tuple[Shortfall, np.ndarray]:
+    """Return why no λ was found, and the indices of the constraints that it is about."""
+    over = np.flatnonzero(margins > np.asarray(found.ceiling))
+    if len(over):
+        return Shortfall.ABOVE, over
+    multipliers = np.asarray(found.multipliers)
+    active = np.flatnonzero(multipliers > 0)
+    if len(active) > 1 and np.any(np.isinf(multipliers)):
+        return Shortfall.TOGETHER, active
+    return Shortfall.UNSOLVED, np.arange(len(margins))
+
+
+def shortfall_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:
+    """Return a line that says why no λ was found, with margins and ceilings, and what to do."""
+    why, about = shortfall(margins, found)
+    problem, remedy = _MESSAGES[why]
+    parts = [f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})" for j in about]
+    return f"{problem}: {', '.join(parts)}; {remedy}"

@@ -5,7 +5,7 @@ import numpy as np
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.as_json import forecast_json
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
-from cann_jax.analysis.reach import Features, above_ceiling_message
+from cann_jax.analysis.reach import Features, shortfall_message
 from cann_jax.analysis.result_files import write_results
 from cann_jax.core.feasibility import Feasible
 from cann_jax.files.errors import InfeasibleError
@@ -57,5 +57,5 @@ def _solve(run: Run) -> None:
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
         raise InfeasibleError(infeasible_message(found))
     if config.dual.multipliers == "attainable" and found.reach is not None and not found.reach.reachable:
-        message = above_ceiling_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
+        message = shortfall_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
         raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cann_jax.analysis import plots
-from cann_jax.analysis.reach import above_ceiling_message
+from cann_jax.analysis.reach import shortfall_message
 from cann_jax.core.prediction import folds_of
 from cann_jax.dual import main
 from cann_jax.files.errors import InfeasibleError, InputError
@@ -20,9 +20,11 @@ from cann_jax.files.errors import InfeasibleError, InputError
 PROMPTS, RESPONSES, BETA = 48, 6, 0.5
 RNG = np.random.default_rng(3)
 FEATURES = RNG.normal(size=(PROMPTS, RESPONSES, 3)).astype(np.float32)
-NOISE = RNG.normal(size=(2, PROMPTS, RESPONSES))
+NOISE = RNG.normal(size=(3, PROMPTS, RESPONSES))
 REWARD = 0.8 * FEATURES[..., 0] - 0.5 * FEATURES[..., 1] + 0.7 * NOISE[0]
 SAFE = 0.7 * FEATURES[..., 1] + 0.4 * FEATURES[..., 2] + 0.8 * NOISE[1]
+# What features tell of it is against SAFE; the rest lets the sample reach both.
+AGAINST = 1.2 * NOISE[2] - 0.7 * FEATURES[..., 1] - 0.5 * FEATURES[..., 2]
 ROWS = np.random.default_rng(4).permutation(PROMPTS * RESPONSES)
 
 
@@ -33,6 +35,7 @@ def ask(tmp_path, capsys, monkeypatch):
         "prompt": np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS],
         "reward": REWARD.ravel()[ROWS],
         "safe": SAFE.ravel()[ROWS],
+        "against": AGAINST.ravel()[ROWS],
         "emb": FEATURES.reshape(-1, 3)[ROWS].tolist(),
     }
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
@@ -178,15 +181,34 @@ class Solved:
     ceiling: np.ndarray
 
 
+ABOVE = "margin reachable on the sample, but above what this model can tell of unseen prompts"
+TOGETHER = "margins reachable on the sample, but together above what this model can tell of unseen prompts"
+UNSOLVED = "no multipliers that training could use were found, because the solver did not converge"
+BOTH = "safe +0.5 (ceiling +0.6), polite -0.1 (ceiling +0.2); "
+
+
 @pytest.mark.parametrize(
-    "multipliers, named",
+    "multipliers, ceiling, said",
     [
-        ([np.inf, 1.0], "safe +0.5 (ceiling +0.4)"),
-        ([np.inf, np.inf], "safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2)"),
-        ([2.0, 1.0], "safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2)"),  # none found, none singled out
+        ([np.inf, 1.0], [0.4, 0.2], f"{ABOVE}: safe +0.5 (ceiling +0.4); "),
+        ([np.inf, np.inf], [0.4, -0.2], f"{ABOVE}: safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2); "),
+        ([2.0, np.inf], [0.4, 0.2], f"{ABOVE}: safe +0.5 (ceiling +0.4); "),  # the last point missed another
+        ([np.inf, 1.0], [0.6, 0.2], f"{TOGETHER}: {BOTH}"),
+        ([np.inf, 0.0], [0.6, 0.2], f"{UNSOLVED}: {BOTH}"),  # nothing that it would conflict with
+        ([2.0, 1.0], [0.6, 0.2], f"{UNSOLVED}: {BOTH}"),
+        ([np.inf], [0.5], f"{UNSOLVED}: safe +0.5 (ceiling +0.5); "),
     ],
 )
-def test_margins_above_their_ceilings_are_named(multipliers, named):
-    found = Solved(np.array(multipliers), np.array([0.4, -0.2]))
-    message = above_ceiling_message(["safe", "polite"], np.array([0.5, -0.1]), found)
-    assert f"unseen prompts: {named}; lower it" in message and "\n" not in message
+def test_why_no_multiplier_was_found(multipliers, ceiling, said):
+    count = len(ceiling)
+    found = Solved(np.array(multipliers), np.array(ceiling))
+    message = shortfall_message(["safe", "polite"][:count], np.array([0.5, -0.1])[:count], found)
+    assert message.startswith(said) and "\n" not in message
+
+
+def test_margins_out_of_reach_only_together(ask):
+    found = ask(0.5, "--margin", "against=0.5", "--features", "emb", "--folds", "6")
+    reach = found.json["attainable"]
+    assert "margins: together above what this model can tell" in found.printed
+    assert min(reach["ceiling"]) > 0.5 and reach["multipliers"] == ["inf", "inf"]
+    assert isinstance(found.error, InfeasibleError) and str(found.error).startswith(TOGETHER)
