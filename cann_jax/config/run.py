@@ -233,6 +233,11 @@ class RunConfig(JobConfig):
         """Return whether the trained step is scaled on calibration prompts."""
         return self.prompts.calibration is not None
 
+    @property
+    def needs_predictions(self) -> bool:
+        """Return whether λ or the labels are made of scores as features predict them."""
+        return self.dual.multipliers == "attainable" or self.align.labels == "denoised"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
         if not self.constraints:

@@ -77,7 +77,8 @@ def folds_of(prompts: int, folds: int, seed: int) -> np.ndarray:
         InputError: Fewer prompts than folds, or fewer than two folds.
     """
     if not 2 <= folds <= prompts:
-        raise InputError(f"{folds} folds of {prompts} prompts; give 2 to {prompts}")
+        advice = f"give 2 to {prompts}" if prompts > 1 else "there must be two prompts or more"
+        raise InputError(f"{folds} folds of {prompts} prompts; {advice}")
     return np.random.default_rng(seed).permutation(np.arange(prompts) % folds)
 
 

@@ -149,8 +149,9 @@ def read_predicted(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_predicted(run: Run, reward: np.ndarray, constraints: np.ndarray) -> None:
-    """Write the predicted scores, (N, K) and (N, K, m), of the reference's responses."""
+    """Write the predicted scores, (n, K) and (n, K, m), of responses to the first n training prompts."""
     rows = read_table(run.folder / "score" / "scores.parquet").select(["prompt_id", "response"])
+    rows = rows.slice(0, reward.size)
     columns = {REWARD: reward} | {
         name: constraints[..., index] for index, name in enumerate(run.config.constraints)
     }

@@ -150,7 +150,10 @@ def test_errors(change, message):
         predict_scores(**given)
 
 
-@pytest.mark.parametrize("count", [1, 25])
-def test_fewer_prompts_than_folds(count):
-    with pytest.raises(InputError, match="give 2 to 24"):
-        folds_of(24, count, 0)
+@pytest.mark.parametrize(
+    "prompts, count, advice",
+    [(24, 1, "give 2 to 24"), (24, 25, "give 2 to 24"), (1, 2, "there must be two prompts or more")],
+)
+def test_fewer_prompts_than_folds(prompts, count, advice):
+    with pytest.raises(InputError, match=advice):
+        folds_of(prompts, count, 0)
