@@ -13,7 +13,8 @@ from cann_jax.core.exploration.forecast import (
     attainable_intervals,
     forecast,
 )
-from cann_jax.core.prediction import folds_of, predict_scores, standardise_features
+from cann_jax.core.features import FeatureTable, standardise_features
+from cann_jax.core.prediction import folds_of, predict_scores
 from cann_jax.core.problem import Problem
 from cann_jax.files.errors import named
 
@@ -75,7 +76,7 @@ class Features:
         key: Name of the setting or flag of ``folds``, for messages.
     """
 
-    values: np.ndarray
+    values: FeatureTable
     folds: int = 8
     seed: int = 0
     key: str = "dual.folds"

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
+from cann_jax.core.features import FeatureTable
 from cann_jax.core.prepare import constraint_values, prepare
 from cann_jax.core.problem import Constraint, Problem
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
@@ -94,8 +95,8 @@ def read_samples(run: Run) -> Responses:
     return read_shards(run.folder / "sample", RESPONSES, run.config.sample.max_new_tokens)
 
 
-def read_features(run: Run) -> np.ndarray | None:
-    """Read the features (N, K, layers · hidden) of those responses, float16; None where there are none."""
+def read_features(run: Run) -> FeatureTable | None:
+    """Return the features (N, K, layers · hidden) of those responses, float16; None where there are none."""
     return read_feature_shards(run.folder / "sample")
 
 

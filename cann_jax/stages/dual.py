@@ -8,6 +8,7 @@ from cann_jax.analysis.console import infeasible_message, print_analysis, warnin
 from cann_jax.analysis.reach import Features, shortfall_message
 from cann_jax.analysis.result_files import write_results
 from cann_jax.core.feasibility import Feasible
+from cann_jax.core.features import FeatureTable
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.run.outputs import read_features, read_problem, write_predicted
 from cann_jax.run.run import Run
@@ -62,9 +63,9 @@ def _solve(run: Run) -> None:
         raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")
 
 
-def _features(run: Run, values: np.ndarray) -> Features | None:
+def _features(run: Run, values: FeatureTable) -> Features | None:
     """Return how the features are used; None where nothing needs a forecast and the prompts are too few."""
-    settings, prompts = run.config.dual, len(values)
+    settings, prompts = run.config.dual, values.shape[0]
     if settings.multipliers == "plug_in" and prompts < settings.folds:
         counts = f"{prompts} prompts, and dual.folds is {settings.folds}"
         print(f"dual: no forecast: {counts}; lower it to {prompts} or less, or take more prompts")
