@@ -31,14 +31,6 @@ ROWS = np.random.default_rng(4).permutation(PROMPTS * RESPONSES)
 @pytest.fixture
 def ask(tmp_path, capsys, monkeypatch):
     """Run the command on rows in any order; return what it printed, its error, and what it drew and wrote."""
-    columns = {
-        "prompt": np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS],
-        "reward": REWARD.ravel()[ROWS],
-        "safe": SAFE.ravel()[ROWS],
-        "against": AGAINST.ravel()[ROWS],
-        "emb": FEATURES.reshape(-1, 3)[ROWS].tolist(),
-    }
-    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     drawn = []
 
     def figure(**options) -> Figure:
@@ -47,7 +39,11 @@ def ask(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(plots, "Figure", figure)
 
-    def run(margin: float, *flags: str, resamples: int = 20) -> SimpleNamespace:
+    def run(margin: float, *flags: str, resamples: int = 20, **changes: np.ndarray) -> SimpleNamespace:
+        values = {"reward": REWARD, "safe": SAFE, "against": AGAINST, "emb": FEATURES} | changes
+        columns = {name: list(each.reshape(-1, *each.shape[2:])[ROWS]) for name, each in values.items()}
+        columns["prompt"] = np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS]
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
         own = ["--scores", str(tmp_path / "t.parquet"), "--margin", f"safe={margin}", "--beta", str(BETA)]
         error = None
         try:
@@ -153,6 +149,44 @@ def test_no_resamples_leave_the_bootstraps_intervals_out(ask, margin):
     assert "[" not in row.split("│")[3] and "[" not in row.split("│")[4]
     low, high = reach["forecast_of_plug_in"]["improvement"][0]["interval"]
     assert low < high
+
+
+ALIKE = np.broadcast_to(FEATURES[:, :1], FEATURES.shape)
+NOTHING = np.full((PROMPTS, RESPONSES), 1.5)
+
+
+@pytest.mark.parametrize("margin, reachable", [(0.3, True), (1.25, False)])
+def test_a_reward_that_never_varies(ask, margin, reachable):
+    found = ask(margin, "--features", "emb", "--folds", "6", reward=NOTHING)
+    reach = found.json["attainable"]
+    assert (found.error is None) is reach["reachable"] is reachable and "nan" not in found.printed.lower()
+    assert reach["correlations"][0] == 0 < reach["correlations"][1]
+    assert reach["forecast_of_plug_in"]["reward"] == {"value": 0, "interval": [0, 0]}
+
+
+@pytest.mark.parametrize("margin", [0.1, 0, -0.1])
+def test_a_constraint_that_never_varies(ask, margin):
+    """No training moves it, so that it allows no margin above 0, and none below needs a multiplier."""
+    found = ask(margin, "--features", "emb", "--folds", "6", safe=NOTHING)
+    reach = found.json["attainable"]
+    assert "nan" not in found.printed.lower() and reach["ceiling"] == [0]
+    assert reach["reachable"] is (margin <= 0) and reach["multipliers"] == ["inf" if margin > 0 else 0]
+    assert (found.error is None) is (margin <= 0)
+    if found.error is not None:
+        assert str(found.error).startswith("margin out of reach on these responses: safe 0.1 (largest 0)")
+
+
+@pytest.mark.parametrize("margin", [0.1, 0, -0.1])
+def test_responses_that_features_do_not_tell_apart(ask, margin):
+    """The policy stays the reference: nothing is gained, and the table on the scores themselves stands."""
+    found = ask(margin, "--features", "emb", "--folds", "6", emb=ALIKE)
+    reach = found.json["attainable"]
+    assert "nan" not in found.printed.lower() and found.json["multipliers"][0] > 0
+    assert reach["correlations"] == [0, 0] and reach["ceiling"] == pytest.approx([0], abs=1e-7)
+    assert reach["forecast_of_plug_in"]["kl"] == {"value": 0, "interval": [0, 0]}
+    assert reach["reachable"] is (margin <= 0) and (found.error is None) is (margin <= 0)
+    if found.error is not None:
+        assert str(found.error).startswith(f"{ABOVE}: safe +0.1 (ceiling ")
 
 
 def test_without_features_nothing_is_said_of_training(ask):
