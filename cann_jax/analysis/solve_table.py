@@ -10,7 +10,7 @@ from cann_jax.analysis.console import infeasible_message, print_analysis, warnin
 from cann_jax.analysis.constraints import clip_bounds, constraints_asked, group_members, names_asked
 from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.reach import Features, above_ceiling_message
+from cann_jax.analysis.reach import Features, shortfall_message
 from cann_jax.analysis.tables import RawTable, prompt_weights, read_scores
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare
@@ -45,7 +45,7 @@ def solve_table(path: str, flags: DualFlags) -> None:
         raise InfeasibleError(infeasible_message(found))
     if found.reach is not None and not found.reach.reachable:
         margins = np.asarray(problem.margins)
-        raise InfeasibleError(above_ceiling_message(problem.names, margins, found.reach.attainable))
+        raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable))
 
 
 def _problem(path: str, flags: DualFlags, table: RawTable) -> Problem:

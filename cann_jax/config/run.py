@@ -232,6 +232,11 @@ class RunConfig(JobConfig):
         """Return whether the trained step is scaled on calibration prompts."""
         return self.prompts.calibration is not None
 
+    @property
+    def needs_predictions(self) -> bool:
+        """Return whether λ or the labels are made of scores as features predict them."""
+        return self.dual.multipliers == "attainable" or self.align.labels == "denoised"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
         if not self.constraints:
@@ -249,11 +254,8 @@ class RunConfig(JobConfig):
                 f"is {self.align.export}, but model.adapter is a part of what the new adapter is trained on; "
                 "use merged, or give a model.path with the first adapter merged",
             )
-        if self.dual.multipliers == "attainable" and self.sample.feature_layers == ():
-            yield (
-                "dual.multipliers",
-                "is 'attainable', and sample.feature_layers is empty; leave that out, or use plug_in",
-            )
+        if self.sample.feature_layers == ():
+            yield from self._feature_conflicts()
         if self.calibrated and self.align.lora is None:
             yield (
                 "prompts.calibration",
@@ -264,6 +266,13 @@ class RunConfig(JobConfig):
             yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
+
+    def _feature_conflicts(self) -> Iterator[tuple[str, str]]:
+        needs = "and sample.feature_layers is empty; leave that out, or use"
+        if self.dual.multipliers == "attainable":
+            yield "dual.multipliers", f"is 'attainable', {needs} plug_in"
+        if self.align.labels == "denoised":
+            yield "align.labels", f"is 'denoised', {needs} scores"
 
     def _data_conflicts(self) -> Iterator[tuple[str, str]]:
         supervision = self.align.supervision

@@ -1,5 +1,6 @@
 """Sample responses to a set of prompts, shard by shard; a killed run keeps its finished shards."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import pyarrow as pa
 from etils import epath
 
 from cann_jax.config.run import SampleConfig
+from cann_jax.core.features import FeatureTable
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
-from cann_jax.files.atomic import read_array, read_table, write_array, write_table
+from cann_jax.files.atomic import is_remote, read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
 from cann_jax.models.language_model import LanguageModel
@@ -62,10 +64,46 @@ def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Respo
     return _read(sorted(epath.Path(folder).glob(f"{name}-*.parquet")), max_new_tokens)
 
 
-def read_features(folder: epath.PathLike) -> np.ndarray | None:
-    """Read the features (N, K, layers · hidden) of all shards, float16; None where none were stored."""
+@dataclass(frozen=True)
+class FeatureShards:
+    """Features of a finished stage, read from their files as they are asked for.
+
+    Args:
+        paths: The shards, in order.
+        ends: One more than the last prompt of each.
+        shape: (N, K, layers · hidden).
+    """
+
+    paths: tuple[epath.Path, ...]
+    ends: np.ndarray
+    shape: tuple[int, ...]
+
+    def __getitem__(self, prompts: np.ndarray, /) -> np.ndarray:
+        """Return the features (n, K, layers · hidden) of n prompts, float16."""
+        found = np.empty((len(prompts), *self.shape[1:]), np.float16)
+        shards = np.searchsorted(self.ends, prompts, side="right")
+        for shard in np.unique(shards):
+            here, array = shards == shard, read_array(self.paths[shard])
+            found[here] = array[prompts[here] - (self.ends[shard] - len(array))]
+        return found
+
+
+def read_features(folder: epath.PathLike) -> FeatureTable | None:
+    """Return the features (N, K, layers · hidden) of all shards, float16; None where none were stored.
+
+    Those in an object store are read at once: each look at them would fetch whole files.
+
+    Raises:
+        InputError: A shard is corrupt.
+    """
     paths = sorted(epath.Path(folder).glob(f"{FEATURES}-*.npy"))
-    return np.concatenate([read_array(path) for path in paths]) if paths else None
+    if not paths:
+        return None
+    if is_remote(folder):
+        return np.concatenate([read_array(path) for path in paths])
+    shapes = [read_array(path).shape for path in paths]
+    ends = np.cumsum([shape[0] for shape in shapes])
+    return FeatureShards(tuple(paths), ends, (int(ends[-1]), *shapes[0][1:]))
 
 
 def _read(paths: list[epath.Path], max_new_tokens: int) -> Responses:
