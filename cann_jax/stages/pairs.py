@@ -1,15 +1,16 @@
 """Human preferences, prepared and tokenized once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cann_jax.config.model import PREFERENCES
+from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import encode_pairs
-from cann_jax.data.prepared_pairs import PARTS
+from cann_jax.data.prepared_pairs import PARTS, PreparedPairs
 from cann_jax.files.atomic import write_bytes_atomic, write_table
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import ModelRun, Run
@@ -27,6 +28,7 @@ def run(run: ModelRun[Any]) -> None:
         InputError: The data cannot be read, a pair is too long, or no prompt is left to hold out.
     """
     prepared, config, folder = run.prepared_pairs, run.preferences, run.folder / "pairs"
+    _print_files(prepared, config)
     _print_counts("pairs", prepared.left_out)
     contradictory = []
     for part in PARTS:
@@ -54,6 +56,19 @@ def run(run: ModelRun[Any]) -> None:
         print(f"pairs: the contradictory ones are listed in pairs/{CONTRADICTIONS}")
     if isinstance(run, Run):
         _print_prompts(run)
+
+
+def _print_files(prepared: PreparedPairs, config: PreferencesConfig) -> None:
+    """Print which files are trained on and which are held out, since their names decide it."""
+    for part, names in prepared.files.items():
+        print(f"pairs: {part}: {_listed(names) if names else f'{config.heldout:g} of the prompts of these'}")
+    if prepared.hidden:
+        print(f"pairs: hidden or temporary and not read: {_listed(prepared.hidden)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+    return f"{len(names)} file{'s' if len(names) > 1 else ''} ({shown})"
 
 
 def _print_prompts(run: Run) -> None:

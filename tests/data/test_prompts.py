@@ -33,6 +33,7 @@ def test_read(tmp_path):
     text = '{"prompt": "a", "id": 7, "group": "g"}\r\n\n{"prompt": "b\u2028c"}\n{"prompt": "d", "id": null}'
     assert read(tmp_path, text) == (Prompt("7", "a", "g"), Prompt("3", "b\u2028c"), Prompt("4", "d"))
     assert read(tmp_path, text, 1) == (Prompt("7", "a", "g"),)
+    assert read(tmp_path, "\ufeff" + text) == read(tmp_path, text)
 
 
 def test_content_is_equal_for_equal_requests():
@@ -60,12 +61,15 @@ BAD = {
     "line 2: invalid JSON": '{"prompt": "a"}\n{"prompt": ',
     "line 3: no text under the key 'prompt'": '{"prompt": "a"}\n\n{"text": "b"}',
     "line 1: no text under the key 'prompt'": '{"prompt": "  "}',
-    "line 1: no text": '["a"]',
     "line 2: 'id' must be": '{"prompt": "a"}\n{"prompt": "b", "id": [1]}',
     "line 1: 'id' must be a string or a number and 'group' a string": '{"prompt": "b", "group": 3}',
     "line 2: line 1 has the same id, 'x'": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
     "has no prompts": "\n\n",
-    "is not UTF-8 (byte 12)": b'{"prompt": "\xff"}',
+    "line 2: not UTF-8 (byte 12 of the line)": b'{"prompt": "a"}\n{"prompt": "\xff"}',
+    "line 1: 'prompt' holds half a surrogate pair": '{"prompt": "\\ud83d"}',
+    "line 1: 'id' holds half a surrogate pair": '{"prompt": "a", "id": "\\udc00"}',
+    "line 1: invalid JSON (nested too deeply)": "[" * 99_999,
+    "line 2: not a JSON object": '{"prompt": "a"}\n["a"]',
 }
 
 
