@@ -1,8 +1,8 @@
 """The prompts of a run, encoded: from its files, or from the preference pairs."""
 
 from cann_jax.config.model import PREFERENCES, PromptSet
+from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
-from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.prompts import Prompt, distinct_prompts, read_prompts
 from cann_jax.files.errors import InputError
 from cann_jax.run.outputs import read_pairs

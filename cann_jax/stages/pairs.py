@@ -9,9 +9,10 @@ from cann_jax.config.model import PREFERENCES
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.records import ABSENT
-from cann_jax.data.encoded_pairs import encode_pairs
+from cann_jax.data.encoded_pairs import encode_pairs, policy_ids, score_model_ids
 from cann_jax.data.prepared_pairs import PARTS, PreparedPairs
 from cann_jax.files.atomic import write_bytes_atomic, write_table
+from cann_jax.models.files.generation import response_end
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import ModelRun, Run
 
@@ -30,17 +31,14 @@ def run(run: ModelRun[Any]) -> None:
     prepared, config, folder = run.prepared_pairs, run.preferences, run.folder / "pairs"
     _print_files(prepared, config)
     _print_counts("pairs", prepared.left_out)
-    contradictory = []
+    contradictory, tokenizer = [], run.files.tokenizer
+    if isinstance(run.config, ScoreModelConfig):
+        ids = score_model_ids(tokenizer, run.template)
+    else:
+        ids = policy_ids(tokenizer, run.template, response_end(tokenizer, run.template))
     for part in PARTS:
         pairs = list(prepared.parts[part])
-        table, counts = encode_pairs(
-            pairs,
-            run.files.tokenizer,
-            run.template,
-            config,
-            run.files.config.max_positions,
-            scored=isinstance(run.config, ScoreModelConfig),
-        )
+        table, counts = encode_pairs(pairs, tokenizer, ids, config, run.files.config.max_positions)
         write_table(folder / f"{part}.parquet", table)
         labels = {name: sum(getattr(pair, name) != ABSENT for pair in pairs) for name in ("better", "safer")}
         known = sum(pair.harms is not None for pair in pairs)

@@ -81,7 +81,7 @@ def test_decoding_equals_the_full_forward_pass(decoder, files):
 
 
 def test_export_equals_the_original_in_torch(decoder, files, folder, tmp_path):
-    export_folder(decoder, files.tokenizer, tmp_path)
+    export_folder(decoder, files, tmp_path)
     ids = random_ids((2, 17))
     np.testing.assert_allclose(torch_logits(tmp_path, ids), torch_logits(folder, ids), atol=1e-5)
     np.testing.assert_array_equal(
