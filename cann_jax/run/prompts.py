@@ -18,7 +18,7 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
     if name not in run.encoded:
         config = run.config
         source = config.prompts.sources()[name]
-        room = run.files.config.max_positions - config.sample.max_new_tokens
+        room = run.files.config.context - config.sample.max_new_tokens
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES

@@ -38,7 +38,7 @@ def run(run: ModelRun[Any]) -> None:
         ids = policy_ids(tokenizer, run.template, response_end(tokenizer, run.template))
     for part in PARTS:
         pairs = list(prepared.parts[part])
-        table, counts = encode_pairs(pairs, tokenizer, ids, config, run.files.config.max_positions)
+        table, counts = encode_pairs(pairs, tokenizer, ids, config, run.files.config.context)
         write_table(folder / f"{part}.parquet", table)
         labels = {name: sum(getattr(pair, name) != ABSENT for pair in pairs) for name in ("better", "safer")}
         known = sum(pair.harms is not None for pair in pairs)
