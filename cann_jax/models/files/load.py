@@ -121,7 +121,7 @@ def _check_tied_head(readers: Readers, config: DecoderConfig, source: str) -> No
     if not config.tied or head is None or embedding is None:
         return
     for first in range(0, config.vocabulary, HEAD_ROWS):
-        rows = (slice(first, first + HEAD_ROWS),)
+        rows = (slice(first, min(first + HEAD_ROWS, config.vocabulary)),)
         if head.shape != embedding.shape or not np.array_equal(head(rows), embedding(rows)):
             raise InputError(
                 f"{source}: config.json ties lm_head.weight to the embedding, and the tensors differ; set "
