@@ -29,13 +29,20 @@ from cann_jax.config.training import AlignConfig, OnlineConfig, PrealignConfig
 # Names with a meaning of their own in the tables and results of a run, which no score may take.
 RESERVED = (
     *("reward", "prompt_id", "prompt", "response", "group", "text", "tokens", "logp", "reference_logp"),
-    *("summary", "also"),
+    *("summary", "also", "r_λ"),
 )
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name reads in a table's head as it is, which tabs and spaces around it do not."""
+    return name.isprintable() and name.strip() == name != ""
+
+
 ScoreName = Annotated[
     str,
     Must(
         "a name that no column of the run's tables has; choose another",
-        lambda name: name not in RESERVED and "@" not in name and name.strip() == name != "",
+        lambda name: name not in RESERVED and "@" not in name and _is_plain(name),
     ),
 ]
 

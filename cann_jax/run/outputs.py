@@ -11,8 +11,8 @@ from cann_jax.config.run import RunConfig
 from cann_jax.core.features import FeatureTable
 from cann_jax.core.prepare import constraint_values, prepare
 from cann_jax.core.problem import Constraint, Problem
+from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
-from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json, write_table
 from cann_jax.run.run import ModelRun, Run

@@ -245,7 +245,7 @@ def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path, scale
     model = run.config.model
     if wanted in ("merged", "both"):
         merged = decoder if scale == 1 else scaled_decoder(decoder, scale)
-        export_folder(merged, run.files.tokenizer, folder / MODEL, model.dtype)
+        export_folder(merged, run.files, folder / MODEL, model.dtype)
     if wanted in ("adapter", "both"):
         export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint(), scale)
 

@@ -16,6 +16,7 @@ from cann_jax.data.responses import Responses, responses_from_table, responses_t
 from cann_jax.files.atomic import is_remote, read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.runtime.placement import fetch, place_batch
@@ -39,7 +40,7 @@ def sample_shards(
     The draw is a function of (seed, index of the prompt, response, position). With ``feature_layers``, each
     shard's features go to ``folder/features-00000.npy``, …, float16 (prompts, K, layers · hidden).
     """
-    stop = stop_tokens(model.tokenizer, config)
+    stop = stop_tokens(model.files, config)
     size, total = config.prompts_per_batch, len(prompts)
     starts = range(0, total, size)
     paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
@@ -110,22 +111,22 @@ def _read(paths: list[epath.Path], max_new_tokens: int) -> Responses:
     return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), max_new_tokens)
 
 
-def stop_tokens(tokenizer: Any, config: SampleConfig) -> np.ndarray:
-    """Return the ids that end a response: the tokenizer's end token and those of ``sample.stop``.
+def stop_tokens(files: ModelFiles, config: SampleConfig) -> np.ndarray:
+    """Return the ids that end a response: all of the model's end tokens and those of ``sample.stop``.
 
     Raises:
         InputError: A stop text is not exactly one token, or there is no end token at all.
     """
-    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = list(files.ends)
     for text in config.stop:
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = files.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
             raise InputError(
                 f"sample.stop: {text!r} is {len(tokens)} tokens; each stop text must be one token"
             )
         ids += tokens
     if not ids:
-        raise InputError("the tokenizer has no end token; name one in sample.stop")
+        raise InputError("the model has no end token; name one in sample.stop")
     return np.array(sorted(set(ids)), np.int32)
 
 

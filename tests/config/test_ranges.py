@@ -150,7 +150,21 @@ def test_what_needs_features_is_refused_without_them(tiny_folder, tmp_path, key,
 
 @pytest.mark.parametrize(
     "name",
-    ["also", "text", "logp", "prompt", "tokens", "reward", "summary", "group", "prompt_id", "a@b", " x"],
+    [
+        "also",
+        "text",
+        "logp",
+        "prompt",
+        "tokens",
+        "reward",
+        "summary",
+        "group",
+        "prompt_id",
+        "a@b",
+        " x",
+        "a\tb",
+        "r_λ",
+    ],
 )
 def test_names_of_columns_are_no_names_of_scores(tiny_folder, tmp_path, name):
     config = write_config(tmp_path, tiny_folder)
