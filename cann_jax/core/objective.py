@@ -102,6 +102,10 @@ def direction(tilt: Array) -> Array:
 @jax.custom_jvp
 def tilted_logits(table: Table, beta: Array, tilt: Array) -> Array:
     """Return (r + ⟨λ, g⟩)/β ``(prompts, responses)`` up to a constant in each prompt."""
+    return _logits(table, beta, tilt)
+
+
+def _logits(table: Table, beta: Array, tilt: Array) -> Array:
     # an unrolled sum fuses into one streaming pass, which a contraction over m does not; β divides last,
     # as in a solver's loop XLA would keep reward/β as an array of its own
     logits = table.reward
@@ -116,7 +120,7 @@ def _tilted_logits_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> t
     table, *others = primals
     present = jnp.isfinite(table.reward)
     finite = dataclasses.replace(table, reward=jnp.where(present, table.reward, 0))
-    _, moved = jax.jvp(tilted_logits.__wrapped__, (finite, *others), tangents)
+    _, moved = jax.jvp(_logits, (finite, *others), tangents)
     return tilted_logits(*primals), jnp.where(present, moved, 0)
 
 

@@ -124,11 +124,13 @@ def _optimal_tilt_jvp(
 ) -> tuple[tuple[Array, Array], tuple[Array, np.ndarray]]:
     """Differentiate ∇F(θ*) = 0 where θ* > 0 (implicit function theorem); the iterations are not traced."""
     tilt, evaluations = _optimal_tilt(*primals, method, tolerance, rough, blocks)
-    given = primals[:3]  # where the solver began has no effect on where it ends
-    hessian = _objective(*given, blocks).evaluate(tilt).hessian
-    _, moved = jax.jvp(
-        lambda *settings: _objective(*settings, blocks).evaluate(tilt).gradient, given, tangents[:3]
-    )
+
+    def slope(scores: Scores, margins: Array, beta: Array) -> Array:
+        return _objective(scores, margins, beta, blocks).evaluate(tilt).gradient
+
+    scores, margins, beta, _ = primals  # where the solver began has no effect on where it ends
+    hessian = _objective(scores, margins, beta, blocks).evaluate(tilt).hessian
+    _, moved = jax.jvp(slope, (scores, margins, beta), tangents[:3])
     active = tilt > 0
     held = jnp.where(active[:, None] & active, hessian, jnp.eye(len(tilt), dtype=tilt.dtype))
     d_tilt = -jnp.linalg.solve(held, jnp.where(active, moved, 0))
