@@ -202,10 +202,8 @@ def _cross_fit(table: _Table, folds: np.ndarray, strength: float | None) -> tupl
         system = system_of(blocks)
         coefficients = _ridge(system.matrix, system.right, strengths)
         for block in blocks:
-            fitted = np.asarray(
-                _product(system.rows(block), coefficients)
-            )  # (strengths, size · responses, T)
-            fitted = np.moveaxis(fitted, -1, 0).reshape(count, len(strengths), -1, responses)
+            rows = np.asarray(_product(system.rows(block), coefficients))  # (strengths, responses of all, T)
+            fitted = np.moveaxis(rows, -1, 0).reshape(count, len(strengths), -1, responses)
             every[:, :, block[block >= 0]] = fitted[:, :, block >= 0]
     errors = np.sum(table.weights * (every - np.moveaxis(table.targets, -1, 0)[:, None]) ** 2, axis=(2, 3))
     best = np.argmin(np.where(np.isnan(errors), np.inf, errors), axis=1)  # a failed Cholesky gives NaN
