@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cann_jax.config.ranges import TODAY, Date, NextTurn, PositiveInt, Template, Text
+from cann_jax.config.ranges import TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template, Text
 
 PREFERENCES = "preferences"  # instead of a file: the prompts of the preference pairs
 
@@ -65,7 +65,7 @@ class PromptsConfig:
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
-    date: Date = TODAY
+    date: Date = TEMPLATE_DATE
     limit: PositiveInt | None = None
 
     def sources(self) -> dict[PromptSet, str]:

@@ -64,4 +64,4 @@ def _is_date(text: str) -> bool:
 
 
 Date = Annotated[str, Must('a day in quotation marks, as "2025-01-31"', _is_date)]
-TODAY: Date = "2025-01-01"  # what chat templates take for today unless a setting says otherwise
+TEMPLATE_DATE: Date = "2025-01-01"  # what chat templates take for today unless a setting says otherwise

@@ -6,7 +6,15 @@ from typing import Literal
 
 from cann_jax.config.job import JobConfig
 from cann_jax.config.preferences import Dimension, PreferencesConfig
-from cann_jax.config.ranges import TODAY, Date, NextTurn, NonNegative, PositiveInt, Probability, Template
+from cann_jax.config.ranges import (
+    TEMPLATE_DATE,
+    Date,
+    NextTurn,
+    NonNegative,
+    PositiveInt,
+    Probability,
+    Template,
+)
 from cann_jax.config.training import TrainingConfig
 
 
@@ -36,7 +44,7 @@ class ScoreModelConfig(JobConfig, TrainingConfig):
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
-    date: Date = TODAY
+    date: Date = TEMPLATE_DATE
     pairs_per_step: PositiveInt = 16
     regularization: NonNegative = 0.001
     confidence: Probability = 0.95

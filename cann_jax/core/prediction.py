@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
-from cann_jax.core.features import FeatureTable, at_once, check_finite, part_of
+from cann_jax.core.features import FeatureTable, StandardisedFeatures, at_once, check_finite, part_of
 from cann_jax.core.objective import EXACT
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, response_mask
 from cann_jax.core.table import centred, unit
@@ -94,7 +94,8 @@ def predict_scores(
     _check_shape(features, scores)
     mask = response_mask(scores)
     present = None if mask is None else np.asarray(mask)
-    check_finite(features, present)
+    if not isinstance(features, StandardisedFeatures):  # those were checked when they were standardised
+        check_finite(features, present)
     targets = np.asarray(centred(jnp.stack([scores.reward, *jnp.moveaxis(scores.constraints, -1, 0)]), mask))
     inside = np.ones((targets.shape[1], targets.shape[0]), bool)
     if members is not None:

@@ -166,11 +166,9 @@ class _Encoder:
                 f"{max(self.longest - response, 0)}; raise preferences.max_tokens, or set "
                 "preferences.on_overlong to drop or truncate_prompt_left"
             )
-        return (
-            None
-            if self.config.on_overlong == "drop"
-            else shortened(pair.prompt, self.tokenizer, partial(self._excess, pair))
-        )
+        if self.config.on_overlong == "drop":
+            return None
+        return shortened(pair.prompt, self.tokenizer, partial(self._excess, pair))
 
     def _excess(self, pair: Pair, prompt: Prompt) -> int:
         before, responses = self.ids(pair, prompt)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from etils import epath
 
 from cann_jax.files.errors import InputError, named
-from cann_jax.files.json_lines import is_utf8, json_object
+from cann_jax.files.json_lines import BadRow, is_utf8, json_object
 
 # The column type of earlier turns in Parquet.
 TURNS = pa.list_(pa.struct({"role": pa.string(), "text": pa.string()}))
@@ -101,9 +102,16 @@ def _lines(path: str) -> list[bytes]:
     return lines
 
 
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        return json_object(line)
+    except BadRow as error:
+        raise InputError(f"{error}; fix the line") from None
+
+
 def _parse(path: str, number: int, line: bytes) -> Prompt:
     with named(f"{path}, line {number}"):
-        row = json_object(line)
+        row = _object(line)
         text, name, group = (row.get(key) for key in ("prompt", "id", "group"))
         if not isinstance(text, str) or not text.strip():
             raise InputError("no text under the key 'prompt'; add it")

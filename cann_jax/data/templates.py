@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cann_jax.config.ranges import TODAY
+from cann_jax.config.ranges import TEMPLATE_DATE
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.files.errors import InputError, named
 
@@ -96,7 +96,7 @@ def scored_end(tokenizer: Any, config: Template, end: str = "auto") -> tuple[int
 @dataclass(frozen=True)
 class _Plain:
     system: str | None = None
-    date: str = TODAY
+    date: str = TEMPLATE_DATE
 
 
 def end_of_turn(tokenizer: Any) -> int | None:

@@ -1,6 +1,7 @@
 """Lines of JSON, as people's files hold them."""
 
 import json
+import textwrap
 from typing import Any
 
 from cann_jax.files.errors import InputError
@@ -8,22 +9,31 @@ from cann_jax.files.errors import InputError
 _BOM = b"\xef\xbb\xbf"  # with which Windows begins a UTF-8 file
 
 
+class BadRow(InputError):
+    """A row that cannot be used: the reason, in words that other such rows share, and what this one holds."""
+
+    def __init__(self, reason: str, found: object = None) -> None:
+        holds = "" if found is None else f" ({textwrap.shorten(repr(found), 80, placeholder=' …')})"
+        super().__init__(f"{reason}{holds}")
+        self.reason = reason
+
+
 def json_object(line: bytes) -> dict[str, Any]:
     """Return the JSON object on a line.
 
     Raises:
-        InputError: It is not UTF-8, not JSON, or another value than an object.
+        BadRow: It is not UTF-8, not JSON, or another value than an object.
     """
     try:
         row = json.loads(line.removeprefix(_BOM).decode())
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 (byte {error.start} of the line)") from None
+        raise BadRow("not UTF-8", f"byte {error.start} of the line") from None
     except RecursionError:
-        raise InputError("invalid JSON (nested too deeply)") from None
+        raise BadRow("invalid JSON", "nested too deeply") from None
     except ValueError as error:
-        raise InputError(f"invalid JSON ({error})") from None
+        raise BadRow("invalid JSON", str(error)) from None
     if not isinstance(row, dict):
-        raise InputError("not a JSON object")
+        raise BadRow("not a JSON object")
     return row
 
 

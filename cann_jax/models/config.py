@@ -82,7 +82,7 @@ class DecoderConfig:
         """
         scalings = (kind.rope.scaling for kind in self.kinds if kind.rope is not None)
         trained = (each.original_max_position_embeddings for each in scalings if isinstance(each, LongRope))
-        return min(self.max_positions, *trained, self.max_positions)
+        return min([self.max_positions, *trained])
 
     @property
     def attention_scale(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from cann_jax.config.model import Dtype
-from cann_jax.config.ranges import TODAY, Date
+from cann_jax.config.ranges import TEMPLATE_DATE, Date
 from cann_jax.config.schema import from_mapping
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt, Turn
@@ -103,7 +103,7 @@ class JudgeTemplate:
     worse: str
     question: str | None = None
     system: str | None = None
-    date: Date = TODAY
+    date: Date = TEMPLATE_DATE
 
     def ids(self, prompt: Prompt, response: str, tokenizer: Any) -> np.ndarray:
         """Return the ids that stand before the answer."""

@@ -44,7 +44,7 @@ class Relevance(Scorer):
     neutral: np.ndarray
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        # Every response is one to the same prompt: packed behind it by the dozen, they take half the time.
+        # All are responses to one prompt: 16 packed behind it, they took a fifth less time than two and two.
         tokens, lengths = responses.tokens, responses.lengths
         together = tokens.reshape(1, -1, tokens.shape[-1]), lengths.reshape(1, -1)
         values = reference_logps - self.reference.logps([self.neutral], *together).reshape(lengths.shape)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cann_jax.config.model import Dtype
-from cann_jax.config.ranges import TODAY, Date, NextTurn, PositiveInt, Template
+from cann_jax.config.ranges import TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import scored_end, scored_ids
@@ -41,7 +41,7 @@ class RewardModelScorer(ProbedKind):
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
-    date: Date = TODAY
+    date: Date = TEMPLATE_DATE
     end: str = "auto"
     revision: str | None = None
     dtype: Dtype = "float32"

@@ -7,6 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cann_jax.config.preferences import PreferencesConfig
+from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
+
 
 def pku_row(number: int, **changes) -> dict:
     """Response 0 is better and unsafe, response 1 is safer and safe."""
@@ -47,3 +50,9 @@ def write_parquet(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def prepare(tmp_path: Path, dataset: str, path: Path, **changes) -> PreparedPairs:
+    """Prepare a data set below ``tmp_path``; a bad row is an error unless ``changes`` say otherwise."""
+    settings = PreferencesConfig(dataset, "error", str(path), prepared=str(tmp_path / "prepared"), **changes)
+    return prepare_pairs(settings)

@@ -65,10 +65,10 @@ BAD = {
     "line 1: 'id' must be a string or a number and 'group' a string": '{"prompt": "b", "group": 3}',
     "line 2: line 1 has the same id, 'x'": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
     "has no prompts": "\n\n",
-    "line 2: not UTF-8 (byte 12 of the line)": b'{"prompt": "a"}\n{"prompt": "\xff"}',
+    "line 2: not UTF-8 ('byte 12 of the line')": b'{"prompt": "a"}\n{"prompt": "\xff"}',
     "line 1: 'prompt' holds half a surrogate pair": '{"prompt": "\\ud83d"}',
     "line 1: 'id' holds half a surrogate pair": '{"prompt": "a", "id": "\\udc00"}',
-    "line 1: invalid JSON (nested too deeply)": "[" * 99_999,
+    "line 1: invalid JSON ('nested too deeply')": "[" * 99_999,
     "line 2: not a JSON object": '{"prompt": "a"}\n["a"]',
 }
 

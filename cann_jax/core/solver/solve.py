@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def solve_dual(
     blocks = method == "newton" and many_blocks(scores.reward)
     start = jnp.zeros_like(required) if initial is None else jnp.asarray(initial, required.dtype)
     beta = jnp.asarray(beta, required.dtype)
-    return cast(DualSolution, _solve(scores, required, beta, start, method, tolerance, rough, blocks))
+    return cast(DualSolution, _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks)))
 
 
 def check_beta(beta: ArrayLike, dtype: Any = np.float32) -> None:
@@ -80,56 +80,52 @@ def check_beta(beta: ArrayLike, dtype: Any = np.float32) -> None:
         raise InputError(f"beta: {beta}; give a positive number, from {low:.0e} to {high:.0e}")
 
 
-@partial(jax.jit, static_argnames=("method", "tolerance", "rough", "blocks"))
-def _solve(
-    scores: Scores,
-    margins: Array,
-    beta: Array,
-    initial: Array,
-    method: str,
-    tolerance: float,
-    rough: bool,
-    blocks: bool,
-) -> DualSolution:
-    tilt, evaluations = _optimal_tilt(scores, margins, beta, initial, method, tolerance, rough, blocks)
-    return certify_point(_objective(scores, margins, beta, blocks), tilt, evaluations, tolerance)
+class _Way(NamedTuple):
+    """How a table is solved; nothing of it is traced.
+
+    Attributes:
+        method: As in ``solve_dual``.
+        tolerance: As in ``solve_dual``.
+        rough: Whether some of the prompts are solved first.
+        blocks: Whether the table is read in blocks of prompts.
+    """
+
+    method: str
+    tolerance: float
+    rough: bool
+    blocks: bool
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6, 7))
+@partial(jax.jit, static_argnames="way")
+def _solve(scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way) -> DualSolution:
+    tilt, evaluations = _optimal_tilt(scores, margins, beta, initial, way)
+    return certify_point(_objective(scores, margins, beta, way.blocks), tilt, evaluations, way.tolerance)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _optimal_tilt(
-    scores: Scores,
-    margins: Array,
-    beta: Array,
-    initial: Array,
-    method: str,
-    tolerance: float,
-    rough: bool,
-    blocks: bool,
+    scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way
 ) -> tuple[Array, Array]:
     """Return θ* ``(m,)`` and the number of evaluations."""
-    if rough:
+    if way.rough:
         initial = _rough_answer(standardise(_some_prompts(scores)), margins, beta, initial)
-    objective = _objective(scores, margins, beta, blocks)
-    return SOLVERS[method](objective, initial / objective.constants.multiplier_unit, SOLVED * tolerance)
+    objective = _objective(scores, margins, beta, way.blocks)
+    start = initial / objective.constants.multiplier_unit
+    return SOLVERS[way.method](objective, start, SOLVED * way.tolerance)
 
 
 @_optimal_tilt.defjvp
 def _optimal_tilt_jvp(
-    method: str,
-    tolerance: float,
-    rough: bool,
-    blocks: bool,
-    primals: tuple[Any, ...],
-    tangents: tuple[Any, ...],
+    way: _Way, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, np.ndarray]]:
     """Differentiate ∇F(θ*) = 0 where θ* > 0 (implicit function theorem); the iterations are not traced."""
-    tilt, evaluations = _optimal_tilt(*primals, method, tolerance, rough, blocks)
+    tilt, evaluations = _optimal_tilt(*primals, way)
 
     def slope(scores: Scores, margins: Array, beta: Array) -> Array:
-        return _objective(scores, margins, beta, blocks).evaluate(tilt).gradient
+        return _objective(scores, margins, beta, way.blocks).evaluate(tilt).gradient
 
     scores, margins, beta, _ = primals  # where the solver began has no effect on where it ends
-    hessian = _objective(scores, margins, beta, blocks).evaluate(tilt).hessian
+    hessian = _objective(scores, margins, beta, way.blocks).evaluate(tilt).hessian
     _, moved = jax.jvp(slope, (scores, margins, beta), tangents[:3])
     active = tilt > 0
     held = jnp.where(active[:, None] & active, hessian, jnp.eye(len(tilt), dtype=tilt.dtype))

@@ -14,10 +14,11 @@ import tensorflow_datasets as tfds
 
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN, Part, by_part, hub_urls, is_hidden, local_files, rows
-from cann_jax.data.builders.records import BadRow, record
+from cann_jax.data.builders.records import record
 from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
+from cann_jax.files.json_lines import BadRow
 
 Record = dict[str, Any]
 _READ_BY = ("chosen_is", "heldout", "on_bad_row")  # the settings that say how files are read

@@ -11,9 +11,8 @@ from typing import Any, BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cann_jax.data.builders.records import BadRow
 from cann_jax.files.errors import InputError
-from cann_jax.files.json_lines import json_object
+from cann_jax.files.json_lines import BadRow, json_object
 
 Part = Literal["train", "heldout"]
 TRAIN: Literal["train"] = "train"
@@ -162,6 +161,5 @@ def _json_lines(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | B
 def _object(line: bytes) -> dict[str, Any] | BadRow:
     try:
         return json_object(line)
-    except InputError as error:
-        reason, _, detail = str(error).partition(" (")
-        return BadRow(reason, detail.removesuffix(")") or None)
+    except BadRow as error:
+        return error

@@ -1,12 +1,11 @@
 """Convert rows of any known layout to canonical records."""
 
 import re
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from cann_jax.files.errors import InputError
-from cann_jax.files.json_lines import is_utf8
+from cann_jax.files.json_lines import BadRow, is_utf8
 
 ABSENT = -1
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -15,15 +14,6 @@ _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _LAYOUTS = "prompt/response_0/response_1, prompt/chosen/rejected, or chosen/rejected dialogues"
 
 Turns = list[dict[str, str]]
-
-
-class BadRow(InputError):
-    """A row that cannot be used: the reason, in words that other such rows share, and what this one holds."""
-
-    def __init__(self, reason: str, found: object = None) -> None:
-        holds = "" if found is None else f" ({textwrap.shorten(repr(found), 80, placeholder=' …')})"
-        super().__init__(f"{reason}{holds}")
-        self.reason = reason
 
 
 def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[str, Any]:

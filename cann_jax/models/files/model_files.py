@@ -117,10 +117,8 @@ def _open_gguf(path: Path) -> ModelFiles:
     file, metadata = open_gguf(path)
     tied = all(tensor.name != "output.weight" for tensor in file.tensors)
     config = DecoderConfig.from_hf(gguf_config(metadata, tied, path), str(path))
-    readers, tokenizer = (
-        gguf_readers(file, config.heads, config.kv_heads, path),
-        gguf_tokenizer(metadata, path),
-    )
+    readers = gguf_readers(file, config.heads, config.kv_heads, path)
+    tokenizer = gguf_tokenizer(metadata, path)
     ends = end_tokens(gguf_ends(metadata, config.vocabulary, path), tokenizer)
     return _checked(ModelFiles(path, config, tokenizer, readers, (path,), ends, {}))
 

@@ -10,7 +10,7 @@ from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.blocks import many_blocks
 from cann_jax.core.solver.solution import TOLERANCE
-from cann_jax.core.solver.solve import _solve, solve_dual
+from cann_jax.core.solver.solve import _solve, _Way, solve_dual
 
 PROMPTS, RESPONSES = 9001, 33  # the last block shares prompts with the one before
 
@@ -36,7 +36,9 @@ def test_same_answer(constraints, ragged, level):
     assert many_blocks(table.reward)
     blocks = solve_dual(table, margins, 0.5, "newton")
     zero = jnp.zeros_like(margins)
-    whole = _solve(table, margins, jnp.float32(0.5), zero, "newton", TOLERANCE, False, False)
+    whole = _solve(
+        table, margins, jnp.float32(0.5), zero, _Way("newton", TOLERANCE, rough=False, blocks=False)
+    )
     assert blocks.converged and whole.converged
     for field in ("multipliers", "predicted_constraints", "kl", "effective_sample_size", "spread"):
         np.testing.assert_allclose(getattr(blocks, field), getattr(whole, field), rtol=1e-4, atol=1e-4)
