@@ -47,6 +47,11 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if wanted == column.type else column.cast(wanted)
 
 
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the types that the columns of a table have once they are plain."""
+    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a column of this type once it is plain."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):

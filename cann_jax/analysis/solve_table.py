@@ -2,7 +2,6 @@
 
 import importlib
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from cann_jax.analysis.table_notes import table_notes
 from cann_jax.analysis.tables import open_scores
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare
-from cann_jax.core.problem import Constraint, Problem
+from cann_jax.core.problem import Problem
 from cann_jax.core.scores import check_total_weight
 from cann_jax.files.errors import InfeasibleError
 
@@ -41,10 +40,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
         # A second of imports, most of it while XLA compiles.
         late = "cann_jax.analysis.result_files"
         threading.Thread(target=importlib.import_module, args=[late], daemon=True).start()
-    source = open_scores(path, flags, names_asked(flags))
-    constraints = constraints_asked(flags, source.names[1:])  # before rows are read, which may take long
-    table = source.read()
-    problem, features = _problem(flags, constraints, table), None
+    problem, table = read_problem(path, flags)
+    features = None
     if flags.features is not None:
         features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
@@ -61,14 +58,21 @@ def solve_table(path: str, flags: DualFlags) -> None:
         raise InfeasibleError(above_ceiling_message(problem.names, margins, found.reach.attainable))
 
 
-def _problem(flags: DualFlags, constraints: Sequence[Constraint], table: RawTable) -> Problem:
-    """Return the problem that constraints make with a table."""
+def read_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:
+    """Return the problem that the flags state on a table, and the table.
+
+    Raises:
+        InputError: Bad flags or a bad table.
+    """
+    source = open_scores(path, flags, names_asked(flags))
+    constraints = constraints_asked(flags, source.names[1:])  # before rows are read, which may take long
+    table = source.read()
     names = group_names({column: groups_of(values) for column, values in table.groups.items()})
     weights = table.weights
     if weights is not None:
         check_total_weight(float(weights.sum()))
         weights = (weights / weights.mean()).astype(np.float32)  # float32 may not hold them as they are
-    return prepare(
+    problem = prepare(
         table.scores[flags.reward],
         table.scores,
         constraints,
@@ -77,3 +81,4 @@ def _problem(flags: DualFlags, constraints: Sequence[Constraint], table: RawTabl
         prompt_weights=weights,
         reward_clip=clip_bounds(flags).get(flags.reward),
     )
+    return problem, table

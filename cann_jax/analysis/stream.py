@@ -1,12 +1,11 @@
 """Solve the dual problem of a Parquet table larger than memory, its rows sorted by prompt, in passes."""
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
 from cann_jax.analysis.as_json import solution_json
-from cann_jax.analysis.columns import plain_type
+from cann_jax.analysis.columns import plain_schema
 from cann_jax.analysis.console import count_notes, out_of_reach
 from cann_jax.analysis.constraints import constraints_asked, names_asked
 from cann_jax.analysis.flags import DualFlags
@@ -32,7 +31,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
         raise InputError(f"{path}: --stream reads a .parquet file; solve other formats without it")
     with reading(path):
         schema = pq.read_schema(path)
-    layout = layout_of(path, _plain_schema(schema), flags, names_asked(flags))
+    layout = layout_of(path, plain_schema(schema), flags, names_asked(flags))
     constraints = constraints_asked(flags, list(layout.scores)[1:])
     reader = StreamReader(layout, flags, constraints)
     found = solve_stream(reader.chunks, make_targets(constraints, np.float32), flags.beta)
@@ -54,11 +53,6 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
         write_json(epath.Path(flags.out) / "dual.json", content)
     if found.solution.feasible == Feasible.NO:
         raise InfeasibleError(out_of_reach(labels, found.margins, found.largest_margin, None))
-
-
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the types that the columns have once they are plain."""
-    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
 
 
 def _print_solution(

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.analysis.columns import FirstFault, plain
+from cann_jax.analysis.columns import FirstFault, plain, plain_schema
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
 from cann_jax.analysis.long_table import read_long
@@ -59,7 +59,7 @@ def open_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> Sour
         raise InputError(f"{path}: the table has no rows; write one row for each response")
     features = feature_columns(path, whole.column_names, flags, names)
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
-    layout = layout_of(path, whole.select(kept).schema, flags, names)
+    layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)
     return _Columns(layout, whole, features, flags.cost)
 
 

@@ -175,14 +175,22 @@ MISTAKES = {
         ASK,
         "no column reward; did you mean rewards",
     ),
-    "text among numbers": (with_value("safe", 6, "good"), ASK, "row 7 holds 'good' in column safe, not a number"),
+    "text among numbers": (
+        with_value("safe", 6, "good"),
+        ASK,
+        "row 7 holds 'good' in column safe, not a number",
+    ),
     "not a number": (
         with_value("safe", 9, float("nan")),
         ASK,
         "t.parquet: row 10 has no number in column safe; fill it in, or .* --drop_missing",
     ),
     "infinite": (with_value("reward", 0, float("inf")), ASK, "row 1 holds inf in column reward"),
-    "missing": (with_value("polite", 0, None), ["--margin", "polite=1"], "row 1 has no number in column polite"),
+    "missing": (
+        with_value("polite", 0, None),
+        ["--margin", "polite=1"],
+        "row 1 has no number in column polite",
+    ),
     "duplicates": (
         pa.concat_tables([TABLE, TABLE.slice(3, 1)]),
         ASK,
@@ -199,7 +207,11 @@ MISTAKES = {
     "nothing asked": (TABLE, [], "no constraint is given"),
     "margin of text": (TABLE, ["--margin", "safe=much"], "'much' is not a number"),
     "group": (TABLE, ["--margin", "safe@invite=1"], "no group invite; did you mean inviting"),
-    "flag without effect": (TABLE, [*ASK, "--clip", "polite=0,1"], "--clip polite: there is no constraint on it"),
+    "flag without effect": (
+        TABLE,
+        [*ASK, "--clip", "polite=0,1"],
+        "--clip polite: there is no constraint on it",
+    ),
     "abbreviated flag": (TABLE, [*ASK, "--bet", "1"], "--bet is not an option; did you mean --beta"),
     "apart": (
         TABLE.take(pa.array(np.random.default_rng(0).permutation(TABLE.num_rows))),
