@@ -46,26 +46,22 @@ def format_of(path: str) -> str:
     return suffix
 
 
+# What libraries raise about values that do not fit what they are read as, and about broken files.
+UNFIT = (pa.ArrowException, UnicodeError, OverflowError)
+BROKEN = (
+    *(*UNFIT, OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, csv.Error),
+)
+
+
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn what libraries raise about a broken file into one line."""
+def reading(path: str, errors: tuple[type[Exception], ...] = BROKEN) -> Iterator[None]:
+    """Turn ``errors`` into one line about a file."""
     try:
         yield
     except InputError:
         raise
-    except (
-        *(
-            pa.ArrowException,
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-            MemoryError,
-            OverflowError,
-        ),
-        *(zipfile.BadZipFile, zlib.error, csv.Error),
-    ) as error:
+    except errors as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         kind = Path(path.lower().removesuffix(".gz")).suffix[1:]
         raise InputError(f"{path}: not a readable {kind} table ({reason}); write it again") from error

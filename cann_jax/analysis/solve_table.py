@@ -40,7 +40,7 @@ def solve_table(path: str, flags: DualFlags) -> None:
         # A second of imports, most of it while XLA compiles.
         late = "cann_jax.analysis.result_files"
         threading.Thread(target=importlib.import_module, args=[late], daemon=True).start()
-    problem, table = read_problem(path, flags)
+    problem, table = table_problem(path, flags)
     features = None
     if flags.features is not None:
         features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
@@ -58,7 +58,7 @@ def solve_table(path: str, flags: DualFlags) -> None:
         raise InfeasibleError(above_ceiling_message(problem.names, margins, found.reach.attainable))
 
 
-def read_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:
+def table_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:
     """Return the problem that the flags state on a table, and the table.
 
     Raises:

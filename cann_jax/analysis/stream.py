@@ -1,23 +1,20 @@
 """Solve the dual problem of a Parquet table larger than memory, its rows sorted by prompt, in passes."""
 
+from collections.abc import Sequence
+
 import numpy as np
-import pyarrow.parquet as pq
 from etils import epath
 
 from cann_jax.analysis.as_json import solution_json
-from cann_jax.analysis.columns import plain_schema
 from cann_jax.analysis.console import count_notes, out_of_reach
-from cann_jax.analysis.constraints import constraints_asked, names_asked
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import format_of, reading
-from cann_jax.analysis.stream_reader import StreamReader
-from cann_jax.analysis.table_layout import layout_of
+from cann_jax.analysis.stream_reader import open_stream
 from cann_jax.analysis.table_notes import table_notes
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import Constraint, make_targets
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
-from cann_jax.files.errors import InfeasibleError, InputError
+from cann_jax.files.errors import InfeasibleError
 
 
 def solve_streamed_table(path: str, flags: DualFlags) -> None:
@@ -27,13 +24,8 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
         InputError: Bad flags, a bad table, or one that is no Parquet file sorted by prompt.
         InfeasibleError: The margins are out of reach.
     """
-    if format_of(path) != ".parquet":
-        raise InputError(f"{path}: --stream reads a .parquet file; solve other formats without it")
-    with reading(path):
-        schema = pq.read_schema(path)
-    layout = layout_of(path, plain_schema(schema), flags, names_asked(flags))
-    constraints = constraints_asked(flags, list(layout.scores)[1:])
-    reader = StreamReader(layout, flags, constraints)
+    reader = open_stream(path, flags)
+    constraints = reader.constraints
     found = solve_stream(reader.chunks, make_targets(constraints, np.float32), flags.beta)
     verdict = Feasible(int(found.solution.feasible)).name.lower()
     _print_solution(found, constraints, verdict, reader.seen.counts.prompts)
@@ -56,7 +48,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
 
 
 def _print_solution(
-    found: StreamedSolution, constraints: list[Constraint], verdict: str, prompts: int
+    found: StreamedSolution, constraints: Sequence[Constraint], verdict: str, prompts: int
 ) -> None:
     for j, constraint in enumerate(constraints):
         print(

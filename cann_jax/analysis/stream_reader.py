@@ -8,12 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cann_jax.analysis.columns import codes, plain
-from cann_jax.analysis.constraints import clip_bounds, group_members, group_names, groups_of
+from cann_jax.analysis.columns import codes, plain, plain_schema
+from cann_jax.analysis.constraints import (
+    clip_bounds,
+    constraints_asked,
+    group_members,
+    group_names,
+    groups_of,
+    names_asked,
+)
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import reading
+from cann_jax.analysis.formats import UNFIT, format_of, reading
 from cann_jax.analysis.raw_table import RawTable
-from cann_jax.analysis.table_layout import LONG, Layout
+from cann_jax.analysis.table_layout import LONG, Layout, layout_of
 from cann_jax.analysis.tables import read_part, refuse_empty
 from cann_jax.core.prepare import (
     check_known,
@@ -53,6 +60,20 @@ class Survey:
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dropped: int = 0
     repeated: int = 0
+
+
+def open_stream(path: str, flags: DualFlags) -> "StreamReader":
+    """Open the table of the flags' problem.
+
+    Raises:
+        InputError: Bad flags, a bad table, or one that is no Parquet file sorted by prompt.
+    """
+    if format_of(path) != ".parquet":
+        raise InputError(f"{path}: --stream reads a .parquet file; solve other formats without it")
+    with reading(path):
+        schema = pq.read_schema(path)
+    layout = layout_of(path, plain_schema(schema), flags, names_asked(flags))
+    return StreamReader(layout, flags, constraints_asked(flags, list(layout.scores)[1:]))
 
 
 class StreamReader:
@@ -170,37 +191,38 @@ def _batches(layout: Layout) -> Iterator[tuple[np.ndarray, pa.Table, np.ndarray]
     Each batch leaves its last prompt to the next one.
     """
     held, numbers, first = None, np.zeros(0, np.int64), 1
-    with reading(layout.path), pq.ParquetFile(layout.path) as file:
-        for batch in _row_groups(file, layout):
-            table, number = pa.Table.from_batches([batch]), np.arange(first, first + len(batch))
-            first += len(batch)
-            if layout.shape != LONG:
-                yield np.zeros(0, np.int64), table, number
-                continue
-            held = table if held is None else pa.concat_tables([held, table])
-            numbers = np.append(numbers, number)
-            starts, hashes = _starts(held[layout.prompt])
-            if len(starts) > 1:
-                last = int(starts[-1])
-                yield hashes[:-1], held.slice(0, last), numbers[:last]
-                held, numbers = held.slice(last), numbers[last:]
+    for batch in _row_groups(layout):
+        table, number = pa.Table.from_batches([batch]), np.arange(first, first + len(batch))
+        first += len(batch)
+        if layout.prompt is None:
+            yield np.zeros(0, np.int64), table, number
+            continue
+        held = table if held is None else pa.concat_tables([held, table])
+        numbers = np.append(numbers, number)
+        starts, hashes = _starts(layout, held)
+        if len(starts) > 1:
+            last = int(starts[-1])
+            yield hashes[:-1], held.slice(0, last), numbers[:last]
+            held, numbers = held.slice(last), numbers[last:]
     if held is not None and held.num_rows:
-        yield _starts(held[layout.prompt])[1], held, numbers
+        yield _starts(layout, held)[1], held, numbers
 
 
-def _starts(prompts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def _starts(layout: Layout, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Return where each prompt begins, and a hash of its name; a row without one belongs to those before."""
-    found, values = codes(plain(prompts))
+    with reading(layout.path, UNFIT):
+        found, values = codes(plain(table[layout.prompt]))
     found = found[np.maximum.accumulate(np.where(found < 0, 0, np.arange(len(found))))]
     starts = np.flatnonzero(np.diff(found, prepend=-2))
-    return starts, np.array([hash(values[code]) for code in found[starts] if code >= 0], np.int64)
+    return starts, np.array([hash(str(values[code])) for code in found[starts] if code >= 0], np.int64)
 
 
-def _row_groups(file: pq.ParquetFile, layout: Layout) -> Iterator[pa.RecordBatch]:
+def _row_groups(layout: Layout) -> Iterator[pa.RecordBatch]:
     """Yield all rows in order.
 
     One reader over all row groups would keep everything that it has read: 4 GB for 10⁹ scores.
     """
     rows = ROWS if layout.shape == LONG else ROWS // RESPONSES
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(rows, row_groups=[group], columns=layout.columns)
+    with reading(layout.path), pq.ParquetFile(layout.path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(rows, row_groups=[group], columns=layout.columns)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cann_jax.analysis.columns import FirstFault, plain, plain_schema
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
+from cann_jax.analysis.formats import UNFIT, KeyColumns, format_of, read_arrow, read_npz, reading
 from cann_jax.analysis.long_table import read_long
 from cann_jax.analysis.raw_table import RawTable
 from cann_jax.analysis.table_layout import LONG, Layout, layout_of, numbered, require
@@ -91,7 +91,7 @@ def read_part(layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[s
     Raises:
         InputError: A row is at fault.
     """
-    with reading(layout.path):
+    with reading(layout.path, UNFIT):
         columns = pa.table({name: plain(table[name]) for name in layout.columns})
         found = (read_long if layout.shape == LONG else read_wide)(layout, columns, number)
     return _larger_is_better(found, cost)

@@ -39,6 +39,7 @@ class Dual:
         self.spread = np.sqrt(
             sum(w * (c**2).mean(0) for w, c in zip(self.weights, self.centred, strict=True))
         )
+        self.units = np.where(self.spread > 0, self.spread, 1)
 
     def value(self, multipliers):
         logits = self._logits(multipliers)
@@ -75,7 +76,7 @@ class Dual:
 
     def residual(self, multipliers):
         """How far λ is from the conditions of the minimum (KKT), in units of the spreads."""
-        slack = self.gradient(multipliers) / np.where(self.spread > 0, self.spread, 1)
+        slack = self.gradient(multipliers) / self.units
         return float(np.max(np.where(multipliers > 0, np.abs(slack), np.maximum(-slack, 0))))
 
     def reach(self):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from cann_jax.analysis.solve_table import read_problem
+from cann_jax.analysis.solve_table import table_problem
 from cann_jax.command_line.commands import DUAL
 from cann_jax.command_line.parser import parse_flags
 from cann_jax.core.exploration.conflict import reachability
@@ -100,7 +100,7 @@ def draw_goal(draw, table: RandomTable, name: str, weights: np.ndarray) -> tuple
 def in_memory(path: str, flags: list[str]) -> tuple[str, bool, np.ndarray]:
     """The verdict and λ by the problem that the command states."""
     parsed = parse_flags(["--scores", path, *flags], DUAL)
-    problem, _ = read_problem(path, parsed)
+    problem, _ = table_problem(path, parsed)
     solution = solve_dual(problem.scores, problem.margins, parsed.beta, "newton")
     feasible = Feasible(int(solution.feasible))
     if len(problem.names) > 1 or feasible == Feasible.UNDETERMINED:
@@ -134,7 +134,7 @@ def check(found: tuple[str, bool, np.ndarray], dual: Dual, surely: bool) -> None
         assert verdict == "YES"
         assert dual.residual(multipliers) < 1e-3
         expected = dual.minimum()
-        curvature = np.linalg.eigvalsh(dual.curvature(expected) / np.outer(dual.spread, dual.spread))
+        curvature = np.linalg.eigvalsh(dual.curvature(expected) / np.outer(dual.units, dual.units))
         if curvature[0] > 0.02:
             np.testing.assert_allclose(multipliers, expected, rtol=5e-3, atol=1e-3)
         assert dual.value(multipliers) <= dual.value(expected) + 1e-4 * (1 + abs(dual.value(expected)))
@@ -207,7 +207,7 @@ def test_a_fault_is_one_line_and_the_same_by_both_ways(seed, faults, rows, drop)
             memory, stream = in_memory(path, flags), streamed(path, flags)
             assert memory[:2] == stream[:2]
             np.testing.assert_allclose(stream[2], memory[2], rtol=1e-3, atol=1e-3)
-            assert read_problem(path, parse_flags(flags, DUAL))[1].dropped == len({row for _, row in faults})
+            assert table_problem(path, parse_flags(flags, DUAL))[1].dropped == len({row for _, row in faults})
             return
         line = error_of(in_memory, path, flags)
         assert line == error_of(streamed, path, flags)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.solve_table import read_problem
+from cann_jax.analysis.solve_table import table_problem
 from cann_jax.analysis.tables import read_scores
 from cann_jax.core.solver.solve import solve_dual
 from cann_jax.dual import main
@@ -56,7 +56,7 @@ def save(path, columns) -> str:
 
 
 def multiplier(path: str, **flags) -> float:
-    problem, _ = read_problem(path, DualFlags(**{"margin": ("safe=0.2",), "beta": 0.5} | flags))
+    problem, _ = table_problem(path, DualFlags(**{"margin": ("safe=0.2",), "beta": 0.5} | flags))
     return float(solve_dual(problem.scores, problem.margins, 0.5, "newton").multipliers[0])
 
 
@@ -267,6 +267,12 @@ def test_a_wrong_table_is_one_line_both_ways(tmp_path, name):
     columns, match = WRONG[name]
     line = refused_both_ways(save(tmp_path / "t.parquet", columns), *ASK)
     assert re.search(match, line), line
+
+
+def test_negative_ids_are_apart_in_a_stream(tmp_path, capsys):
+    names = np.repeat([-1, -2, 1, 2, 3, 4], K).tolist()  # Python's hashes of -1 and -2 are equal
+    main(["--scores", save(tmp_path / "t.parquet", long(prompt=names)), *ASK, "--stream"])
+    assert "6 prompts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
