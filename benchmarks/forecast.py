@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.attainable import attained, solve_attainable
-from cann_jax.core.exploration.forecast import forecast
+from cann_jax.core.exploration.forecast import attainable_intervals, forecast
 from cann_jax.core.prediction import Predicted, folds_of, predict_scores
 from cann_jax.core.problem import Constraint, make_targets
 from cann_jax.core.scores import Scores
@@ -57,7 +57,8 @@ def judge(seed: int, prompts: int) -> np.ndarray | None:
     if not solution.converged:
         return None
     targets = make_targets([Constraint("g", margin=MARGIN)], np.float32)
-    seen = forecast(scores, predicted, targets, solution.multipliers, BETA, seed=seed)
+    seen = vars(forecast(scores, predicted, targets, solution.multipliers, BETA))
+    seen |= vars(attainable_intervals(scores, solution, targets, BETA, seed=seed))
     fresh = draw(rng, slopes, FRESH)
     by_fold = [fitted(features, scores, predicted, folds != fold) for fold in range(FOLDS)]
     sizes = np.bincount(folds, minlength=FOLDS)
@@ -66,7 +67,7 @@ def judge(seed: int, prompts: int) -> np.ndarray | None:
         truth(by_fold, sizes, fresh, solution.multipliers),
         truth([everyone], [1], fresh, solution.multipliers),
     )
-    estimates = [getattr(seen, name) for name in QUANTITIES]
+    estimates = [seen[name] for name in QUANTITIES]
     return np.array([list(map(covers, estimates, each)) for each in truths])
 
 

@@ -55,6 +55,7 @@ def config_of(given: argparse.Namespace, folder: str) -> ScoreModelConfig:
     data = PreferencesConfig(
         dataset=given.dataset,
         on_overlong="truncate_prompt_left",
+        on_bad_row="drop",
         path=given.data,
         chosen_is="better",
         heldout=given.heldout,

@@ -77,7 +77,7 @@ def ours(
 def theirs(files: ModelFiles, prompts: EncodedPrompts, arguments: argparse.Namespace) -> Callable[[int], int]:
     """Return the same function for transformers on torch."""
     with tempfile.TemporaryDirectory() as folder:
-        export_folder(load_decoder(files, "float32"), files.tokenizer, Path(folder))
+        export_folder(load_decoder(files, "float32"), files, Path(folder))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
     torch.set_num_threads(os.cpu_count() or 1)

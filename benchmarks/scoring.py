@@ -67,7 +67,7 @@ def ours(decoder, files, prompts, responses):
 
 def theirs(decoder, files, prompts, responses):
     with tempfile.TemporaryDirectory() as folder:
-        export_folder(decoder, files.tokenizer, Path(folder))
+        export_folder(decoder, files, Path(folder))
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.set_num_threads(os.cpu_count() or 1)
     rows = [

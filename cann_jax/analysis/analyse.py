@@ -90,7 +90,8 @@ def analyse(
 ) -> Analysis:
     """Solve, certify and explore one problem.
 
-    ``confidence`` is the level of the intervals, which 0 ``resamples`` leave out, and of the conservative λ.
+    ``confidence`` is the level of the intervals and of the conservative λ; 0 ``resamples`` leave out the
+    bootstrap's intervals.
     ``method`` is that of the solution itself; curves and bootstrap always use Newton's, for many at once.
     ``features`` tell what training can reach.
 
@@ -123,7 +124,7 @@ def analyse(
     )
     if features is not None:
         multipliers = np.asarray(solution.multipliers)
-        found = find_reach(problem, features, beta, multipliers, confidence, resamples or 200, seed)
+        found = find_reach(problem, features, beta, multipliers, confidence, resamples, seed)
         result = dataclasses.replace(result, reach=found)
     if not solution.converged:
         return result
@@ -147,7 +148,7 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
     scores, targets = problem.scores, problem.targets
     result: dict[str, Any] = {
         "correction": correct_multipliers(scores, margins, beta, found.solution),
-        "conservative": conservative_solution(scores, margins, beta, found.confidence, multipliers),
+        "conservative": conservative_solution(scores, targets, beta, found.confidence, multipliers),
         "cross_fit": cross_fit(scores, targets, beta, seed) if len(scores.reward) > 3 else None,
         "sensitivities": jax.tree.map(np.asarray, sensitivities(scores, margins, beta, multipliers)),
     }

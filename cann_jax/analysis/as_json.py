@@ -6,7 +6,7 @@ import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach
-from cann_jax.core.exploration.forecast import Estimate, Forecast
+from cann_jax.core.exploration.forecast import AttainableIntervals, Estimate, Forecast
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
 
@@ -60,7 +60,7 @@ def _estimate(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "interval": [found.low, found.high]}
 
 
-def _intervals_json(found: Forecast) -> dict[str, Any]:
+def _intervals_json(found: AttainableIntervals) -> dict[str, Any]:
     """Return the intervals (low, high) of what is solved for, over resampled prompts."""
     ends = {"multipliers": found.multipliers, "ceiling": found.ceiling}
     return {name: [each.low, each.high] for name, each in ends.items()} | {
@@ -78,7 +78,7 @@ def _reach_json(reach: Reach) -> dict[str, Any]:
         "correlations": predicted.correlations,
         "slopes": predicted.slopes,
         "strengths": predicted.strengths,
-        "intervals": reach.forecast and _intervals_json(reach.forecast),
+        "intervals": reach.intervals and _intervals_json(reach.intervals),
         "forecast": reach.forecast and forecast_json(reach.forecast),
         "forecast_of_plug_in": reach.plug_in and forecast_json(reach.plug_in),
     }

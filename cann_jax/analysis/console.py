@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.analysis.reach import Reach
+from cann_jax.analysis.reach import Reach, shortfall
 from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.feasibility import Feasible
@@ -107,19 +107,24 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     attainable, found_by = reach.attainable, (reach.forecast, reach.plug_in)
     for j, name in enumerate(found.problem.names):
         ceiling, multiplier = f"{attainable.ceiling[j]:+.4g}", f"{attainable.multipliers[j]:.5g}"
-        if reach.forecast is not None:
-            ceiling += _span(reach.forecast.ceiling[1:], j)
-            multiplier += _span(reach.forecast.multipliers[1:], j)
+        if reach.intervals is not None:
+            ceiling += _span(reach.intervals.ceiling[1:], j)
+            multiplier += _span(reach.intervals.multipliers[1:], j)
         cells = (_forecast_of(each and each.improvement, j) for each in found_by)
         table.add_row(name, f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells)
     cells = (_forecast_of(each and each.reward) for each in found_by)
     table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *cells)
     table.add_row("KL, nats", "", "", "", *(_forecast_of(each and each.kl) for each in found_by))
     out.print(table)
-    verdict = "reachable" if reach.reachable else "above what this model can tell"
+    out.print(f"margins: {_verdict(found, reach)}")
+
+
+def _verdict(found: Analysis, reach: Reach) -> str:
     if found.feasible == Feasible.NO:
-        verdict = "infeasible on the sample"
-    out.print(f"margins: {verdict}")
+        return "infeasible on the sample"
+    return (
+        "reachable" if reach.reachable else shortfall(np.asarray(found.problem.margins), reach.attainable)[0]
+    )
 
 
 def _forecast_of(estimate: Any, j: int | tuple[()] = ()) -> str:

@@ -1,13 +1,20 @@
 """What training can reach: the dual on what features tell of the scores, with a forecast."""
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 
 import numpy as np
 
 from cann_jax.core.attainable import Attainable, solve_attainable
-from cann_jax.core.exploration.forecast import Forecast, forecast
-from cann_jax.core.prediction import folds_of, predict_scores, standardise_features
+from cann_jax.core.exploration.forecast import (
+    AttainableIntervals,
+    Forecast,
+    attainable_intervals,
+    forecast,
+)
+from cann_jax.core.features import FeatureTable, standardise_features
+from cann_jax.core.prediction import folds_of, predict_scores
 from cann_jax.core.problem import Problem
 from cann_jax.files.errors import named
 
@@ -18,11 +25,13 @@ class Reach:
 
     Attributes:
         attainable: λ at which it meets the margins, its ceilings, and the predicted scores.
+        intervals: How sure these are; None where they were left out.
         forecast: What it does at that λ; None where no λ meets the margins.
         plug_in: What it does at the λ of the scores themselves; None where that is not finite.
     """
 
     attainable: Attainable
+    intervals: AttainableIntervals | None
     forecast: Forecast | None
     plug_in: Forecast | None
 
@@ -30,6 +39,30 @@ class Reach:
     def reachable(self) -> bool:
         """Whether the margins are within what the features tell."""
         return bool(self.attainable.converged)
+
+
+class Shortfall(enum.StrEnum):
+    """Why no λ was found to meet margins that the sample can reach, as the verdict says it."""
+
+    ABOVE = "above what this model can tell"
+    TOGETHER = "together above what this model can tell"
+    UNSOLVED = "each within what this model can tell, but the solver did not converge"
+
+
+_MESSAGES = {
+    Shortfall.ABOVE: (
+        "margin reachable on the sample, but above what this model can tell of unseen prompts",
+        "lower it, sample more prompts, or use a larger model",
+    ),
+    Shortfall.TOGETHER: (
+        "margins reachable on the sample, but together above what this model can tell of unseen prompts",
+        "lower one of them, sample more prompts, or use a larger model",
+    ),
+    Shortfall.UNSOLVED: (
+        "no multipliers that training could use were found, because the solver did not converge",
+        "lower the margin slightly, or raise beta",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +76,7 @@ class Features:
         key: Name of the setting or flag of ``folds``, for messages.
     """
 
-    values: np.ndarray
+    values: FeatureTable
     folds: int = 8
     seed: int = 0
     key: str = "dual.folds"
@@ -66,7 +99,7 @@ def find_reach(
         beta: β.
         multipliers: λ* (m,) of the dual on the scores themselves.
         confidence: Level of the intervals.
-        resamples: Bootstrap resamples.
+        resamples: Bootstrap resamples; 0 leaves the intervals of λ and of the ceilings out.
         seed: Their seed.
 
     Raises:
@@ -79,20 +112,34 @@ def find_reach(
     predicted = predict_scores(values, scores, folds, members=problem.targets.members)
     found = solve_attainable(scores, predicted, problem.margins, beta)
 
+    intervals = None
+    if resamples:
+        intervals = attainable_intervals(scores, found, problem.targets, beta, resamples, seed, confidence)
+
     def forecast_at(multipliers: np.ndarray) -> Forecast | None:
         if not np.all(np.isfinite(multipliers)):
             return None
-        return forecast(scores, predicted, problem.targets, multipliers, beta, resamples, seed, confidence)
+        return forecast(scores, predicted, problem.targets, multipliers, beta, confidence)
 
     own = forecast_at(np.asarray(found.multipliers)) if found.converged else None
-    return Reach(found, own, forecast_at(multipliers))
+    return Reach(found, intervals, own, forecast_at(multipliers))
 
 
-def above_ceiling_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:
-    """Return a line that names the margins above what the model can tell, with their ceilings."""
-    over = [j for j in range(len(names)) if not np.isfinite(found.multipliers[j])] or list(range(len(names)))
-    parts = [f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})" for j in over]
-    return (
-        f"margin reachable on the sample, but above what this model can tell of unseen prompts: "
-        f"{', '.join(parts)}; lower it, sample more prompts, or use a larger model"
-    )
+def shortfall(margins: np.ndarray, found: Attainable) -> tuple[Shortfall, np.ndarray]:
+    """Return why no λ was found, and the indices of the constraints that it is about."""
+    over = np.flatnonzero(margins > np.asarray(found.ceiling))
+    if len(over):
+        return Shortfall.ABOVE, over
+    multipliers = np.asarray(found.multipliers)
+    active = np.flatnonzero(multipliers > 0)
+    if len(active) > 1 and np.any(np.isinf(multipliers)):
+        return Shortfall.TOGETHER, active
+    return Shortfall.UNSOLVED, np.arange(len(margins))
+
+
+def shortfall_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:
+    """Return a line that says why no λ was found, with margins and ceilings, and what to do."""
+    why, about = shortfall(margins, found)
+    problem, remedy = _MESSAGES[why]
+    parts = [f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})" for j in about]
+    return f"{problem}: {', '.join(parts)}; {remedy}"

@@ -18,7 +18,7 @@ from cann_jax.analysis.constraints import (
 from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.raw_table import RawTable
-from cann_jax.analysis.reach import Features, above_ceiling_message
+from cann_jax.analysis.reach import Features, shortfall_message
 from cann_jax.analysis.table_notes import table_notes
 from cann_jax.analysis.tables import open_scores
 from cann_jax.core.feasibility import Feasible
@@ -55,7 +55,7 @@ def solve_table(path: str, flags: DualFlags) -> None:
         raise InfeasibleError(infeasible_message(found))
     if found.reach is not None and not found.reach.reachable:
         margins = np.asarray(problem.margins)
-        raise InfeasibleError(above_ceiling_message(problem.names, margins, found.reach.attainable))
+        raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable))
 
 
 def table_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cann_jax.config.ranges import NextTurn, PositiveInt, Template, Text
+from cann_jax.config.ranges import TODAY, Date, NextTurn, PositiveInt, Template, Text
 
 PREFERENCES = "preferences"  # instead of a file: the prompts of the preference pairs
 
@@ -52,6 +52,8 @@ class PromptsConfig:
         next_turn: What follows ``template`` for a further turn of a dialogue: a text with ``{reply}`` and
             ``{prompt}``; null refuses dialogues, but for the chat template, which writes them itself.
         system: System message of the chat template; null leaves the template's default.
+        date: The day that the chat template takes for today, in quotation marks; templates that write a date
+            would else give other ids every day.
         limit: Use only the first this many prompts of each.
     """
 
@@ -63,6 +65,7 @@ class PromptsConfig:
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
+    date: Date = TODAY
     limit: PositiveInt | None = None
 
     def sources(self) -> dict[PromptSet, str]:

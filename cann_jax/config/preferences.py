@@ -20,6 +20,8 @@ class PreferencesConfig:
         subset: Only files below a folder of this name, for example ``harmless-base``; null takes all.
         revision: Branch, tag or commit on the Hub.
         chosen_is: The dimension that ``chosen`` is preferred on; null reads it from hh-rlhf's folder names.
+        on_bad_row: What happens to a row that cannot be used: ``error`` names it, ``drop`` leaves out all of
+            them, counted by reason.
         heldout: Share of prompts held out where the data have no test files.
         max_tokens: Longest prompt with its longer response, template and end token included.
         limit: Use only the first this many pairs of each part.
@@ -32,6 +34,7 @@ class PreferencesConfig:
     subset: str | None = None
     revision: Text = "main"
     chosen_is: Dimension | None = None
+    on_bad_row: Literal["error", "drop"] = "error"
     heldout: Probability = 0.1
     max_tokens: PositiveInt = 512
     limit: PositiveInt | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any
 
 from annotated_types import BaseMetadata, Ge, Gt, Interval, Len
@@ -52,3 +53,15 @@ Template = Annotated[
 NextTurn = Annotated[
     str, Must("a text that holds {reply} and {prompt}", lambda t: "{reply}" in t and "{prompt}" in t)
 ]
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+Date = Annotated[str, Must('a day in quotation marks, as "2025-01-31"', _is_date)]
+TODAY: Date = "2025-01-01"  # what chat templates take for today unless a setting says otherwise

@@ -29,13 +29,20 @@ from cann_jax.config.training import AlignConfig, OnlineConfig, PrealignConfig
 # Names with a meaning of their own in the tables and results of a run, which no score may take.
 RESERVED = (
     *("reward", "prompt_id", "prompt", "response", "group", "text", "tokens", "logp", "reference_logp"),
-    *("summary", "also"),
+    *("summary", "also", "r_λ"),
 )
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name reads in a table's head as it is, which tabs and spaces around it do not."""
+    return name.isprintable() and name.strip() == name != ""
+
+
 ScoreName = Annotated[
     str,
     Must(
         "a name that no column of the run's tables has; choose another",
-        lambda name: name not in RESERVED and "@" not in name and name.strip() == name != "",
+        lambda name: name not in RESERVED and "@" not in name and _is_plain(name),
     ),
 ]
 
@@ -232,6 +239,11 @@ class RunConfig(JobConfig):
         """Return whether the trained step is scaled on calibration prompts."""
         return self.prompts.calibration is not None
 
+    @property
+    def needs_predictions(self) -> bool:
+        """Return whether λ or the labels are made of scores as features predict them."""
+        return self.dual.multipliers == "attainable" or self.align.labels == "denoised"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
         if not self.constraints:
@@ -249,11 +261,8 @@ class RunConfig(JobConfig):
                 f"is {self.align.export}, but model.adapter is a part of what the new adapter is trained on; "
                 "use merged, or give a model.path with the first adapter merged",
             )
-        if self.dual.multipliers == "attainable" and self.sample.feature_layers == ():
-            yield (
-                "dual.multipliers",
-                "is 'attainable', and sample.feature_layers is empty; leave that out, or use plug_in",
-            )
+        if self.sample.feature_layers == ():
+            yield from self._feature_conflicts()
         if self.calibrated and self.align.lora is None:
             yield (
                 "prompts.calibration",
@@ -264,6 +273,13 @@ class RunConfig(JobConfig):
             yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
+
+    def _feature_conflicts(self) -> Iterator[tuple[str, str]]:
+        needs = "and sample.feature_layers is empty; leave that out, or use"
+        if self.dual.multipliers == "attainable":
+            yield "dual.multipliers", f"is 'attainable', {needs} plug_in"
+        if self.align.labels == "denoised":
+            yield "align.labels", f"is 'denoised', {needs} scores"
 
     def _data_conflicts(self) -> Iterator[tuple[str, str]]:
         supervision = self.align.supervision

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from cann_jax.config.ranges import Must
 from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.json_lines import is_utf8
 
 T = TypeVar("T")
 
@@ -207,6 +208,8 @@ def _leaf(plain: Any, value: Any, key: str, hint: Any) -> Any:
     except ArgumentError:
         raise _wrong(value, key, type_name(hint)) from None
     numbers = result if isinstance(result, tuple) else (result,)
+    if not all(is_utf8(text) for text in numbers if isinstance(text, str)):
+        raise SchemaError(key, "holds half a surrogate pair or a byte that is not UTF-8; write it anew")
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise _wrong(value, key, type_name(hint))
     for item in numbers if isinstance(result, tuple) else ():

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cann_jax.config.job import JobConfig
 from cann_jax.config.preferences import Dimension, PreferencesConfig
-from cann_jax.config.ranges import NextTurn, NonNegative, PositiveInt, Probability, Template
+from cann_jax.config.ranges import TODAY, Date, NextTurn, NonNegative, PositiveInt, Probability, Template
 from cann_jax.config.training import TrainingConfig
 
 
@@ -22,6 +22,8 @@ class ScoreModelConfig(JobConfig, TrainingConfig):
         template: ``chat`` for the tokenizer's chat template, or a text that holds ``{prompt}``.
         next_turn: What follows ``template`` for a further turn, with ``{reply}`` and ``{prompt}``.
         system: System message of the chat template; null leaves the template's default.
+        date: The day that the chat template takes for today, in quotation marks; templates that write a date
+            would else give other ids every day.
         pairs_per_step: Pairs in one optimizer step.
         regularization: Weight of the mean squared score, which pins the constant that pairs leave free.
         confidence: Level of the interval of the held-out accuracy.
@@ -34,6 +36,7 @@ class ScoreModelConfig(JobConfig, TrainingConfig):
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
+    date: Date = TODAY
     pairs_per_step: PositiveInt = 16
     regularization: NonNegative = 0.001
     confidence: Probability = 0.95

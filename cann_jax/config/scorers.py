@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from cann_jax.config.preferences import Dimension
 from cann_jax.config.schema import SchemaError, dotted
-from cann_jax.files.errors import nearest
+from cann_jax.files.errors import InputError, nearest
 
 Better = Literal["higher", "lower"]
 
@@ -40,7 +40,8 @@ class ToPrealign(NamedTuple):
     @property
     def name(self) -> str:
         """Return the name of its folder below the stage's."""
-        return f"{self.preference}-beta{self.beta:g}"
+        # Not {beta:g}: of two that differ in the seventh digit, one would overwrite the other.
+        return f"{self.preference}-beta{repr(self.beta).removesuffix('.0')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,19 @@ class ScorerConfig:
 
 @cache  # each look goes through every installed distribution
 def registered_kinds() -> dict[str, str]:
-    """Return every kind, this package's own first, with the place where its settings are declared."""
-    found = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return KINDS | {point.name: point.value for point in found if point.name not in KINDS}
+    """Return every kind, this package's own first, with the place where its settings are declared.
+
+    Raises:
+        InputError: Two packages declare a kind of one name.
+    """
+    found = dict(KINDS)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise InputError(
+                f"the scorer kind {point.name!r} is declared by {found[point.name]} and by {point.value}; "
+                "uninstall one of the packages, or rename its kind"
+            )
+    return found
 
 
 def scorer_kind(kind: str) -> type[ScorerConfig]:

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.ceiling import Ceiling, ceiling
 from cann_jax.core.dual import tilted_weights
+from cann_jax.core.features import FeatureTable
 from cann_jax.core.objective import table_objective
 from cann_jax.core.prediction import Predicted, predict_scores
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean, response_mask
@@ -100,7 +101,7 @@ class Attainable:
 
 
 def attainable(
-    features: Array,
+    features: FeatureTable,
     scores: Scores,
     margins: ArrayLike,
     beta: float | Array,

@@ -65,7 +65,7 @@ def _dual_value_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tupl
     joint = policy * weights[:, None]
     expected = _expectation(joint, scores.constraints)
     gradient = expected - reference_mean(scores) - margins
-    expected_reward = jnp.sum(accurate_sum(joint * scores.reward))
+    expected_reward = jnp.sum(accurate_sum(joint * jnp.where(joint > 0, scores.reward, 0)))
     tangent = jnp.dot(gradient, d_multipliers) - jnp.dot(multipliers, d_margins)
     tangent = tangent + (value - expected_reward - jnp.dot(multipliers, gradient)) / beta * d_beta
     tangent = tangent + jnp.sum(joint * d_scores.reward)
@@ -74,8 +74,12 @@ def _dual_value_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tupl
 
 
 def _expectation(joint: Array, values: Array) -> Array:
-    """Return ``(m,)``: the sum over prompts and responses of weights times values ``(..., m)``."""
-    return accurate_sum(jnp.sum(joint * jnp.moveaxis(values, -1, 0), axis=-1))
+    """Return ``(m,)``: the sum over prompts and responses of weights times values ``(..., m)``.
+
+    Values without weight may be NaN, as those of missing responses are.
+    """
+    present = jnp.where(joint > 0, jnp.moveaxis(values, -1, 0), 0)
+    return accurate_sum(jnp.sum(joint * present, axis=-1))
 
 
 def _baseline_tangent(multipliers: Array, scores: Scores, d_scores: Scores) -> Array:

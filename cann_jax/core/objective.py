@@ -99,14 +99,29 @@ def direction(tilt: Array) -> Array:
     return jnp.where(total > 0, tilt / jnp.where(total > 0, total, 1), 0)
 
 
+@jax.custom_jvp
 def tilted_logits(table: Table, beta: Array, tilt: Array) -> Array:
     """Return (r + ⟨λ, g⟩)/β ``(prompts, responses)`` up to a constant in each prompt."""
+    return _logits(table, beta, tilt)
+
+
+def _logits(table: Table, beta: Array, tilt: Array) -> Array:
     # an unrolled sum fuses into one streaming pass, which a contraction over m does not; β divides last,
     # as in a solver's loop XLA would keep reward/β as an array of its own
     logits = table.reward
     for j in range(table.features.shape[0]):
         logits = logits + (tilt[j] * beta) * table.features[j]
     return logits / beta
+
+
+@tilted_logits.defjvp
+def _tilted_logits_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    """Leave missing responses out: their logits are −∞, whose derivatives would be 0·∞."""
+    table, *others = primals
+    present = jnp.isfinite(table.reward)
+    finite = dataclasses.replace(table, reward=jnp.where(present, table.reward, 0))
+    _, moved = jax.jvp(_logits, (finite, *others), tangents)
+    return tilted_logits(*primals), jnp.where(present, moved, 0)
 
 
 def evaluate(part: Table, beta: Array, tilt: Array) -> Evaluation:

@@ -2,18 +2,22 @@
 
 A response's features say what a model can tell about it, so what they predict of its scores is what a trained
 policy can tilt by. Folds are of prompts: no prediction has seen a response to its own prompt.
+
+A fit needs the features' Gram matrix alone, and that of all folds but one is the whole less that fold's. So
+features are read a few prompts at a time, and may be far larger than memory.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.features import FeatureTable, at_once, check_finite, part_of
 from cann_jax.core.objective import EXACT
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, response_mask
 from cann_jax.core.table import centred, unit
@@ -46,30 +50,6 @@ class Predicted:
     strengths: Array
 
 
-@jax.jit
-def standardise_features(features: Array, mask: Array | None = None) -> Array:
-    """Return features centred within each prompt, then divided by their deviation over the table.
-
-    Args:
-        features: ``(prompts, responses, F)``, of any floating-point type.
-        mask: ``(prompts, responses)`` bool, False for missing responses, whose features become 0.
-
-    Returns:
-        ``(prompts, responses, F)``, float32 or wider; 0 for features that never vary within a prompt.
-    """
-    values = jnp.moveaxis(jnp.asarray(features, jnp.promote_types(features.dtype, jnp.float32)), -1, 0)
-    mask = None if mask is None else mask.astype(bool)
-    present = values if mask is None else jnp.where(mask, values, 0)
-    size = jnp.max(jnp.abs(present), axis=(1, 2), keepdims=True)
-    size = jnp.where(size > 0, size, 1)
-    deviations = centred(present / size, mask)
-    count = deviations[0].size if mask is None else jnp.maximum(jnp.sum(mask), 1)
-    spread = jnp.sqrt(jnp.sum(deviations**2, axis=(1, 2), keepdims=True) / count)
-    varies = spread > 4 * np.finfo(values.dtype).eps  # less is the rounding of equal values
-    scaled = jnp.where(varies, deviations / jnp.where(varies, spread, 1), 0)
-    return jnp.moveaxis(scaled, 0, -1)
-
-
 def folds_of(prompts: int, folds: int, seed: int) -> np.ndarray:
     """Return each prompt's fold ``(prompts,)``, at random; sizes of folds differ by one at most.
 
@@ -77,12 +57,13 @@ def folds_of(prompts: int, folds: int, seed: int) -> np.ndarray:
         InputError: Fewer prompts than folds, or fewer than two folds.
     """
     if not 2 <= folds <= prompts:
-        raise InputError(f"{folds} folds of {prompts} prompts; give 2 to {prompts}")
+        advice = f"give 2 to {prompts}" if prompts > 1 else "there must be two prompts or more"
+        raise InputError(f"{folds} folds of {prompts} prompts; {advice}")
     return np.random.default_rng(seed).permutation(np.arange(prompts) % folds)
 
 
 def predict_scores(
-    features: Array,
+    features: FeatureTable,
     scores: Scores,
     folds: Array,
     *,
@@ -95,7 +76,8 @@ def predict_scores(
     Prompt weights weigh the fit. Strengths are chosen by the least squared error over all folds.
 
     Args:
-        features: ``(prompts, responses, F)``, centred within each prompt (``standardise_features``).
+        features: ``(prompts, responses, F)``, centred within each prompt (``standardise_features``); read in
+            blocks, several times.
         scores: The table; its scores are centred within each prompt here.
         folds: ``(prompts,)`` integers, concrete (``folds_of``).
         strength: The multiple of the identity added to the Gram matrix; None: chosen for each target among
@@ -109,26 +91,26 @@ def predict_scores(
             ``check_scores`` refuses.
     """
     check_scores(scores)
-    places = _places(np.asarray(folds), scores.reward.shape[0])
-    _check_features(features, scores)
+    _check_shape(features, scores)
     mask = response_mask(scores)
-    targets = centred(jnp.stack([scores.reward, *jnp.moveaxis(scores.constraints, -1, 0)]), mask)
-    if mask is not None:
-        features = jnp.where(mask[..., None], features, 0)
+    present = None if mask is None else np.asarray(mask)
+    check_finite(features, present)
+    targets = np.asarray(centred(jnp.stack([scores.reward, *jnp.moveaxis(scores.constraints, -1, 0)]), mask))
     inside = np.ones((targets.shape[1], targets.shape[0]), bool)
     if members is not None:
         inside[:, 1:] = np.asarray(members) > 0
-    weights = normalised_prompt_weights(scores)[:, None] * scores.reward.shape[0]
-    weights = jnp.broadcast_to(weights, scores.reward.shape) if mask is None else weights * mask
-    fitted, strengths = jnp.zeros_like(targets), np.zeros(targets.shape[0], targets.dtype)
+    weights = np.asarray(normalised_prompt_weights(scores))[:, None] * scores.reward.shape[0]
+    weights = np.broadcast_to(weights, scores.reward.shape) if present is None else weights * present
+    blocks = _fold_blocks(np.asarray(folds), features)
+    fitted, strengths = np.zeros_like(targets), np.zeros(targets.shape[0], targets.dtype)
     for group in np.unique(inside, axis=1).T:
         own = np.flatnonzero((inside == group[:, None]).all(0))
-        found: _Fit = _cross_fit(features, targets[own], weights * group[:, None], places, strength)
-        fitted = fitted.at[own].set(found.fitted * group[:, None])
-        strengths[own] = found.strengths
-    if not jnp.all(jnp.isfinite(fitted)):
+        table = _Table(features, present, np.moveaxis(targets[own], 0, -1), weights * group[:, None])
+        found, strengths[own] = _cross_fit(table, blocks, strength)
+        fitted[own] = found * group[:, None]
+    if not np.all(np.isfinite(fitted)):
         raise InputError("features: ridge regression fails on them; standardise them or raise its strength")
-    return cast(Predicted, _finished(fitted, targets, weights, jnp.asarray(strengths), slopes))
+    return cast(Predicted, _finished(fitted, targets, weights, strengths, slopes))
 
 
 @partial(jax.jit, static_argnames="rescale")
@@ -145,139 +127,154 @@ def _finished(fitted: Array, targets: Array, weights: Array, strengths: Array, r
     return Predicted(fitted[0], jnp.moveaxis(fitted[1:], 0, -1), slopes, correlations, strengths)
 
 
-class _Places(NamedTuple):
-    """Where the prompts of each fold are: ``prompts (folds, size)``, and its inverse ``place (prompts,)``.
-
-    Short folds are padded with a prompt beyond the last.
-    """
-
-    prompts: np.ndarray
-    place: np.ndarray
-
-
-def _places(folds: np.ndarray, prompts: int) -> _Places:
+def _fold_blocks(folds: np.ndarray, features: FeatureTable) -> np.ndarray:
+    """Return the prompts of each fold ``(folds, blocks, size)``, −1 where a fold is short of prompts."""
+    prompts = features.shape[0]
     if folds.shape != (prompts,) or not np.issubdtype(folds.dtype, np.integer):
         raise InputError(f"folds have shape {folds.shape}, type {folds.dtype}; give ({prompts},) integers")
-    names, index, sizes = np.unique(folds, return_inverse=True, return_counts=True)
+    names, sizes = np.unique(folds, return_counts=True)
     if len(names) < 2:
         raise InputError(f"folds: {len(names)} fold of {prompts} prompts; give at least two")
-    rank = np.zeros(prompts, int)
-    for fold in range(len(names)):
-        rank[index == fold] = np.arange(sizes[fold])
-    padded = np.full((len(names), sizes.max()), prompts)
-    padded[index, rank] = np.arange(prompts)
-    return _Places(padded, index * sizes.max() + rank)
+    blocks = -(-sizes.max() // at_once(features))
+    size = -(-sizes.max() // blocks)
+    found = np.full((len(names), blocks * size), -1)
+    for row, name, count in zip(found, names, sizes, strict=True):
+        row[:count] = np.flatnonzero(folds == name)
+    return found.reshape(len(names), blocks, size)
 
 
-def _check_features(features: Array, scores: Scores) -> None:
+def _check_shape(features: FeatureTable, scores: Scores) -> None:
     expected = scores.reward.shape
-    if features.ndim != 3 or features.shape[:2] != expected or features.shape[2] == 0:
+    if len(features.shape) != 3 or features.shape[:2] != expected or features.shape[2] == 0:
         raise InputError(
             f"features have shape {features.shape}; give {(*expected, 'F')}, F >= 1, like reward"
         )
-    bad = ~np.asarray(jnp.all(jnp.isfinite(jnp.asarray(features)), axis=-1))
-    if scores.mask is not None:
-        bad &= np.asarray(scores.mask, bool)
-    if bad.any():
-        first = "prompt {} response {}".format(*np.argwhere(bad)[0])
-        raise InputError(f"features: NaN or infinite for {bad.sum()} responses ({first}); fix or mask them")
-
-
-class _Fit(NamedTuple):
-    """Predictions ``(T, prompts, responses)`` and strengths ``(T,)`` of T targets."""
-
-    fitted: Array
-    strengths: Array
-
-
-class _System(NamedTuple):
-    """A fold's ridge regression: predictions are ``rows (matrix + αI)⁻¹ right``, a column a target."""
-
-    matrix: Array
-    right: Array
-    rows: Array
-
-
-@jax.jit
-def _cross_fit(
-    features: Array, targets: Array, weights: Array, places: _Places, strength: float | None
-) -> _Fit:
-    """Fit T targets ``(T, prompts, responses)`` under weights of rows ``(prompts, responses)``."""
-    prompts, responses, width = features.shape
-    table = _Rows(features, jnp.moveaxis(targets, 0, -1), weights)
-    scale, system_of = (_primal if prompts * responses >= width else _kernel)(table, places.prompts)
-    strengths = jnp.asarray(GRID) * unit(scale) if strength is None else jnp.asarray(strength).reshape(1)
-    strengths = strengths.astype(targets.dtype)
-
-    def fold_predictions(inside: Array) -> Array:
-        found: Array = jax.lax.map(partial(_ridge, system_of(inside)), strengths)
-        return found
-
-    folds = jax.lax.map(fold_predictions, places.prompts)  # (folds, strengths, size · responses, T)
-    every = jnp.moveaxis(folds, (3, 1), (0, 1)).reshape(len(targets), len(strengths), -1, responses)
-    every = every[:, :, places.place]  # (T, strengths, prompts, responses)
-    errors = jnp.sum(weights * (every - targets[:, None]) ** 2, axis=(2, 3))
-    best = jnp.argmin(jnp.where(jnp.isnan(errors), jnp.inf, errors), axis=1)  # a failed Cholesky gives NaN
-    return _Fit(jnp.take_along_axis(every, best[:, None, None, None], axis=1)[:, 0], strengths[best])
 
 
 class _Rows(NamedTuple):
-    """Features, targets ``(prompts, responses, ·)`` and weights ``(prompts, responses)``."""
+    """Responses in one axis: features ``(n, F)``, T targets ``(n, T)`` and weights ``(n, 1)``."""
 
     features: Array
     targets: Array
     weights: Array
 
-    def of(self, prompts: Array) -> "_Rows":
-        """Return the responses of these prompts in one axis; zeros for a prompt beyond the last."""
-        flat = (jnp.asarray(x).at[prompts].get(mode="fill", fill_value=0) for x in self)
-        features, targets, weights = (x.reshape(x.shape[0] * x.shape[1], -1) for x in flat)
-        return _Rows(features.astype(targets.dtype), targets, weights)
+
+class _Table(NamedTuple):
+    """Features, mask, targets ``(prompts, responses, T)`` and weights ``(prompts, responses)``."""
+
+    features: FeatureTable
+    mask: np.ndarray | None
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def rows(self, prompts: np.ndarray) -> _Rows:
+        """Return the responses to some prompts; features are 0 where there is none, or the prompt is −1."""
+        chosen = np.maximum(prompts, 0)
+        features, mask = part_of(self.features, self.mask, chosen)
+        there = np.broadcast_to((prompts >= 0)[:, None], self.weights[chosen].shape)
+        there = there if mask is None else there & mask
+        return cast(_Rows, _flat(features, self.targets[chosen], self.weights[chosen], there))
 
 
-def _primal(table: _Rows, folds: Array) -> tuple[Array, Callable[[Array], _System]]:
-    """Return the mean sum of squares of a feature, and the system ``(F, F)`` of the fold of some prompts."""
-
-    def sums(prompts: Array) -> tuple[jax.Array, jax.Array, Array]:
-        rows = table.of(prompts)
-        weighted = (rows.features * rows.weights).T
-        return _product(weighted, rows.features), _product(weighted, rows.targets), rows.features
-
-    def add(total: tuple[jax.Array, jax.Array], prompts: Any) -> tuple[tuple[jax.Array, jax.Array], None]:
-        gram, right, _ = sums(prompts)
-        return (total[0] + gram, total[1] + right), None
-
-    def system_of(prompts: Array) -> _System:
-        own_gram, own_right, rows = sums(prompts)
-        return _System(gram - own_gram, right - own_right, rows)
-
-    width, dtype = table.features.shape[-1], table.targets.dtype
-    nothing = jnp.zeros((width, width), dtype), jnp.zeros((width, table.targets.shape[-1]), dtype)
-    (gram, right), _ = jax.lax.scan(add, nothing, folds)
-    return jnp.trace(gram) / width, system_of
+@jax.jit
+def _flat(features: Array, targets: Array, weights: Array, there: Array) -> _Rows:
+    values = jnp.where(there[..., None], features.astype(targets.dtype), 0)
+    return _Rows(*(x.reshape(there.size, -1) for x in (values, targets, weights)))
 
 
-def _kernel(table: _Rows, folds: Array) -> tuple[Array, Callable[[Array], _System]]:
-    """Return the same as ``_primal``, with systems as large as the table has rows."""
+class _System(NamedTuple):
+    """A fold's ridge regression: it predicts ``rows(prompts) (matrix + αI)⁻¹ right``, a column a target."""
+
+    matrix: Array
+    right: Array
+    rows: Callable[[np.ndarray], Array]
+
+
+def _cross_fit(table: _Table, folds: np.ndarray, strength: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions ``(T, prompts, responses)`` and strengths ``(T,)``, by the blocks of all folds."""
+    prompts, responses, count = table.targets.shape
+    few = prompts * responses < table.features.shape[-1]
+    scale, system_of = (_kernel if few else _primal)(table, folds)
+    strengths = np.asarray(GRID) * np.asarray(unit(scale)) if strength is None else np.array([strength])
+    strengths = strengths.astype(table.targets.dtype)
+    every = np.zeros((count, len(strengths), prompts, responses), table.targets.dtype)
+    for blocks in folds:
+        system = system_of(blocks)
+        coefficients = _ridge(system.matrix, system.right, strengths)
+        for block in blocks:
+            rows = np.asarray(_product(system.rows(block), coefficients))  # (strengths, responses of all, T)
+            fitted = np.moveaxis(rows, -1, 0).reshape(count, len(strengths), -1, responses)
+            every[:, :, block[block >= 0]] = fitted[:, :, block >= 0]
+    errors = np.sum(table.weights * (every - np.moveaxis(table.targets, -1, 0)[:, None]) ** 2, axis=(2, 3))
+    best = np.argmin(np.where(np.isnan(errors), np.inf, errors), axis=1)  # a failed Cholesky gives NaN
+    return every[np.arange(count), best], strengths[best]
+
+
+class _Sums(NamedTuple):
+    """Sums over responses: the Gram matrix ``(F, F)`` and the products with the targets ``(F, T)``."""
+
+    gram: Array
+    right: Array
+
+
+def _primal(table: _Table, folds: np.ndarray) -> tuple[Array, Callable[[np.ndarray], _System]]:
+    """Return the mean sum of squares of a feature, and the system ``(F, F)`` of the fold of some blocks."""
+    width, count = table.features.shape[-1], table.targets.shape[-1]
+
+    def sums(blocks: np.ndarray) -> _Sums:
+        total = _Sums(*(jnp.zeros((width, n), table.targets.dtype) for n in (width, count)))
+        for block in blocks:
+            total = _added(total, table.rows(block))
+        return total
+
+    def system_of(blocks: np.ndarray) -> _System:
+        gram, right = map(jnp.subtract, whole, sums(blocks))
+        return _System(gram, right, lambda block: table.rows(block).features)
+
+    whole = sums(folds.reshape(-1, folds.shape[-1]))
+    return jnp.trace(whole.gram) / width, system_of
+
+
+@partial(jax.jit, donate_argnums=0)
+def _added(sums: _Sums, rows: _Rows) -> _Sums:
+    weighted = (rows.features * rows.weights).T
+    gram, right = (_product(weighted, values) for values in (rows.features, rows.targets))
+    return _Sums(sums.gram + gram, sums.right + right)
+
+
+def _kernel(table: _Table, folds: np.ndarray) -> tuple[Array, Callable[[np.ndarray], _System]]:
+    """Return the same as ``_primal``, with systems as large as the table has rows; it reads all at once."""
     prompts, responses, width = table.features.shape
-    rows = table.of(jnp.arange(prompts))
-    kernel, root = _product(rows.features, rows.features.T), jnp.sqrt(rows.weights)
-    positions = jnp.arange(prompts * responses).reshape(prompts, responses)
+    table_rows = table.rows(np.arange(prompts))
+    kernel = _product(table_rows.features, table_rows.features.T)
+    root, prompt = jnp.sqrt(table_rows.weights), np.repeat(np.arange(prompts), responses)
+    positions = np.arange(prompts * responses).reshape(prompts, responses)
 
-    def system_of(inside: Array) -> _System:
-        own = positions.at[inside].get(mode="fill", fill_value=prompts * responses).ravel()
-        known = jnp.asarray(root).at[own].set(0)
-        between = jnp.asarray(kernel).at[own].get(mode="fill", fill_value=0)
-        return _System(kernel * known * known.T, rows.targets * known, between * known.T)
+    def system_of(blocks: np.ndarray) -> _System:
+        known = root * ~np.isin(prompt, blocks)[:, None]
+        return _System(
+            kernel * known * known.T,
+            table_rows.targets * known,
+            lambda block: kernel[positions[np.maximum(block, 0)].ravel()] * known.T,
+        )
 
-    return jnp.sum(jnp.diag(kernel) * rows.weights[:, 0]) / width, system_of
-
-
-def _ridge(system: _System, strength: Array) -> Array:
-    matrix = system.matrix + strength * jnp.eye(len(system.matrix), dtype=system.matrix.dtype)
-    factor = jax.scipy.linalg.cho_factor(matrix, lower=True)
-    return _product(system.rows, jax.scipy.linalg.cho_solve(factor, system.right))
+    return jnp.sum(jnp.diag(kernel) * table_rows.weights[:, 0]) / width, system_of
 
 
+@jax.jit
+def _ridge(matrix: Array, right: Array, strengths: Array) -> Array:
+    """Return the coefficients ``(strengths, n, T)``."""
+
+    def solved(strength: Array) -> Array:
+        shifted = matrix + strength * jnp.eye(len(matrix), dtype=matrix.dtype)
+        factor = jax.scipy.linalg.cho_factor(shifted, lower=True)
+        found: Array = jax.scipy.linalg.cho_solve(factor, right)
+        return found
+
+    coefficients: Array = jax.lax.map(solved, strengths)
+    return coefficients
+
+
+@jax.jit
 def _product(left: Array, right: Array) -> jax.Array:
     return jnp.matmul(left, right, precision=EXACT)

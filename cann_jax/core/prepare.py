@@ -44,8 +44,9 @@ def prepare(
     groups = groups or {}
     check_constraints(constraints)
     check_known(constraints, constraint_scores, groups)
-    raw = np.stack([np.asarray(constraint_scores[c.name]) for c in constraints], axis=-1)
-    table = Scores(clipped(np.asarray(reward), reward_clip), raw, mask, prompt_weights)
+    stacked = np.stack([np.asarray(constraint_scores[c.name]) for c in constraints], axis=-1)
+    table = Scores(clipped(np.asarray(reward), reward_clip), stacked, mask, prompt_weights)
+    raw = np.asarray(table.constraints)  # in floating point: 1{x ∈ G}/p times an integer is none
     names = tuple(c.label for c in constraints)
     check_scores(table, names)
     weights = np.asarray(weights_and_baseline(table)[0])

@@ -120,7 +120,9 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
     inside[0] = True
     reached = inside & np.all(improvements >= targets, axis=1)
     met = bool(reached.any())
-    shortfall = np.max((targets - improvements) / known.spreads, axis=1)  # units differ, and a target may be 0
+    shortfall = np.max(
+        (targets - improvements) / known.spreads, axis=1
+    )  # units differ, and a target may be 0
     best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, shortfall, np.inf)))
     return Scale(float(scales[best]), met, improvements[best], float(kl[best]))
 

@@ -16,6 +16,9 @@ from cann_jax.files.errors import InputError
 class Scores:
     """Scores of responses drawn from the reference policy; larger is better in all of them.
 
+    Whole numbers and half precision become float32 (float64 where JAX uses that): margins and β take the
+    scores' type, and β = 0.5 among integers would be 0.
+
     Attributes:
         reward: ``(prompts, responses)``, the reward r(x, y).
         constraints: ``(prompts, responses, m)``, the constraint scores g_j(x, y).
@@ -29,6 +32,20 @@ class Scores:
     mask: Array | None = None
     prompt_weights: Array | None = None
     baseline: Array | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("reward", "constraints", "prompt_weights", "baseline"):
+            value = getattr(self, field)
+            if isinstance(value, list | tuple):
+                value = np.asarray(value)
+            # Transformations of the tree put other things than arrays here, which are left as they are.
+            if isinstance(value, Array) and not _is_wide(value.dtype):
+                value = value.astype(jax.dtypes.canonicalize_dtype(float))
+            object.__setattr__(self, field, value)
+
+
+def _is_wide(dtype: np.dtype) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 4) or dtype == jax.dtypes.float0
 
 
 @dataclasses.dataclass(frozen=True)

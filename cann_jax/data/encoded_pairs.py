@@ -1,8 +1,9 @@
 """Preference pairs as token ids, encoded once and stored as Parquet."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cann_jax.data.padding import pad
 from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import TURNS, Prompt, turns_from
 from cann_jax.data.responses import Responses
-from cann_jax.data.templates import Template, closing_ids, prompt_ids, truncated_ids
+from cann_jax.data.templates import Template, prompt_ids, scored_end, scored_ids, shortened
 from cann_jax.files.errors import InputError
 
 _IDS = pa.list_(pa.int32())
@@ -57,31 +58,55 @@ class EncodedPairs:
         return EncodedPairs(self.responses.take(rows), self.better[rows], self.safer[rows], self.safe[rows])
 
 
+PairIds = tuple[np.ndarray, list[np.ndarray]]  # ids of the prompt, and of each response with its end
+
+
+def policy_ids(tokenizer: Any, template: Template, end: int) -> Callable[[Pair, Prompt], PairIds]:
+    """Return how a pair is encoded for a policy: the prompt as in sampling, and ``end`` behind each."""
+
+    def ids(pair: Pair, prompt: Prompt) -> PairIds:
+        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair.responses]
+        return prompt_ids(prompt, tokenizer, template), [np.array([*row, end], np.int32) for row in rows]
+
+    return ids
+
+
+def score_model_ids(tokenizer: Any, template: Template) -> Callable[[Pair, Prompt], PairIds]:
+    """Return how a pair is encoded for a reward model: the ids that scoring feeds it, ``scored_ids``.
+
+    What the two rows begin with is the prompt, and the rest the responses: the model sees the same wherever a
+    row is divided, and reads no score but at its end.
+    """
+    end = scored_end(tokenizer, template)
+
+    def ids(pair: Pair, prompt: Prompt) -> PairIds:
+        rows = [scored_ids(prompt, text, tokenizer, template, end) for text in pair.responses]
+        shortest = min(map(len, rows)) - 1
+        shared = next((n for n in range(shortest) if rows[0][n] != rows[1][n]), shortest)
+        return rows[0][:shared], [row[shared:] for row in rows]
+
+    return ids
+
+
 def encode_pairs(
     pairs: Iterable[Pair],
     tokenizer: Any,
-    template: Template,
+    ids: Callable[[Pair, Prompt], PairIds],
     config: PreferencesConfig,
     context: int,
-    *,
-    scored: bool = False,
 ) -> tuple[pa.Table, Mapping[str, int]]:
-    """Write pairs in the template, tokenize them for a model of this context, and count what is unusual.
+    """Tokenize pairs for a model of this context, and count what is unusual.
 
-    If ``scored``, responses end with the ``closing_ids`` that a reward model reads, instead of the end token
-    alone.
+    ``ids`` returns the ids of a pair behind a prompt, which is the pair's own or what is left of it.
 
     Returns:
         One row per pair, which ``pairs_from_table`` reads, and the counts by description.
 
     Raises:
-        InputError: The tokenizer has no end token, a pair is overlong under ``on_overlong: error``, or no
-            pair is left.
+        InputError: A pair is overlong under ``on_overlong: error``, the template refuses one under
+            ``on_bad_row: error``, or no pair is left.
     """
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end token, which responses must end with; use another model")
-    closing = closing_ids(tokenizer, template) if scored else np.array([tokenizer.eos_token_id], np.int32)
-    encoder = _Encoder(tokenizer, template, config, min(config.max_tokens, context), closing)
+    encoder = _Encoder(tokenizer, ids, config, min(config.max_tokens, context))
     rows = [row for pair in pairs if (row := encoder.row(pair)) is not None]
     if not rows:
         listed = ", ".join(f"{count} {what}" for what, count in encoder.counts.items() if count)
@@ -94,25 +119,30 @@ def encode_pairs(
 @dataclass(frozen=True)
 class _Encoder:
     tokenizer: Any
-    template: Template
+    ids: Callable[[Pair, Prompt], PairIds]
     config: PreferencesConfig
     longest: int
-    closing: np.ndarray
     counts: Counter[str] = field(default_factory=Counter)
 
     def row(self, pair: Pair) -> dict[str, Any] | None:
         """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
-        responses = [
-            np.array([*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.closing], np.int32)
-            for text in pair.responses
-        ]
+        try:
+            prompt, responses = self.ids(pair, pair.prompt)
+        except InputError as error:
+            if self.config.on_bad_row == "error":
+                raise InputError(f"{pair.prompt.id}: {error}") from None
+            self.counts[f"bad rows left out: {error}"] += 1
+            return None
         if np.array_equal(responses[0], responses[1]):
             self.counts["pairs of identical responses left out"] += 1
             return None
-        prompt = self._prompt_ids(pair.prompt, self.longest - max(map(len, responses)))
-        if prompt is None:
-            self.counts["overlong pairs dropped (preferences.on_overlong)"] += 1
-            return None
+        if len(prompt) + max(map(len, responses)) > self.longest:
+            cut = self._cut(pair, len(prompt), max(map(len, responses)))
+            if cut is None:
+                self.counts["overlong pairs dropped (preferences.on_overlong)"] += 1
+                return None
+            self.counts["overlong prompts cut on the left (preferences.on_overlong)"] += 1
+            prompt, responses = self.ids(pair, cut)
         self.counts["empty responses"] += sum(not text.strip() for text in pair.responses)
         self.counts["contradictory labels (safer, yet the only one that is unsafe)"] += pair.contradictory
         return {
@@ -128,21 +158,23 @@ class _Encoder:
             **{f"harms_{i}": None if pair.harms is None else list(pair.harms[i]) for i in (0, 1)},
         }
 
-    def _prompt_ids(self, prompt: Prompt, room: int) -> np.ndarray | None:
-        """Return at most ``room`` ids of the prompt, or None if they do not fit and may not be cut."""
-        row = prompt_ids(prompt.text, self.tokenizer, self.template, prompt.earlier)
-        if len(row) <= room:
-            return row
+    def _cut(self, pair: Pair, prompt: int, response: int) -> Prompt | None:
+        """Return as much of a prompt as leaves room for its responses, or None if it may not be cut."""
         if self.config.on_overlong == "error":
             raise InputError(
-                f"{prompt.id}: the prompt has {len(row)} tokens, its longer response leaves {max(room, 0)}; "
-                "raise preferences.max_tokens, or set preferences.on_overlong to drop or truncate_prompt_left"
+                f"{pair.prompt.id}: the prompt has {prompt} tokens, its longer response leaves "
+                f"{max(self.longest - response, 0)}; raise preferences.max_tokens, or set "
+                "preferences.on_overlong to drop or truncate_prompt_left"
             )
-        if self.config.on_overlong == "drop":
-            return None
-        cut = truncated_ids(prompt, self.tokenizer, self.template, room)
-        self.counts["overlong prompts cut on the left (preferences.on_overlong)"] += cut is not None
-        return cut
+        return (
+            None
+            if self.config.on_overlong == "drop"
+            else shortened(pair.prompt, self.tokenizer, partial(self._excess, pair))
+        )
+
+    def _excess(self, pair: Pair, prompt: Prompt) -> int:
+        before, responses = self.ids(pair, prompt)
+        return len(before) + max(map(len, responses)) - self.longest
 
 
 def pairs_from_table(table: pa.Table) -> EncodedPairs:

@@ -9,7 +9,7 @@ import numpy as np
 from cann_jax.config.model import PromptsConfig
 from cann_jax.data.padding import bucketed
 from cann_jax.data.prompts import Prompt
-from cann_jax.data.templates import prompt_ids, truncated_ids
+from cann_jax.data.templates import prompt_ids, shortened
 from cann_jax.files.errors import InputError
 
 
@@ -65,7 +65,7 @@ def encode_prompts(
         raise InputError("sample.max_new_tokens leaves no room for a prompt in the model's context; lower it")
     kept, ids, dropped, truncated = [], [], 0, 0
     for prompt in prompts:
-        row = prompt_ids(prompt.text, tokenizer, config, prompt.earlier)
+        row = prompt_ids(prompt, tokenizer, config)
         if len(row) > longest:
             if config.on_overlong == "drop":
                 dropped += 1
@@ -87,10 +87,10 @@ def _shortened(
             f"prompt {prompt.id!r} has {tokens} tokens, {longest} fit; shorten it, "
             "raise prompts.max_tokens, or set prompts.on_overlong to drop or truncate_prompt_left"
         )
-    row = truncated_ids(prompt, tokenizer, config, longest)
-    if row is None:
+    cut = shortened(prompt, tokenizer, lambda cut: len(prompt_ids(cut, tokenizer, config)) - longest)
+    if cut is None:
         raise InputError(
             f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; "
             "raise prompts.max_tokens"
         )
-    return row
+    return prompt_ids(cut, tokenizer, config)

@@ -1,18 +1,17 @@
 """Prepared preference pairs, read by grain from ArrayRecord."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.data.builders.files import HELDOUT, TRAIN
+from cann_jax.data.builders.files import HELDOUT, TRAIN, Part
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.prompts import Prompt, Turn
 
 if TYPE_CHECKING:
     import grain
 
-Part = Literal["train", "heldout"]
 PARTS: tuple[Part, Part] = (TRAIN, HELDOUT)
 
 
@@ -48,6 +47,8 @@ class PreparedPairs:
 
     name: str
     parts: Mapping[Part, "grain.MapDataset"]  # in the order of the source
+    files: Mapping[Part, Sequence[str]]  # none held out where a share of the prompts is
+    hidden: Sequence[str]  # files that are hidden or temporary, and were not read
     left_out: Mapping[str, int]  # rows that could not be used, by reason
 
 
@@ -66,8 +67,8 @@ def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
     builder.prepare()
     sources = {part: grain.MapDataset.source(builder.as_data_source(part)) for part in PARTS}
     parts = {part: source[: config.limit].map(_pair) for part, source in sources.items()}
-    name = f"{builder.name}/{builder.builder_config.name}"
-    return PreparedPairs(name, parts, builder.info.metadata["left_out"])
+    name = f"{builder.name}/{builder.builder_config.name}/{builder.version}"
+    return PreparedPairs(name, parts, builder.parts, builder.hidden, builder.info.metadata["left_out"])
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:

@@ -1,6 +1,5 @@
 """Prompts and dialogues, and how they are read from JSON lines."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, named
+from cann_jax.files.json_lines import is_utf8, json_object
 
 # The column type of earlier turns in Parquet.
 TURNS = pa.list_(pa.struct({"role": pa.string(), "text": pa.string()}))
@@ -91,29 +91,25 @@ def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: str) -> list[bytes]:
     try:
         # Not splitlines: JSON strings may hold the line separators of Unicode.
-        lines: list[str] = epath.Path(path).read_text(encoding="utf-8").split("\n")
+        lines: list[bytes] = epath.Path(path).read_bytes().split(b"\n")
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path} cannot be read ({reason}); check the prompts' path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert the file") from None
     return lines
 
 
-def _parse(path: str, number: int, line: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path}, line {number}: invalid JSON ({error}); fix the line") from None
-    text = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{path}, line {number}: no text under the key 'prompt'; add it")
-    name, group = row.get("id"), row.get("group")
-    if not isinstance(name, str | int | None) or not isinstance(group, str | None):
-        raise InputError(
-            f"{path}, line {number}: 'id' must be a string or a number and 'group' a string; fix the line"
-        )
+def _parse(path: str, number: int, line: bytes) -> Prompt:
+    with named(f"{path}, line {number}"):
+        row = json_object(line)
+        text, name, group = (row.get(key) for key in ("prompt", "id", "group"))
+        if not isinstance(text, str) or not text.strip():
+            raise InputError("no text under the key 'prompt'; add it")
+        if not isinstance(name, str | int | None) or not isinstance(group, str | None):
+            raise InputError("'id' must be a string or a number and 'group' a string; fix the line")
+        for key, value in (("prompt", text), ("id", name), ("group", group)):
+            if isinstance(value, str) and not is_utf8(value):
+                raise InputError(f"{key!r} holds half a surrogate pair, which UTF-8 cannot; fix the line")
     return Prompt(str(number if name is None else name), text, group)

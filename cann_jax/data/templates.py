@@ -1,16 +1,39 @@
 """Write dialogues in the model's template and turn them into token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, Protocol
 
 import numpy as np
-from jinja2 import TemplateError
 
+from cann_jax.config.ranges import TODAY
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.files.errors import InputError, named
 
+# Llama 3 and SmolLM3 ask transformers' strftime_now for today, and ids would change from day to day. A macro
+# takes its place, because transformers hands a template plain values only, and no function.
+_CODES = [f"%{dash}{letter}" for dash in ("-", "") for letter in "aAbBdejmuwyYGVUWFDHIMSpfcxX"]
+_FIXED_DAY = (
+    "{% macro strftime_now(format) %}{% set text = namespace(value=format) %}"
+    "{% for code, value in day.items() %}{% set text.value = text.value.replace(code, value) %}{% endfor %}"
+    "{{ text.value }}{% endmacro %}{{ '' }}"
+)
 
-class Template(Protocol):
+
+class Chat(Protocol):
+    """What a chat template is told beside the dialogue."""
+
+    @property
+    def system(self) -> str | None:
+        """The system message; None leaves the default of the chat template."""
+
+    @property
+    def date(self) -> str:
+        """The day that a chat template takes for today, as ``2025-01-31``."""
+
+
+class Template(Chat, Protocol):
     """How a dialogue is written as text; the fields of ``PromptsConfig`` that define it."""
 
     @property
@@ -21,15 +44,9 @@ class Template(Protocol):
     def next_turn(self) -> str | None:
         """A text with {reply} and {prompt} for each further turn; None allows a single turn only."""
 
-    @property
-    def system(self) -> str | None:
-        """The system message; None leaves the default of the chat template."""
 
-
-def prompt_ids(text: str, tokenizer: Any, config: Template, earlier: Sequence[Turn] = ()) -> np.ndarray:
+def prompt_ids(prompt: Prompt, tokenizer: Any, config: Template) -> np.ndarray:
     """Return the ids of a prompt in the template, with one BOS if the tokenizer has one.
-
-    ``text`` is the last user turn, and ``earlier`` are the turns before it.
 
     Raises:
         InputError: ``template`` is ``chat`` and the tokenizer has no chat template, or one that refuses the
@@ -37,44 +54,65 @@ def prompt_ids(text: str, tokenizer: Any, config: Template, earlier: Sequence[Tu
     """
     if config.template == "chat":
         with named("prompts"):
-            return chat_ids((*earlier, Turn("user", text)), tokenizer, config.system)
-    return text_ids(_written(text, config, earlier), tokenizer)
+            return chat_ids(prompt.dialogue, tokenizer, config)
+    return text_ids(_written(prompt, config), tokenizer)
 
 
-def answered_ids(prompt: Prompt, response: str, tokenizer: Any, config: Template) -> np.ndarray:
-    """Return the ids of a prompt with its response in the template, as a reward model reads them.
+def scored_ids(
+    prompt: Prompt, response: str, tokenizer: Any, config: Template, end: Sequence[int]
+) -> np.ndarray:
+    """Return the ids that a reward model reads, in training and in scoring: prompt, response, ``end``.
 
-    In a text template the response follows the prompt directly.
+    They are tokenized as one text, as Safe-RLHF's models and classifiers are trained: ids of the two put
+    together are others where a token would span the border. In a text template the response follows directly.
 
     Raises:
         InputError: As ``prompt_ids``.
     """
     if config.template == "chat":
         turns = (*prompt.dialogue, Turn("assistant", response))
-        return chat_ids(turns, tokenizer, config.system, answers_next=False)
-    return text_ids(_written(prompt.text, config, prompt.earlier) + response, tokenizer)
+        ids = chat_ids(turns, tokenizer, config, answers_next=False)
+    else:
+        ids = text_ids(_written(prompt, config) + response, tokenizer)
+    return np.array([*ids, *end], np.int32)
 
 
-def closing_ids(tokenizer: Any, config: Template) -> np.ndarray:
-    """Return the ids that the template writes after a response.
+def scored_end(tokenizer: Any, config: Template, end: str = "auto") -> tuple[int, ...]:
+    """Return the ids behind what a reward model reads: a token by its text, or none.
 
-    A reward model's score is read at the last of them: in ChatML that is a line break, not the end token.
+    ``auto`` is the tokenizer's end token behind a text and none behind a chat template, which ends itself.
 
     Raises:
-        InputError: The chat template writes nothing after a response, or writes the turn of a given response
-            differently from the opening of a turn that is to be generated.
+        InputError: The tokenizer has no such token.
     """
-    if config.template != "chat":
-        return np.array([tokenizer.eos_token_id], np.int32)
-    words = tokenizer("Hello", add_special_tokens=False)["input_ids"]
-    opening = [*prompt_ids("Hello", tokenizer, config), *words]
-    whole = answered_ids(Prompt("", "Hello"), "Hello", tokenizer, config)
-    if len(whole) <= len(opening) or not np.array_equal(whole[: len(opening)], opening):
-        raise InputError(
-            "the tokenizer's chat template does not write an answer as its opening, the answer and an end; "
-            "set template to a text with {prompt}"
-        )
-    return whole[len(opening) :]
+    if end == "none" or (end == "auto" and config.template == "chat"):
+        return ()
+    token = tokenizer.eos_token if end == "auto" else end
+    if token not in tokenizer.get_vocab():
+        raise InputError(f"end is {end}, and the tokenizer has no token {token!r}; name one, or 'none'")
+    return (tokenizer.convert_tokens_to_ids(token),)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    system: str | None = None
+    date: str = TODAY
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """Return the special token that the chat template writes behind an answer; None where there is none.
+
+    It is not always the tokenizer's end token: Gemma writes <end_of_turn>, and Phi-3 <|end|>.
+
+    Raises:
+        InputError: There is no chat template, or it refuses a question with its answer.
+    """
+    answer = "Hello"
+    turns = (Turn("user", answer), Turn("assistant", answer))
+    text = _rendered(turns, tokenizer, _Plain(), answers_next=False)
+    behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    added = tokenizer.added_tokens_decoder
+    return next((token for token in behind if token in added and added[token].special), None)
 
 
 def text_ids(text: str, tokenizer: Any) -> np.ndarray:
@@ -85,65 +123,82 @@ def text_ids(text: str, tokenizer: Any) -> np.ndarray:
     return np.array([bos, *ids] if missing else ids, np.int32)
 
 
-def _written(text: str, config: Template, earlier: Sequence[Turn]) -> str:
+def _written(prompt: Prompt, config: Template) -> str:
     """Return the dialogue in a text template."""
-    roles = [turn.role for turn in earlier]
-    if (config.next_turn is None and earlier) or roles != ["user", "assistant"] * (len(roles) // 2):
+    roles = [turn.role for turn in prompt.earlier]
+    if (config.next_turn is None and roles) or roles != ["user", "assistant"] * (len(roles) // 2):
         raise InputError(
             "a dialogue has several turns, which prompts.template cannot write; set prompts.next_turn to a "
             "text with {reply} and {prompt}, or prompts.template to chat"
         )
-    users = [*(turn.text for turn in earlier[::2]), text]
+    users = [turn.text for turn in prompt.dialogue[::2]]
     # Not str.format: the prompt and the template may hold braces of their own.
     pieces = [config.template.replace("{prompt}", users[0])]
-    for reply, user in zip(earlier[1::2], users[1:], strict=True):
+    for reply, user in zip(prompt.earlier[1::2], users[1:], strict=True):
         before, _, after = str(config.next_turn).partition("{reply}")
         pieces.append(before + reply.text + after.replace("{prompt}", user))
     return "".join(pieces)
 
 
-def chat_ids(
-    turns: Sequence[Turn], tokenizer: Any, system: str | None, answers_next: bool = True
-) -> np.ndarray:
+def chat_ids(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next: bool = True) -> np.ndarray:
     """Return the ids of a dialogue in the tokenizer's chat template.
 
-    The ``system`` None leaves the template's default; if ``answers_next``, the opening of an answer follows.
+    If ``answers_next``, the opening of an answer follows.
 
     Raises:
-        InputError: There is no chat template, or it refuses the dialogue.
+        InputError: There is no chat template, it refuses the dialogue, or it leaves out what the system
+            message or the user's last turn says.
     """
+    text = _rendered(turns, tokenizer, config, answers_next)
+    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+
+
+def _rendered(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next: bool) -> str:
     if not tokenizer.chat_template:
         raise InputError(
             "template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
         )
-    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
-    messages += [{"role": turn.role, "content": turn.text} for turn in turns]
+    every = turns if config.system is None else (Turn("system", config.system), *turns)
     try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=answers_next, return_dict=False)
-    except TemplateError as error:
+        text: str = tokenizer.apply_chat_template(
+            [{"role": turn.role, "content": turn.text} for turn in every],
+            add_generation_prompt=answers_next,
+            tokenize=False,
+            chat_template=_FIXED_DAY + tokenizer.get_chat_template(),
+            day={code: date.fromisoformat(config.date).strftime(code) for code in _CODES},
+        )
+    except Exception as error:  # a template is a program of the model's folder: it may raise anything
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"the tokenizer's chat template refuses the dialogue ({error}); change or leave out 'system'"
+            f"the tokenizer's chat template refuses the dialogue ({reason}); change or leave out 'system'"
         ) from None
-    return np.array(ids, np.int32)
+    last_of_user = [turn for turn in every if turn.role == "user"][-1:]
+    for turn in (*(turn for turn in every if turn.role == "system"), *last_of_user):
+        # Spacing aside, since templates strip texts.
+        if "".join(turn.text.split()) not in "".join(text.split()):
+            raise InputError(
+                f"the tokenizer's chat template leaves out the {turn.role} message; give a text with "
+                "{prompt}, or use the chat template that belongs to the model"
+            )
+    return text
 
 
-def truncated_ids(prompt: Prompt, tokenizer: Any, config: Template, longest: int) -> np.ndarray | None:
-    """Return at most ``longest`` ids of a prompt cut on the left: first whole turns, then the last's text.
+def shortened(prompt: Prompt, tokenizer: Any, excess: Callable[[Prompt], int]) -> Prompt | None:
+    """Return a prompt cut on the left until it has no ``excess`` of tokens: first whole turns, then text.
 
-    The template itself is never cut; the result is None where it alone is longer.
+    The template itself is never cut; the result is None where it alone is too long.
     """
-    earlier = prompt.earlier
-    while earlier:
-        earlier = _from_next_user_turn(earlier)
-        row = prompt_ids(prompt.text, tokenizer, config, earlier)
-        if len(row) <= longest:
-            return row
+    while prompt.earlier:
+        prompt = replace(prompt, earlier=_from_next_user_turn(prompt.earlier))
+        if excess(prompt) <= 0:
+            return prompt
     words, cut = tokenizer(prompt.text, add_special_tokens=False)["input_ids"], 0
     while cut < len(words):
-        row = prompt_ids(tokenizer.decode(words[cut:]), tokenizer, config)
-        if len(row) <= longest:
-            return row
-        cut += len(row) - longest
+        rest = replace(prompt, text=tokenizer.decode(words[cut:]))
+        over = excess(rest)
+        if over <= 0:
+            return rest
+        cut += over
     return None
 
 

@@ -138,7 +138,7 @@ def _programs(
     """
     sample, model = run.config.sample, run.config.model
     # One token of each text, and the tokenizer's own: what a tokenizer that is not here would say.
-    stop = len(stop_tokens(run.files.tokenizer, sample)) if opened else 1 + len(sample.stop)
+    stop = len(stop_tokens(run.files, sample)) if opened else 1 + len(sample.stop)
     programs = {"sampling": trace_sampling(run.config, shape, sampled.prompt, stop)}
     for name, training, extent, steps in planned:
         traced = trace_training(model, training, shape, extent.prompt, steps or STEPS, extent.response)

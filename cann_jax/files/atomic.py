@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -84,15 +85,20 @@ def write_array(path: epath.PathLike, array: np.ndarray) -> None:
 
 
 def read_array(path: epath.PathLike) -> np.ndarray:
-    """Read what ``write_array`` wrote, read-only; raise InputError if the file is missing or corrupt."""
-    with _reading(path):
-        data = epath.Path(path).read_bytes()
-        file = io.BytesIO(data)
+    """Read what ``write_array`` wrote, read-only; of a local file, only what is looked at.
+
+    Raises:
+        InputError: The file is missing or corrupt.
+    """
+    with _reading(path), epath.Path(path).open("rb") as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version of the format")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         # Unlike ``np.load``, this allocates nothing by the header's numbers, and refuses objects.
-        return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
+        if is_remote(path):
+            return np.frombuffer(file.read(), dtype).reshape(shape)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype, offset=file.tell()).reshape(shape)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.config_reader import REMEDY, ConfigReader
 from cann_jax.models.families import FAMILIES
 from cann_jax.models.families.family import Family, LayerKinds
+from cann_jax.models.rope import LongRope
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -71,6 +72,17 @@ class DecoderConfig:
     query_scalar: float | None = None  # scores are divided by its square root; None for ``head_dim``
     attention_softcap: float | None = None  # c in c·tanh(score / c)
     final_softcap: float | None = None  # the same for logits
+
+    @property
+    def context(self) -> int:
+        """Longest sequence that is sampled as it is scored.
+
+        LongRoPE turns all of a sequence by other angles once it is longer than trained. Sampling keeps the
+        keys from before, and log-probs of the whole were 5.6 nats a token away from its own.
+        """
+        scalings = (kind.rope.scaling for kind in self.kinds if kind.rope is not None)
+        trained = (each.original_max_position_embeddings for each in scalings if isinstance(each, LongRope))
+        return min(self.max_positions, *trained, self.max_positions)
 
     @property
     def attention_scale(self) -> float:

@@ -23,7 +23,7 @@ from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.files.folder import Readers, read_json
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
-from cann_jax.models.files.weight_names import check_weights
+from cann_jax.models.files.weight_names import HEAD, check_weights
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.runtime.sharding import axis_size
 
@@ -88,6 +88,7 @@ def open_score_model(path: str, revision: str | None, key: str) -> ScoreModelFil
             f"{key}: {files.path} has neither score_head.weight nor score.weight; use a score model"
         )
     base, head = dict(files.readers), Readers()
+    base.pop(HEAD.name, None)  # of the language model that it was trained from; no score reads it
     for name in files.readers:
         if name.startswith((f"{layout}.", NORMALIZER)):
             head[name] = base.pop(name)

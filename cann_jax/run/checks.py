@@ -6,6 +6,7 @@ from itertools import combinations
 from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import OptimizerConfig
+from cann_jax.core.prediction import folds_of
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts, shared_prompts
 from cann_jax.data.prompts import Prompt
@@ -88,13 +89,17 @@ def _check_steps(training: Training, prompts: Sequence[Prompt]) -> None:
 
 
 def check_prompts(config: RunConfig, sets: Mapping[PromptSet, EncodedPrompts]) -> None:
-    """Check the sets of a run's prompts against the constraints and each other.
+    """Check the sets of a run's prompts against the constraints, the dual's folds and each other.
 
     Raises:
-        InputError: A constraint names a group that no prompt of a set has, or two sets share a prompt.
+        InputError: A constraint names a group that no prompt of a set has, two sets share a prompt, or there
+            are fewer training prompts than folds where predicted scores are needed.
     """
     for name, prompts in sets.items():
         _check_groups(config, name, prompts)
+    if "train" in sets and config.needs_predictions:
+        with named("dual.folds"):
+            folds_of(len(sets["train"]), config.dual.folds, config.seed)
     for (first, here), (second, there) in combinations(sets.items(), 2):
         if shared := shared_prompts(here, there):
             raise InputError(f"prompts.{first} and prompts.{second} share {_overlap(shared)}")

@@ -17,7 +17,7 @@ def _model(run: ModelRun[Any]) -> dict[str, str]:
 
 def _tokenizer(run: ModelRun[Any]) -> dict[str, str]:
     tokenizer = run.files.tokenizer
-    found = fingerprint_json([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template])
+    found = fingerprint_json([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, run.files.ends])
     return {"tokenizer": found}
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
+from cann_jax.core.features import FeatureTable
 from cann_jax.core.prepare import constraint_values, prepare
 from cann_jax.core.problem import Constraint, Problem
+from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
-from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json, write_table
 from cann_jax.run.run import ModelRun, Run
@@ -94,8 +95,8 @@ def read_samples(run: Run) -> Responses:
     return read_shards(run.folder / "sample", RESPONSES, run.config.sample.max_new_tokens)
 
 
-def read_features(run: Run) -> np.ndarray | None:
-    """Read the features (N, K, layers · hidden) of those responses, float16; None where there are none."""
+def read_features(run: Run) -> FeatureTable | None:
+    """Return the features (N, K, layers · hidden) of those responses, float16; None where there are none."""
     return read_feature_shards(run.folder / "sample")
 
 
@@ -149,8 +150,9 @@ def read_predicted(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_predicted(run: Run, reward: np.ndarray, constraints: np.ndarray) -> None:
-    """Write the predicted scores, (N, K) and (N, K, m), of the reference's responses."""
+    """Write the predicted scores, (n, K) and (n, K, m), of responses to the first n training prompts."""
     rows = read_table(run.folder / "score" / "scores.parquet").select(["prompt_id", "response"])
+    rows = rows.slice(0, reward.size)
     columns = {REWARD: reward} | {
         name: constraints[..., index] for index, name in enumerate(run.config.constraints)
     }

@@ -91,7 +91,7 @@ PREALIGNED_BY = tuple(
     for scorer in (*SCORERS, "evaluate.also.*")
     for name in ("kind", "beta", "prealigned.preference")
 )
-TEMPLATE = ("template", "next_turn", "system")
+TEMPLATE = ("template", "next_turn", "system", "date")
 # What a training writes besides its weights; a step that is still to be scaled leaves the run by `calibrate`.
 EXPORTS = {"model/*": MERGED, "adapter/*": ADAPTER}
 EXPORTS_UNSCALED = {name: both(when, UNCALIBRATED) for name, when in EXPORTS.items()}

@@ -1,8 +1,8 @@
 """The prompts of a run, encoded: from its files, or from the preference pairs."""
 
 from cann_jax.config.model import PREFERENCES, PromptSet
+from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
-from cann_jax.data.prepared_pairs import Part
 from cann_jax.data.prompts import Prompt, distinct_prompts, read_prompts
 from cann_jax.files.errors import InputError
 from cann_jax.run.outputs import read_pairs
@@ -18,7 +18,7 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
     if name not in run.encoded:
         config = run.config
         source = config.prompts.sources()[name]
-        room = run.files.config.max_positions - config.sample.max_new_tokens
+        room = run.files.config.context - config.sample.max_new_tokens
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES

@@ -216,10 +216,11 @@ def _heldout_line(training: Training, data: PreferenceData) -> str:
 
 
 def _listwise_bounds(training: Training, data: PreferenceData) -> str:
-    size = training.batching.group_size
+    assert training.start is not None, "the listwise loss starts at a number"
+    formula, value = training.start
     groups = np.concatenate([data.reward[data.places(step)] for step in range(data.steps)])
     floor = float(np.mean(listwise_floor(jnp.asarray(groups), training.beta)))
-    return f"listwise: loss starts at ln {size} = {np.log(size):.3f}, its floor is {floor:.3f}"
+    return f"listwise: loss starts at {formula} = {value:.3f}, its floor is {floor:.3f}"
 
 
 def aligned_decoder(run: Run) -> Decoder:
@@ -244,7 +245,7 @@ def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path, scale
     model = run.config.model
     if wanted in ("merged", "both"):
         merged = decoder if scale == 1 else scaled_decoder(decoder, scale)
-        export_folder(merged, run.files.tokenizer, folder / MODEL, model.dtype)
+        export_folder(merged, run.files, folder / MODEL, model.dtype)
     if wanted in ("adapter", "both"):
         export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint(), scale)
 

@@ -1,5 +1,6 @@
 """Sample responses to a set of prompts, shard by shard; a killed run keeps its finished shards."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,11 +10,13 @@ import pyarrow as pa
 from etils import epath
 
 from cann_jax.config.run import SampleConfig
+from cann_jax.core.features import FeatureTable
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
-from cann_jax.files.atomic import read_array, read_table, write_array, write_table
+from cann_jax.files.atomic import is_remote, read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.runtime.placement import fetch, place_batch
@@ -37,7 +40,7 @@ def sample_shards(
     The draw is a function of (seed, index of the prompt, response, position). With ``feature_layers``, each
     shard's features go to ``folder/features-00000.npy``, …, float16 (prompts, K, layers · hidden).
     """
-    stop = stop_tokens(model.tokenizer, config)
+    stop = stop_tokens(model.files, config)
     size, total = config.prompts_per_batch, len(prompts)
     starts = range(0, total, size)
     paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
@@ -62,32 +65,68 @@ def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Respo
     return _read(sorted(epath.Path(folder).glob(f"{name}-*.parquet")), max_new_tokens)
 
 
-def read_features(folder: epath.PathLike) -> np.ndarray | None:
-    """Read the features (N, K, layers · hidden) of all shards, float16; None where none were stored."""
+@dataclass(frozen=True)
+class FeatureShards:
+    """Features of a finished stage, read from their files as they are asked for.
+
+    Args:
+        paths: The shards, in order.
+        ends: One more than the last prompt of each.
+        shape: (N, K, layers · hidden).
+    """
+
+    paths: tuple[epath.Path, ...]
+    ends: np.ndarray
+    shape: tuple[int, ...]
+
+    def __getitem__(self, prompts: np.ndarray, /) -> np.ndarray:
+        """Return the features (n, K, layers · hidden) of n prompts, float16."""
+        found = np.empty((len(prompts), *self.shape[1:]), np.float16)
+        shards = np.searchsorted(self.ends, prompts, side="right")
+        for shard in np.unique(shards):
+            here, array = shards == shard, read_array(self.paths[shard])
+            found[here] = array[prompts[here] - (self.ends[shard] - len(array))]
+        return found
+
+
+def read_features(folder: epath.PathLike) -> FeatureTable | None:
+    """Return the features (N, K, layers · hidden) of all shards, float16; None where none were stored.
+
+    Those in an object store are read at once: each look at them would fetch whole files.
+
+    Raises:
+        InputError: A shard is corrupt.
+    """
     paths = sorted(epath.Path(folder).glob(f"{FEATURES}-*.npy"))
-    return np.concatenate([read_array(path) for path in paths]) if paths else None
+    if not paths:
+        return None
+    if is_remote(folder):
+        return np.concatenate([read_array(path) for path in paths])
+    shapes = [read_array(path).shape for path in paths]
+    ends = np.cumsum([shape[0] for shape in shapes])
+    return FeatureShards(tuple(paths), ends, (int(ends[-1]), *shapes[0][1:]))
 
 
 def _read(paths: list[epath.Path], max_new_tokens: int) -> Responses:
     return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), max_new_tokens)
 
 
-def stop_tokens(tokenizer: Any, config: SampleConfig) -> np.ndarray:
-    """Return the ids that end a response: the tokenizer's end token and those of ``sample.stop``.
+def stop_tokens(files: ModelFiles, config: SampleConfig) -> np.ndarray:
+    """Return the ids that end a response: all of the model's end tokens and those of ``sample.stop``.
 
     Raises:
         InputError: A stop text is not exactly one token, or there is no end token at all.
     """
-    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids = list(files.ends)
     for text in config.stop:
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = files.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
             raise InputError(
                 f"sample.stop: {text!r} is {len(tokens)} tokens; each stop text must be one token"
             )
         ids += tokens
     if not ids:
-        raise InputError("the tokenizer has no end token; name one in sample.stop")
+        raise InputError("the model has no end token; name one in sample.stop")
     return np.array(sorted(set(ids)), np.int32)
 
 

@@ -150,7 +150,7 @@ class Implicit(Scorer):
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         ids = responses.prompts.ids
         if self.prompts is not None:
-            room = self.model.config.max_positions - responses.tokens.shape[-1]
+            room = self.model.config.context - responses.tokens.shape[-1]
             ids = encode_prompts(responses.prompts.prompts, self.model.tokenizer, self.prompts, room).ids
         other = self.model.logps(ids, responses.tokens, responses.lengths)
         return Scored((self.config.beta * (other - reference_logps)).astype(np.float32))

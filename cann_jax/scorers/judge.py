@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from cann_jax.config.model import Dtype
+from cann_jax.config.ranges import TODAY, Date
 from cann_jax.config.schema import from_mapping
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt, Turn
@@ -94,6 +95,7 @@ class JudgeTemplate:
         worse: The answer that speaks against it.
         question: Text with {prompt} and {response}; not for ``conversation``.
         system: System message; null leaves the chat template's default.
+        date: The day that the chat template takes for today.
     """
 
     layout: Literal["question", "text", "conversation"]
@@ -101,19 +103,20 @@ class JudgeTemplate:
     worse: str
     question: str | None = None
     system: str | None = None
+    date: Date = TODAY
 
     def ids(self, prompt: Prompt, response: str, tokenizer: Any) -> np.ndarray:
         """Return the ids that stand before the answer."""
         if self.layout == "conversation":
             turns = (*prompt.dialogue, Turn("assistant", response))
-            return chat_ids(turns, tokenizer, self.system)
+            return chat_ids(turns, tokenizer, self)
         text = prompt.text
         if prompt.earlier:
             text = "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.dialogue)
         values = {"prompt": text, "response": response}
         question = FIELD.sub(lambda field: values[field[1]], self.question or "")
         if self.layout == "question":
-            return chat_ids((Turn("user", question),), tokenizer, self.system)
+            return chat_ids((Turn("user", question),), tokenizer, self)
         return text_ids(question, tokenizer)
 
     def answer_ids(self, tokenizer: Any) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import prompt_ids
 from cann_jax.models.language_model import LanguageModel
@@ -26,12 +27,12 @@ class RelevanceScorer(ScorerKind):
 
     def load(self, context: Context) -> "Relevance":
         reference = context.reference()
-        neutral = prompt_ids(self.neutral_prompt, reference.tokenizer, context.prompts)
+        neutral = prompt_ids(Prompt("", self.neutral_prompt), reference.tokenizer, context.prompts)
         return Relevance(self, reference, neutral)
 
     def check(self, context: Context) -> None:
         if context.files is not None:
-            prompt_ids(self.neutral_prompt, context.files.tokenizer, context.prompts)
+            prompt_ids(Prompt("", self.neutral_prompt), context.files.tokenizer, context.prompts)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from cann_jax.config.model import Dtype
-from cann_jax.config.ranges import NextTurn, PositiveInt, Template
+from cann_jax.config.ranges import TODAY, Date, NextTurn, PositiveInt, Template
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
-from cann_jax.data.templates import answered_ids
-from cann_jax.files.errors import InputError, named
+from cann_jax.data.templates import scored_end, scored_ids
+from cann_jax.files.errors import named
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.score_model import ScoreModel, ScoreModelFiles, load_score_model, open_score_model
 from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths, sign
@@ -29,6 +27,7 @@ class RewardModelScorer(ProbedKind):
             follows.
         next_turn: As in prompts: what follows for a further turn of a dialogue.
         system: System message of the chat template; null leaves the template's default.
+        date: As in prompts.
         end: The token behind the response: ``auto`` is the tokenizer's end token behind a text template and
             nothing behind a chat template, which ends by itself; ``none``; or a token's text.
         revision: Of a model on the Hub.
@@ -42,6 +41,7 @@ class RewardModelScorer(ProbedKind):
     template: Template = "chat"
     next_turn: NextTurn | None = None
     system: str | None = None
+    date: Date = TODAY
     end: str = "auto"
     revision: str | None = None
     dtype: Dtype = "float32"
@@ -67,8 +67,10 @@ class RewardModelScorer(ProbedKind):
         """
         files = open_score_model(self.path, self.revision, key)
         with named(key):
-            answered_ids(Prompt("", "Hello"), "Hello", files.decoder.tokenizer, self)
-        return files, _end(self, files.decoder.tokenizer, key)
+            tokenizer = files.decoder.tokenizer
+            end = scored_end(tokenizer, self, self.end)
+            scored_ids(Prompt("", "Hello"), "Hello", tokenizer, self, end)
+        return files, end
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,8 @@ class RewardModel(DialogueScorer):
 
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
         rows = [
-            np.array([*answered_ids(prompt, response, self.tokenizer, self.config), *self.end], np.int32)
+            scored_ids(prompt, response, self.tokenizer, self.config, self.end)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         check_lengths(rows, self.longest, prompts, self.key)
         return Scored(sign(self.config.better) * self.model.scores(rows, self.config.batch))
-
-
-def _end(config: RewardModelScorer, tokenizer: Any, key: str) -> tuple[int, ...]:
-    if config.end == "none" or (config.end == "auto" and config.template == "chat"):
-        return ()
-    token = tokenizer.eos_token if config.end == "auto" else config.end
-    if token not in tokenizer.get_vocab():
-        problem = f"and the tokenizer has no token {token!r}; name one, or 'none'"
-        raise InputError(f"{key}.end is {config.end}, {problem}")
-    return (tokenizer.convert_tokens_to_ids(token),)

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from cann_jax.analysis.analyse import analyse
+from cann_jax.analysis.analyse import Analysis, analyse
 from cann_jax.analysis.as_json import forecast_json
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
-from cann_jax.analysis.reach import Features, above_ceiling_message
+from cann_jax.analysis.reach import Features, shortfall_message
 from cann_jax.analysis.result_files import write_results
 from cann_jax.core.feasibility import Feasible
+from cann_jax.core.features import FeatureTable
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.run.outputs import read_features, read_problem, write_predicted
 from cann_jax.run.run import Run
@@ -18,11 +19,13 @@ from cann_jax.runtime.mesh import alone
 def run(run: Run) -> None:
     """Write ``dual.json``, ``curve.parquet``, ``dual.png`` and ``predicted.parquet``, and print the tables.
 
+    The last has no rows where there is no forecast, for want of prompts.
+
     Raises:
         InfeasibleError: The margins cannot be reached on the sample or, where the attainable multipliers are
             asked for, by what the model can tell; raised when the files that show what can be reached are
             written.
-        InputError: There are fewer prompts than ``dual.folds``.
+        InputError: There are fewer prompts than ``dual.folds``, and the attainable multipliers are asked for.
     """
     if is_first():
         with alone():
@@ -37,7 +40,7 @@ def _solve(run: Run) -> None:
         config.evaluate.confidence,
         seed=config.seed,
         method=config.dual.method,
-        features=None if values is None else Features(values, config.dual.folds, config.seed),
+        features=None if values is None else _features(run, values),
     )
     said = warnings(found)
     print_analysis(found, said)
@@ -51,11 +54,28 @@ def _solve(run: Run) -> None:
         "forecast": forecast and forecast_json(forecast),
     }
     write_results(run.folder / "dual", found, said, {"chosen": answer})
-    if found.reach is not None:
-        predicted = found.reach.attainable.predicted
-        write_predicted(run, np.asarray(predicted.reward), np.asarray(predicted.constraints))
+    if values is not None:
+        write_predicted(run, *_predicted(found))
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
         raise InfeasibleError(infeasible_message(found))
     if config.dual.multipliers == "attainable" and found.reach is not None and not found.reach.reachable:
-        message = above_ceiling_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
+        message = shortfall_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
         raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")
+
+
+def _features(run: Run, values: FeatureTable) -> Features | None:
+    """Return how the features are used; None where nothing needs a forecast and the prompts are too few."""
+    settings, prompts = run.config.dual, values.shape[0]
+    if settings.multipliers == "plug_in" and prompts < settings.folds:
+        counts = f"{prompts} prompts, and dual.folds is {settings.folds}"
+        print(f"dual: no forecast: {counts}; lower it to {prompts} or less, or take more prompts")
+        return None
+    return Features(values, settings.folds, run.config.seed)
+
+
+def _predicted(found: Analysis) -> tuple[np.ndarray, np.ndarray]:
+    """Return reward and constraints as predicted; those of no prompt where there is no forecast."""
+    if found.reach is None:
+        return np.asarray(found.problem.scores.reward)[:0], np.asarray(found.problem.scores.constraints)[:0]
+    predicted = found.reach.attainable.predicted
+    return np.asarray(predicted.reward), np.asarray(predicted.constraints)

@@ -1,16 +1,18 @@
 """Human preferences, prepared and tokenized once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cann_jax.config.model import PREFERENCES
+from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.records import ABSENT
-from cann_jax.data.encoded_pairs import encode_pairs
-from cann_jax.data.prepared_pairs import PARTS
+from cann_jax.data.encoded_pairs import encode_pairs, policy_ids, score_model_ids
+from cann_jax.data.prepared_pairs import PARTS, PreparedPairs
 from cann_jax.files.atomic import write_bytes_atomic, write_table
+from cann_jax.models.files.generation import response_end
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import ModelRun, Run
 
@@ -27,18 +29,16 @@ def run(run: ModelRun[Any]) -> None:
         InputError: The data cannot be read, a pair is too long, or no prompt is left to hold out.
     """
     prepared, config, folder = run.prepared_pairs, run.preferences, run.folder / "pairs"
+    _print_files(prepared, config)
     _print_counts("pairs", prepared.left_out)
-    contradictory = []
+    contradictory, tokenizer = [], run.files.tokenizer
+    if isinstance(run.config, ScoreModelConfig):
+        ids = score_model_ids(tokenizer, run.template)
+    else:
+        ids = policy_ids(tokenizer, run.template, response_end(tokenizer, run.template))
     for part in PARTS:
         pairs = list(prepared.parts[part])
-        table, counts = encode_pairs(
-            pairs,
-            run.files.tokenizer,
-            run.template,
-            config,
-            run.files.config.max_positions,
-            scored=isinstance(run.config, ScoreModelConfig),
-        )
+        table, counts = encode_pairs(pairs, tokenizer, ids, config, run.files.config.context)
         write_table(folder / f"{part}.parquet", table)
         labels = {name: sum(getattr(pair, name) != ABSENT for pair in pairs) for name in ("better", "safer")}
         known = sum(pair.harms is not None for pair in pairs)
@@ -54,6 +54,19 @@ def run(run: ModelRun[Any]) -> None:
         print(f"pairs: the contradictory ones are listed in pairs/{CONTRADICTIONS}")
     if isinstance(run, Run):
         _print_prompts(run)
+
+
+def _print_files(prepared: PreparedPairs, config: PreferencesConfig) -> None:
+    """Print which files are trained on and which are held out, since their names decide it."""
+    for part, names in prepared.files.items():
+        print(f"pairs: {part}: {_listed(names) if names else f'{config.heldout:g} of the prompts of these'}")
+    if prepared.hidden:
+        print(f"pairs: hidden or temporary and not read: {_listed(prepared.hidden)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+    return f"{len(names)} file{'s' if len(names) > 1 else ''} ({shown})"
 
 
 def _print_prompts(run: Run) -> None:

@@ -10,9 +10,9 @@ from etils import epath
 from flax import nnx
 
 from cann_jax.config.score_model import ScoreModelConfig
+from cann_jax.data.builders.files import Part
 from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import labelled
-from cann_jax.data.prepared_pairs import Part
 from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import export_score_model
@@ -59,7 +59,7 @@ def run(run: ScoreModelRun) -> None:
     export_score_model(
         nnx.merge(model.graph, weights.decoder, model.frozen),
         fetch(weights.head),
-        run.files.tokenizer,
+        run.files,
         folder / MODEL,
         layout=config.export,
         objective=config.objective,

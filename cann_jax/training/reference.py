@@ -57,4 +57,4 @@ def _kept(path: epath.Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray
     table, wanted = read_table(path), _shard(rows, columns, np.zeros(columns.shape, np.float32))
     if table.drop_columns("logp") != wanted.drop_columns("logp"):
         return None
-    return table.column("logp").to_numpy().reshape(columns.shape)
+    return np.asarray(table.column("logp").to_numpy()).reshape(columns.shape)

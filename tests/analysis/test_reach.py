@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cann_jax.analysis import plots
-from cann_jax.analysis.reach import above_ceiling_message
+from cann_jax.analysis.reach import shortfall_message
 from cann_jax.core.prediction import folds_of
 from cann_jax.dual import main
 from cann_jax.files.errors import InfeasibleError, InputError
@@ -20,22 +20,17 @@ from cann_jax.files.errors import InfeasibleError, InputError
 PROMPTS, RESPONSES, BETA = 48, 6, 0.5
 RNG = np.random.default_rng(3)
 FEATURES = RNG.normal(size=(PROMPTS, RESPONSES, 3)).astype(np.float32)
-NOISE = RNG.normal(size=(2, PROMPTS, RESPONSES))
+NOISE = RNG.normal(size=(3, PROMPTS, RESPONSES))
 REWARD = 0.8 * FEATURES[..., 0] - 0.5 * FEATURES[..., 1] + 0.7 * NOISE[0]
 SAFE = 0.7 * FEATURES[..., 1] + 0.4 * FEATURES[..., 2] + 0.8 * NOISE[1]
+# What features tell of it is against SAFE; the rest lets the sample reach both.
+AGAINST = 1.2 * NOISE[2] - 0.7 * FEATURES[..., 1] - 0.5 * FEATURES[..., 2]
 ROWS = np.random.default_rng(4).permutation(PROMPTS * RESPONSES)
 
 
 @pytest.fixture
 def ask(tmp_path, capsys, monkeypatch):
     """Run the command on rows in any order; return what it printed, its error, and what it drew and wrote."""
-    columns = {
-        "prompt": np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS],
-        "reward": REWARD.ravel()[ROWS],
-        "safe": SAFE.ravel()[ROWS],
-        "emb": FEATURES.reshape(-1, 3)[ROWS].tolist(),
-    }
-    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     drawn = []
 
     def figure(**options) -> Figure:
@@ -44,11 +39,15 @@ def ask(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(plots, "Figure", figure)
 
-    def run(margin: float, *flags: str) -> SimpleNamespace:
+    def run(margin: float, *flags: str, resamples: int = 20, **changes: np.ndarray) -> SimpleNamespace:
+        values = {"reward": REWARD, "safe": SAFE, "against": AGAINST, "emb": FEATURES} | changes
+        columns = {name: list(each.reshape(-1, *each.shape[2:])[ROWS]) for name, each in values.items()}
+        columns["prompt"] = np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS]
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
         own = ["--scores", str(tmp_path / "t.parquet"), "--margin", f"safe={margin}", "--beta", str(BETA)]
         error = None
         try:
-            main([*own, "--resamples", "20", "--out", str(tmp_path / "out"), *flags])
+            main([*own, "--resamples", str(resamples), "--out", str(tmp_path / "out"), *flags])
         except InputError as caught:
             error = caught
         written = tmp_path / "out" / "dual.json"
@@ -64,6 +63,11 @@ def ask(tmp_path, capsys, monkeypatch):
 
 def legend(axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def printed(found) -> str:
+    """What was printed, as one line: without the borders at which a table folds its cells."""
+    return " ".join(found.printed.replace("│", " ").replace("┃", " ").split())
 
 
 def test_a_margin_within_reach(ask):
@@ -116,6 +120,9 @@ def test_a_margin_above_the_ceiling_is_said_once_all_is_written(ask):
     reach = found.json["attainable"]
     assert reach["reachable"] is False and reach["multipliers"] == ["inf"] and reach["forecast"] is None
     assert reach["ceiling"][0] < 1.25 < found.json["largest_margin"][0]
+    low, high = (end[0] for end in reach["intervals"]["ceiling"])
+    assert low < reach["ceiling"][0] < high and f"[{low:.4g}, {high:.4g}]" in printed(found)
+    assert reach["intervals"]["multipliers"][1] == ["inf"] and reach["intervals"]["unreachable_share"] > 0.5
     assert str(found.error).startswith(
         "margin reachable on the sample, but above what this model can tell of unseen prompts: "
         f"safe +1.25 (ceiling {reach['ceiling'][0]:+.4g}); lower it"
@@ -129,6 +136,57 @@ def test_a_margin_out_of_the_samples_reach_keeps_its_own_message(ask):
     assert isinstance(found.error, InfeasibleError) and "out of reach on these responses" in str(found.error)
     assert "margins: infeasible on the sample" in found.printed
     assert "ceiling of training" in legend(found.curve)
+
+
+@pytest.mark.parametrize("margin", [0.3, 1.25])
+def test_no_resamples_leave_the_bootstraps_intervals_out(ask, margin):
+    """Those of means, which need none, stay."""
+    found = ask(margin, "--features", "emb", "--folds", "6", resamples=0)
+    reach = found.json["attainable"]
+    assert reach["intervals"] is None and "intervals" not in found.json
+    assert reach["reachable"] is (margin == 0.3) and found.curve is not None
+    row = next(line for line in found.printed.splitlines() if f"{reach['ceiling'][0]:+.4g}" in line)
+    assert "[" not in row.split("│")[3] and "[" not in row.split("│")[4]
+    low, high = reach["forecast_of_plug_in"]["improvement"][0]["interval"]
+    assert low < high
+
+
+ALIKE = np.broadcast_to(FEATURES[:, :1], FEATURES.shape)
+NOTHING = np.full((PROMPTS, RESPONSES), 1.5)
+
+
+@pytest.mark.parametrize("margin, reachable", [(0.3, True), (1.25, False)])
+def test_a_reward_that_never_varies(ask, margin, reachable):
+    found = ask(margin, "--features", "emb", "--folds", "6", reward=NOTHING)
+    reach = found.json["attainable"]
+    assert (found.error is None) is reach["reachable"] is reachable and "nan" not in found.printed.lower()
+    assert reach["correlations"][0] == 0 < reach["correlations"][1]
+    assert reach["forecast_of_plug_in"]["reward"] == {"value": 0, "interval": [0, 0]}
+
+
+@pytest.mark.parametrize("margin", [0.1, 0, -0.1])
+def test_a_constraint_that_never_varies(ask, margin):
+    """No training moves it, so that it allows no margin above 0, and none below needs a multiplier."""
+    found = ask(margin, "--features", "emb", "--folds", "6", safe=NOTHING)
+    reach = found.json["attainable"]
+    assert "nan" not in found.printed.lower() and reach["ceiling"] == [0]
+    assert reach["reachable"] is (margin <= 0) and reach["multipliers"] == ["inf" if margin > 0 else 0]
+    assert (found.error is None) is (margin <= 0)
+    if found.error is not None:
+        assert str(found.error).startswith("margin out of reach on these responses: safe 0.1 (largest 0)")
+
+
+@pytest.mark.parametrize("margin", [0.1, 0, -0.1])
+def test_responses_that_features_do_not_tell_apart(ask, margin):
+    """The policy stays the reference: nothing is gained, and the table on the scores themselves stands."""
+    found = ask(margin, "--features", "emb", "--folds", "6", emb=ALIKE)
+    reach = found.json["attainable"]
+    assert "nan" not in found.printed.lower() and found.json["multipliers"][0] > 0
+    assert reach["correlations"] == [0, 0] and reach["ceiling"] == pytest.approx([0], abs=1e-7)
+    assert reach["forecast_of_plug_in"]["kl"] == {"value": 0, "interval": [0, 0]}
+    assert reach["reachable"] is (margin <= 0) and (found.error is None) is (margin <= 0)
+    if found.error is not None:
+        assert str(found.error).startswith(f"{ABOVE}: safe +0.1 (ceiling ")
 
 
 def test_without_features_nothing_is_said_of_training(ask):
@@ -157,15 +215,34 @@ class Solved:
     ceiling: np.ndarray
 
 
+ABOVE = "margin reachable on the sample, but above what this model can tell of unseen prompts"
+TOGETHER = "margins reachable on the sample, but together above what this model can tell of unseen prompts"
+UNSOLVED = "no multipliers that training could use were found, because the solver did not converge"
+BOTH = "safe +0.5 (ceiling +0.6), polite -0.1 (ceiling +0.2); "
+
+
 @pytest.mark.parametrize(
-    "multipliers, named",
+    "multipliers, ceiling, said",
     [
-        ([np.inf, 1.0], "safe +0.5 (ceiling +0.4)"),
-        ([np.inf, np.inf], "safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2)"),
-        ([2.0, 1.0], "safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2)"),  # none found, none singled out
+        ([np.inf, 1.0], [0.4, 0.2], f"{ABOVE}: safe +0.5 (ceiling +0.4); "),
+        ([np.inf, np.inf], [0.4, -0.2], f"{ABOVE}: safe +0.5 (ceiling +0.4), polite -0.1 (ceiling -0.2); "),
+        ([2.0, np.inf], [0.4, 0.2], f"{ABOVE}: safe +0.5 (ceiling +0.4); "),  # the last point missed another
+        ([np.inf, 1.0], [0.6, 0.2], f"{TOGETHER}: {BOTH}"),
+        ([np.inf, 0.0], [0.6, 0.2], f"{UNSOLVED}: {BOTH}"),  # nothing that it would conflict with
+        ([2.0, 1.0], [0.6, 0.2], f"{UNSOLVED}: {BOTH}"),
+        ([np.inf], [0.5], f"{UNSOLVED}: safe +0.5 (ceiling +0.5); "),
     ],
 )
-def test_margins_above_their_ceilings_are_named(multipliers, named):
-    found = Solved(np.array(multipliers), np.array([0.4, -0.2]))
-    message = above_ceiling_message(["safe", "polite"], np.array([0.5, -0.1]), found)
-    assert f"unseen prompts: {named}; lower it" in message and "\n" not in message
+def test_why_no_multiplier_was_found(multipliers, ceiling, said):
+    count = len(ceiling)
+    found = Solved(np.array(multipliers), np.array(ceiling))
+    message = shortfall_message(["safe", "polite"][:count], np.array([0.5, -0.1])[:count], found)
+    assert message.startswith(said) and "\n" not in message
+
+
+def test_margins_out_of_reach_only_together(ask):
+    found = ask(0.5, "--margin", "against=0.5", "--features", "emb", "--folds", "6")
+    reach = found.json["attainable"]
+    assert "margins: together above what this model can tell" in found.printed
+    assert min(reach["ceiling"]) > 0.5 and reach["multipliers"] == ["inf", "inf"]
+    assert isinstance(found.error, InfeasibleError) and str(found.error).startswith(TOGETHER)

@@ -136,8 +136,35 @@ def test_known_holes_are_closed_at_parse_time(tiny_folder, tmp_path, key, value,
 
 
 @pytest.mark.parametrize(
+    "key, value, other",
+    [("dual.multipliers", "attainable", "plug_in"), ("align.labels", "denoised", "scores")],
+)
+def test_what_needs_features_is_refused_without_them(tiny_folder, tmp_path, key, value, other):
+    flags = ["--config", write_config(tmp_path, tiny_folder), f"--{key}", value]
+    parse_run(flags)
+    with pytest.raises(InputError) as caught:
+        parse_run([*flags, "--sample.feature_layers", "[]"])
+    expected = f"{key} is {value!r}, and sample.feature_layers is empty; leave that out, or use {other}"
+    assert str(caught.value).endswith(expected)
+
+
+@pytest.mark.parametrize(
     "name",
-    ["also", "text", "logp", "prompt", "tokens", "reward", "summary", "group", "prompt_id", "a@b", " x"],
+    [
+        "also",
+        "text",
+        "logp",
+        "prompt",
+        "tokens",
+        "reward",
+        "summary",
+        "group",
+        "prompt_id",
+        "a@b",
+        " x",
+        "a\tb",
+        "r_λ",
+    ],
 )
 def test_names_of_columns_are_no_names_of_scores(tiny_folder, tmp_path, name):
     config = write_config(tmp_path, tiny_folder)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core.prediction import GRID, folds_of, predict_scores, standardise_features
+from cann_jax.core import features as features_module
+from cann_jax.core.features import standardise_features
+from cann_jax.core.prediction import GRID, folds_of, predict_scores
 from cann_jax.core.scores import Scores
 from cann_jax.files.errors import InputError
 from tests.core.trained import CONSTRAINT, FEATURES, FOLDS, PROMPTS, RESPONSES, REWARD, trained_table
@@ -65,7 +67,7 @@ def test_masks_weights_and_groups_against_loops(features):
     members = np.stack([np.ones(PROMPTS), np.arange(PROMPTS) % 2], axis=-1)
     second = CONSTRAINT[::-1] * members[:, 1, None]
     scores = Scores(REWARD, np.stack([CONSTRAINT, second], -1), MASK, WEIGHTS)
-    features = np.array(standardise_features(features, MASK))
+    features = np.array(standardise_features(features, MASK)[np.arange(PROMPTS)])
     features[~MASK] = np.nan
     found = predict_scores(features, scores, FOLDS, strength=2.0, slopes=False, members=members)
     weights = WEIGHTS / WEIGHTS.sum() * PROMPTS
@@ -83,7 +85,7 @@ def test_masks_weights_and_groups_against_loops(features):
 @pytest.mark.parametrize("features", [FEATURES, WIDE], ids=["more rows", "more features"])
 def test_the_strength_with_the_least_error_is_chosen(features):
     features, scores = standardise_features(features), trained_table()
-    unit = float(np.sum(np.square(features)) / features.shape[-1])
+    unit = float(np.sum(np.square(features[np.arange(PROMPTS)])) / features.shape[-1])
     found = predict_scores(features, scores, FOLDS)
     for target, (values, strength) in enumerate(zip([REWARD, CONSTRAINT], found.strengths, strict=True)):
         errors = []
@@ -102,17 +104,29 @@ def test_prompts_of_a_fold_do_not_move_their_own_predictions():
     assert same.tolist() == (FOLDS == 2).tolist()
 
 
-def test_standardised_features():
-    raw = WIDE * 7 + RNG.normal(size=(PROMPTS, 1, 200))
-    raw[..., 0] = 1234.567
-    raw = np.where(MASK[..., None], raw, np.nan)
-    found = np.asarray(standardise_features(raw, MASK))
-    assert np.all(found[~MASK] == 0) and np.all(found[..., 0] == 0)
-    np.testing.assert_allclose(found.sum(1), 0, rtol=0, atol=1e-10)
-    np.testing.assert_allclose((found**2).sum((0, 1))[1:] / MASK.sum(), 1)
-    half = standardise_features(WIDE.astype(np.float16))
-    assert half.dtype == np.float32
-    assert np.all(np.asarray(standardise_features(np.full((4, 3, 2), 0.1, np.float32))) == 0)
+class Spied:
+    """Features of which the most prompts that were asked for at once are known."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.most = values, values.shape, 0
+
+    def __getitem__(self, prompts):
+        self.most = max(self.most, len(prompts))
+        return self.values[prompts]
+
+
+@pytest.mark.parametrize("held, most", [(3, 3), (7, 6), (1000, 24)])
+def test_features_are_read_a_few_prompts_at_a_time(monkeypatch, held, most):
+    """In folds of 8, 8, 7 and 1 prompts, masked; the block leaves no trace in what comes out."""
+    folds = np.repeat(np.arange(4), [8, 8, 7, 1])
+    scores = Scores(REWARD, CONSTRAINT[..., None], MASK, WEIGHTS)
+    whole = predict_scores(standardise_features(FEATURES, MASK), scores, folds)
+    monkeypatch.setattr(features_module, "BLOCK", held * RESPONSES * FEATURES.shape[-1])
+    spied = Spied(FEATURES)
+    parts = predict_scores(standardise_features(spied, MASK), scores, folds)
+    assert spied.most == most
+    for name in ("reward", "constraints", "slopes", "correlations", "strengths"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=0, atol=1e-11)
 
 
 def test_folds_are_balanced_and_a_function_of_the_seed():
@@ -150,7 +164,10 @@ def test_errors(change, message):
         predict_scores(**given)
 
 
-@pytest.mark.parametrize("count", [1, 25])
-def test_fewer_prompts_than_folds(count):
-    with pytest.raises(InputError, match="give 2 to 24"):
-        folds_of(24, count, 0)
+@pytest.mark.parametrize(
+    "prompts, count, advice",
+    [(24, 1, "give 2 to 24"), (24, 25, "give 2 to 24"), (1, 2, "there must be two prompts or more")],
+)
+def test_fewer_prompts_than_folds(prompts, count, advice):
+    with pytest.raises(InputError, match=advice):
+        folds_of(prompts, count, 0)

@@ -5,11 +5,18 @@ import pytest
 
 from cann_jax.config.model import PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.data.encoded_pairs import encode_pairs, labelled, pairs_from_table
+from cann_jax.data.encoded_pairs import (
+    encode_pairs,
+    labelled,
+    pairs_from_table,
+    policy_ids,
+    score_model_ids,
+)
 from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.data.templates import answered_ids, prompt_ids
+from cann_jax.data.templates import prompt_ids, scored_ids
 from cann_jax.files.errors import InputError
+from cann_jax.models.files.generation import response_end
 from tests.builders.models import tiny_tokenizer
 
 EARLIER = (Turn("user", "Hello"), Turn("assistant", "Hi there"))
@@ -24,10 +31,24 @@ def pair(name="f:1", text="Why {x}?", responses=("Because.", "No idea"), earlier
     return Pair(Prompt(name, text, earlier=earlier), responses, **values)
 
 
-def encode(pairs, on_overlong="error", max_tokens=512, context=4096, template=None, tokenizer=None):
-    settings = PreferencesConfig("local", on_overlong, "x", max_tokens=max_tokens)
+def encode(
+    pairs,
+    on_overlong="error",
+    max_tokens=512,
+    context=4096,
+    template=None,
+    tokenizer=None,
+    scored=False,
+    **more,
+):
+    settings = PreferencesConfig("local", on_overlong, "x", max_tokens=max_tokens, **more)
     prompts = PromptsConfig("", "", "error", **(template or {}))
-    return encode_pairs(pairs, tokenizer or tiny_tokenizer(), prompts, settings, context)
+    tokenizer = tokenizer or tiny_tokenizer()
+    if scored:
+        ids = score_model_ids(tokenizer, prompts)
+    else:
+        ids = policy_ids(tokenizer, prompts, response_end(tokenizer, prompts))
+    return encode_pairs(pairs, tokenizer, ids, settings, context)
 
 
 def ids(pairs, row: int, response: int) -> np.ndarray:
@@ -118,7 +139,8 @@ def test_overlong_is_dropped():
 @pytest.mark.parametrize("room", [40, 100])
 def test_overlong_loses_its_first_turns_first(room):
     tokenizer = tiny_tokenizer()
-    fits = len(prompt_ids(LONG.prompt.text, tokenizer, PromptsConfig("", "", "error"), EARLIER)) + 9
+    once = Prompt("", LONG.prompt.text, earlier=EARLIER)
+    fits = len(prompt_ids(once, tokenizer, PromptsConfig("", "", "error"))) + 9
     table, counts = encode([LONG], "truncate_prompt_left", max_tokens=room)
     row = tokenizer.decode(pairs_from_table(table).responses.prompts.ids[0])
     assert counts["overlong prompts cut on the left (preferences.on_overlong)"] == 1
@@ -144,18 +166,67 @@ def test_missing_labels_and_end_token():
         encode([pair()], tokenizer=tokenizer)
 
 
-def test_a_reward_models_responses_end_as_its_scorer_is_fed_them():
+# The border would cut "bou", which is one token of the tiny tokenizer, in two.
+JOINED = {"template": "Q: {prompt} A: I tell b", "next_turn": "{reply}<|end|>Q: {prompt} A: I tell b"}
+
+
+@pytest.mark.parametrize("template", [{}, {"system": "Be kind"}, BEAVER, JOINED])
+@pytest.mark.parametrize("earlier", [(), EARLIER])
+def test_a_reward_model_is_trained_on_the_ids_that_it_is_fed(template, earlier):
     """ChatML writes a line break behind the end token; the score is read there, and must be learnt there."""
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "{{ eos_token }}\n")
-    settings, prompts = PreferencesConfig("local", "error", "x"), PromptsConfig("", "", "error")
-    table, _ = encode_pairs([pair()], tokenizer, prompts, settings, 4096, scored=True)
+    responses = ("ou, or a coworker", "ou, or my cooking")
+    found = pairs_from_table(
+        encode(
+            [pair(responses=responses, earlier=earlier)], tokenizer=tokenizer, template=template, scored=True
+        )[0]
+    )
+    prompts = PromptsConfig("", "", "error", **template)
+    end = () if prompts.template == "chat" else (tokenizer.eos_token_id,)
+    for k, text in enumerate(responses):
+        fed = scored_ids(found.responses.prompts.prompts[0], text, tokenizer, prompts, end)
+        np.testing.assert_array_equal([*found.responses.prompts.ids[0], *ids(found, 0, k)], fed)
+        joined = tokenizer.decode(fed)
+        assert text + "<|end|>" in joined and joined.endswith("\n" if not end else "<|end|>")
+        if template == JOINED:  # one text, as others train their models, and not ids put together
+            written = joined.removeprefix("<|bos|>").removesuffix("<|end|>")
+            assert fed[1:-1].tolist() == tokenizer(written, add_special_tokens=False)["input_ids"]
+            assert tokenizer.convert_tokens_to_ids("bou") in fed
+
+
+def test_a_reward_models_pairs_are_cut_dropped_and_counted():
+    tokenizer = tiny_tokenizer()
+    table, counts = encode(
+        [LONG, pair("f:2", responses=("a", "a")), pair()], "truncate_prompt_left", 60, scored=True
+    )
+    assert counts["pairs of identical responses left out"] == 1
+    assert counts["overlong prompts cut on the left (preferences.on_overlong)"] == 1
     found = pairs_from_table(table)
-    fed = answered_ids(pair().prompt, "Because.", tokenizer, prompts)
-    np.testing.assert_array_equal([*found.responses.prompts.ids[0], *ids(found, 0, 0)], fed)
-    assert tokenizer.decode(fed).endswith("Because.<|end|>\n")
-    policy = pairs_from_table(encode_pairs([pair()], tokenizer, prompts, settings, 4096)[0])
-    assert ids(policy, 0, 0).tolist() == ids(found, 0, 0)[:-1].tolist()
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(InputError, match="does not write an answer as its opening, the answer and an end"):
-        encode_pairs([pair()], tokenizer, prompts, settings, 4096, scored=True)
+    assert 40 < len(found.responses.prompts.ids[0]) + found.responses.lengths[0].max() <= 60
+    row = tokenizer.decode([*found.responses.prompts.ids[0], *ids(found, 0, 0)])
+    assert row.startswith("<|bos|><|user|>") and row.endswith("END<|end|><|assistant|>Because.<|end|>")
+    assert encode([LONG, pair()], "drop", 60, scored=True)[0].num_rows == 1
+
+
+def test_a_policys_responses_end_as_the_chat_template_ends_them():
+    """Gemma's tokenizer ends with <eos> and its answers with <end_of_turn>, Phi-3's with <|end|>."""
+    tokenizer = tiny_tokenizer()
+    turn = "{{ message.content }}<|system|>\n"
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ message.content }}{{ eos_token }}", turn)
+    found = pairs_from_table(encode([pair()], tokenizer=tokenizer)[0])
+    assert tokenizer.decode(ids(found, 0, 0)) == "Because.<|system|>"
+    text = pairs_from_table(encode([pair()], tokenizer=tokenizer, template=BEAVER)[0])
+    assert tokenizer.decode(ids(text, 0, 0)) == "Because.<|end|>"
+
+
+def test_a_dialogue_that_the_template_refuses_is_named_or_dropped():
+    tokenizer = tiny_tokenizer()
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = refuses + tokenizer.chat_template
+    odd = pair("f:7", earlier=(Turn("system", "x"),))
+    with pytest.raises(InputError, match=r"^f:7: prompts: .* refuses the dialogue \(no system\)"):
+        encode([pair(), odd], tokenizer=tokenizer)
+    table, counts = encode([pair(), odd], tokenizer=tokenizer, on_bad_row="drop")
+    assert table.num_rows == 1
+    assert [count for what, count in counts.items() if "bad rows left out: prompts: the" in what] == [1]

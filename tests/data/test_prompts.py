@@ -33,6 +33,7 @@ def test_read(tmp_path):
     text = '{"prompt": "a", "id": 7, "group": "g"}\r\n\n{"prompt": "b\u2028c"}\n{"prompt": "d", "id": null}'
     assert read(tmp_path, text) == (Prompt("7", "a", "g"), Prompt("3", "b\u2028c"), Prompt("4", "d"))
     assert read(tmp_path, text, 1) == (Prompt("7", "a", "g"),)
+    assert read(tmp_path, "\ufeff" + text) == read(tmp_path, text)
 
 
 def test_content_is_equal_for_equal_requests():
@@ -60,12 +61,15 @@ BAD = {
     "line 2: invalid JSON": '{"prompt": "a"}\n{"prompt": ',
     "line 3: no text under the key 'prompt'": '{"prompt": "a"}\n\n{"text": "b"}',
     "line 1: no text under the key 'prompt'": '{"prompt": "  "}',
-    "line 1: no text": '["a"]',
     "line 2: 'id' must be": '{"prompt": "a"}\n{"prompt": "b", "id": [1]}',
     "line 1: 'id' must be a string or a number and 'group' a string": '{"prompt": "b", "group": 3}',
     "line 2: line 1 has the same id, 'x'": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
     "has no prompts": "\n\n",
-    "is not UTF-8 (byte 12)": b'{"prompt": "\xff"}',
+    "line 2: not UTF-8 (byte 12 of the line)": b'{"prompt": "a"}\n{"prompt": "\xff"}',
+    "line 1: 'prompt' holds half a surrogate pair": '{"prompt": "\\ud83d"}',
+    "line 1: 'id' holds half a surrogate pair": '{"prompt": "a", "id": "\\udc00"}',
+    "line 1: invalid JSON (nested too deeply)": "[" * 99_999,
+    "line 2: not a JSON object": '{"prompt": "a"}\n["a"]',
 }
 
 
@@ -84,7 +88,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("template", ["chat", "Q: {prompt} {A}\n", "<|bos|>Q: {prompt}"])
 def test_one_bos_and_no_end_token(tokenizer, template):
     """The chat template says BOS itself, the tokenizer adds one, and the text template may hold one."""
-    ids = prompt_ids("Hello {there}", tokenizer, config(template=template)).tolist()
+    ids = prompt_ids(Prompt("", "Hello {there}"), tokenizer, config(template=template)).tolist()
     assert ids[0] == 0 and ids.count(0) == 1
     assert ids[-1] != tokenizer.eos_token_id
     assert "Hello {there}" in tokenizer.decode(ids)
@@ -93,11 +97,14 @@ def test_one_bos_and_no_end_token(tokenizer, template):
 def test_tokenizer_without_bos_gets_none(tokenizer):
     bare = tiny_tokenizer()
     bare.backend_tokenizer.post_processor = None
-    assert prompt_ids("Hi", bare, config(template="{prompt}")).tolist() == tokenizer("Hi")["input_ids"][1:]
+    assert (
+        prompt_ids(Prompt("", "Hi"), bare, config(template="{prompt}")).tolist()
+        == tokenizer("Hi")["input_ids"][1:]
+    )
 
 
 def test_system_message(tokenizer):
-    ids = prompt_ids("Hi", tokenizer, config(system="Be kind"))
+    ids = prompt_ids(Prompt("", "Hi"), tokenizer, config(system="Be kind"))
     assert tokenizer.decode(ids) == "<|bos|><|system|>Be kind<|end|><|user|>Hi<|end|><|assistant|>"
 
 
@@ -105,10 +112,40 @@ def test_chat_templates_that_are_missing_or_refuse():
     bare = tiny_tokenizer()
     bare.chat_template = None
     with pytest.raises(InputError, match="the tokenizer has no chat template"):
-        prompt_ids("Hi", bare, config())
+        prompt_ids(Prompt("", "Hi"), bare, config())
     bare.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(InputError, match=r"refuses the dialogue \(no system role\)"):
-        prompt_ids("Hi", bare, config(system="x"))
+        prompt_ids(Prompt("", "Hi"), bare, config(system="x"))
+
+
+DATED = (
+    "\n{% for m in messages %}{% set how = '%-d %b %Y' %}{{ strftime_now(how) }} {{ m.content }}{% endfor %}"
+)
+
+
+def test_the_date_of_a_chat_template_is_a_setting(tokenizer):
+    dated = tiny_tokenizer()
+    dated.chat_template = DATED
+    assert dated.decode(prompt_ids(Prompt("", "Hi"), dated, config(date="2024-07-26"))) == "\n26 Jul 2024 Hi"
+    assert dated.decode(prompt_ids(Prompt("", "Hi"), dated, config())) == "\n1 Jan 2025 Hi"
+
+
+LEAVES_OUT = {
+    "{{ messages[0].content }}": "leaves out the user message",
+    " \n": "leaves out the system message",
+    "{{ messages[-1].content }}": "leaves out the system message",
+    "{{ messages[0].content + 1 }}": "refuses the dialogue",
+    "{{ messages[5].content.x }}": "refuses the dialogue",
+}
+
+
+@pytest.mark.parametrize("template", LEAVES_OUT)
+def test_chat_templates_that_leave_something_out(template):
+    bare = tiny_tokenizer()
+    bare.chat_template = template
+    with pytest.raises(InputError, match=LEAVES_OUT[template]) as error:
+        prompt_ids(Prompt("", "Hello  there "), bare, config(system="Be kind"))
+    assert "\n" not in str(error.value)
 
 
 SHORT, LONG = Prompt("short", "Hi"), Prompt("long", "Write a short note to thank a neighbour. " * 3 + "END")
@@ -135,7 +172,7 @@ def test_overlong_is_cut_on_the_left_and_counted(tokenizer):
     text = tokenizer.decode(row)
     assert 15 < len(row) <= 20
     assert text.startswith("<|bos|><|user|>") and text.endswith("END<|end|><|assistant|>")
-    np.testing.assert_array_equal(encoded.ids[1], prompt_ids("Hi", tokenizer, cut))
+    np.testing.assert_array_equal(encoded.ids[1], prompt_ids(Prompt("", "Hi"), tokenizer, cut))
     with pytest.raises(InputError, match="the template alone has more than 4 tokens"):
         encode_prompts([LONG], tokenizer, config(on_overlong="truncate_prompt_left", max_tokens=4), 100)
 

@@ -37,7 +37,7 @@ def smollm2(smollm2_files) -> Decoder:
 def smollm2_folder(smollm2, smollm2_files, tmp_path_factory) -> Path:
     """SmolLM2 as a float32 Hugging Face folder."""
     folder = tmp_path_factory.mktemp("smollm2")
-    export_folder(smollm2, smollm2_files.tokenizer, folder)
+    export_folder(smollm2, smollm2_files, folder)
     return folder
 
 

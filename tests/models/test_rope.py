@@ -173,6 +173,15 @@ OLDER = {
         "original_max_position_embeddings": 32,
     },
     "trained length on both sides": {"rope_scaling": YARN, "original_max_position_embeddings": 32},
+    "beside rope_parameters": {
+        "rope_theta": 500.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 700.0},
+    },
+    "null beside rope_parameters": {
+        "rope_scaling": None,
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 700.0},
+    },
     "the whole length": {"rope_scaling": {k: v for k, v in YARN.items() if "original" not in k}},
 }
 

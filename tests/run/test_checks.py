@@ -34,6 +34,13 @@ def test_a_warmup_that_outlasts_the_training(refused, dry):
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry_run",)])
+@pytest.mark.parametrize("asked", [("--dual.multipliers", "attainable"), ("--align.labels", "denoised")])
+def test_more_folds_than_prompts_where_predicted_scores_are_needed(refused, asked, dry):
+    message, begun = refused("--dual.folds", "13", *asked, *dry)
+    assert message == "dual.folds: 13 folds of 12 prompts; give 2 to 12" and not begun
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry_run",)])
 def test_a_group_that_no_prompt_has(refused, dry):
     message, begun = refused("--constraints.length.group", "evne", *dry)
     assert "constraints.length.group is 'evne', and no prompt of prompts.train has it" in message

@@ -1,11 +1,15 @@
 """K responses behind one shared prompt: deterministic, exact, ended by stop tokens as data."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from cann_jax.config.run import SampleConfig
+from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.sampling.generate import generate
 from cann_jax.sampling.shards import stop_tokens
@@ -163,23 +167,13 @@ def test_prompt_is_held_once_for_all_responses():
     assert grown < 16 * cache / 4
 
 
-def test_stop_tokens_of_a_tokenizer(tiny_model):
-
-    from cann_jax.config.run import SampleConfig
-    from cann_jax.files.errors import InputError
-
-    tokenizer = tiny_model.tokenizer
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
-    np.testing.assert_array_equal(stop_tokens(tokenizer, SampleConfig()), [1])
-    np.testing.assert_array_equal(stop_tokens(tokenizer, SampleConfig(stop=("<|user|>", "<|end|>"))), [1, 3])
+def test_stop_tokens_of_a_model(tiny_model):
+    files = tiny_model.files
+    assert files.tokenizer.pad_token_id == files.tokenizer.eos_token_id == 1
+    np.testing.assert_array_equal(stop_tokens(files, SampleConfig()), [1])
+    np.testing.assert_array_equal(stop_tokens(files, SampleConfig(stop=("<|user|>", "<|end|>"))), [1, 3])
+    np.testing.assert_array_equal(stop_tokens(replace(files, ends=(7, 1)), SampleConfig()), [1, 7])
     with pytest.raises(InputError, match=r"sample.stop: 'Hello' is \d tokens"):
-        stop_tokens(tokenizer, SampleConfig(stop=("Hello",)))
-    endless = load_tokenizer_without_end(tiny_model)
+        stop_tokens(files, SampleConfig(stop=("Hello",)))
     with pytest.raises(InputError, match=r"no end token; name one in sample.stop"):
-        stop_tokens(endless, SampleConfig())
-
-
-def load_tokenizer_without_end(model):
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(tokenizer_object=model.tokenizer.backend_tokenizer)
+        stop_tokens(replace(files, ends=()), SampleConfig())

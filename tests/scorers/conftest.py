@@ -22,7 +22,7 @@ def dialogues(model) -> Responses:
     """Two prompts, one of them behind an earlier turn, with two responses each; texts alone are real."""
     earlier = (Turn("user", "Hello"), Turn("assistant", "Good day"))
     prompts = (Prompt("007", "Hello"), Prompt("b", "Tell me", earlier=earlier))
-    ids = tuple(prompt_ids(p.text, model.tokenizer, PROMPTS, p.earlier) for p in prompts)
+    ids = tuple(prompt_ids(p, model.tokenizer, PROMPTS) for p in prompts)
     lengths = np.ones((2, 2), np.int32)
     zeros = np.zeros((2, 2), np.float32)
     return Responses(EncodedPrompts(prompts, ids), lengths[..., None], lengths, lengths > 0, zeros, TEXTS)

@@ -23,7 +23,7 @@ from tests.builders.scorers import KEY, PROMPTS, TEXTS, load_scorer
 @pytest.fixture(scope="module")
 def responses(model) -> Responses:
     prompts = (Prompt("007", "Hello"), Prompt("b", "Tell me"))
-    ids = tuple(prompt_ids(prompt.text, model.tokenizer, PROMPTS) for prompt in prompts)
+    ids = tuple(prompt_ids(prompt, model.tokenizer, PROMPTS) for prompt in prompts)
     tokens = np.random.default_rng(0).integers(0, 300, (2, 2, 5)).astype(np.int32)
     lengths = np.array([[5, 2], [1, 4]], np.int32)
     logps = model.logps(ids, tokens, lengths)
@@ -50,7 +50,7 @@ def message(values: dict, responses=None, model=None) -> str:
 @pytest.mark.parametrize("per_token", [False, True])
 def test_relevance_by_hand(model, responses, per_token):
     values = {"kind": "relevance", "neutral_prompt": "Say something.", "per_token": per_token}
-    neutral = prompt_ids("Say something.", model.tokenizer, PROMPTS)
+    neutral = prompt_ids(Prompt("", "Say something."), model.tokenizer, PROMPTS)
     got = score(values, responses, model)
     for n, k in np.ndindex(2, 2):
         tokens, length = responses.tokens[n : n + 1, k : k + 1], responses.lengths[n : n + 1, k : k + 1]
@@ -68,7 +68,7 @@ def test_implicit_by_hand(model, responses):
     kind = PromptsConfig(train="", heldout="", on_overlong="error", system="Be kind.")
     for n, k in np.ndindex(2, 2):
         tokens, length = responses.tokens[n : n + 1, k : k + 1], responses.lengths[n : n + 1, k : k + 1]
-        ids = prompt_ids(responses.prompts.prompts[n].text, model.tokenizer, kind)
+        ids = prompt_ids(responses.prompts.prompts[n], model.tokenizer, kind)
         other = model.logps([ids], tokens, length)[0, 0]
         plain = model.logps([responses.prompts.ids[n]], tokens, length)[0, 0]
         assert got[n, k] == pytest.approx(0.5 * (other - plain), abs=5e-5)

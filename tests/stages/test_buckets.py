@@ -101,7 +101,7 @@ def test_numbers_of_steps_go_with_the_checkpoints(bucket, tmp_path, monkeypatch)
 def test_a_model_leaves_whole(bucket, tiny_folder, tmp_path):
     files = open_model(str(tiny_folder))
     for folder in (bucket / "model", epath.Path(tmp_path) / "model"):
-        export_folder(load_decoder(files, "float32"), files.tokenizer, folder)
+        export_folder(load_decoder(files, "float32"), files, folder)
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
     assert sorted(path.name for path in (bucket / "model").iterdir()) == names and len(names) > 4
     for name in names:

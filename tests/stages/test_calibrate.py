@@ -11,6 +11,7 @@ import pytest
 
 from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
+from cann_jax.files.atomic import read_table
 from cann_jax.files.errors import InfeasibleError, InputError, NotHeldError
 from cann_jax.run.outputs import read_scale, read_weights, write_weights
 from cann_jax.run.run import Run
@@ -143,6 +144,16 @@ def test_the_paper_trains_all_the_same(copied):
 def test_more_folds_than_prompts_are_refused(copied):
     with pytest.raises(InputError, match=r"dual\.folds: .*prompts"):
         train.main([*copied[1], "--dual.folds", "99", "--stages", "dual"])
+
+
+def test_too_few_prompts_leave_a_forecast_out_that_nothing_needs(copied, capsys):
+    folder, flags = copied
+    plug_in = ("--dual.multipliers", "plug_in", "--align.labels", "scores")
+    train.main([*flags, *plug_in, "--dual.folds", "99", "--stages", "dual"])
+    assert "dual: no forecast: 40 prompts, and dual.folds is 99; lower it to 40" in capsys.readouterr().out
+    dual = read(folder, "dual/dual.json")
+    assert dual["chosen"]["forecast"] is None and "attainable" not in dual
+    assert read_table(folder / "runs/tiny/dual/predicted.parquet").num_rows == 0
 
 
 def test_a_verdict_can_be_required(copied):

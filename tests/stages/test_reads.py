@@ -38,7 +38,8 @@ def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(
     elsewhere = ("mesh.", "distributed.", "online.", "name", "run_dir", "evaluate.examples", "evaluate.also")
     unread = {key for key in keys - read if not key.startswith(elsewhere)}
     assert unread <= {
-        "preferences.path", "preferences.prepared", "preferences.on_overlong", "preferences.dataset",
+        "preferences.path", "preferences.prepared", "preferences.on_overlong", "preferences.on_bad_row",
+        "preferences.dataset",
         "preferences.subset", "preferences.revision", "preferences.chosen_is", "preferences.heldout",
         "preferences.limit", "prompts.on_overlong", "prompts.next_turn", "prompts.limit", "prompts.train",
         "prompts.calibration", "prompts.heldout", "model.path", "model.revision", "model.adapter",

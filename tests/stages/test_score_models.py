@@ -171,7 +171,7 @@ def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml
         out = tmp_path / layout
         decoder = nnx.merge(model.graph, weights.decoder, model.frozen)
         settings = {"layout": layout, "objective": "reward"}
-        export_score_model(decoder, np.asarray(weights.head), run.files.tokenizer, out, **settings)
+        export_score_model(decoder, np.asarray(weights.head), run.files, out, **settings)
         values = {"kind": "reward_model", "path": str(out), "better": "higher"}
         scores = load_scorer(values)(responses, None)
         np.testing.assert_allclose(scores.values, expected, atol=1e-4)

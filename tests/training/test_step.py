@@ -205,7 +205,7 @@ def test_loss_and_gradient_equal_torch(no_dropout, batch, tmp_path, tiny_folder)
     batch = batch._replace(reference_logps=forward(make_spec(graph), weights, frozen, batch))
     merged = nnx.merge(graph, moved(weights), frozen)
     files = open_model(str(tiny_folder))
-    export_folder(merged, files.tokenizer, tmp_path)
+    export_folder(merged, files, tmp_path)
     full, every, nothing = nnx.split(load_decoder(open_model(str(tmp_path)), "float32"), nnx.Param, ...)
     spec = dataclasses.replace(make_spec(full), optimizer=optax.trace(decay=0.0))
     before = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(every)}

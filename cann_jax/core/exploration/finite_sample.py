@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, normalised_prompt_weights
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import standardise
@@ -51,8 +51,8 @@ class Correction:
 
 def kl_limit(scores: Scores, solution: DualSolution) -> KLimit:
     """Return how near the tilted policy comes to best-of-K."""
-    count = _responses(scores)
-    log_count = np.mean(np.log(count))
+    weights = np.asarray(normalised_prompt_weights(scores))
+    log_count = weights @ np.log(_responses(scores))
     share = solution.kl / max(log_count, 1e-30)
     return KLimit(solution.kl, log_count, share, share > STRAINED)
 
@@ -76,12 +76,13 @@ def correct_multipliers(
     plug_in = np.asarray(solution.multipliers)
     nothing = np.full_like(plug_in, np.nan)
     limit = kl_limit(scores, solution)
-    responses = int(np.median(_responses(scores)))
+    # Where some prompts have few, their halves and quarters stand for nothing.
+    responses = int(np.min(_responses(scores)[np.asarray(normalised_prompt_weights(scores)) > 0]))
     reason = ""
     if not bool(solution.converged):
         reason = "the plug-in has no solution to correct"
     elif responses < FEWEST:
-        reason = f"{responses} responses a prompt; {FEWEST} are needed"
+        reason = f"{responses} responses a prompt, where there are fewest; {FEWEST} are needed"
     elif bool(limit.strained):
         reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
     if reason:
@@ -89,9 +90,11 @@ def correct_multipliers(
     table = standardise(scores)
     parts = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in).multipliers
     halves, quarters = np.mean(parts[:2], axis=0), np.mean(parts[2:], axis=0)
-    if np.all(np.isfinite(halves)):
+    if np.all(np.isfinite([halves, quarters])):
         return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
-    return Correction(plug_in, halves, quarters, "half of the responses cannot reach the margin; sample more")
+    part = "half" if not np.all(np.isfinite(halves)) else "a quarter"
+    reason = f"{part} of the responses cannot reach the margin; sample more"
+    return Correction(plug_in, halves, quarters, reason)
 
 
 def _extrapolate(whole: np.ndarray, halves: np.ndarray, quarters: np.ndarray) -> np.ndarray:

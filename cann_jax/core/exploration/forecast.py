@@ -9,13 +9,13 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import t as student
 
-from cann_jax.core.arrays import Array, response_mean
-from cann_jax.core.attainable import attained, tilted_table
-from cann_jax.core.ceiling import Ceiling, ceiling, gains_along
+from cann_jax.core.arrays import Array
+from cann_jax.core.attainable import Attainable, attained, tilted_table
+from cann_jax.core.ceiling import gains_along
 from cann_jax.core.exploration.uncertainty import interval, margins_under, resampled_weights
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
-from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
+from cann_jax.core.scores import Scores, normalised_prompt_weights
 from cann_jax.core.solver.complementarity import (
     TiltedTable,
     precision,
@@ -39,19 +39,25 @@ class Forecast:
 
     Attributes:
         improvement: ``(m,)``, over the reference, in the units of the prepared scores.
-        level: ``(m,)``, the expected scores themselves.
         reward: Gain over the reference.
         kl: KL to the reference in nats.
-        multipliers: ``(m,)``, λ; its interval is of the multipliers that meet the targets, +∞ where a
-            resample cannot.
+    """
+
+    improvement: Estimate
+    reward: Estimate
+    kl: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class AttainableIntervals:
+    """How sure the attainable multipliers and the ceiling are, over resampled prompts.
+
+    Attributes:
+        multipliers: ``(m,)``, λ_att; +∞ where a resample cannot meet the targets.
         ceiling: ``(m,)``, the largest improvement of each constraint alone.
         unreachable_share: Share of the resamples in which no λ was found to meet the targets.
     """
 
-    improvement: Estimate
-    level: Estimate
-    reward: Estimate
-    kl: Estimate
     multipliers: Estimate
     ceiling: Estimate
     unreachable_share: float
@@ -63,37 +69,47 @@ def forecast(
     targets: Targets,
     multipliers: Array,
     beta: float,
-    resamples: int = 200,
-    seed: int = 0,
     confidence: float = 0.95,
 ) -> Forecast:
     """Return what training at λ ``(m,)``, finite, can be expected to reach.
 
     Each prompt's contribution is a draw of its own, the predictions having been fitted on other prompts: so
     means have Student's t intervals, less the degrees of freedom of m + 1 slopes and m multipliers, which
-    were fitted on the same prompts. Intervals of λ and of the ceiling are percentiles over resampled prompts,
-    where levels, group shares and E_ref[g] are estimated anew; too narrow at few prompts, they are widened as
-    Student's t widens a normal interval (Hesterberg 2015).
+    were fitted on the same prompts.
     """
-    table = tilted_table(scores, predicted, jnp.asarray(beta, scores.reward.dtype))
     seen = attained(scores, predicted, multipliers, beta)
-    weights = np.asarray(normalised_prompt_weights(scores))
-    members = np.ones(seen.improvement.shape) if targets.members is None else np.asarray(targets.members)
-    fitted = 2 * members.shape[1] + 1
-    own = _Prompts(weights, members, fitted, confidence)
-    everyone = own._replace(members=np.ones_like(weights))
-    per_prompt = np.asarray(response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)).T
-    offset = np.asarray(reference_mean(scores)) - weights @ per_prompt
-    drawn = resampled_weights(table.true, resamples, seed)
-    margins = margins_under(drawn, table.true, targets)
-    found, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, multipliers))
+    own = _prompts(scores, targets, confidence)
+    everyone = own._replace(members=np.ones_like(own.weights))
     return Forecast(
         improvement=own.estimate(np.asarray(seen.improvement)),
-        level=own.estimate(np.asarray(seen.improvement) + per_prompt + offset),
         reward=everyone.estimate(np.asarray(seen.reward)),
         kl=everyone.estimate(np.asarray(seen.kl)),
-        multipliers=own.percentiles(np.asarray(multipliers), found),
-        ceiling=own.percentiles(*_ceilings(table, targets, drawn)),
+    )
+
+
+def attainable_intervals(
+    scores: Scores,
+    found: Attainable,
+    targets: Targets,
+    beta: float,
+    resamples: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> AttainableIntervals:
+    """Return intervals of λ_att and of the ceiling, whether or not ``found`` meets the targets.
+
+    They are percentiles over resampled prompts, where levels, group shares and E_ref[g] are estimated anew;
+    too narrow at few prompts, they are widened as Student's t widens a normal interval (Hesterberg 2015).
+    """
+    table = tilted_table(scores, found.predicted, jnp.asarray(beta, scores.reward.dtype))
+    drawn = resampled_weights(table.true, resamples, seed)
+    margins = margins_under(drawn, table.true, targets)
+    start = jnp.where(jnp.isfinite(found.multipliers), found.multipliers / table.unit, 1)
+    multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, start))
+    own = _prompts(scores, targets, confidence)
+    return AttainableIntervals(
+        multipliers=own.percentiles(np.asarray(found.multipliers), multipliers),
+        ceiling=own.percentiles(np.asarray(found.ceiling), _ceilings(table, targets, drawn)),
         unreachable_share=float(np.mean(~solved)),
     )
 
@@ -140,25 +156,33 @@ class _Prompts(NamedTuple):
         return Estimate(value, low, high)
 
 
-def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ceiling ``(m,)``, and the ceilings under resampled prompt weights, ``(resamples, m)``."""
+def _prompts(scores: Scores, targets: Targets, confidence: float) -> _Prompts:
+    weights = np.asarray(normalised_prompt_weights(scores))
+    members = np.ones((len(weights), len(targets.values)))
+    if targets.members is not None:
+        members = np.asarray(targets.members)
+    return _Prompts(weights, members, 2 * members.shape[1] + 1, confidence)
+
+
+def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> np.ndarray:
+    """Return the ceilings ``(resamples, m)`` under resampled prompt weights."""
     drift, scale = np.asarray(table.drift(jnp.zeros_like(table.unit))), table.true.spreads.constraints
     paths = [np.asarray(gains_along(table, constraint)) for constraint in range(len(drift))]
     highest = np.stack([np.max(path @ drawn.T, axis=0) for path in paths], axis=-1)
-    found: Ceiling = ceiling(table)
-    return np.asarray(found.highest), (highest + drift) * np.asarray(scale) * targets.rescale(drawn)
+    return np.asarray((highest + drift) * np.asarray(scale) * targets.rescale(drawn))
 
 
 @jax.jit
-def _solve_resamples(
-    table: TiltedTable, weights: Array, margins: Array, multipliers: Array
-) -> tuple[Array, Array]:
-    """Return λ ``(resamples, m)`` that meets the margins under each weights, and whether it was found."""
+def _solve_resamples(table: TiltedTable, weights: Array, margins: Array, start: Array) -> tuple[Array, Array]:
+    """Return λ ``(resamples, m)`` that meets the margins under each weights, and whether it was found.
+
+    ``start (m,)`` is in standard units.
+    """
 
     def solve(setting: tuple[Array, Array]) -> tuple[Array, Array]:
         own, required = setting
         part = table._replace(predicted=reweigh(table.predicted, own), true=reweigh(table.true, own))
-        tilt, excess = solve_complementarity(part, part.drift(required), multipliers / table.unit)
+        tilt, excess = solve_complementarity(part, part.drift(required), start)
         found = residual(tilt, excess) <= precision(tilt.dtype)
         return jnp.where(~found & (excess < 0), jnp.inf, tilt * table.unit), found
 

@@ -15,7 +15,7 @@ from cann_jax.core.arrays import Array, accurate_sum, response_mean
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import Targets, weights_and_baseline
-from cann_jax.core.scores import Scores, normalised_prompt_weights
+from cann_jax.core.scores import Scores
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, standardise
@@ -69,9 +69,11 @@ def bootstrap(
 
 def resampled_weights(table: Table, resamples: int, seed: int) -> np.ndarray:
     """Return weights ``(resamples, prompts)`` of prompts drawn with replacement; they sum to one."""
-    prompts = len(table.weights)
-    drawn = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    return _shares(drawn * np.asarray(table.weights))
+    weights = np.asarray(table.weights)
+    used = weights > 0  # a resample of prompts without weight would be empty
+    count = used.sum()
+    drawn = np.random.default_rng(seed).multinomial(count, used / count, size=resamples)
+    return _shares(drawn * weights)
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
@@ -93,11 +95,14 @@ def predict_per_prompt(scores: Scores, multipliers: Array, beta: float | Array) 
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
     tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
-    gains = tilted - response_mean(constraints, scores.mask)
+    return reward, tilted - _reference_per_prompt(scores)
+
+
+def _reference_per_prompt(scores: Scores) -> Array:
+    """Return E_ref[g] of each prompt ``(m, prompts)``, or where it was estimated elsewhere, that for all."""
     if scores.baseline is not None:
-        own = accurate_sum(response_mean(constraints, scores.mask) * normalised_prompt_weights(scores))
-        gains = gains + (own - scores.baseline)[:, None]
-    return reward, gains
+        return scores.baseline[:, None]
+    return response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)
 
 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -109,27 +114,30 @@ def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
 
 def conservative_solution(
     scores: Scores,
-    margins: ArrayLike,
+    targets: Targets,
     beta: ArrayLike,
     confidence: float = 0.95,
     initial: ArrayLike | None = None,
 ) -> tuple[DualSolution, np.ndarray]:
-    """Return λ whose margins hold for the population of prompts with the chosen confidence, all at once.
+    """Return λ whose targets hold for the population of prompts with the chosen confidence, all at once.
 
-    Each margin is raised by z standard errors of the predicted improvement at the answer, z the normal
-    quantile with the tail shared among the m constraints (Bonferroni); the error moves with λ, so it takes
-    a few rounds, from the plain λ* where ``initial`` gives it. The bias of too few responses remains.
+    Each margin is raised by z standard errors, at the answer, of what the target bounds: of the improvement,
+    or of the level itself, to which the reference's own error belongs. z is the normal quantile with the tail
+    shared among the m constraints (Bonferroni); the error moves with λ, so it takes a few rounds, from the
+    plain λ* where ``initial`` gives it. The bias of too few responses remains.
 
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
     """
     table = standardise(scores)
-    margins = np.atleast_1d(np.asarray(margins, table.reward.dtype))
+    weights, baseline = weights_and_baseline(scores)
+    margins = np.asarray(targets.margins(weights, baseline), table.reward.dtype)
     quantile = NormalDist().inv_cdf(1 - (1 - confidence) / len(margins))
+    levels = jnp.where(jnp.asarray(targets.is_level)[:, None], _reference_per_prompt(scores), 0)
     found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
     for _ in range(ROUNDS):
-        gains = predict_per_prompt(scores, found, beta)[1]
-        _, error = _mean_and_error(gains, weights_and_baseline(scores)[0])
+        bounded = predict_per_prompt(scores, found, beta)[1] + levels
+        _, error = mean_and_error(bounded, weights, targets.members)
         raised = margins + quantile * np.asarray(error)
         solution = solve_lane(table, raised, beta, found)
         found = solution.multipliers
@@ -139,10 +147,17 @@ def conservative_solution(
 
 
 @jax.jit
-def _mean_and_error(gains: Array, weights: Array) -> tuple[Array, Array]:
-    """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each."""
-    mean = accurate_sum(gains * weights)
-    return mean, jnp.sqrt(accurate_sum((gains - mean[:, None]) ** 2 * weights**2))
+def mean_and_error(values: Array, weights: Array, members: Array | None = None) -> tuple[Array, Array]:
+    """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each.
+
+    Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated on the same prompts: the error
+    is that of a ratio. ``members`` is ``(prompts, m)``.
+    """
+    mean = accurate_sum(values * weights)
+    inside = jnp.ones_like(values) if members is None else jnp.asarray(members).T
+    share = jnp.maximum(accurate_sum(inside * weights), 1e-30)
+    deviations = values - inside * (mean / share)[:, None]
+    return mean, jnp.sqrt(accurate_sum(deviations**2 * weights**2))
 
 
 @jax.tree_util.register_dataclass
@@ -173,7 +188,7 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int =
     for found, held_out in zip(multipliers, weights[::-1], strict=True):
         known = np.all(np.isfinite(found))
         gains = predict_per_prompt(scores, np.where(known, found, 0).astype(weights.dtype), beta)[1]
-        judged.append([np.where(known, x, np.inf) for x in _mean_and_error(gains, held_out)])
+        judged.append([np.where(known, x, np.inf) for x in mean_and_error(gains, held_out, targets.members)])
     improvement, error = (np.stack(parts) for parts in zip(*judged, strict=True))
     scale = targets.rescale(weights[::-1])
     return CrossFit(multipliers, improvement * scale, error * scale)

@@ -42,7 +42,7 @@ def block_objective(scores: Scores, spreads: Spreads, margins: Array, beta: Arra
     rows = dataclasses.replace(scores, prompt_weights=weights, baseline=None)
     total = partial(_sum_over_blocks, rows, centres_of(scores))
     seen = total(spreads, survey)
-    spreads = refine_spreads(spreads, seen)
+    spreads = jax.lax.stop_gradient(refine_spreads(spreads, seen))
     constants = constants_of(seen, spreads, margins, beta, scores.baseline)
     return Objective(constants, partial(total, spreads))
 

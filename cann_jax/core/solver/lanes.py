@@ -15,7 +15,7 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.objective import table_objective
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.solver.solve import solve_objective
+from cann_jax.core.solver.solve import check_beta, solve_objective
 from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
@@ -55,6 +55,7 @@ def lanes(
     Weights default to the table's, parts to all responses.
     """
     dtype = table.reward.dtype
+    check_beta(betas, dtype)
     margins, betas = np.asarray(margins, dtype), np.asarray(betas, dtype)
     given = [margins.shape[0] if margins.ndim == 2 else 1, betas.shape[0] if betas.ndim else 1]
     count = max(given + [len(setting) for setting in (weights, parts) if setting is not None])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ def solve_dual(
 ) -> DualSolution:
     """Solve the one-shot dual on a table of the reference's samples (paper, algorithm 1, MoCAN's step 2).
 
-    Runs under ``jit`` and ``vmap`` over margins, β, prompt weights or whole tables.
+    Runs under ``jit`` and ``vmap`` over margins, β, prompt weights or whole tables, and under ``grad`` and
+    ``jacfwd`` in all of them: where λ_j > 0 its derivatives are those of the optimality conditions; a
+    multiplier at 0 stays there.
 
     Args:
         scores: The table of N prompts, K responses and m constraints.
@@ -55,8 +57,8 @@ def solve_dual(
     required = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
-    if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
-        raise InputError(f"beta: {beta}; give a positive number")
+    if not isinstance(beta, jax.core.Tracer):
+        check_beta(beta, scores.reward.dtype)
     if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
         raise InputError(f"margins: {required}; give finite numbers")
     # L-BFGS-B stays as it is, the reference
@@ -65,6 +67,17 @@ def solve_dual(
     start = jnp.zeros_like(required) if initial is None else jnp.asarray(initial, required.dtype)
     beta = jnp.asarray(beta, required.dtype)
     return cast(DualSolution, _solve(scores, required, beta, start, method, tolerance, rough, blocks))
+
+
+def check_beta(beta: ArrayLike, dtype: Any = np.float32) -> None:
+    """Raise InputError unless β is positive and in the range of ``dtype``, which 1e-45 is not.
+
+    Scores are divided by it, so that a margin of 10¹² is kept at both ends.
+    """
+    values, limits = np.asarray(beta, np.float64), np.finfo(dtype)
+    low, high = float(limits.tiny) * 1e12, float(limits.max) / 1e12
+    if not np.all((values >= low) & (values <= high)):
+        raise InputError(f"beta: {beta}; give a positive number, from {low:.0e} to {high:.0e}")
 
 
 @partial(jax.jit, static_argnames=("method", "tolerance", "rough", "blocks"))
@@ -78,14 +91,59 @@ def _solve(
     rough: bool,
     blocks: bool,
 ) -> DualSolution:
-    part = standardise(_some_prompts(scores))
+    tilt, evaluations = _optimal_tilt(scores, margins, beta, initial, method, tolerance, rough, blocks)
+    return certify_point(_objective(scores, margins, beta, blocks), tilt, evaluations, tolerance)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6, 7))
+def _optimal_tilt(
+    scores: Scores,
+    margins: Array,
+    beta: Array,
+    initial: Array,
+    method: str,
+    tolerance: float,
+    rough: bool,
+    blocks: bool,
+) -> tuple[Array, Array]:
+    """Return θ* ``(m,)`` and the number of evaluations."""
     if rough:
-        initial = _rough_answer(part, margins, beta, initial)
+        initial = _rough_answer(standardise(_some_prompts(scores)), margins, beta, initial)
+    objective = _objective(scores, margins, beta, blocks)
+    return SOLVERS[method](objective, initial / objective.constants.multiplier_unit, SOLVED * tolerance)
+
+
+@_optimal_tilt.defjvp
+def _optimal_tilt_jvp(
+    method: str,
+    tolerance: float,
+    rough: bool,
+    blocks: bool,
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+) -> tuple[tuple[Array, Array], tuple[Array, np.ndarray]]:
+    """Differentiate ∇F(θ*) = 0 where θ* > 0 (implicit function theorem); the iterations are not traced."""
+    tilt, evaluations = _optimal_tilt(*primals, method, tolerance, rough, blocks)
+
+    def slope(scores: Scores, margins: Array, beta: Array) -> Array:
+        return _objective(scores, margins, beta, blocks).evaluate(tilt).gradient
+
+    scores, margins, beta, _ = primals  # where the solver began has no effect on where it ends
+    hessian = _objective(scores, margins, beta, blocks).evaluate(tilt).hessian
+    _, moved = jax.jvp(slope, (scores, margins, beta), tangents[:3])
+    active = tilt > 0
+    held = jnp.where(active[:, None] & active, hessian, jnp.eye(len(tilt), dtype=tilt.dtype))
+    d_tilt = -jnp.linalg.solve(held, jnp.where(active, moved, 0))
+    return (tilt, evaluations), (d_tilt, np.zeros(jnp.shape(evaluations), jax.dtypes.float0))
+
+
+def _objective(scores: Scores, margins: Array, beta: Array, blocks: bool) -> Objective:
+    """Return F in units that count as constants: λ = θ·β/s moves by θ and β, whatever the unit s is."""
     if blocks:
-        objective = block_objective(scores, part.spreads, margins, beta)
-    else:
-        objective = table_objective(standardise(scores), margins, beta)
-    return solve_objective(objective, initial, method, tolerance)
+        provisional = standardise(_some_prompts(scores)).spreads
+        return block_objective(scores, jax.lax.stop_gradient(provisional), margins, beta)
+    spreads = jax.lax.stop_gradient(standardise(scores).spreads)
+    return table_objective(standardise(scores, spreads=spreads), margins, beta)
 
 
 def _some_prompts(scores: Scores) -> Scores:

@@ -14,7 +14,7 @@ from cann_jax.core.objective import Objective
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.solution import TOLERANCE, DualSolution
-from cann_jax.core.solver.solve import solve_objective
+from cann_jax.core.solver.solve import check_beta, solve_objective
 from cann_jax.core.survey import Survey, constants_of, refine_spreads, survey
 from cann_jax.core.table import Spreads, standardise
 
@@ -43,6 +43,7 @@ def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolut
         targets: Without members: scores of groups are divided by the groups' shares.
         beta: β > 0.
     """
+    check_beta(beta)
     stream = _Stream(chunks)
     # Of about the right size, whatever the weights of the first chunk, which may all be 0.
     first = standardise(dataclasses.replace(next(iter(chunks())), prompt_weights=None)).spreads

@@ -13,13 +13,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cann_jax.config.preferences import PreferencesConfig
-from cann_jax.data.builders.files import HELDOUT, TRAIN, by_part, hub_urls, local_files, rows
-from cann_jax.data.builders.records import Unusable, record
+from cann_jax.data.builders.files import HELDOUT, TRAIN, Part, by_part, hub_urls, is_hidden, local_files, rows
+from cann_jax.data.builders.records import BadRow, record
 from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
 Record = dict[str, Any]
+_READ_BY = ("chosen_is", "heldout", "on_bad_row")  # the settings that say how files are read
 
 
 # TFDS has no types: mypy sees neither its base class nor that class's keyword.
@@ -30,7 +31,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     chosen by a hash of the prompt, so that no prompt is in both.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")  # of how rows are read; another one prepares anew
     REPOSITORY: ClassVar[str | None] = None
     EXCLUDED: ClassVar[tuple[str, ...]] = ()
 
@@ -40,7 +41,8 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     def __init__(self, settings: PreferencesConfig):
         self.settings = settings
         sources = self._sources()
-        self.parts = by_part(sources, settings.subset, self.EXCLUDED)
+        self.hidden = [name for name in sources if len(sources) > 1 and is_hidden(name)]
+        self.parts = by_part([n for n in sources if n not in self.hidden], settings.subset, self.EXCLUDED)
         self.sources = {name: sources[name] for part in self.parts.values() for name in part}
         config = tfds.core.BuilderConfig(name=self._identity(), version=self.VERSION)
         # TFDS warns of every configuration that its own catalogue does not list.
@@ -107,7 +109,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         files = self.sources
         if self.settings.path is not None:
             files = {name: fingerprint_file(path) for name, path in files.items()}
-        return fingerprint_json([files, self.settings.chosen_is, self.settings.heldout])[:16]
+        return fingerprint_json([files, *(getattr(self.settings, name) for name in _READ_BY)])[:16]
 
     def _paths(self, dl_manager: Any) -> dict[str, Path]:
         if self.settings.path is not None:
@@ -121,21 +123,36 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             ) from None
         return paths
 
-    def _records(self, paths: dict[str, Path]) -> tuple[dict[str, list[Record]], Counter[str]]:
-        kept: dict[str, list[Record]] = {TRAIN: [], HELDOUT: []}
-        counts: Counter[str] = Counter()
+    def _records(self, paths: dict[str, Path]) -> tuple[dict[Part, list[Record]], Counter[str]]:
+        kept: dict[Part, list[Record]] = {TRAIN: [], HELDOUT: []}
+        bad: dict[str, list[str]] = {}
         split = not self.parts[HELDOUT]
         for part, names in self.parts.items():
             for name in names:
                 for where, row in rows(name, paths[name]):
                     try:
-                        found = record(where, row, self.chosen_is(name))
-                    except Unusable as reason:
-                        counts[str(reason)] += 1
+                        found = self._record(name, where, row)
+                    except BadRow as error:
+                        bad.setdefault(error.reason, []).append(where)
                         continue
                     held = split and _is_heldout(found["turns"], self.settings.heldout)
                     kept[HELDOUT if held else part].append(found)
-        return kept, counts
+        said = {
+            f"bad rows left out, the first {places[0]}: {why}": len(places) for why, places in bad.items()
+        }
+        return kept, Counter(said)
+
+    def _record(self, name: str, where: str, row: Record | BadRow) -> Record:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            return record(where, row, self.chosen_is(name))
+        except BadRow as error:
+            if self.settings.on_bad_row == "drop":
+                raise
+            raise InputError(
+                f"{where}: {error}; mend the row, or set preferences.on_bad_row to drop"
+            ) from None
 
 
 def _is_heldout(turns: list[dict[str, str]], share: float) -> bool:

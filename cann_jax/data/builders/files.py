@@ -1,20 +1,29 @@
 """Files of preference data, local or on the Hugging Face Hub, and their rows."""
 
 import gzip
-import json
 import lzma
-from collections.abc import Callable, Iterable, Iterator
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cann_jax.data.builders.records import BadRow
 from cann_jax.files.errors import InputError
+from cann_jax.files.json_lines import json_object
 
+Part = Literal["train", "heldout"]
 TRAIN: Literal["train"] = "train"
 HELDOUT: Literal["heldout"] = "heldout"
-_HELDOUT_WORDS = ("test", "eval", "validation", "heldout")
+# A part is named by a word of a file's or folder's name: "dev" in "dev-v2.jsonl", not in "developers.jsonl".
+_WORD = re.compile(r"held[-_ ]?out|hold[-_ ]?out|[A-Z]?[a-z]+|[A-Z]+")
+_NAMES = {
+    TRAIN: re.compile(r"train\w*|trn", re.IGNORECASE),
+    HELDOUT: re.compile(r"(test|eval|valid)\w*|(val|dev)(set)?s?|h[eo]ld[-_ ]?out", re.IGNORECASE),
+}
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 _KINDS = (".parquet", ".jsonl", ".json")
 
@@ -27,6 +36,13 @@ def is_data(name: str) -> bool:
     return path.suffix in _KINDS
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or a folder above it is hidden or temporary: an editor's, Jupyter's, Spark's."""
+    return any(
+        part.startswith((".", "_", "~", "#")) or part.endswith("~") for part in PurePosixPath(name).parts
+    )
+
+
 def local_files(path: str) -> dict[str, Path]:
     """Return the data files at a path, a file or a folder, by name relative to the folder.
 
@@ -37,8 +53,8 @@ def local_files(path: str) -> dict[str, Path]:
     if where.is_file() and is_data(where.name):
         return {where.name: where}
     files = [file for file in sorted(where.rglob("*")) if file.is_file() and is_data(file.name)]
-    found = {str(file.relative_to(where)): file for file in files}
-    if not found:
+    found = {file.relative_to(where).as_posix(): file for file in files}
+    if all(map(is_hidden, found)):
         raise InputError(
             f"preferences.path {path!r} is neither a .parquet, .jsonl or .jsonl.gz file nor a folder with "
             "one; check the spelling"
@@ -66,13 +82,13 @@ def hub_urls(repository: str, revision: str) -> dict[str, str]:
     return {name: hf_hub_url(repository, name, repo_type="dataset", revision=revision) for name in chosen}
 
 
-def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Divide file names by part: train, or heldout for files of a test split.
+def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = ()) -> dict[Part, list[str]]:
+    """Divide file names by part: heldout where a file or a folder above it is named test, val, dev or such.
 
     Only files below a folder named ``subset`` are taken, and none below ``excluded`` folders.
 
     Raises:
-        InputError: No file is left.
+        InputError: No file is left, or one is named as of both parts.
     """
     names = list(names)
     folders = {name: PurePosixPath(name).parts[:-1] for name in names}
@@ -81,52 +97,71 @@ def by_part(names: Iterable[str], subset: str | None, excluded: Iterable[str] = 
     if not chosen:
         there = ", ".join(sorted({part for name in wanted for part in folders[name]})) or "none"
         raise InputError(f"preferences.subset is {subset!r} and no folder has that name; use one of: {there}")
-    parts: dict[str, list[str]] = {TRAIN: [], HELDOUT: []}
+    parts: dict[Part, list[str]] = {TRAIN: [], HELDOUT: []}
     for name in chosen:
-        words = PurePosixPath(name).parts[-2:]
-        heldout = any(word.lower().startswith(_HELDOUT_WORDS) for word in words)
-        parts[HELDOUT if heldout else TRAIN].append(name)
+        parts[_part(name)].append(name)
     if not parts[TRAIN]:  # the only file is called test
         parts = {TRAIN: parts[HELDOUT], HELDOUT: []}
     return parts
 
 
-def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterate over the rows of a file, each with its place ("file:line") for messages.
+def _part(name: str) -> Part:
+    words = _WORD.findall(name)
+    found = [part for part in (HELDOUT, TRAIN) if any(map(_NAMES[part].fullmatch, words))]
+    if len(found) > 1:
+        raise InputError(
+            f"preferences: {name} is named as training and as held-out data at once; rename the file or its "
+            "folder, or name the files to use by preferences.path"
+        )
+    return found[0] if found else TRAIN
+
+
+def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
+    """Iterate over the rows of a file, each with its place ("file:line"), or what is wrong with the row.
 
     The suffix of ``name`` gives its format; that of ``path`` may be another after a download.
 
     Raises:
-        InputError: It cannot be read, or a line is not a JSON object.
+        InputError: The file cannot be read.
     """
+    read = _parquet if name.endswith(".parquet") else _json_lines
     try:
-        yield from _parquet(name, path) if name.endswith(".parquet") else _json_lines(name, path)
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, pa.ArrowException) as error:
+        for number, row in read(name, path):
+            yield f"{name}:{number}", row
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name} cannot be read ({reason}); copy the file again") from None
 
 
-def _parquet(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     number = 0
     for batch in pq.ParquetFile(path).iter_batches(1024):
-        for row in batch.to_pylist():
+        for row in _of_batch(batch):
             number += 1
-            yield f"{name}:{number}", row
+            yield number, row
 
 
-def _json_lines(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    opener: Callable[..., TextIO] = _OPEN.get(PurePosixPath(name).suffix, open)
-    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+def _of_batch(batch: pa.RecordBatch) -> Sequence[dict[str, Any] | BadRow]:
+    try:
+        found: list[dict[str, Any] | BadRow] = batch.to_pylist()
+    except UnicodeDecodeError as error:  # pyarrow does not say in which row
+        if batch.num_rows == 1:
+            return [BadRow("not UTF-8", error.object)]
+        return [row for index in range(batch.num_rows) for row in _of_batch(batch.slice(index, 1))]
+    return found
+
+
+def _json_lines(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    opener: Callable[..., BinaryIO] = _OPEN.get(PurePosixPath(name).suffix, open)
+    with opener(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield f"{name}:{number}", _object(f"{name}:{number}", line)
+                yield number, _object(line)
 
 
-def _object(where: str, line: str) -> dict[str, Any]:
+def _object(line: bytes) -> dict[str, Any] | BadRow:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: invalid JSON ({error}); give one JSON object per line") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: not a JSON object; give one JSON object per line")
-    return row
+        return json_object(line)
+    except InputError as error:
+        reason, _, detail = str(error).partition(" (")
+        return BadRow(reason, detail.removesuffix(")") or None)

@@ -1,22 +1,29 @@
 """Convert rows of any known layout to canonical records."""
 
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.json_lines import is_utf8
 
 ABSENT = -1
-USER, ASSISTANT = "user", "assistant"
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 _ROLES = {"Human": USER, "Assistant": ASSISTANT}
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _LAYOUTS = "prompt/response_0/response_1, prompt/chosen/rejected, or chosen/rejected dialogues"
 
 Turns = list[dict[str, str]]
 
 
-class Unusable(ValueError):
-    """A pair that occurs in real data and cannot be used; the message says why."""
+class BadRow(InputError):
+    """A row that cannot be used: the reason, in words that other such rows share, and what this one holds."""
+
+    def __init__(self, reason: str, found: object = None) -> None:
+        holds = "" if found is None else f" ({textwrap.shorten(repr(found), 80, placeholder=' …')})"
+        super().__init__(f"{reason}{holds}")
+        self.reason = reason
 
 
 def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[str, Any]:
@@ -24,123 +31,155 @@ def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[st
 
     Args:
         where: File and row, the record's id.
-        row: Columns of PKU-SafeRLHF, ``prompt/chosen/rejected``, or hh-rlhf's two dialogues.
+        row: Columns of PKU-SafeRLHF, ``prompt/chosen/rejected``, or two whole dialogues.
         chosen_is: The dimension that ``chosen`` is preferred on: ``better`` or ``safer``.
 
     Returns:
-        ``id``; ``turns``, from the first user turn to the last; ``response_0``, ``response_1``;
+        ``id``; ``turns``, from the first turn to the user's last; ``response_0``, ``response_1``;
         ``better``, ``safer``: 0 or 1, the preferred response, or -1 if not labelled;
         ``safe_0``, ``safe_1``: 1, 0, or -1; ``harms_0``, ``harms_1``: names of harm categories;
         ``harms_known``: whether the row has them.
 
     Raises:
-        InputError: The columns are of no known layout, or a label is neither 0 nor 1.
-        Unusable: A dialogue does not end with the assistant, or the two answer different dialogues.
+        BadRow: The row is of no known layout, a label is neither 0 nor 1, or the two responses do not answer
+            the same conversation.
+        InputError: ``chosen_is`` is needed, and not given.
     """
     if {"response_0", "response_1"} <= row.keys():
-        responses = {f"response_{i}": _text(where, row, f"response_{i}") for i in (0, 1)}
-        return _record(where, _turns(where, row), responses, row)
+        responses = [_text(row[name], name) for name in ("response_0", "response_1")]
+        return _record(where, _prompt(row), responses, row)
     if not {"chosen", "rejected"} <= row.keys():
-        columns = ", ".join(map(str, row)) or "none"
-        raise InputError(f"{where}: the columns are {columns}; they must be {_LAYOUTS}")
+        raise BadRow(f"the columns must be {_LAYOUTS}", ", ".join(map(str, row)) or "none")
     if chosen_is is None:
         raise InputError(
             f"{where}: the data do not say what 'chosen' is preferred for; "
             "set preferences.chosen_is to better or safer"
         )
-    turns, chosen, rejected = _chosen_and_rejected(where, row)
-    labels = {f"{chosen_is}_response_id": 0, **row}
-    return _record(where, turns, {"response_0": chosen, "response_1": rejected}, labels)
+    label = f"{chosen_is}_response_id"
+    if row.get(label) not in (None, 0):
+        raise BadRow(f"{label} must be 0 or absent, for 'chosen' comes first", row[label])
+    turns, responses = _compared(row)
+    return _record(where, turns, responses, {**row, label: 0})
 
 
-def _record(where: str, turns: Turns, responses: dict[str, str], row: Mapping[str, Any]) -> dict[str, Any]:
+def _record(where: str, turns: Turns, responses: list[str], row: Mapping[str, Any]) -> dict[str, Any]:
     harms = [row.get(f"response_{i}_harm_category") for i in (0, 1)]
     return {
         "id": where,
         "turns": turns,
-        **responses,
-        **{name: _binary(where, row, f"{name}_response_id") for name in ("better", "safer")},
-        **{f"safe_{i}": _binary(where, row, f"is_response_{i}_safe") for i in (0, 1)},
-        **{f"harms_{i}": _harms(where, harms[i]) for i in (0, 1)},
+        **{f"response_{i}": responses[i] for i in (0, 1)},
+        **{name: _binary(row, f"{name}_response_id") for name in ("better", "safer")},
+        **{f"safe_{i}": _binary(row, f"is_response_{i}_safe") for i in (0, 1)},
+        **{f"harms_{i}": _harms(harms[i]) for i in (0, 1)},
         "harms_known": int(None not in harms),
     }
 
 
-def _binary(where: str, row: Mapping[str, Any], column: str) -> int:
+def _binary(row: Mapping[str, Any], column: str) -> int:
     value = row.get(column)
     if value is None:
         return ABSENT
     if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise InputError(f"{where}: {column} is {value!r}; it must be 0, 1 or null")
+        raise BadRow(f"{column} must be 0, 1 or null", value)
     return int(value)
 
 
-def _harms(where: str, value: Any) -> list[str]:
+def _harms(value: Any) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, Mapping):
-        raise InputError(
-            f"{where}: harm categories are {value!r}; they must be a mapping of name to true/false"
-        )
-    return sorted(str(name) for name, present in value.items() if present)
+        raise BadRow("harm categories must be a mapping of name to true or false", value)
+    return sorted(_text(name, "a harm category") for name, present in value.items() if present)
 
 
-def _text(where: str, row: Mapping[str, Any], column: str) -> str:
-    value = row.get(column)
+def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{where}: {column} is {value!r}; it must be text")
+        raise BadRow(f"{column} must be text", "null" if value is None else value)
+    if not is_utf8(value):
+        raise BadRow(f"{column} holds half a surrogate pair, which UTF-8 cannot", value)
     return value
 
 
-def _turns(where: str, row: Mapping[str, Any]) -> Turns:
-    """Return the turns of the prompt: a text, or turns with ``role`` and ``content``, the last the user's."""
+def _prompt(row: Mapping[str, Any]) -> Turns:
+    """Return the turns of a prompt: a text, a dialogue, or messages, which end with the user's."""
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
-        return [{"role": USER, "text": prompt}]
-    if isinstance(prompt, list) and prompt:
-        turns = [_message(where, message) for message in prompt]
-        if turns[-1]["role"] == USER:
-            return turns
-    raise InputError(f"{where}: prompt is {prompt!r}; it must be text, or turns that end with the user's")
-
-
-def _message(where: str, message: Any) -> dict[str, str]:
-    if isinstance(message, Mapping) and isinstance(message.get("content"), str) and "role" in message:
-        return {"role": str(message["role"]), "text": message["content"]}
-    raise InputError(f"{where}: the turn {message!r} must have the keys role and content")
-
-
-def _chosen_and_rejected(where: str, row: Mapping[str, Any]) -> tuple[Turns, str, str]:
-    if "prompt" in row:
-        return _turns(where, row), _last_text(where, row, "chosen"), _last_text(where, row, "rejected")
-    (prompt, chosen), (other, rejected) = (_split(where, row, name) for name in ("chosen", "rejected"))
-    if prompt != other:
-        raise Unusable("pairs that answer two different dialogues left out")
-    return prompt, chosen, rejected
-
-
-def _last_text(where: str, row: Mapping[str, Any], column: str) -> str:
-    """Return a response that is given as a text, or as a list of turns that ends with it."""
-    value = row[column]
-    if isinstance(value, list) and value:
-        return _message(where, value[-1])["text"]
-    return _text(where, row, column)
-
-
-def _split(where: str, row: Mapping[str, Any], column: str) -> tuple[Turns, str]:
-    r"""Split a dialogue at its last assistant turn: "\n\nHuman: a\n\nAssistant: b" into [user a] and "b"."""
-    if isinstance(row[column], list):
-        turns = [_message(where, turn) for turn in row[column]]
+    if isinstance(prompt, list):
+        turns = _messages(prompt, "prompt")
     else:
-        turns = _parsed(_text(where, row, column))
-    if len(turns) < 2 or turns[-1]["role"] != ASSISTANT or turns[-2]["role"] != USER:
-        raise Unusable("dialogues without a last assistant turn left out")
-    return turns[:-1], turns[-1]["text"]
+        text = _text(prompt, "prompt")
+        turns = _dialogue(text) or [{"role": USER, "text": text}]
+        if turns[-1] == {"role": ASSISTANT, "text": ""}:  # the opening of the answer
+            turns.pop()
+    return _asking(turns, "prompt")
 
 
-def _parsed(dialogue: str) -> Turns:
-    opening, *pieces = _TURN.split(dialogue)
-    if opening.strip():
-        return []
+def _asking(turns: Turns, column: str) -> Turns:
+    """Return a conversation that something of the user's ends."""
+    if not turns or turns[-1]["role"] != USER or not turns[-1]["text"].strip():
+        raise BadRow(f"{column} has no text of the user's before the answer", turns[-1:])
+    return turns
+
+
+def _messages(value: list[Any], column: str) -> Turns:
+    turns = []
+    for message in value:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise BadRow(f"each message of {column} must have a role and a content", message)
+        if message["role"] not in (SYSTEM, USER, ASSISTANT):
+            raise BadRow(
+                f"each role in {column} must be {SYSTEM}, {USER} or {ASSISTANT}", str(message["role"])
+            )
+        turns.append({"role": message["role"], "text": _text(message["content"], f"content in {column}")})
+    return turns
+
+
+def _dialogue(text: str) -> Turns | None:
+    r"""Return the turns of "\n\nHuman: a\n\nAssistant: b", as hh-rlhf writes them; None for other text."""
+    opening, *pieces = _TURN.split(text.lstrip())
+    if opening or "Assistant" not in pieces[::2] or pieces[0] != "Human":
+        return None
     pairs = zip(pieces[::2], pieces[1::2], strict=True)
-    return [{"role": _ROLES[speaker], "text": text.strip()} for speaker, text in pairs]
+    return [{"role": _ROLES[speaker], "text": said.strip()} for speaker, said in pairs]
+
+
+def _compared(row: Mapping[str, Any]) -> tuple[Turns, list[str]]:
+    """Return the conversation that both responses answer, and the responses."""
+    prompt = [] if row.get("prompt") is None else _prompt(row)
+    (turns, chosen), (other, rejected) = (
+        _answered(prompt, row[name], name) for name in ("chosen", "rejected")
+    )
+    if turns != other:
+        raise BadRow(
+            "chosen and rejected differ before the last answer, so that they answer two conversations"
+        )
+    return turns, [chosen, rejected]
+
+
+def _answered(prompt: Turns, value: Any, column: str) -> tuple[Turns, str]:
+    """Split a conversation at its last turn, the response; a text that is no dialogue is the response."""
+    turns = _messages(value, column) if isinstance(value, list) else _dialogue(_text(value, column))
+    if turns is None and prompt:
+        return prompt, value
+    turns = _joined(prompt, turns or [], column)
+    if not turns or turns[-1]["role"] != ASSISTANT:
+        raise BadRow(f"{column} does not end with an answer of the assistant", turns[-1:])
+    if turns[-2:-1] and turns[-2]["role"] == ASSISTANT:
+        raise BadRow(f"{column} ends with several messages of the assistant; join them to one", turns[-2:])
+    return _asking(turns[:-1], column), turns[-1]["text"]
+
+
+def _joined(prompt: Turns, turns: Turns, column: str) -> Turns:
+    """Return the whole conversation, of which ``turns`` are what follows the prompt, or all."""
+    if not prompt or not turns or turns[0]["role"] == ASSISTANT:
+        return prompt + turns
+    system = [turn for turn in prompt if turn["role"] == SYSTEM]
+    if turns[0]["role"] != SYSTEM:
+        turns = system + turns
+    asked, said = (
+        [(turn["role"], turn["text"].strip()) for turn in each if turn["role"] != SYSTEM]
+        for each in (prompt, turns)
+    )
+    # Some tables repeat the whole conversation, others name the last question the prompt.
+    if any(turn not in turns for turn in system) or (said[: len(asked)] != asked and said[-2:-1] != asked):
+        raise BadRow(f"{column} is a conversation of its own that does not hold the prompt", prompt[-1:])
+    return turns

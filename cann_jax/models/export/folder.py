@@ -1,7 +1,7 @@
 """Writing a model as a Hugging Face folder."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,30 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.model_files import GENERATION, ModelFiles
 from cann_jax.models.files.weight_names import ArrayPath, Weight, base_state, fused_weights, lora_at
 from cann_jax.runtime.placement import fetch
 
 SHARD_BYTES = 4 << 30
 
 
-def export_folder(decoder: Decoder, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:
+def export_folder(decoder: Decoder, files: ModelFiles, folder: Path, dtype: str = "float32") -> None:
     """Write ``folder`` so that ``AutoModelForCausalLM.from_pretrained`` opens it, chat template included.
 
-    Adapters are merged in float32 and then cast to ``float32``, ``float16`` or ``bfloat16``.
+    ``files`` are those of the model that it was trained from, whose tokenizer, end tokens and settings of
+    generation it keeps. Adapters are merged in float32 and then cast to ``float32``,
+    ``float16`` or ``bfloat16``.
     """
-    ids = special_ids(tokenizer)
+    ids = special_ids(files.tokenizer, files.ends)
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
-    write_folder(folder, config, iterate_weights(decoder, storage_dtype(dtype)), tokenizer)
-    write_json(folder / "generation_config.json", ids)
+    write_folder(folder, config, iterate_weights(decoder, storage_dtype(dtype)), files.tokenizer)
+    write_json(folder / GENERATION, {**files.generation, **ids})
 
 
-def special_ids(tokenizer: Any) -> dict[str, int | None]:
-    """Return the tokenizer's special ids that ``config.json`` holds too."""
-    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+def special_ids(tokenizer: Any, ends: Sequence[int]) -> dict[str, int | list[int] | None]:
+    """Return the special ids that ``config.json`` holds too: the tokenizer's, and every one of its ends."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return ids if len(ends) < 2 else {**ids, "eos_token_id": list(ends)}
 
 
 def storage_dtype(dtype: str) -> np.dtype:

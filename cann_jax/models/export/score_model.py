@@ -10,6 +10,7 @@ import numpy as np
 from cann_jax.files.errors import InputError
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import iterate_weights, special_ids, storage_dtype, write_folder
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.files.weight_names import HEAD
 from cann_jax.models.score_model import HUGGING_FACE, SAFE_RLHF
 
@@ -21,7 +22,7 @@ LAYOUTS = {
 
 
 def export_score_model(
-    decoder: Decoder, head: np.ndarray, tokenizer: Any, folder: Path, *,
+    decoder: Decoder, head: np.ndarray, files: ModelFiles, folder: Path, *,
     layout: Literal["safe_rlhf", "hf"], objective: Literal["reward", "cost"], dtype: str = "float32",
 ) -> None:  # fmt: skip
     """Write a folder that ``AutoModelForSequenceClassification`` or Safe-RLHF's ``AutoModelForScore`` opens.
@@ -32,14 +33,20 @@ def export_score_model(
     Raises:
         InputError: The classifier's layout needs a padding token that ends no text, and there is none.
     """
-    kind, name = LAYOUTS[layout]
+    (kind, name), tokenizer = LAYOUTS[layout], files.tokenizer
     fields: dict[str, Any] = {"score_dim": 1, "bias": False, "do_normalize": False, "score_type": objective}
     if layout == "hf":
         fields = {"id2label": {"0": objective}, "label2id": {objective: 0}}
         tokenizer = _with_separate_padding(tokenizer)
     plain = decoder.config.to_hf()
     classes = [plain["architectures"][0].replace("ForCausalLM", kind)]
-    config = {**plain, **special_ids(tokenizer), **fields, "architectures": classes, "dtype": dtype}
+    config = {
+        **plain,
+        **special_ids(tokenizer, files.ends),
+        **fields,
+        "architectures": classes,
+        "dtype": dtype,
+    }
     write_folder(folder, config, _weights(decoder, head, name, storage_dtype(dtype)), tokenizer)
 
 

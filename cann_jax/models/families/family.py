@@ -27,8 +27,9 @@ LayerKinds = tuple[LayerKind, ...]
 
 
 def rope_parameters(config: ConfigReader) -> dict[str, Any]:
-    """Return ``rope_parameters`` (transformers 5), or ``rope_scaling`` (before) with the keys beside it."""
-    found = {**config.mapping("rope_scaling"), **config.mapping("rope_parameters")}
+    """Return ``rope_scaling`` (transformers 4) or else ``rope_parameters``, with the keys beside it."""
+    # A file that has both is read by transformers as one without rope_parameters.
+    found = {**(config.mapping("rope_scaling") or config.mapping("rope_parameters"))}
     for key in ("rope_theta", "partial_rotary_factor"):
         found.setdefault(key, config.get(key))
     # transformers lets the outer one win where both are present.

@@ -60,7 +60,7 @@ def folder_files(folder: Path) -> list[Path]:
         index, single = folder / f"{stem}{suffix}.index.json", folder / f"{stem}{suffix}"
         if index.exists():
             return _indexed_files(index, single)
-        files = sorted(folder.glob(pattern))
+        files = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
         if files:
             return files
     raise InputError(f"{folder}: model.safetensors is missing; copy the whole folder")

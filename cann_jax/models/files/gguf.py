@@ -9,6 +9,7 @@ import numpy as np
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.folder import Index, Reader, Readers
+from cann_jax.models.files.generation import declared_ends
 
 if TYPE_CHECKING:
     import gguf
@@ -148,6 +149,12 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
         chat_template=metadata.get("tokenizer.chat_template"),
         **{name: tokens[index] for name, index in ids.items() if index is not None},
     )
+
+
+def gguf_ends(metadata: dict[str, Any], vocabulary: int, path: Path) -> list[int]:
+    """Return the file's end-of-turn and end-of-message tokens, where it has them beside its end token."""
+    found = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    return declared_ends([one for one in found if one is not None], vocabulary, str(path))
 
 
 def _without_foreign_tokens(backend: Any, count: int) -> Any:

@@ -28,6 +28,7 @@ from cann_jax.models.files.weight_names import ArrayPath, Shape, Weight, flat_st
 from cann_jax.models.linear import LoraParam
 from cann_jax.runtime.sharding import parameter_sharding
 
+HEAD_ROWS = 8192  # compared at a time, 64 MB for a width of 4096 in 16 bits
 Shardings = Callable[[ArrayPath], NamedSharding]
 Tensor = Callable[[Index], np.ndarray]  # reads the part of a layer's array at an index
 
@@ -92,6 +93,7 @@ def _load_weights(
 ) -> dict[ArrayPath, Any]:
     """Return the base weights by their path, on the host or, with ``shardings``, on the devices."""
     weight_names.check_weights({name: reader.shape for name, reader in readers.items()}, config, source)
+    _check_tied_head(readers, config, source)
     shapes = weight_names.base_shapes(config)
     state: dict[ArrayPath, Any] = {}
     for group in weight_names.fused_weights(config):
@@ -107,6 +109,24 @@ def _load_weights(
                 state[weight.path] = _on_devices(weight, tensors, shape, storage, shardings(weight.path))
             first = rows.stop
     return state
+
+
+def _check_tied_head(readers: Readers, config: DecoderConfig, source: str) -> None:
+    """Check that a head that is stored beside the embedding it is tied to is a copy of it.
+
+    Raises:
+        InputError: It is not, so that either the configuration or a tensor is wrong.
+    """
+    head, embedding = readers.get(weight_names.HEAD.name), readers.get(weight_names.EMBEDDING.name)
+    if not config.tied or head is None or embedding is None:
+        return
+    for first in range(0, config.vocabulary, HEAD_ROWS):
+        rows = (slice(first, min(first + HEAD_ROWS, config.vocabulary)),)
+        if head.shape != embedding.shape or not np.array_equal(head(rows), embedding(rows)):
+            raise InputError(
+                f"{source}: config.json ties lm_head.weight to the embedding, and the tensors differ; set "
+                "tie_word_embeddings to false if the head was trained, or remove lm_head.weight"
+            )
 
 
 def _read_part(

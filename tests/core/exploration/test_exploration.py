@@ -1,18 +1,30 @@
 """Curves, sensitivities and uncertainty, on tables whose truth is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.curve import dual_curve, sensitivities
 from cann_jax.core.exploration.finite_sample import correct_multipliers, kl_limit
-from cann_jax.core.exploration.uncertainty import bootstrap, conservative_solution, cross_fit, interval
+from cann_jax.core.exploration.uncertainty import (
+    bootstrap,
+    conservative_solution,
+    cross_fit,
+    interval,
+    mean_and_error,
+    resampled_weights,
+)
 from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.implicit import implicit_scores
 from cann_jax.core.preference import preference_probability, pseudo_reward
+from cann_jax.core.problem import Constraint, make_targets
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.solve import solve_dual
+from cann_jax.core.table import standardise
 from tests.core.tables import gaussian_oracle, margin_problem, random_table, vector_table
 
 BETA = 0.5
@@ -89,8 +101,60 @@ def test_conservative_margin_holds_in_the_population_as_often_as_asked():
     for part in range(60):
         rows = slice(32 * part, 32 * part + 32)
         sample = Scores(population.reward[rows], population.constraints[rows])
-        held.append(conservative_solution(sample, 0.4, BETA, confidence=0.9)[0].multipliers[0] >= truth)
+        problem = margin_problem(sample, 0.4)
+        solution, _ = conservative_solution(problem.scores, problem.targets, BETA, confidence=0.9)
+        held.append(solution.multipliers[0] >= truth)
     assert 0.8 <= np.mean(held) <= 1.0
+
+
+def test_a_conservative_level_allows_for_the_error_of_the_reference():
+    """Prompts' levels differ by more than a tilt moves them; the error of improvements alone is too small."""
+    population = random_table(4, prompts=6400)
+    shift = np.random.default_rng(4).normal(size=(6400, 1, 1)).astype(np.float32)
+    population = dataclasses.replace(population, constraints=population.constraints + shift)
+    level = float(np.mean(population.constraints)) + 0.3
+    held = []
+    for part in range(60):
+        rows = slice(100 * part, 100 * part + 100)
+        sample = Scores(population.reward[rows], population.constraints[rows])
+        targets = make_targets([Constraint("c", at_least=level)], np.float32)
+        solution, _ = conservative_solution(sample, targets, BETA, confidence=0.9)
+        policy = tilted_weights(solution.multipliers, population, BETA)
+        reached = np.mean(np.sum(np.asarray(policy) * population.constraints[..., 0], axis=1))
+        held.append(np.all(np.isfinite(solution.multipliers)) and reached >= level - 1e-3)
+    assert 0.82 <= np.mean(held) <= 1.0
+
+
+def test_the_error_of_a_group_is_that_of_a_ratio():
+    """Prepared scores carry 1/p; against resamples in which the group's share moves."""
+    rng = np.random.default_rng(5)
+    members = (rng.random((400, 1)) < 0.3).astype(np.float32)
+    share = members.mean()
+    values = members * (2 + rng.normal(size=(400, 1))).astype(np.float32) / share
+    drawn = rng.multinomial(400, np.full(400, 1 / 400), size=4000) / 400
+    means = (drawn @ values)[:, 0] / (drawn @ members)[:, 0] * share
+    _, error = mean_and_error(values.T, np.full(400, 1 / 400, np.float32), members)
+    assert float(error[0]) == pytest.approx(means.std(), rel=0.05)
+
+
+def test_two_prompts_with_weight_are_resampled_alone():
+    table = random_table(6, prompts=50)
+    weights = np.zeros(50, np.float32)
+    weights[[3, 30]] = 1
+    drawn = resampled_weights(standardise(dataclasses.replace(table, prompt_weights=weights)), 200, 0)
+    np.testing.assert_allclose(drawn.sum(1), 1, rtol=1e-6)
+    assert set(np.flatnonzero(drawn.sum(0))) == {3, 30}
+
+
+def test_the_kl_limit_follows_the_weights():
+    """Ragged: half of the prompts have 2 responses, and weigh nothing."""
+    table = random_table(7, prompts=40)
+    mask = np.ones(table.reward.shape, bool)
+    mask[:20, 2:] = False
+    weights = np.repeat(np.float32([0, 1]), 20)
+    weighed = dataclasses.replace(table, mask=mask, prompt_weights=weights)
+    limit = kl_limit(weighed, solve_dual(weighed, 0.2, BETA, "newton"))
+    assert float(limit.log_count) == pytest.approx(np.log(table.reward.shape[1]), rel=1e-6)
 
 
 def test_cross_fit_measures_on_prompts_it_has_not_seen():

@@ -8,11 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import by_part
-from cann_jax.data.builders.records import Unusable, record
+from cann_jax.data.builders.records import BadRow, record
 from cann_jax.data.prepared_pairs import Pair, PreparedPairs, prepare_pairs
 from cann_jax.data.prompts import Turn
 from cann_jax.files.errors import InputError
@@ -72,20 +74,137 @@ def test_hh_dialogues_are_split_at_the_last_assistant_turn(tmp_path):
     assert len(only.parts["train"]) == 2 and only.name != prepared.name
 
 
-def test_unusable_dialogues_are_counted(tmp_path):
+def test_bad_rows_are_named_or_counted(tmp_path):
     odd = [
         {"chosen": dialogue("a", "b", "c"), "rejected": dialogue("a", "b")},
         {"chosen": dialogue("a", "b"), "rejected": dialogue("another", "b")},
         {"chosen": "no turns", "rejected": "none"},
     ]
     path = write_lines(tmp_path / "hh.jsonl", [*odd, *(hh_row(n) for n in range(40))])
-    prepared = prepare(tmp_path, "hh_rlhf", path, chosen_is="safer")
+    with path.open("ab") as file:
+        file.write(b'{"chosen": "\\ud83d", "rejected": "a"}\n{"chosen": \n\xff\n')
+    settings = {"chosen_is": "safer", "on_bad_row": "drop"}
+    prepared = prepare(tmp_path, "hh_rlhf", path, **settings)
     assert prepared.left_out == {
-        "dialogues without a last assistant turn left out": 2,
-        "pairs that answer two different dialogues left out": 1,
+        "bad rows left out, the first hh.jsonl:1: chosen does not end with an answer of the assistant": 2,
+        "bad rows left out, the first hh.jsonl:2: chosen and rejected differ before the last answer, "
+        "so that they answer two conversations": 1,
+        "bad rows left out, the first hh.jsonl:44: chosen holds half a surrogate pair, which UTF-8 cannot": 1,
+        "bad rows left out, the first hh.jsonl:45: invalid JSON": 1,
+        "bad rows left out, the first hh.jsonl:46: not UTF-8": 1,
     }
     assert sum(map(len, prepared.parts.values())) == 40
-    assert dict(prepare(tmp_path, "hh_rlhf", path, chosen_is="safer").left_out) == prepared.left_out
+    assert dict(prepare(tmp_path, "hh_rlhf", path, **settings).left_out) == prepared.left_out
+    # What was prepared without these rows is not what a run that may not drop them reads.
+    with pytest.raises(InputError, match=r"^hh\.jsonl:1: chosen does not end .* set preferences\.on_bad_row"):
+        prepare(tmp_path, "hh_rlhf", path, chosen_is="safer")
+
+
+U, A, SYSTEM = (
+    lambda text, role=role: {"role": role, "content": text} for role in ("user", "assistant", "system")
+)
+PAST = [U("Is soup a drink?"), A("It depends."), U("On what?")]
+SAME = ["Is soup a drink?", "It depends.", "On what?"]
+READ = {
+    "whole conversations": ({"chosen": [*PAST, A("x")], "rejected": [*PAST, A("y")]}, SAME),
+    "beside their prompt": ({"prompt": PAST, "chosen": [*PAST, A("x")], "rejected": [*PAST, A("y")]}, SAME),
+    "beside their first question": (
+        {"prompt": "Is soup a drink?", "chosen": [*PAST, A("x")], "rejected": [*PAST, A("y")]},
+        SAME,
+    ),
+    "beside their last question": (
+        {"prompt": "On what? ", "chosen": [*PAST, A("x")], "rejected": [*PAST, A("y")]},
+        SAME,
+    ),
+    "the rest of one": (
+        {"prompt": PAST[:1], "chosen": [*PAST[1:], A("x")], "rejected": [*PAST[1:], A("y")]},
+        SAME,
+    ),
+    "a system message before the prompt": (
+        {
+            "prompt": "Hi",
+            "chosen": [SYSTEM("s"), U("Hi"), A("x")],
+            "rejected": [SYSTEM("s"), U("Hi"), A("y")],
+        },
+        ["s", "Hi"],
+    ),
+    "one in the prompt alone": (
+        {"prompt": [SYSTEM("s"), U("Hi")], "chosen": [U("Hi"), A("x")], "rejected": [A("y")]},
+        ["s", "Hi"],
+    ),
+    "a dialogue as prompt": (
+        {"prompt": dialogue(*SAME) + "\n\nAssistant:", "chosen": " x", "rejected": " y"},
+        SAME,
+    ),
+    "dialogues beside their prompt": (
+        {"prompt": SAME[0], "chosen": dialogue(*SAME, "x"), "rejected": dialogue(*SAME, "y")},
+        SAME,
+    ),
+    "a text that mentions a speaker": (
+        {"prompt": "Human: is that a role?", "chosen": "x", "rejected": "y"},
+        ["Human: is that a role?"],
+    ),
+}
+
+
+@pytest.mark.parametrize("row, turns", READ.values(), ids=READ)
+def test_the_response_is_the_last_turn_and_the_rest_is_context(row, turns):
+    found = record("x:1", row, "better")
+    assert [turn["text"] for turn in found["turns"]] == turns and found["turns"][-1]["role"] == "user"
+    assert [found[f"response_{i}"].strip() for i in (0, 1)] == ["x", "y"]
+
+
+REFUSED = {
+    "chosen does not end with an answer": {"chosen": PAST, "rejected": PAST},
+    "rejected does not end with an answer": {"prompt": "Hi", "chosen": "x", "rejected": [U("Hi")]},
+    "chosen ends with several messages of the assistant": {
+        "prompt": "Hi",
+        "chosen": [A("x"), A("z")],
+        "rejected": [A("y")],
+    },
+    "differ before the last answer": {
+        "chosen": [U("a"), A("b"), U("c"), A("x")],
+        "rejected": [U("a"), A("other"), U("c"), A("y")],
+    },
+    "that does not hold the prompt": {
+        "prompt": "Hi",
+        "chosen": [U("Ho"), A("x")],
+        "rejected": [U("Ho"), A("y")],
+    },
+    "has no text of the user's before the answer": {"prompt": [U(" ")], "chosen": "x", "rejected": "y"},
+    "each role in chosen must be system, user or assistant ('tool')": {
+        "prompt": "Hi",
+        "chosen": [{"role": "tool", "content": "x"}],
+        "rejected": [A("y")],
+    },
+    "must have a role and a content": {"chosen": [{"from": "human", "value": "a"}], "rejected": []},
+    "content in chosen must be text": {"prompt": "a", "chosen": [A(["x"])], "rejected": "y"},
+    "prompt holds half a surrogate pair": {"prompt": "a \ud83d", "chosen": "x", "rejected": "y"},
+    "content in rejected holds half": {"prompt": "a", "chosen": "x", "rejected": [A("\udc00")]},
+    "better_response_id must be 0 or absent": {
+        "prompt": "a",
+        "chosen": "x",
+        "rejected": "y",
+        "better_response_id": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_rows_that_hold_no_two_answers_to_one_conversation(said):
+    with pytest.raises(BadRow) as error:
+        record("x:1", REFUSED[said], "better")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_that_utf8_cannot_hold(tmp_path):
+    table = pa.table({name: [b"ok"] * 40 for name in ("prompt", "chosen", "rejected")})
+    bad = table.set_column(1, "chosen", [[b"ok"] * 30 + [b"\xff"] + [b"no"] * 9])
+    schema = pa.schema([(name, pa.string()) for name in table.column_names])
+    arrays = [pa.StringArray.from_buffers(40, *c.combine_chunks().buffers()[1:]) for c in bad.columns]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), tmp_path / "bad.parquet")
+    with pytest.raises(InputError, match=r"^bad\.parquet:31: not UTF-8"):
+        prepare(tmp_path, "local", tmp_path / "bad.parquet")
 
 
 def test_prompt_chosen_rejected_as_texts_and_as_turns(tmp_path):
@@ -148,13 +267,16 @@ def test_tensorflow_is_not_needed(tmp_path):
 
 
 BAD = {
-    "better_response_id is 2; it must be 0, 1 or null": pku_row(1, better_response_id=2),
-    "safer_response_id is '1'; it must be": pku_row(1, safer_response_id="1"),
-    "is_response_0_safe is 'yes'": pku_row(1, is_response_0_safe="yes"),
-    "response_1 is None; it must be text": pku_row(1, response_1=None),
-    "prompt is ' '; it must be text": pku_row(1, prompt=" "),
-    "harm categories are 'Drugs'": pku_row(1, response_0_harm_category="Drugs"),
-    "the columns are text; they must be": {"text": "x"},
+    "better_response_id must be 0, 1 or null (2)": pku_row(1, better_response_id=2),
+    "safer_response_id must be 0, 1 or null ('1')": pku_row(1, safer_response_id="1"),
+    "is_response_0_safe must be 0, 1 or null ('yes')": pku_row(1, is_response_0_safe="yes"),
+    "response_1 must be text ('null')": pku_row(1, response_1=None),
+    "prompt must be text ('null')": pku_row(1, prompt=None),
+    "prompt has no text of the user's": pku_row(1, prompt=" "),
+    "harm categories must be a mapping of name to true or false ('Drugs')": pku_row(
+        1, response_0_harm_category="Drugs"
+    ),
+    "the columns must be prompt/response_0": {"text": "x"},
     "not a JSON object": [1],
 }
 
@@ -172,20 +294,27 @@ def test_malformed_rows_are_named(said, tmp_path):
 def test_chosen_needs_a_meaning():
     with pytest.raises(InputError, match=r"set preferences\.chosen_is to better or safer"):
         record("x:1", hh_row(1), None)
-    with pytest.raises(Unusable):
-        record("x:1", {"chosen": dialogue("a"), "rejected": dialogue("a")}, "better")
 
 
 def test_files_that_are_not_there_or_not_readable(tmp_path):
     with pytest.raises(InputError, match="nor a folder with one; check the spelling"):
         prepare(tmp_path, "local", tmp_path / "nothing.jsonl")
-    for name, content in {"a.jsonl.gz": b"plain", "b.parquet": b"PAR1", "c.jsonl": b"\xff\n"}.items():
+    for name, content in {"a.jsonl.gz": b"plain", "b.parquet": b"PAR1"}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name} cannot be read"):
             prepare(tmp_path, "local", tmp_path / name)
-    (tmp_path / "d.jsonl").write_text('{"prompt": \n')
-    with pytest.raises(InputError, match=r"d\.jsonl:1: invalid JSON"):
-        prepare(tmp_path, "local", tmp_path / "d.jsonl")
+    for name, content, said in (
+        ("c", b"\xff\n", "not UTF-8"),
+        ("d", b'{"prompt": \n', "invalid JSON"),
+        ("f", b"[" * 99_999, "invalid JSON .'nested"),
+    ):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+        with pytest.raises(InputError, match=rf"^{name}\.jsonl:1: {said}"):
+            prepare(tmp_path, "local", tmp_path / f"{name}.jsonl")
+    (tmp_path / "bom.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + b"".join(json.dumps(pku_row(n)).encode() + b"\r\n" for n in range(30))
+    )
+    assert sum(map(len, prepare(tmp_path, "local", tmp_path / "bom.jsonl").parts.values())) == 30
     write_lines(tmp_path / "e.jsonl", [hh_row(1)])
     with pytest.raises(InputError, match=r"no pair is left in the part '\w+' \(nothing\); give more data"):
         prepare(tmp_path, "local", tmp_path / "e.jsonl")
@@ -197,6 +326,30 @@ def test_parts_by_name():
     assert by_part(["alpaca-7b/test/0000.parquet"], None)["train"] == ["alpaca-7b/test/0000.parquet"]
     with pytest.raises(InputError, match=r"no folder has that name; use one of: A, B, data$"):
         by_part(names, "C", excluded=("skip",))
+    held = "val.jsonl dev-v2.parquet x/testset/0.jsonl a_validation.json testData.json held-out.json"
+    train = "train.jsonl developers.jsonl values.jsonl contest.jsonl x/train-00000-of-1.parquet last/a.json"
+    assert by_part([*held.split(), *train.split()], None) == {"train": train.split(), "heldout": held.split()}
+    for both in ("train_eval.jsonl", "test/train.jsonl"):
+        with pytest.raises(InputError, match=f"{both} is named as training and as held-out data at once"):
+            by_part([both, "x.jsonl"], None)
+
+
+def test_hidden_and_temporary_files_are_not_read(tmp_path):
+    folder = tmp_path / "data"
+    write_lines(folder / "pairs.jsonl", [pku_row(n) for n in range(3)])
+    write_lines(folder / "dev.jsonl", [pku_row(n) for n in range(3, 5)])
+    hidden = [
+        ".ipynb_checkpoints/pairs-checkpoint.jsonl",
+        "._pairs.jsonl",
+        "_temporary/0/a.jsonl",
+        "~$pairs.jsonl",
+    ]
+    for name in hidden:
+        write_lines(folder / name, [pku_row(99)])
+    prepared = prepare(tmp_path, "local", folder)
+    assert prepared.files == {"train": ["pairs.jsonl"], "heldout": ["dev.jsonl"]}
+    assert sorted(prepared.hidden) == sorted(hidden)
+    assert [len(prepared.parts[part]) for part in ("train", "heldout")] == [3, 2]
 
 
 @pytest.fixture

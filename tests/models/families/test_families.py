@@ -81,7 +81,7 @@ def test_decoding_equals_the_full_forward_pass(decoder, files):
 
 
 def test_export_equals_the_original_in_torch(decoder, files, folder, tmp_path):
-    export_folder(decoder, files.tokenizer, tmp_path)
+    export_folder(decoder, files, tmp_path)
     ids = random_ids((2, 17))
     np.testing.assert_allclose(torch_logits(tmp_path, ids), torch_logits(folder, ids), atol=1e-5)
     np.testing.assert_array_equal(
@@ -104,3 +104,29 @@ def test_bfloat16_close_to_float32(decoder, files):
     narrow = our_logits(load_decoder(files, "bfloat16"), random_ids((2, 17)))
     wide = our_logits(decoder, random_ids((2, 17)))
     assert 0 < np.abs(narrow - wide).mean() < 0.01 * np.ptp(wide)
+
+
+def test_longrope_is_used_up_to_the_length_at_which_its_angles_change(tmp_path):
+    """Beyond it, log-probs of sampling and of the whole sequence are those of different angles."""
+    trained = int(LENGTHS.max()) + LIMIT
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": trained,
+    }
+    outer = {"original_max_position_embeddings": trained, "partial_rotary_factor": 1.0}
+    files = open_model(str(save_family(tmp_path, "phi3", rope_parameters=rope, **outer)))
+    assert files.config.context == trained < files.config.max_positions
+    model = LanguageModel.of(load_decoder(files, "float32"), files)
+    prompts = [PROMPTS[n, : LENGTHS[n]] for n in range(2)]
+    off = []
+    for limit in (LIMIT, LIMIT + 4):
+        samples = generate(
+            model.graph, model.weights, PROMPTS, LENGTHS, np.arange(2), jax.random.key(0), np.array([999]),
+            responses=2, max_new_tokens=limit,
+        )  # fmt: skip
+        whole = model.logps(prompts, np.asarray(samples.tokens), np.asarray(samples.lengths))
+        off.append(np.abs(samples.logps.sum(-1) - whole).max())
+    assert off[0] < 2e-4 and off[1] > 0.05

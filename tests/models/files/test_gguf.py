@@ -95,6 +95,14 @@ def test_gguf_tokenizer_equals_that_of_the_folder(tiny_gguf, tiny_files):
     assert tokenizer.chat_template == "{{ messages[0].content }}"
 
 
+def test_the_end_of_a_turn_ends_a_response_too(tiny_gguf, tiny_folder, tmp_path):
+    assert open_model(str(tiny_gguf)).ends == (1,)
+    ends = write_gguf(tmp_path / "ends.gguf", tiny_folder, add_eot_token_id=3, add_eom_token_id=2)
+    assert open_model(str(ends)).ends == (1, 2, 3)
+    beyond = write_gguf(tmp_path / "beyond.gguf", tiny_folder, add_eot_token_id=300)
+    assert "eos_token_id is [300], and the model has the ids 0 to 299" in refused(beyond)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.999])
 def test_truncated_gguf(tiny_gguf, tmp_path, share):
     data = tiny_gguf.read_bytes()

@@ -91,6 +91,20 @@ def test_copy_of_a_tied_head_and_rope_frequencies_are_let_pass(copy):
     load_decoder(open_model(str(copy)), "float32")
 
 
+def test_a_tied_head_that_is_no_copy_is_refused(copy):
+    def add(tensors):
+        head = tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        head[-1, -1] += 1e-3
+
+    edit_weights(copy, add)
+    assert "config.json ties lm_head.weight to the embedding, and the tensors differ" in refused(copy)
+
+
+def test_hidden_files_hold_no_weights(copy):
+    (copy / "._model.safetensors").write_bytes(b"\x00\x05\x16\x07")  # what macOS leaves beside a file
+    load_decoder(open_model(str(copy)), "float32")
+
+
 @pytest.mark.parametrize("kept", [0, 7, 5000, -1])
 def test_truncated_weights(copy, kept):
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:kept])

@@ -1,0 +1,43 @@
+"""Names that would stand for two things at once, and texts that no file can hold."""
+
+import importlib.metadata
+
+import pytest
+
+from cann_jax.command_line.run_options import parse_run
+from cann_jax.config import scorers
+from cann_jax.config.scorers import ToPrealign, registered_kinds
+from cann_jax.files.errors import InputError
+from tests.builders.runs import write_config
+
+
+def test_models_of_close_betas_have_folders_of_their_own():
+    betas = (0.1, 0.1234567, 0.12345678, 1.0, 100.0, 1e-7)
+    names = [ToPrealign("safer", beta).name for beta in betas]
+    assert names[0] == "safer-beta0.1" and names[3] == "safer-beta1" and len(set(names)) == len(betas)
+
+
+@pytest.mark.parametrize("kinds, refused", [({"own": "a:B"}, False), ({"judge": "a:B"}, True)])
+def test_a_kind_of_another_package_replaces_none(monkeypatch, kinds, refused):
+    points = [
+        importlib.metadata.EntryPoint(name, value, scorers.ENTRY_POINTS) for name, value in kinds.items()
+    ]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points * 2)
+    registered_kinds.cache_clear()
+    try:
+        if refused:
+            with pytest.raises(
+                InputError, match=r"'judge' is declared by cann_jax\..* and by a:B; uninstall"
+            ):
+                registered_kinds()
+        else:
+            assert registered_kinds() == scorers.KINDS | kinds
+    finally:
+        registered_kinds.cache_clear()
+
+
+@pytest.mark.parametrize("key", ["prompts.system", "model.path"])
+def test_texts_that_utf8_cannot_hold(tiny_folder, tmp_path, key):
+    """What a shell passes for a byte that is not UTF-8."""
+    with pytest.raises(InputError, match=f"{key} holds half a surrogate pair or a byte that is not UTF-8"):
+        parse_run(["--config", write_config(tmp_path, tiny_folder), f"--{key}", "a\udcff"])
