@@ -16,32 +16,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from etils import epath
 
 from cann_jax.analysis.columns import numbers
 from cann_jax.files.errors import InputError
 
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
-FORMATS = (".parquet", *TEXT, ".npz")
+TABLES = (".parquet", *TEXT)
+FORMATS = (*TABLES, ".npz")
 SEPARATORS = (",", ";", "\t", "|")
 INTEGER = r"^(0|-?[1-9]\d{0,17})$"  # written in the one way that gives the same text again
 BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
 
 
-def format_of(path: str) -> str:
-    """Return which of ``FORMATS`` a file has, by the end of its name; text may be compressed (``.gz``).
+def format_of(path: str, formats: Sequence[str] = FORMATS) -> str:
+    """Return which of the formats a file has, by the end of its name; text may be compressed (``.gz``).
 
     Raises:
         InputError: It has none of them, or there is no file, or an empty one.
     """
-    file, name = Path(path), path.lower()
+    file, name = epath.Path(path), path.lower()
     if not file.is_file():
         what = "a folder; give one of its files" if file.is_dir() else "no such file; give a table"
-        raise InputError(f"{path}: {what} ending in {', '.join(FORMATS)}")
+        raise InputError(f"{path}: {what} ending in {', '.join(formats)}")
     suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in (TEXT if name.endswith(".gz") else FORMATS):
-        known = f"{', '.join(FORMATS)}, or {', '.join(s + '.gz' for s in TEXT)}"
+    if suffix not in (TEXT if name.endswith(".gz") else formats):
+        known = f"{', '.join(formats)}, or {', '.join(s + '.gz' for s in TEXT)}"
         raise InputError(f"{path}: cannot tell the format; name it {known}")
-    if file.stat().st_size == 0:
+    if file.stat().length == 0:
         raise InputError(f"{path}: the file is empty; write one row for each response")
     return suffix
 
@@ -86,10 +88,10 @@ def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
         InputError: It cannot be read.
     """
     with reading(path):
+        data = epath.Path(path).read_bytes()
         if suffix == ".parquet":
-            with pq.ParquetFile(path) as opened:  # read_table would import pyarrow.dataset first
+            with pq.ParquetFile(pa.BufferReader(data)) as opened:  # read_table imports pyarrow.dataset first
                 return opened.read()
-        data = Path(path).read_bytes()
         data = _utf8(path, gzip.decompress(data) if path.lower().endswith(".gz") else data)
         return (
             _read_json(path, data)
