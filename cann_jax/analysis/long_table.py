@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.analysis.columns import FirstFault, checked_numbers, codes, labels
-from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32
+from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32, to_float32
 from cann_jax.analysis.table_layout import Layout
 
 FILL = "fill it in, or leave such rows out by --drop_missing"
@@ -77,8 +77,10 @@ def read_long(layout: Layout, table: pa.Table, number: np.ndarray) -> RawTable:
         fault.check(rows.number, repeated, f"{what}; drop one, or number them apart")
     fault.report()
     mask = np.arange(counts.max(initial=0)) < counts[:, None]
+    placed = {n: to_float32(_placed(v, prompt, place, mask.shape), mask) for n, v in rows.scores.items()}
     return RawTable(
-        scores={name: _placed(values, prompt, place, mask.shape) for name, values in rows.scores.items()},
+        scores={name: values for name, (values, _) in placed.items()},
+        precision={name: precision for name, (_, precision) in placed.items()},
         mask=mask,
         groups={name: values[first] for name, values in rows.groups.items()},
         weights=None if rows.weights is None else rows.weights[first],
@@ -151,6 +153,6 @@ def _places(prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _placed(values: np.ndarray, prompt: np.ndarray, place: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    placed = np.full(shape, np.nan, np.float32)
+    placed = np.full(shape, np.nan)
     placed[prompt, place] = values
     return placed

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
+from cann_jax.files.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class RawTable:
@@ -17,6 +19,8 @@ class RawTable:
         weights: ``(prompts,)`` float64; None: all prompts weigh the same.
         rows: The prompt and the response of each row of a long table, each ``(rows,)``; None for others.
         features: The columns, or the array, that ``--features`` names, as the file holds them.
+        precision: ``(2,)`` by score: how far float32 rounds a value, and how far values of a prompt differ,
+            both at most; see ``check_precision``.
         dropped: Rows, responses or prompts that were left out because they lack something.
         repeated: Responses whose text another response of the prompt has.
     """
@@ -27,8 +31,32 @@ class RawTable:
     weights: np.ndarray | None = None
     rows: tuple[np.ndarray, np.ndarray] | None = None
     features: pa.Table | np.ndarray | None = None
+    precision: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dropped: int = 0
     repeated: int = 0
+
+
+def to_float32(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 scores ``(prompts, responses)`` in float32, NaN for no response, and their precision."""
+    rounded = np.where(mask, values, np.nan).astype(np.float32)
+    rounding = np.max(np.abs(values - rounded), initial=0, where=mask)
+    highest = np.max(values, axis=1, initial=-np.inf, where=mask)
+    lowest = np.min(values, axis=1, initial=np.inf, where=mask)
+    return rounded, np.array([rounding, np.max(highest - lowest, initial=0)])
+
+
+def check_precision(path: str, precision: dict[str, np.ndarray]) -> None:
+    """Check that float32 keeps what scores say: 1e8 and 1e8 + 1 would be one number.
+
+    Raises:
+        InputError: Rounding changes the differences between the responses of a prompt by a thousandth.
+    """
+    for name, (rounding, difference) in precision.items():
+        if rounding > 1e-3 * difference > 0:
+            raise InputError(
+                f"{path}: float32 rounds {name} by up to {rounding:.2g}, but in a prompt it differs by no "
+                f"more than {difference:.2g}; subtract a constant from it, or leave it out"
+            )
 
 
 def beyond_float32(values: np.ndarray) -> np.ndarray:

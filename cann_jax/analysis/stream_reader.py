@@ -21,7 +21,7 @@ from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import UNFIT, format_of, reading
 from cann_jax.analysis.raw_table import RawTable
 from cann_jax.analysis.table_layout import LONG, Layout, layout_of
-from cann_jax.analysis.tables import read_part, refuse_empty
+from cann_jax.analysis.tables import check_whole, read_part
 from cann_jax.core.prepare import (
     check_known,
     check_shares,
@@ -48,6 +48,7 @@ class Survey:
         weight: Sum of the prompt weights.
         group_weights: The same of each group.
         groups: Column of each group, by the group's name.
+        precision: The largest of the parts' in ``RawTable``.
         dropped: As in ``RawTable``.
         repeated: As in ``RawTable``.
     """
@@ -58,6 +59,7 @@ class Survey:
     weight: float = 0.0
     group_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    precision: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dropped: int = 0
     repeated: int = 0
 
@@ -140,7 +142,7 @@ class StreamReader:
             seen.weight += float(weights.sum())
             for column, values in part.groups.items():
                 _count_groups(column, values, weights, groups, by_label)
-        refuse_empty(self.layout.path, seen.counts.responses > 0)
+        check_whole(self.layout.path, seen.counts.responses > 0, seen.precision)
         every = np.concatenate(prompts)
         if len(np.unique(every)) < len(every):
             raise InputError(
@@ -159,6 +161,7 @@ def _count(seen: Survey, part: RawTable, counts: ScoreSummary) -> None:
     seen.counts = seen.counts + counts
     seen.prompts = max(seen.prompts, part.mask.shape[0])
     seen.responses = max(seen.responses, part.mask.shape[1])
+    seen.precision = {n: np.maximum(seen.precision.get(n, 0), own) for n, own in part.precision.items()}
     seen.dropped += part.dropped
     seen.repeated += part.repeated
 

@@ -11,7 +11,7 @@ from cann_jax.analysis.columns import FirstFault, plain, plain_schema
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import UNFIT, KeyColumns, format_of, read_arrow, read_npz, reading
 from cann_jax.analysis.long_table import read_long
-from cann_jax.analysis.raw_table import RawTable
+from cann_jax.analysis.raw_table import RawTable, check_precision
 from cann_jax.analysis.table_layout import LONG, Layout, layout_of, numbered, require
 from cann_jax.analysis.wide_table import finish_wide, read_wide
 from cann_jax.files.errors import InputError
@@ -79,7 +79,7 @@ class _Columns:
     def read(self) -> RawTable:
         number = np.arange(1, self.table.num_rows + 1)
         found = read_part(self.layout, self.table, number, self.cost)
-        refuse_empty(self.layout.path, found.mask.any())
+        check_whole(self.layout.path, found.mask.any(), found.precision)
         return dataclasses.replace(
             found, features=self.table.select(self.features) if self.features else None
         )
@@ -97,14 +97,15 @@ def read_part(layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[s
     return _larger_is_better(found, cost)
 
 
-def refuse_empty(path: str, some: bool | np.bool_) -> None:
-    """Check that a table has ``some`` responses.
+def check_whole(path: str, some: bool | np.bool_, precision: dict[str, np.ndarray]) -> None:
+    """Check what can only be said of a whole table: it has ``some`` responses, and enough precision.
 
     Raises:
-        InputError: It has none, or all of its rows were dropped.
+        InputError: It has none, or all of its rows were dropped, or float32 cannot hold its scores.
     """
     if not some:
         raise InputError(f"{path}: no row has a prompt and all of its scores; write rows that do")
+    check_precision(path, precision)
 
 
 def _larger_is_better(table: RawTable, cost: Iterable[str]) -> RawTable:
@@ -160,7 +161,7 @@ class _Arrays:
             None if weights is None else self._numbers(weights, self.shape[:1]),
             self.flags.drop_missing,
         )
-        refuse_empty(self.path, found.mask.any())
+        check_whole(self.path, found.mask.any(), found.precision)
         return dataclasses.replace(_larger_is_better(found, self.flags.cost), features=self.features)
 
     def _numbers(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cann_jax.analysis.columns import FirstFault, checked_numbers, is_list, labels, numbers
-from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32
+from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32, to_float32
 from cann_jax.analysis.table_layout import Layout
 
 FILL = "fill it in, or leave it out by --drop_missing"
@@ -71,12 +71,15 @@ def finish_wide(
     else:
         fault.check(number, ~kept, f"has no weight; {FILL}")
     fault.report()
+    mask, absent = mask[kept], np.sum(~kept)
+    rounded = {name: to_float32(values[kept], mask) for name, values in scores.items()}
     return RawTable(
-        scores={n: np.where(mask, v, np.nan)[kept].astype(np.float32) for n, v in scores.items()},
-        mask=mask[kept],
+        scores={name: values for name, (values, _) in rounded.items()},
+        precision={name: precision for name, (_, precision) in rounded.items()},
+        mask=mask,
         groups={name: values[kept] for name, values in groups.items()},
         weights=None if weights is None else weights[kept],
-        dropped=int(missing[kept].sum() + (~kept).sum()),
+        dropped=int(missing[kept].sum() + absent),
     )
 
 

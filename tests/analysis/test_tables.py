@@ -133,6 +133,19 @@ def test_numbers_of_any_type(tmp_path):
         )
 
 
+def test_scores_whose_differences_float32_would_lose_are_refused(tmp_path):
+    for suffix, values in (("reward", REWARD), ("safe", SAFE)):
+        path = save(tmp_path / "t.parquet", long(**{suffix: (values + 1e6).ravel().tolist()}))
+        line = refused_both_ways(path, *ASK)
+        assert re.search(
+            rf"float32 rounds {suffix} by up to 0.0[23]\d*, but in a prompt it differs by no", line
+        )
+    constant = save(tmp_path / "t.parquet", long(reward=[0.1] * (N * K)))
+    assert multiplier(constant) == pytest.approx(expected(np.zeros((N, K))), abs=1e-5)
+    near = save(tmp_path / "t.parquet", long(reward=(REWARD + 1000).ravel().tolist()))
+    assert multiplier(near) == pytest.approx(expected(), abs=1e-3)
+
+
 def test_large_integers_keep_their_differences(tmp_path):
     path = save(
         tmp_path / "t.parquet", long(reward=(np.round(3 * REWARD).ravel() + (1 << 22)).astype(int).tolist())
