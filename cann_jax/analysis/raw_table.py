@@ -1,6 +1,7 @@
 """Scores as arrays, as a table holds them: what every way of reading a table returns."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -68,3 +69,20 @@ def beyond_float32(values: np.ndarray) -> np.ndarray:
 def bad_weights(weights: np.ndarray) -> np.ndarray:
     """Return where weights are negative or infinite; NaN is missing."""
     return np.asarray((weights < 0) | np.isinf(weights))
+
+
+def larger_is_better(table: RawTable, cost: Iterable[str]) -> RawTable:
+    """Return the table with the sign of costs changed."""
+    turned = {name: -table.scores[name] for name in cost if name in table.scores}
+    return dataclasses.replace(table, scores=table.scores | turned)
+
+
+def check_whole(path: str, some: bool | np.bool_, precision: dict[str, np.ndarray]) -> None:
+    """Check what can only be said of a whole table: it has ``some`` responses, and enough precision.
+
+    Raises:
+        InputError: It has none, or all of its rows were dropped, or float32 cannot hold its scores.
+    """
+    if not some:
+        raise InputError(f"{path}: the table has no rows with a prompt and all of its scores; write some")
+    check_precision(path, precision)

@@ -19,9 +19,9 @@ from cann_jax.analysis.constraints import (
 )
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import UNFIT, format_of, reading
-from cann_jax.analysis.raw_table import RawTable
+from cann_jax.analysis.raw_table import RawTable, check_whole
 from cann_jax.analysis.table_layout import LONG, Layout, layout_of
-from cann_jax.analysis.tables import check_whole, read_part
+from cann_jax.analysis.tables import read_part
 from cann_jax.core.prepare import (
     check_known,
     check_shares,

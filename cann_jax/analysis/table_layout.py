@@ -103,6 +103,19 @@ def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise InputError(f"{path}: no column {name}; {hint}")
 
 
+def feature_columns(path: str, columns: Iterable[str], flags: DualFlags, wanted: Iterable[str]) -> list[str]:
+    """Return the column that ``--features`` names, or its numbered columns; none if it names a file."""
+    name = flags.features
+    if name is None or flags.features_file:
+        return []
+    columns = list(columns)
+    by_name = numbered(columns)
+    require(path, [name], [*columns, *by_name])
+    if name in (flags.prompt, flags.response, flags.reward, flags.prompt_weights, *flags.groups, *wanted):
+        raise InputError(f"--features {name}: this column has another purpose; name one that holds features")
+    return [name] if name in columns else by_name[name]
+
+
 def numbered(columns: Iterable[str]) -> dict[str, list[str]]:
     """Return the columns NAME_0, NAME_1, … in order, by their name."""
     found: dict[str, list[str]] = {}

@@ -238,6 +238,7 @@ def test_ragged_numbered_columns(tmp_path):
 
 LISTS = {"reward": REWARD.tolist(), "safe": SAFE.tolist()}
 WRONG = {
+    "no rows": ({name: pa.array([], pa.float64()) for name in long()}, "the table has no rows"),
     "null prompt": (changed("prompt", 5, None), "row 6 has no prompt"),
     "null response": (changed("response", 5, None), "row 6 has no response"),
     "NaN": (changed("safe", 5, float("nan")), "row 6 has no number in column safe"),
