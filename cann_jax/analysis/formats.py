@@ -8,9 +8,9 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -127,18 +127,37 @@ def _read_json(path: str, data: bytes) -> pa.Table:
     import pyarrow.json
 
     if data.lstrip().startswith(b"["):
-        rows = json.loads(data)
-        if not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{path}: its list holds more than objects; write one object for each row")
-        return pa.Table.from_pylist(rows)
-    options = pyarrow.json.ReadOptions(block_size=BLOCK)
+        return _from_list(path, json.loads(data))
+
+    def read(texts: Iterable[str]) -> pa.Table:
+        parse = pyarrow.json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in texts]))
+        return pyarrow.json.read_json(
+            pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=BLOCK), parse
+        )
+
     try:
-        return pyarrow.json.read_json(pa.BufferReader(data), read_options=options)
+        table = read([])
+        # Texts that are all dates become times, and two ways to write one time become one prompt.
+        times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+        return read(times) if times else table
     except pa.ArrowInvalid:
         for number, line in enumerate(data.splitlines(), 1):  # Arrow does not say where
             if line.strip():
                 _check_json(path, number, line)
         raise
+
+
+def _from_list(path: str, rows: list[Any]) -> pa.Table:
+    """Return the table of a list of objects, as pandas and jq write it."""
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: its list holds more than objects; write one object for each row")
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, OverflowError) as error:
+            raise InputError(f"{path}: {name} holds values of several types ({error}); write one") from None
+    return pa.table(columns)
 
 
 def _check_json(path: str, number: int, line: bytes) -> None:

@@ -99,6 +99,24 @@ def test_ids_that_look_like_one_number_are_apart(tmp_path):
         assert found.mask.shape == (N, K)
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.csv"])
+def test_ids_that_look_like_one_time_are_apart(tmp_path, name):
+    times = ["2020-01-01", "2020-01-01 00:00:00", "2020-01-01T00:00:00", "2020-01-01 00:00:00.0"]
+    rows = [{"prompt": time, "reward": k, "safe": -k} for time in times for k in range(2)]
+    lines = "\n".join(map(json.dumps, rows))
+    header = "prompt,reward,safe\n" + "".join(f"{time},{k},{-k}\n" for time in times for k in range(2))
+    (tmp_path / name).write_text({"t.jsonl": lines, "t.json": json.dumps(rows), "t.csv": header}[name])
+    assert read_scores(str(tmp_path / name), DualFlags()).mask.shape == (4, 2)
+
+
+def test_a_list_of_objects_may_lack_keys(tmp_path):
+    rows = [{"prompt": "a", "reward": 1}, {"prompt": "a", "safe": 2, "reward": 3}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    assert "row 1 has no number in column safe" in refused(str(tmp_path / "t.json"), *ASK)
+    (tmp_path / "t.json").write_text(json.dumps([{"prompt": 7, "reward": 1}, {"prompt": "7", "reward": 1}]))
+    assert "prompt holds values of several types" in refused(str(tmp_path / "t.json"), *ASK)
+
+
 def test_groups_that_look_like_one_number_are_apart(tmp_path):
     groups = np.repeat(["1", "01", "1.0", "1", "01", "1"], K).tolist()
     found = read_scores(save(tmp_path / "t.csv", long(group=groups)), DualFlags())
