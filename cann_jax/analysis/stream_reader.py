@@ -85,8 +85,9 @@ class StreamReader:
         self.layout, self.flags, self.constraints = layout, flags, constraints
         self.bounds = clip_bounds(flags).get(flags.reward)
         self.seen = self._survey()
-        check_known(constraints, layout.scores, self.seen.groups)
         check_total_weight(self.seen.weight)
+        check_known(constraints, layout.scores, self.seen.groups)
+        self.groups = {c.group: self.seen.groups[c.group] for c in constraints if c.group is not None}
         self.seen.counts.check_varied()
         weights = [
             self.seen.weight if c.group is None else self.seen.group_weights[c.group] for c in constraints
@@ -96,13 +97,13 @@ class StreamReader:
 
     def chunks(self) -> Iterator[Scores]:
         """Yield prepared scores of all prompts, in chunks of one shape."""
-        size = min(
-            self.seen.prompts, max(1, 4 * ROWS // self.seen.responses)
-        )  # where one prompt is very long
+        most = max(1, 4 * ROWS // self.seen.responses)  # fewer prompts at once where one is very long
+        size = min(self.seen.prompts, most)
         mean_weight = self.seen.weight / self.seen.counts.prompts
-        layout = self.layout
-        if not layout.drop_missing:  # responses, which may be long texts, are checked by now
-            layout = dataclasses.replace(layout, response=None)
+        # Groups that no constraint is about, and responses, which may be long texts, are checked by now.
+        response = self.layout.response if self.layout.drop_missing else None
+        columns = tuple(dict.fromkeys(self.groups.values()))
+        layout = dataclasses.replace(self.layout, response=response, groups=columns)
         for _, part in _parts(layout, self.flags.cost):
             for first in range(0, len(part.mask), size):
                 yield self._chunk(part, slice(first, first + size), size, mean_weight)
@@ -125,7 +126,7 @@ class StreamReader:
         return Scores(reward, prepared, padded(mask), weights)
 
     def _members(self, part: RawTable) -> np.ndarray:
-        return memberships(self.constraints, group_members(part.groups, self.seen.groups), len(part.mask))
+        return memberships(self.constraints, group_members(part.groups, self.groups), len(part.mask))
 
     def _survey(self) -> Survey:
         """Return what the first pass finds.

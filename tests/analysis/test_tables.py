@@ -319,6 +319,7 @@ def test_negative_ids_are_apart_in_a_stream(tmp_path, capsys):
 def test_wrong_weights(tmp_path, weight, match):
     path = save(tmp_path / "t.parquet", long(weight=weight))
     assert match in refused_both_ways(path, *ASK, "--prompt_weights", "weight")
+    refused_both_ways(path, "--margin", "safe@nobody=1", "--prompt_weights", "weight")
 
 
 def test_prompts_that_stand_apart_are_found_anywhere_in_a_stream(tmp_path):
