@@ -1,5 +1,6 @@
 """The analysis on the terminal: its table, its warnings, and what is wrong with margins out of reach."""
 
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -9,20 +10,15 @@ from rich.table import Table
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach, shortfall
 from cann_jax.core.arrays import Array
+from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.scores import check_scores
+from cann_jax.core.scores import ScoreSummary, check_scores
 from cann_jax.files.console import console
 
 
 def warnings(found: Analysis) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
-    summary, notes = check_scores(found.problem.scores, found.problem.names), []
-    if summary.single_response:
-        notes.append(f"{summary.single_response} prompts have one response only; they cannot be improved.")
-    if summary.identical:
-        notes.append(
-            f"{summary.identical} prompts have responses that all score the same; they say nothing about λ."
-        )
+    notes = count_notes(check_scores(found.problem.scores, found.problem.names))
     if found.feasible == Feasible.UNDETERMINED:
         notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")
     elif found.feasible == Feasible.YES and not found.solution.converged:
@@ -40,15 +36,37 @@ def warnings(found: Analysis) -> list[str]:
     return notes
 
 
+def count_notes(counts: ScoreSummary) -> list[str]:
+    """Return a sentence about each kind of prompts that do not inform the solution."""
+    notes = []
+    if counts.single_response:
+        notes.append(f"{counts.single_response} prompts have one response only; they cannot be improved.")
+    if counts.identical:
+        notes.append(
+            f"{counts.identical} prompts have responses that all score the same; they say nothing about λ."
+        )
+    return notes
+
+
 def infeasible_message(found: Analysis) -> str:
     """Return a line that names the margins out of reach and how far they would have to come down."""
-    names, margins = found.problem.names, np.asarray(found.problem.margins)
-    over = [j for j in range(len(names)) if margins[j] >= found.largest_margin[j]]
+    problem = found.problem
+    return out_of_reach(problem.names, np.asarray(problem.margins), found.largest_margin, found.reachability)
+
+
+def out_of_reach(
+    names: Sequence[str], margins: np.ndarray, largest: np.ndarray, reach: Reachability | None
+) -> str:
+    """Return the line of ``infeasible_message`` on margins and the largest ones, both ``(m,)``.
+
+    Without ``reach`` a conflict between margins, each of which could be reached, is not taken apart.
+    """
+    over = [j for j in range(len(names)) if margins[j] >= largest[j]]
     if over:
-        parts = [f"{names[j]} {margins[j]:.4g} (largest {found.largest_margin[j]:.4g})" for j in over]
+        parts = [f"{names[j]} {margins[j]:.4g} (largest {largest[j]:.4g})" for j in over]
         return f"margin out of reach on these responses: {', '.join(parts)}; lower it or sample more"
-    reach = found.reachability
-    assert reach is not None  # a single margin is out of reach only if it exceeds the largest
+    if reach is None:
+        return f"margins conflict on these responses: {', '.join(names)}; lower some or sample more"
     conflict = [name for name, inside in zip(names, reach.conflict, strict=True) if inside]
     return (
         f"margins conflict on these responses: {', '.join(conflict)}; "

@@ -1,10 +1,11 @@
 """The constraints, groups and bounds that the dual command's flags state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.core.prepare import check_constraints
 from cann_jax.core.problem import Constraint
 from cann_jax.files.errors import InputError
 
@@ -22,7 +23,7 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
 
     Raises:
         InputError: There is no goal, a value is not a number, values without a name do not match the table's
-            constraints, or a flag names a score that no goal is about.
+            constraints, two goals are about the same, or a flag changes nothing.
     """
     goals = flags.goals
     if not goals:
@@ -35,7 +36,10 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
             f"({', '.join(available) or 'none'}); write --{goals[0][0]} NAME={unnamed[0]}"
         )
     names = iter(available)
-    unsafe = {n: _number("--unsafe_below", v) for n, v in map(_split, flags.unsafe_below)}
+    unsafe = {
+        name: _number("--unsafe_below", value)
+        for name, value in _by_name("--unsafe_below", flags.unsafe_below)
+    }
     clips = clip_bounds(flags)
     found = []
     for kind, goal in goals:
@@ -43,44 +47,83 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
         name, _, group = target.partition("@")
         asked = {kind: _number(f"--{kind} {target}", value), "unsafe_below": unsafe.get(name, 0.0)}
         found.append(Constraint(name, group=group or None, clip=clips.get(name), **asked))
-    constrained = {constraint.name for constraint in found}
-    unused = [("--unsafe_below", name) for name in sorted(set(unsafe) - constrained)]
-    unused += [("--clip", name) for name in sorted(set(clips) - constrained - {flags.reward})]
-    for flag, name in unused:
-        raise InputError(f"{flag} {name}: there is no constraint on {name}; add one or leave the flag out")
+    check_constraints(found)
+    _refuse_unused(flags, found, set(unsafe), set(clips))
     return found
+
+
+def _refuse_unused(flags: DualFlags, found: list[Constraint], unsafe: set[str], clips: set[str]) -> None:
+    """Check that each flag about a score, or about groups, changes something."""
+    constrained = {constraint.name for constraint in found}
+    chances = {constraint.name for constraint in found if constraint.max_unsafe is not None}
+    every = constrained | {flags.reward}
+    unused = [("--unsafe_below", name, "no --max_unsafe is about it") for name in sorted(unsafe - chances)]
+    unused += [("--clip", name, "there is no constraint on it") for name in sorted(clips - every)]
+    unused += [("--cost", name, "there is no constraint on it") for name in flags.cost if name not in every]
+    if not any(constraint.group for constraint in found):
+        unused += [("--groups", name, "no goal is about a group (NAME@GROUP=VALUE)") for name in flags.groups]
+    for flag, name, reason in unused:
+        raise InputError(f"{flag} {name}: {reason}; add one or leave the flag out")
+    for flag, given in (("--cost", flags.cost), ("--groups", flags.groups)):
+        _refuse_twice(flag, given)
 
 
 def clip_bounds(flags: DualFlags) -> dict[str, tuple[float, float]]:
     """Return the bounds (low, high) of each score that is clipped, by its name."""
     bounds = {}
-    for name, value in map(_split, flags.clip):
+    for name, value in _by_name("--clip", flags.clip):
         low, comma, high = value.partition(",")
         if not comma:
             raise InputError(f"--clip {name}={value}: give two bounds, NAME=LOW,HIGH")
         bounds[name] = (_number(f"--clip {name}", low), _number(f"--clip {name}", high))
+        if not bounds[name][0] < bounds[name][1]:
+            raise InputError(
+                f"--clip {name}={value}: the first bound is not below the second; write LOW,HIGH"
+            )
     return bounds
 
 
-def group_members(chosen: Sequence[str], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return which prompts each group has, ``(prompts,)`` bool by the group's name.
+def group_names(columns: Mapping[str, Iterable[str] | None]) -> dict[str, str]:
+    """Return the column of each group by the group's name.
 
-    The groups stand in the ``chosen`` columns; if none is, in ``group``, where there is such a column.
+    Args:
+        columns: The groups that a column names; None: it holds booleans, and names one by its own name.
 
     Raises:
-        InputError: There is no such column.
+        InputError: Two columns name one group.
     """
-    members = {}
-    for column in chosen or [name for name in ("group",) if name in columns]:
-        if column not in columns:
-            known = ", ".join(columns) or "none"
-            raise InputError(f"--groups {column}: no such column beside the scores; there are {known}")
-        values = columns[column]
-        if values.dtype == bool:
-            members[column] = values
-        else:
-            members |= {str(value): values == value for value in np.unique(values.astype(str))}
-    return members
+    found: dict[str, str] = {}
+    for column, values in columns.items():
+        for name in [column] if values is None else sorted(set(values)):
+            if name in found:
+                raise InputError(f"--groups: {name} is a group of {found[name]} and of {column}; rename one")
+            found[name] = column
+    return found
+
+
+def groups_of(column: np.ndarray) -> set[str] | None:
+    """Return the groups that a table's column names, as ``group_names`` takes them."""
+    return None if column.dtype == bool else {value for value in column if value is not None}
+
+
+def group_members(columns: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Return which prompts each group of ``group_names`` has, ``(prompts,)`` bool by the group's name."""
+    return {
+        name: columns[column] if columns[column].dtype == bool else columns[column] == name
+        for name, column in names.items()
+    }
+
+
+def _by_name(flag: str, given: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [_split(text) for text in given]
+    _refuse_twice(flag, [name for name, _ in pairs])
+    return pairs
+
+
+def _refuse_twice(flag: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{flag} {name}: given {names.count(name)} times; give it once")
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.analysis.tables import RawTable, is_list, is_numeric
+from cann_jax.analysis.columns import is_list, is_numeric
+from cann_jax.analysis.raw_table import RawTable
 from cann_jax.files.errors import InputError
 
 

@@ -15,12 +15,14 @@ class DualFlags:
     order.
 
     Args:
-        scores (TABLE): Score table: .parquet, .csv, .jsonl or .npz, long or wide.
+        scores (TABLE): Score table: .parquet, .csv, .tsv, .jsonl or .npz, long or wide.
         example (FILE): Write an example score table to this .parquet file, and do nothing else.
         margin (GOAL): Improvement over the reference to ask for.
         at_least (GOAL): Level of the mean score to ask for.
         max_unsafe (GOAL): Largest share of responses that may score below ``--unsafe_below``.
         unsafe_below (NAME=VALUE): The score below which a response is unsafe; 0 by default.
+        cost (NAME): A score of which less is better; its sign is changed as it is read, so that margins,
+            levels and bounds are those of -NAME.
         clip (NAME=LOW,HIGH): Clip these scores, or the reward, to bounds first.
         groups (COLUMN): Prompt column that names groups; ``group`` by default, where the table has it.
         beta: Weight of the KL term.
@@ -30,8 +32,9 @@ class DualFlags:
         seed: Seed of resampling and splitting.
         prompt (COLUMN): Prompt column of a long table.
         response (COLUMN): Response column of a long table, if it has one.
-        reward (COLUMN): Reward column; larger is better, as in every column.
+        reward (COLUMN): Reward column; larger is better, as in every column that is no ``--cost``.
         prompt_weights (COLUMN): Column of prompt weights.
+        drop_missing: Leave out, and count, rows without a prompt, a response, a score or a weight.
         features (COLUMN): List column of features of the responses, such as embeddings, or an .npy file of
             them: tells what training can reach.
         folds: Parts of the prompts; features predict the scores of each part by a fit to the others.
@@ -44,6 +47,7 @@ class DualFlags:
     at_least: tuple[str, ...] = ()
     max_unsafe: tuple[str, ...] = ()
     unsafe_below: tuple[str, ...] = ()
+    cost: tuple[str, ...] = ()
     clip: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     beta: Annotated[float, Gt(0)] = 0.1
@@ -57,6 +61,7 @@ class DualFlags:
     prompt_weights: str | None = None
     features: str | None = None
     folds: Annotated[int, Ge(2)] = 8
+    drop_missing: bool = False
     stream: bool = False
 
     @property
@@ -72,5 +77,13 @@ class DualFlags:
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each flag whose value does not fit the others, with the reason."""
-        if self.stream and self.features is not None:
-            yield "features", "does not go with --stream; solve such tables in memory"
+        if self.features is None and self.folds != DualFlags.folds:
+            yield "folds", "does nothing without --features; leave it out"
+        if self.features is not None and self.drop_missing:
+            yield "drop_missing", "does not go with --features; write a table without those rows"
+        if self.stream:
+            if self.features is not None:
+                yield "features", "does not go with --stream; solve such tables in memory"
+            for name in ("confidence", "resamples", "seed"):
+                if getattr(self, name) != getattr(DualFlags, name):
+                    yield name, "does nothing with --stream, which has no intervals; leave it out"

@@ -7,14 +7,24 @@ import numpy as np
 
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
-from cann_jax.analysis.constraints import clip_bounds, constraints_asked, group_members, names_asked
+from cann_jax.analysis.constraints import (
+    clip_bounds,
+    constraints_asked,
+    group_members,
+    group_names,
+    groups_of,
+    names_asked,
+)
 from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.raw_table import RawTable
 from cann_jax.analysis.reach import Features, shortfall_message
-from cann_jax.analysis.tables import RawTable, prompt_weights, read_scores
+from cann_jax.analysis.table_notes import table_notes
+from cann_jax.analysis.tables import open_scores
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare
 from cann_jax.core.problem import Problem
+from cann_jax.core.scores import check_total_weight
 from cann_jax.files.errors import InfeasibleError
 
 
@@ -30,12 +40,12 @@ def solve_table(path: str, flags: DualFlags) -> None:
         # A second of imports, most of it while XLA compiles.
         late = "cann_jax.analysis.result_files"
         threading.Thread(target=importlib.import_module, args=[late], daemon=True).start()
-    table = read_scores(path, flags, names_asked(flags))
-    problem, features = _problem(path, flags, table), None
+    problem, table = table_problem(path, flags)
+    features = None
     if flags.features is not None:
         features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
-    notes = warnings(found)
+    notes = [*warnings(found), *table_notes(flags.cost, table.dropped, table.repeated)]
     print_analysis(found, notes)
     if flags.out:
         from cann_jax.analysis.result_files import write_results
@@ -48,15 +58,27 @@ def solve_table(path: str, flags: DualFlags) -> None:
         raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable))
 
 
-def _problem(path: str, flags: DualFlags, table: RawTable) -> Problem:
-    """Return the problem that the flags state on a table."""
-    available = [name for name in table.scores if name != flags.reward]
-    return prepare(
+def table_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:
+    """Return the problem that the flags state on a table, and the table.
+
+    Raises:
+        InputError: Bad flags or a bad table.
+    """
+    source = open_scores(path, flags, names_asked(flags))
+    constraints = constraints_asked(flags, source.names[1:])  # before rows are read, which may take long
+    table = source.read()
+    names = group_names({column: groups_of(values) for column, values in table.groups.items()})
+    weights = table.weights
+    if weights is not None:
+        check_total_weight(float(weights.sum()))
+        weights = (weights / weights.mean()).astype(np.float32)  # float32 may not hold them as they are
+    problem = prepare(
         table.scores[flags.reward],
         table.scores,
-        constraints_asked(flags, available),
-        groups=group_members(flags.groups, table.prompt_columns),
+        constraints,
+        groups=group_members(table.groups, names),
         mask=None if table.mask.all() else table.mask,
-        prompt_weights=prompt_weights(table, flags, path),
+        prompt_weights=weights,
         reward_clip=clip_bounds(flags).get(flags.reward),
     )
+    return problem, table

@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -41,40 +41,87 @@ def prepare(
         InputError: An unknown name or group, an empty group, contradictory targets, or scores that
             ``check_scores`` refuses.
     """
-    if not constraints:
-        raise InputError("constraints: none given; ask for at least one margin")
     groups = groups or {}
-    for c in constraints:
-        if c.name not in constraint_scores:
-            near = nearest(c.name, constraint_scores)
-            raise InputError(f"constraint {c.name}: no such scores; did you mean {near}?")
-        if c.group is not None and c.group not in groups:
-            hint = f"did you mean {nearest(c.group, groups)}?" if groups else "the table has no groups"
-            raise InputError(f"constraint {c.name}: no group {c.group}; {hint}")
-    raw = np.stack([np.asarray(constraint_scores[c.name]) for c in constraints], axis=-1)
-    table = Scores(_clipped(np.asarray(reward), reward_clip), raw, mask, prompt_weights)
-    names = tuple(c.name if c.group is None else f"{c.name}@{c.group}" for c in constraints)
+    check_constraints(constraints)
+    check_known(constraints, constraint_scores, groups)
+    stacked = np.stack([np.asarray(constraint_scores[c.name]) for c in constraints], axis=-1)
+    table = Scores(clipped(np.asarray(reward), reward_clip), stacked, mask, prompt_weights)
+    raw = np.asarray(table.constraints)  # in floating point: 1{x ∈ G}/p times an integer is none
+    names = tuple(c.label for c in constraints)
     check_scores(table, names)
     weights = np.asarray(weights_and_baseline(table)[0])
-    members = np.stack([_membership(c, groups, len(raw)) for c in constraints], axis=-1)
+    members = memberships(constraints, groups, len(raw))
     shares = weights @ members
-    for name, share in zip(names, shares, strict=True):
-        if not share > 0:
-            raise InputError(f"group of {name}: no prompt of any weight is in it; check its column")
-    factors = members / shares
-    prepared = [
-        (constraint_values(c, raw[..., j]) * factors[:, j, None]).astype(raw.dtype)
-        for j, c in enumerate(constraints)
-    ]
-    scores = jax.device_put(dataclasses.replace(table, constraints=np.stack(prepared, axis=-1)))
+    check_shares(names, shares)
+    prepared = prepared_scores(constraints, raw, members / shares)
+    scores = jax.device_put(dataclasses.replace(table, constraints=prepared))
     grouped = any(c.group is not None for c in constraints)
     targets = make_targets(constraints, scores.reward.dtype, members if grouped else None, shares)
     return Problem(scores, targets, names)
 
 
+def check_constraints(constraints: Sequence[Constraint]) -> None:
+    """Check that there are constraints, no two on the same scores and group, each with a possible target.
+
+    Raises:
+        InputError: One is at fault.
+    """
+    if not constraints:
+        raise InputError("constraints: none given; ask for at least one margin")
+    labels = [c.label for c in constraints]
+    for c in constraints:
+        if labels.count(c.label) > 1:
+            what = f"constraint {c.label}: {labels.count(c.label)} goals for the same scores"
+            raise InputError(f"{what}; keep one, or give a copy of the scores another name")
+        if c.clip is not None and not c.clip[0] < c.clip[1]:
+            raise InputError(f"clip of {c.name}: {c.clip[0]} is not below {c.clip[1]}; give low, high")
+        _ = c.target  # which raises what is wrong with it
+
+
+def check_known(constraints: Sequence[Constraint], names: Collection[str], groups: Collection[str]) -> None:
+    """Check that there are the scores and groups that constraints are about.
+
+    Raises:
+        InputError: There are not; the message names the nearest ones.
+    """
+    for c in constraints:
+        if c.name not in names:
+            raise InputError(f"constraint {c.name}: no such scores; did you mean {nearest(c.name, names)}?")
+        if c.group is not None and c.group not in groups:
+            hint = f"did you mean {nearest(c.group, groups)}?" if groups else "the table has no groups"
+            raise InputError(f"constraint {c.name}: no group {c.group}; {hint}")
+
+
+def check_shares(names: Sequence[str], shares: np.ndarray) -> None:
+    """Check that each constraint's group has prompts of some weight.
+
+    Raises:
+        InputError: One has none.
+    """
+    for name, share in zip(names, shares, strict=True):
+        if not share > 0:
+            raise InputError(f"group of {name}: no prompt of any weight is in it; check its column")
+
+
+def memberships(
+    constraints: Sequence[Constraint], groups: Mapping[str, np.ndarray], prompts: int
+) -> np.ndarray:
+    """Return ``(prompts, m)``: 1 in the constraint's group, else 0."""
+    return np.stack([_membership(c, groups, prompts) for c in constraints], axis=-1)
+
+
+def prepared_scores(constraints: Sequence[Constraint], raw: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return g ``(prompts, responses, m)`` from raw scores of that shape and 1{x ∈ G}/p ``(prompts, m)``."""
+    values = [
+        (constraint_values(c, raw[..., j]) * factors[:, j, None]).astype(raw.dtype)
+        for j, c in enumerate(constraints)
+    ]
+    return np.stack(values, axis=-1)
+
+
 def constraint_values(constraint: Constraint, raw: np.ndarray) -> np.ndarray:
     """Return g from raw scores of any shape: clipped, and 1{safe} for a chance constraint."""
-    values = _clipped(raw, constraint.clip, constraint.name)
+    values = clipped(raw, constraint.clip, constraint.name)
     if constraint.max_unsafe is None:
         return values
     return np.asarray(values >= constraint.unsafe_below, raw.dtype)
@@ -89,7 +136,12 @@ def group_values(constraint: Constraint, raw: np.ndarray, groups: Sequence[str |
     return values if constraint.group is None else values[np.array(groups, object) == constraint.group]
 
 
-def _clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:
+def clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:
+    """Return the values within bounds (low, high); all of them where there are none.
+
+    Raises:
+        InputError: The bounds do not fit together; ``name`` is that of the scores.
+    """
     if bounds is None:
         return values
     if not bounds[0] < bounds[1]:

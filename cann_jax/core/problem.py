@@ -23,6 +23,11 @@ class Constraint(Requirement):
     name: str
 
     @property
+    def label(self) -> str:
+        """Its name where results are listed: NAME, or NAME@GROUP."""
+        return self.name if self.group is None else f"{self.name}@{self.group}"
+
+    @property
     def target(self) -> float:
         """The margin, or the level in constraints on a level.
 
@@ -36,8 +41,9 @@ class Constraint(Requirement):
             raise InputError(f"constraint {self.name}: {problem}")
         level = self.at_least if self.max_unsafe is None else 1 - self.max_unsafe
         target = self.margin if level is None else level
-        if target is None or not np.isfinite(target):
-            raise InputError(f"constraint {self.name}: its target is not a finite number")
+        with np.errstate(over="ignore"):
+            if target is None or not np.isfinite(np.float32(target)):
+                raise InputError(f"constraint {self.name}: its target is not a finite number (float32)")
         return target
 
 

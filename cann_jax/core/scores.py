@@ -50,12 +50,30 @@ def _is_wide(dtype: np.dtype) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSummary:
-    """Counts by ``check_scores``: prompts, responses, and prompts that do not inform the solution."""
+    """Counts of prompts with responses, of responses, and of prompts that do not inform the solution."""
 
     prompts: int
     responses: int
     single_response: int
     identical: int
+
+    def __add__(self, other: "ScoreSummary") -> "ScoreSummary":
+        """Return the counts of two parts of a table together."""
+        return ScoreSummary(
+            *(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
+        )
+
+    def check_varied(self) -> None:
+        """Check that some prompt's responses do not all score the same.
+
+        Raises:
+            InputError: Those of every prompt do.
+        """
+        if self.identical and self.identical + self.single_response == self.prompts:
+            raise InputError(
+                "every prompt's responses score the same, so no weighting of them can improve anything; "
+                "sample more varied responses or check the scorers"
+            )
 
 
 def response_mask(scores: Scores) -> Array | None:
@@ -99,7 +117,9 @@ def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSum
     for name, values in [("reward", reward), *((n, constraints[..., j]) for j, n in enumerate(names))]:
         _check_finite(name, values, mask)
     _check_weights(scores, mask)
-    return _count_prompts(reward, constraints, mask)
+    counts = count_prompts(reward, constraints, mask)
+    counts.check_varied()
+    return counts
 
 
 def _check_shapes(scores: Scores, reward: np.ndarray, constraints: np.ndarray) -> None:
@@ -131,20 +151,26 @@ def _check_weights(scores: Scores, mask: np.ndarray) -> None:
     if scores.prompt_weights is None:
         return
     weights = np.asarray(scores.prompt_weights)
-    if not np.all(np.isfinite(weights)) or (weights < 0).any() or weights[mask.any(axis=-1)].sum() <= 0:
-        raise InputError("prompt_weights must be finite, none negative and some positive")
+    if not np.all(np.isfinite(weights)) or (weights < 0).any():
+        raise InputError("prompt_weights must be finite, and none negative")
+    check_total_weight(float(weights[mask.any(axis=-1)].sum(dtype=float)))
 
 
-def _count_prompts(reward: np.ndarray, constraints: np.ndarray, mask: np.ndarray) -> ScoreSummary:
+def check_total_weight(total: float) -> None:
+    """Check that the weights of the prompts with responses sum to something.
+
+    Raises:
+        InputError: They do not.
+    """
+    if not total > 0:
+        raise InputError("prompt_weights are all 0; give some prompt with responses a weight")
+
+
+def count_prompts(reward: np.ndarray, constraints: np.ndarray, mask: np.ndarray) -> ScoreSummary:
+    """Return the counts of a table, or of a part of one; prompts without a response do not count."""
     stacked = np.concatenate([reward[..., None], constraints], axis=-1)
     low = np.min(stacked, axis=1, where=mask[..., None], initial=np.inf)
     high = np.max(stacked, axis=1, where=mask[..., None], initial=-np.inf)
     count = mask.sum(axis=1)
-    identical = (count > 0) & np.all(low == high, axis=-1)
-    several = identical & (count > 1)
-    if several.any() and identical.sum() == (count > 0).sum():
-        raise InputError(
-            "every prompt's responses score the same, so no weighting of them can improve anything; "
-            "sample more varied responses or check the scorers"
-        )
-    return ScoreSummary(len(reward), int(count.sum()), int((count == 1).sum()), int(several.sum()))
+    several = (count > 1) & np.all(low == high, axis=-1)
+    return ScoreSummary(int((count > 0).sum()), int(count.sum()), int((count == 1).sum()), int(several.sum()))

@@ -1,21 +1,19 @@
 """Scores that exist already, in a table keyed by prompt and response."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
-from etils import epath
 
+from cann_jax.analysis.columns import FirstFault, checked_numbers, codes, labels, plain
+from cann_jax.analysis.formats import TABLES, KeyColumns, format_of, read_arrow, refuse_doubled
+from cann_jax.analysis.table_layout import require
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_file
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind, sign
 
@@ -25,7 +23,7 @@ class ColumnScorer(ScorerKind):
     """Scores that already exist: a table with ``prompt_id``, ``response`` and the score.
 
     Args:
-        path: Parquet, CSV or JSON-lines file.
+        path: Parquet, CSV, TSV or JSON-lines file; text may be compressed (.gz).
         column: The column that holds the score.
         better: Which way is better.
     """
@@ -37,24 +35,8 @@ class ColumnScorer(ScorerKind):
     scores_new_responses: ClassVar[bool] = False
 
     def load(self, context: Context) -> "Column":
-        key, table = context.key, _read(self.path, context.key)
-        for name in ("prompt_id", "response", self.column):
-            if name not in table.column_names:
-                known = ", ".join(table.column_names)
-                raise InputError(f"{key}: {self.path} has no column {name!r}; it has {known}")
-        try:
-            values = table.column(self.column).cast(pa.float64()).to_pylist()
-            numbers = table.column("response").cast(pa.int64()).to_pylist()
-        except pa.ArrowException as error:
-            problem = f"{error}; scores and response numbers must be numbers"
-            raise InputError(f"{key}: {self.path}: {problem}") from None
-        ids = [str(value) for value in table.column("prompt_id").to_pylist()]
-        scores = dict(zip(zip(ids, numbers, strict=True), values, strict=True))
-        if len(scores) < table.num_rows:
-            again = table.num_rows - len(scores)
-            problem = f"gives {again} responses a second score; leave one row for each"
-            raise InputError(f"{key}: {self.path} {problem}")
-        return Column(scores, self, key)
+        with named(context.key):
+            return Column(_read(self.path, self.column), self, context.key)
 
     def identity(self, context: Context) -> dict[str, str]:
         return {context.key: fingerprint_file(self.path)}
@@ -71,7 +53,7 @@ class Column(Scorer):
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         self.expect(responses.prompts.prompts, responses.shape[1])
         wanted = _pairs(responses.prompts.prompts, responses.shape[1])
-        values = [np.nan if self.scores[pair] is None else self.scores[pair] for pair in wanted]
+        values = [self.scores[pair] for pair in wanted]
         return Scored(sign(self.config.better) * np.array(values, np.float32).reshape(responses.shape))
 
     def expect(self, prompts: Sequence[Prompt], responses: int) -> str | None:
@@ -92,23 +74,21 @@ def _pairs(prompts: Sequence[Prompt], responses: int) -> list[tuple[str, int]]:
     return [(prompt.id, k) for prompt in prompts for k in range(responses)]
 
 
-# Ids are texts: read as numbers, "007" would lose its zeros.
-_TEXT_IDS = pa.csv.ConvertOptions(column_types={"prompt_id": pa.string()})
-_READERS: dict[str, Callable[[Any], pa.Table]] = {
-    ".parquet": pq.read_table,
-    ".csv": partial(pa.csv.read_csv, convert_options=_TEXT_IDS),
-    ".jsonl": pa.json.read_json,
-}
-
-
-def _read(path: str, key: str) -> pa.Table:
-    kind = epath.Path(path).suffix
-    if kind not in _READERS:
-        raise InputError(f"{key}.path {path!r} is none of {', '.join(_READERS)}; convert the table")
-    try:
-        return _READERS[kind](pa.BufferReader(epath.Path(path).read_bytes()))
-    except FileNotFoundError:
-        raise InputError(f"{key}.path {path!r} is missing; check the spelling") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{key}.path {path!r} cannot be read ({reason}); fix the file") from None
+def _read(path: str, column: str) -> dict[tuple[str, int], float]:
+    """Return the scores in a table by (prompt_id, response); NaN where one is missing."""
+    table = read_arrow(path, format_of(path, TABLES), KeyColumns(texts=("prompt_id",), labels=()))
+    refuse_doubled(path, table.column_names)
+    require(path, ["prompt_id", "response", column], table.column_names)
+    columns = pa.table({name: plain(table[name]) for name in ("prompt_id", "response", column)})
+    fault, number = FirstFault(path), np.arange(1, table.num_rows + 1)
+    values = checked_numbers(columns, column, number, fault)
+    responses = checked_numbers(columns, "response", number, fault)
+    fault.check(number, responses % 1 != 0, "has no whole number in column response; number the responses")
+    ids, _ = codes(columns["prompt_id"])
+    fault.check(number, ids < 0, "has no prompt_id; fill it in or drop the row")
+    again = np.ones(len(number), bool)
+    again[np.unique(np.stack([ids, responses]), axis=1, return_index=True)[1]] = False
+    fault.check(number, again, "gives a response a second score; leave one row for each")
+    fault.report()
+    pairs = zip(map(str, labels(columns["prompt_id"])), responses.astype(int).tolist(), strict=True)
+    return dict(zip(pairs, values.tolist(), strict=True))

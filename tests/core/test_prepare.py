@@ -43,6 +43,17 @@ def test_a_group_is_solved_as_if_it_stood_alone_with_the_factor_in_its_labels():
     np.testing.assert_allclose(labels[GROUP], REWARD[GROUP] + factor * SAFE[GROUP], rtol=1e-4, atol=1e-4)
 
 
+def test_whole_numbers_are_solved_as_the_same_floats():
+    whole = np.round(2 * REWARD).astype(int), np.round(3 * SAFE).astype(int)
+    wanted = [Constraint("safe", margin=0.4, group="harm", clip=(-4, 5))]
+    answers = [
+        solve(prepare(reward, {"safe": safe}, wanted, {"harm": GROUP})).multipliers
+        for reward, safe in (whole, [values.astype(np.float32) for values in whole])
+    ]
+    assert answers[1][0] > 0.01
+    np.testing.assert_array_equal(*answers)
+
+
 def test_a_chance_constraint_bounds_the_share_of_unsafe_weight():
     problem = prepare(REWARD, SCORES, [Constraint("safe", max_unsafe=0.2, unsafe_below=-0.3)])
     solution = solve(problem)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -135,6 +136,15 @@ def column(path: str, better: str = "higher", name: str = "toxicity") -> dict:
     return {"kind": "column", "path": path, "column": name, "better": better}
 
 
+def test_ids_of_a_column_that_look_like_one_number(tmp_path):
+    ids, numbers = ["7", "007", "7\n", "+7"], [0, 0, 0, 0]
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        path = write(tmp_path / f"scores{suffix}", prompt_id=ids, response=numbers)
+        assert load(column(path)).scores == {
+            (name, 0): t for name, t in zip(ids, ROWS["toxicity"], strict=True)
+        }
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_column(responses, tmp_path, suffix):
     path = write(tmp_path / f"scores{suffix}")
@@ -143,10 +153,12 @@ def test_column(responses, tmp_path, suffix):
 
 
 BAD_COLUMNS = {
-    "has no column 'toxicity'; it has prompt_id, response": {"toxicity": None},
-    "has no column 'prompt_id'": {"prompt_id": None},
-    "must be numbers": {"toxicity": ["a", "b", "c", "d"]},
-    "gives 1 responses a second score": {"response": [0, 0, 0, 1]},
+    "no column toxicity; did you mean": {"toxicity": None},
+    "no column prompt_id; did you mean": {"prompt_id": None},
+    "row 2 holds 'b' in column toxicity, not a number": {"toxicity": ["1", "b", "c", "d"]},
+    "row 2 has no whole number in column response": {"response": [0, 0.5, 0, 1]},
+    "row 3 has no prompt_id": {"prompt_id": ["007", "007", None, "b"]},
+    "row 2 gives a response a second score": {"response": [0, 0, 0, 1]},
     "lacks 1 of 4 scores, the first that of prompt 'b' response 1": {"response": [0, 1, 0, 2]},
 }
 
@@ -157,12 +169,15 @@ def test_bad_column(said, responses, tmp_path):
 
 
 def test_column_file_that_cannot_be_read(tmp_path):
-    assert "is missing; check the spelling" in message(column(str(tmp_path / "no.parquet")))
-    assert "is none of .parquet, .csv, .jsonl" in message(column(str(tmp_path / "scores.xlsx")))
-    for suffix in (".parquet", ".jsonl"):
-        path = tmp_path / f"bad{suffix}"
-        path.write_text('{"a": ')
-        assert "cannot be read" in message(column(str(path)))
+    assert "no such file" in message(column(str(tmp_path / "no.parquet")))
+    for name, said in (
+        ("scores.xlsx", "name it .parquet, .csv, .tsv"),
+        ("scores.npz", "name it .parquet, .csv, .tsv"),
+        ("bad.parquet", "not a readable parquet table"),
+        ("bad.jsonl", "line 1 is not JSON"),
+    ):
+        (tmp_path / name).write_text('{"a": ')
+        assert said in message(column(str(tmp_path / name)))
 
 
 def test_scores_that_are_not_finite_name_scorer_and_rows(responses, tmp_path):

@@ -23,29 +23,30 @@ Chunks = Callable[[], Iterable[Scores]]
 
 @dataclasses.dataclass(frozen=True)
 class StreamedSolution:
-    """A solution, its margins and ``largest_margin`` ``(m,)``, and the number of prompts and passes."""
+    """A solution, its margins and ``largest_margin`` ``(m,)``, and the number of passes."""
 
     solution: DualSolution
     margins: np.ndarray
     largest_margin: np.ndarray
-    prompts: int
     passes: int
 
 
 def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolution:
     """Solve the dual by Newton's method in passes over chunks of whole prompts, in the memory of one chunk.
 
-    Prompts weigh the same. Sums over chunks are kept in float64.
+    Sums over chunks are kept in float64.
 
     Args:
-        chunks: Called once a pass; yields ``Scores`` with a mask, no weights and no baseline, each with
-            the same responses axis. Equal shapes spare compilations; prompts without a response pad.
-        targets: Of constraints without groups.
+        chunks: Called once a pass; yields ``Scores`` with a mask and no baseline, each with the same
+            responses axis. Weights have one scale over all chunks. Equal shapes spare compilations; prompts
+            without a response pad.
+        targets: Without members: scores of groups are divided by the groups' shares.
         beta: β > 0.
     """
     check_beta(beta)
     stream = _Stream(chunks)
-    first = standardise(next(iter(chunks()))).spreads
+    # Of about the right size, whatever the weights of the first chunk, which may all be 0.
+    first = standardise(dataclasses.replace(next(iter(chunks())), prompt_weights=None)).spreads
     seen: Survey = stream.total(first, 1.0, survey)
     margins = np.asarray(targets.margins(np.ones(1, np.float32), seen.mean / seen.weight))
     spreads = refine_spreads(first, seen)
@@ -56,13 +57,12 @@ def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolut
         solution=jax.device_get(solution),
         margins=margins,
         largest_margin=np.asarray(seen.best / seen.weight * first.constraints),
-        prompts=int(seen.weight),
         passes=stream.passes,
     )
 
 
 class _Stream:
-    """Chunks of a table, of which every prompt with a response weighs the same."""
+    """Chunks of a table."""
 
     def __init__(self, chunks: Chunks) -> None:
         self.chunks, self.passes = chunks, 0
@@ -85,7 +85,8 @@ def _of_chunk(
     function: Callable[..., Any], chunk: Scores, spreads: Spreads, weight: float | Array, *arguments: Any
 ) -> Any:
     assert chunk.mask is not None, "a chunk has a mask"
-    weights = jnp.where(jnp.any(chunk.mask, axis=-1), weight, 0)
+    own = 1 if chunk.prompt_weights is None else chunk.prompt_weights
+    weights = jnp.where(jnp.any(chunk.mask, axis=-1), weight * own, 0)
     return function(standardise(chunk, weights, spreads), *arguments)
 
 

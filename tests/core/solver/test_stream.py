@@ -22,7 +22,7 @@ def test_passes_over_chunks_equal_one_table():
             yield Scores(table.reward[rows], table.constraints[rows], jnp.asarray(mask[rows]))
 
     found = solve_stream(chunks, margin_problem(table, margins).targets, BETA)
-    assert found.prompts == 32 and found.solution.converged
+    assert found.solution.converged
     for field in ("multipliers", "value", "slack", "kl", "predicted_reward", "effective_sample_size"):
         np.testing.assert_allclose(
             getattr(found.solution, field), getattr(whole, field), rtol=1e-4, atol=1e-5

@@ -1,0 +1,141 @@
+"""What the columns of a table hold, whichever of Arrow's types they have: numbers, keys and labels."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cann_jax.files.errors import InputError
+
+# How pandas, R, Spark and spreadsheets write that there is no number.
+NO_NUMBER = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>")
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?$"
+
+
+class FirstFault:
+    """The first row of a table that is at fault; both ways of reading a table thus report the same one."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.number, self.problem = path, -1, ""
+
+    def check(self, numbers: np.ndarray, wrong: np.ndarray, problem: str | Callable[[int], str]) -> None:
+        """Note the first row that is ``wrong`` ``(rows,)``, if it precedes what was noted before.
+
+        Args:
+            numbers: ``(rows,)``, the rows' numbers in the file, increasing.
+            wrong: ``(rows,)`` bool.
+            problem: What is wrong with the row, and how to mend it; or a function of its index that says it.
+        """
+        if not wrong.any():
+            return
+        index = int(np.argmax(wrong))
+        if not self.problem or numbers[index] < self.number:
+            self.number = int(numbers[index])
+            self.problem = problem if isinstance(problem, str) else problem(index)
+
+    def report(self) -> None:
+        """Raise an InputError about the fault, if there is one."""
+        if self.problem:
+            raise InputError(f"{self.path}: row {self.number} {self.problem}")
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column with dictionaries and run lengths decoded, decimals as floats, and lists as lists."""
+    wanted = plain_type(column.type)
+    return column if wanted == column.type else column.cast(wanted)
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the types that the columns of a table have once they are plain."""
+    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column of this type once it is plain."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_decimal(kind):
+        return pa.float64()
+    if is_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    return pa.large_string() if pa.types.is_string_view(kind) else kind
+
+
+def is_numeric(kind: pa.DataType) -> bool:
+    """Return whether values of this type are numbers; booleans are 0 and 1."""
+    return bool(
+        pa.types.is_floating(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether values of this type are lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values of this type are text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def holds_numbers(kind: pa.DataType) -> bool:
+    """Return whether a plain column of this type can be read as numbers."""
+    return is_numeric(kind) or is_text(kind) or bool(pa.types.is_null(kind))
+
+
+def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a plain column's numbers ``(rows,)`` in float64, NaN for missing ones, and which are none.
+
+    Text counts as the number that it spells, but for spaces around it.
+    """
+    wrong = np.zeros(len(column), bool)
+    if is_text(column.type):
+        text = pc.utf8_trim_whitespace(column)
+        text = pc.if_else(pc.is_in(pc.utf8_lower(text), pa.array(NO_NUMBER, text.type)), None, text)
+        spelled = pc.fill_null(pc.match_substring_regex(text, NUMBER), True)
+        wrong = ~spelled.to_numpy()
+        column = pc.if_else(spelled, text, None)
+    elif pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8())
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64), wrong
+
+
+def checked_numbers(table: pa.Table, name: str, number: np.ndarray, fault: FirstFault) -> np.ndarray:
+    """Return the numbers of a plain column as ``numbers`` does; text that spells none is a fault."""
+    values, wrong = numbers(table[name])
+    fault.check(
+        number,
+        wrong,
+        lambda row: f"holds {table[name][row].as_py()!r} in column {name}, not a number; fix it",
+    )
+    return values
+
+
+def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[object]]:
+    """Return each row's number among the distinct values, -1 where there is none, and these values.
+
+    Values are numbered as they first appear. Nested values, such as the turns of a chat, count as their JSON.
+    """
+    if pa.types.is_nested(column.type):
+        written = (None if v is None else json.dumps(v, default=str) for v in column.to_pylist())
+        column = pa.chunked_array([pa.array(written, pa.large_string())])
+    elif pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    encoded = column.dictionary_encode().unify_dictionaries()
+    if not encoded.num_chunks:
+        return np.zeros(0, np.int64), []
+    found = [np.asarray(pc.fill_null(chunk.indices, -1), np.int64) for chunk in encoded.chunks]
+    return np.concatenate(found), encoded.chunk(0).dictionary.to_pylist()
+
+
+def labels(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the column's values ``(rows,)`` as text, None where there is none; booleans stay booleans."""
+    if pa.types.is_boolean(column.type):
+        return np.asarray(pc.fill_null(column, False).to_numpy(), bool)
+    found, values = codes(column)
+    return np.asarray(np.array([*map(str, values), None], object)[found])

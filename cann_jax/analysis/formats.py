@@ -1,0 +1,241 @@
+"""Files of tables as pandas, Spark, R and spreadsheets write them, read into Arrow's tables."""
+
+import codecs
+import contextlib
+import csv
+import gzip
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from etils import epath
+
+from cann_jax.analysis.columns import numbers
+from cann_jax.files.errors import InputError
+
+TEXT = (".csv", ".tsv", ".jsonl", ".json")
+TABLES = (".parquet", *TEXT)
+FORMATS = (*TABLES, ".npz")
+SEPARATORS = (",", ";", "\t", "|")
+INTEGER = r"^(0|-?[1-9]\d{0,17})$"  # written in the one way that gives the same text again
+BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
+
+
+def format_of(path: str, formats: Sequence[str] = FORMATS) -> str:
+    """Return which of the formats a file has, by the end of its name; text may be compressed (``.gz``).
+
+    Raises:
+        InputError: It has none of them, or there is no file, or an empty one.
+    """
+    file, name = epath.Path(path), path.lower()
+    if not file.is_file():
+        what = "a folder; give one of its files" if file.is_dir() else "no such file; give a table"
+        raise InputError(f"{path}: {what} ending in {', '.join(formats)}")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix not in (TEXT if name.endswith(".gz") else formats):
+        known = f"{', '.join(formats)}, or {', '.join(s + '.gz' for s in TEXT)}"
+        raise InputError(f"{path}: cannot tell the format; name it {known}")
+    if file.stat().length == 0:
+        raise InputError(f"{path}: the file is empty; write one row for each response")
+    return suffix
+
+
+# What libraries raise about values that do not fit what they are read as, and about broken files.
+UNFIT = (pa.ArrowException, UnicodeError, OverflowError)
+BROKEN = (
+    *(*UNFIT, OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, csv.Error),
+)
+
+
+@contextlib.contextmanager
+def reading(path: str, errors: tuple[type[Exception], ...] = BROKEN) -> Iterator[None]:
+    """Turn ``errors`` into one line about a file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        kind = Path(path.lower().removesuffix(".gz")).suffix[1:]
+        raise InputError(f"{path}: not a readable {kind} table ({reason}); write it again") from error
+
+
+class KeyColumns(NamedTuple):
+    """Columns whose values are names, in a format that does not tell text from numbers.
+
+    Attributes:
+        texts: Prompts and responses.
+        labels: Groups, which may also be true and false.
+    """
+
+    texts: Collection[str]
+    labels: Collection[str]
+
+
+def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
+    """Return the table in a file of any format but npz.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    with reading(path):
+        data = epath.Path(path).read_bytes()
+        if suffix == ".parquet":
+            with pq.ParquetFile(pa.BufferReader(data)) as opened:  # read_table imports pyarrow.dataset first
+                return opened.read()
+        data = _utf8(path, gzip.decompress(data) if path.lower().endswith(".gz") else data)
+        return (
+            _read_json(path, data)
+            if suffix in (".jsonl", ".json")
+            else _read_csv(path, data, suffix, columns)
+        )
+
+
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz archive.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    with reading(path):
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: holds one array without a name; write it by numpy.savez")
+        with opened:
+            return dict(opened)
+
+
+def _utf8(path: str, data: bytes) -> bytes:
+    """Return text in UTF-8 without a byte order mark, from UTF-8 or marked UTF-16."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16").encode()
+    if b"\0" in data:
+        raise InputError(f"{path}: holds zero bytes, so it is no UTF-8 text; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def _read_json(path: str, data: bytes) -> pa.Table:
+    import pyarrow.json
+
+    if data.lstrip().startswith(b"["):
+        return _from_list(path, json.loads(data))
+
+    def read(texts: Iterable[str]) -> pa.Table:
+        parse = pyarrow.json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in texts]))
+        return pyarrow.json.read_json(
+            pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=BLOCK), parse
+        )
+
+    try:
+        table = read([])
+        # Texts that are all dates become times, and two ways to write one time become one prompt.
+        times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+        return read(times) if times else table
+    except pa.ArrowInvalid:
+        for number, line in enumerate(data.splitlines(), 1):  # Arrow does not say where
+            if line.strip():
+                _check_json(path, number, line)
+        raise
+
+
+def _from_list(path: str, rows: list[Any]) -> pa.Table:
+    """Return the table of a list of objects, as pandas and jq write it."""
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: its list holds more than objects; write one object for each row")
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, OverflowError) as error:
+            raise InputError(f"{path}: {name} holds values of several types ({error}); write one") from None
+    return pa.table(columns)
+
+
+def _check_json(path: str, number: int, line: bytes) -> None:
+    try:
+        json.loads(line)
+    except ValueError:
+        raise InputError(f"{path}: line {number} is not JSON; write one object a line") from None
+
+
+def _read_csv(path: str, data: bytes, suffix: str, columns: KeyColumns) -> pa.Table:
+    import pyarrow.csv
+
+    separator, names, spaced = _header(data, ("\t",) if suffix == ".tsv" else SEPARATORS)
+    refuse_doubled(path, names)
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(_without_spaces(data, separator) if spaced else data),
+        pyarrow.csv.ReadOptions(
+            block_size=BLOCK, use_threads=False
+        ),  # threads would not name the row at fault
+        pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+        # All text, or 007 and 7 would be one prompt. What is empty is missing; "" in quotes is an empty text.
+        pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return pa.table({name: _typed(table[name], name, columns) for name in table.column_names})
+
+
+def _header(data: bytes, separators: Sequence[str]) -> tuple[str, list[str], bool]:
+    """Return the separator by which the first row has most fields, these, and whether spaces follow it."""
+    start = data[: 1 << 16].decode("utf-8", "replace")
+
+    def fields(separator: str, skip: bool) -> list[str]:
+        rows = csv.reader(io.StringIO(start, newline=""), delimiter=separator, skipinitialspace=skip)
+        return next(rows, [])
+
+    separator = max(separators, key=lambda each: len(fields(each, skip=True)))
+    kept = fields(separator, skip=False)[1:]
+    spaced = bool(kept) and all(name.startswith(" ") for name in kept)
+    return separator, fields(separator, spaced), spaced
+
+
+def _without_spaces(data: bytes, separator: str) -> bytes:
+    """Return CSV without the spaces after its separators, which Arrow would keep, quotes and all."""
+    csv.field_size_limit(BLOCK)
+    written = io.StringIO()
+    rows = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator, skipinitialspace=True)
+    csv.writer(written, delimiter=separator).writerows(rows)
+    return written.getvalue().encode()
+
+
+def _typed(column: pa.ChunkedArray, name: str, columns: KeyColumns) -> pa.ChunkedArray:
+    """Return a column of CSV as what all of it spells: integers, true and false, or numbers; else text.
+
+    Keys turn into nothing that would make two of them one.
+    """
+    if column.null_count == len(column):
+        return column
+    if pc.all(pc.match_substring_regex(column, INTEGER)).as_py():
+        return column.cast(pa.int64())
+    if name in columns.texts:
+        return column
+    words = pc.utf8_lower(column)
+    if pc.all(pc.is_in(words, pa.array(["true", "false", None]))).as_py():
+        return pc.equal(words, "true")
+    values, wrong = numbers(column)
+    return column if name in columns.labels or wrong.any() else pa.chunked_array([pa.array(values)])
+
+
+def refuse_doubled(path: str, names: list[str]) -> None:
+    """Check that no two columns have one name.
+
+    Raises:
+        InputError: Two do.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: {names.count(name)} columns are named {name!r}; rename all but one")

@@ -1,0 +1,88 @@
+"""Scores as arrays, as a table holds them: what every way of reading a table returns."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from cann_jax.files.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class RawTable:
+    """Scores of whole prompts, before any constraint is chosen; larger is better in all of them.
+
+    Attributes:
+        scores: ``(prompts, responses)`` float32 by name, the reward's first; NaN where there is no response.
+        mask: ``(prompts, responses)`` bool; False where there is no response.
+        groups: ``(prompts,)`` by column: texts, None for a prompt without a group, or booleans.
+        weights: ``(prompts,)`` float64; None: all prompts weigh the same.
+        rows: The prompt and the response of each row of a long table, each ``(rows,)``; None for others.
+        features: The columns, or the array, that ``--features`` names, as the file holds them.
+        precision: ``(2,)`` by score: how far float32 rounds a value, and how far values of a prompt differ,
+            both at most; see ``check_precision``.
+        dropped: Rows, responses or prompts that were left out because they lack something.
+        repeated: Responses whose text another response of the prompt has.
+    """
+
+    scores: dict[str, np.ndarray]
+    mask: np.ndarray
+    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    weights: np.ndarray | None = None
+    rows: tuple[np.ndarray, np.ndarray] | None = None
+    features: pa.Table | np.ndarray | None = None
+    precision: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    dropped: int = 0
+    repeated: int = 0
+
+
+def to_float32(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 scores ``(prompts, responses)`` in float32, NaN for no response, and their precision."""
+    rounded = np.where(mask, values, np.nan).astype(np.float32)
+    rounding = np.max(np.abs(values - rounded), initial=0, where=mask)
+    highest = np.max(values, axis=1, initial=-np.inf, where=mask)
+    lowest = np.min(values, axis=1, initial=np.inf, where=mask)
+    return rounded, np.array([rounding, np.max(highest - lowest, initial=0)])
+
+
+def check_precision(path: str, precision: dict[str, np.ndarray]) -> None:
+    """Check that float32 keeps what scores say: 1e8 and 1e8 + 1 would be one number.
+
+    Raises:
+        InputError: Rounding changes the differences between the responses of a prompt by a thousandth.
+    """
+    for name, (rounding, difference) in precision.items():
+        if rounding > 1e-3 * difference > 0:
+            raise InputError(
+                f"{path}: float32 rounds {name} by up to {rounding:.2g}, but in a prompt it differs by no "
+                f"more than {difference:.2g}; subtract a constant from it, or leave it out"
+            )
+
+
+def beyond_float32(values: np.ndarray) -> np.ndarray:
+    """Return where float64 values are infinite once they are float32."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.isinf(values.astype(np.float32)))
+
+
+def bad_weights(weights: np.ndarray) -> np.ndarray:
+    """Return where weights are negative or infinite; NaN is missing."""
+    return np.asarray((weights < 0) | np.isinf(weights))
+
+
+def larger_is_better(table: RawTable, cost: Iterable[str]) -> RawTable:
+    """Return the table with the sign of costs changed."""
+    turned = {name: -table.scores[name] for name in cost if name in table.scores}
+    return dataclasses.replace(table, scores=table.scores | turned)
+
+
+def check_whole(path: str, some: bool | np.bool_, precision: dict[str, np.ndarray]) -> None:
+    """Check what can only be said of a whole table: it has ``some`` responses, and enough precision.
+
+    Raises:
+        InputError: It has none, or all of its rows were dropped, or float32 cannot hold its scores.
+    """
+    if not some:
+        raise InputError(f"{path}: the table has no rows with a prompt and all of its scores; write some")
+    check_precision(path, precision)

@@ -1,0 +1,175 @@
+"""Which columns of a table hold its scores, and whether it has a row for each response or for each prompt."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cann_jax.analysis.columns import holds_numbers, is_list, is_numeric
+from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.formats import refuse_doubled
+from cann_jax.files.errors import InputError, nearest
+
+LONG, WIDE = "long", "wide"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a table holds what.
+
+    Attributes:
+        path: Its file, for messages.
+        shape: ``LONG`` or ``WIDE``.
+        scores: Each score's columns by its name: one, or numbered ones.
+        prompt: The prompts' column; None in wide tables.
+        response: The responses' column, if there is one.
+        weights: The column of prompt weights, if there is one.
+        groups: Columns of groups.
+        drop_missing: Whether rows, and responses of wide tables, that lack something are left out.
+    """
+
+    path: str
+    shape: str
+    scores: Mapping[str, list[str]]
+    prompt: str | None
+    response: str | None
+    weights: str | None
+    groups: tuple[str, ...]
+    drop_missing: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that are read."""
+        others = [self.prompt, self.response, self.weights, *self.groups]
+        every = [*(part for parts in self.scores.values() for part in parts), *others]
+        return list(dict.fromkeys(name for name in every if name is not None))
+
+
+def layout_of(path: str, schema: pa.Schema, flags: DualFlags, wanted: list[str]) -> Layout:
+    """Return where a table holds what the flags name.
+
+    Args:
+        path: Its file, for messages.
+        schema: Names and plain types of its columns, without features.
+        flags: They name the columns.
+        wanted: Names of the constraint scores; if empty, every numeric column is one.
+
+    Raises:
+        InputError: A column is missing (the message names the nearest one), stands there twice or holds
+            something other than numbers, or numbered columns do not fit together.
+    """
+    refuse_doubled(path, schema.names)
+    # A name that the user gives has to be there; the usual names need not be.
+    given = [flags.prompt_weights, *flags.groups]
+    given += [
+        name for name, usual in ((flags.prompt, "prompt"), (flags.response, "response")) if name != usual
+    ]
+    require(path, [name for name in given if name is not None], schema.names)
+    wide = _wide_scores(schema, flags.reward)
+    if wide is None:
+        require(path, [flags.prompt, flags.reward, *wanted], schema.names)
+        scores = {name: [name] for name in [flags.reward, *(wanted or _other_numbers(schema, flags))]}
+    else:
+        _check_wide(path, wanted, wide, schema)
+        scores = {name: wide[name] for name in ([flags.reward, *wanted] if wanted else wide)}
+        _check_numbering(path, flags.reward, scores)
+    for name in (column for parts in scores.values() for column in parts):
+        kind = schema.field(name).type
+        if not holds_numbers(kind.value_type if wide is not None and is_list(kind) else kind):
+            raise InputError(f"{path}: column {name} holds {kind}, not numbers; convert it or drop it")
+    return Layout(
+        path=path,
+        shape=LONG if wide is None else WIDE,
+        scores=scores,
+        prompt=flags.prompt if wide is None else None,
+        response=flags.response if wide is None and flags.response in schema.names else None,
+        weights=flags.prompt_weights,
+        groups=flags.groups or (("group",) if "group" in schema.names else ()),
+        drop_missing=flags.drop_missing,
+    )
+
+
+def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that a table has the columns ``names``.
+
+    Raises:
+        InputError: A column is missing; the message names the nearest one that exists.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            hint = f"did you mean {nearest(name, known)}?" if known else "it has no columns"
+            raise InputError(f"{path}: no column {name}; {hint}")
+
+
+def feature_columns(path: str, columns: Iterable[str], flags: DualFlags, wanted: Iterable[str]) -> list[str]:
+    """Return the column that ``--features`` names, or its numbered columns; none if it names a file."""
+    name = flags.features
+    if name is None or flags.features_file:
+        return []
+    columns = list(columns)
+    by_name = numbered(columns)
+    require(path, [name], [*columns, *by_name])
+    if name in (flags.prompt, flags.response, flags.reward, flags.prompt_weights, *flags.groups, *wanted):
+        raise InputError(f"--features {name}: this column has another purpose; name one that holds features")
+    return [name] if name in columns else by_name[name]
+
+
+def numbered(columns: Iterable[str]) -> dict[str, list[str]]:
+    """Return the columns NAME_0, NAME_1, … in order, by their name."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        match = re.fullmatch(r"(.+)_(\d+)", column, re.ASCII)
+        if match:
+            found.setdefault(match[1], []).append(column)
+    return {name: sorted(parts, key=_number) for name, parts in found.items()}
+
+
+def _number(column: str) -> int:
+    return int(column.rpartition("_")[2])
+
+
+def _wide_scores(schema: pa.Schema, reward: str) -> dict[str, list[str]] | None:
+    """Return each score's columns by its name if the table has a row for each prompt; None if it is long."""
+    if reward in schema.names and is_list(schema.field(reward).type):
+        return {f.name: [f.name] for f in schema if is_list(f.type) and holds_numbers(f.type.value_type)}
+    found = numbered(schema.names)
+    return None if reward in schema.names or reward not in found else found
+
+
+def _check_wide(path: str, names: list[str], wide: Mapping[str, list[str]], schema: pa.Schema) -> None:
+    for name in names:
+        if name in schema.names and name not in wide:
+            kind = schema.field(name).type
+            raise InputError(
+                f"{path}: column {name} holds {kind}; give a list for each prompt, as the reward's"
+            )
+    require(path, names, wide)
+
+
+def _other_numbers(schema: pa.Schema, flags: DualFlags) -> list[str]:
+    apart = {flags.prompt, flags.response, flags.reward, flags.prompt_weights, "group", *flags.groups}
+    return [field.name for field in schema if field.name not in apart and is_numeric(field.type)]
+
+
+def _check_numbering(path: str, reward: str, scores: Mapping[str, list[str]]) -> None:
+    """Check that numbered columns number the same responses."""
+    if scores[reward] == [reward]:
+        return
+    expected = [_number(column) for column in scores[reward]]
+    if len(set(expected)) < len(expected):
+        raise InputError(f"{path}: two columns {reward}_N have one number; rename one")
+    for name, parts in scores.items():
+        found = [_number(column) for column in parts]
+        if found != expected:
+            raise InputError(
+                f"{path}: columns of {name} are numbered {_listed(found)}, those of {reward} "
+                f"{_listed(expected)}; give both the same numbers"
+            )
+
+
+def _listed(values: list[int]) -> str:
+    if values == list(range(values[0], values[0] + len(values))) and len(values) > 2:
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(str, values))

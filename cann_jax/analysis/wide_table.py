@@ -1,0 +1,128 @@
+"""Read tables with a row for each prompt, from lists, numbered columns or arrays."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cann_jax.analysis.columns import FirstFault, checked_numbers, is_list, labels, numbers
+from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32, to_float32
+from cann_jax.analysis.table_layout import Layout
+
+FILL = "fill it in, or leave it out by --drop_missing"
+
+
+def read_wide(layout: Layout, table: pa.Table, number: np.ndarray) -> RawTable:
+    """Return the scores of a table, or of some rows of it.
+
+    Args:
+        layout: Where the table holds what.
+        table: Its plain columns.
+        number: ``(rows,)``, the rows' numbers in the file.
+
+    Raises:
+        InputError: About the first row that lacks a score or a weight, holds no number where one has to be,
+            or has lists of different lengths.
+    """
+    fault = FirstFault(layout.path)
+    weights = None if layout.weights is None else checked_numbers(table, layout.weights, number, fault)
+    reward = next(iter(layout.scores))
+    if is_list(table.schema.field(layout.scores[reward][0]).type):
+        scores, mask = _from_lists(layout, table, number, fault)
+    else:
+        columns = {
+            n: [checked_numbers(table, c, number, fault) for c in own] for n, own in layout.scores.items()
+        }
+        scores = {name: np.stack(own, axis=-1) for name, own in columns.items()}
+        # The one way in which numbered columns can say that a prompt has fewer responses.
+        mask = ~np.all([np.isnan(values) for values in scores.values()], axis=0)
+    if not layout.drop_missing:
+        fault.check(number, np.all(~mask, axis=1), f"has no responses; {FILL}")
+    groups = {name: labels(table[name]) for name in layout.groups}
+    return finish_wide(fault, number, scores, mask, groups, weights, layout.drop_missing)
+
+
+def finish_wide(
+    fault: FirstFault,
+    number: np.ndarray,
+    scores: dict[str, np.ndarray],
+    mask: np.ndarray,
+    groups: dict[str, np.ndarray],
+    weights: np.ndarray | None,
+    drop_missing: bool,
+) -> RawTable:
+    """Return checked scores, given in float64, NaN where there is none; ``mask`` tells the responses.
+
+    Raises:
+        InputError: About the first row at fault; ``fault`` is what was found before.
+    """
+    kept, missing = np.ones(len(mask), bool), np.zeros(mask.shape, bool)
+    for name, values in scores.items():
+        lacking = mask & np.isnan(values)
+        missing |= lacking
+        _check_cells(fault, number, mask & beyond_float32(values), f"holds a {name} that is out of range")
+        if not drop_missing:
+            _check_cells(fault, number, lacking, f"has no {name}", FILL)
+    if weights is not None:
+        fault.check(number, bad_weights(weights), "has a weight that is negative or infinite; fix it")
+        kept = ~np.isnan(weights)
+    if drop_missing:
+        mask = mask & ~missing
+        kept = kept & mask.any(axis=1)
+    else:
+        fault.check(number, ~kept, f"has no weight; {FILL}")
+    fault.report()
+    mask, absent = mask[kept], np.sum(~kept)
+    rounded = {name: to_float32(values[kept], mask) for name, values in scores.items()}
+    return RawTable(
+        scores={name: values for name, (values, _) in rounded.items()},
+        precision={name: precision for name, (_, precision) in rounded.items()},
+        mask=mask,
+        groups={name: values[kept] for name, values in groups.items()},
+        weights=None if weights is None else weights[kept],
+        dropped=int(missing[kept].sum() + absent),
+    )
+
+
+def _check_cells(
+    fault: FirstFault, number: np.ndarray, wrong: np.ndarray, problem: str, mend: str = "fix it"
+) -> None:
+    """Note the first row with a wrong response ``(prompts, responses)``."""
+    fault.check(
+        number,
+        np.asarray(wrong.any(axis=1)),
+        lambda row: f"{problem}, for its response {np.argmax(wrong[row]) + 1}; {mend}",
+    )
+
+
+def _from_lists(
+    layout: Layout, table: pa.Table, number: np.ndarray, fault: FirstFault
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return scores and mask ``(prompts, longest)`` from a list for each prompt."""
+    lengths = {name: _lengths(table[name]) for name in layout.scores}
+    longest = max(own.max(initial=0) for own in lengths.values())
+    scores = {}
+    for name, own in lengths.items():
+        values, wrong = numbers(pc.list_flatten(table[name]))
+        there = np.arange(longest) < own[:, None]
+        scores[name], bad = np.full(there.shape, np.nan), np.zeros(there.shape, bool)
+        scores[name][there], bad[there] = values, wrong
+        _check_cells(fault, number, bad, f"holds text in {name} that is not a number")
+        _check_lengths(fault, number, name, own, *next(iter(lengths.items())))
+    every = np.max(list(lengths.values()), axis=0)
+    return scores, np.arange(longest) < every[:, None]
+
+
+def _check_lengths(
+    fault: FirstFault, number: np.ndarray, name: str, own: np.ndarray, reward: str, expected: np.ndarray
+) -> None:
+    """Note a list that is neither as long as the reward's nor missing."""
+    fault.check(
+        number,
+        (own != expected) & (own > 0) & (expected > 0),
+        lambda row: f"has {expected[row]} values of {reward} and {own[row]} of {name}; give as many",
+    )
+
+
+def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the lists' lengths; 0 where there is no list."""
+    return np.asarray(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), np.int64)

@@ -1,0 +1,438 @@
+"""How score tables are read: each kind of file and each kind of mistake, with the right value or one line."""
+
+import csv
+import gzip
+import json
+import re
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.solve_table import table_problem
+from cann_jax.analysis.tables import read_scores
+from cann_jax.core.solver.solve import solve_dual
+from cann_jax.dual import main
+from cann_jax.files.errors import InputError
+from tests.analysis.independent import Dual, Goal
+
+N, K = 6, 4
+PROMPT, DRAW = np.arange(N)[:, None], np.arange(K)[None]
+REWARD, SAFE = np.sin(2 + 2 * PROMPT + 3 * DRAW), np.cos(0.3 + 1.7 * PROMPT - 1.3 * DRAW)
+NAMES = [f"p{n}" for n in range(N)]
+EVERYONE = np.ones(N)
+ASK = ["--margin", "safe=0.2", "--beta", "0.5"]
+
+
+def long(**more) -> dict:
+    """Columns of a row for each response."""
+    columns = {
+        "prompt": np.repeat(NAMES, K).tolist(),
+        "response": [f"answer {n}" for n in range(N * K)],
+        "reward": REWARD.ravel().tolist(),
+        "safe": SAFE.ravel().tolist(),
+    }
+    return columns | more
+
+
+def changed(name: str, row: int, value) -> dict:
+    columns = long()
+    columns[name][row] = value
+    return columns
+
+
+def save(path, columns) -> str:
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+    else:
+        pq.write_table(pa.table(columns), path, row_group_size=5)
+    return str(path)
+
+
+def multiplier(path: str, **flags) -> float:
+    problem, _ = table_problem(path, DualFlags(**{"margin": ("safe=0.2",), "beta": 0.5} | flags))
+    return float(solve_dual(problem.scores, problem.margins, 0.5, "newton").multipliers[0])
+
+
+def expected(reward=REWARD, safe=SAFE, weights=EVERYONE, kind="margin", value=0.2, members=EVERYONE) -> float:
+    found = Dual(list(reward), weights, [Goal(list(safe), kind, value, members)], 0.5).minimum()
+    return float(found[0])
+
+
+def refused(*argv: str) -> str:
+    with pytest.raises(InputError) as caught:
+        main(["--scores", *argv])
+    line = str(caught.value)
+    assert caught.value.exit_status == 2 and "\n" not in line
+    return line
+
+
+def refused_both_ways(path: str, *flags: str) -> str:
+    line = refused(path, *flags)
+    assert refused(path, *flags, "--stream") == line
+    return line
+
+
+@pytest.mark.parametrize("size", [2, 400])
+def test_newlines_in_quotes_are_no_rows(tmp_path, size):
+    prompts = [f'line one {n}\n"two", {n}\r\n{"x" * (size * 50)}\n' for n in range(60)]
+    rows = [(p, f"a\n{k}", n % 7 + k, k * (n % 5)) for n, p in enumerate(prompts) for k in range(3)]
+    path = tmp_path / "t.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "response", "reward", "safe"), *rows])
+    assert size == 2 or path.stat().st_size > 3e6
+    found = read_scores(str(path), DualFlags(), ["safe"])
+    np.testing.assert_array_equal(found.scores["reward"], [[n % 7 + k for k in range(3)] for n in range(60)])
+    np.testing.assert_array_equal(found.scores["safe"], [[k * (n % 5) for k in range(3)] for n in range(60)])
+
+
+def test_ids_that_look_like_one_number_are_apart(tmp_path):
+    names = ["7", "007", "07", "+7", "7.0", "7e0"]
+    for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
+        found = read_scores(save(path, long(prompt=np.repeat(names, K).tolist())), DualFlags())
+        assert found.mask.shape == (N, K)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.csv"])
+def test_ids_that_look_like_one_time_are_apart(tmp_path, name):
+    times = ["2020-01-01", "2020-01-01 00:00:00", "2020-01-01T00:00:00", "2020-01-01 00:00:00.0"]
+    rows = [{"prompt": time, "reward": k, "safe": -k} for time in times for k in range(2)]
+    lines = "\n".join(map(json.dumps, rows))
+    header = "prompt,reward,safe\n" + "".join(f"{time},{k},{-k}\n" for time in times for k in range(2))
+    (tmp_path / name).write_text({"t.jsonl": lines, "t.json": json.dumps(rows), "t.csv": header}[name])
+    assert read_scores(str(tmp_path / name), DualFlags()).mask.shape == (4, 2)
+
+
+def test_a_list_of_objects_may_lack_keys(tmp_path):
+    rows = [{"prompt": "a", "reward": 1}, {"prompt": "a", "safe": 2, "reward": 3}]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    assert "row 1 has no number in column safe" in refused(str(tmp_path / "t.json"), *ASK)
+    (tmp_path / "t.json").write_text(json.dumps([{"prompt": 7, "reward": 1}, {"prompt": "7", "reward": 1}]))
+    assert "prompt holds values of several types" in refused(str(tmp_path / "t.json"), *ASK)
+
+
+def test_groups_that_look_like_one_number_are_apart(tmp_path):
+    groups = np.repeat(["1", "01", "1.0", "1", "01", "1"], K).tolist()
+    found = read_scores(save(tmp_path / "t.csv", long(group=groups)), DualFlags())
+    assert found.groups["group"].tolist() == groups[::K]
+
+
+def test_integer_groups_and_columns_of_truth(tmp_path):
+    members = np.arange(N) % 2 == 1
+    right = expected(members=members.astype(float))
+    integers = np.repeat(members.astype(int), K).tolist()
+    truths = np.repeat(members, K).tolist()
+    for suffix in ("csv", "parquet"):
+        path = save(tmp_path / f"t.{suffix}", long(group=integers, harm=truths))
+        assert multiplier(path, margin=("safe@1=0.2",)) == pytest.approx(right, abs=1e-5)
+        path_flags = {"groups": ("harm",), "margin": ("safe@harm=0.2",)}
+        assert multiplier(path, **path_flags) == pytest.approx(right, abs=1e-5)
+
+
+def test_numbers_of_any_type(tmp_path):
+    whole = np.round(3 * REWARD).astype(int), np.round(2 * SAFE).astype(int)
+    right = expected(*whole, value=0.4)
+    for kind in (pa.int8(), pa.int64(), pa.uint64(), pa.float16(), pa.decimal128(22, 2), pa.string()):
+        values = [np.abs(v) if kind == pa.uint64() else v for v in whole]
+        columns = {
+            name: pa.array(v.ravel().tolist()).cast(kind)
+            for name, v in zip(("reward", "safe"), values, strict=True)
+        }
+        path = save(tmp_path / "t.parquet", long(**columns))
+        answer = multiplier(path, margin=("safe=0.4",))
+        assert answer == pytest.approx(
+            expected(*values, value=0.4) if kind == pa.uint64() else right, abs=1e-5
+        )
+
+
+def test_scores_whose_differences_float32_would_lose_are_refused(tmp_path):
+    for suffix, values in (("reward", REWARD), ("safe", SAFE)):
+        path = save(tmp_path / "t.parquet", long(**{suffix: (values + 1e6).ravel().tolist()}))
+        line = refused_both_ways(path, *ASK)
+        assert re.search(
+            rf"float32 rounds {suffix} by up to 0.0[23]\d*, but in a prompt it differs by no", line
+        )
+    constant = save(tmp_path / "t.parquet", long(reward=[0.1] * (N * K)))
+    assert multiplier(constant) == pytest.approx(expected(np.zeros((N, K))), abs=1e-5)
+    near = save(tmp_path / "t.parquet", long(reward=(REWARD + 1000).ravel().tolist()))
+    assert multiplier(near) == pytest.approx(expected(), abs=1e-3)
+
+
+def test_large_integers_keep_their_differences(tmp_path):
+    path = save(
+        tmp_path / "t.parquet", long(reward=(np.round(3 * REWARD).ravel() + (1 << 22)).astype(int).tolist())
+    )
+    assert multiplier(path) == pytest.approx(expected(np.round(3 * REWARD)), abs=1e-5)
+
+
+def test_chats_are_prompts(tmp_path):
+    chats = [[{"role": "user", "content": name}] for name in NAMES for _ in range(K)]
+    path = tmp_path / "t.jsonl"
+    rows = [dict(zip(long(), row, strict=True)) for row in zip(*long(prompt=chats).values(), strict=True)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert multiplier(str(path)) == pytest.approx(expected(), abs=1e-5)
+    assert multiplier(save(tmp_path / "t.parquet", long(prompt=chats))) == pytest.approx(expected(), abs=1e-5)
+
+
+def test_equal_texts_are_draws_and_equal_numbers_are_doubled_rows(tmp_path, capsys):
+    path = save(tmp_path / "t.parquet", long(response=["the same"] * (N * K)))
+    main(["--scores", path, *ASK, "--stream"])
+    assert f"{N * (K - 1)} responses repeat another of their prompt" in capsys.readouterr().out
+    assert multiplier(path) == pytest.approx(expected(), abs=1e-5)
+    numbers = np.tile(np.arange(K), N)
+    numbers[6] = 1
+    for suffix in ("csv", "parquet"):
+        line = refused(save(tmp_path / f"t.{suffix}", long(response=numbers.tolist())), *ASK)
+        assert "row 7 has a response that an earlier row of its prompt has" in line
+
+
+def test_dropping_what_is_incomplete_is_counted(tmp_path, capsys):
+    hole = long(weight=[1.0] * (N * K))
+    hole["prompt"][5], hole["response"][9], hole["safe"][9], hole["weight"][23] = (
+        None,
+        None,
+        float("nan"),
+        None,
+    )
+    path = save(tmp_path / "t.parquet", hole)
+    flags = ["--prompt_weights", "weight", "--drop_missing"]
+    kept = [np.delete(np.arange(K), {1: [1], 2: [1], 5: [3]}.get(n, [])) for n in range(N)]
+    right = expected(*([v[n, own] for n, own in enumerate(kept)] for v in (REWARD, SAFE)))
+    answer = multiplier(path, prompt_weights="weight", drop_missing=True)
+    assert answer == pytest.approx(right, abs=1e-5)
+    for extra in ([], ["--stream"]):
+        main(["--scores", path, *ASK, *flags, *extra])
+        printed = capsys.readouterr().out
+        assert (
+            "3 rows or responses lack something and were left out" in printed
+            and f"{right:.4f}"[:5] in printed
+        )
+
+
+def test_a_cost_has_its_sign_changed(tmp_path):
+    costs = long(safe=(-SAFE).ravel().tolist())
+    path = save(tmp_path / "t.parquet", costs)
+    assert multiplier(path, cost=("safe",)) == pytest.approx(expected(), abs=1e-5)
+    level = float(SAFE.mean()) + 0.3
+    answer = multiplier(path, cost=("safe",), margin=(), at_least=(f"safe={level}",))
+    assert answer == pytest.approx(expected(kind="at_least", value=level), abs=1e-5)
+    chance = {"cost": ("safe",), "margin": (), "max_unsafe": ("safe=0.3",), "unsafe_below": ("safe=-0.2",)}
+    problem = [Goal(list(SAFE), "max_unsafe", 0.3, EVERYONE, -0.2)]
+    right = Dual(list(REWARD), EVERYONE, problem, 0.5).minimum()[0]
+    assert multiplier(path, **chance) == pytest.approx(right, abs=1e-5)
+    price = save(tmp_path / "r.parquet", long(reward=(-REWARD).ravel().tolist()))
+    assert multiplier(price, cost=("reward",)) == pytest.approx(expected(), abs=1e-5)
+
+
+def test_weights_beyond_float32(tmp_path):
+    weights = np.array([1, 2, 1, 3, 1, 2.0])
+    for scale in (1e-60, 1e60):
+        path = save(tmp_path / "t.parquet", long(weight=np.repeat(scale * weights, K).tolist()))
+        answer = multiplier(path, prompt_weights="weight")
+        assert answer == pytest.approx(expected(weights=weights), abs=1e-5)
+
+
+def test_ragged_numbered_columns(tmp_path):
+    columns = {
+        f"{n}_{k}": v[:, k].tolist() for n, v in (("reward", REWARD), ("safe", SAFE)) for k in range(K)
+    }
+    columns["reward_3"][2] = columns["safe_3"][2] = None
+    rows = (
+        [own[: 3 if n == 2 else K] for n, own in enumerate(REWARD)],
+        [own[: 3 if n == 2 else K] for n, own in enumerate(SAFE)],
+    )
+    path = save(tmp_path / "t.parquet", columns)
+    assert multiplier(path) == pytest.approx(expected(*rows), abs=1e-5)
+    columns["safe_3"][2] = 0.5
+    line = refused_both_ways(save(tmp_path / "t.parquet", columns), *ASK)
+    assert "row 3 has no reward, for its response 4" in line
+
+
+LISTS = {"reward": REWARD.tolist(), "safe": SAFE.tolist()}
+WRONG = {
+    "no rows": ({name: pa.array([], pa.float64()) for name in long()}, "the table has no rows"),
+    "null prompt": (changed("prompt", 5, None), "row 6 has no prompt"),
+    "null response": (changed("response", 5, None), "row 6 has no response"),
+    "NaN": (changed("safe", 5, float("nan")), "row 6 has no number in column safe"),
+    "infinite": (changed("safe", 5, float("inf")), "row 6 holds inf in column safe"),
+    "beyond float32": (changed("reward", 5, -1e39), r"row 6 holds -1e\+39 in column reward"),
+    "text": (
+        changed("safe", 5, 0) | {"safe": ["0.5", " 1 ", "high", *["2"] * 21]},
+        "row 3 holds 'high' in column safe",
+    ),
+    "two groups": (long(group=["b"] * 14 + ["a"] + ["b"] * 9), "row 15 has group a, but row 13 of .* has b"),
+    "a group and none": (long(group=["b"] * 14 + [None] + ["b"] * 9), "row 15 has group None, but row 13"),
+    "unequal lists": (
+        LISTS | {"safe": [*SAFE.tolist()[:4], SAFE[4, :3].tolist(), SAFE[5].tolist()]},
+        "row 5 has 4 values of reward and 3 of safe",
+    ),
+    "no list": (LISTS | {"safe": [*SAFE.tolist()[:5], None]}, "row 6 has no safe, for its response 1"),
+    "a hole in a list": (
+        LISTS | {"safe": [*SAFE.tolist()[:5], [1, None, 2, 3]]},
+        "row 6 has no safe, for its response 2",
+    ),
+    "an empty row": (LISTS | {n: [*v[:5], []] for n, v in LISTS.items()}, "row 6 has no responses"),
+    "numbers beside lists": (LISTS | {"safe": SAFE[:, 0].tolist()}, "column safe holds double; give a list"),
+    "offset columns": (
+        {
+            f"{n}_{k + (n == 'safe')}": v[:, k]
+            for n, v in (("reward", REWARD), ("safe", SAFE))
+            for k in range(K)
+        },
+        "columns of safe are numbered 1 to 4, those of reward 0 to 3",
+    ),
+    "a list in a long table": (
+        long(safe=SAFE.repeat(K, axis=0).tolist()),
+        "column safe holds list<.*>, not numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_table_is_one_line_both_ways(tmp_path, name):
+    columns, match = WRONG[name]
+    line = refused_both_ways(save(tmp_path / "t.parquet", columns), *ASK)
+    assert re.search(match, line), line
+
+
+def test_negative_ids_are_apart_in_a_stream(tmp_path, capsys):
+    names = np.repeat([-1, -2, 1, 2, 3, 4], K).tolist()  # Python's hashes of -1 and -2 are equal
+    main(["--scores", save(tmp_path / "t.parquet", long(prompt=names)), *ASK, "--stream"])
+    assert "6 prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "weight, match",
+    [
+        ([1.0] * 14 + [2.0] + [1.0] * 9, "row 15 has weight 2.0, but row 13 of the same prompt has 1.0"),
+        ([1.0] * 20 + [-1.0] * 4, "row 21 holds -1 in column weight"),
+        ([None] * 4 + [1.0] * 20, "row 1 has no number in column weight"),
+        ([0.0] * 24, "prompt_weights are all 0"),
+    ],
+)
+def test_wrong_weights(tmp_path, weight, match):
+    path = save(tmp_path / "t.parquet", long(weight=weight))
+    assert match in refused_both_ways(path, *ASK, "--prompt_weights", "weight")
+    refused_both_ways(path, "--margin", "safe@nobody=1", "--prompt_weights", "weight")
+
+
+def test_prompts_that_stand_apart_are_found_anywhere_in_a_stream(tmp_path):
+    names = np.repeat(["a", "b", "c", "d", "b", "e"], 4).tolist()  # b in the middle of two parts
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(long(prompt=names)), path, row_group_size=12)
+    assert "rows of a prompt are not adjacent" in refused(str(path), *ASK, "--stream")
+
+
+FLAGS = {
+    "twice": (
+        ["--margin", "safe=0.1", "--margin", "safe=0.2"],
+        "constraint safe: 2 goals for the same scores",
+    ),
+    "two kinds": (["--margin", "safe=0.1", "--at_least", "safe=0.2"], "2 goals for the same scores"),
+    "unsafe_below beside a margin": (
+        [*ASK, "--unsafe_below", "safe=0"],
+        "--unsafe_below safe: no --max_unsafe",
+    ),
+    "clip twice": ([*ASK, "--clip", "safe=0,1", "--clip", "safe=0,2"], "--clip safe: given 2 times"),
+    "clip upside down": ([*ASK, "--clip", "safe=1,0"], "the first bound is not below"),
+    "a cost nobody asks about": ([*ASK, "--cost", "harm"], "--cost harm: there is no constraint on it"),
+    "groups without a goal": ([*ASK, "--groups", "kind"], "--groups kind: no goal is about a group"),
+    "two groups of one name": (
+        ["--margin", "safe@x=0", "--groups", "kind", "--groups", "sort"],
+        "x is a group of kind and of sort",
+    ),
+    "groups twice": (
+        ["--margin", "safe@x=0", "--groups", "kind", "--groups", "kind"],
+        "--groups kind: given 2 times",
+    ),
+    "no such response column": ([*ASK, "--response", "answers"], "no column answers"),
+    "folds without features": ([*ASK, "--folds", "4"], "--folds does nothing without --features"),
+    "a margin beyond float32": (["--margin", "safe=1e39"], "its target is not a finite number"),
+    "no such group": (["--margin", "safe@y=0", "--groups", "kind"], "no group y; did you mean"),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_that_change_nothing_or_clash(tmp_path, name):
+    flags, match = FLAGS[name]
+    columns = long(kind=np.repeat(["x", "z"], 12).tolist(), sort=np.repeat(["w", "x"], 12).tolist())
+    assert match in refused_both_ways(save(tmp_path / "t.parquet", columns), *flags)
+
+
+@pytest.mark.parametrize("flag", ["--confidence=0.9", "--resamples=7", "--seed=3"])
+def test_a_stream_has_no_intervals(tmp_path, flag):
+    path = save(tmp_path / "t.parquet", long())
+    assert f"{flag.partition('=')[0]} does nothing with --stream" in refused(path, *ASK, "--stream", flag)
+
+
+ARRAYS = {"reward": REWARD, "constraints": np.stack([SAFE, -SAFE], -1), "names": np.array(["safe", "other"])}
+WRONG_ARRAYS = {
+    "fewer names": (ARRAYS | {"names": np.array(["safe"])}, "2 constraints, but 1 names"),
+    "one name for two": (ARRAYS | {"names": np.array(["safe", "reward"])}, "two arrays are named 'reward'"),
+    "a mask of numbers": (ARRAYS | {"mask": 0.5 * np.ones((N, K))}, "give True or False"),
+    "one axis": (ARRAYS | {"reward": REWARD[:, 0]}, "reward has shape (6,)"),
+    "two groups": (ARRAYS | {"group": np.arange(N + 1)}, "give a group for each of the 6 prompts"),
+    "NaN": (
+        ARRAYS | {"reward": np.where(PROMPT + DRAW == 4, np.nan, REWARD)},
+        "row 2 has no reward, for its response 4",
+    ),
+    "objects": ({"reward": REWARD, "safe": np.array([None])}, "not a readable npz table"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARRAYS)
+def test_a_wrong_archive_is_one_line(tmp_path, name):
+    arrays, match = WRONG_ARRAYS[name]
+    np.savez(tmp_path / "t.npz", **arrays)
+    assert match in refused(str(tmp_path / "t.npz"), *ASK)
+
+
+def test_an_archive_of_integers(tmp_path):
+    whole = np.round(3 * REWARD).astype(int), np.round(2 * SAFE).astype(int)
+    np.savez(tmp_path / "t.npz", reward=whole[0], safe=whole[1], group=np.arange(N) % 2)
+    right = expected(*whole, members=(np.arange(N) % 2).astype(float))
+    assert multiplier(str(tmp_path / "t.npz"), margin=("safe@1=0.2",)) == pytest.approx(right, abs=1e-5)
+
+
+def doubled_header() -> bytes:
+    return b"prompt,reward,safe,safe\na,1,2,3\na,2,1,3\n"
+
+
+BROKEN = {
+    "half.parquet": (lambda whole: whole[: len(whole) // 2], "not a readable parquet table"),
+    "text.npz": (lambda _: b"no archive", "not a readable npz table"),
+    "array.npz": (lambda _: b"\x93NUMPY\x01\x00", "not a readable npz table"),
+    "twice.csv": (lambda _: doubled_header(), "2 columns are named 'safe'"),
+    "short.csv": (lambda _: b"prompt,reward,safe\na,1,2\na,1\n", "Expected 3 columns, got 2"),
+    "latin.csv": (lambda _: "prompt,reward,safe\né,1,2\n".encode("latin-1"), "not a readable csv table"),
+    "nul.csv": (lambda _: "prompt,reward,safe\na,1,2\n".encode("utf-16-le"), "save it as UTF-8"),
+    "cut.csv.gz": (lambda _: gzip.compress(doubled_header())[:-9], "not a readable csv table"),
+    "list.json": (lambda _: b"[1, 2]", "its list holds more than objects"),
+    "list.jsonl": (lambda _: b'{"prompt": "a"}\n{"prompt', "line 2 is not JSON"),
+    "t.xlsx": (lambda _: b"PK", "cannot tell the format"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_one_line(tmp_path, name):
+    content, match = BROKEN[name]
+    whole = (tmp_path / "t.parquet", save(tmp_path / "t.parquet", long()))[0].read_bytes()
+    (tmp_path / name).write_bytes(content(whole))
+    assert match in refused(str(tmp_path / name), *ASK)
+    if name.endswith(".parquet"):
+        assert match in refused(str(tmp_path / name), *ASK, "--stream")
+
+
+def test_a_truncated_archive_is_one_line(tmp_path):
+    np.savez_compressed(tmp_path / "t.npz", reward=REWARD, safe=SAFE)
+    whole = (tmp_path / "t.npz").read_bytes()
+    assert zipfile.is_zipfile(tmp_path / "t.npz")
+    for end in range(1, len(whole), 37):
+        (tmp_path / "t.npz").write_bytes(whole[:end])
+        refused(str(tmp_path / "t.npz"), *ASK)
