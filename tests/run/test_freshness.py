@@ -36,6 +36,7 @@ PROBE = {"prompt": "a", "better": "b", "worse": "c"}
 # Values for settings whose neighbours leave little choice.
 CHOSEN: dict[str, Any] = {
     "calibrate.power": 0.8,
+    "prompts.date": "2024-07-26",
     "sample.temperature": 0.5,
     "sample.stop": ["."],
     "sample.feature_layers": [1, 2],
