@@ -43,7 +43,7 @@ def test_every_setting_of_the_runs_is_read_by_a_stage_or_decides_none(
         "preferences.subset", "preferences.revision", "preferences.chosen_is", "preferences.heldout",
         "preferences.limit", "prompts.on_overlong", "prompts.next_turn", "prompts.limit", "prompts.train",
         "prompts.calibration", "prompts.heldout", "model.path", "model.revision", "model.adapter",
-        "prompts.max_tokens", "sample.allow_changed_reference", "calibrate.power", "preferences.on_bad_row",
+        "prompts.max_tokens", "sample.allow_changed_reference", "calibrate.power",
     }  # fmt: skip
 
 
