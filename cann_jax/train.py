@@ -7,17 +7,17 @@ from collections.abc import Sequence
 # Before JAX starts: its C++ side otherwise logs the machine it finds.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from typing import TYPE_CHECKING
+
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import Options, parse_run
 from cann_jax.files.errors import NotHeldError
-from cann_jax.run.checks import run_checked_stages
-from cann_jax.run.folder import check_folder, open_folder
-from cann_jax.run.outputs import read_results
-from cann_jax.run.run import Run
-from cann_jax.runtime import distributed
-from cann_jax.runtime.compilation import keep_compilations
-from cann_jax.runtime.mesh import alone
-from cann_jax.runtime.session import session
+
+if TYPE_CHECKING:
+    from cann_jax.run.run import Run
+
+# JAX and the stages are imported where they are used: they take seconds, for which --help and a mistyped key
+# need not wait.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,29 +28,46 @@ def main(argv: Sequence[str]) -> None:
         NotHeldError: With ``--require holds``, the constraints were not shown to hold.
     """
     config, options = parse_run(argv)
+    from cann_jax.run.run import Run
+    from cann_jax.runtime.compilation import keep_compilations
+    from cann_jax.runtime.session import session
+
     keep_compilations()
     with session(config, config.batches()):
         _run(Run(config), options)
 
 
-def _run(run: Run, options: Options) -> None:
+def _run(run: "Run", options: Options) -> None:
+    from cann_jax.run.folder import check_folder, open_folder
+
     if options.dry_run:
         from cann_jax.dry_run.run import dry_run
 
         check_folder(run.folder)
         return dry_run(run, options.stages, options.model_config)
+    from cann_jax.run.checks import run_checked_stages
+
     open_folder(run.folder, run.config)
     run_checked_stages(run, options.stages, verify=options.verify)
-    if run.stages[-1] in options.stages and distributed.is_first():
-        from cann_jax.reporting import write_report
-
-        with alone():
-            write_report(run)
+    if run.stages[-1] in options.stages:
+        _report(run)
     if options.require is not None:
         _check_verdict(run)
 
 
-def _check_verdict(run: Run) -> None:
+def _report(run: "Run") -> None:
+    from cann_jax.reporting import write_report
+    from cann_jax.runtime import distributed
+    from cann_jax.runtime.mesh import alone
+
+    if distributed.is_first():
+        with alone():
+            write_report(run)
+
+
+def _check_verdict(run: "Run") -> None:
+    from cann_jax.run.outputs import read_results
+
     verdict = read_results(run)["summary"]["verdict"]
     if verdict != "holds":
         raise NotHeldError(

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from cann_jax.files.atomic import is_remote, write_bytes_atomic, writes_here
 
@@ -29,6 +28,8 @@ class Metrics:
         self.rows += [json.loads(line) for line in before if _step_of(line) < first]
         self._write_whole()
         self.file = None if is_remote(folder) else self.path.open("a")
+        from tensorboardX import SummaryWriter  # takes 1.7 s where torch is installed, which it imports
+
         self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
 
     def __enter__(self) -> Self:
