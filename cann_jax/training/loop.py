@@ -1,5 +1,6 @@
 """The training loop: it resumes, logs, saves, stops on SIGTERM, and fails where values are not finite."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.health import Watch
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.step import Batch, Objective, TrainState, train_step
+
+LAG = 2  # steps between a step and the host's reading of what it measured
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,20 @@ def fit(
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
         with Metrics(folder, first, pace.stage, every) as metrics, deferred() as stop_after:
+            behind = _Behind(pace, metrics, checkpoints)
             for step in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
                 state, measured = train_step(objective, state, frozen, batch(step), seed)
-                values = {name: float(value) for name, value in measured.items()}
-                _check_finite(pace, (values["loss"], values["gradient_norm"]), step, checkpoints)
-                due = watch is not None and watch.is_due(step + 1)
-                if watch is not None and due:
-                    values |= watch.measures(state.weights)
-                metrics.write(step, values)
-                if watch is not None and due:
-                    watch.report(folder, metrics.rows)
+                behind.add(step, measured)
                 stopping = stop_after(step)
                 last = stopping or step + 1 == pace.steps
-                checkpoints.save(state, last=last, loss=values.get("heldout_loss"))
+                if not last and (step + 1) % every:
+                    continue
+                watched = watch if watch is not None and watch.is_due(step + 1) else None
+                heldout = {} if watched is None else watched.measures(state.weights)
+                behind.catch_up(heldout)
+                if watched is not None:
+                    watched.report(folder, metrics.rows)
+                checkpoints.save(state, last=last, loss=heldout.get("heldout_loss"))
                 if stopping:
                     raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
             _check_finite(pace, (float(fetch(optax.tree.norm(state.weights))),), pace.steps, checkpoints)
@@ -77,6 +81,31 @@ def fit(
             if watch is not None:
                 watch.report(folder, metrics.rows, int(state.step))
     return state
+
+
+class _Behind:
+    """Writes what steps measured, ``LAG`` steps late, so that the device always has a next step to do."""
+
+    def __init__(self, pace: Pace, metrics: Metrics, checkpoints: Checkpoints):
+        self.pace, self.metrics, self.checkpoints = pace, metrics, checkpoints
+        self.waiting: deque[tuple[int, dict[str, jax.Array]]] = deque()
+
+    def add(self, step: int, measured: dict[str, jax.Array]) -> None:
+        """Take over what a step measured, and write that of the step ``LAG`` before it."""
+        self.waiting.append((step, measured))
+        if len(self.waiting) > LAG:
+            self._write({})
+
+    def catch_up(self, more: dict[str, float]) -> None:
+        """Write all, with ``more`` of the last step."""
+        while self.waiting:
+            self._write(more if len(self.waiting) == 1 else {})
+
+    def _write(self, more: dict[str, float]) -> None:
+        step, measured = self.waiting.popleft()
+        values = {name: float(value) for name, value in measured.items()}
+        _check_finite(self.pace, (values["loss"], values["gradient_norm"]), step, self.checkpoints)
+        self.metrics.write(step, values | more)
 
 
 def _best_state(pace: Pace, state: TrainState, checkpoints: Checkpoints) -> TrainState:
