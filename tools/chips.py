@@ -1,13 +1,14 @@
 """Specifications of TPU chips, and slices of them by topology name.
 
-Source: the specification tables of cloud.google.com/tpu/docs/v5e, /v5p and /v6e (read November 2026): peak
-bfloat16 compute, HBM capacity and bandwidth, bidirectional interconnect bandwidth of all ports together.
+Source: the specification tables of cloud.google.com/tpu/docs/v5e, /v5p and /v6e (read November 2026): HBM
+capacity and bandwidth, bidirectional interconnect bandwidth of all ports together.
 """
 
 import math
 from dataclasses import dataclass
 
 from cann_jax.files.errors import InputError
+from cann_jax.runtime.peak import PEAK_FLOPS
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Chip:
 
 
 CHIPS = {
-    "v5e": Chip(197e12, 16e9, 819e9, 400e9 / 2 / 4, 16, "v5litepod", 1),
-    "v5p": Chip(459e12, 95e9, 2765e9, 1200e9 / 2 / 6, 4, "v5p", 2),
-    "v6e": Chip(918e12, 32e9, 1600e9, 800e9 / 2 / 4, 16, "v6e", 1),
+    "v5e": Chip(PEAK_FLOPS["TPU v5 lite"], 16e9, 819e9, 400e9 / 2 / 4, 16, "v5litepod", 1),
+    "v5p": Chip(PEAK_FLOPS["TPU v5"], 95e9, 2765e9, 1200e9 / 2 / 6, 4, "v5p", 2),
+    "v6e": Chip(PEAK_FLOPS["TPU v6 lite"], 32e9, 1600e9, 800e9 / 2 / 4, 16, "v6e", 1),
 }
 
 

@@ -10,6 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from cann_jax.config.run import RunConfig
 from cann_jax.models.config import DecoderConfig
+from cann_jax.models.flops import Row, layer_parameters, training_flops
 
 
 def program_flops(jaxpr: Any) -> float:
@@ -67,42 +68,12 @@ def _product_flops(equation: Any) -> float:
     return 2.0 * math.prod(map(int, result)) * math.prod(int(left[axis]) for axis in contracting)
 
 
-def layer_parameters(shape: DecoderConfig) -> int:
-    """Return the number of weights in the matrices of one layer."""
-    queries, values = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention = shape.hidden * (2 * queries + 2 * values)
-    return attention + 3 * shape.hidden * shape.intermediate
-
-
-def forward_flops(shape: DecoderConfig, sequences: int, length: int, predicted: int) -> float:
-    """Return the operations of one forward pass: 2 per weight and token, attention, and the head.
-
-    Attention counts the whole width of each row, as the plain kernel computes it:
-    4 · length² · heads · head size.
-
-    Args:
-        shape: The model's sizes.
-        sequences: Number of sequences.
-        length: Tokens per sequence.
-        predicted: Tokens per sequence for which the head is computed.
-    """
-    matrices = 2 * layer_parameters(shape) * length
-    attention = 4 * length**2 * shape.heads * shape.head_dim
-    head = 2 * shape.vocabulary * shape.hidden * predicted
-    return sequences * (shape.layers * (matrices + attention) + head)
-
-
 def model_flops(config: RunConfig, shape: DecoderConfig, width: int) -> float:
-    """Return the model operations of a training step: 4ND with adapters, 6ND for all weights.
-
-    These are twice and three times the forward pass, because with adapters the backward pass needs no
-    gradient of the frozen weights. Recomputation is not counted
-    (Chowdhery et al. 2022, appendix B, the definition of model FLOPs utilisation).
-    """
+    """Return the model operations of a training step with prompts of ``width`` and the longest responses."""
     align, response = config.align, config.sample.max_new_tokens
     predicted = align.group_size * response
-    forward = forward_flops(shape, align.prompts_per_step, width + predicted, predicted)
-    return forward * (2 if align.lora is not None else 3)
+    size = Row(width + predicted, predicted)
+    return align.prompts_per_step * training_flops(shape, size, all_weights=align.lora is None)
 
 
 def step_flops(config: RunConfig, shape: DecoderConfig, width: int) -> float:

@@ -24,6 +24,7 @@ from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import ModelRun
 from cann_jax.run.stages import Pipeline, holding, inputs_of
 from cann_jax.runtime import distributed
+from cann_jax.runtime.compilation import compiled
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,11 @@ def run_stages(
     refuse_stale(run, stages, verify=verify)
     for stage in stages:
         before(stage)
-        start = time.monotonic()
+        start, before_it = time.monotonic(), compiled()
         _run_stage(run, stage, verify)
-        print(f"{stage.name}: {time.monotonic() - start:.0f} s", flush=True)
+        programs, seconds = (now - then for now, then in zip(compiled(), before_it, strict=True))
+        said = f", of it {seconds:.0f} s to compile {programs} programs" if seconds >= 0.5 else ""
+        print(f"{stage.name}: {time.monotonic() - start:.0f} s{said}", flush=True)
 
 
 def refuse_stale(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> None:

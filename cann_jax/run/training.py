@@ -21,6 +21,7 @@ from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
+from cann_jax.models.flops import flops_a_token
 from cann_jax.models.linear import LoraParam
 from cann_jax.run.outputs import MODEL, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
@@ -184,7 +185,8 @@ def train(
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     settings = training.settings
     rate = f"{training.key}.optimizer.learning_rate"
-    pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints)
+    flops = flops_a_token(run.files.config, data.row, all_weights=settings.lora is None)
+    pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints, flops)
     watch = _watch(training, objective, model, data, weights)
     state = start(objective, model.reference if weights is None else weights)
     return fit(objective, state, model.frozen, data.batch, seed, pace, folder, watch).weights

@@ -1,7 +1,11 @@
 """JAX's persistent compilation cache, so that only the first start compiles a program."""
 
 import os
+from functools import cache
 from pathlib import Path
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # as JAX names the event
+_seconds: list[float] = []  # of every program compiled, or read from the cache, in this process
 
 
 def keep_compilations(least_seconds: float = 0.5) -> None:
@@ -11,9 +15,26 @@ def keep_compilations(least_seconds: float = 0.5) -> None:
     """
     import jax
 
+    _count_programs()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "cann_jax" / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # what the user set wins
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compiled() -> tuple[int, float]:
+    """Return how many programs this process has compiled, or read from the cache, and the seconds it took."""
+    return len(_seconds), sum(_seconds)
+
+
+@cache
+def _count_programs() -> None:
+    import jax
+
+    def add(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED:
+            _seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(add)

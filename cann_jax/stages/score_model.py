@@ -16,6 +16,7 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import export_score_model
+from cann_jax.models.flops import flops_a_token
 from cann_jax.run.outputs import MODEL, read_pairs, write_weights
 from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import Model, split_decoder
@@ -51,6 +52,7 @@ def run(run: ScoreModelRun) -> None:
         train.steps,
         config.checkpoint_every,
         config.keep_checkpoints,
+        flops_a_token(run.files.config, train.row._replace(predicted=0), all_weights=config.lora is None),
     )
     seed, state = jax.random.key(config.seed), start(objective, weights)
     weights = fit(objective, state, model.frozen, train.batch, seed, pace, folder).weights

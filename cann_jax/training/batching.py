@@ -9,6 +9,7 @@ import numpy as np
 
 from cann_jax.data.padding import bucket_width, pad, step_width
 from cann_jax.data.responses import Responses
+from cann_jax.models.flops import Row
 from cann_jax.runtime.placement import own_rows
 from cann_jax.training.batch_order import items_of_step, steps_in
 
@@ -59,6 +60,12 @@ class GroupData(ABC):
     def steps(self) -> int:
         """Number of steps in all epochs."""
         return steps_in(self.batching.epochs, len(self.trained), self.batching.prompts_per_step)
+
+    @property
+    def row(self) -> Row:
+        """Mean size of a prompt with its group of responses."""
+        responses = self.batching.group_size * float(self.responses.lengths.mean())
+        return Row(float(np.mean([len(ids) for ids in self.responses.prompts.ids])) + responses, responses)
 
     @abstractmethod
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from cann_jax.runtime.preemption import deferred
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.health import Watch
 from cann_jax.training.metrics import Metrics
+from cann_jax.training.speed import Speed, speed_line
 from cann_jax.training.step import Batch, Objective, TrainState, train_step
 
 LAG = 2  # steps between a step and the host's reading of what it measured
@@ -30,6 +31,7 @@ class Pace:
     steps: int
     checkpoint_every: int
     keep_checkpoints: int
+    flops: float  # model operations a token
 
 
 def fit(
@@ -59,7 +61,7 @@ def fit(
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
         with Metrics(folder, first, pace.stage, every) as metrics, deferred() as stop_after:
-            behind = _Behind(pace, metrics, checkpoints)
+            behind = Behind(pace, metrics, checkpoints)
             for step in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
                 state, measured = train_step(objective, state, frozen, batch(step), seed)
                 behind.add(step, measured)
@@ -80,14 +82,17 @@ def fit(
                 state = _best_state(pace, state, checkpoints)
             if watch is not None:
                 watch.report(folder, metrics.rows, int(state.step))
+            if line := speed_line(metrics.rows):
+                print(f"{pace.stage}: {line}", flush=True)
     return state
 
 
-class _Behind:
+class Behind:
     """Writes what steps measured, ``LAG`` steps late, so that the device always has a next step to do."""
 
     def __init__(self, pace: Pace, metrics: Metrics, checkpoints: Checkpoints):
         self.pace, self.metrics, self.checkpoints = pace, metrics, checkpoints
+        self.speed = Speed(pace.flops)
         self.waiting: deque[tuple[int, dict[str, jax.Array]]] = deque()
 
     def add(self, step: int, measured: dict[str, jax.Array]) -> None:
@@ -99,13 +104,15 @@ class _Behind:
     def catch_up(self, more: dict[str, float]) -> None:
         """Write all, with ``more`` of the last step."""
         while self.waiting:
+            self.speed.pause()  # a device ahead of the host has ended them all: the clock knows none's time
             self._write(more if len(self.waiting) == 1 else {})
+        self.speed.pause()
 
     def _write(self, more: dict[str, float]) -> None:
         step, measured = self.waiting.popleft()
         values = {name: float(value) for name, value in measured.items()}
         _check_finite(self.pace, (values["loss"], values["gradient_norm"]), step, self.checkpoints)
-        self.metrics.write(step, values | more)
+        self.metrics.write(step, values | self.speed.of_step(values["tokens"]) | more)
 
 
 def _best_state(pace: Pace, state: TrainState, checkpoints: Checkpoints) -> TrainState:

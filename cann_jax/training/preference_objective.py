@@ -94,6 +94,7 @@ class PreferenceObjective(Objective[PreferenceBatch]):
             "logp_worse_per_token": jnp.mean(outputs / lengths, where=~better),
             "log_ratio": jnp.mean(ratio),
             "response_tokens": jnp.mean(lengths),
+            "tokens": jnp.sum(batch.prompt_lengths) + jnp.sum(lengths),
         }
 
 

@@ -82,6 +82,7 @@ class ScoreObjective(Objective[ScoreBatch]):
             "difference": jnp.mean(learnt),
             "score_mean": jnp.mean(outputs),
             "score_spread": jnp.std(outputs),
+            "tokens": jnp.sum(batch.prompt_lengths) + jnp.sum(batch.response_lengths),
         }
 
 

@@ -45,7 +45,7 @@ def train(model: str, folder: Path, steps: int) -> None:
         graph, schedule, rematerialise="everything", accumulation=2, loss="dpo", beta=0.3, chunks=4
     )
     batch, seed = preferences(), jax.random.key(7)
-    state, pace = start(spec, weights), Pace("resume", "learning_rate", steps, steps, 2)
+    state, pace = start(spec, weights), Pace("resume", "learning_rate", steps, steps, 2, flops=1.0)
     with Checkpoints(folder / "checkpoints", 2, steps) as checkpoints:
         restored = checkpoints.restore(state)
     if restored is not None:

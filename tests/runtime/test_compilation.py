@@ -1,0 +1,19 @@
+"""Programs compiled are counted."""
+
+import jax
+import jax.numpy as jnp
+
+from cann_jax.runtime.compilation import compiled, keep_compilations
+
+
+def test_each_program_is_counted_once():
+    keep_compilations()
+    keep_compilations()  # a second call must not count twice
+    numbers = jnp.arange(7.0)
+    double = jax.jit(lambda x: x * 2 + 1)
+    before = compiled()
+    double(numbers)
+    after = compiled()
+    assert after[0] == before[0] + 1 and after[1] > before[1]
+    double(numbers)
+    assert compiled() == after
