@@ -29,8 +29,10 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.run.run import ScoreModelRun
     from cann_jax.runtime.compilation import keep_compilations
     from cann_jax.runtime.session import session
+    from cann_jax.training.profile import profiled
 
     keep_compilations()
+    profiled.set(flags.profiled)
     with session(config, config.batches()):
         _run(ScoreModelRun(config), flags)
 

@@ -31,8 +31,10 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.run.run import Run
     from cann_jax.runtime.compilation import keep_compilations
     from cann_jax.runtime.session import session
+    from cann_jax.training.profile import profiled
 
     keep_compilations()
+    profiled.set(options.profiled)
     with session(config, config.batches()):
         _run(Run(config), options)
 

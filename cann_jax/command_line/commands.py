@@ -1,10 +1,12 @@
 """The commands: the name, the flags and the help text of each."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.files.errors import InputError
 
 Flags = TypeVar("Flags")
 
@@ -59,12 +61,30 @@ class ConfiguredFlags:
         dry_run: Check configuration, files, shapes and memory, and compute nothing.
         verify: Hash every file that earlier stages left, not only those whose size or time has changed.
         model_config (FILE): A config.json that the dry run uses in place of a model that is not at hand.
+        profile (STEPS): Write a trace of steps START to STOP - 1 of each training, for XProf and TensorBoard.
+            Write ``START:STOP``; ``2:5`` leaves out the first steps, which compile.
     """
 
     config: str
     dry_run: bool = False
     verify: bool = False
     model_config: str | None = None
+    profile: str | None = None
+
+    @property
+    def profiled(self) -> range:
+        """The steps to profile.
+
+        Raises:
+            InputError: ``profile`` is not written START:STOP, or holds no step.
+        """
+        if self.profile is None:
+            return range(0)
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        steps = range(*map(int, found.groups())) if found else range(0)
+        if not steps:
+            raise InputError(f"command line: --profile {self.profile}: write START:STOP, for example 2:5")
+        return steps
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each flag whose value does not fit the others, with the reason."""

@@ -31,6 +31,7 @@ class Options:
     verify: bool = False
     model_config: str | None = None
     require: Literal["holds"] | None = None
+    profiled: range = range(0)
 
 
 def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
@@ -47,7 +48,9 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
             "command line: --require reads the verdict of the stage 'evaluate'; add that to --stages, "
             "or leave --require out"
         )
-    return config, Options(stages, flags.dry_run, flags.verify, flags.model_config, flags.require)
+    return config, Options(
+        stages, flags.dry_run, flags.verify, flags.model_config, flags.require, flags.profiled
+    )
 
 
 def parse_score_model(argv: Sequence[str]) -> tuple[ScoreModelConfig, RewardFlags]:

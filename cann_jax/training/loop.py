@@ -16,6 +16,7 @@ from cann_jax.runtime.preemption import deferred
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.health import Watch
 from cann_jax.training.metrics import Metrics
+from cann_jax.training.profile import Profile
 from cann_jax.training.speed import Speed, speed_line
 from cann_jax.training.step import Batch, Objective, TrainState, train_step
 
@@ -60,10 +61,16 @@ def fit(
         first = int(state.step)
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
-        with Metrics(folder, first, pace.stage, every) as metrics, deferred() as stop_after:
+        with (
+            Metrics(folder, first, pace.stage, every) as metrics,
+            Profile(folder) as profile,
+            deferred() as stop_after,
+        ):
             behind = Behind(pace, metrics, checkpoints)
             for step in track(range(first, pace.steps), "training", initial=first, total=pace.steps):
-                state, measured = train_step(objective, state, frozen, batch(step), seed)
+                with profile.step(step):
+                    state, measured = train_step(objective, state, frozen, batch(step), seed)
+                profile.end_step(step, state)
                 behind.add(step, measured)
                 stopping = stop_after(step)
                 last = stopping or step + 1 == pace.steps

@@ -1,0 +1,44 @@
+"""Profiler traces of training steps, for XProf and TensorBoard."""
+
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any, Self
+
+import jax
+from etils import epath
+
+from cann_jax.runtime import distributed
+
+profiled: ContextVar[range] = ContextVar("profiled", default=range(0))
+"""The steps that trainings write a trace of; ``--profile``."""
+
+
+class Profile:
+    """Writes a trace of the ``profiled`` steps below ``folder/tensorboard``, on the first process."""
+
+    def __init__(self, folder: epath.Path):
+        self.folder = folder / "tensorboard"
+        self.steps = profiled.get() if distributed.is_first() else range(0)
+        self.tracing: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.tracing is not None:
+            self.tracing.close()
+
+    def step(self, step: int) -> jax.profiler.StepTraceAnnotation:
+        """Mark what a step does, within a trace; begin the trace at the first of the steps."""
+        if self.tracing is None and step in self.steps:
+            self.tracing = ExitStack()
+            self.tracing.enter_context(jax.profiler.trace(str(self.folder)))
+        return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
+    def end_step(self, step: int, state: Any) -> None:
+        """End the trace, after the last of the steps, once that has ended on the device."""
+        if self.tracing is not None and step == self.steps[-1]:
+            jax.block_until_ready(state)
+            self.tracing.close()
+            self.steps, self.tracing = range(0), None
+            print(f"profile up to step {step}: {self.folder}", flush=True)
