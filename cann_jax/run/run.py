@@ -16,6 +16,7 @@ from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
 from cann_jax.files.hashes import as_json
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.generation import not_applied
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
@@ -115,7 +116,9 @@ class Run(ModelRun[RunConfig]):
 
     @cached_property
     def reference(self) -> LanguageModel:
-        """The reference model, π_ref."""
+        """The reference model, π_ref; what its files ask of sampling that is not applied is printed."""
+        for line in not_applied(self.files.generation):
+            print(line, flush=True)
         return LanguageModel.of(self.load(), self.files)
 
 

@@ -141,7 +141,7 @@ class Judge(DialogueScorer):
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
         pairs = zip(prompts, responses, strict=True)
         rows = [self.template.ids(prompt, response, self.model.tokenizer) for prompt, response in pairs]
-        check_lengths(rows, self.model.config.max_positions - self.answers.shape[1], prompts, self.key)
+        check_lengths(map(len, rows), self.model.config.context - self.answers.shape[1], prompts, self.key)
         shape = (len(rows), *self.answers.shape)
         logps = self.model.logps(
             rows, np.broadcast_to(self.answers, shape), np.broadcast_to(self.lengths, shape[:2])
