@@ -15,6 +15,7 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
 from cann_jax.files.hashes import as_json
+from cann_jax.files.paths import reached
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.generation import not_applied
 from cann_jax.models.files.load import load_decoder
@@ -45,7 +46,8 @@ class ModelRun(ABC, Generic[C]):
     @property
     def folder(self) -> epath.Path:
         """The run's folder."""
-        return epath.Path(self.config.run_dir) / self.config.name
+        with reached(self.config.run_dir, "run_dir"):
+            return epath.Path(self.config.run_dir) / self.config.name
 
     @cached_property
     def settings(self) -> dict[str, Any]:

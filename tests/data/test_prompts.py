@@ -81,7 +81,7 @@ def test_bad_prompts(said, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"nothing.jsonl cannot be read"):
+    with pytest.raises(InputError, match=r"nothing.jsonl cannot be used"):
         read_prompts(str(tmp_path / "nothing.jsonl"))
 
 

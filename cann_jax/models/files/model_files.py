@@ -10,6 +10,7 @@ from typing import Any
 
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
+from cann_jax.files.paths import reached
 from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files import hub
@@ -77,10 +78,11 @@ def _open_base(path: str, revision: str | None) -> ModelFiles:
         return _open_gguf(_embedded_file(path.removeprefix("embedded:")))
     if path.endswith(".gguf"):
         return _open_gguf(Path(path))
-    if not Path(path).is_dir():
-        raise InputError(
-            f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
-        )
+    with reached(path, "model.path"):
+        if not Path(path).is_dir():
+            raise InputError(
+                f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
+            )
     return _open_folder(Path(path))
 
 
