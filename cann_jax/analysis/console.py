@@ -6,6 +6,7 @@ from typing import Any, TextIO
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach, shortfall
@@ -88,7 +89,7 @@ def print_analysis(found: Analysis, notes: list[str], stream: TextIO | None = No
     for line in _lines(found):
         out.print(line)
     for note in notes:
-        out.print(f"[yellow]![/yellow] {note}")
+        out.print(Text.assemble(("!", "yellow"), f" {note}"))
 
 
 def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
@@ -132,7 +133,7 @@ def _forecast_of(estimate: Any, j: int | tuple[()] = ()) -> str:
     if estimate is None:
         return "–"
     value, low, high = (np.asarray(end)[j] for end in estimate)
-    return rf"{value:+.4g} \[{low:+.4g}, {high:+.4g}]"
+    return f"{value:+.4g} [{low:+.4g}, {high:+.4g}]"
 
 
 def _row(found: Analysis, j: int) -> list[str]:
@@ -147,7 +148,7 @@ def _row(found: Analysis, j: int) -> list[str]:
 
 
 def _span(span: tuple[np.ndarray, np.ndarray], j: int) -> str:
-    return rf" \[{span[0][j]:.4g}, {span[1][j]:.4g}]"  # rich reads a bare bracket as markup
+    return f" [{span[0][j]:.4g}, {span[1][j]:.4g}]"
 
 
 def _lines(found: Analysis) -> list[str]:

@@ -20,6 +20,7 @@ from etils import epath
 
 from cann_jax.analysis.columns import numbers
 from cann_jax.files.errors import InputError
+from cann_jax.files.paths import reached
 
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
 TABLES = (".parquet", *TEXT)
@@ -35,10 +36,12 @@ def format_of(path: str, formats: Sequence[str] = FORMATS) -> str:
     Raises:
         InputError: It has none of them, or there is no file, or an empty one.
     """
-    file, name = epath.Path(path), path.lower()
-    if not file.is_file():
-        what = "a folder; give one of its files" if file.is_dir() else "no such file; give a table"
-        raise InputError(f"{path}: {what} ending in {', '.join(formats)}")
+    name = path.lower()
+    with reached(path, "table"):
+        file = epath.Path(path)
+        if not file.is_file():
+            what = "a folder; give one of its files" if file.is_dir() else "no such file; give a table"
+            raise InputError(f"{path}: {what} ending in {', '.join(formats)}")
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in (TEXT if name.endswith(".gz") else formats):
         known = f"{', '.join(formats)}, or {', '.join(s + '.gz' for s in TEXT)}"

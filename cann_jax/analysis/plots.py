@@ -31,12 +31,17 @@ def draw_analysis(path: epath.PathLike, found: Analysis) -> None:
     write_bytes_atomic(path, picture.getvalue())
 
 
+def literal(name: str) -> str:
+    """Return a name as a label that Matplotlib writes as it is, and does not read as a formula."""
+    return name.replace("$", r"\$")
+
+
 def _reached(found: Analysis) -> np.ndarray:
     return np.equal(found.by_margin.solutions.feasible, Feasible.YES)
 
 
 def _dual_curve(axes: Axes, found: Analysis) -> None:
-    name, kept = found.problem.names[0], _reached(found)
+    name, kept = literal(found.problem.names[0]), _reached(found)
     multipliers = found.by_margin.solutions.multipliers[kept, 0]
     axes.plot(found.by_margin.margins[kept, 0], multipliers, color="C0")
     margin = float(found.problem.margins[0])
@@ -66,7 +71,7 @@ def _mark_reach(axes: Axes, reach: Reach, margin: float) -> float:
 
 
 def _trade_off(axes: Axes, found: Analysis) -> None:
-    name, kept = found.problem.names[0], _reached(found)
+    name, kept = literal(found.problem.names[0]), _reached(found)
     solutions = found.by_margin.solutions
     axes.plot(solutions.predicted_improvement[kept, 0], solutions.predicted_reward[kept], color="C0")
     if found.feasible == Feasible.YES:
@@ -77,7 +82,7 @@ def _trade_off(axes: Axes, found: Analysis) -> None:
 
 
 def _cloud(axes: Axes, found: Analysis) -> None:
-    scores, name = found.problem.scores, found.problem.names[0]
+    scores, name = found.problem.scores, literal(found.problem.names[0])
     multipliers = np.where(np.isfinite(found.solution.multipliers), found.solution.multipliers, 0)
     weights = np.asarray(tilted_weights(multipliers.astype(np.float32), scores, found.beta))
     reward, constraint = np.ravel(scores.reward), np.ravel(scores.constraints[..., 0])

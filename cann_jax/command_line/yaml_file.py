@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.yaml_text import load_yaml
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def read_yaml(path: str) -> dict[str, Any]:
             or holds something other than a mapping.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+        values = load_yaml(Path(path).read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); give --config an existing YAML file"
         raise InputError(f"{path}: {problem}") from None

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from cann_jax.config.ranges import Must
 from cann_jax.files.errors import InputError, nearest
 from cann_jax.files.json_lines import is_utf8
+from cann_jax.files.yaml_text import load_yaml
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ def _named(value: Any, key: str) -> Iterable[tuple[str, Any]]:
 
 def _as_mapping(value: Any, key: str) -> Mapping[str, Any]:
     with contextlib.suppress(yaml.YAMLError):  # what cannot be read stays a text, refused below
-        value = yaml.safe_load(value) if isinstance(value, str) else value
+        value = load_yaml(value) if isinstance(value, str) else value
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -208,8 +209,11 @@ def _leaf(plain: Any, value: Any, key: str, hint: Any) -> Any:
     except ArgumentError:
         raise _wrong(value, key, type_name(hint)) from None
     numbers = result if isinstance(result, tuple) else (result,)
-    if not all(is_utf8(text) for text in numbers if isinstance(text, str)):
-        raise SchemaError(key, "holds half a surrogate pair or a byte that is not UTF-8; write it anew")
+    texts = [text for text in numbers if isinstance(text, str)]
+    if not all(map(is_utf8, texts)) or "\0" in "".join(texts):
+        raise SchemaError(
+            key, "holds half a surrogate pair or a byte that is zero or not UTF-8; write it anew"
+        )
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise _wrong(value, key, type_name(hint))
     for item in numbers if isinstance(result, tuple) else ():

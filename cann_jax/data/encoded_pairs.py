@@ -106,13 +106,11 @@ def encode_pairs(
         InputError: A pair is overlong under ``on_overlong: error``, the template refuses one under
             ``on_bad_row: error``, or no pair is left.
     """
-    encoder = _Encoder(tokenizer, ids, config, min(config.max_tokens, context))
+    encoder = _Encoder(tokenizer, ids, config, context)
     rows = [row for pair in pairs if (row := encoder.row(pair)) is not None]
     if not rows:
         listed = ", ".join(f"{count} {what}" for what, count in encoder.counts.items() if count)
-        raise InputError(
-            f"preferences: no pair is left ({listed}); use other data or raise preferences.max_tokens"
-        )
+        raise InputError(f"preferences: no pair is left ({listed}); use other data, or {encoder.remedy}")
     return pa.Table.from_pylist(rows, schema=_SCHEMA), encoder.counts
 
 
@@ -121,8 +119,19 @@ class _Encoder:
     tokenizer: Any
     ids: Callable[[Pair, Prompt], PairIds]
     config: PreferencesConfig
-    longest: int
+    context: int
     counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def longest(self) -> int:
+        """The longest pair in tokens."""
+        return min(self.config.max_tokens, self.context)
+
+    @property
+    def remedy(self) -> str:
+        """What makes room for a longer one."""
+        raised = self.config.max_tokens < self.context
+        return "raise preferences.max_tokens" if raised else "use a model with a longer context"
 
     def row(self, pair: Pair) -> dict[str, Any] | None:
         """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
@@ -163,7 +172,7 @@ class _Encoder:
         if self.config.on_overlong == "error":
             raise InputError(
                 f"{pair.prompt.id}: the prompt has {prompt} tokens, its longer response leaves "
-                f"{max(self.longest - response, 0)}; raise preferences.max_tokens, or set "
+                f"{max(self.longest - response, 0)} of {self.longest}; {self.remedy}, or set "
                 "preferences.on_overlong to drop or truncate_prompt_left"
             )
         if self.config.on_overlong == "drop":

@@ -60,7 +60,7 @@ def encode_prompts(
     Raises:
         InputError: A prompt is overlong under ``error``, the template cannot be used, or no prompt is left.
     """
-    longest = min(config.max_tokens, room)
+    longest, remedy = _longest(config, room)
     if longest < 1:
         raise InputError("sample.max_new_tokens leaves no room for a prompt in the model's context; lower it")
     kept, ids, dropped, truncated = [], [], 0, 0
@@ -70,27 +70,30 @@ def encode_prompts(
             if config.on_overlong == "drop":
                 dropped += 1
                 continue
-            row = _shortened(prompt, len(row), tokenizer, config, longest)
+            row = _shortened(prompt, len(row), tokenizer, config, room)
             truncated += 1
         kept.append(prompt)
         ids.append(row)
     if not kept:
-        raise InputError(f"all {dropped} prompts have more than {longest} tokens; raise prompts.max_tokens")
+        raise InputError(f"all {dropped} prompts have more than {longest} tokens; {remedy}")
     return EncodedPrompts(tuple(kept), tuple(ids), dropped, truncated)
 
 
-def _shortened(
-    prompt: Prompt, tokens: int, tokenizer: Any, config: PromptsConfig, longest: int
-) -> np.ndarray:
+def _longest(config: PromptsConfig, room: int) -> tuple[int, str]:
+    """Return the longest prompt in tokens, and what makes room for a longer one."""
+    if config.max_tokens < room:
+        return config.max_tokens, "raise prompts.max_tokens"
+    return room, "lower sample.max_new_tokens, for the model's context holds no more"
+
+
+def _shortened(prompt: Prompt, tokens: int, tokenizer: Any, config: PromptsConfig, room: int) -> np.ndarray:
+    longest, remedy = _longest(config, room)
     if config.on_overlong == "error":
         raise InputError(
-            f"prompt {prompt.id!r} has {tokens} tokens, {longest} fit; shorten it, "
-            "raise prompts.max_tokens, or set prompts.on_overlong to drop or truncate_prompt_left"
+            f"prompt {prompt.id!r} has {tokens} tokens, {longest} fit; shorten it, set prompts.on_overlong "
+            f"to drop or truncate_prompt_left, or {remedy}"
         )
     cut = shortened(prompt, tokenizer, lambda cut: len(prompt_ids(cut, tokenizer, config)) - longest)
     if cut is None:
-        raise InputError(
-            f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; "
-            "raise prompts.max_tokens"
-        )
+        raise InputError(f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; {remedy}")
     return prompt_ids(cut, tokenizer, config)

@@ -10,6 +10,7 @@ from etils import epath
 
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.json_lines import BadRow, is_utf8, json_object
+from cann_jax.files.paths import reached
 
 # The column type of earlier turns in Parquet.
 TURNS = pa.list_(pa.struct({"role": pa.string(), "text": pa.string()}))
@@ -93,13 +94,9 @@ def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
 
 
 def _lines(path: str) -> list[bytes]:
-    try:
+    with reached(path, "prompts"):
         # Not splitlines: JSON strings may hold the line separators of Unicode.
-        lines: list[bytes] = epath.Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path} cannot be read ({reason}); check the prompts' path") from None
-    return lines
+        return list(epath.Path(path).read_bytes().split(b"\n"))
 
 
 def _object(line: bytes) -> dict[str, Any]:

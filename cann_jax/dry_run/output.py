@@ -32,9 +32,9 @@ def print_dry_run(
 ) -> None:
     """Print the lines, and then the memory of the programs that ``trace`` returns."""
     for line in lines:
-        out.print(line, markup=False)
+        out.print(line)
     out.print(_memory_table(trace()))
-    out.print(f"nothing was computed, and {run.folder} is as it was", markup=False)
+    out.print(f"nothing was computed, and {run.folder} is as it was")
 
 
 def shape_of_model(run: ModelRun[Any], model_config: str | None, out: Console) -> DecoderConfig:
@@ -61,7 +61,7 @@ def shape_of_model(run: ModelRun[Any], model_config: str | None, out: Console) -
     # Counted here and not in the files, where a tied head may have a copy.
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))) / 1e6
     found = f"{size:.1f} M parameters, {decoder.dtype}, attention by {decoder.kernel}"
-    out.print(f"model: {source}, {found}", markup=False)
+    out.print(f"model: {source}, {found}")
     return shape
 
 

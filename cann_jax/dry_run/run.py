@@ -26,6 +26,7 @@ from cann_jax.dry_run.output import STEPS, histogram, plan_lines, print_dry_run,
 from cann_jax.dry_run.programs import trace_sampling, trace_training
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
+from cann_jax.models.files.generation import not_applied
 from cann_jax.run.checks import check_prompts, check_warmup
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import context_of
@@ -55,7 +56,8 @@ def dry_run(run: Run, stages: Pipeline, model_config: str | None = None) -> None
     shape = shape_of_model(run, model_config, out)
     data = known_data(run, opened=opened)
     check_prompts(run.config, data.prompts)
-    lines = [*_data_lines(run, data), *_scorer_lines(run, data, opened)]
+    lines = not_applied(run.files.generation) if opened else []
+    lines += [*_data_lines(run, data), *_scorer_lines(run, data, opened)]
     planned = [_planned(run, name, training, data) for name, training in trainings(run).items()]
     sampled = sampling_extent(run.config, data)
     lines += [_sampling_line(run, sampled), *map(_training_line, planned)]

@@ -24,6 +24,7 @@ from etils import epath
 
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
+from cann_jax.files.paths import is_remote
 
 PARTIAL = ".partial"
 # Whether this process of a run writes a file; set by ``cann_jax.runtime.distributed``.
@@ -119,11 +120,6 @@ def staged(path: epath.PathLike) -> Iterator[Path]:
             target = path / file.relative_to(local) if local.is_dir() else path
             with file.open("rb") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Return whether the path lies in an object store."""
-    return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager

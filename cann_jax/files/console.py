@@ -15,6 +15,10 @@ class _Console(Console):
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Return a console that writes to ``stream``, or to standard output."""
+    """Return a console that writes texts as they are to ``stream``, or to standard output.
+
+    With rich's markup a score called "[v2]safe" would be printed as "safe", and "a[/b]" was a traceback.
+    """
     stream = stream or sys.stdout
-    return _Console(file=stream, highlight=False, width=None if stream.isatty() else LOG_WIDTH)
+    width = None if stream.isatty() else LOG_WIDTH
+    return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)

@@ -35,6 +35,7 @@ ONLY_EVERYWHERE = {
     "is_encoder_decoder": False,
     "add_cross_attention": False,
 }
+LAYERS = 1000
 # What transformers takes for absent keys, in every family that has them.
 _DEFAULTS = {"rope_theta": 10_000.0, "hidden_act": "silu"}
 _SIZES = {
@@ -105,6 +106,8 @@ class DecoderConfig:
         reader = ConfigReader({**_DEFAULTS, **family.defaults, **config}, source)
         _refuse_unsupported(reader, family)
         sizes: dict[str, Any] = {name: reader.size(key) for name, key in _SIZES.items()}
+        if sizes["layers"] > LAYERS:  # of which a tuple is made
+            raise reader.fault("num_hidden_layers", f"where {LAYERS} are the most that is supported")
         sizes |= _head_sizes(reader, sizes["hidden"], sizes["heads"])
         return cls(
             family=kind,
@@ -154,7 +157,7 @@ def _family_fields(reader: ConfigReader, family: Family) -> dict[str, Any]:
     read = {}
     for key, name in family.reads.items():
         value = read[name] = reader.get(key)
-        if name == "activation" and value not in ACTIVATIONS:
+        if name == "activation" and not (isinstance(value, str) and value in ACTIVATIONS):
             choices = f"use a model with one of {', '.join(ACTIVATIONS)}"
             raise InputError(f"{reader.source}: {key} {value!r} is not supported; {choices}")
         if name != "activation" and value is not None:

@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 
 from cann_jax.files.errors import InputError
 
+LARGEST = 2**31 - 1  # sizes of arrays are 32 bits
 REMEDY = "use the config.json that belongs to the weights"
 
 
@@ -33,8 +34,8 @@ class ConfigReader:
     def size(self, key: str, default: int | None = None) -> int:
         """Return a positive integer."""
         value = self.number(key, default)
-        if not isinstance(value, int):
-            raise self.fault(key, "which is not an integer")
+        if not isinstance(value, int) or value > LARGEST:
+            raise self.fault(key, f"which is not an integer up to {LARGEST}")
         return value
 
     def count(self, key: str) -> int:
@@ -51,9 +52,11 @@ class ConfigReader:
             raise self.fault(key, "which is neither true nor false")
         return bool(value)
 
-    def mapping(self, key: str) -> dict[str, Any]:
-        """Return a JSON object; absent is an empty one."""
+    def mapping(self, key: str, inner: str | None = None) -> dict[str, Any]:
+        """Return a JSON object, or the one under the key ``inner`` in it; absent is an empty one."""
         value = self.get(key)
+        if inner is not None and isinstance(value, dict):
+            value = value.get(inner)
         if not isinstance(value, dict | None):
             raise self.fault(key, "which is not a JSON object")
         return value or {}
@@ -73,5 +76,5 @@ class ConfigReader:
 
 
 def is_positive(value: object) -> TypeGuard[float]:
-    """Return whether the value is a number (not a boolean) greater than 0."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    """Return whether the value is a finite number (not a boolean) greater than 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")

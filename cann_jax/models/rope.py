@@ -221,7 +221,7 @@ def rotate(x: Array, tables: Tables) -> Array:
 
 def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: str) -> Default:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in SCALINGS:
+    if not isinstance(kind, str) or kind not in SCALINGS:
         raise InputError(
             f"{source}: RoPE scaling {kind!r} is not supported; use a model with one of {', '.join(SCALINGS)}"
         )
@@ -231,8 +231,9 @@ def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: s
     if "max_position_embeddings" in items:
         values["max_position_embeddings"] = positions
     if "original_max_position_embeddings" in items:
-        values.setdefault("original_max_position_embeddings", positions)
-        values.setdefault("factor", positions / values["original_max_position_embeddings"])
+        key = "original_max_position_embeddings"
+        trained = _checked(key, values.setdefault(key, positions), size, source)
+        values.setdefault("factor", positions / trained)
     else:
         values.pop("original_max_position_embeddings", None)
     for key in values.keys() - items.keys():

@@ -70,7 +70,8 @@ def _stage_lines(run: Run) -> list[str]:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)  # a name may hold what parts them
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *cells]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
+from cann_jax.analysis.plots import literal
 from cann_jax.files.atomic import write_bytes_atomic
 
 matplotlib.use("Agg")
@@ -30,7 +31,7 @@ def draw_clouds(path: epath.PathLike, before: pa.Table, after: pa.Table, constra
             axis.scatter(
                 x.mean(), y.mean(), s=130, marker="X", color=colour, edgecolor="black", label=f"{label}, mean"
             )
-        axis.set(xlabel=name, ylabel="reward")
+        axis.set(xlabel=literal(name), ylabel="reward")
         axis.legend()
     _save(figure, path)
 

@@ -23,7 +23,7 @@ def print_results(results: Results) -> None:
         table.add_row(*row)
     out.print(table)
     for line in (*summary_lines(results), *bound_lines(results), *verdict_lines(results)):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def result_rows(results: Results) -> list[tuple[str, ...]]:

@@ -1,13 +1,12 @@
 """A run's folder: who may write there, and the configuration that it was last started with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
 
-from cann_jax.files.atomic import is_remote, write_json
+from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.paths import reached
 from cann_jax.runtime import distributed
 
 CONFIG = (
@@ -15,25 +14,9 @@ CONFIG = (
 )
 
 
-@contextmanager
-def reached(folder: epath.Path) -> Iterator[None]:
-    """Turn whatever a bucket's client raises at the first touch of a run's folder into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if not is_remote(folder):
-            raise
-        raise InputError(
-            f"run_dir: {folder} cannot be used ({type(error).__name__}: {error}); check its name, that "
-            "this machine may write it, and that its client is installed (pip install gcsfs)"
-        ) from None
-
-
 def check_folder(folder: epath.Path) -> None:
     """Raise InputError if a run's folder cannot be read, or holds files that no run made."""
-    with reached(folder):
+    with reached(folder, "run_dir"):
         if folder.exists() and not folder.is_dir():
             raise InputError(
                 f"{folder} is a file where the run's folder must be; set another name or run_dir"
@@ -53,7 +36,7 @@ def open_folder(folder: epath.Path, config: Any) -> None:
         InputError: It is another program's, or a process cannot write it or does not see it.
     """
     check_folder(folder)
-    with reached(folder):
+    with reached(folder, "run_dir"):
         distributed.check_writable(folder / CONFIG)
         write_json(folder / CONFIG, config)
         distributed.check_shared(folder / CONFIG)

@@ -15,7 +15,9 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prepared_pairs import PreparedPairs, prepare_pairs
 from cann_jax.data.templates import Template
 from cann_jax.files.hashes import as_json
+from cann_jax.files.paths import reached
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.generation import not_applied
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
@@ -44,7 +46,8 @@ class ModelRun(ABC, Generic[C]):
     @property
     def folder(self) -> epath.Path:
         """The run's folder."""
-        return epath.Path(self.config.run_dir) / self.config.name
+        with reached(self.config.run_dir, "run_dir"):
+            return epath.Path(self.config.run_dir) / self.config.name
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -115,7 +118,9 @@ class Run(ModelRun[RunConfig]):
 
     @cached_property
     def reference(self) -> LanguageModel:
-        """The reference model, π_ref."""
+        """The reference model, π_ref; what its files ask of sampling that is not applied is printed."""
+        for line in not_applied(self.files.generation):
+            print(line, flush=True)
         return LanguageModel.of(self.load(), self.files)
 
 

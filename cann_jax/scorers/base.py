@@ -1,7 +1,7 @@
 """What a scorer kind provides, and the checks that all scorers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,12 +173,12 @@ def sign(better: Better) -> int:
     return 1 if better == "higher" else -1
 
 
-def check_lengths(rows: Sequence[np.ndarray], longest: int, prompts: Sequence[Prompt], key: str) -> None:
-    """Raise InputError if a text is longer than its model takes."""
-    for row, prompt in zip(rows, prompts, strict=True):
-        if len(row) > longest:
+def check_lengths(tokens: Iterable[int], longest: int, prompts: Sequence[Prompt], key: str) -> None:
+    """Raise InputError if a prompt and response, of so many ``tokens`` together, are too long for a model."""
+    for count, prompt in zip(tokens, prompts, strict=True):
+        if count > longest:
             raise InputError(
-                f"{key}: prompt {prompt.id!r} with a response has {len(row)} tokens in the scorer's template "
+                f"{key}: prompt {prompt.id!r} with a response has {count} tokens in the scorer's template "
                 f"and {longest} fit its model; shorten it, or lower sample.max_new_tokens"
             )
 

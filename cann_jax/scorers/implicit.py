@@ -20,7 +20,7 @@ from cann_jax.models.adapters.peft import Adapter, adapter_files
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
+from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind, check_lengths
 
 SYSTEM_TOKENS = 512  # room for the system message beyond prompts.max_tokens
 
@@ -76,12 +76,12 @@ class ImplicitScorer(ScorerKind):
         reference = context.reference()
         match self._source(context, reference.files, self._adapter(context)):
             case Adapter() as adapter:
-                return Implicit(self, attach_adapter(reference, adapter), None)
+                return Implicit(self, attach_adapter(reference, adapter), None, context.key)
             case ModelFiles() as files:
                 decoder = load_decoder(files, str(reference.decoder.dtype))
-                return Implicit(self, LanguageModel.of(decoder, files), None)
+                return Implicit(self, LanguageModel.of(decoder, files), None, context.key)
             case prompted:
-                return Implicit(self, reference, prompted)
+                return Implicit(self, reference, prompted, context.key)
 
     def check(self, context: Context) -> None:
         if context.files is not None and self.to_prealign is None:
@@ -141,16 +141,21 @@ class Implicit(Scorer):
         config: Its settings.
         model: π_other, or π_ref where a system prompt alone makes π_other of it.
         prompts: Template and limits with π_other's system message; None where it reads the run's own prompts.
+        key: Where its settings stand in the configuration, for messages.
     """
 
     config: ImplicitScorer
     model: LanguageModel
     prompts: PromptsConfig | None
+    key: str
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
         ids = responses.prompts.ids
         if self.prompts is not None:
             room = self.model.config.context - responses.tokens.shape[-1]
             ids = encode_prompts(responses.prompts.prompts, self.model.tokenizer, self.prompts, room).ids
+        # The run's prompts were cut to the context of the reference, and another model's may be shorter.
+        tokens = (len(row) + most for row, most in zip(ids, responses.lengths.max(1), strict=True))
+        check_lengths(tokens, self.model.config.context, responses.prompts.prompts, self.key)
         other = self.model.logps(ids, responses.tokens, responses.lengths)
         return Scored((self.config.beta * (other - reference_logps)).astype(np.float32))

@@ -17,6 +17,7 @@ from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.templates import chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
+from cann_jax.files.yaml_text import load_yaml
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
@@ -141,7 +142,7 @@ class Judge(DialogueScorer):
     def score_prompts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Scored:
         pairs = zip(prompts, responses, strict=True)
         rows = [self.template.ids(prompt, response, self.model.tokenizer) for prompt, response in pairs]
-        check_lengths(rows, self.model.config.max_positions - self.answers.shape[1], prompts, self.key)
+        check_lengths(map(len, rows), self.model.config.context - self.answers.shape[1], prompts, self.key)
         shape = (len(rows), *self.answers.shape)
         logps = self.model.logps(
             rows, np.broadcast_to(self.answers, shape), np.broadcast_to(self.lengths, shape[:2])
@@ -157,7 +158,7 @@ def read_template(name: str, key: str) -> JudgeTemplate:
     """
     path = Path(name) if name.endswith(".yaml") else TEMPLATES / f"{name}.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         shipped = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
         hint = f"there are {shipped}, or name a .yaml file"

@@ -93,5 +93,5 @@ class RewardModel(DialogueScorer):
             scored_ids(prompt, response, self.tokenizer, self.config, self.end)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        check_lengths(rows, self.longest, prompts, self.key)
+        check_lengths(map(len, rows), self.longest, prompts, self.key)
         return Scored(sign(self.config.better) * self.model.scores(rows, self.config.batch))

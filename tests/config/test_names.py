@@ -39,5 +39,7 @@ def test_a_kind_of_another_package_replaces_none(monkeypatch, kinds, refused):
 @pytest.mark.parametrize("key", ["prompts.system", "model.path"])
 def test_texts_that_utf8_cannot_hold(tiny_folder, tmp_path, key):
     """What a shell passes for a byte that is not UTF-8."""
-    with pytest.raises(InputError, match=f"{key} holds half a surrogate pair or a byte that is not UTF-8"):
+    with pytest.raises(
+        InputError, match=f"{key} holds half a surrogate pair or a byte that is zero or not UTF-8"
+    ):
         parse_run(["--config", write_config(tmp_path, tiny_folder), f"--{key}", "a\udcff"])

@@ -123,9 +123,11 @@ LONG = pair("f:9", "Write a short note to thank a neighbour. " * 3 + "END", earl
 
 def test_overlong_is_an_error_that_names_the_row():
     with pytest.raises(
-        InputError, match=r"f:9: the prompt has \d+ tokens, its longer response leaves \d+; raise"
+        InputError, match=r"f:9: the prompt has \d+ tokens, its longer response leaves \d+ of 40; raise"
     ):
         encode([LONG], max_tokens=40)
+    with pytest.raises(InputError, match=r"leaves 31 of 40; use a model with a longer context, or set"):
+        encode([LONG], context=40)
     assert encode([LONG])[0].num_rows == 1
 
 
@@ -133,6 +135,8 @@ def test_overlong_is_dropped():
     table, counts = encode([LONG, pair()], "drop", max_tokens=60)
     assert table.num_rows == 1 and counts["overlong pairs dropped (preferences.on_overlong)"] == 1
     with pytest.raises(InputError, match=r"no pair is left \(1 overlong pairs dropped"):
+        encode([LONG], "drop", max_tokens=40)
+    with pytest.raises(InputError, match="use other data, or use a model with a longer context"):
         encode([LONG], "drop", context=40)
 
 

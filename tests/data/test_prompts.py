@@ -81,7 +81,7 @@ def test_bad_prompts(said, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"nothing.jsonl cannot be read"):
+    with pytest.raises(InputError, match=r"nothing.jsonl cannot be used"):
         read_prompts(str(tmp_path / "nothing.jsonl"))
 
 
@@ -155,6 +155,20 @@ def test_overlong_is_an_error(tokenizer):
     with pytest.raises(InputError, match=r"prompt 'long' has \d+ tokens, 20 fit"):
         encode_prompts([SHORT, LONG], tokenizer, config(max_tokens=20), 100)
     assert len(encode_prompts([SHORT, LONG], tokenizer, config(), 500)) == 2
+
+
+@pytest.mark.parametrize("limit, room, remedy", [
+    (20, 100, "raise prompts.max_tokens"),
+    (20, 20, "lower sample.max_new_tokens, for the model's context holds no more"),
+    (500, 20, "lower sample.max_new_tokens, for the model's context holds no more"),
+])  # fmt: skip
+def test_overlong_says_which_limit_it_is(tokenizer, limit, room, remedy):
+    for on_overlong in ("error", "drop"):
+        with pytest.raises(InputError, match=f"20 .*{remedy}$"):
+            encode_prompts([LONG], tokenizer, config(on_overlong=on_overlong, max_tokens=limit), room)
+    with pytest.raises(InputError, match=f"more than 4 tokens; {remedy}$"):
+        small = config(on_overlong="truncate_prompt_left", max_tokens=limit - 16)
+        encode_prompts([LONG], tokenizer, small, room - 16)
 
 
 def test_overlong_is_dropped_and_counted(tokenizer):

@@ -11,6 +11,7 @@ from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
 from cann_jax.report import main
+from cann_jax.reporting.markdown import _table as markdown_table
 from tests.command_line.test_run_options import BASE
 
 ROW = {"measured": 0.6, "interval": [0.5, 0.7], "before": 0.1, "after": 0.7, "predicted_interval": [0.3, 0.7]}
@@ -126,3 +127,7 @@ def test_other_folders(tmp_path, content, match):
     with pytest.raises(InputError, match=match) as caught:
         main([str(tmp_path)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_keeps_its_columns_whatever_a_name_holds():
+    assert markdown_table(("score", "asked"), [("a|b", "1")]).splitlines()[-1] == r"| a\|b | 1 |"

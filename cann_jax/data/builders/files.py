@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cann_jax.files.errors import InputError
 from cann_jax.files.json_lines import BadRow, json_object
+from cann_jax.files.paths import reached
 
 Part = Literal["train", "heldout"]
 TRAIN: Literal["train"] = "train"
@@ -49,9 +50,10 @@ def local_files(path: str) -> dict[str, Path]:
         InputError: There is no file, or none that can be read.
     """
     where = Path(path)
-    if where.is_file() and is_data(where.name):
-        return {where.name: where}
-    files = [file for file in sorted(where.rglob("*")) if file.is_file() and is_data(file.name)]
+    with reached(path, "preferences.path"):
+        if where.is_file() and is_data(where.name):
+            return {where.name: where}
+        files = [file for file in sorted(where.rglob("*")) if file.is_file() and is_data(file.name)]
     found = {file.relative_to(where).as_posix(): file for file in files}
     if all(map(is_hidden, found)):
         raise InputError(

@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, write_json, writes_here, writing
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.model_files import GENERATION, ModelFiles
+from cann_jax.models.files.generation import GENERATION
+from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.files.weight_names import ArrayPath, Weight, base_state, fused_weights, lora_at
 from cann_jax.runtime.placement import fetch
 

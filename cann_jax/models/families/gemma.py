@@ -4,6 +4,7 @@ Gemma 2 has soft-caps, and every second layer slides. Gemma 3 has q and k norms 
 full, and sliding layers have a RoPE of their own, never scaled by ``rope_scaling``.
 """
 
+from functools import partial
 from typing import Any
 
 from cann_jax.models.config_reader import ConfigReader
@@ -33,9 +34,9 @@ def _kinds_2(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
 
 
 def _kinds_3(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
-    given, scaling = config.mapping("rope_parameters"), config.mapping("rope_scaling")
-    full = {"rope_theta": config.get("rope_theta"), **(given.get(FULL) or {}), **scaling}
-    sliding = {"rope_theta": config.get("rope_local_base_freq"), **(given.get(SLIDING) or {})}
+    given, scaling = partial(config.mapping, "rope_parameters"), config.mapping("rope_scaling")
+    full = {"rope_theta": config.get("rope_theta"), **given(FULL), **scaling}
+    sliding = {"rope_theta": config.get("rope_local_base_freq"), **given(SLIDING)}
     ropes = [family.read_rope(config, head_dim, parameters) for parameters in (full, sliding)]
     pattern = config.size("sliding_window_pattern")
     types = [SLIDING if (layer + 1) % pattern else FULL for layer in range(layers)]

