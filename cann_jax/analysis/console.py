@@ -13,19 +13,17 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores
+from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.console import console
 
 
 def warnings(found: Analysis) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
     notes = count_notes(check_scores(found.problem.scores, found.problem.names))
-    if found.feasible == Feasible.UNDETERMINED:
-        notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")
-    elif found.feasible == Feasible.YES and not found.solution.converged:
-        notes.append(
-            "The margins are reachable but λ did not converge to tolerance; the scores are too large for "
-            "this β in float32. Divide reward, constraints and β by the same number, or raise β."
-        )
+    if found.solution.fell_back:
+        notes.append("L-BFGS-B stopped short of the tolerance; Newton's method gave λ*.")
+    if problem := unconverged_message(found.feasible, found.solution):
+        notes.append(f"{problem}.")
     if found.feasible == Feasible.YES and bool(found.limit.strained):
         notes.append(
             f"The tilted policy uses {float(found.limit.share):.0%} of the KL that K responses can hold: it "
@@ -34,6 +32,19 @@ def warnings(found: Analysis) -> list[str]:
     if found.intervals and found.intervals.infeasible_share > 0:
         notes.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
     return notes
+
+
+def unconverged_message(feasible: Feasible, solution: DualSolution) -> str:
+    """Return a line on why there is no λ* within tolerance; empty where there is one, or none can exist."""
+    if solution.converged or feasible == Feasible.NO:
+        return ""
+    if feasible == Feasible.UNDETERMINED:
+        return "the margins lie on the edge of what the sample can reach; lower them slightly"
+    return (
+        f"the margins are reachable but λ did not converge (KKT residual {solution.kkt_residual:.0e} of the "
+        "spread): the scores are too large for this β in float32, or constraints nearly the same; raise β, "
+        "or leave one of such constraints out"
+    )
 
 
 def count_notes(counts: ScoreSummary) -> list[str]:
