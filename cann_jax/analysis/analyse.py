@@ -148,10 +148,12 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
     scores, targets = problem.scores, problem.targets
     result: dict[str, Any] = {
         "correction": correct_multipliers(scores, margins, beta, found.solution),
-        "conservative": conservative_solution(scores, targets, beta, found.confidence, multipliers),
         "cross_fit": cross_fit(scores, targets, beta, seed) if len(scores.reward) > 3 else None,
         "sensitivities": jax.tree.map(np.asarray, sensitivities(scores, margins, beta, multipliers)),
     }
+    if problem.fewest_prompts < 2:  # one tells nothing of the others
+        return result
+    result["conservative"] = conservative_solution(scores, targets, beta, found.confidence, multipliers)
     if resamples:
         draws = bootstrap(scores, targets, beta, multipliers, resamples, seed)
         result["intervals"] = Intervals(

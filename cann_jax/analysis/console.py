@@ -29,6 +29,8 @@ def warnings(found: Analysis) -> list[str]:
             f"The tilted policy uses {float(found.limit.share):.0%} of the KL that K responses can hold: it "
             "is nearly best-of-K, and λ cannot be trusted. Sample more responses, or lower the margins."
         )
+    if found.problem.fewest_prompts < 2:
+        notes.append("A constraint is about one prompt only: nothing tells how sure λ* is.")
     if found.intervals and found.intervals.infeasible_share > 0:
         notes.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
     return notes
@@ -178,14 +180,18 @@ def _lines(found: Analysis) -> list[str]:
     elif found.correction:
         lines.append(f"finite K: corrected lambda* {_numbers(found.correction.multipliers)}")
     if found.conservative:
-        careful = _numbers(found.conservative[0].multipliers)
+        careful = _numbers(found.conservative[0].multipliers, "raised to that, margins are out of reach")
         lines.append(f"conservative lambda ({found.confidence:.0%} that the margins hold): {careful}")
     if found.cross_fit:
-        lines.append(f"cross-fitted improvement: {_numbers(found.cross_fit.improvement.mean(0))}")
+        across = _numbers(found.cross_fit.improvement.mean(0), "half of the prompts cannot reach the margins")
+        lines.append(f"cross-fitted improvement: {across}")
     if found.reachability and np.isfinite(found.reachability.scale):
         lines.append(f"all margins can be scaled by at most {found.reachability.scale:.3g} together")
     return lines
 
 
-def _numbers(values: Array) -> str:
+def _numbers(values: Array, otherwise: str = "") -> str:
+    """Return the values in words: ``otherwise``, with no number, where one is infinite."""
+    if otherwise and not np.all(np.isfinite(values)):
+        return f"none; {otherwise}"
     return ", ".join(f"{value:.4g}" for value in values)
