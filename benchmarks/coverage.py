@@ -20,9 +20,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_ndtr, softmax
 
 from cann_jax.core.exploration.finite_sample import correct_multipliers
-from cann_jax.core.exploration.uncertainty import bootstrap, conservative_solution, interval
+from cann_jax.core.exploration.uncertainty import bootstrap, conservative_solution, widened_interval
 from cann_jax.core.prepare import prepare
-from cann_jax.core.problem import Constraint, Problem
+from cann_jax.core.problem import Constraint, Problem, weights_and_baseline
 from cann_jax.core.solver.lanes import solve_lane
 from cann_jax.core.table import standardise
 
@@ -31,7 +31,7 @@ BETA, RESPONSES, MANY = 1.0, 16, 64
 SIZES = (50, 200, 800)
 CORRELATIONS = np.array([-0.5, -0.2])  # of each constraint with the reward
 POPULATION = 20_000
-LAMBDAS = np.linspace(0, 6, 61)
+LAMBDAS = np.linspace(0, 6, 61)  # between which what is reached is interpolated; off by 1e-4 at most
 CASES = {
     "margin": [Constraint("g0", margin=0.5)],
     "at_least": [Constraint("g0", at_least=0.5)],
@@ -91,14 +91,16 @@ class Truth:
         part = Prompts(*(x[inside] for x in prompts))
         self.own, self.part, self.case, self.grid = own, part, case, None
         self.scores = None if responses is None else draw_scores(rng, part, responses)
+        if self.scores is not None:
+            raw = self.scores[1][..., : self.count]
+            self.reference = self.own @ (raw >= 0 if case == "max_unsafe" else raw).mean(1)
         if self.count == 1:
             self.grid = np.array([self._reached(np.array([x])) for x in LAMBDAS])
 
     def reached(self, multipliers: np.ndarray) -> np.ndarray:
-        """Return improvements or levels ``(m,)``; the best that there is at an infinite λ."""
+        """Return improvements or levels ``(m,)``."""
         if self.grid is None:
             return self._reached(multipliers)
-        # linear between points would be biased by a thousandth; in the limit it is linear anyway
         return np.array([np.interp(multipliers[0], LAMBDAS, self.grid[:, 0])])
 
     def holds(self, multipliers: np.ndarray) -> bool:
@@ -107,6 +109,10 @@ class Truth:
     def multiplier(self) -> float:
         """Return λ* of one constraint."""
         return float(brentq(lambda x: self.reached(np.array([x]))[0] - self.targets[0], 0, LAMBDAS[-1]))
+
+    def improvement(self, multipliers: np.ndarray) -> np.ndarray:
+        """Return the improvement ``(m,)`` over the reference."""
+        return self.reached(multipliers) - self.level * self.reference
 
     def _reached(self, multipliers: np.ndarray) -> np.ndarray:
         if self.scores is None:
@@ -151,12 +157,19 @@ def measure(case: str, count: int, responses: int, tables: int, resampled: int) 
             note("conservative, at K = ∞", truths["limit"].holds(found))
             if careful.converged:
                 corrected = correct_multipliers(problem.scores, raised, BETA, careful)
-                note("conservative and corrected, at K = ∞", truths["limit"].holds(corrected.multipliers / shares))
+                found = corrected.multipliers / shares
+                note("conservative and corrected, at K = ∞", truths["limit"].holds(found))
                 note("correction given", not corrected.reason)
         if number < resampled and responses < MANY and len(margins) == 1:
             draws = bootstrap(problem.scores, problem.targets, BETA, plug_in.multipliers, seed=number)
-            low, high = interval(draws.multipliers)
-            note("interval of λ", low[0] / shares[0] <= truths["K"].multiplier() <= high[0] / shares[0])
+            weights, members = np.asarray(weights_and_baseline(problem.scores)[0]), problem.targets.members
+            spans = [
+                np.array(widened_interval(found, 0.95, weights, members, 1)) / shares[0]
+                for found in (draws.multipliers, draws.predicted_improvement * shares[0])
+            ]
+            right = truths["K"].multiplier(), truths["K"].improvement(plug_in.multipliers / shares)[0]
+            for name, (low, high), value in zip(("λ", "improvement"), spans, right, strict=True):
+                note(f"interval of the {name}", low[0] <= value <= high[0])
     return {
         "case": case,
         "prompts": count,
@@ -172,8 +185,9 @@ def report(rows: list[dict]) -> str:
     lines = [
         "# Coverage",
         "",
-        "`python benchmarks/coverage.py`: per cent of the drawn tables for which a claim at 95 % held (1.4 % is",
-        "two standard errors of 1,000 tables). K = 16 is judged on prompts with 16 responses each, K = 64 also in the limit.",
+        "`python benchmarks/coverage.py`: for how many of the drawn tables a claim at 95 % held (1.4 % is",
+        "two standard errors of 1,000 tables). Claims are judged on other prompts with K responses each, and",
+        "where it says so in the limit.",
         "",
         "| constraint | prompts | K | claim | tables | held, % |",
         "|---|---|---|---|---|---|",
@@ -198,9 +212,9 @@ def main() -> None:
         for responses in given.responses:
             for case in given.cases:
                 row = measure(case, count, responses, given.tables, given.resampled)
-                print(json.dumps(row), flush=True)
+                print(json.dumps(row, ensure_ascii=False), flush=True)
                 with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     (RESULTS / "coverage.md").write_text(report(rows))
 

@@ -6,16 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import gains_along
 from cann_jax.core.exploration.uncertainty import (
-    interval,
     margins_under,
     resampled_weights,
     student_reach,
+    widened_interval,
 )
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
@@ -150,10 +149,7 @@ class _Prompts(NamedTuple):
 
     def percentiles(self, value: np.ndarray, resampled: np.ndarray) -> Estimate:
         """Return the interval of ``(resamples, m)``, as much wider as the means' are than a normal one."""
-        factor, quantile = self.reach()
-        confidence = 1 - 2 * ndtr(-factor * quantile)
-        ends = [interval(column, own) for column, own in zip(resampled.T, confidence, strict=True)]
-        low, high = (np.stack(end) for end in zip(*ends, strict=True))
+        low, high = widened_interval(resampled, self.confidence, self.weights, self.members, self.fitted)
         return Estimate(value, low, high)
 
 

@@ -1,4 +1,4 @@
-"""Tables of kinds that made a solver give up, found by a search over thousands; judged in float64 by SciPy."""
+"""Tables of kinds that made a solver give up, found by a search over thousands; judged in float64."""
 
 import jax
 import numpy as np
@@ -92,7 +92,7 @@ def test_lanes_and_derivatives_of_an_answer_that_newton_gave():
 
 
 def test_a_bent_valley_is_followed_to_its_end():
-    """Four prompts; steps cut back along a line stopped at λ_2 = .254 after 80 evaluations; .1595 is right."""
+    """Four prompts; steps cut back along a line were at λ_2 = .254 after 80 evaluations; .1595 is right."""
     reward = [[1.786, -2.198], [2.822, -2.837, -0.241], [0.773, 2.151], [-1.279, 2.977, -0.883]]
     first = [[-1.121, 1.976], [-1.788, 2.864, 0.3], [0.968, 0.266], [1.498, -0.278, 2.306]]
     second = [4.0 * np.array([0.718, -0.326, -0.673])]
