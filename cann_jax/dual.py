@@ -16,6 +16,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         InputError: Bad flags or a bad table.
         InfeasibleError: The margins are out of reach; raised after everything is printed and written.
+        NotConvergedError: λ* was not found to tolerance; raised likewise.
     """
     flags = parse_flags(argv, DUAL)
     if flags.example is not None:

@@ -15,11 +15,11 @@ from cann_jax.core.exploration.uncertainty import (
     bootstrap,
     conservative_solution,
     cross_fit,
-    interval,
     predict_per_prompt,
+    widened_interval,
 )
 from cann_jax.core.feasibility import Feasible, largest_margin
-from cann_jax.core.problem import Problem
+from cann_jax.core.problem import Problem, weights_and_baseline
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.solver.solve import solve_dual
@@ -148,16 +148,21 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
     scores, targets = problem.scores, problem.targets
     result: dict[str, Any] = {
         "correction": correct_multipliers(scores, margins, beta, found.solution),
-        "conservative": conservative_solution(scores, targets, beta, found.confidence, multipliers),
         "cross_fit": cross_fit(scores, targets, beta, seed) if len(scores.reward) > 3 else None,
         "sensitivities": jax.tree.map(np.asarray, sensitivities(scores, margins, beta, multipliers)),
     }
+    if problem.fewest_prompts < 2:  # one tells nothing of the others
+        return result
+    result["conservative"] = conservative_solution(scores, targets, beta, found.confidence, multipliers)
     if resamples:
         draws = bootstrap(scores, targets, beta, multipliers, resamples, seed)
+        weights, members = np.asarray(weights_and_baseline(scores)[0]), targets.members
+        given = (found.confidence, weights, members, len(margins))
+        reward = widened_interval(draws.predicted_reward[:, None], *given[:2], None, len(margins))
         result["intervals"] = Intervals(
-            interval(draws.multipliers, found.confidence),
-            interval(draws.predicted_reward, found.confidence),
-            interval(draws.predicted_improvement, found.confidence),
+            widened_interval(draws.multipliers, *given),
+            (reward[0][0], reward[1][0]),
+            widened_interval(draws.predicted_improvement, *given),
             float(draws.infeasible_share),
         )
     return result

@@ -14,27 +14,40 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores
+from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.console import console
 
 
 def warnings(found: Analysis) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
     notes = count_notes(check_scores(found.problem.scores, found.problem.names))
-    if found.feasible == Feasible.UNDETERMINED:
-        notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")
-    elif found.feasible == Feasible.YES and not found.solution.converged:
-        notes.append(
-            "The margins are reachable but λ did not converge to tolerance; the scores are too large for "
-            "this β in float32. Divide reward, constraints and β by the same number, or raise β."
-        )
+    if found.solution.fell_back:
+        notes.append("L-BFGS-B stopped short of the tolerance; Newton's method gave λ*.")
+    if problem := unconverged_message(found.feasible, found.solution):
+        notes.append(f"{problem}.")
     if found.feasible == Feasible.YES and bool(found.limit.strained):
         notes.append(
             f"The tilted policy uses {float(found.limit.share):.0%} of the KL that K responses can hold: it "
             "is nearly best-of-K, and λ cannot be trusted. Sample more responses, or lower the margins."
         )
+    if found.problem.fewest_prompts < 2:
+        notes.append("A constraint is about one prompt only: nothing tells how sure λ* is.")
     if found.intervals and found.intervals.infeasible_share > 0:
         notes.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
     return notes
+
+
+def unconverged_message(feasible: Feasible, solution: DualSolution) -> str:
+    """Return a line on why there is no λ* within tolerance; empty where there is one, or none can exist."""
+    if solution.converged or feasible == Feasible.NO:
+        return ""
+    if feasible == Feasible.UNDETERMINED:
+        return "the margins lie on the edge of what the sample can reach; lower them slightly"
+    return (
+        f"the margins are reachable but λ did not converge (KKT residual {solution.kkt_residual:.0e} of the "
+        "spread): the scores are too large for this β in float32, or constraints nearly the same; raise β, "
+        "or leave one of such constraints out"
+    )
 
 
 def count_notes(counts: ScoreSummary) -> list[str]:
@@ -168,14 +181,18 @@ def _lines(found: Analysis) -> list[str]:
     elif found.correction:
         lines.append(f"finite K: corrected lambda* {_numbers(found.correction.multipliers)}")
     if found.conservative:
-        careful = _numbers(found.conservative[0].multipliers)
+        careful = _numbers(found.conservative[0].multipliers, "raised to that, margins are out of reach")
         lines.append(f"conservative lambda ({found.confidence:.0%} that the margins hold): {careful}")
     if found.cross_fit:
-        lines.append(f"cross-fitted improvement: {_numbers(found.cross_fit.improvement.mean(0))}")
+        across = _numbers(found.cross_fit.improvement.mean(0), "half of the prompts cannot reach the margins")
+        lines.append(f"cross-fitted improvement: {across}")
     if found.reachability and np.isfinite(found.reachability.scale):
         lines.append(f"all margins can be scaled by at most {found.reachability.scale:.3g} together")
     return lines
 
 
-def _numbers(values: Array) -> str:
+def _numbers(values: Array, otherwise: str = "") -> str:
+    """Return the values in words: ``otherwise``, with no number, where one is infinite."""
+    if otherwise and not np.all(np.isfinite(values)):
+        return f"none; {otherwise}"
     return ", ".join(f"{value:.4g}" for value in values)

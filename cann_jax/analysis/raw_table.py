@@ -40,6 +40,7 @@ class RawTable:
 def to_float32(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return float64 scores ``(prompts, responses)`` in float32, NaN for no response, and their precision."""
     rounded = np.where(mask, values, np.nan).astype(np.float32)
+    rounded[np.abs(rounded) < np.finfo(np.float32).tiny] = 0  # as XLA computes
     rounding = np.max(np.abs(values - rounded), initial=0, where=mask)
     highest = np.max(values, axis=1, initial=-np.inf, where=mask)
     lowest = np.min(values, axis=1, initial=np.inf, where=mask)
@@ -56,7 +57,7 @@ def check_precision(path: str, precision: dict[str, np.ndarray]) -> None:
         if rounding > 1e-3 * difference > 0:
             raise InputError(
                 f"{path}: float32 rounds {name} by up to {rounding:.2g}, but in a prompt it differs by no "
-                f"more than {difference:.2g}; subtract a constant from it, or leave it out"
+                f"more than {difference:.2g}; subtract a constant from it or multiply it, or leave it out"
             )
 
 

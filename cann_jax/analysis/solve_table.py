@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from cann_jax.analysis.analyse import analyse
-from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
+from cann_jax.analysis.console import infeasible_message, print_analysis, unconverged_message, warnings
 from cann_jax.analysis.constraints import (
     clip_bounds,
     constraints_asked,
@@ -25,7 +25,7 @@ from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare
 from cann_jax.core.problem import Problem
 from cann_jax.core.scores import check_total_weight
-from cann_jax.files.errors import InfeasibleError
+from cann_jax.files.errors import InfeasibleError, NotConvergedError
 
 
 def solve_table(path: str, flags: DualFlags) -> None:
@@ -34,7 +34,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
     Raises:
         InputError: Bad flags or a bad table.
         InfeasibleError: The margins are out of reach on the sample or above what its features tell; raised
-            after everything is printed and written.
+            after everything is printed and written, as is the next.
+        NotConvergedError: λ* was not found to tolerance.
     """
     if flags.out:
         # A second of imports, most of it while XLA compiles.
@@ -53,6 +54,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
         print(f"written: {flags.out}/{', '.join(write_results(flags.out, found, notes))}")
     if found.feasible == Feasible.NO:
         raise InfeasibleError(infeasible_message(found))
+    if unsolved := unconverged_message(found.feasible, found.solution):
+        raise NotConvergedError(unsolved)
     if found.reach is not None and not found.reach.reachable:
         margins = np.asarray(problem.margins)
         raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable))

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 
 from cann_jax.analysis.as_json import solution_json
-from cann_jax.analysis.console import count_notes, out_of_reach
+from cann_jax.analysis.console import count_notes, out_of_reach, unconverged_message
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.stream_reader import open_stream
 from cann_jax.analysis.table_notes import table_notes
@@ -14,7 +14,7 @@ from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import Constraint, make_targets
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
-from cann_jax.files.errors import InfeasibleError
+from cann_jax.files.errors import InfeasibleError, NotConvergedError
 
 
 def solve_streamed_table(path: str, flags: DualFlags) -> None:
@@ -23,11 +23,13 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
     Raises:
         InputError: Bad flags, a bad table, or one that is no Parquet file sorted by prompt.
         InfeasibleError: The margins are out of reach.
+        NotConvergedError: λ* was not found to tolerance.
     """
     reader = open_stream(path, flags)
     constraints = reader.constraints
     found = solve_stream(reader.chunks, make_targets(constraints, np.float32), flags.beta)
-    verdict = Feasible(int(found.solution.feasible)).name.lower()
+    feasible = Feasible(int(found.solution.feasible))
+    verdict = feasible.name.lower()
     _print_solution(found, constraints, verdict, reader.seen.counts.prompts)
     seen = reader.seen
     for note in [*count_notes(seen.counts), *table_notes(flags.cost, seen.dropped, seen.repeated)]:
@@ -43,8 +45,10 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
             "predicted_improvement": found.solution.predicted_improvement,
         }
         write_json(epath.Path(flags.out) / "dual.json", content)
-    if found.solution.feasible == Feasible.NO:
+    if feasible == Feasible.NO:
         raise InfeasibleError(out_of_reach(labels, found.margins, found.largest_margin, None))
+    if unsolved := unconverged_message(feasible, found.solution):
+        raise NotConvergedError(unsolved)
 
 
 def _print_solution(

@@ -114,6 +114,14 @@ class Problem:
         """Margins b ``(m,)`` under the table's own prompt weights."""
         return self.targets.margins(*weights_and_baseline(self.scores))
 
+    @property
+    def fewest_prompts(self) -> int:
+        """The number of prompts of some weight that the constraint with the fewest is about."""
+        weights = np.asarray(weights_and_baseline(self.scores)[0])
+        members = self.targets.members
+        inside = np.ones((len(weights), 1)) if members is None else np.asarray(members)
+        return int(((weights[:, None] * inside) > 0).sum(0).min())
+
 
 @jax.jit
 def weights_and_baseline(scores: Scores) -> tuple[Array, Array]:

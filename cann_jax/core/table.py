@@ -146,8 +146,7 @@ def _deviations(values: Array, about: Centre, mask: Array | None) -> Array:
 def _root_mean_square(deviations: Array, weights: Array, mask: Array | None) -> Array:
     """Return the spread ``(m,)`` within a prompt of ``(m, prompts, responses)`` deviations."""
     # the largest deviation is divided out first: squares of 1e20 or 1e-30 leave float32's range
-    size = jnp.max(jnp.abs(deviations), axis=(-2, -1))
-    size = jnp.where(size > 0, size, 1)
+    size = unit(jnp.max(jnp.abs(deviations), axis=(-2, -1)))
     scaled = deviations / size[:, None, None]
     return size * jnp.sqrt(accurate_sum(response_mean(scaled * scaled, mask) * weights))
 

@@ -42,6 +42,12 @@ class NotHeldError(InputError):
     exit_status = 4
 
 
+class NotConvergedError(InputError):
+    """Multipliers were not found to tolerance, though nothing proves the margins out of reach."""
+
+    exit_status = 5
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return the most similar of ``words``, however far off it is."""
     return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]

@@ -4,12 +4,12 @@ import numpy as np
 
 from cann_jax.analysis.analyse import Analysis, analyse
 from cann_jax.analysis.as_json import forecast_json
-from cann_jax.analysis.console import infeasible_message, print_analysis, warnings
+from cann_jax.analysis.console import infeasible_message, print_analysis, unconverged_message, warnings
 from cann_jax.analysis.reach import Features, shortfall_message
 from cann_jax.analysis.result_files import write_results
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.features import FeatureTable
-from cann_jax.files.errors import InfeasibleError
+from cann_jax.files.errors import InfeasibleError, NotConvergedError
 from cann_jax.run.outputs import read_features, read_problem, write_predicted
 from cann_jax.run.run import Run
 from cann_jax.runtime.distributed import is_first
@@ -25,6 +25,7 @@ def run(run: Run) -> None:
         InfeasibleError: The margins cannot be reached on the sample or, where the attainable multipliers are
             asked for, by what the model can tell; raised when the files that show what can be reached are
             written.
+        NotConvergedError: λ*, where training uses it, was not found to tolerance.
         InputError: There are fewer prompts than ``dual.folds``, and the attainable multipliers are asked for.
     """
     if is_first():
@@ -58,7 +59,10 @@ def _solve(run: Run) -> None:
         write_predicted(run, *_predicted(found))
     if found.feasible == Feasible.NO or not np.all(np.isfinite(found.solution.multipliers)):
         raise InfeasibleError(infeasible_message(found))
-    if config.dual.multipliers == "attainable" and found.reach is not None and not found.reach.reachable:
+    if config.dual.multipliers == "plug_in" or found.reach is None:
+        if unsolved := unconverged_message(found.feasible, found.solution):
+            raise NotConvergedError(unsolved)
+    elif not found.reach.reachable:
         message = shortfall_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
         raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")
 

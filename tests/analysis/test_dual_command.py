@@ -15,7 +15,7 @@ from cann_jax.analysis.example import example_table
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.tables import read_scores
 from cann_jax.dual import main
-from cann_jax.files.errors import InfeasibleError, InputError
+from cann_jax.files.errors import InfeasibleError, InputError, NotConvergedError
 
 PROMPTS, RESPONSES = 24, 8
 TABLE = example_table(PROMPTS, RESPONSES)
@@ -147,6 +147,61 @@ def test_out_of_reach_has_its_own_status_and_still_writes(scores, tmp_path, caps
     assert result["feasible"] == "no" and result["multipliers"] == ["inf"]
 
 
+def scaled(path: Path, **factors: float) -> str:
+    """The table with scores multiplied."""
+    for name, factor in factors.items():
+        column = pa.array(factor * TABLE[name].to_numpy())
+        pq.write_table(TABLE.set_column(TABLE.column_names.index(name), name, column), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["memory", "stream"])
+def test_not_converged_has_its_own_status_and_still_writes(tmp_path, capsys, stream):
+    """Logits of 1e8 in float32; and the largest margin itself, of which float32 cannot tell the side."""
+    safe = array("safe")
+    largest = float(np.float32((safe.max(1) - safe.mean(1)).mean()))
+    cases = {"too large for this β": (1e8, 0.3), "on the edge": (1.0, largest)}
+    for match, (factor, margin) in cases.items():
+        path = scaled(tmp_path / "t.parquet", reward=factor)
+        goal = ["--margin", f"safe={margin!r}", "--beta", "0.5", "--out", str(tmp_path), *stream]
+        with pytest.raises(NotConvergedError, match=match) as caught:
+            main(["--scores", path, *goal])
+        assert caught.value.exit_status == 5
+        assert "converged: false" in capsys.readouterr().out
+        result = json.loads((tmp_path / "dual.json").read_text())
+        assert not result["converged"] and np.isfinite(result["multipliers"]).all()
+
+
+def test_a_large_unit_of_a_constraint_changes_no_answer(tmp_path):
+    """Squares of 1e20 leave float32's range: the conservative λ was infinite."""
+    found = []
+    for factor in (1.0, 1e20):
+        path = scaled(tmp_path / "t.parquet", safe=factor)
+        main(["--scores", path, "--margin", f"safe={0.3 * factor!r}", "--out", str(tmp_path), *QUICK])
+        result = json.loads((tmp_path / "dual.json").read_text())
+        cross = np.array(result["cross_fit"]["error"]).ravel() / factor
+        bound = result["conservative"]["multipliers"][0] * factor
+        slope = result["sensitivities"]["multipliers_by_margin"][0][0]
+        found.append([bound, *cross, result["multipliers"][0] * factor])
+        assert np.isfinite(slope)
+    np.testing.assert_allclose(*found, rtol=1e-3)
+
+
+def test_what_is_out_of_reach_when_raised_is_said_in_words(scores, capsys):
+    safe = array("safe")
+    margin = float(0.99 * (safe.max(1) - safe.mean(1)).mean())
+    main(["--scores", str(scores), "--margin", f"safe={margin!r}", *QUICK])
+    assert "that the margins hold): none; raised to that" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_prompt_has_an_answer_and_no_intervals(tmp_path, capsys):
+    pq.write_table(TABLE.slice(0, RESPONSES), tmp_path / "t.parquet")
+    main(["--scores", str(tmp_path / "t.parquet"), "--margin", "safe=0.1", "--out", str(tmp_path), *QUICK])
+    result = json.loads((tmp_path / "dual.json").read_text())
+    assert result["converged"] and not {"intervals", "conservative"} & set(result)
+    assert "about one prompt only" in capsys.readouterr().out
+
+
 def test_streaming_gives_the_same_multipliers(scores, tmp_path, capsys):
     for name, extra in (("memory", ["--resamples", "0"]), ("stream", ["--stream"])):
         goal = ["--margin", "safe=0.5", "--beta", "0.5"]
@@ -195,6 +250,11 @@ MISTAKES = {
         pa.concat_tables([TABLE, TABLE.slice(3, 1)]),
         ASK,
         "row 193 has a response that an earlier row of its prompt has",
+    ),
+    "below float32": (
+        replaced("safe", 1e-42 * TABLE["safe"].to_numpy()),
+        ["--margin", "safe=3e-43"],
+        "float32 rounds safe by up to .*; subtract a constant from it or multiply it",
     ),
     "no rows": (TABLE.slice(0, 0), ASK, "no rows"),
     "beta": (TABLE, [*ASK, "--beta", "0"], "--beta is 0.0; it must be a finite number above 0"),

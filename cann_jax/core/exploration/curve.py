@@ -44,7 +44,7 @@ def sensitivities(
     identity = jnp.eye(tilt.shape[0], dtype=tilt.dtype)
     both = active[:, None] & active[None, :]
     inverse = jnp.where(both, jnp.linalg.inv(jnp.where(both, hessian, identity)), 0)
-    by_margin = inverse * beta / (spread[:, None] * spread[None, :])
+    by_margin = inverse * (beta / spread[:, None]) / spread  # a product of spreads may leave float32's range
     logits = tilted_logits(table, jnp.asarray(beta), tilt)
     policy = jax.nn.softmax(logits, axis=-1)
     finite = jnp.where(policy > 0, logits, 0)

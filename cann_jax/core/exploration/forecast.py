@@ -6,13 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import t as student
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import gains_along
-from cann_jax.core.exploration.uncertainty import interval, margins_under, resampled_weights
+from cann_jax.core.exploration.uncertainty import (
+    margins_under,
+    resampled_weights,
+    student_reach,
+    widened_interval,
+)
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores, normalised_prompt_weights
@@ -131,10 +134,7 @@ class _Prompts(NamedTuple):
 
     def reach(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the factor of the plain standard error, and the quantile of Student's t to multiply by."""
-        own = (self.weights * self.members.T).T
-        count = own.sum(0) ** 2 / np.maximum((own**2).sum(0), 1e-30)
-        spare = np.maximum(count - 1 - self.fitted, 1)
-        return np.sqrt(count / spare), student.ppf((1 + self.confidence) / 2, spare)
+        return student_reach(self.weights, self.members, self.fitted, (1 - self.confidence) / 2)
 
     def estimate(self, values: np.ndarray) -> Estimate:
         """Return the means of ``(prompts,)`` or ``(prompts, m)``.
@@ -149,10 +149,7 @@ class _Prompts(NamedTuple):
 
     def percentiles(self, value: np.ndarray, resampled: np.ndarray) -> Estimate:
         """Return the interval of ``(resamples, m)``, as much wider as the means' are than a normal one."""
-        factor, quantile = self.reach()
-        confidence = 1 - 2 * ndtr(-factor * quantile)
-        ends = [interval(column, own) for column, own in zip(resampled.T, confidence, strict=True)]
-        low, high = (np.stack(end) for end in zip(*ends, strict=True))
+        low, high = widened_interval(resampled, self.confidence, self.weights, self.members, self.fitted)
         return Estimate(value, low, high)
 
 

@@ -1,7 +1,9 @@
 """A safeguarded projected Newton method on the closed-form Hessian, for few constraints and many lanes.
 
-Each step minimises the quadratic model over θ ≥ 0, capped in length; a step that overshoots the convex
-function is cut back to the secant's root along it. Each step evaluates the table once, accepted or not.
+Each step minimises the quadratic model over θ ≥ 0, capped in length. Where it overshoots the convex function
+the model is damped by the curvature met on the way (Levenberg and Marquardt): so steps follow a bent valley,
+in which steps cut back along a line crept, and did not arrive in 80. Each step evaluates the table once,
+accepted or not.
 """
 
 from functools import partial
@@ -21,13 +23,13 @@ NEAR, SHORT = 10, 0.01  # a step this short from a residual this near leaves les
 
 
 class _State(NamedTuple):
-    """Best point so far, its evaluation, the next trial, evaluations spent, refused trials, finished."""
+    """Best point so far, its evaluation, the next trial, evaluations spent, the damping, finished."""
 
     tilt: Array
     evaluation: Evaluation
     trial: Array
     evaluations: Array
-    refused: Array
+    damping: Array
     done: Array
 
 
@@ -53,24 +55,27 @@ def newton(objective: Objective, start: Array, tolerance: float) -> tuple[Array,
 @partial(jax.jit, static_argnames="tolerance")
 def _begin(constants: Constants, start: Array, evaluation: Evaluation, tolerance: float) -> _State:
     """Return the state after the first evaluation."""
-    trial = _propose(constants, start, evaluation)
+    damping = jnp.zeros_like(evaluation.value)
+    trial = _propose(constants, start, evaluation, damping)
     done = _settled(start, evaluation.gradient, trial, tolerance)
-    return _State(start, evaluation, trial, jnp.asarray(1), jnp.asarray(0), done)
+    return _State(start, evaluation, trial, jnp.asarray(1), damping, done)
 
 
 @partial(jax.jit, static_argnames="tolerance")
 def _advance(constants: Constants, state: _State, seen: Evaluation, tolerance: float) -> _State:
-    """Accept or cut back the trial just evaluated, and propose the next."""
+    """Accept or refuse the trial just evaluated, and propose the next."""
     move = state.trial - state.tilt
     before, after = jnp.dot(state.evaluation.gradient, move), jnp.dot(seen.gradient, move)
     noise = 8 * np.finfo(move.dtype).eps * (1 + jnp.abs(seen.value))
     # slopes keep their digits where values have lost theirs
     accept = (after <= 0) | ((after <= -0.5 * before) & (seen.value <= state.evaluation.value + noise))
-    root = jnp.where(state.refused > 0, 0.5, before / jnp.where(before == after, -1, before - after))
-    cut = state.tilt + jnp.clip(root, 0.05, 0.7) * move
     tilt = jnp.where(accept, state.trial, state.tilt)
     evaluation = jax.tree.map(lambda new, old: jnp.where(accept, new, old), seen, state.evaluation)
-    trial = jnp.where(accept, _propose(constants, tilt, evaluation), cut)
+    # the curvature met along the move, at most what cuts it to a twentieth
+    met = jnp.minimum(after - before, -20 * before) / jnp.maximum(jnp.dot(move, move), 1e-30)
+    damping = jnp.where(accept, state.damping / 8, jnp.maximum(4 * state.damping, met))
+    damping = jnp.where(damping > 1e-3 * jnp.max(jnp.diag(evaluation.hessian)), damping, 0)
+    trial = _propose(constants, tilt, evaluation, damping)
     stuck = jnp.all(jnp.abs(trial - tilt) <= 2 * np.finfo(tilt.dtype).eps * tilt)
     done = (
         _settled(tilt, evaluation.gradient, trial, tolerance)
@@ -79,8 +84,7 @@ def _advance(constants: Constants, state: _State, seen: Evaluation, tolerance: f
         | ~jnp.isfinite(seen.value)
         | (state.evaluations + 1 >= STEPS)
     )
-    refused = jnp.where(accept, 0, state.refused + 1)
-    return _State(tilt, evaluation, trial, state.evaluations + 1, refused, done)
+    return _State(tilt, evaluation, trial, state.evaluations + 1, damping, done)
 
 
 def _settled(tilt: Array, gradient: Array, trial: Array, tolerance: float) -> Array:
@@ -93,15 +97,18 @@ def _is_short(tilt: Array, trial: Array) -> Array:
     return jnp.all(jnp.abs(trial - tilt) <= SHORT * jnp.maximum(tilt, 1))
 
 
-def _propose(constants: Constants, tilt: Array, evaluation: Evaluation) -> Array:
+def _propose(constants: Constants, tilt: Array, evaluation: Evaluation, damping: Array) -> Array:
     """Return the next trial ``(m,)``: the quadratic model's minimiser over θ ≥ 0, no further than a cap.
 
     Where the weights have collapsed on one response each, the Hessian vanishes and the model has no
     minimiser; the cap grows with θ, so that even then an end or a proof is reached in a few steps.
     """
-    diagonal = jnp.diag(evaluation.hessian)
-    ridge = 1e-6 * jnp.max(diagonal) + 1e-9
-    hessian = evaluation.hessian + ridge * jnp.eye(tilt.shape[0], dtype=tilt.dtype)
+    identity = jnp.eye(tilt.shape[0], dtype=bool)
+    # what is left of a Hessian that has vanished is rounding, of either sign; features have unit spread
+    noise = 8 * np.finfo(tilt.dtype).eps
+    diagonal = jnp.maximum(jnp.diag(evaluation.hessian), 0)
+    ridge = 1e-6 * jnp.max(diagonal) + noise + damping
+    hessian = jnp.where(identity, diagonal + ridge, evaluation.hessian)
     move = _box_step(tilt, evaluation.gradient, hessian) - tilt
     cap = 10 * jnp.maximum(jnp.maximum(jnp.max(tilt), constants.logit_scale), 1)
     return jnp.maximum(tilt + move * jnp.minimum(1, cap / jnp.maximum(jnp.max(jnp.abs(move)), cap)), 0)

@@ -1,6 +1,7 @@
 """The solution of a dual problem, and the statistics at it that certify it."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,14 @@ from cann_jax.core.feasibility import Feasible, verdict
 from cann_jax.core.objective import Objective, natural_residual
 
 TOLERANCE = 1e-5
+
+
+class Minimum(NamedTuple):
+    """Where a solver ended: θ ``(m,)``, its evaluations, and whether Newton's method took over from it."""
+
+    tilt: Array
+    evaluations: Array
+    fell_back: Array
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +40,7 @@ class DualSolution:
         feasible: A ``Feasible`` code: YES, NO or UNDETERMINED.
         effective_sample_size: Mean over prompts of 1/Σw², between 1 and K.
         iterations: Evaluations of the (whole) table that the solver spent.
+        fell_back: Whether L-BFGS-B stopped short of the tolerance, and Newton's method gave the answer.
         spread: ``(m,)``, root mean square deviation of g_j within a prompt.
 
     Where the margins are infeasible, everything but ``multipliers`` belongs to the last finite point.
@@ -49,6 +59,7 @@ class DualSolution:
     feasible: Array
     effective_sample_size: Array
     iterations: Array
+    fell_back: Array
     spread: Array
 
     @property
@@ -57,12 +68,13 @@ class DualSolution:
         return self.predicted_constraints - self.baseline
 
 
-def certify_point(objective: Objective, tilt: Array, evaluations: Array, tolerance: float) -> DualSolution:
-    """Return the solution at θ ``(m,)`` in the user's units.
+def certify_point(objective: Objective, found: Minimum, tolerance: float) -> DualSolution:
+    """Return the solution where a solver ended, in the user's units.
 
     Every number in it is recomputed at the point; no solver's own report is used.
     """
-    constants, seen = objective.constants, objective.describe(tilt)
+    constants, tilt = objective.constants, found.tilt
+    seen = objective.describe(tilt)
     beta, spread = constants.beta, constants.spreads.constraints
     value = beta * (seen.value - constants.log_count) + constants.mean_reward
     reward = seen.reward + constants.mean_reward
@@ -83,6 +95,7 @@ def certify_point(objective: Objective, tilt: Array, evaluations: Array, toleran
         converged=(residual <= tolerance) & (code == Feasible.YES),
         feasible=code,
         effective_sample_size=seen.effective_sample_size,
-        iterations=evaluations,
+        iterations=found.evaluations,
+        fell_back=found.fell_back,
         spread=spread,
     )

@@ -16,7 +16,7 @@ from cann_jax.core.scores import Scores
 from cann_jax.core.solver.blocks import block_objective, many_blocks
 from cann_jax.core.solver.lbfgsb import lbfgsb
 from cann_jax.core.solver.newton import newton
-from cann_jax.core.solver.solution import TOLERANCE, DualSolution, certify_point
+from cann_jax.core.solver.solution import TOLERANCE, DualSolution, Minimum, certify_point
 from cann_jax.core.table import Table, standardise
 from cann_jax.files.errors import InputError
 
@@ -45,6 +45,8 @@ def solve_dual(
         margins: b ``(m,)``, improvements over the reference to ask for; a scalar for m = 1.
         beta: β > 0, the KL penalty of the problem and of the DPO step after it.
         method: "lbfgsb" (jaxopt's L-BFGS-B, the reference) or "newton" (quick to compile, for many lanes).
+            Where L-BFGS-B gives up, as on nearly parallel constraints, Newton's method takes over, and
+            ``fell_back`` says so.
         initial: λ ``(m,)`` to begin from; None: 0.
         tolerance: Largest KKT residual called converged, in units of the scores' spread.
 
@@ -98,28 +100,25 @@ class _Way(NamedTuple):
 
 @partial(jax.jit, static_argnames="way")
 def _solve(scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way) -> DualSolution:
-    tilt, evaluations = _optimal_tilt(scores, margins, beta, initial, way)
-    return certify_point(_objective(scores, margins, beta, way.blocks), tilt, evaluations, way.tolerance)
+    found = _optimal_tilt(scores, margins, beta, initial, way)
+    return certify_point(_objective(scores, margins, beta, way.blocks), found, way.tolerance)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _optimal_tilt(
-    scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way
-) -> tuple[Array, Array]:
-    """Return θ* ``(m,)`` and the number of evaluations."""
+def _optimal_tilt(scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way) -> Minimum:
     if way.rough:
         initial = _rough_answer(standardise(_some_prompts(scores)), margins, beta, initial)
     objective = _objective(scores, margins, beta, way.blocks)
-    start = initial / objective.constants.multiplier_unit
-    return SOLVERS[way.method](objective, start, SOLVED * way.tolerance)
+    return _minimise(objective, initial, way.method, way.tolerance)
 
 
 @_optimal_tilt.defjvp
 def _optimal_tilt_jvp(
     way: _Way, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[tuple[Array, Array], tuple[Array, np.ndarray]]:
+) -> tuple[Minimum, Minimum]:
     """Differentiate ∇F(θ*) = 0 where θ* > 0 (implicit function theorem); the iterations are not traced."""
-    tilt, evaluations = _optimal_tilt(*primals, way)
+    found = _optimal_tilt(*primals, way)
+    tilt = found.tilt
 
     def slope(scores: Scores, margins: Array, beta: Array) -> Array:
         return _objective(scores, margins, beta, way.blocks).evaluate(tilt).gradient
@@ -130,7 +129,8 @@ def _optimal_tilt_jvp(
     active = tilt > 0
     held = jnp.where(active[:, None] & active, hessian, jnp.eye(len(tilt), dtype=tilt.dtype))
     d_tilt = -jnp.linalg.solve(held, jnp.where(active, moved, 0))
-    return (tilt, evaluations), (d_tilt, np.zeros(jnp.shape(evaluations), jax.dtypes.float0))
+    still = (np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in found[1:])
+    return found, Minimum(d_tilt, *still)
 
 
 def _objective(scores: Scores, margins: Array, beta: Array, blocks: bool) -> Objective:
@@ -167,6 +167,21 @@ def solve_objective(
     objective: Objective, initial: Array, method: str = "newton", tolerance: float = TOLERANCE
 ) -> DualSolution:
     """Return the solution of any objective, from λ ``(m,)``: the end of every route from scores to λ*."""
+    return certify_point(objective, _minimise(objective, initial, method, tolerance), tolerance)
+
+
+def _minimise(objective: Objective, initial: Array, method: str, tolerance: float) -> Minimum:
+    """Return θ* from λ ``(m,)``, by Newton's method where L-BFGS-B ends without an answer or a proof."""
     start = initial / objective.constants.multiplier_unit
     tilt, evaluations = SOLVERS[method](objective, start, SOLVED * tolerance)
-    return certify_point(objective, tilt, evaluations, tolerance)
+    if method == "newton":
+        return Minimum(tilt, evaluations, jnp.asarray(False))
+    seen = objective.evaluate(tilt)
+    solved = natural_residual(tilt, seen.gradient) <= tolerance
+    done = solved | proves_infeasible(objective.constants, tilt, seen.value)
+
+    def again() -> tuple[Array, Array]:
+        other, more = newton(objective, start, SOLVED * tolerance)
+        return other, evaluations + 1 + more
+
+    return Minimum(*jax.lax.cond(done, lambda: (tilt, evaluations + 1), again), ~done)
