@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cann_jax.analysis.reach import Features, Reach, find_reach
-from cann_jax.core.exploration.conflict import Reachability, reachability
+from cann_jax.core.exploration.conflict import Reachability, reachability, settle
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
 from cann_jax.core.exploration.uncertainty import (
@@ -75,8 +75,8 @@ class Analysis:
 
     @property
     def feasible(self) -> Feasible:
-        """The verdict; for m > 1 cutting planes decide, because the solver alone may not be able to."""
-        return self.reachability.feasible if self.reachability else Feasible(int(self.solution.feasible))
+        """The verdict."""
+        return Feasible(int(self.solution.feasible))
 
 
 def analyse(
@@ -108,6 +108,7 @@ def analyse(
     reach = None
     if len(margins) > 1 or solution.feasible == Feasible.UNDETERMINED:
         reach = reachability(scores, margins)
+        solution = settle(solution, reach)  # the solver alone may not be able to decide
     path = _margin_path(problem, margins, beta, largest, reach)
     betas = np.sort(np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32))
     every = np.broadcast_to(margins, (len(betas), len(margins)))

@@ -1,11 +1,13 @@
 """Solutions and analyses as plain values for JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach
+from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.exploration.forecast import AttainableIntervals, Estimate, Forecast
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
@@ -25,8 +27,7 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         "warnings": notes,
     }
     if found.reachability:
-        result["margin_scale"] = found.reachability.scale
-        result["tightest_together"] = np.array(found.problem.names)[found.reachability.conflict]
+        result |= conflict_json(found.problem.names, found.reachability)
     if found.intervals:
         result |= {"confidence": found.confidence, "intervals": found.intervals}
     if found.correction:
@@ -44,6 +45,12 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     if found.reach:
         result["attainable"] = _reach_json(found.reach)
     return dict(_finite(hashes.as_json(result)))
+
+
+def conflict_json(names: Sequence[str], reach: Reachability) -> dict[str, Any]:
+    """Return by how much the margins can be scaled together, and which of them stand in the way."""
+    tightest = [name for name, inside in zip(names, reach.conflict, strict=True) if inside]
+    return dict(_finite({"margin_scale": reach.scale, "tightest_together": tightest}))
 
 
 def forecast_json(found: Forecast) -> dict[str, Any]:

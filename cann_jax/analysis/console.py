@@ -18,10 +18,9 @@ from cann_jax.files.console import console
 
 def warnings(found: Analysis) -> list[str]:
     """Return what a reader should know before trusting the numbers, one sentence each."""
-    notes = count_notes(check_scores(found.problem.scores, found.problem.names))
-    if found.feasible == Feasible.UNDETERMINED:
-        notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")
-    elif found.feasible == Feasible.YES and not found.solution.converged:
+    counts = check_scores(found.problem.scores, found.problem.names)
+    notes = sample_notes(counts, found.feasible)
+    if found.feasible == Feasible.YES and not found.solution.converged:
         notes.append(
             "The margins are reachable but λ did not converge to tolerance; the scores are too large for "
             "this β in float32. Divide reward, constraints and β by the same number, or raise β."
@@ -36,8 +35,8 @@ def warnings(found: Analysis) -> list[str]:
     return notes
 
 
-def count_notes(counts: ScoreSummary) -> list[str]:
-    """Return a sentence about each kind of prompts that do not inform the solution."""
+def sample_notes(counts: ScoreSummary, feasible: Feasible) -> list[str]:
+    """Return a sentence about each kind of prompts that do not inform the solution, and about an edge."""
     notes = []
     if counts.single_response:
         notes.append(f"{counts.single_response} prompts have one response only; they cannot be improved.")
@@ -45,6 +44,8 @@ def count_notes(counts: ScoreSummary) -> list[str]:
         notes.append(
             f"{counts.identical} prompts have responses that all score the same; they say nothing about λ."
         )
+    if feasible == Feasible.UNDETERMINED:
+        notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")
     return notes
 
 
@@ -57,16 +58,11 @@ def infeasible_message(found: Analysis) -> str:
 def out_of_reach(
     names: Sequence[str], margins: np.ndarray, largest: np.ndarray, reach: Reachability | None
 ) -> str:
-    """Return the line of ``infeasible_message`` on margins and the largest ones, both ``(m,)``.
-
-    Without ``reach`` a conflict between margins, each of which could be reached, is not taken apart.
-    """
-    over = [j for j in range(len(names)) if margins[j] >= largest[j]]
-    if over:
+    """Return the line of ``infeasible_message`` on margins and the largest ones, both ``(m,)``."""
+    over = [j for j in range(len(names)) if reach is None or margins[j] >= largest[j]]
+    if reach is None or over:
         parts = [f"{names[j]} {margins[j]:.4g} (largest {largest[j]:.4g})" for j in over]
         return f"margin out of reach on these responses: {', '.join(parts)}; lower it or sample more"
-    if reach is None:
-        return f"margins conflict on these responses: {', '.join(names)}; lower some or sample more"
     conflict = [name for name, inside in zip(names, reach.conflict, strict=True) if inside]
     return (
         f"margins conflict on these responses: {', '.join(conflict)}; "
