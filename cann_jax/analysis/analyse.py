@@ -18,6 +18,7 @@ from cann_jax.core.exploration.uncertainty import (
     interval,
     predict_per_prompt,
 )
+from cann_jax.core.exploration.undecided import Question, open_questions
 from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.problem import Problem
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
@@ -72,6 +73,7 @@ class Analysis:
     cross_fit: CrossFit | None = None
     sensitivities: tuple[np.ndarray, np.ndarray] | None = None
     reach: Reach | None = None
+    questions: tuple[Question, ...] = ()
 
     @property
     def feasible(self) -> Feasible:
@@ -123,6 +125,9 @@ def analyse(
         by_margin=Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
         by_beta=Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
     )
+    tightest = np.ones(1) if reach is None else reach.combination
+    questions = open_questions(problem, solution, tightest, beta, confidence)
+    result = dataclasses.replace(result, questions=tuple(questions))
     if features is not None:
         multipliers = np.asarray(solution.multipliers)
         found = find_reach(problem, features, beta, multipliers, confidence, resamples, seed)

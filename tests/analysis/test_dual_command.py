@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,25 @@ def test_streaming_gives_the_same_multipliers(scores, tmp_path, capsys):
     memory, stream = (json.loads((tmp_path / n / "dual.json").read_text()) for n in ("memory", "stream"))
     np.testing.assert_allclose(stream["multipliers"], memory["multipliers"], rtol=1e-4)
     np.testing.assert_allclose(stream["largest_margin"], memory["largest_margin"], rtol=1e-5)
+
+
+def test_a_strained_sample_is_told_how_many_responses_it_lacks_at_least(tmp_path, capsys):
+    """With so many the policy still strains the sample or barely ceases to: KL grows with the responses."""
+    shares = []
+    for responses in (32, None):
+        rng = np.random.default_rng(0)
+        responses = responses or told
+        harm, noise = rng.normal(size=(2, 300, responses))
+        np.savez(tmp_path / "t.npz", reward=-0.5 * harm + 0.75**0.5 * noise, safe=harm)
+        flags = ["--margin", "safe=1.9", "--beta", "0.5", "--resamples", "0", "--out", str(tmp_path)]
+        main(["--scores", str(tmp_path / "t.npz"), *flags])
+        result = json.loads((tmp_path / "dual.json").read_text())
+        shares.append(result["kl_share_of_log_responses"])
+        if responses == 32:
+            (warning,) = result["warnings"]
+            told = int(re.search(r"at least (\d+) responses a prompt", warning)[1])
+            assert told == int(np.ceil(np.exp(result["kl"] / 0.7)))
+    assert shares[0] > 0.75 and 0.65 < shares[1] < 0.75
 
 
 @pytest.mark.parametrize("beyond", [1.001, 1.05])

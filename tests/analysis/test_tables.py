@@ -370,7 +370,10 @@ FLAGS = {
     "clip twice": ([*ASK, "--clip", "safe=0,1", "--clip", "safe=0,2"], "--clip safe: given 2 times"),
     "clip upside down": ([*ASK, "--clip", "safe=1,0"], "the first bound is not below"),
     "a cost nobody asks about": ([*ASK, "--cost", "harm"], "--cost harm: there is no constraint on it"),
-    "groups without a goal": ([*ASK, "--groups", "kind"], "--groups kind: no goal is about a group"),
+    "groups without a goal": (
+        [*ASK, "--groups", "kind", "--stream"],
+        "--groups kind: no goal is about a group .*, and --stream reports none",
+    ),
     "two groups of one name": (
         ["--margin", "safe@x=0", "--groups", "kind", "--groups", "sort"],
         "x is a group of kind and of sort",
