@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cann_jax.analysis.reach import Features, Reach, find_reach
-from cann_jax.core.exploration.conflict import Reachability, reachability
+from cann_jax.core.exploration.conflict import Reachability, reachability, settle
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
 from cann_jax.core.exploration.uncertainty import (
@@ -18,6 +18,7 @@ from cann_jax.core.exploration.uncertainty import (
     predict_per_prompt,
     widened_interval,
 )
+from cann_jax.core.exploration.undecided import Question, open_questions
 from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.problem import Problem, weights_and_baseline
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
@@ -72,11 +73,12 @@ class Analysis:
     cross_fit: CrossFit | None = None
     sensitivities: tuple[np.ndarray, np.ndarray] | None = None
     reach: Reach | None = None
+    questions: tuple[Question, ...] = ()
 
     @property
     def feasible(self) -> Feasible:
-        """The verdict; for m > 1 cutting planes decide, because the solver alone may not be able to."""
-        return self.reachability.feasible if self.reachability else Feasible(int(self.solution.feasible))
+        """The verdict."""
+        return Feasible(int(self.solution.feasible))
 
 
 def analyse(
@@ -108,6 +110,7 @@ def analyse(
     reach = None
     if len(margins) > 1 or solution.feasible == Feasible.UNDETERMINED:
         reach = reachability(scores, margins)
+        solution = settle(solution, reach)  # the solver alone may not be able to decide
     path = _margin_path(problem, margins, beta, largest, reach)
     betas = np.sort(np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32))
     every = np.broadcast_to(margins, (len(betas), len(margins)))
@@ -122,6 +125,9 @@ def analyse(
         by_margin=Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
         by_beta=Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
     )
+    tightest = np.ones(1) if reach is None else reach.combination
+    questions = open_questions(problem, solution, tightest, beta, confidence)
+    result = dataclasses.replace(result, questions=tuple(questions))
     if features is not None:
         multipliers = np.asarray(solution.multipliers)
         found = find_reach(problem, features, beta, multipliers, confidence, resamples, seed)

@@ -1,12 +1,18 @@
 """Solutions and analyses as plain values for JSON."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
+from cann_jax.analysis.by_group import Group
+from cann_jax.analysis.console import open_line
 from cann_jax.analysis.reach import Reach
-from cann_jax.core.exploration.forecast import AttainableIntervals, Estimate, Forecast
+from cann_jax.core.exploration.conflict import Reachability
+from cann_jax.core.exploration.forecast import AttainableIntervals, Forecast
+from cann_jax.core.exploration.means import Estimate
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
 
@@ -23,10 +29,13 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         "largest_margin": found.largest_margin,
         "kl_share_of_log_responses": found.limit.share,
         "warnings": notes,
+        "undecided": [
+            {"text": open_line(found.problem.names, each), **dataclasses.asdict(each)}
+            for each in found.questions
+        ],
     }
     if found.reachability:
-        result["margin_scale"] = found.reachability.scale
-        result["tightest_together"] = np.array(found.problem.names)[found.reachability.conflict]
+        result |= conflict_json(found.problem.names, found.reachability)
     if found.intervals:
         result |= {"confidence": found.confidence, "intervals": found.intervals}
     if found.correction:
@@ -44,6 +53,32 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     if found.reach:
         result["attainable"] = _reach_json(found.reach)
     return dict(_finite(hashes.as_json(result)))
+
+
+def conflict_json(names: Sequence[str], reach: Reachability) -> dict[str, Any]:
+    """Return by how much the margins can be scaled together, and which of them stand in the way."""
+    tightest = [name for name, inside in zip(names, reach.conflict, strict=True) if inside]
+    return dict(_finite({"margin_scale": reach.scale, "tightest_together": tightest}))
+
+
+def groups_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return the report by group: for each score reference, at λ*, and the change with its interval."""
+    return [
+        {
+            "group": group.name,
+            "prompts": group.prompts,
+            "scores": {
+                score: _finite(
+                    hashes.as_json(
+                        {"reference": group.before[score], "at_lambda": group.after[score]}
+                        | {"change": _estimate(change)}
+                    )
+                )
+                for score, change in group.change.items()
+            },
+        }
+        for group in groups
+    ]
 
 
 def forecast_json(found: Forecast) -> dict[str, Any]:

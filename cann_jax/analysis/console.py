@@ -1,21 +1,28 @@
 """The analysis on the terminal: its table, its warnings, and what is wrong with margins out of reach."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from cann_jax.analysis.analyse import Analysis
+from cann_jax.analysis.by_group import Group
 from cann_jax.analysis.reach import Reach, shortfall
 from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
+from cann_jax.core.exploration.finite_sample import STRAINED
+from cann_jax.core.exploration.undecided import REACH, Question
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.console import console
+
+GROUPS = 20  # rows of the table of groups: a screen
 
 
 def warnings(found: Analysis) -> list[str]:
@@ -28,7 +35,8 @@ def warnings(found: Analysis) -> list[str]:
     if found.feasible == Feasible.YES and bool(found.limit.strained):
         notes.append(
             f"The tilted policy uses {float(found.limit.share):.0%} of the KL that K responses can hold: it "
-            "is nearly best-of-K, and λ cannot be trusted. Sample more responses, or lower the margins."
+            f"is nearly best-of-K, and λ cannot be trusted. Sample at least {_responses_to_hold(found)} "
+            "responses a prompt, or lower the margins."
         )
     if found.problem.fewest_prompts < 2:
         notes.append("A constraint is about one prompt only: nothing tells how sure λ* is.")
@@ -48,6 +56,11 @@ def unconverged_message(feasible: Feasible, solution: DualSolution) -> str:
         "spread): the scores are too large for this β in float32, or constraints nearly the same; raise β, "
         "or leave one of such constraints out"
     )
+
+
+def _responses_to_hold(found: Analysis) -> int:
+    """Return the least K whose ln K the KL at λ* does not strain; at that K the KL is larger, if anything."""
+    return int(np.ceil(np.exp(float(found.limit.kl) / STRAINED)))
 
 
 def count_notes(counts: ScoreSummary) -> list[str]:
@@ -71,16 +84,11 @@ def infeasible_message(found: Analysis) -> str:
 def out_of_reach(
     names: Sequence[str], margins: np.ndarray, largest: np.ndarray, reach: Reachability | None
 ) -> str:
-    """Return the line of ``infeasible_message`` on margins and the largest ones, both ``(m,)``.
-
-    Without ``reach`` a conflict between margins, each of which could be reached, is not taken apart.
-    """
-    over = [j for j in range(len(names)) if margins[j] >= largest[j]]
-    if over:
+    """Return the line of ``infeasible_message`` on margins and the largest ones, both ``(m,)``."""
+    over = [j for j in range(len(names)) if reach is None or margins[j] >= largest[j]]
+    if reach is None or over:
         parts = [f"{names[j]} {margins[j]:.4g} (largest {largest[j]:.4g})" for j in over]
         return f"margin out of reach on these responses: {', '.join(parts)}; lower it or sample more"
-    if reach is None:
-        return f"margins conflict on these responses: {', '.join(names)}; lower some or sample more"
     conflict = [name for name, inside in zip(names, reach.conflict, strict=True) if inside]
     return (
         f"margins conflict on these responses: {', '.join(conflict)}; "
@@ -88,21 +96,25 @@ def out_of_reach(
     )
 
 
-def print_analysis(found: Analysis, notes: list[str], stream: TextIO | None = None) -> None:
-    """Print the solution's table, the lines beside it and the warnings."""
+def print_analysis(
+    found: Analysis, notes: list[str], groups: Sequence[Group] = (), stream: TextIO | None = None
+) -> None:
+    """Print the solution's table, what it does to groups, the lines beside it and the warnings."""
     out = console(stream)
     table = Table(title=f"beta = {found.beta:g}", title_justify="left")
     for heading in ("constraint", "margin", "largest", "lambda*", "improvement"):
         table.add_column(heading, justify="left" if heading == "constraint" else "right", overflow="fold")
     for j, name in enumerate(found.problem.names):
-        table.add_row(name, *_row(found, j))
+        table.add_row(escape(name), *_row(found, j))
     out.print(table)
     if found.reach is not None:
         _print_reach(out, found, found.reach)
-    for line in _lines(found):
-        out.print(line)
+    if groups:
+        _print_groups(out, groups)
+    for line in [*_lines(found), *map(open_line, repeat(found.problem.names), found.questions)]:
+        out.print(escape(line), soft_wrap=True)
     for note in notes:
-        out.print(Text.assemble(("!", "yellow"), f" {note}"))
+        out.print(Text.assemble(("!", "yellow"), f" {note}"), soft_wrap=True)
 
 
 def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
@@ -125,12 +137,52 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
             ceiling += _span(reach.intervals.ceiling[1:], j)
             multiplier += _span(reach.intervals.multipliers[1:], j)
         cells = (_forecast_of(each and each.improvement, j) for each in found_by)
-        table.add_row(name, f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells)
+        table.add_row(
+            escape(name), f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells
+        )
     cells = (_forecast_of(each and each.reward) for each in found_by)
     table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *cells)
     table.add_row("KL, nats", "", "", "", *(_forecast_of(each and each.kl) for each in found_by))
     out.print(table)
     out.print(f"margins: {_verdict(found, reach)}")
+
+
+def _print_groups(out: Console, groups: Sequence[Group]) -> None:
+    """Print the groups, the largest first; all of them are in dual.json."""
+    table = Table(title="by group: reference, at lambda*, change", title_justify="left")
+    for heading in ("group", "prompts", *groups[0].change):
+        table.add_column(heading, justify="left" if heading == "group" else "right", overflow="fold")
+    for group in sorted(groups, key=lambda each: -each.prompts)[:GROUPS]:
+        cells = [
+            f"{group.before[score]:.4g} → {group.after[score]:.4g}\n{_forecast_of(change)}"
+            for score, change in group.change.items()
+        ]
+        table.add_row(escape(group.name), str(group.prompts), *cells)
+    out.print(table)
+    if len(groups) > GROUPS:
+        out.print(f"{len(groups) - GROUPS} smaller groups are not shown; --out writes all of them")
+
+
+def open_line(names: Sequence[str], question: Question) -> str:
+    """Return a line that says what the sample leaves open, and how much more of it would settle that."""
+    if question.constraint == REACH and len(names) == 1:
+        asked = f"is {names[0]} {question.asked:.4g} within reach? The largest is"
+    elif question.constraint == REACH:
+        asked = "are the margins within reach together? All can be scaled by"
+    else:
+        name = names[question.constraint]
+        asked = f"does {name} {question.asked:.4g} need its multiplier? Without it {name} reaches"
+    found = f"{question.estimate:.4g} [{question.lower:.4g}, {question.upper:.4g}]"
+    if question.more_prompts is None:
+        return f"undecided: {asked} {found}; no number of prompts like these settles it; move the margin"
+    more = f"about {_about(question.more_prompts)} more prompts like these"
+    if question.more_responses is not None:
+        more += f", or {_about(question.more_responses)} more responses to each,"
+    return f"undecided: {asked} {found}; {more} would settle it, as likely as not"
+
+
+def _about(count: int) -> str:
+    return f"{float(f'{count:.2g}'):.0f}"  # two digits are more than such an estimate has
 
 
 def _verdict(found: Analysis, reach: Reach) -> str:

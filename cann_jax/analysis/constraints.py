@@ -60,8 +60,9 @@ def _refuse_unused(flags: DualFlags, found: list[Constraint], unsafe: set[str], 
     unused = [("--unsafe_below", name, "no --max_unsafe is about it") for name in sorted(unsafe - chances)]
     unused += [("--clip", name, "there is no constraint on it") for name in sorted(clips - every)]
     unused += [("--cost", name, "there is no constraint on it") for name in flags.cost if name not in every]
-    if not any(constraint.group for constraint in found):
-        unused += [("--groups", name, "no goal is about a group (NAME@GROUP=VALUE)") for name in flags.groups]
+    if flags.stream and not any(constraint.group for constraint in found):
+        what = "no goal is about a group (NAME@GROUP=VALUE), and --stream reports none"
+        unused += [("--groups", name, what) for name in flags.groups]
     for flag, name, reason in unused:
         raise InputError(f"{flag} {name}: {reason}; add one or leave the flag out")
     for flag, given in (("--cost", flags.cost), ("--groups", flags.groups)):

@@ -24,7 +24,8 @@ class DualFlags:
         cost (NAME): A score of which less is better; its sign is changed as it is read, so that margins,
             levels and bounds are those of -NAME.
         clip (NAME=LOW,HIGH): Clip these scores, or the reward, to bounds first.
-        groups (COLUMN): Prompt column that names groups; ``group`` by default, where the table has it.
+        groups (COLUMN): Prompt column that names groups, to report on and for goals; ``group`` by default,
+            where the table has it.
         beta: Weight of the KL term.
         out (FOLDER): Folder to write dual.json, curve.parquet and dual.png to.
         confidence: Level of the intervals and of the conservative multipliers.

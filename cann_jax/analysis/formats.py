@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.analysis.columns import numbers
+from cann_jax.analysis.columns import numbers, parse
 from cann_jax.files.errors import InputError
 from cann_jax.files.paths import reached
 
@@ -26,7 +27,7 @@ TEXT = (".csv", ".tsv", ".jsonl", ".json")
 TABLES = (".parquet", *TEXT)
 FORMATS = (*TABLES, ".npz")
 SEPARATORS = (",", ";", "\t", "|")
-INTEGER = r"^(0|-?[1-9]\d{0,17})$"  # written in the one way that gives the same text again
+TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
 BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
 
 
@@ -208,6 +209,8 @@ def _header(data: bytes, separators: Sequence[str]) -> tuple[str, list[str], boo
 
 def _without_spaces(data: bytes, separator: str) -> bytes:
     """Return CSV without the spaces after its separators, which Arrow would keep, quotes and all."""
+    if b'"' not in data:
+        return re.sub(re.escape(separator.encode()) + b" +", separator.encode(), data)
     csv.field_size_limit(BLOCK)
     written = io.StringIO()
     rows = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator, skipinitialspace=True)
@@ -222,15 +225,26 @@ def _typed(column: pa.ChunkedArray, name: str, columns: KeyColumns) -> pa.Chunke
     """
     if column.null_count == len(column):
         return column
-    if pc.all(pc.match_substring_regex(column, INTEGER)).as_py():
-        return column.cast(pa.int64())
+    whole = _integers(column)
+    if whole is not None:
+        return whole
     if name in columns.texts:
         return column
-    words = pc.utf8_lower(column)
-    if pc.all(pc.is_in(words, pa.array(["true", "false", None]))).as_py():
-        return pc.equal(words, "true")
+    if pc.all(pc.is_in(column, pa.array([*TRUTH, None]))).as_py():
+        return pc.equal(pc.utf8_lower(column), "true")
+    # Most columns of text show it at once, and looking through all of it is slow.
+    if name in columns.labels or numbers(column.slice(0, 64))[1].any():
+        return column
     values, wrong = numbers(column)
-    return column if name in columns.labels or wrong.any() else pa.chunked_array([pa.array(values)])
+    return column if wrong.any() else pa.chunked_array([pa.array(values)])
+
+
+def _integers(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return the integers that text spells, each in the one way that gives the same text again; else None."""
+    found = parse(column, pa.int64())
+    if found is None:
+        return None
+    return found if pc.all(pc.equal(found.cast(pa.string()), column)).as_py() else None
 
 
 def refuse_doubled(path: str, names: list[str]) -> None:

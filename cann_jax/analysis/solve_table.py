@@ -6,6 +6,8 @@ import threading
 import numpy as np
 
 from cann_jax.analysis.analyse import analyse
+from cann_jax.analysis.as_json import groups_json
+from cann_jax.analysis.by_group import by_group
 from cann_jax.analysis.console import infeasible_message, print_analysis, unconverged_message, warnings
 from cann_jax.analysis.constraints import (
     clip_bounds,
@@ -42,16 +44,27 @@ def solve_table(path: str, flags: DualFlags) -> None:
         late = "cann_jax.analysis.result_files"
         threading.Thread(target=importlib.import_module, args=[late], daemon=True).start()
     problem, table = table_problem(path, flags)
+    constraints = constraints_asked(flags, list(table.scores)[1:])
     features = None
     if flags.features is not None:
         features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
     notes = [*warnings(found), *table_notes(flags.cost, table.dropped, table.repeated)]
-    print_analysis(found, notes)
+    groups = by_group(
+        problem,
+        constraints,
+        table.scores,
+        table.groups,
+        np.asarray(found.solution.multipliers),
+        flags.beta,
+        flags.confidence,
+    )
+    print_analysis(found, notes, groups)
     if flags.out:
         from cann_jax.analysis.result_files import write_results
 
-        print(f"written: {flags.out}/{', '.join(write_results(flags.out, found, notes))}")
+        more = {"groups": groups_json(groups)} if groups else {}
+        print(f"written: {flags.out}/{', '.join(write_results(flags.out, found, notes, more))}")
     if found.feasible == Feasible.NO:
         raise InfeasibleError(infeasible_message(found))
     if unsolved := unconverged_message(found.feasible, found.solution):

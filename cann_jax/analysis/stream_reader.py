@@ -218,7 +218,8 @@ def _starts(layout: Layout, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         found, values = codes(plain(table[layout.prompt]))
     found = found[np.maximum.accumulate(np.where(found < 0, 0, np.arange(len(found))))]
     starts = np.flatnonzero(np.diff(found, prepend=-2))
-    return starts, np.array([hash(str(values[code])) for code in found[starts] if code >= 0], np.int64)
+    names = values.to_pylist()
+    return starts, np.array([hash(str(names[code])) for code in found[starts] if code >= 0], np.int64)
 
 
 def _row_groups(layout: Layout) -> Iterator[pa.RecordBatch]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.optimize import linprog
 
 from cann_jax.analysis.example import example_table
 from cann_jax.analysis.flags import DualFlags
@@ -209,6 +211,59 @@ def test_streaming_gives_the_same_multipliers(scores, tmp_path, capsys):
     memory, stream = (json.loads((tmp_path / n / "dual.json").read_text()) for n in ("memory", "stream"))
     np.testing.assert_allclose(stream["multipliers"], memory["multipliers"], rtol=1e-4)
     np.testing.assert_allclose(stream["largest_margin"], memory["largest_margin"], rtol=1e-5)
+
+
+def test_a_strained_sample_is_told_how_many_responses_it_lacks_at_least(tmp_path, capsys):
+    """With so many the policy still strains the sample or barely ceases to: KL grows with the responses."""
+    shares, told = [], 32
+    for strained in (True, False):
+        rng, responses = np.random.default_rng(0), told
+        harm, noise = rng.normal(size=(2, 300, responses))
+        np.savez(tmp_path / "t.npz", reward=-0.5 * harm + 0.75**0.5 * noise, safe=harm)
+        flags = ["--margin", "safe=1.9", "--beta", "0.5", "--resamples", "0", "--out", str(tmp_path)]
+        main(["--scores", str(tmp_path / "t.npz"), *flags])
+        result = json.loads((tmp_path / "dual.json").read_text())
+        shares.append(result["kl_share_of_log_responses"])
+        if strained:
+            (warning,) = result["warnings"]
+            told = int(re.search(r"at least (\d+) responses a prompt", warning)[1])
+            assert told == int(np.ceil(np.exp(result["kl"] / 0.7)))
+    assert shares[0] > 0.75 and 0.65 < shares[1] < 0.75
+
+
+@pytest.mark.parametrize("beyond", [1.001, 1.05])
+def test_margins_that_conflict_only_together_are_refused_alike(scores, tmp_path, beyond, capsys):
+    """The largest factor of both margins is computed apart, as a linear program over weights of responses."""
+    gains = np.stack([s - s.mean(1, keepdims=True) for s in (array("safe"), 0.5 * array("reward"))])
+    asked = gains.max(-1).mean(-1) * 0.75
+    rows = gains.reshape(2, -1) / PROMPTS
+    found = linprog(
+        np.r_[np.zeros(rows.shape[1]), -1.0],
+        A_ub=np.c_[-rows, asked],
+        b_ub=[0, 0],
+        A_eq=np.c_[np.repeat(np.eye(PROMPTS), RESPONSES, axis=1), np.zeros(PROMPTS)],
+        b_eq=np.ones(PROMPTS),
+    )
+    margins = -found.fun * beyond * asked
+    table = TABLE.append_column("help", pa.array(0.5 * TABLE["reward"].to_numpy()))
+    pq.write_table(table, scores, row_group_size=50)
+    goals = []
+    for name, margin in zip(("safe", "help"), margins, strict=True):
+        goals += ["--margin", f"{name}={margin:.7g}"]
+    lines, results = [], []
+    for name, extra in (("memory", ["--resamples", "0"]), ("stream", ["--stream"])):
+        flags = ["--beta", "0.5", *extra, "--out", str(tmp_path / name)]
+        with pytest.raises(
+            InfeasibleError, match="margins conflict on these responses: safe, help"
+        ) as caught:
+            main(["--scores", str(scores), *goals, *flags])
+        lines.append(str(caught.value))
+        results.append(json.loads((tmp_path / name / "dual.json").read_text()))
+    assert lines[0] == lines[1]
+    for result in results:
+        assert result["feasible"] == "no" and result["multipliers"] == ["inf", "inf"]
+        assert result["tightest_together"] == ["safe", "help"]
+        assert result["margin_scale"] == pytest.approx(1 / beyond, rel=1e-4)
 
 
 def replaced(name: str, values) -> pa.Table:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cann_jax.analysis.columns import numbers
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.solve_table import table_problem
 from cann_jax.analysis.tables import read_scores
@@ -93,7 +94,7 @@ def test_newlines_in_quotes_are_no_rows(tmp_path, size):
 
 
 def test_ids_that_look_like_one_number_are_apart(tmp_path):
-    names = ["7", "007", "07", "+7", "7.0", "7e0"]
+    names = ["7", "007", "0x7", "+7", "7.0", "7e0"]
     for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
         found = read_scores(save(path, long(prompt=np.repeat(names, K).tolist())), DualFlags())
         assert found.mask.shape == (N, K)
@@ -133,6 +134,33 @@ def test_integer_groups_and_columns_of_truth(tmp_path):
         assert multiplier(path, margin=("safe@1=0.2",)) == pytest.approx(right, abs=1e-5)
         path_flags = {"groups": ("harm",), "margin": ("safe@harm=0.2",)}
         assert multiplier(path, **path_flags) == pytest.approx(right, abs=1e-5)
+
+
+# Texts, each with the number that it spells; None: it spells none.
+SPELLED = {
+    **{"1.": 1.0, ".5": 0.5, "+5": 5.0, "1e5": 1e5, "-2E-3": -0.002, "Inf": np.inf, "-infinity": -np.inf},
+    **{"": np.nan, " NA": np.nan, "NaN": np.nan, "null": np.nan, " 1.5 ": 1.5},
+    **dict.fromkeys(["nan(0)", "-nan", "0x1F", "1_0", "1d5", "1,5", "1 2", "--1", "e5", "true"]),
+}
+
+
+@pytest.mark.parametrize("company", ["alone", "among numbers", "late"])
+@pytest.mark.parametrize("text", SPELLED)
+def test_what_text_counts_as_a_number(text, company):
+    """Columns that hold only numbers are read by another way, which has to agree."""
+    others = {"alone": 0, "among numbers": 10, "late": 100}[company]
+    values, wrong = numbers(pa.chunked_array([[*map(str, range(others)), text]]))
+    assert values[:-1].tolist() == list(range(others)) and not wrong[:-1].any()
+    assert wrong[-1] == (SPELLED[text] is None)
+    np.testing.assert_equal(values[-1], np.nan if SPELLED[text] is None else SPELLED[text])
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_spaces_after_separators_are_no_part_of_a_value(tmp_path, quote):
+    rows = "".join(f"{quote}a  b{quote},  {n}, {-n}\n" for n in range(3))
+    (tmp_path / "t.csv").write_text("prompt, reward,  safe\n" + rows)
+    found = read_scores(str(tmp_path / "t.csv"), DualFlags())
+    np.testing.assert_array_equal(found.scores["safe"], [[0, -1, -2]])
 
 
 def test_numbers_of_any_type(tmp_path):
@@ -342,7 +370,10 @@ FLAGS = {
     "clip twice": ([*ASK, "--clip", "safe=0,1", "--clip", "safe=0,2"], "--clip safe: given 2 times"),
     "clip upside down": ([*ASK, "--clip", "safe=1,0"], "the first bound is not below"),
     "a cost nobody asks about": ([*ASK, "--cost", "harm"], "--cost harm: there is no constraint on it"),
-    "groups without a goal": ([*ASK, "--groups", "kind"], "--groups kind: no goal is about a group"),
+    "groups without a goal": (
+        [*ASK, "--groups", "kind", "--stream"],
+        "--groups kind: no goal is about a group .*, and --stream reports none",
+    ),
     "two groups of one name": (
         ["--margin", "safe@x=0", "--groups", "kind", "--groups", "sort"],
         "x is a group of kind and of sort",

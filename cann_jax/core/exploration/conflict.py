@@ -3,10 +3,12 @@
 s* = min over w ≥ 0, ⟨w, b⟩ = 1 of φ(w) = mean_x max_k ⟨w, g − ḡ⟩ is the largest s for which the margins s·b
 are reachable on the sample; s* > 1 iff a finite λ* exists, and the minimiser's support names the conflict.
 φ is convex and each evaluation gives a plane below it, so a linear program over m + 1 variables and a few
-dozen planes closes the gap, whatever N·K is. Host code: scipy solves the linear programs.
+dozen planes closes the gap, whatever N·K is. Each plane is a sum over prompts, so that the table may lie in
+memory or be streamed. Host code: scipy solves the linear programs.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,9 @@ from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.feasibility import Feasible, rounding
+from cann_jax.core.objective import Objective, table_objective
 from cann_jax.core.scores import Scores
-from cann_jax.core.survey import table_constants
+from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, mix_features, standardise
 
 PLANES = 200  # at the most
@@ -45,30 +48,57 @@ class Reachability:
 def reachability(scores: Scores, margins: ArrayLike) -> Reachability:
     """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module)."""
     table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
-    slope = np.asarray(table_constants(table, wanted, jnp.ones_like(table.spreads.reward)).drift, float)
-    level = np.asarray(wanted / table.spreads.constraints, float)
+    return reachability_of(table_objective(table, wanted, jnp.ones_like(table.spreads.reward)))
 
-    small = rounding(wanted.dtype)
-    room, combination = _minimise(table, slope, np.ones_like(level), 1.0, small)
+
+def reachability_of(objective: Objective) -> Reachability:
+    """Return ``reachability`` at the objective's margins, by one pass over its parts for each plane."""
+    constants = objective.constants
+    slope = np.asarray(constants.drift, float)
+    level = np.asarray(constants.margins / constants.spreads.constraints, float)
+    dtype = constants.drift.dtype
+
+    def best(point: np.ndarray) -> np.ndarray:
+        return np.asarray(objective.total(_best_response, jnp.asarray(point, dtype)), float)
+
+    small = rounding(dtype)
+    room, combination = _minimise(best, slope, np.ones_like(level), 1.0, small)
     scale = np.inf
     if (level > 0).any():
-        scale, tightest = _minimise(table, slope + level, level, WIDEST, small)
+        scale, tightest = _minimise(best, slope + level, level, WIDEST, small)
         combination = tightest / tightest.sum()
     code = Feasible.YES if room > small else Feasible.NO if room < -small else Feasible.UNDETERMINED
     return Reachability(code, scale, combination, combination > 1e-3, room)
 
 
+def settle(solution: DualSolution, found: Reachability) -> DualSolution:
+    """Return the solution with the verdict of cutting planes, and λ = ∞ on what they find in conflict.
+
+    A solver that is left with margins barely out of reach may stop at a finite λ without a verdict.
+    """
+    out_of_reach = found.feasible == Feasible.NO
+    return dataclasses.replace(
+        solution,
+        feasible=np.asarray(found.feasible, np.int32),
+        multipliers=np.where(found.conflict & out_of_reach, np.inf, solution.multipliers),
+        converged=np.asarray(solution.converged) & (not out_of_reach),
+    )
+
+
 @jax.jit
-def _best_response(table: Table, combination: Array) -> tuple[Array, Array]:
-    """Return φ(w) and its subgradient ``(m,)``: the mean features of the responses that attain it."""
-    best = jnp.argmax(mix_features(table, combination), axis=-1)
-    chosen = jnp.take_along_axis(table.features, best[None, :, None], axis=-1)[..., 0]
-    gradient = accurate_sum(chosen * table.weights)
-    return jnp.dot(combination, gradient), gradient
+def _best_response(part: Table, combination: Array) -> Array:
+    """Return a part's share of ∇φ(w) ``(m,)``: the mean features of the responses that attain φ(w)."""
+    best = jnp.argmax(mix_features(part, combination), axis=-1)
+    chosen = jnp.take_along_axis(part.features, best[None, :, None], axis=-1)[..., 0]
+    return accurate_sum(chosen * part.weights)
 
 
 def _minimise(
-    table: Table, slope: np.ndarray, equality: np.ndarray, widest: float, gap: float
+    best_response: Callable[[np.ndarray], np.ndarray],
+    slope: np.ndarray,
+    equality: np.ndarray,
+    widest: float,
+    gap: float,
 ) -> tuple[float, np.ndarray]:
     """Minimise φ(w) + ⟨w, slope⟩ over w ≥ 0, ⟨w, equality⟩ = 1 by cutting planes (Kelley 1960)."""
     from scipy.optimize import linprog  # half a second of imports that feasible margins need not wait for
@@ -78,11 +108,11 @@ def _minimise(
     point = start / (start @ equality)
     planes, best, least = [], point, np.inf
     for _ in range(PLANES):
-        height, gradient = _best_response(table, jnp.asarray(point, table.reward.dtype))
-        value = float(height) + slope @ point
+        gradient = best_response(point)
+        value = (gradient + slope) @ point  # φ is homogeneous: φ(w) = ⟨w, ∇φ(w)⟩
         if value < least:
             least, best = value, point
-        planes.append(np.append(np.asarray(gradient, float) + slope, -1.0))
+        planes.append(np.append(gradient + slope, -1.0))
         program = linprog(
             np.append(np.zeros(count), 1.0),
             A_ub=np.array(planes),

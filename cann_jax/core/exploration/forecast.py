@@ -1,7 +1,6 @@
 """How sure a forecast of a training is: intervals over prompts, at fixed predictions of the scores."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,8 @@ import numpy as np
 from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import gains_along
-from cann_jax.core.exploration.uncertainty import (
-    margins_under,
-    resampled_weights,
-    student_reach,
-    widened_interval,
-)
+from cann_jax.core.exploration.means import Estimate, PromptMeans
+from cann_jax.core.exploration.uncertainty import margins_under, resampled_weights
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores, normalised_prompt_weights
@@ -26,14 +21,6 @@ from cann_jax.core.solver.complementarity import (
     solve_complementarity,
 )
 from cann_jax.core.table import reweigh
-
-
-class Estimate(NamedTuple):
-    """An estimate and the ends of its interval, all scalars or all ``(m,)``."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,48 +104,12 @@ def attainable_intervals(
     )
 
 
-class _Prompts(NamedTuple):
-    """Weights of the prompts that estimates are means over, and what was fitted on the same prompts.
-
-    Attributes:
-        weights: ``(prompts,)``; they sum to one.
-        members: ``(prompts, m)``, 1 in the constraint's group; or ``(prompts,)`` ones.
-        fitted: Number of slopes and multipliers, for which degrees of freedom are taken off.
-        confidence: Of the intervals.
-    """
-
-    weights: np.ndarray
-    members: np.ndarray
-    fitted: int
-    confidence: float
-
-    def reach(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the factor of the plain standard error, and the quantile of Student's t to multiply by."""
-        return student_reach(self.weights, self.members, self.fitted, (1 - self.confidence) / 2)
-
-    def estimate(self, values: np.ndarray) -> Estimate:
-        """Return the means of ``(prompts,)`` or ``(prompts, m)``.
-
-        Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated too.
-        """
-        mean = self.weights @ values
-        deviations = values - self.members / (self.weights @ self.members) * mean
-        factor, quantile = self.reach()
-        reach = factor * quantile * np.sqrt(self.weights**2 @ deviations**2)
-        return Estimate(mean, mean - reach, mean + reach)
-
-    def percentiles(self, value: np.ndarray, resampled: np.ndarray) -> Estimate:
-        """Return the interval of ``(resamples, m)``, as much wider as the means' are than a normal one."""
-        low, high = widened_interval(resampled, self.confidence, self.weights, self.members, self.fitted)
-        return Estimate(value, low, high)
-
-
-def _prompts(scores: Scores, targets: Targets, confidence: float) -> _Prompts:
+def _prompts(scores: Scores, targets: Targets, confidence: float) -> PromptMeans:
     weights = np.asarray(normalised_prompt_weights(scores))
     members = np.ones((len(weights), len(targets.values)))
     if targets.members is not None:
         members = np.asarray(targets.members)
-    return _Prompts(weights, members, 2 * members.shape[1] + 1, confidence)
+    return PromptMeans(weights, members, 2 * members.shape[1] + 1, confidence)
 
 
 def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> np.ndarray:

@@ -95,10 +95,10 @@ def predict_per_prompt(scores: Scores, multipliers: Array, beta: float | Array) 
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
     constraints = jnp.moveaxis(scores.constraints, -1, 0)
     tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
-    return reward, tilted - _reference_per_prompt(scores)
+    return reward, tilted - reference_per_prompt(scores)
 
 
-def _reference_per_prompt(scores: Scores) -> Array:
+def reference_per_prompt(scores: Scores) -> Array:
     """Return E_ref[g] of each prompt ``(m, prompts)``, or where it was estimated elsewhere, that for all."""
     if scores.baseline is not None:
         return scores.baseline[:, None]
@@ -150,7 +150,7 @@ def conservative_solution(
     margins = np.asarray(targets.margins(weights, baseline), table.reward.dtype)
     tail = (1 - confidence) / len(margins)
     factor, quantile = student_reach(np.asarray(weights), targets.members, len(margins), tail)
-    levels = jnp.where(jnp.asarray(targets.is_level)[:, None], _reference_per_prompt(scores), 0)
+    levels = jnp.where(jnp.asarray(targets.is_level)[:, None], reference_per_prompt(scores), 0)
     found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
     for _ in range(ROUNDS):
         bounded = predict_per_prompt(scores, found, beta)[1] + levels
@@ -169,8 +169,7 @@ def student_reach(
     """Return the factor of the plain standard error of a mean, and the Student quantile to multiply it by.
 
     The prompts are those of each constraint's group, ``members (prompts, m)`` or ``(prompts,)``, counted as
-    1/Σw². ``fitted``
-    numbers fitted on the same prompts take degrees of freedom off; one is left at least.
+    1/Σw². ``fitted`` numbers fitted on the same prompts take degrees of freedom off; one is left at least.
     """
     own = weights[:, None] if members is None else (weights * np.asarray(members).T).T
     count = own.sum(0) ** 2 / np.maximum((own**2).sum(0), 1e-30)
@@ -182,16 +181,34 @@ def student_reach(
 def mean_and_error(values: Array, weights: Array, members: Array | None = None) -> tuple[Array, Array]:
     """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each.
 
+    ``members (prompts, m)`` are 1 in the constraint's group.
+    """
+    mean, shares = _mean_and_shares(values, weights, members)
+    # Divided out first: squares of 1e20 leave float32's range.
+    size = unit(jnp.max(jnp.abs(shares), axis=-1))
+    return mean, size * jnp.sqrt(accurate_sum((shares / size[:, None]) ** 2))
+
+
+@jax.jit
+def prompt_terms(values: Array, weights: Array, members: Array | None = None) -> Array:
+    """Return ``(m, prompts)`` whose plain mean and standard error are those of ``mean_and_error``.
+
+    ``weights`` sum to one; prompts without weight are to be left out.
+    """
+    mean, shares = _mean_and_shares(values, weights, members)
+    return mean[:, None] + jnp.sum(weights > 0) * shares
+
+
+def _mean_and_shares(values: Array, weights: Array, members: Array | None) -> tuple[Array, Array]:
+    """Return the mean ``(m,)`` and what each prompt adds to its error ``(m, prompts)``.
+
     Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated on the same prompts: the error
-    is that of a ratio. ``members`` is ``(prompts, m)``.
+    is that of a ratio.
     """
     mean = accurate_sum(values * weights)
     inside = jnp.ones_like(values) if members is None else jnp.asarray(members).T
     share = jnp.maximum(accurate_sum(inside * weights), 1e-30)
-    deviations = (values - inside * (mean / share)[:, None]) * weights
-    # divided out first: squares of 1e20 leave float32's range
-    size = unit(jnp.max(jnp.abs(deviations), axis=-1))
-    return mean, size * jnp.sqrt(accurate_sum((deviations / size[:, None]) ** 2))
+    return mean, weights * (values - inside * (mean / share)[:, None])
 
 
 @jax.tree_util.register_dataclass

@@ -184,4 +184,5 @@ def _minimise(objective: Objective, initial: Array, method: str, tolerance: floa
         other, more = newton(objective, start, SOLVED * tolerance)
         return other, evaluations + 1 + more
 
-    return Minimum(*jax.lax.cond(done, lambda: (tilt, evaluations + 1), again), ~done)
+    found, total = jax.lax.cond(done, lambda: (tilt, evaluations + 1), again)
+    return Minimum(found, total, ~done)

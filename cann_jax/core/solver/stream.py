@@ -23,9 +23,10 @@ Chunks = Callable[[], Iterable[Scores]]
 
 @dataclasses.dataclass(frozen=True)
 class StreamedSolution:
-    """A solution, its margins and ``largest_margin`` ``(m,)``, and the number of passes."""
+    """A solution, what was minimised, margins and ``largest_margin`` ``(m,)``, and the number of passes."""
 
     solution: DualSolution
+    objective: Objective
     margins: np.ndarray
     largest_margin: np.ndarray
     passes: int
@@ -55,6 +56,7 @@ def solve_stream(chunks: Chunks, targets: Targets, beta: float) -> StreamedSolut
     solution = solve_objective(objective, jnp.zeros(len(margins), jnp.float32), "newton", TOLERANCE)
     return StreamedSolution(
         solution=jax.device_get(solution),
+        objective=objective,
         margins=margins,
         largest_margin=np.asarray(seen.best / seen.weight * first.constraints),
         passes=stream.passes,

@@ -1,0 +1,107 @@
+"""What λ* does to each group of prompts: whom it helps, and whom it harms."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cann_jax.analysis.constraints import group_members, group_names, groups_of
+from cann_jax.core.dual import tilted_weights
+from cann_jax.core.exploration.means import Estimate, PromptMeans
+from cann_jax.core.prepare import constraint_values
+from cann_jax.core.problem import Constraint, Problem
+from cann_jax.core.scores import normalised_prompt_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group of prompts, and the mean scores of their responses.
+
+    Attributes:
+        name: Its name.
+        prompts: Number of its prompts that have weight.
+        before: By score, the reward's first: the reference's mean.
+        after: By score: the mean predicted at λ*.
+        change: By score: the difference with its interval, infinite where one prompt tells nothing of it.
+    """
+
+    name: str
+    prompts: int
+    before: dict[str, float]
+    after: dict[str, float]
+    change: dict[str, Estimate]
+
+
+def by_group(
+    problem: Problem,
+    constraints: Sequence[Constraint],
+    raw: Mapping[str, np.ndarray],
+    columns: Mapping[str, np.ndarray],
+    multipliers: np.ndarray,
+    beta: float,
+    confidence: float,
+) -> list[Group]:
+    """Return all prompts, each group of the columns, and the prompts of none, if there are groups and a λ*.
+
+    Args:
+        problem: The problem.
+        constraints: Its constraints.
+        raw: Scores ``(prompts, responses)`` by name.
+        columns: Columns of groups, as in ``RawTable``.
+        multipliers: λ* ``(m,)``.
+        beta: β.
+        confidence: Of the intervals.
+    """
+    if not columns or not np.all(np.isfinite(multipliers)):
+        return []
+    scores, weights = problem.scores, np.asarray(normalised_prompt_weights(problem.scores), float)
+    policy = np.asarray(tilted_weights(multipliers, scores, beta), float)
+    there = np.ones(policy.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
+    reference = there / np.maximum(there.sum(-1, keepdims=True), 1)
+    values = {"reward": np.asarray(scores.reward)} | _values(constraints, raw)
+    means = {
+        name: [np.sum(np.where(there, own, 0) * each, axis=-1) for each in (reference, policy)]
+        for name, own in values.items()
+    }
+    rows = [(name, own & (weights > 0)) for name, own in _rows(columns)]
+    return [_group(*row, weights, means, len(multipliers), confidence) for row in rows if row[1].any()]
+
+
+def _rows(columns: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Return the name and the prompts ``(prompts,)`` bool of each row of the report."""
+    found = group_members(columns, group_names({name: groups_of(own) for name, own in columns.items()}))
+    grouped = np.any(list(found.values()), axis=0)
+    return [("all prompts", np.ones_like(grouped)), *found.items(), ("no group", ~grouped)]
+
+
+def _values(constraints: Sequence[Constraint], raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what constraints bound ``(prompts, responses)``, by name; one on a group counts for all."""
+    found = {}
+    for constraint in constraints:
+        chance = constraint.max_unsafe is not None
+        label = f"share of {constraint.name} >= {constraint.unsafe_below:g}" if chance else constraint.name
+        found[label] = constraint_values(constraint, raw[constraint.name])
+    return found
+
+
+def _group(
+    name: str,
+    inside: np.ndarray,
+    weights: np.ndarray,
+    means: Mapping[str, Sequence[np.ndarray]],
+    fitted: int,
+    confidence: float,
+) -> Group:
+    count, own = int(inside.sum()), weights[inside] / weights[inside].sum()
+    prompts = PromptMeans(own, np.ones(count), fitted, confidence)
+    change = {score: prompts.estimate((after - before)[inside]) for score, (before, after) in means.items()}
+    if count == 1:
+        unknown = np.array([-np.inf, np.inf])
+        change = {score: Estimate(each.value, *unknown) for score, each in change.items()}
+    return Group(
+        name=name,
+        prompts=count,
+        before={score: float(own @ before[inside]) for score, (before, _) in means.items()},
+        after={score: float(own @ after[inside]) for score, (_, after) in means.items()},
+        change=change,
+    )
