@@ -1,6 +1,6 @@
 """The analysis on the terminal: its table, its warnings, and what is wrong with margins out of reach."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any, TextIO
 
@@ -59,6 +59,18 @@ def sample_notes(counts: ScoreSummary, feasible: Feasible) -> list[str]:
         )
     if feasible == Feasible.UNDETERMINED:
         notes.append("The margins lie on the edge of what the sample can reach; lower them slightly.")
+    return notes
+
+
+def table_notes(cost: Iterable[str], dropped: int, repeated: int) -> list[str]:
+    """Return how a table was read, one sentence each; ``dropped`` and ``repeated`` as in ``RawTable``."""
+    notes = [f"{name}: less is better; everything about it here is about -{name}." for name in cost]
+    if dropped:
+        notes.append(f"{dropped} rows or responses lack something and were left out (--drop_missing).")
+    if repeated:
+        notes.append(
+            f"{repeated} responses repeat another of their prompt word for word; each counts as a draw."
+        )
     return notes
 
 
