@@ -1,6 +1,6 @@
 """The analysis on the terminal: its table, its warnings, and what is wrong with margins out of reach."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any, TextIO
 
@@ -71,6 +71,18 @@ def count_notes(counts: ScoreSummary) -> list[str]:
     if counts.identical:
         notes.append(
             f"{counts.identical} prompts have responses that all score the same; they say nothing about λ."
+        )
+    return notes
+
+
+def table_notes(cost: Iterable[str], dropped: int, repeated: int) -> list[str]:
+    """Return how a table was read, one sentence each; ``dropped`` and ``repeated`` as in ``RawTable``."""
+    notes = [f"{name}: less is better; everything about it here is about -{name}." for name in cost]
+    if dropped:
+        notes.append(f"{dropped} rows or responses lack something and were left out (--drop_missing).")
+    if repeated:
+        notes.append(
+            f"{repeated} responses repeat another of their prompt word for word; each counts as a draw."
         )
     return notes
 

@@ -8,7 +8,13 @@ import numpy as np
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.as_json import groups_json
 from cann_jax.analysis.by_group import by_group
-from cann_jax.analysis.console import infeasible_message, print_analysis, unconverged_message, warnings
+from cann_jax.analysis.console import (
+    infeasible_message,
+    print_analysis,
+    table_notes,
+    unconverged_message,
+    warnings,
+)
 from cann_jax.analysis.constraints import (
     clip_bounds,
     constraints_asked,
@@ -21,7 +27,6 @@ from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.raw_table import RawTable
 from cann_jax.analysis.reach import Features, shortfall_message
-from cann_jax.analysis.table_notes import table_notes
 from cann_jax.analysis.tables import open_scores
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare

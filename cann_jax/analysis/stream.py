@@ -7,10 +7,9 @@ import numpy as np
 from etils import epath
 
 from cann_jax.analysis.as_json import conflict_json, solution_json
-from cann_jax.analysis.console import count_notes, out_of_reach, unconverged_message
+from cann_jax.analysis.console import count_notes, out_of_reach, table_notes, unconverged_message
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.stream_reader import open_stream
-from cann_jax.analysis.table_notes import table_notes
 from cann_jax.core.exploration.conflict import Reachability, reachability_of, settle
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import make_targets

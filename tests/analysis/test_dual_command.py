@@ -215,20 +215,19 @@ def test_streaming_gives_the_same_multipliers(scores, tmp_path, capsys):
 
 def test_a_strained_sample_is_told_how_many_responses_it_lacks_at_least(tmp_path, capsys):
     """With so many the policy still strains the sample or barely ceases to: KL grows with the responses."""
-    shares, told = [], 32
-    for strained in (True, False):
-        rng, responses = np.random.default_rng(0), told
-        harm, noise = rng.normal(size=(2, 300, responses))
+
+    def solved(responses: int) -> dict:
+        harm, noise = np.random.default_rng(0).normal(size=(2, 300, responses))
         np.savez(tmp_path / "t.npz", reward=-0.5 * harm + 0.75**0.5 * noise, safe=harm)
         flags = ["--margin", "safe=1.9", "--beta", "0.5", "--resamples", "0", "--out", str(tmp_path)]
         main(["--scores", str(tmp_path / "t.npz"), *flags])
-        result = json.loads((tmp_path / "dual.json").read_text())
-        shares.append(result["kl_share_of_log_responses"])
-        if strained:
-            (warning,) = result["warnings"]
-            told = int(re.search(r"at least (\d+) responses a prompt", warning)[1])
-            assert told == int(np.ceil(np.exp(result["kl"] / 0.7)))
-    assert shares[0] > 0.75 and 0.65 < shares[1] < 0.75
+        return json.loads((tmp_path / "dual.json").read_text())
+
+    few = solved(32)
+    (warning,) = few["warnings"]
+    told = int(re.search(r"at least (\d+) responses a prompt", warning)[1])
+    assert told == int(np.ceil(np.exp(few["kl"] / 0.7))) > 32
+    assert 0.65 < solved(told)["kl_share_of_log_responses"] < 0.75 < few["kl_share_of_log_responses"]
 
 
 @pytest.mark.parametrize("beyond", [1.001, 1.05])

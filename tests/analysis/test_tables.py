@@ -370,10 +370,6 @@ FLAGS = {
     "clip twice": ([*ASK, "--clip", "safe=0,1", "--clip", "safe=0,2"], "--clip safe: given 2 times"),
     "clip upside down": ([*ASK, "--clip", "safe=1,0"], "the first bound is not below"),
     "a cost nobody asks about": ([*ASK, "--cost", "harm"], "--cost harm: there is no constraint on it"),
-    "groups without a goal": (
-        [*ASK, "--groups", "kind", "--stream"],
-        "--groups kind: no goal is about a group .*, and --stream reports none",
-    ),
     "two groups of one name": (
         ["--margin", "safe@x=0", "--groups", "kind", "--groups", "sort"],
         "x is a group of kind and of sort",
@@ -394,6 +390,14 @@ def test_flags_that_change_nothing_or_clash(tmp_path, name):
     flags, match = FLAGS[name]
     columns = long(kind=np.repeat(["x", "z"], 12).tolist(), sort=np.repeat(["w", "x"], 12).tolist())
     assert match in refused_both_ways(save(tmp_path / "t.parquet", columns), *flags)
+
+
+def test_groups_that_no_goal_is_about_are_reported_where_the_table_is_in_memory(tmp_path, capsys):
+    path = save(tmp_path / "t.parquet", long(kind=np.repeat(["x", "z"], 12).tolist()))
+    main(["--scores", path, *ASK, "--groups", "kind", "--resamples", "0"])
+    assert "by group" in capsys.readouterr().out
+    line = refused(path, *ASK, "--groups", "kind", "--stream")
+    assert "--groups kind: no goal is about a group (NAME@GROUP=VALUE), and --stream reports none" in line
 
 
 @pytest.mark.parametrize("flag", ["--confidence=0.9", "--resamples=7", "--seed=3"])
