@@ -176,13 +176,13 @@ def _minimise(objective: Objective, initial: Array, method: str, tolerance: floa
     tilt, evaluations = SOLVERS[method](objective, start, SOLVED * tolerance)
     if method == "newton":
         return Minimum(tilt, evaluations, jnp.asarray(False))
-    seen = objective.evaluate(tilt)
+    seen, spent = objective.evaluate(tilt), evaluations + 1
     solved = natural_residual(tilt, seen.gradient) <= tolerance
     done = solved | proves_infeasible(objective.constants, tilt, seen.value)
 
     def again() -> tuple[Array, Array]:
         other, more = newton(objective, start, SOLVED * tolerance)
-        return other, evaluations + 1 + more
+        return other, spent + more
 
-    found, total = jax.lax.cond(done, lambda: (tilt, evaluations + 1), again)
-    return Minimum(found, total, ~done)
+    answer, total = jax.lax.cond(done, lambda: (tilt, spent), again)
+    return Minimum(answer, total, ~done)
