@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from etils import epath
 
-from cann_jax.files.atomic import PARTIAL, is_remote, read_json, write_json, writing
+from cann_jax.files.atomic import PARTIAL, read_json, write_json, writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json, fingerprint_file, fingerprint_json
+from cann_jax.files.paths import is_remote
 
 LAYOUT = 3  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"

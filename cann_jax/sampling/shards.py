@@ -13,8 +13,9 @@ from cann_jax.config.run import SampleConfig
 from cann_jax.core.features import FeatureTable
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
-from cann_jax.files.atomic import is_remote, read_array, read_table, write_array, write_table
+from cann_jax.files.atomic import read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
+from cann_jax.files.paths import is_remote
 from cann_jax.files.progress import track
 from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel

@@ -12,8 +12,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from cann_jax.files.atomic import is_remote, writing
+from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
+from cann_jax.files.paths import is_remote
 from cann_jax.runtime.placement import shapes_of_parameters
 from cann_jax.training.step import TrainState
 

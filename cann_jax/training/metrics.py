@@ -9,7 +9,8 @@ from typing import Any, Self
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from cann_jax.files.atomic import is_remote, write_bytes_atomic, writes_here
+from cann_jax.files.atomic import write_bytes_atomic, writes_here
+from cann_jax.files.paths import is_remote
 
 
 class Metrics:
