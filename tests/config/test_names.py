@@ -1,6 +1,7 @@
 """Names that would stand for two things at once, and texts that no file can hold."""
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,21 @@ def test_a_kind_of_another_package_replaces_none(monkeypatch, kinds, refused):
             assert registered_kinds() == scorers.KINDS | kinds
     finally:
         registered_kinds.cache_clear()
+
+
+@pytest.mark.parametrize("text", ["prompts: {date: 2025-02-30}", "prompts: {date: !!int x}", "[" * 1_500])
+def test_texts_that_no_value_can_be_read_from(tmp_path, text):
+    """PyYAML raises other errors than its own for them."""
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"own\.yaml: is not valid YAML \("):
+        parse_run(["--config", str(tmp_path / "own.yaml")])
+
+
+def test_a_path_that_holds_a_zero(tiny_folder, tmp_path):
+    config = Path(write_config(tmp_path, tiny_folder))
+    config.write_text(config.read_text().replace("name: tiny", 'name: "ti\\0ny"'))
+    with pytest.raises(InputError, match="name holds half a surrogate pair or a byte that is zero"):
+        parse_run(["--config", str(config)])
 
 
 @pytest.mark.parametrize("key", ["prompts.system", "model.path"])

@@ -21,8 +21,10 @@ HELDOUT: Literal["heldout"] = "heldout"
 # A part is named by a word of a file's or folder's name: "dev" in "dev-v2.jsonl", not in "developers.jsonl".
 _WORD = re.compile(r"held[-_ ]?out|hold[-_ ]?out|[A-Z]?[a-z]+|[A-Z]+")
 _NAMES = {
-    TRAIN: re.compile(r"train\w*|trn", re.IGNORECASE),
-    HELDOUT: re.compile(r"(test|eval|valid)\w*|(val|dev)(set)?s?|h[eo]ld[-_ ]?out", re.IGNORECASE),
+    TRAIN: re.compile(r"(train|trn|training)(set)?s?", re.IGNORECASE),
+    HELDOUT: re.compile(
+        r"(test|testing|eval|evaluation|valid|validation|val|dev)(set)?s?|h[eo]ld[-_ ]?out", re.IGNORECASE
+    ),
 }
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 _KINDS = (".parquet", ".jsonl", ".json")
@@ -30,7 +32,7 @@ _KINDS = (".parquet", ".jsonl", ".json")
 
 def is_data(name: str) -> bool:
     """Return whether a file's name is that of a table that ``rows`` reads."""
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.lower())
     if path.suffix in _OPEN:
         path = path.with_suffix("")
     return path.suffix in _KINDS
@@ -125,7 +127,7 @@ def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRow]]
     Raises:
         InputError: The file cannot be read.
     """
-    read = _parquet if name.endswith(".parquet") else _json_lines
+    read = _parquet if name.lower().endswith(".parquet") else _json_lines
     try:
         for number, row in read(name, path):
             yield f"{name}:{number}", row
@@ -153,7 +155,7 @@ def _of_batch(batch: pa.RecordBatch) -> Sequence[dict[str, Any] | BadRow]:
 
 
 def _json_lines(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    opener: Callable[..., BinaryIO] = _OPEN.get(PurePosixPath(name).suffix, open)
+    opener: Callable[..., BinaryIO] = _OPEN.get(PurePosixPath(name.lower()).suffix, open)
     with opener(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():

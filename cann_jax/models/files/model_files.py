@@ -68,7 +68,9 @@ def open_model(path: str, revision: str | None = None, adapter: str | None = Non
 
 
 def _open_base(path: str, revision: str | None) -> ModelFiles:
-    if hub.is_name(path):
+    with reached(path, "model.path"):
+        is_name, is_folder = hub.is_name(path), Path(path).is_dir()
+    if is_name:
         return _open_folder(hub.download(path, revision))
     if revision is not None:
         raise InputError(
@@ -78,11 +80,10 @@ def _open_base(path: str, revision: str | None) -> ModelFiles:
         return _open_gguf(_embedded_file(path.removeprefix("embedded:")))
     if path.endswith(".gguf"):
         return _open_gguf(Path(path))
-    with reached(path, "model.path"):
-        if not Path(path).is_dir():
-            raise InputError(
-                f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
-            )
+    if not is_folder:
+        raise InputError(
+            f"model.path {path!r} is neither a folder nor a .gguf file nor owner/name; check the spelling"
+        )
     return _open_folder(Path(path))
 
 

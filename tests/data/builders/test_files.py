@@ -1,5 +1,6 @@
 """Files of preference data: which are read as which part, and downloads."""
 
+import gzip
 import http.server
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from cann_jax.data.builders.files import by_part
 from cann_jax.files.errors import InputError
 from tests.builders import ROOT
-from tests.builders.preferences import hh_row, pku_row, prepare, write_lines
+from tests.builders.preferences import hh_row, pku_row, prepare, write_lines, write_parquet
 
 
 def test_files_that_are_not_there_or_not_readable(tmp_path):
@@ -46,12 +47,26 @@ def test_parts_by_name():
     assert by_part(["alpaca-7b/test/0000.parquet"], None)["train"] == ["alpaca-7b/test/0000.parquet"]
     with pytest.raises(InputError, match=r"no folder has that name; use one of: A, B, data$"):
         by_part(names, "C", excluded=("skip",))
-    held = "val.jsonl dev-v2.parquet x/testset/0.jsonl a_validation.json testData.json held-out.json"
-    train = "train.jsonl developers.jsonl values.jsonl contest.jsonl x/train-00000-of-1.parquet last/a.json"
+    held = (
+        "val.jsonl dev-v2.parquet x/testset/0.jsonl a_validation.json testData.json held-out.json TEST.JSONL"
+    )
+    train = "train.jsonl developers.jsonl values.jsonl contest.jsonl x/train-00000-of-1.parquet last/a.json "
+    train += "testimonials.jsonl evaluated.jsonl validated_pairs.jsonl"
     assert by_part([*held.split(), *train.split()], None) == {"train": train.split(), "heldout": held.split()}
     for both in ("train_eval.jsonl", "test/train.jsonl"):
         with pytest.raises(InputError, match=f"{both} is named as training and as held-out data at once"):
             by_part([both, "x.jsonl"], None)
+
+
+@pytest.mark.parametrize("suffix", [".JSONL", ".Jsonl.GZ", ".PARQUET"])
+def test_upper_case_suffixes(tmp_path, suffix):
+    write = write_parquet if suffix == ".PARQUET" else write_lines
+    path = write(tmp_path / "data/pairs.jsonl.gz", [pku_row(n) for n in range(30)])
+    plain = suffix == ".JSONL"
+    named = tmp_path / f"data/PAIRS{suffix}"
+    named.write_bytes(gzip.decompress(path.read_bytes()) if plain else path.read_bytes())
+    path.unlink()
+    assert sum(map(len, prepare(tmp_path, "local", tmp_path / "data").parts.values())) == 30
 
 
 def test_hidden_and_temporary_files_are_not_read(tmp_path):

@@ -1,6 +1,7 @@
 """Every key that transformers gives a meaning is read or refused by name; left out, it means the same."""
 
 import json
+import math
 from dataclasses import fields
 
 import pytest
@@ -95,6 +96,21 @@ REFUSED = [
     ("olmo2", {"clip_qkv": 8.0}, "clip_qkv 8.0 is not supported"),
     ("phi3", {"resid_pdrop": 0.1}, "resid_pdrop 0.1 is not supported"),
     ("qwen2", {"rope_scaling": {"rope_type": "default", "mrope_section": [1]}}, "has no 'mrope_section'"),
+    ("llama", {"hidden_act": ["silu"]}, "hidden_act ['silu'] is not supported"),
+    ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, where 1000 are the most"),
+    ("llama", {"vocab_size": 2**40}, "vocab_size is 1099511627776, which is not an integer up to 2147483647"),
+    ("llama", {"rms_norm_eps": math.inf}, "rms_norm_eps is inf, which is not a positive number"),
+    ("llama", {"rope_parameters": {"rope_type": ["yarn"]}}, "RoPE scaling ['yarn'] is not supported"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 0}},
+        "RoPE's original_max_position_embeddings is 0, which is not valid",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {FULL: 5}},
+        "rope_parameters is {'full_attention': 5}, which is not a JSON object",
+    ),
     ("qwen2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported in this family"),
 ]
 

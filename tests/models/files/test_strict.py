@@ -42,6 +42,15 @@ def edit_weights(folder: Path, edit) -> None:
     save_file(tensors, folder / WEIGHTS)
 
 
+def test_configurations_that_cannot_be_read(copy):
+    path = copy / "config.json"
+    path.write_text("[" * 100_000)
+    assert "config.json is not valid JSON (maximum recursion depth" in refused(copy)
+    path.unlink()
+    path.mkdir()
+    assert "config.json cannot be read (Is a directory)" in refused(copy)
+
+
 def test_missing_weight(copy):
     edit_weights(copy, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
     assert "1 missing (model.layers.1.mlp.up_proj.weight)" in refused(copy)
