@@ -63,20 +63,25 @@ def level_table(rng, prompts, responses):
 
 
 def test_so_many_responses_settle_it_in_half_of_the_draws():
-    prompts, responses = 60, 8
+    """On average: single tables of 60 prompts told 11 to 221, which settled it in .15 to .82 of the draws."""
+    prompts, responses, tables, draws = 60, 8, 16, 8
     deviation = np.sqrt((0.01 + 1.25 / responses) / prompts)
     constraint = Constraint("g", at_least=float(-deviation))
     rng = np.random.default_rng(2)
-    while True:  # until a table looks like what it is drawn from
+    told = settled = 0
+    while told < tables:
         reward, values = level_table(rng, prompts, responses)
-        question = asked(reward, {"g": values}, [constraint]).get(0)
-        if question and abs(question.estimate) < 0.1 * deviation and question.more_responses:
-            break
-    settled = 0
-    for _ in range(DRAWS):
-        drawn = level_table(rng, prompts, responses + question.more_responses)
-        settled += 0 not in asked(drawn[0], {"g": drawn[1]}, [constraint])
-    assert 0.3 <= settled / DRAWS <= 0.7
+        first = asked(reward, {"g": values}, [constraint]).get(0)
+        if first is None:
+            continue
+        question = asked(reward, {"g": values - first.estimate}, [constraint]).get(0)  # its mean is right now
+        if question is None or question.more_responses is None:
+            continue
+        told += 1
+        for _ in range(draws):
+            drawn = level_table(rng, prompts, responses + question.more_responses)
+            settled += 0 not in asked(drawn[0], {"g": drawn[1]}, [constraint])
+    assert 0.3 <= settled / (tables * draws) <= 0.7
 
 
 def test_responses_are_not_the_remedy_where_prompts_differ():
