@@ -144,7 +144,7 @@ def solve_attainable(
     Raises:
         InputError: Margins that are not m finite numbers, or β ≤ 0, where they are concrete.
     """
-    required = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    required = jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
     count = scores.constraints.shape[-1]
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")

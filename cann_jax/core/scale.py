@@ -87,7 +87,7 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     those of the same responses. Both are without the bias that K responses have at small scales.
     """
     scales = np.linspace(0, largest, POINTS)
-    curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.reward.dtype))
+    curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.dtype))
     improvements, kl, sizes = (np.asarray(curve, np.float64) for curve in curves)
     count = scores.reward.shape[1]
     # Deviations from the mean of K responses, themselves among them, have (K − 1)/K of the covariance.

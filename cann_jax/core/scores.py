@@ -43,6 +43,11 @@ class Scores:
                 value = value.astype(jax.dtypes.canonicalize_dtype(float))
             object.__setattr__(self, field, value)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The type that JAX computes in: float32 for float64 arrays, unless ``jax_enable_x64`` is set."""
+        return np.dtype(jax.dtypes.canonicalize_dtype(self.reward.dtype))
+
 
 def _is_wide(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 4) or dtype == jax.dtypes.float0
@@ -85,7 +90,7 @@ def normalised_prompt_weights(scores: Scores) -> Array:
     """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
     weights = scores.prompt_weights
     if weights is None:
-        weights = jnp.ones(scores.reward.shape[0], scores.reward.dtype)
+        weights = jnp.ones(scores.reward.shape[0], scores.dtype)
     mask = response_mask(scores)
     if mask is not None:
         weights = jnp.where(jnp.any(mask, axis=-1), weights, 0)

@@ -67,3 +67,14 @@ def test_solver_settings():
     ]:
         with pytest.raises(InputError, match=match):
             solve_dual(table, jnp.array(settings[0]), *settings[1:])
+
+
+@pytest.mark.parametrize("kind", [int, np.float16, np.float64])
+def test_any_numeric_type_computes_in_jaxs_own_without_a_warning(kind, recwarn):
+    rng = np.random.default_rng(0)
+    reward, values = rng.integers(0, 5, (2, 50, 6)).astype(kind)
+    found = solve_dual(Scores(reward, values[..., None]), np.array([0.4]), 0.5)
+    assert found.multipliers.dtype == Scores(reward, values[..., None]).dtype == np.float32
+    wanted = solve_dual(Scores(reward.astype(np.float32), values[..., None].astype(np.float32)), 0.4, 0.5)
+    np.testing.assert_array_equal(found.multipliers, wanted.multipliers)
+    assert [str(each.message) for each in recwarn] == []

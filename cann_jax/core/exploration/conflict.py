@@ -47,7 +47,7 @@ class Reachability:
 
 def reachability(scores: Scores, margins: ArrayLike) -> Reachability:
     """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module)."""
-    table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
     return reachability_of(table_objective(table, wanted, jnp.ones_like(table.spreads.reward)))
 
 

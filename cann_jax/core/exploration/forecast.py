@@ -91,7 +91,7 @@ def attainable_intervals(
     They are percentiles over resampled prompts, where levels, group shares and E_ref[g] are estimated anew;
     too narrow at few prompts, they are widened as Student's t widens a normal interval (Hesterberg 2015).
     """
-    table = tilted_table(scores, found.predicted, jnp.asarray(beta, scores.reward.dtype))
+    table = tilted_table(scores, found.predicted, jnp.asarray(beta, scores.dtype))
     drawn = resampled_weights(table.true, resamples, seed)
     margins = margins_under(drawn, table.true, targets)
     start = jnp.where(jnp.isfinite(found.multipliers), found.multipliers / table.unit, 1)

@@ -56,11 +56,11 @@ def solve_dual(
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
     count = scores.constraints.shape[-1]
-    required = jnp.atleast_1d(jnp.asarray(margins, scores.reward.dtype))
+    required = jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
     if not isinstance(beta, jax.core.Tracer):
-        check_beta(beta, scores.reward.dtype)
+        check_beta(beta, scores.dtype)
     if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
         raise InputError(f"margins: {required}; give finite numbers")
     # L-BFGS-B stays as it is, the reference
