@@ -6,7 +6,6 @@ from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -117,14 +116,14 @@ def print_analysis(
     for heading in ("constraint", "margin", "largest", "lambda*", "improvement"):
         table.add_column(heading, justify="left" if heading == "constraint" else "right", overflow="fold")
     for j, name in enumerate(found.problem.names):
-        table.add_row(escape(name), *_row(found, j))
+        table.add_row(name, *_row(found, j))
     out.print(table)
     if found.reach is not None:
         _print_reach(out, found, found.reach)
     if groups:
         _print_groups(out, groups)
     for line in [*_lines(found), *map(open_line, repeat(found.problem.names), found.questions)]:
-        out.print(escape(line), soft_wrap=True)
+        out.print(line, soft_wrap=True)
     for note in notes:
         out.print(Text.assemble(("!", "yellow"), f" {note}"), soft_wrap=True)
 
@@ -149,9 +148,7 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
             ceiling += _span(reach.intervals.ceiling[1:], j)
             multiplier += _span(reach.intervals.multipliers[1:], j)
         cells = (_forecast_of(each and each.improvement, j) for each in found_by)
-        table.add_row(
-            escape(name), f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells
-        )
+        table.add_row(name, f"{attainable.predicted.correlations[j + 1]:.2f}", ceiling, multiplier, *cells)
     cells = (_forecast_of(each and each.reward) for each in found_by)
     table.add_row("reward", f"{attainable.predicted.correlations[0]:.2f}", "", "", *cells)
     table.add_row("KL, nats", "", "", "", *(_forecast_of(each and each.kl) for each in found_by))
@@ -169,7 +166,7 @@ def _print_groups(out: Console, groups: Sequence[Group]) -> None:
             f"{group.before[score]:.4g} → {group.after[score]:.4g}\n{_forecast_of(change)}"
             for score, change in group.change.items()
         ]
-        table.add_row(escape(group.name), str(group.prompts), *cells)
+        table.add_row(group.name, str(group.prompts), *cells)
     out.print(table)
     if len(groups) > GROUPS:
         out.print(f"{len(groups) - GROUPS} smaller groups are not shown; --out writes all of them")

@@ -180,6 +180,8 @@ def train(
     objective = objective_of(training, model.graph, data.steps)
     data = with_reference(objective, model.reference, model.frozen, data, folder)
     print(_heldout_line(training, data), flush=True)
+    if weights is None and (line := _agreement_line(data)):
+        print(f"{training.key}: {line}", flush=True)
     if training.loss == "listwise" and weights is None:
         print(_listwise_bounds(training, data), flush=True)
     seed = jax.random.fold_in(jax.random.key(run.config.seed), 1)
@@ -203,6 +205,18 @@ def _watch(
         start = heldout.losses(heldout.reference if weights is None else heldout.logps(weights))
     every, clip = settings.checkpoint_every, settings.optimizer.clip_norm
     return Watch(training.key, data.steps, every, clip, heldout, start, settings.early_stop)
+
+
+def _agreement_line(data: PreferenceData) -> str | None:
+    """Say how far trainer's and sampler's log-probs of the reference's samples are apart, if known."""
+    apart = np.abs(data.reference - data.responses.logps) / data.responses.lengths
+    known = apart[np.isfinite(apart)]
+    if not len(known):
+        return None
+    mean, most = known.mean(), known.max()
+    return (
+        f"log-probs of trainer and sampler differ by {mean:.2g} nats a token on average, {most:.2g} at most"
+    )
 
 
 def _heldout_line(training: Training, data: PreferenceData) -> str:

@@ -1,5 +1,6 @@
 """A training that overshoots: it is said while it runs and in the report, and the best checkpoint is kept."""
 
+import re
 import shutil
 
 import numpy as np
@@ -39,6 +40,8 @@ def test_measured_at_every_checkpoint_and_at_the_end(finished):
 def test_overshoot_is_said_while_it_runs_and_in_the_report(again, copy):
     said = again(*OVERSHOOT)
     assert "align: kept from training, to watch it: 3 of 12 prompts (align.heldout_prompts)" in said
+    (apart,) = re.findall(r"align: log-probs of trainer and sampler differ by (\S+) nats a token", said)
+    assert float(apart) < 1e-5  # both float32
     warned = [line for line in said.splitlines() if line.startswith("align: warning after step ")]
     assert len(warned) == len(read_health(copy / "runs/tiny/align").warnings) > 1
     assert any("lower align.optimizer.learning_rate" in line for line in warned)
