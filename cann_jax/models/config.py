@@ -100,7 +100,7 @@ class DecoderConfig:
         kind = config.get("model_type")
         if not isinstance(kind, str) or kind not in FAMILIES:
             raise InputError(
-                f"{source}: model_type {shown(kind)} is not supported; use a model of one of {', '.join(FAMILIES)}"
+                f"{source}: model_type {shown(kind)} is not supported; use one of {', '.join(FAMILIES)}"
             )
         family = FAMILIES[kind]
         reader = ConfigReader({**_DEFAULTS, **family.defaults, **config}, source)

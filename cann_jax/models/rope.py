@@ -223,7 +223,7 @@ def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: s
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise InputError(
-            f"{source}: RoPE scaling {shown(kind)} is not supported; use a model with one of {', '.join(SCALINGS)}"
+            f"{source}: RoPE scaling {shown(kind)} is not supported; it may be one of {', '.join(SCALINGS)}"
         )
     items = {item.name: item for item in fields(SCALINGS[kind])}
     given = {key: value for key, value in parameters.items() if value is not None}
