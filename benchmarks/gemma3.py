@@ -62,6 +62,11 @@ def write_folder(folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(place, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file.name)
     tokenizer.chat_template = tokenizer.chat_template or TEMPLATE
+    # What was read from a GGUF file, transformers refuses to save, though it is plain float32 by now.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -14,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cann_jax.config.ranges import Must
-from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.errors import InputError, nearest, shown
 from cann_jax.files.json_lines import is_utf8
 from cann_jax.files.yaml_text import load_yaml
 
@@ -253,5 +252,5 @@ def _leaf_parser(hint: Any) -> ArgumentParser:
 
 
 def _wrong(value: Any, key: str, expected: str) -> SchemaError:
-    given = "null" if value is None else textwrap.shorten(repr(value), 80, placeholder=" …")
+    given = "null" if value is None else shown(value)
     return SchemaError(key, f"is {given}; it must be {expected}")

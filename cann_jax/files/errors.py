@@ -48,6 +48,12 @@ class NotConvergedError(InputError):
     exit_status = 5
 
 
+def shown(value: object) -> str:
+    """Return a value as a message quotes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:78]} …"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return the most similar of ``words``, however far off it is."""
     return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]

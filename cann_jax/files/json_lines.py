@@ -1,10 +1,9 @@
 """Lines of JSON, as people's files hold them."""
 
 import json
-import textwrap
 from typing import Any
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 
 _BOM = b"\xef\xbb\xbf"  # with which Windows begins a UTF-8 file
 
@@ -13,7 +12,7 @@ class BadRow(InputError):
     """A row that cannot be used: the reason, in words that other such rows share, and what this one holds."""
 
     def __init__(self, reason: str, found: object = None) -> None:
-        holds = "" if found is None else f" ({textwrap.shorten(repr(found), 80, placeholder=' …')})"
+        holds = "" if found is None else f" ({shown(found)})"
         super().__init__(f"{reason}{holds}")
         self.reason = reason
 

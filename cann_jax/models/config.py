@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from jax import Array
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 from cann_jax.models.config_reader import REMEDY, ConfigReader
 from cann_jax.models.families import FAMILIES
 from cann_jax.models.families.family import Family, LayerKinds
@@ -100,7 +100,7 @@ class DecoderConfig:
         kind = config.get("model_type")
         if not isinstance(kind, str) or kind not in FAMILIES:
             raise InputError(
-                f"{source}: model_type {kind!r} is not supported; use a model of one of {', '.join(FAMILIES)}"
+                f"{source}: model_type {shown(kind)} is not supported; use one of {', '.join(FAMILIES)}"
             )
         family = FAMILIES[kind]
         reader = ConfigReader({**_DEFAULTS, **family.defaults, **config}, source)
@@ -139,7 +139,9 @@ def _refuse_unsupported(reader: ConfigReader, family: Family) -> None:
     for key, only in {**ONLY_EVERYWHERE, **family.only}.items():
         value = reader.get(key)
         if value is not None and value != only:
-            raise InputError(f"{reader.source}: {key} {value!r} is not supported; use a model with {only!r}")
+            raise InputError(
+                f"{reader.source}: {key} {shown(value)} is not supported; use a model with {only!r}"
+            )
 
 
 def _head_sizes(reader: ConfigReader, hidden: int, heads: int) -> dict[str, int]:
@@ -159,7 +161,7 @@ def _family_fields(reader: ConfigReader, family: Family) -> dict[str, Any]:
         value = read[name] = reader.get(key)
         if name == "activation" and not (isinstance(value, str) and value in ACTIVATIONS):
             choices = f"use a model with one of {', '.join(ACTIVATIONS)}"
-            raise InputError(f"{reader.source}: {key} {value!r} is not supported; {choices}")
+            raise InputError(f"{reader.source}: {key} {shown(value)} is not supported; {choices}")
         if name != "activation" and value is not None:
             reader.number(key)
     biased = [layer for key, layers in family.biases.items() if reader.flag(key) for layer in layers]

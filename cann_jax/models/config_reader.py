@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 
 LARGEST = 2**31 - 1  # sizes of arrays are 32 bits
 REMEDY = "use the config.json that belongs to the weights"
@@ -72,7 +72,7 @@ class ConfigReader:
 
     def fault(self, key: str, problem: str) -> InputError:
         """Return the error for a key whose value has a ``problem``."""
-        return InputError(f"{self.source}: {key} is {self.get(key)!r}, {problem}; {REMEDY}")
+        return InputError(f"{self.source}: {key} is {shown(self.get(key))}, {problem}; {REMEDY}")
 
 
 def is_positive(value: object) -> TypeGuard[float]:

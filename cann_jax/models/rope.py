@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 from cann_jax.models.config_reader import REMEDY, is_positive
 
 Tables = tuple[Array, Array]  # cosines and sines
@@ -173,11 +173,11 @@ class Rope:
         """
         theta = parameters.get("rope_theta")
         if not is_positive(theta):
-            raise InputError(f"{source}: rope_theta is {theta!r}; give a positive number")
+            raise InputError(f"{source}: rope_theta is {shown(theta)}; give a positive number")
         share = parameters.get("partial_rotary_factor") or 1.0
         if not is_positive(share) or share > 1 or int(head_dim * share) % 2:
             raise InputError(
-                f"{source}: partial_rotary_factor is {share!r}, which gives no even part of {head_dim}; "
+                f"{source}: partial_rotary_factor is {shown(share)}, which gives no even part of {head_dim}; "
                 f"{REMEDY}"
             )
         plain = cls(head_dim, float(theta), share=share)
@@ -223,7 +223,7 @@ def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: s
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if not isinstance(kind, str) or kind not in SCALINGS:
         raise InputError(
-            f"{source}: RoPE scaling {kind!r} is not supported; use a model with one of {', '.join(SCALINGS)}"
+            f"{source}: RoPE scaling {shown(kind)} is not supported; it may be one of {', '.join(SCALINGS)}"
         )
     items = {item.name: item for item in fields(SCALINGS[kind])}
     given = {key: value for key, value in parameters.items() if value is not None}
@@ -254,5 +254,5 @@ def _checked(key: str, value: Any, size: int, source: str) -> Any:
     else:
         fits = is_positive(value)
     if not fits:
-        raise InputError(f"{source}: RoPE's {key} is {value!r}, which is not valid; {REMEDY}")
+        raise InputError(f"{source}: RoPE's {key} is {shown(value)}, which is not valid; {REMEDY}")
     return value

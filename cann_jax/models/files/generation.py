@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cann_jax.data.templates import Template, end_of_turn
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 
 GENERATION = "generation_config.json"
 # Its settings that make another policy of the model, and the values that do not.
@@ -52,7 +52,7 @@ def declared_ends(value: Any, vocabulary: int, source: str) -> list[int]:
     for one in ids:
         if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < vocabulary:
             raise InputError(
-                f"{source}: eos_token_id is {value!r}, and the model has the ids 0 to {vocabulary - 1}; "
+                f"{source}: eos_token_id is {shown(value)}, and the model has the ids 0 to {vocabulary - 1}; "
                 "use the file that belongs to the weights"
             )
     return ids
