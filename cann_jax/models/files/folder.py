@@ -126,7 +126,9 @@ def folder_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer("x")  # settings of a wrong type are only found in use: model_max_length as a text
     except Exception as error:  # the tokenizers library raises Exception itself for a corrupt file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy tokenizer.json again") from None
+        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy its files again") from None
+    return tokenizer

@@ -217,6 +217,12 @@ def test_corrupt_tokenizer(copy, text):
     assert "no readable tokenizer" in refused(copy)
 
 
+def test_tokenizer_setting_of_a_wrong_type(copy):
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "512"}))
+    assert "no readable tokenizer" in refused(copy)
+
+
 def test_no_such_path(tmp_path):
     assert "neither a folder nor a .gguf file" in refused(tmp_path / "nothing")
 
