@@ -82,7 +82,7 @@ def test_stages_run_and_are_found_again(bucket, tiny_folder, tmp_path, capsys):
 def test_numbers_of_steps_go_with_the_checkpoints(bucket, tmp_path, monkeypatch):
     """TensorBoard's writer needs Google's own client for a bucket, and writes beside it here."""
     here = lambda _, **settings: SummaryWriter(str(tmp_path), **settings)  # noqa: E731
-    monkeypatch.setattr("cann_jax.training.metrics.SummaryWriter", here)
+    monkeypatch.setattr("tensorboardX.SummaryWriter", here)
     path = bucket / "metrics.jsonl"
 
     def steps() -> list[int]:
