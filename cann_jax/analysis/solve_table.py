@@ -64,6 +64,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
         flags.beta,
         flags.confidence,
     )
+    if not found.solution.converged:  # nothing is known of a policy that is none
+        groups = []
     print_analysis(found, notes, groups)
     if flags.out:
         from cann_jax.analysis.result_files import write_results

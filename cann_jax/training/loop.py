@@ -89,7 +89,7 @@ def fit(
                 state = _best_state(pace, state, checkpoints)
             if watch is not None:
                 watch.report(folder, metrics.rows, int(state.step))
-            if line := speed_line(metrics.rows):
+            if line := speed_line([row for row in metrics.rows if row["step"] >= first]):
                 print(f"{pace.stage}: {line}", flush=True)
     return state
 

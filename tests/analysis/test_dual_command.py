@@ -409,3 +409,18 @@ def test_the_process_prints_one_line_and_needs_no_model_library(scores, tmp_path
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("extra", [["--resamples", "0"], ["--stream"]])
+def test_a_goal_of_nothing_beside_another_changes_no_verdict(tmp_path, extra):
+    """The second score is constant within prompts: its margin of 0 leaves no room, and yet is met."""
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.normal(size=50), 8)
+    columns = {"prompt": np.repeat(np.arange(50), 8), "response": np.tile(np.arange(8), 50)}
+    columns |= {"reward": rng.normal(size=400), "safe": rng.normal(size=400), "other": level}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    goals = ["--margin", "safe=0.1", "--margin", "other=0", "--out", str(tmp_path)]
+    main(["--scores", str(tmp_path / "t.parquet"), *goals, *extra])
+    result = json.loads((tmp_path / "dual.json").read_text())
+    assert result["feasible"] == "yes" and result["converged"]
+    assert np.all(np.array(result["predicted_improvement"]) >= [0.1 - 1e-5, -1e-5])

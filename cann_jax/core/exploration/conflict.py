@@ -77,6 +77,8 @@ def settle(solution: DualSolution, found: Reachability) -> DualSolution:
     A solver that is left with margins barely out of reach may stop at a finite λ without a verdict.
     """
     out_of_reach = found.feasible == Feasible.NO
+    if solution.feasible == Feasible.YES and not out_of_reach:
+        return solution  # a λ that meets the margins is proof enough, also where the planes' room is 0
     return dataclasses.replace(
         solution,
         feasible=np.asarray(found.feasible, np.int32),

@@ -160,6 +160,9 @@ def conservative_solution(
         found = solution.multipliers
         if not np.all(np.isfinite(found)):
             break
+    if not solution.converged:  # λ of no solution keeps no promise
+        nothing = np.full_like(np.asarray(solution.multipliers), np.inf)
+        solution = dataclasses.replace(solution, multipliers=nothing)
     return solution, raised
 
 
