@@ -182,6 +182,8 @@ def open_line(names: Sequence[str], question: Question) -> str:
         name = names[question.constraint]
         asked = f"does {name} {question.asked:.4g} need its multiplier? Without it {name} reaches"
     found = f"{question.estimate:.4g} [{question.lower:.4g}, {question.upper:.4g}]"
+    if not np.isfinite([question.lower, question.upper]).all():
+        return f"undecided: {asked} {found}; so few prompts tell nothing of others; sample more"
     if question.more_prompts is None:
         return f"undecided: {asked} {found}; no number of prompts like these settles it; move the margin"
     more = f"about {_about(question.more_prompts)} more prompts like these"

@@ -90,6 +90,8 @@ class ConfiguredFlags:
         """Yield each flag whose value does not fit the others, with the reason."""
         if self.model_config is not None and not self.dry_run:
             yield "model_config", "belongs to --dry_run; add that, or leave it out"
+        if self.profile is not None and self.dry_run:
+            yield "profile", "traces what a dry run does not do; leave one of them out"
 
 
 @dataclass(frozen=True)
