@@ -13,6 +13,7 @@ from cann_jax.analysis.reach import Reach
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.exploration.forecast import AttainableIntervals, Forecast
 from cann_jax.core.exploration.means import Estimate
+from cann_jax.core.exploration.undecided import REACH
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
 
@@ -30,7 +31,11 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         "kl_share_of_log_responses": found.limit.share,
         "warnings": notes,
         "undecided": [
-            {"text": open_line(found.problem.names, each), **dataclasses.asdict(each)}
+            {
+                "text": open_line(found.problem.names, each),
+                **dataclasses.asdict(each),
+                "constraint": None if each.constraint == REACH else found.problem.names[each.constraint],
+            }
             for each in found.questions
         ],
     }

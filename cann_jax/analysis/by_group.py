@@ -10,7 +10,7 @@ from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.means import Estimate, PromptMeans
 from cann_jax.core.prepare import constraint_values
 from cann_jax.core.problem import Constraint, Problem
-from cann_jax.core.scores import normalised_prompt_weights
+from cann_jax.core.scores import normalised_prompt_weights, present
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def by_group(
         return []
     scores, weights = problem.scores, np.asarray(normalised_prompt_weights(problem.scores), float)
     policy = np.asarray(tilted_weights(multipliers, scores, beta), float)
-    there = np.ones(policy.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
+    there = present(scores)
     reference = there / np.maximum(there.sum(-1, keepdims=True), 1)
     values = {"reward": np.asarray(scores.reward)} | _values(constraints, raw)
     means = {

@@ -111,7 +111,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         InputError: It cannot be read.
     """
     with reading(path):
-        opened = np.load(path, allow_pickle=False)
+        opened = np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: holds one array without a name; write it by numpy.savez")
         with opened:
@@ -182,10 +182,11 @@ def _read_csv(path: str, data: bytes, suffix: str, columns: KeyColumns) -> pa.Ta
             block_size=BLOCK, use_threads=False
         ),  # threads would not name the row at fault
         pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-        # All text, or 007 and 7 would be one prompt. What is empty is missing; "" in quotes is an empty text.
+        # All text, or 007 and 7 would be one prompt. What is empty, or NA as R
+        # writes it, is missing; in quotes it is a text.
         pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
-            null_values=[""],
+            null_values=["", "NA"],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),

@@ -86,6 +86,11 @@ def response_mask(scores: Scores) -> Array | None:
     return None if scores.mask is None else scores.mask.astype(bool)
 
 
+def present(scores: Scores) -> np.ndarray:
+    """Return ``(prompts, responses)`` bool, False for missing responses."""
+    return np.ones(scores.reward.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
+
+
 def normalised_prompt_weights(scores: Scores) -> Array:
     """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
     weights = scores.prompt_weights
@@ -118,7 +123,7 @@ def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSum
     if len(names) != constraints.shape[-1]:
         given = f"{len(names)} constraint names for {constraints.shape[-1]} constraints"
         raise InputError(f"{given}; give one each")
-    mask = np.ones(reward.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
+    mask = present(scores)
     for name, values in [("reward", reward), *((n, constraints[..., j]) for j, n in enumerate(names))]:
         _check_finite(name, values, mask)
     _check_weights(scores, mask)

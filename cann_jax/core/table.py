@@ -117,6 +117,12 @@ def mix_features(table: Table, combination: Array) -> Array:
     return jnp.where(jnp.isfinite(table.reward), mixed, -jnp.inf)
 
 
+def best_features(table: Table, combination: Array) -> Array:
+    """Return the features ``(m, prompts)`` of the response of each prompt that is best for w ``(m,)``."""
+    best = jnp.argmax(mix_features(table, combination), axis=-1)
+    return jnp.take_along_axis(table.features, best[None, :, None], axis=-1)[..., 0]
+
+
 def best_mean(table: Table, combination: Array) -> Array:
     """Return φ(w) = E_x max_k ⟨w, features⟩: the most that any weighting of the responses does for w."""
     return accurate_sum(jnp.max(mix_features(table, combination), axis=-1) * table.weights)

@@ -97,7 +97,7 @@ def test_what_the_sample_leaves_open_is_one_line_in_print_and_file(report):
     free = expected(SAFE, 0, np.ones(N))[2]
     found, printed = report("--margin", f"safe={free + 0.01:.4f}")
     (question,) = found["undecided"]
-    assert question["constraint"] == 0 and question["estimate"] == pytest.approx(free, abs=1e-4)
+    assert question["constraint"] == "safe" and question["estimate"] == pytest.approx(free, abs=1e-4)
     assert question["text"] in printed
     told = float(re.search(r"about (\d+) more prompts like these", question["text"])[1])
     assert told == pytest.approx(question["more_prompts"], rel=0.05)

@@ -186,23 +186,14 @@ def mean_and_error(values: Array, weights: Array, members: Array | None = None) 
 
     ``members (prompts, m)`` are 1 in the constraint's group.
     """
-    mean, shares = _mean_and_shares(values, weights, members)
+    mean, shares = mean_and_shares(values, weights, members)
     # Divided out first: squares of 1e20 leave float32's range.
     size = unit(jnp.max(jnp.abs(shares), axis=-1))
     return mean, size * jnp.sqrt(accurate_sum((shares / size[:, None]) ** 2))
 
 
 @jax.jit
-def prompt_terms(values: Array, weights: Array, members: Array | None = None) -> Array:
-    """Return ``(m, prompts)`` whose plain mean and standard error are those of ``mean_and_error``.
-
-    ``weights`` sum to one; prompts without weight are to be left out.
-    """
-    mean, shares = _mean_and_shares(values, weights, members)
-    return mean[:, None] + jnp.sum(weights > 0) * shares
-
-
-def _mean_and_shares(values: Array, weights: Array, members: Array | None) -> tuple[Array, Array]:
+def mean_and_shares(values: Array, weights: Array, members: Array | None) -> tuple[Array, Array]:
     """Return the mean ``(m,)`` and what each prompt adds to its error ``(m, prompts)``.
 
     Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated on the same prompts: the error

@@ -23,12 +23,12 @@ import numpy as np
 from cann_jax.core.arrays import Array
 from cann_jax.core.certificate import Certificate, Verdict, certify
 from cann_jax.core.dual import tilted_weights
-from cann_jax.core.exploration.uncertainty import predict_per_prompt, prompt_terms, reference_per_prompt
+from cann_jax.core.exploration.uncertainty import mean_and_shares, predict_per_prompt, reference_per_prompt
 from cann_jax.core.problem import Problem, weights_and_baseline
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, present
 from cann_jax.core.solver.lanes import solve_lane
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.table import Table, mix_features, standardise
+from cann_jax.core.table import Table, best_features, standardise
 
 REACH = -1  # in place of a constraint's index
 
@@ -81,23 +81,22 @@ def _reach(problem: Problem, combination: np.ndarray, confidence: float) -> Iter
     if required <= 0:  # any policy reaches them, the reference's own too
         return
     best = _best_response(table, jnp.asarray(combination, weights.dtype))
-    terms = np.asarray(prompt_terms(best + _levels(problem), weights, targets.members), float)
+    mean, shares = _mean_and_shares(problem, best + _levels(problem))
     asked = margins + np.where(targets.is_level, np.asarray(weights_and_baseline(scores)[1], float), 0)
-    excess = np.sum((terms - asked[:, None]) / unit[:, None], axis=0)[np.asarray(weights) > 0]
+    inside = np.any(_inside(problem)[combination > 1e-3], axis=0)
+    excess = np.sum((mean - asked) / unit) + inside.sum() * (shares / unit[:, None]).sum(0)[inside]
     if len(margins) == 1:
         value, scale = float(asked[0]), float(unit[0])
     else:
         value, scale = 1.0, 1 / required
     found = certify([value + scale * excess], [value], confidence, method="student")
-    yield from _undecided([REACH], [value], found)
+    yield from _undecided([REACH], [value], found, inside[None])
 
 
 @jax.jit
 def _best_response(table: Table, combination: Array) -> Array:
     """Return ``(m, prompts)``: g − ḡ of the response that is best for the combination."""
-    best = jnp.argmax(mix_features(table, combination), axis=-1)
-    chosen = jnp.take_along_axis(table.features, best[None, :, None], axis=-1)[..., 0]
-    return chosen * table.spreads.constraints[:, None]
+    return best_features(table, combination) * table.spreads.constraints[:, None]
 
 
 def _levels(problem: Problem) -> Array:
@@ -110,21 +109,39 @@ def _needs(problem: Problem, multipliers: np.ndarray, beta: float, confidence: f
     scores, targets = problem.scores, problem.targets
     weights, baseline = weights_and_baseline(scores)
     asked = np.asarray(problem.margins + targets.is_level * baseline, float).tolist()
-    used, levels = np.asarray(weights) > 0, _levels(problem)
+    inside, levels = _inside(problem), _levels(problem)
     without = [_without(problem, multipliers, j, beta) for j in range(len(asked))]
     terms = []
     for j, other in enumerate(without):
-        values = predict_per_prompt(scores, other, beta)[1] + levels
-        terms.append(np.asarray(prompt_terms(values, weights, targets.members)[j], float)[used])
-    scale = used.sum() * np.asarray(weights, float)[used]
+        mean, shares = _mean_and_shares(problem, predict_per_prompt(scores, other, beta)[1] + levels)
+        terms.append(mean[j] + inside[j].sum() * shares[j][inside[j]])
     found = certify(terms, asked, confidence, method="student")
-    for question in _undecided(range(len(asked)), asked, found):
+    for question in _undecided(range(len(asked)), asked, found, inside):
         j = question.constraint
+        own = inside[j]
         noise, responses = _response_noise(scores, without[j], beta, j, bool(targets.is_level[j]))
-        more = _more_responses(
-            question, terms[j], float(np.mean(noise[used] * scale**2)), float(responses[used].mean())
-        )
+        noise = noise[own] * (own.sum() * np.asarray(weights, float)[own]) ** 2
+        by_draw, each = float(noise.mean()), float(responses[own].mean())
+        more = _more_responses(question, terms[j], by_draw, each, len(own))
         yield dataclasses.replace(question, more_responses=more)
+
+
+def _inside(problem: Problem) -> np.ndarray:
+    """Return ``(m, prompts)``: the prompts with a weight that each constraint is about."""
+    used = np.asarray(weights_and_baseline(problem.scores)[0]) > 0
+    members = problem.targets.members
+    every = np.ones((len(problem.names), len(used))) if members is None else np.asarray(members).T
+    return (every > 0) & used
+
+
+def _mean_and_shares(problem: Problem, values: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean ``(m,)`` and what each prompt adds to its error ``(m, prompts)``, in float64.
+
+    A group's n prompts, as mean + n · share, have its mean, and Student's standard error of n prompts.
+    """
+    weights = weights_and_baseline(problem.scores)[0]
+    mean, shares = mean_and_shares(values, weights, problem.targets.members)
+    return np.asarray(mean, float), np.asarray(shares, float)
 
 
 def _without(problem: Problem, multipliers: np.ndarray, constraint: int, beta: float) -> np.ndarray:
@@ -150,7 +167,7 @@ def _response_noise(
     By linearising E_π[g] = Σ w·g/Σ w in the K draws; 0 for a single one, which tells nothing of it.
     """
     policy = np.asarray(tilted_weights(multipliers, scores, beta), float)
-    there = np.ones(policy.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
+    there = present(scores)
     values = np.where(there, np.asarray(scores.constraints)[..., constraint], 0).astype(float)
     count = np.maximum(there.sum(-1, keepdims=True), 1)
     tilted = np.sum(policy * values, axis=-1, keepdims=True)
@@ -160,24 +177,30 @@ def _response_noise(
     return np.sum(moved**2, axis=-1) / (count * np.maximum(count - 1, 1))[:, 0], count[:, 0]
 
 
-def _undecided(which: Sequence[int], asked: Sequence[float], found: Certificate) -> Iterator[Question]:
+def _undecided(
+    which: Sequence[int], asked: Sequence[float], found: Certificate, inside: np.ndarray
+) -> Iterator[Question]:
+    """Yield what is undecided; more prompts of those ``inside`` come with others, as in this sample."""
     for i, constraint in enumerate(which):
         if found.verdicts[i] == Verdict.UNDECIDED:
-            needed = found.prompts_needed[i]
-            more = None if needed is None else needed - int(found.prompts[i])
+            needed, more = found.prompts_needed[i], None
+            if needed is not None:
+                more = int(np.ceil((needed - int(found.prompts[i])) / inside[i].mean()))
             ends = float(found.mean[i]), float(found.lower[i]), float(found.upper[i])
             yield Question(constraint, float(asked[i]), *ends, more)
 
 
-def _more_responses(question: Question, terms: np.ndarray, noise: float, responses: float) -> int | None:
+def _more_responses(
+    question: Question, terms: np.ndarray, noise: float, responses: float, prompts: int
+) -> int | None:
     """Return how many more responses lower the variance as far as ``question.more_prompts`` would.
 
     Of the variance of the prompts' ``terms`` ``noise`` is from the draw of their responses, and shrinks as
-    their number grows.
+    their number grows. ``prompts`` is the number of all prompts, of which ``more_prompts`` are more.
     """
     variance = float(terms.var())
     if question.more_prompts is None or noise < variance / 2:
         return None
-    wanted = variance * len(terms) / (len(terms) + question.more_prompts)
+    wanted = variance * prompts / (prompts + question.more_prompts)
     left = wanted - (variance - noise)
     return None if left <= 0 else int(np.ceil(responses * (noise / left - 1)))

@@ -64,7 +64,7 @@ def level_table(rng, prompts, responses):
 
 def test_so_many_responses_settle_it_in_half_of_the_draws():
     """On average: single tables of 60 prompts told 11 to 221, which settled it in .15 to .82 of the draws."""
-    prompts, responses, tables, draws = 60, 8, 16, 8
+    prompts, responses, tables, draws = 60, 8, 48, 4
     deviation = np.sqrt((0.01 + 1.25 / responses) / prompts)
     constraint = Constraint("g", at_least=float(-deviation))
     rng = np.random.default_rng(2)
@@ -114,8 +114,8 @@ def test_a_group_is_asked_about_on_its_own_prompts():
         reward, {"g": values}, [Constraint("g", margin=margin, group="a")], groups={"a": inside}
     )[0]
     assert question.estimate == pytest.approx(terms.mean(), rel=1e-5)
-    width = (question.upper - question.lower) / (terms.std() / np.sqrt(20))
-    assert width == pytest.approx(2 * t.ppf(0.975, 79), rel=0.05)  # of the group's own terms
+    width = (question.upper - question.lower) / (terms.std(ddof=1) / np.sqrt(20))
+    assert width == pytest.approx(2 * t.ppf(0.975, 19), rel=0.001)  # of the group's own prompts
     assert question.more_prompts > 80
 
 
@@ -139,3 +139,21 @@ def test_a_constraint_that_another_one_meets_needs_no_multiplier():
     expected = tilted_gain(tilt, values).mean()
     goals = [Constraint("g", margin=float(expected + 0.02)), Constraint("twin", margin=0.8)]
     assert asked(reward, scores, goals)[0].estimate == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [3, 1])
+def test_a_small_group_is_as_unsure_as_it_is_small(size):
+    """Three of 60 prompts give Student's interval of three; one gives none, whatever the others say."""
+    reward, values = correlated(10)
+    inside = np.arange(60) < size
+    terms = tilted_gain(reward, values)[inside]
+    goal = Constraint("g", margin=float(terms.mean() - 0.01), group="a")
+    question = asked(reward, {"g": values}, [goal], groups={"a": inside})[0]
+    reach = t.ppf(0.975, 2) * terms.std() / np.sqrt(2) if size == 3 else np.inf
+    np.testing.assert_allclose(
+        [question.lower, question.upper], [terms.mean() - reach, terms.mean() + reach], rtol=1e-4
+    )
+    if size == 3:  # with 19 others for each
+        assert question.more_prompts % 20 == 0
+    else:
+        assert question.more_prompts is None
