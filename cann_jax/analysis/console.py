@@ -14,7 +14,7 @@ from cann_jax.analysis.by_group import Group
 from cann_jax.analysis.reach import Reach, shortfall
 from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
-from cann_jax.core.exploration.finite_sample import STRAINED
+from cann_jax.core.exploration.finite_sample import STRAINED, KLimit
 from cann_jax.core.exploration.undecided import REACH, Question
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores
@@ -31,12 +31,7 @@ def warnings(found: Analysis) -> list[str]:
         notes.append("L-BFGS-B stopped short of the tolerance; Newton's method gave λ*.")
     if problem := unconverged_message(found.feasible, found.solution):
         notes.append(f"{problem}.")
-    if found.feasible == Feasible.YES and bool(found.limit.strained):
-        notes.append(
-            f"The tilted policy uses {float(found.limit.share):.0%} of the KL that K responses can hold: it "
-            f"is nearly best-of-K, and λ cannot be trusted. Sample at least {_responses_to_hold(found)} "
-            "responses a prompt, or lower the margins."
-        )
+    notes += strain_notes(found.feasible, found.limit)
     if found.problem.fewest_prompts < 2:
         notes.append("A constraint is about one prompt only: nothing tells how sure λ* is.")
     if found.intervals and found.intervals.infeasible_share > 0:
@@ -57,9 +52,19 @@ def unconverged_message(feasible: Feasible, solution: DualSolution) -> str:
     )
 
 
-def _responses_to_hold(found: Analysis) -> int:
-    """Return the least K whose ln K the KL at λ* does not strain; at that K the KL is larger, if anything."""
-    return int(np.ceil(np.exp(float(found.limit.kl) / STRAINED)))
+def strain_notes(feasible: Feasible, limit: KLimit) -> list[str]:
+    """Return a sentence where the policy is too far for K responses, with the least K that may hold it.
+
+    That is the K whose ln K the KL at λ* does not strain; at that K the KL is larger, if anything.
+    """
+    if feasible != Feasible.YES or not limit.strained:
+        return []
+    least = int(np.ceil(np.exp(float(limit.kl) / STRAINED)))
+    return [
+        f"The tilted policy uses {float(limit.share):.0%} of the KL that K responses can hold: it is nearly "
+        f"best-of-K, and λ cannot be trusted. Sample at least {least} responses a prompt, or lower the "
+        "margins."
+    ]
 
 
 def count_notes(counts: ScoreSummary) -> list[str]:

@@ -7,10 +7,17 @@ import numpy as np
 from etils import epath
 
 from cann_jax.analysis.as_json import conflict_json, solution_json
-from cann_jax.analysis.console import count_notes, out_of_reach, table_notes, unconverged_message
+from cann_jax.analysis.console import (
+    count_notes,
+    out_of_reach,
+    strain_notes,
+    table_notes,
+    unconverged_message,
+)
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.stream_reader import open_stream
 from cann_jax.core.exploration.conflict import Reachability, reachability_of, settle
+from cann_jax.core.exploration.finite_sample import limit_of
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import make_targets
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
@@ -35,7 +42,13 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
     feasible = Feasible(int(found.solution.feasible))
     _print_solution(found, labels, feasible, reader.seen.counts.prompts)
     seen = reader.seen
-    for note in [*count_notes(seen.counts), *table_notes(flags.cost, seen.dropped, seen.repeated)]:
+    limit = limit_of(found.solution.kl, float(found.objective.constants.log_count))
+    notes = [
+        *count_notes(seen.counts),
+        *strain_notes(feasible, limit),
+        *table_notes(flags.cost, seen.dropped, seen.repeated),
+    ]
+    for note in notes:
         print(f"! {note}")
     if flags.out:
         content = solution_json(found.solution) | {
@@ -45,6 +58,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
             "margins": found.margins,
             "largest_margin": found.largest_margin,
             "predicted_improvement": found.solution.predicted_improvement,
+            "warnings": notes,
         }
         write_json(
             epath.Path(flags.out) / "dual.json", content | (conflict_json(labels, reach) if reach else {})

@@ -25,8 +25,9 @@ class Profile:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.tracing is not None:
-            self.tracing.close()
+        self._close()
+        if self.steps:
+            print(f"profile: no step of {self.steps.start} to {self.steps[-1]} was trained here", flush=True)
 
     def step(self, step: int) -> jax.profiler.StepTraceAnnotation:
         """Mark what a step does, within a trace; begin the trace at the first of the steps."""
@@ -39,6 +40,10 @@ class Profile:
         """End the trace, after the last of the steps, once that has ended on the device."""
         if self.tracing is not None and step == self.steps[-1]:
             jax.block_until_ready(state)
+            self._close()
+
+    def _close(self) -> None:
+        if self.tracing is not None:
             self.tracing.close()
             self.steps, self.tracing = range(0), None
-            print(f"profile up to step {step}: {self.folder}", flush=True)
+            print(f"profile: {self.folder}", flush=True)

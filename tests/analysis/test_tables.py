@@ -471,3 +471,15 @@ def test_a_truncated_archive_is_one_line(tmp_path):
     for end in range(1, len(whole), 37):
         (tmp_path / "t.npz").write_bytes(whole[:end])
         refused(str(tmp_path / "t.npz"), *ASK)
+
+
+def test_na_of_a_csv_is_missing_and_in_quotes_a_text(tmp_path):
+    """R writes missing values so: taken for a name, they made unrelated prompts one."""
+    rows = [f"{prompt},{k},{REWARD[prompt, k]},{SAFE[prompt, k]}" for prompt, k in np.ndindex(*REWARD.shape)]
+    for name in ("NA", '"NA"'):
+        own = [row.replace("3,", f"{name},", 1) if row.startswith("3,") else row for row in rows]
+        (tmp_path / "t.csv").write_text("\n".join(["prompt,response,reward,safe", *own]))
+        if name == "NA":
+            assert "has no prompt; fill it in" in refused(str(tmp_path / "t.csv"), "--margin", "safe=0.2")
+        else:
+            assert multiplier(str(tmp_path / "t.csv")) == pytest.approx(expected(), rel=1e-4)

@@ -43,6 +43,19 @@ FAMILIES = {
 }
 
 
+def longrope(trained: int) -> dict:
+    """Return the settings of a Phi-3 whose angles change beyond this length."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": trained,
+    }
+    outer = {"original_max_position_embeddings": trained, "partial_rotary_factor": 1.0}
+    return {"rope_parameters": rope, **outer}
+
+
 def save_family(folder: Path, family: str, **changes) -> Path:
     """Write a seeded random torch model of the family, and a tokenizer; nothing in it is zero or one."""
     import torch

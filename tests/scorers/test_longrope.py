@@ -7,24 +7,11 @@ import pytest
 
 from cann_jax.data.prompts import Turn
 from cann_jax.files.errors import InputError
-from tests.builders.families import FAMILIES
+from tests.builders.families import FAMILIES, longrope
 from tests.builders.models import SHAPE, tiny_tokenizer
 from tests.builders.scorers import TEXTS, load_scorer
 
 POSITIONS = 400
-
-
-def longrope(trained: int) -> dict:
-    """Settings of a Phi-3 that was trained up to this length."""
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "short_factor": [1.0] * 8,
-        "long_factor": [4.0] * 8,
-        "original_max_position_embeddings": trained,
-    }
-    sizes = {"original_max_position_embeddings": trained, "max_position_embeddings": POSITIONS}
-    return {"rope_parameters": rope, "partial_rotary_factor": 1.0, **sizes}
 
 
 def save(folder: Path, trained: int, kind: str):
@@ -35,7 +22,13 @@ def save(folder: Path, trained: int, kind: str):
     torch.manual_seed(0)
     shape = {**SHAPE, "vocab_size": 300, "pad_token_id": 2, "num_labels": 1, **FAMILIES["phi3"]}
     config = transformers.Phi3Config(
-        **{**shape, **FAMILIES["phi3"], "sliding_window": None, **longrope(trained)}
+        **{
+            **shape,
+            **FAMILIES["phi3"],
+            "sliding_window": None,
+            **longrope(trained),
+            "max_position_embeddings": POSITIONS,
+        }
     )
     model = getattr(transformers, f"Phi3For{kind}")(config).eval()
     model.save_pretrained(folder)

@@ -9,10 +9,15 @@ from cann_jax.files.errors import InputError
 def test_a_trace_of_two_steps(again, copy):
     folder = copy / "runs/tiny/align/tensorboard"
     said = again("--align.epochs", "1", "--stages", "align", "--profile", "1:3")
-    assert f"profile up to step 2: {folder}" in said
+    assert f"profile: {folder}" in said
     (trace,) = folder.glob("plugins/profile/*/*.xplane.pb")
     content = trace.read_bytes()
     assert b"train_step" in content and b"step_num" in content
+
+
+def test_steps_beyond_the_end_are_said(again):
+    said = again("--align.epochs", "1", "--stages", "align", "--profile", "500:510")
+    assert "profile: no step of 500 to 509 was trained here" in said
 
 
 @pytest.mark.parametrize("text", ["3", "3:3", "5:2", "a:b", "-1:2"])

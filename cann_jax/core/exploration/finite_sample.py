@@ -27,7 +27,7 @@ class KLimit(NamedTuple):
     """KL of the tilted policy against ln K, their ratio, and whether it is too much for K responses."""
 
     kl: Array
-    log_count: np.floating
+    log_count: float
     share: Array
     strained: Array
 
@@ -52,9 +52,13 @@ class Correction:
 def kl_limit(scores: Scores, solution: DualSolution) -> KLimit:
     """Return how near the tilted policy comes to best-of-K."""
     weights = np.asarray(normalised_prompt_weights(scores))
-    log_count = weights @ np.log(_responses(scores))
-    share = solution.kl / max(log_count, 1e-30)
-    return KLimit(solution.kl, log_count, share, share > STRAINED)
+    return limit_of(solution.kl, float(weights @ np.log(_responses(scores))))
+
+
+def limit_of(kl: Array, log_count: float) -> KLimit:
+    """Return how much of E_x ln K_x, ``log_count``, a KL is."""
+    share = kl / max(log_count, 1e-30)
+    return KLimit(kl, log_count, share, share > STRAINED)
 
 
 def _responses(scores: Scores) -> np.ndarray:

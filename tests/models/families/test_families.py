@@ -12,7 +12,7 @@ from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.sampling.generate import generate
-from tests.builders.families import FAMILIES, ours, padded, save_family, theirs
+from tests.builders.families import FAMILIES, longrope, ours, padded, save_family, theirs
 from tests.builders.features import features_by_forward
 from tests.builders.forward import our_logits, random_ids, torch_logits
 
@@ -109,15 +109,7 @@ def test_bfloat16_close_to_float32(decoder, files):
 def test_longrope_is_used_up_to_the_length_at_which_its_angles_change(tmp_path):
     """Beyond it, log-probs of sampling and of the whole sequence are those of different angles."""
     trained = int(LENGTHS.max()) + LIMIT
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "short_factor": [1.0] * 8,
-        "long_factor": [4.0] * 8,
-        "original_max_position_embeddings": trained,
-    }
-    outer = {"original_max_position_embeddings": trained, "partial_rotary_factor": 1.0}
-    files = open_model(str(save_family(tmp_path, "phi3", rope_parameters=rope, **outer)))
+    files = open_model(str(save_family(tmp_path, "phi3", **longrope(trained))))
     assert files.config.context == trained < files.config.max_positions
     model = LanguageModel.of(load_decoder(files, "float32"), files)
     prompts = [PROMPTS[n, : LENGTHS[n]] for n in range(2)]
