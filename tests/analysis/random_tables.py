@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # Prompts that formats have run into one another, cut or lost.
-NAMES = ("7", "007", "+7", "7.0", 'line "one",\nline two; | and\ttab', " 7", "NA", "null", "é", "true", "")
+NAMES = ("7", "007", "+7", "7.0", 'line "one",\nline two; | and\ttab', " 7", "N/A", "null", "é", "true", "")
 CHATS = [[{"role": "user", "content": text}] for text in ("7", "007", "", "é")]
 
 

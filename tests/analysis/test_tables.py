@@ -1,10 +1,8 @@
-"""How score tables are read: each kind of file and each kind of mistake, with the right value or one line."""
+"""How score tables are read: each kind of file, with the right value."""
 
 import csv
-import gzip
 import json
 import re
-import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -13,71 +11,24 @@ import pytest
 
 from cann_jax.analysis.columns import numbers
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.solve_table import table_problem
 from cann_jax.analysis.tables import read_scores
-from cann_jax.core.solver.solve import solve_dual
 from cann_jax.dual import main
-from cann_jax.files.errors import InputError
 from tests.analysis.independent import Dual, Goal
-
-N, K = 6, 4
-PROMPT, DRAW = np.arange(N)[:, None], np.arange(K)[None]
-REWARD, SAFE = np.sin(2 + 2 * PROMPT + 3 * DRAW), np.cos(0.3 + 1.7 * PROMPT - 1.3 * DRAW)
-NAMES = [f"p{n}" for n in range(N)]
-EVERYONE = np.ones(N)
-ASK = ["--margin", "safe=0.2", "--beta", "0.5"]
-
-
-def long(**more) -> dict:
-    """Columns of a row for each response."""
-    columns = {
-        "prompt": np.repeat(NAMES, K).tolist(),
-        "response": [f"answer {n}" for n in range(N * K)],
-        "reward": REWARD.ravel().tolist(),
-        "safe": SAFE.ravel().tolist(),
-    }
-    return columns | more
-
-
-def changed(name: str, row: int, value) -> dict:
-    columns = long()
-    columns[name][row] = value
-    return columns
-
-
-def save(path, columns) -> str:
-    if path.suffix == ".csv":
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-    else:
-        pq.write_table(pa.table(columns), path, row_group_size=5)
-    return str(path)
-
-
-def multiplier(path: str, **flags) -> float:
-    problem, _ = table_problem(path, DualFlags(**{"margin": ("safe=0.2",), "beta": 0.5} | flags))
-    return float(solve_dual(problem.scores, problem.margins, 0.5, "newton").multipliers[0])
-
-
-def expected(reward=REWARD, safe=SAFE, weights=EVERYONE, kind="margin", value=0.2, members=EVERYONE) -> float:
-    found = Dual(list(reward), weights, [Goal(list(safe), kind, value, members)], 0.5).minimum()
-    return float(found[0])
-
-
-def refused(*argv: str) -> str:
-    with pytest.raises(InputError) as caught:
-        main(["--scores", *argv])
-    line = str(caught.value)
-    assert caught.value.exit_status == 2 and "\n" not in line
-    return line
-
-
-def refused_both_ways(path: str, *flags: str) -> str:
-    line = refused(path, *flags)
-    assert refused(path, *flags, "--stream") == line
-    return line
+from tests.analysis.small_table import (
+    ASK,
+    EVERYONE,
+    NAMES,
+    REWARD,
+    SAFE,
+    K,
+    N,
+    expected,
+    long,
+    multiplier,
+    refused,
+    refused_both_ways,
+    save,
+)
 
 
 @pytest.mark.parametrize("size", [2, 400])
@@ -282,53 +233,6 @@ def test_ragged_numbered_columns(tmp_path):
     assert "row 3 has no reward, for its response 4" in line
 
 
-LISTS = {"reward": REWARD.tolist(), "safe": SAFE.tolist()}
-WRONG = {
-    "no rows": ({name: pa.array([], pa.float64()) for name in long()}, "the table has no rows"),
-    "null prompt": (changed("prompt", 5, None), "row 6 has no prompt"),
-    "null response": (changed("response", 5, None), "row 6 has no response"),
-    "NaN": (changed("safe", 5, float("nan")), "row 6 has no number in column safe"),
-    "infinite": (changed("safe", 5, float("inf")), "row 6 holds inf in column safe"),
-    "beyond float32": (changed("reward", 5, -1e39), r"row 6 holds -1e\+39 in column reward"),
-    "text": (
-        changed("safe", 5, 0) | {"safe": ["0.5", " 1 ", "high", *["2"] * 21]},
-        "row 3 holds 'high' in column safe",
-    ),
-    "two groups": (long(group=["b"] * 14 + ["a"] + ["b"] * 9), "row 15 has group a, but row 13 of .* has b"),
-    "a group and none": (long(group=["b"] * 14 + [None] + ["b"] * 9), "row 15 has group None, but row 13"),
-    "unequal lists": (
-        LISTS | {"safe": [*SAFE.tolist()[:4], SAFE[4, :3].tolist(), SAFE[5].tolist()]},
-        "row 5 has 4 values of reward and 3 of safe",
-    ),
-    "no list": (LISTS | {"safe": [*SAFE.tolist()[:5], None]}, "row 6 has no safe, for its response 1"),
-    "a hole in a list": (
-        LISTS | {"safe": [*SAFE.tolist()[:5], [1, None, 2, 3]]},
-        "row 6 has no safe, for its response 2",
-    ),
-    "an empty row": (LISTS | {n: [*v[:5], []] for n, v in LISTS.items()}, "row 6 has no responses"),
-    "numbers beside lists": (LISTS | {"safe": SAFE[:, 0].tolist()}, "column safe holds double; give a list"),
-    "offset columns": (
-        {
-            f"{n}_{k + (n == 'safe')}": v[:, k]
-            for n, v in (("reward", REWARD), ("safe", SAFE))
-            for k in range(K)
-        },
-        "columns of safe are numbered 1 to 4, those of reward 0 to 3",
-    ),
-    "a list in a long table": (
-        long(safe=SAFE.repeat(K, axis=0).tolist()),
-        "column safe holds list<.*>, not numbers",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_table_is_one_line_both_ways(tmp_path, name):
-    columns, match = WRONG[name]
-    line = refused_both_ways(save(tmp_path / "t.parquet", columns), *ASK)
-    assert re.search(match, line), line
-
-
 def test_negative_ids_are_apart_in_a_stream(tmp_path, capsys):
     names = np.repeat([-1, -2, 1, 2, 3, 4], K).tolist()  # Python's hashes of -1 and -2 are equal
     main(["--scores", save(tmp_path / "t.parquet", long(prompt=names)), *ASK, "--stream"])
@@ -357,41 +261,6 @@ def test_prompts_that_stand_apart_are_found_anywhere_in_a_stream(tmp_path):
     assert "rows of a prompt are not adjacent" in refused(str(path), *ASK, "--stream")
 
 
-FLAGS = {
-    "twice": (
-        ["--margin", "safe=0.1", "--margin", "safe=0.2"],
-        "constraint safe: 2 goals for the same scores",
-    ),
-    "two kinds": (["--margin", "safe=0.1", "--at_least", "safe=0.2"], "2 goals for the same scores"),
-    "unsafe_below beside a margin": (
-        [*ASK, "--unsafe_below", "safe=0"],
-        "--unsafe_below safe: no --max_unsafe",
-    ),
-    "clip twice": ([*ASK, "--clip", "safe=0,1", "--clip", "safe=0,2"], "--clip safe: given 2 times"),
-    "clip upside down": ([*ASK, "--clip", "safe=1,0"], "the first bound is not below"),
-    "a cost nobody asks about": ([*ASK, "--cost", "harm"], "--cost harm: there is no constraint on it"),
-    "two groups of one name": (
-        ["--margin", "safe@x=0", "--groups", "kind", "--groups", "sort"],
-        "x is a group of kind and of sort",
-    ),
-    "groups twice": (
-        ["--margin", "safe@x=0", "--groups", "kind", "--groups", "kind"],
-        "--groups kind: given 2 times",
-    ),
-    "no such response column": ([*ASK, "--response", "answers"], "no column answers"),
-    "folds without features": ([*ASK, "--folds", "4"], "--folds does nothing without --features"),
-    "a margin beyond float32": (["--margin", "safe=1e39"], "its target is not a finite number"),
-    "no such group": (["--margin", "safe@y=0", "--groups", "kind"], "no group y; did you mean"),
-}
-
-
-@pytest.mark.parametrize("name", FLAGS)
-def test_flags_that_change_nothing_or_clash(tmp_path, name):
-    flags, match = FLAGS[name]
-    columns = long(kind=np.repeat(["x", "z"], 12).tolist(), sort=np.repeat(["w", "x"], 12).tolist())
-    assert match in refused_both_ways(save(tmp_path / "t.parquet", columns), *flags)
-
-
 def test_groups_that_no_goal_is_about_are_reported_where_the_table_is_in_memory(tmp_path, capsys):
     path = save(tmp_path / "t.parquet", long(kind=np.repeat(["x", "z"], 12).tolist()))
     main(["--scores", path, *ASK, "--groups", "kind", "--resamples", "0"])
@@ -406,71 +275,11 @@ def test_a_stream_has_no_intervals(tmp_path, flag):
     assert f"{flag.partition('=')[0]} does nothing with --stream" in refused(path, *ASK, "--stream", flag)
 
 
-ARRAYS = {"reward": REWARD, "constraints": np.stack([SAFE, -SAFE], -1), "names": np.array(["safe", "other"])}
-WRONG_ARRAYS = {
-    "fewer names": (ARRAYS | {"names": np.array(["safe"])}, "2 constraints, but 1 names"),
-    "one name for two": (ARRAYS | {"names": np.array(["safe", "reward"])}, "two arrays are named 'reward'"),
-    "a mask of numbers": (ARRAYS | {"mask": 0.5 * np.ones((N, K))}, "give True or False"),
-    "one axis": (ARRAYS | {"reward": REWARD[:, 0]}, "reward has shape (6,)"),
-    "two groups": (ARRAYS | {"group": np.arange(N + 1)}, "give a group for each of the 6 prompts"),
-    "NaN": (
-        ARRAYS | {"reward": np.where(PROMPT + DRAW == 4, np.nan, REWARD)},
-        "row 2 has no reward, for its response 4",
-    ),
-    "objects": ({"reward": REWARD, "safe": np.array([None])}, "not a readable npz table"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_ARRAYS)
-def test_a_wrong_archive_is_one_line(tmp_path, name):
-    arrays, match = WRONG_ARRAYS[name]
-    np.savez(tmp_path / "t.npz", **arrays)
-    assert match in refused(str(tmp_path / "t.npz"), *ASK)
-
-
 def test_an_archive_of_integers(tmp_path):
     whole = np.round(3 * REWARD).astype(int), np.round(2 * SAFE).astype(int)
     np.savez(tmp_path / "t.npz", reward=whole[0], safe=whole[1], group=np.arange(N) % 2)
     right = expected(*whole, members=(np.arange(N) % 2).astype(float))
     assert multiplier(str(tmp_path / "t.npz"), margin=("safe@1=0.2",)) == pytest.approx(right, abs=1e-5)
-
-
-def doubled_header() -> bytes:
-    return b"prompt,reward,safe,safe\na,1,2,3\na,2,1,3\n"
-
-
-BROKEN = {
-    "half.parquet": (lambda whole: whole[: len(whole) // 2], "not a readable parquet table"),
-    "text.npz": (lambda _: b"no archive", "not a readable npz table"),
-    "array.npz": (lambda _: b"\x93NUMPY\x01\x00", "not a readable npz table"),
-    "twice.csv": (lambda _: doubled_header(), "2 columns are named 'safe'"),
-    "short.csv": (lambda _: b"prompt,reward,safe\na,1,2\na,1\n", "Expected 3 columns, got 2"),
-    "latin.csv": (lambda _: "prompt,reward,safe\né,1,2\n".encode("latin-1"), "not a readable csv table"),
-    "nul.csv": (lambda _: "prompt,reward,safe\na,1,2\n".encode("utf-16-le"), "save it as UTF-8"),
-    "cut.csv.gz": (lambda _: gzip.compress(doubled_header())[:-9], "not a readable csv table"),
-    "list.json": (lambda _: b"[1, 2]", "its list holds more than objects"),
-    "list.jsonl": (lambda _: b'{"prompt": "a"}\n{"prompt', "line 2 is not JSON"),
-    "t.xlsx": (lambda _: b"PK", "cannot tell the format"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_one_line(tmp_path, name):
-    content, match = BROKEN[name]
-    whole = (tmp_path / "t.parquet", save(tmp_path / "t.parquet", long()))[0].read_bytes()
-    (tmp_path / name).write_bytes(content(whole))
-    assert match in refused(str(tmp_path / name), *ASK)
-    if name.endswith(".parquet"):
-        assert match in refused(str(tmp_path / name), *ASK, "--stream")
-
-
-def test_a_truncated_archive_is_one_line(tmp_path):
-    np.savez_compressed(tmp_path / "t.npz", reward=REWARD, safe=SAFE)
-    whole = (tmp_path / "t.npz").read_bytes()
-    assert zipfile.is_zipfile(tmp_path / "t.npz")
-    for end in range(1, len(whole), 37):
-        (tmp_path / "t.npz").write_bytes(whole[:end])
-        refused(str(tmp_path / "t.npz"), *ASK)
 
 
 def test_na_of_a_csv_is_missing_and_in_quotes_a_text(tmp_path):
