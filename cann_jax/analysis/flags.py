@@ -15,7 +15,7 @@ class DualFlags:
     order.
 
     Args:
-        scores (TABLE): Score table: .parquet, .csv, .tsv, .jsonl or .npz, long or wide.
+        scores (TABLE): Score table: .parquet, .csv, .tsv, .jsonl, .json or .npz, long or wide.
         example (FILE): Write an example score table to this .parquet file, and do nothing else.
         margin (GOAL): Improvement over the reference to ask for.
         at_least (GOAL): Level of the mean score to ask for.
@@ -39,7 +39,7 @@ class DualFlags:
         features (COLUMN): List column of features of the responses, such as embeddings, or an .npy file of
             them: tells what training can reach.
         folds: Parts of the prompts; features predict the scores of each part by a fit to the others.
-        stream: Read a long .parquet table sorted by prompt in passes; it may be larger than memory.
+        stream: Read a .parquet table sorted by prompt in passes; it may be larger than memory.
     """
 
     scores: str | None = None
