@@ -64,7 +64,7 @@ def level_table(rng, prompts, responses):
 
 def test_so_many_responses_settle_it_in_half_of_the_draws():
     """On average: single tables of 60 prompts told 11 to 221, which settled it in .15 to .82 of the draws."""
-    prompts, responses, tables, draws = 60, 8, 48, 4
+    prompts, responses, tables, draws = 60, 8, 24, 8
     deviation = np.sqrt((0.01 + 1.25 / responses) / prompts)
     constraint = Constraint("g", at_least=float(-deviation))
     rng = np.random.default_rng(2)
