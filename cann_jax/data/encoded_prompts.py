@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from cann_jax.config.model import PromptsConfig
-from cann_jax.data.padding import bucketed
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import prompt_ids, shortened
 from cann_jax.files.errors import InputError
@@ -29,10 +28,6 @@ class EncodedPrompts:
         """Return the prompts at ``indices``."""
         kept = [(self.prompts[index], self.ids[index]) for index in indices]
         return EncodedPrompts(tuple(prompt for prompt, _ in kept), tuple(ids for _, ids in kept))
-
-    def arrays(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids (n, P), padded on the right, and lengths (n,) of the prompts at ``indices``."""
-        return bucketed([self.ids[index] for index in indices])
 
 
 def shared_prompts(first: EncodedPrompts, second: EncodedPrompts) -> list[tuple[Prompt, Prompt]]:

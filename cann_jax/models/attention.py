@@ -62,14 +62,14 @@ def _cudnn_obstacle(dtype: DTypeLike, head_dim: int, softcap: float | None) -> s
 
 
 def attend(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Any) -> Array:
-    """Return the attention (B, S, heads · head_dim) within whole sequences, of the factors' dtype.
+    """Return the attention (B, S, heads · head_dim) of sequences behind P tokens, of the factors' dtype.
 
     Args:
         rule: The model's.
         q: (B, S, heads, head_dim), rotated.
-        k: (B, S, kv_heads, head_dim), rotated.
-        v: (B, S, kv_heads, head_dim).
-        mask: (B, S, S), True where the row may see the column; or, for splash, a ``SequenceMask``.
+        k: (B, P + S, kv_heads, head_dim), rotated.
+        v: (B, P + S, kv_heads, head_dim).
+        mask: (B, S, P + S), True where the row may see the column; or, for splash, a ``SequenceMask``.
     """
     q, k, v = (x.astype(rule.dtype) for x in (q, k, v))
     if rule.kernel == "splash":
@@ -79,7 +79,7 @@ def attend(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Any) -> Arra
     return out.reshape(*out.shape[:2], -1).astype(rule.dtype)
 
 
-# Recomputed in the backward pass, so that its (S, S) weights are never kept; other kernels never make any.
+# Recomputed in the backward pass, so that its weights are never kept; other kernels never make any.
 @partial(jax.checkpoint, static_argnums=0)
 def _plain(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
     if rule.softcap is not None:
@@ -90,9 +90,8 @@ def _plain(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Ar
 def _cudnn(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
     """Return cuDNN's attention; its backward pass takes even lengths only, so a masked token is appended."""
     size = q.shape[1]
-    odd = size % 2
-    q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
-    mask = jnp.pad(mask, ((0, 0), (0, odd), (0, odd)))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    mask = jnp.pad(mask, ((0, 0), *((0, side % 2) for side in mask.shape[1:])))
     out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="cudnn")
     return out[:, :size]
 

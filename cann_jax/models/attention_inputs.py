@@ -16,14 +16,15 @@ from cann_jax.models.rope import Tables
 
 @dataclass(frozen=True)
 class SequenceMask:
-    """The tokens that each token of a whole sequence sees: known before any data is, except for the padding.
+    """The tokens that each token of a sequence sees: known before any data is, except for the padding.
 
     The splash kernel's tables of blocks are then made once, while tracing. For a mask that is data they are
     made again in every layer and hold every block, and the kernel takes one sequence after the other.
 
     Args:
-        pattern: (S, S), True where the row may see the column; a row sees itself.
-        valid: (B, S), False on padding; every row of ``pattern`` has a valid column.
+        pattern: (S, P + S), True where the row may see the column; a row sees itself. P tokens stand before
+            the rows' own: 0 but behind a prefix.
+        valid: (B, P + S), False on padding; every row of ``pattern`` has a valid column.
     """
 
     pattern: np.ndarray
@@ -31,8 +32,14 @@ class SequenceMask:
 
     @property
     def dense(self) -> Array:
-        """The mask (B, S, S), True where the row sees the column."""
+        """The mask (B, S, P + S), True where the row sees the column."""
         return jnp.asarray(self.pattern)[None] & self.valid[:, None, :]
+
+    def behind(self, prefix: Array) -> "SequenceMask":
+        """Return the mask of the same rows behind a prefix, which is ``prefix`` (P,), False on padding."""
+        pattern = np.pad(self.pattern, ((0, 0), (len(prefix), 0)), constant_values=True)
+        seen = jnp.broadcast_to(prefix, (len(self.valid), len(prefix)))
+        return SequenceMask(pattern, jnp.concatenate([seen, self.valid], axis=1))
 
 
 def causal_mask(valid: Array) -> SequenceMask:
@@ -45,9 +52,9 @@ class AttentionInputs(NamedTuple):
 
     Args:
         tables: Cosines and sines, (B, S, size) each; S is 1 for a decoding step.
-        mask: For whole sequences (B, S, S), True where the row sees the column, or a ``SequenceMask``. For a
-            decoding step the pair of (B, P), where the token sees the prompt, and (T,), where it sees its
-            own response.
+        mask: For whole sequences (B, S, P + S), True where the row sees the column, or a ``SequenceMask``.
+            For a decoding step the pair of (B, P), where the token sees the prompt, and (T,), where it sees
+            its own response.
     """
 
     tables: Tables
@@ -80,8 +87,11 @@ def sequence_inputs(
 
     With ``keep_pattern`` it stays a ``SequenceMask`` where all layers are alike and have no window.
     """
-    lengths = 1 + jnp.max(jnp.where(mask.valid, positions, 0), axis=1)
-    distance = positions[:, :, None] - positions[:, None, :]
+    batch, size = positions.shape
+    before = jnp.broadcast_to(jnp.arange(mask.pattern.shape[1] - size), (batch, mask.pattern.shape[1] - size))
+    columns = jnp.concatenate([before, positions], axis=1)
+    lengths = 1 + jnp.max(jnp.where(mask.valid, columns, 0), axis=1)
+    distance = positions[:, :, None] - columns[:, None, :]
     alike = len(set(config.kinds)) == 1
 
     def inputs_of(kind: LayerKind) -> AttentionInputs:

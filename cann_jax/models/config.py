@@ -12,7 +12,7 @@ from cann_jax.files.errors import InputError, shown
 from cann_jax.models.config_reader import REMEDY, ConfigReader
 from cann_jax.models.families import FAMILIES
 from cann_jax.models.families.family import Family, LayerKinds
-from cann_jax.models.rope import LongRope
+from cann_jax.models.rope import Dynamic, LongRope
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -84,6 +84,12 @@ class DecoderConfig:
         scalings = (kind.rope.scaling for kind in self.kinds if kind.rope is not None)
         trained = (each.original_max_position_embeddings for each in scalings if isinstance(each, LongRope))
         return min([self.max_positions, *trained])
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether a token's key is the same however long its sequence becomes."""
+        scalings = (kind.rope.scaling for kind in self.kinds if kind.rope is not None)
+        return not any(isinstance(each, Dynamic | LongRope) for each in scalings)
 
     @property
     def attention_scale(self) -> float:

@@ -22,6 +22,7 @@ from cann_jax.models.bfloat16_words import from_words, lookup, to_words
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.layers import Block, KeysValues, RMSNorm
 from cann_jax.models.linear import MATRIX_PRODUCT, Linear, dense
+from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.sharding import LINEARS
 
 LORA_TARGETS = tuple(LINEARS)
@@ -91,40 +92,49 @@ class Decoder(nnx.Module):
         key: Array | None = None,
         rematerialise: str | None = None,
         keep: Callable[[Array, KeyValue], Any] = lambda *_: None,
+        prefix: Prefix | None = None,
     ) -> tuple[Array, Any]:
         """Return the hidden states (B, S, hidden) after the final norm, and what ``keep`` returns, stacked.
 
         Args:
             tokens: (B, S) ids.
-            positions: (B, S) positions, for RoPE and sliding windows.
-            mask: Which tokens see which.
+            positions: (B, S) positions, for RoPE and sliding windows; behind a prefix, counted from its end.
+            mask: Which of these tokens see which.
             key: Dropout key of the adapters, or None for no dropout.
             rematerialise: What the backward pass computes again: ``everything`` within a layer,
                 ``elementwise`` (all but matrix products), or None for nothing.
             keep: Function of each layer's output, and its keys and values.
+            prefix: Tokens before all sequences, which see all of it; None for none.
         """
+        before = None
+        if prefix is not None:
+            before, mask, positions = prefix.keys_values, mask.behind(prefix.valid), positions + prefix.length
         inputs = sequence_inputs(self.config, positions, mask, self.kernel == "splash")
         graph, weights = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.layers)
 
         def body(x: Array, layer: Any) -> tuple[Array, Any]:
-            weights, key, kind = layer
-            x, keys_values = nnx.merge(graph, from_words(weights))(x, inputs.at(kind), key)
+            weights, key, kind, before = layer
+            x, keys_values = nnx.merge(graph, from_words(weights))(
+                x, inputs.at(kind), key, from_words(before)
+            )
             return x, keep(x, keys_values)
 
         if rematerialise is not None:
             products = jax.checkpoint_policies.save_only_these_names(MATRIX_PRODUCT)
             body = jax.checkpoint(body, policy=products if rematerialise == "elementwise" else None)
-        x, kept = jax.lax.scan(body, self.embed(tokens), (to_words(weights), keys, inputs.indices))
+        x, kept = jax.lax.scan(body, self.embed(tokens), (to_words(weights), keys, inputs.indices, before))
         return self.final_norm(x), kept
 
-    def prefill(self, tokens: Array, positions: Array, mask: SequenceMask) -> tuple[Array, KeysValues]:
+    def prefill(
+        self, tokens: Array, positions: Array, mask: SequenceMask, prefix: Prefix | None = None
+    ) -> tuple[Array, KeysValues]:
         """Return ``forward``'s states, and all keys and values (layers, B, S, kv_heads, head_dim)."""
 
         def keep(_: Array, keys_values: KeyValue) -> Any:
             return to_words(jax.tree.map(lambda y: y.astype(self.dtype), KeysValues(*keys_values)))
 
-        return self.forward(tokens, positions, mask, keep=keep)
+        return self.forward(tokens, positions, mask, keep=keep, prefix=prefix)
 
     def decode(
         self,

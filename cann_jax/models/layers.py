@@ -70,10 +70,19 @@ class Attention(nnx.Module):
         x = x.reshape(*x.shape[:-1], -1, self.head_dim)
         return x if norm is None else norm(x)
 
-    def __call__(self, x: Array, inputs: AttentionInputs, keys: Keys) -> tuple[Array, KeyValue]:
+    def __call__(
+        self, x: Array, inputs: AttentionInputs, keys: Keys, prefix: KeyValue | None
+    ) -> tuple[Array, KeyValue]:
         """Return the output for x (B, S, hidden), and its keys and values."""
-        q, k, v = self.project(x, inputs.tables, keys)
-        return self.o_proj(attend(self.rule, q, k, v, inputs.mask), keys[3]), (k, v)
+        q, *own = self.project(x, inputs.tables, keys)
+        k, v = own if prefix is None else map(behind, prefix, own)
+        return self.o_proj(attend(self.rule, q, k, v, inputs.mask), keys[3]), (own[0], own[1])
+
+
+def behind(prefix: Array, own: Array) -> Array:
+    """Return the keys or values (B, P + S, …) of sequences (B, S, …) behind one prefix (1, P, …)."""
+    shared = jnp.broadcast_to(prefix, (len(own), *prefix.shape[1:])).astype(own.dtype)
+    return jnp.concatenate([shared, own], axis=1)
 
 
 def _by_heads(x: Array, heads: str) -> Array:
@@ -106,10 +115,15 @@ class Block(nnx.Module):
         for name in NORMS[config.norms]:
             setattr(self, name, RMSNorm(config.hidden, config))
 
-    def __call__(self, x: Array, inputs: AttentionInputs, key: Array | None) -> tuple[Array, KeyValue]:
-        """Return the residual stream (B, S, hidden) after this block, and the block's keys and values."""
+    def __call__(
+        self, x: Array, inputs: AttentionInputs, key: Array | None, prefix: KeyValue | None = None
+    ) -> tuple[Array, KeyValue]:
+        """Return the residual stream (B, S, hidden) after this block, and the block's keys and values.
+
+        ``prefix`` are this block's keys and values (1, P, kv_heads, head_dim) of tokens before all of x.
+        """
         keys: Any = [None] * 7 if key is None else jax.random.split(key, 7)
-        attended, kept = self.attention(self._norm("pre_attention_norm", x), inputs, keys[:4])
+        attended, kept = self.attention(self._norm("pre_attention_norm", x), inputs, keys[:4], prefix)
         return self._add(x, attended, keys[4:]), kept
 
     def decode(

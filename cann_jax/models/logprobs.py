@@ -13,12 +13,13 @@ from cann_jax.models.attention_inputs import SequenceMask
 from cann_jax.models.bfloat16_words import from_words, lookup, to_words
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.linear import dense
+from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.sharding import axis_size, constrain
 
 
 def response_logps(
     model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array, *,
-    chunks: int, key: Array | None = None, rematerialise: str | None = None,
+    chunks: int, key: Array | None = None, rematerialise: str | None = None, prefix: Prefix | None = None,
 ) -> Array:  # fmt: skip
     """Return log π(y|x) (B, R) float32 of R responses to each prompt, in nats.
 
@@ -31,9 +32,10 @@ def response_logps(
         chunks: Number of chunks of the vocabulary; the logits of only one chunk exist at once.
         key: Dropout key of the adapters, or None.
         rematerialise: As in ``Decoder.forward``.
+        prefix: Tokens before all prompts, which then hold at least one each; None for none.
     """
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
-    hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise)
+    hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise, prefix)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
     rows, cap = before.reshape(-1, hidden.shape[-1]), model.config.final_softcap
     logps = token_logps(rows, model.head, responses.reshape(-1), chunks, model.dtype, cap)
@@ -56,7 +58,7 @@ def response_ends(
 
 def _states(
     model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, inside: Array,
-    key: Array | None, rematerialise: str | None,
+    key: Array | None, rematerialise: str | None, prefix: Prefix | None = None,
 ) -> Array:  # fmt: skip
     """Return the final states of one sequence per prompt: the prompt, then its R responses.
 
@@ -74,7 +76,7 @@ def _states(
     segment = np.concatenate([np.zeros(size, int), 1 + np.repeat(np.arange(count), length)])
     related = (segment == 0) | (segment == segment[:, None])
     mask = SequenceMask(related & np.tri(len(segment), dtype=bool), valid)
-    return model.forward(tokens, positions, mask, key, rematerialise)[0]
+    return model.forward(tokens, positions, mask, key, rematerialise, prefix=prefix)[0]
 
 
 def _predicting(hidden: Array, size: int, prompt_lengths: Array, shape: tuple[int, ...]) -> Array:

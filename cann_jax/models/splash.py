@@ -18,28 +18,30 @@ _Q_AXES, _KV_AXES = ("batch", "any", "heads", "any"), ("batch", "any", "kv_heads
 
 
 def splash_attention(q: Array, k: Array, v: Array, mask: Array | SequenceMask, cap: float | None) -> Array:
-    """Return the attention within whole sequences.
+    """Return the attention within sequences.
 
     XLA cannot partition a kernel by itself: each device takes its part of the batch and of the heads. Lengths
-    are padded to whole blocks with tokens that see only themselves. Arguments are those of
-    ``attention.attend``, q scaled.
+    are padded to whole blocks with tokens that see only themselves, and so is a prefix, which has keys but no
+    queries. Arguments are those of ``attention.attend``, q scaled.
     """
-    size = q.shape[1]
-    padding = -size % LANES
-    q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-    alone = np.diag(np.arange(size + padding) >= size)
+    size = k.shape[1]
+    before, padding = size - q.shape[1], -size % LANES
+    q = jnp.pad(q, ((0, 0), (before, padding), (0, 0), (0, 0)))
+    k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (k, v))
+    places = np.arange(size + padding)
+    alone = np.diag((places < before) | (places >= size))
     if isinstance(mask, SequenceMask):
-        pattern = np.pad(mask.pattern, (0, padding)) | alone
+        pattern = np.pad(mask.pattern, ((before, padding), (0, padding))) | alone
         seen = jnp.pad(mask.valid, ((0, 0), (0, padding)), constant_values=True)
         attend_here: Callable[..., Array] = partial(_by_pattern, pattern, cap)
         axes: tuple[str, ...] = ("batch", "any")
     else:
-        seen = jnp.pad(mask, ((0, 0), (0, padding), (0, padding))) | alone
+        seen = jnp.pad(mask, ((0, 0), (before, padding), (0, padding))) | alone
         attend_here, axes = partial(_by_mask, cap), ("batch", "any", "any")
     if current_mesh() is not None:
         parts = tuple(partition(each) for each in (_Q_AXES, _KV_AXES, _KV_AXES, axes))
         attend_here = jax.shard_map(attend_here, in_specs=parts, out_specs=parts[0], check_vma=False)
-    return attend_here(q, k, v, seen)[:, :size]
+    return attend_here(q, k, v, seen)[:, before:size]
 
 
 def _by_pattern(pattern: np.ndarray, cap: float | None, q: Array, k: Array, v: Array, valid: Array) -> Array:

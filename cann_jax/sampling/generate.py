@@ -11,7 +11,8 @@ from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.bfloat16_words import to_words
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.layers import KeysValues
+from cann_jax.models.layers import KeysValues, behind
+from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 from cann_jax.sampling.features import Sums, adding, empty_sums, mean
@@ -52,7 +53,7 @@ def generate(
     graph: Any, weights: Any, prompts: jax.Array, prompt_lengths: jax.Array, prompt_indices: jax.Array,
     seed: jax.Array, stop_tokens: jax.Array, *,
     responses: int, max_new_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
-    feature_layers: tuple[int, ...] = (),
+    feature_layers: tuple[int, ...] = (), prefix: Prefix | None = None,
 ) -> Samples:  # fmt: skip
     """Sample K ``responses`` of up to T = ``max_new_tokens`` tokens to each prompt from a split ``Decoder``.
 
@@ -60,11 +61,17 @@ def generate(
     (B, P), padded on the right, with lengths (B,). One of ``stop_tokens`` (n,) ends a response.
     ``temperature`` divides the logits; ``top_p`` is the mass of the nucleus, where 1 keeps everything.
     ``feature_layers`` are the layers, n for after n of them, of which features are gathered on the way.
+    ``prefix`` are tokens before all prompts, which then hold at least one each.
     """
     model = nnx.merge(graph, weights)
     keys = response_keys(seed, prompt_indices, responses)
-    prompt, first = _prefill(model, prompts, prompt_lengths)
+    prompt, first = _prefill(model, prompts, prompt_lengths, prefix)
     prompt_mask = jnp.arange(prompts.shape[1]) < prompt_lengths[:, None]
+    if prefix is not None:
+        prompt = KeysValues(*map(jax.vmap(behind), prefix.keys_values, prompt))
+        seen = jnp.broadcast_to(prefix.valid, (len(prompts), len(prefix.valid)))
+        prompt_mask = jnp.concatenate([seen, prompt_mask], axis=1)
+        prompt_lengths = prompt_lengths + prefix.length
 
     def going(loop: _Loop) -> jax.Array:
         if feature_layers:  # until the last token of every response has been read
@@ -98,10 +105,12 @@ def generate(
     return end.samples._replace(features=mean(end.sums, end.samples.lengths))
 
 
-def _prefill(model: Decoder, prompts: jax.Array, lengths: jax.Array) -> tuple[KeysValues, jax.Array]:
+def _prefill(
+    model: Decoder, prompts: jax.Array, lengths: jax.Array, prefix: Prefix | None
+) -> tuple[KeysValues, jax.Array]:
     """Return keys and values of the prompts, and the hidden state (B, hidden) of each prompt's last token."""
     positions = jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape)
-    hidden, prompt = model.prefill(prompts, positions, causal_mask(positions < lengths[:, None]))
+    hidden, prompt = model.prefill(prompts, positions, causal_mask(positions < lengths[:, None]), prefix)
     return prompt, jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
 

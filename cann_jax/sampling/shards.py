@@ -1,5 +1,6 @@
 """Sample responses to a set of prompts, shard by shard; a killed run keeps its finished shards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from etils import epath
 from cann_jax.config.run import SampleConfig
 from cann_jax.core.features import FeatureTable
 from cann_jax.data.encoded_prompts import EncodedPrompts
+from cann_jax.data.padding import bucketed
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
 from cann_jax.files.atomic import read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
@@ -19,6 +21,7 @@ from cann_jax.files.paths import is_remote
 from cann_jax.files.progress import track
 from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.sampling.generate import Samples, generate
@@ -48,11 +51,12 @@ def sample_shards(
     features = [epath.Path(folder) / f"{FEATURES}-{index:05d}.npy" for index in range(len(starts))]
     kinds = (paths, features) if feature_layers else (paths,)
     exists = agreed([all(path.exists() for path in shard) for shard in zip(*kinds, strict=True)])
+    prefix, own = (None, []) if all(exists) else model.split_prefix(prompts.ids)
     for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=total):
         index = start // size
         if not exists[index]:
             static = static_arguments(config, responses, feature_layers)
-            samples = _sample(model, prompts, start, stop, config.prompts_per_batch, seed, static)
+            samples = _sample(model, prefix, own, start, stop, size, seed, static)
             with writing_shard(index):
                 if samples.features is not None:
                     write_array(features[index], np.asarray(samples.features, np.float16))
@@ -146,7 +150,8 @@ def static_arguments(
 
 def _sample(
     model: LanguageModel,
-    prompts: EncodedPrompts,
+    prefix: Prefix | None,
+    prompts: Sequence[np.ndarray],
     start: int,
     stop: np.ndarray,
     size: int,
@@ -156,8 +161,10 @@ def _sample(
     """Sample one shard; the last one is padded to the same shape, so that it needs no other program."""
     count = min(size, len(prompts) - start)
     indices = np.arange(start, start + size)
-    ids, lengths = prompts.arrays(np.minimum(indices, len(prompts) - 1))
+    ids, lengths = bucketed([prompts[index] for index in np.minimum(indices, len(prompts) - 1)])
     batch = place_batch([jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices)])
-    samples = generate(model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop), **static)
+    samples = generate(
+        model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop), prefix=prefix, **static
+    )
     fetched: Samples = jax.tree.map(lambda x: fetch(x)[:count], samples)
     return fetched

@@ -1,5 +1,6 @@
 """Log-probs of responses: packed behind one prompt, the vocabulary in chunks, nothing held whole."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cann_jax.models.language_model import LanguageModel
+from cann_jax.models.language_model import LanguageModel, calls
 from cann_jax.models.logprobs import response_logps, token_logps
+from cann_jax.models.rope import Dynamic, LongRope
 from tests.builders.forward import our_logits, random_ids
 
 PROMPT_LENGTHS = np.array([5, 8])
@@ -66,6 +68,47 @@ def test_language_model_takes_any_number(tiny, tiny_files):
         for k in (1, 3)
     ]
     np.testing.assert_allclose(np.ravel(alone), together[[0, 0, 2, 2], [1, 3, 1, 3]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("responses", "length"), [(3, 5), (24, 30)])
+def test_what_prompts_begin_with_is_computed_once(tiny, tiny_files, monkeypatch, responses, length):
+    """In one row or in several, in which each prompt is: as each prompt alone."""
+    model = LanguageModel.of(tiny, tiny_files)
+    common = random_ids((19,), seed=5)
+    prompts = [np.concatenate([common, random_ids((own,), seed=own)]) for own in (1, 40, 3)]
+    tokens, lengths = random_ids((3, responses, length), seed=2), np.full((3, responses), length)
+    prefixes, compute = [], LanguageModel.prefix
+    monkeypatch.setattr(LanguageModel, "prefix", lambda *a: prefixes.append(len(a[1])) or compute(*a))
+    together = model.logps(prompts, tokens, lengths)
+    assert prefixes == ([19] if responses == 3 else [19, 58, 21])
+    for n in range(3):
+        alone = model.logps([prompts[n]], tokens[[n], :1], lengths[[n], :1])
+        np.testing.assert_allclose(together[n, :1], alone[0], rtol=1e-5)
+    first = model.logps([common[:1]], tokens[:1], lengths[:1])  # nothing stands before its only token
+    np.testing.assert_allclose(
+        first[:, :1], model.logps([common[:1]], tokens[:1, :1], lengths[:1, :1]), rtol=1e-5
+    )
+
+
+def test_keys_that_depend_on_the_length_are_not_shared(tiny_files):
+    assert tiny_files.config.keeps_keys
+    for scaling in (Dynamic(2.0, 16), LongRope((1.0,) * 8, (4.0,) * 8, 16, 2.0)):
+        rope = replace(tiny_files.config.kinds[0].rope, scaling=scaling)
+        kinds = (*tiny_files.config.kinds[:-1], replace(tiny_files.config.kinds[-1], rope=rope))
+        assert not replace(tiny_files.config, kinds=kinds).keeps_keys
+
+
+@pytest.mark.parametrize(("count", "devices"), [(1, 1), (29, 1), (29, 8), (576, 1), (577, 4)])
+def test_calls_take_every_row_by_one_program_a_width(count, devices):
+    prompts = np.random.default_rng(0).lognormal(3, 1, count).astype(int) + 1
+    found = list(calls(prompts, 64, devices))
+    np.testing.assert_array_equal(np.unique(np.concatenate([rows for rows, _ in found])), np.arange(count))
+    assert {len(rows) % devices for rows, _ in found} == {0}
+    sizes = {(len(rows), width) for rows, width in found}
+    assert len({width for _, width in sizes}) == len(sizes)
+    for rows, width in found:
+        assert width - 32 < prompts[rows].max() <= width
+    assert sum(len(rows) for rows, _ in found) < count + max(len(rows) for rows, _ in found)
 
 
 def full(hidden, head, targets):

@@ -16,7 +16,9 @@ from tests.builders.families import FAMILIES, longrope, ours, padded, save_famil
 from tests.builders.features import features_by_forward
 from tests.builders.forward import our_logits, random_ids, torch_logits
 
-PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 7]), 12
+PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 10]), 12
+COMMON = 8  # tokens that both prompts begin with
+PROMPTS[1, :COMMON] = PROMPTS[0, :COMMON]
 LAYERS = (1, 2)  # of which features are taken
 
 
@@ -58,11 +60,13 @@ def test_padding_is_never_read(decoder):
 
 
 def test_decoding_equals_the_full_forward_pass(decoder, files):
-    """K responses behind a prompt that is computed once, windows passing from it into the response."""
+    """K responses behind a prompt that is computed once, as is what both prompts begin with; windows pass
+    from the one into the other."""
     model = LanguageModel.of(decoder, files)
     samples = generate(
-        model.graph, model.weights, PROMPTS, LENGTHS, np.arange(2), jax.random.key(0), np.array([999]),
-        responses=3, max_new_tokens=LIMIT, feature_layers=LAYERS,
+        model.graph, model.weights, PROMPTS[:, COMMON:], LENGTHS - COMMON, np.arange(2), jax.random.key(0),
+        np.array([999]), responses=3, max_new_tokens=LIMIT, feature_layers=LAYERS,
+        prefix=model.prefix(PROMPTS[0, :COMMON]),
     )  # fmt: skip
     tokens = np.asarray(samples.tokens)
     assert len({row.tobytes() for row in tokens.reshape(-1, LIMIT)}) == 6

@@ -95,18 +95,21 @@ def assert_lies_by_the_table(state) -> None:
 
 
 def samples(model: str) -> dict:
-    """Tokens, their log-probs, features and scores."""
+    """Tokens, their log-probs, features and scores; all prompts begin with the same tokens."""
     files = open_model(model)
     language_model = LanguageModel.of(load_decoder(files, "float32"), files)
     random = np.random.default_rng(1)
     prompts, lengths = random.integers(5, 300, (8, 6), np.int32), random.integers(1, 7, 8, np.int32)
+    common = random.integers(5, 300, 9, np.int32)
+    rows = [np.concatenate([common, ids[:length]]) for ids, length in zip(prompts, lengths, strict=True)]
+    prefix, own = language_model.split_prefix(rows)
+    assert [len(ids) for ids in own] == lengths.tolist()
     batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
     drawn = generate(
         language_model.graph, language_model.weights, *batch, jax.random.key(3), jnp.array([1]), responses=4,
-        max_new_tokens=8, feature_layers=(1, 3),
+        max_new_tokens=8, feature_layers=(1, 3), prefix=prefix,
     )  # fmt: skip
     tokens, token_logps, counts = (fetch(x) for x in (drawn.tokens, drawn.logps, drawn.lengths))
-    rows = [prompt[:length] for prompt, length in zip(prompts, lengths, strict=True)]
     scores = language_model.logps(rows, tokens, counts)
     found = {"tokens": tokens, "logps": token_logps, "scores": scores, "features": fetch(drawn.features)}
     return {name: values.tolist() for name, values in found.items()}

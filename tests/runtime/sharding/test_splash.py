@@ -24,18 +24,21 @@ def packed_mask() -> SequenceMask:
 
 
 @pytest.mark.parametrize("softcap", [None, 20.0])
-@pytest.mark.parametrize("known", [True, False])
-def test_same_as_the_plain_kernel(softcap, known):
-    random, mask = np.random.default_rng(0), packed_mask()
+@pytest.mark.parametrize(("known", "before"), [(True, 0), (False, 0), (True, 37), (False, 37)])
+def test_same_as_the_plain_kernel(softcap, known, before):
+    """``before``: tokens that have keys but no queries, as those of a prefix."""
+    random, whole = np.random.default_rng(0), packed_mask()
+    mask = SequenceMask(whole.pattern[before:], whole.valid)
     masks = {"xla": mask.dense, "splash": mask if known else mask.dense}
-    size = mask.dense.shape[1]
+    size = mask.dense.shape[2]
     q, k, v, weights = (
         jnp.asarray(random.normal(size=(1, size, heads, 128)), jnp.float32) for heads in (4, 2, 2, 4)
     )
+    q, weights = q[:, before:], weights[:, before:]
 
     def loss(kernel: str, *qkv):
         out = attend(AttentionRule(128**-0.5, softcap, kernel, jnp.float32), *qkv, masks[kernel])
-        return jnp.sum(out * weights.reshape(1, size, -1)), out
+        return jnp.sum(out * weights.reshape(out.shape)), out
 
     results = {}
     for kernel in ("xla", "splash"):
