@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := .venv/.installed
 DEV := .venv/.installed-tests
+# Two processes, each up to 5 GB; a file's tests stay together, for they share what is costly to make.
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: quickstart test test-fast lint clean
@@ -15,10 +17,10 @@ quickstart: $(RUN)
 	$(BIN)/python -m cann_jax.train --config configs/quickstart.yaml $(ARGS)
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m "not model" $(ARGS)
+	$(PYTEST) -m "not model" $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 INOFFENSIVE = ["alt-profanity-check"]
-TESTS = ["pytest", "hypothesis", "ruff", "mypy", "import-linter", "torch", "peft"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "import-linter", "torch", "peft"]
 
 setup(
     name="cann-jax",
