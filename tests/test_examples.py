@@ -11,7 +11,8 @@ PROGRAMS = sorted([*EXAMPLES.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_it_imports(program):
+def test_it_imports(program, monkeypatch):
+    monkeypatch.syspath_prepend(program.parent)  # as Python does for a program
     runpy.run_path(str(program), run_name="imported")
 
 
