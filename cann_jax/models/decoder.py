@@ -68,8 +68,9 @@ class Decoder(nnx.Module):
 
     @property
     def head(self) -> Array:
-        """The output head (vocabulary, hidden), as stored."""
-        return (self.embedding if self.lm_head is None else self.lm_head)[...]
+        """The output head (vocabulary, hidden)."""
+        head: Array = from_words((self.embedding if self.lm_head is None else self.lm_head)[...])
+        return head
 
     def logits(self, hidden: Array) -> Array:
         """Return float32 logits (…, vocabulary) of hidden states (…, hidden)."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cann_jax.models.bfloat16_words import from_words
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from tests.builders.forward import changed_copy, folder_logits, our_logits, random_ids, torch_logits
@@ -71,7 +72,7 @@ def test_storing_wide_keeps_float32_weights(tiny_files):
     decoder = load_decoder(tiny_files, "bfloat16", wide=True)
     assert decoder.embedding[...].dtype == decoder.layers.mlp.up_proj.kernel[...].dtype == np.float32
     narrow = load_decoder(tiny_files, "bfloat16")
-    assert narrow.layers.mlp.up_proj.kernel[...].dtype == "bfloat16"
+    assert from_words(narrow.layers.mlp.up_proj.kernel[...]).dtype == "bfloat16"
     assert narrow.final_norm.scale[...].dtype == np.float32
 
 

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, write_json, writes_here, writing
+from cann_jax.models.bfloat16_words import from_words
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.generation import GENERATION
 from cann_jax.models.files.model_files import ModelFiles
@@ -99,7 +100,7 @@ def iterate_weights(decoder: Decoder, dtype: DTypeLike) -> Iterator[tuple[str, n
 def _tensor(decoder: Decoder, state: dict[ArrayPath, Array], weight: Weight, layer: int) -> np.ndarray:
     """Return one layer's array as Hugging Face stores it."""
     index = layer if weight.stacked else slice(None)
-    tensor = fetch(state[weight.path][index]).astype(np.float32)
+    tensor = fetch(from_words(state[weight.path][index])).astype(np.float32)
     lora = lora_at(decoder, weight.path)
     if lora is not None:
         a, b = (fetch(half[...][index]).astype(np.float32) for half in (lora.a, lora.b))

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError
+from cann_jax.models.bfloat16_words import to_words, word_type
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files import weight_names
@@ -37,7 +38,7 @@ def load_decoder(
     files: ModelFiles, dtype: str, lora: LoraConfig | None = None, *,
     seed: int = 0, wide: bool = False, attention: str = "auto", shardings: Shardings | None = None,
 ) -> Decoder:  # fmt: skip
-    """Read the weights into a decoder.
+    """Read the weights into a decoder; bfloat16 ones as words where ``bfloat16_words`` has them.
 
     Args:
         files: The opened model.
@@ -66,7 +67,7 @@ def load_decoder(
         for path, leaf in flat_state(adapters):
             leaf.set_value(jax.device_put(leaf[...], shardings(path)))
     for path, leaf in flat_state(rest):
-        leaf.set_value(jnp.asarray(base.pop(path)))
+        leaf.set_value(to_words(jnp.asarray(base.pop(path))))
     return nnx.merge(graph, adapters, rest)
 
 
@@ -79,7 +80,7 @@ def abstract_decoder(
     narrow = {weight.path for weight in weight_names.expected_weights(config) if not weight.wide}
     for path, leaf in flat_state(state):
         if path in narrow:
-            leaf.set_value(jax.ShapeDtypeStruct(leaf.shape, _storage(dtype, wide)))
+            leaf.set_value(jax.ShapeDtypeStruct(leaf.shape, word_type(_storage(dtype, wide))))
     return nnx.merge(graph, state)
 
 
