@@ -10,13 +10,13 @@ from cann_jax.analysis.reach import Features, Reach, find_reach
 from cann_jax.core.exploration.conflict import Reachability, reachability, settle
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
+from cann_jax.core.exploration.means import PromptMeans
 from cann_jax.core.exploration.uncertainty import (
     CrossFit,
     bootstrap,
     conservative_solution,
     cross_fit,
     predict_per_prompt,
-    widened_interval,
 )
 from cann_jax.core.exploration.undecided import Question, open_questions
 from cann_jax.core.feasibility import Feasible, largest_margin
@@ -154,21 +154,19 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
     scores, targets = problem.scores, problem.targets
     result: dict[str, Any] = {
         "correction": correct_multipliers(scores, margins, beta, found.solution),
-        "cross_fit": cross_fit(scores, targets, beta, seed) if len(scores.reward) > 3 else None,
+        "cross_fit": cross_fit(scores, targets, beta, seed),
+        "conservative": conservative_solution(scores, targets, beta, found.confidence, multipliers),
         "sensitivities": jax.tree.map(np.asarray, sensitivities(scores, margins, beta, multipliers)),
     }
-    if problem.fewest_prompts < 2:  # one tells nothing of the others
-        return result
-    result["conservative"] = conservative_solution(scores, targets, beta, found.confidence, multipliers)
-    if resamples:
+    if resamples and problem.tells_errors:
         draws = bootstrap(scores, targets, beta, multipliers, resamples, seed)
-        weights, members = np.asarray(weights_and_baseline(scores)[0]), targets.members
-        given = (found.confidence, weights, members, len(margins))
-        reward = widened_interval(draws.predicted_reward[:, None], *given[:2], None, len(margins))
+        weights = np.asarray(weights_and_baseline(scores)[0])
+        own = PromptMeans(weights, targets.members, len(margins), found.confidence)
+        reward = own._replace(members=None).percentiles(draws.predicted_reward[:, None])
         result["intervals"] = Intervals(
-            widened_interval(draws.multipliers, *given),
+            own.percentiles(draws.multipliers),
             (reward[0][0], reward[1][0]),
-            widened_interval(draws.predicted_improvement, *given),
+            own.percentiles(draws.predicted_improvement),
             float(draws.infeasible_share),
         )
     return result

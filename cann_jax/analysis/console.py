@@ -32,8 +32,10 @@ def warnings(found: Analysis) -> list[str]:
     if problem := unconverged_message(found.feasible, found.solution):
         notes.append(f"{problem}.")
     notes += strain_notes(found.feasible, found.limit)
-    if found.problem.fewest_prompts < 2:
-        notes.append("A constraint is about one prompt only: nothing tells how sure λ* is.")
+    if not found.problem.tells_errors:
+        notes.append(
+            "A constraint is about one prompt, or weights leave fewer than two: nothing tells how sure λ* is."
+        )
     if found.intervals and found.intervals.infeasible_share > 0:
         notes.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
     return notes

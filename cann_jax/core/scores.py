@@ -49,6 +49,9 @@ class Scores:
         return np.dtype(jax.dtypes.canonicalize_dtype(self.reward.dtype))
 
 
+TOO_FEW = 2 - 1e-4  # effective prompts: one tells nothing of the others; weights in float32 sum to one nearly
+
+
 def _is_wide(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 4) or dtype == jax.dtypes.float0
 
@@ -100,6 +103,16 @@ def normalised_prompt_weights(scores: Scores) -> Array:
     if mask is not None:
         weights = jnp.where(jnp.any(mask, axis=-1), weights, 0)
     return weights / accurate_sum(weights)
+
+
+def effective_prompts(weights: Array, members: Array | None = None) -> np.ndarray:
+    """Return how many prompts of equal weight tell as much (Kish): (Σw)²/Σw², ``(m,)`` or a scalar.
+
+    Those of each constraint's group, where ``members (prompts, m)`` are 1 in it.
+    """
+    own = np.asarray(weights, np.float64)
+    own = own if members is None else own * np.asarray(members).T
+    return np.asarray(own.sum(-1) ** 2 / np.maximum((own**2).sum(-1), 1e-300))
 
 
 def reference_mean(scores: Scores) -> Array:

@@ -69,7 +69,7 @@ def forecast(
     """
     seen = attained(scores, predicted, multipliers, beta)
     own = _prompts(scores, targets, confidence)
-    everyone = own._replace(members=np.ones_like(own.weights))
+    everyone = own._replace(members=None)
     return Forecast(
         improvement=own.estimate(np.asarray(seen.improvement)),
         reward=everyone.estimate(np.asarray(seen.reward)),
@@ -98,18 +98,15 @@ def attainable_intervals(
     multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, start))
     own = _prompts(scores, targets, confidence)
     return AttainableIntervals(
-        multipliers=own.percentiles(np.asarray(found.multipliers), multipliers),
-        ceiling=own.percentiles(np.asarray(found.ceiling), _ceilings(table, targets, drawn)),
+        multipliers=Estimate(np.asarray(found.multipliers), *own.percentiles(multipliers)),
+        ceiling=Estimate(np.asarray(found.ceiling), *own.percentiles(_ceilings(table, targets, drawn))),
         unreachable_share=float(np.mean(~solved)),
     )
 
 
 def _prompts(scores: Scores, targets: Targets, confidence: float) -> PromptMeans:
     weights = np.asarray(normalised_prompt_weights(scores))
-    members = np.ones((len(weights), len(targets.values)))
-    if targets.members is not None:
-        members = np.asarray(targets.members)
-    return PromptMeans(weights, members, 2 * members.shape[1] + 1, confidence)
+    return PromptMeans(weights, targets.members, 2 * len(targets.values) + 1, confidence)
 
 
 def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> np.ndarray:

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from scipy.special import ndtr, stdtrit
 
-from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.arrays import Array, response_mean
 from cann_jax.core.dual import tilted_weights
+from cann_jax.core.exploration.means import mean_and_error, student_width
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import Targets, weights_and_baseline
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import TOO_FEW, Scores, effective_prompts
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.table import Table, standardise, unit
+from cann_jax.core.table import Table, standardise
 
 ROUNDS = 3  # in which the error of a conservative λ is estimated
 
@@ -105,57 +105,37 @@ def reference_per_prompt(scores: Scores) -> Array:
     return response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)
 
 
-def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile interval over the leading axis; +∞ (infeasible) is never interpolated."""
-    tail = (1 - confidence) / 2
-    low = np.quantile(samples, tail, axis=0, method="lower")
-    return low, np.quantile(samples, 1 - tail, axis=0, method="higher")
-
-
-def widened_interval(
-    samples: np.ndarray, confidence: float, weights: np.ndarray, members: Array | None, fitted: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return percentile intervals ``(m,)`` of ``(resamples, m)``, as wide for few prompts as Student's t.
-
-    Plain percentiles are too narrow at few prompts (Hesterberg 2015). The other arguments are those of
-    ``student_reach``.
-    """
-    factor, quantile = student_reach(weights, members, fitted, (1 - confidence) / 2)
-    confidences = np.broadcast_to(1 - 2 * ndtr(-factor * quantile), samples.shape[1:])
-    ends = [interval(column, own) for column, own in zip(samples.T, confidences, strict=True)]
-    low, high = zip(*ends, strict=True)
-    return np.stack(low), np.stack(high)
-
-
 def conservative_solution(
     scores: Scores,
     targets: Targets,
     beta: ArrayLike,
     confidence: float = 0.95,
     initial: ArrayLike | None = None,
-) -> tuple[DualSolution, np.ndarray]:
+) -> tuple[DualSolution, np.ndarray] | None:
     """Return λ whose targets hold for the population of prompts with the chosen confidence, all at once.
 
     Each margin is raised by t standard errors, at the answer, of what the target bounds: of the improvement,
     or of the level itself, to which the reference's own error belongs. t is Student's quantile with the tail
     shared among the m constraints (Bonferroni); the error moves with λ, so it takes a few rounds, from the
-    plain λ* where ``initial`` gives it. The bias of too few responses remains. One prompt tells no error, so
-    there each constraint needs two at least.
+    plain λ* where ``initial`` gives it. The bias of too few responses remains.
 
     Returns:
-        The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
+        The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room. None
+        where a constraint is about fewer than two effective prompts, which tell no error.
     """
     table = standardise(scores)
     weights, baseline = weights_and_baseline(scores)
     margins = np.asarray(targets.margins(weights, baseline), table.reward.dtype)
     tail = (1 - confidence) / len(margins)
-    factor, quantile = student_reach(np.asarray(weights), targets.members, len(margins), tail)
+    prompts = effective_prompts(weights, targets.members)
+    if np.any(prompts < TOO_FEW):
+        return None
     levels = jnp.where(jnp.asarray(targets.is_level)[:, None], reference_per_prompt(scores), 0)
     found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
     for _ in range(ROUNDS):
         bounded = predict_per_prompt(scores, found, beta)[1] + levels
         _, error = mean_and_error(bounded, weights, targets.members)
-        raised = (margins + factor * quantile * np.asarray(error)).astype(margins.dtype)
+        raised = (margins + student_width(error, prompts, len(margins), tail)).astype(margins.dtype)
         solution = solve_lane(table, raised, beta, found)
         found = solution.multipliers
         if not np.all(np.isfinite(found)):
@@ -164,45 +144,6 @@ def conservative_solution(
         nothing = np.full_like(np.asarray(solution.multipliers), np.inf)
         solution = dataclasses.replace(solution, multipliers=nothing)
     return solution, raised
-
-
-def student_reach(
-    weights: np.ndarray, members: Array | None, fitted: int, tail: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the factor of the plain standard error of a mean, and the Student quantile to multiply it by.
-
-    The prompts are those of each constraint's group, ``members (prompts, m)`` or ``(prompts,)``, counted as
-    1/Σw². ``fitted`` numbers fitted on the same prompts take degrees of freedom off; one is left at least.
-    """
-    own = weights[:, None] if members is None else (weights * np.asarray(members).T).T
-    count = own.sum(0) ** 2 / np.maximum((own**2).sum(0), 1e-30)
-    spare = np.maximum(count - 1 - fitted, 1)
-    return np.sqrt(count / spare), stdtrit(spare, 1 - tail)
-
-
-@jax.jit
-def mean_and_error(values: Array, weights: Array, members: Array | None = None) -> tuple[Array, Array]:
-    """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each.
-
-    ``members (prompts, m)`` are 1 in the constraint's group.
-    """
-    mean, shares = mean_and_shares(values, weights, members)
-    # Divided out first: squares of 1e20 leave float32's range.
-    size = unit(jnp.max(jnp.abs(shares), axis=-1))
-    return mean, size * jnp.sqrt(accurate_sum((shares / size[:, None]) ** 2))
-
-
-@jax.jit
-def mean_and_shares(values: Array, weights: Array, members: Array | None) -> tuple[Array, Array]:
-    """Return the mean ``(m,)`` and what each prompt adds to its error ``(m, prompts)``.
-
-    Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated on the same prompts: the error
-    is that of a ratio.
-    """
-    mean = accurate_sum(values * weights)
-    inside = jnp.ones_like(values) if members is None else jnp.asarray(members).T
-    share = jnp.maximum(accurate_sum(inside * weights), 1e-30)
-    return mean, weights * (values - inside * (mean / share)[:, None])
 
 
 @jax.tree_util.register_dataclass
@@ -221,12 +162,17 @@ class CrossFit:
     error: np.ndarray
 
 
-def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit:
-    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen."""
+def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit | None:
+    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
+
+    None where a half has fewer than two effective prompts for some constraint, which tell no error.
+    """
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
     weights = _shares(np.stack([half, ~half]) * np.asarray(table.weights))
+    if any(np.any(effective_prompts(half, targets.members) < TOO_FEW) for half in weights):
+        return None
     settings = lanes(table, margins_under(weights, table, targets), beta, weights)
     multipliers = np.asarray(solve_lanes(table, settings).multipliers)
     judged = []
