@@ -11,6 +11,7 @@ import pytest
 
 from cann_jax.analysis.columns import numbers
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.formats import KeyColumns, read_arrow
 from cann_jax.analysis.tables import read_scores
 from cann_jax.dual import main
 from tests.analysis.independent import Dual, Goal
@@ -104,6 +105,20 @@ def test_what_text_counts_as_a_number(text, company):
     assert values[:-1].tolist() == list(range(others)) and not wrong[:-1].any()
     assert wrong[-1] == (SPELLED[text] is None)
     np.testing.assert_equal(values[-1], np.nan if SPELLED[text] is None else SPELLED[text])
+
+
+def test_quotes_mean_the_same_with_and_without_spaces(tmp_path):
+    """Separators, quotes and line ends in quotes are text, so are "NA" and quotes within a value."""
+    rows = [["prompt", "reward", "safe"], ['"a, b"', "1", "2"], ['"say "",  ""\r\n ok"', "3", '"4"']]
+    rows += [['"NA"', "5", "6"], ['5" wide', "7", "8"], ['""', "9", "10"]]
+    keys = KeyColumns(("prompt",), ())
+    tables = []
+    for name, separator in (("plain.csv", ","), ("spaced.csv", ",  ")):
+        (tmp_path / name).write_text("\r\n".join(map(separator.join, rows)), newline="")
+        tables.append(read_arrow(str(tmp_path / name), ".csv", keys).to_pylist())
+    assert tables[0] == tables[1]
+    prompts = ["a, b", 'say ",  "\r\n ok', "NA", '5" wide', ""]
+    assert [row["prompt"] for row in tables[1]] == prompts
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
