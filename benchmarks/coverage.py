@@ -21,7 +21,8 @@ from scipy.special import expit, log_ndtr, softmax
 
 from cann_jax.core.exploration.finite_sample import correct_multipliers
 from cann_jax.core.exploration.means import PromptMeans
-from cann_jax.core.exploration.uncertainty import bootstrap, conservative_solution
+from cann_jax.core.exploration.resampling import bootstrap
+from cann_jax.core.exploration.uncertainty import conservative_solution
 from cann_jax.core.prepare import prepare
 from cann_jax.core.problem import Constraint, Problem, weights_and_baseline
 from cann_jax.core.solver.lanes import solve_lane

@@ -11,12 +11,12 @@ from cann_jax.core.exploration.conflict import Reachability, reachability, settl
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
 from cann_jax.core.exploration.means import PromptMeans
+from cann_jax.core.exploration.per_prompt import predict_per_prompt
+from cann_jax.core.exploration.resampling import bootstrap
 from cann_jax.core.exploration.uncertainty import (
     CrossFit,
-    bootstrap,
     conservative_solution,
     cross_fit,
-    predict_per_prompt,
 )
 from cann_jax.core.exploration.undecided import Question, open_questions
 from cann_jax.core.feasibility import Feasible, largest_margin

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
 from cann_jax.files.errors import InputError
 
 
@@ -87,6 +87,13 @@ class ScoreSummary:
 def response_mask(scores: Scores) -> Array | None:
     """Return ``(prompts, responses)`` bool, False for missing responses; None where none is missing."""
     return None if scores.mask is None else scores.mask.astype(bool)
+
+
+def score_prompts(scores: Scores, first: int | Array, size: int) -> Scores:
+    """Return ``size`` prompts of a table, from the ``first``-th on, with the table's own baseline."""
+    rows = dataclasses.replace(scores, baseline=None)
+    part: Scores = jax.tree.map(lambda leaf: slice_along(leaf, first, size, 0), rows)
+    return dataclasses.replace(part, baseline=scores.baseline)
 
 
 def present(scores: Scores) -> np.ndarray:

@@ -10,7 +10,7 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import gains_along
 from cann_jax.core.exploration.means import Estimate, PromptMeans
-from cann_jax.core.exploration.uncertainty import margins_under, resampled_weights
+from cann_jax.core.exploration.resampling import draw_weights, margins_under
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores, normalised_prompt_weights
@@ -92,7 +92,7 @@ def attainable_intervals(
     too narrow at few prompts, they are widened as Student's t widens a normal interval (Hesterberg 2015).
     """
     table = tilted_table(scores, found.predicted, jnp.asarray(beta, scores.dtype))
-    drawn = resampled_weights(table.true, resamples, seed)
+    drawn = draw_weights(table.true, resamples, np.random.default_rng(seed))
     margins = margins_under(drawn, table.true, targets)
     start = jnp.where(jnp.isfinite(found.multipliers), found.multipliers / table.unit, 1)
     multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, start))

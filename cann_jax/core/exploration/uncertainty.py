@@ -1,4 +1,4 @@
-"""Uncertainty over prompts: bootstrap, a conservative λ, cross-fitting.
+"""Uncertainty over prompts: a conservative λ, cross-fitting.
 
 All of it is about which prompts were drawn; the effect of too few responses a prompt is ``finite_sample``'s.
 """
@@ -10,99 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cann_jax.core.arrays import Array, response_mean
-from cann_jax.core.dual import tilted_weights
+from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.means import mean_and_error, student_width
-from cann_jax.core.feasibility import Feasible
+from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
+from cann_jax.core.exploration.resampling import margins_under, shares_of
 from cann_jax.core.problem import Targets, weights_and_baseline
 from cann_jax.core.scores import TOO_FEW, Scores, effective_prompts
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.table import Table, standardise
+from cann_jax.core.table import standardise
 
 ROUNDS = 3  # in which the error of a conservative λ is estimated
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Bootstrap:
-    """Solutions on resampled prompts, leading axis ``resamples``.
-
-    Attributes:
-        multipliers: ``(resamples, m)``, +∞ where a resample cannot reach the margins.
-        predicted_reward: ``(resamples,)``, the reward of the full sample's λ* on the resample.
-        predicted_improvement: ``(resamples, m)``, its improvements on the resample.
-        infeasible_share: Share of the resamples that cannot reach the margins.
-    """
-
-    multipliers: np.ndarray
-    predicted_reward: np.ndarray
-    predicted_improvement: np.ndarray
-    infeasible_share: np.floating
-
-
-def bootstrap(
-    scores: Scores,
-    targets: Targets,
-    beta: ArrayLike,
-    multipliers: Array,
-    resamples: int = 200,
-    seed: int = 0,
-) -> Bootstrap:
-    """Resample prompts (as weights), solve each resample from λ*, and measure λ* itself on each.
-
-    ``multipliers`` are the full sample's λ*, finite. Levels, group shares and E_ref[g] are estimated anew in
-    each resample.
-    """
-    table = standardise(scores)
-    weights = resampled_weights(table, resamples, seed)
-    margins = margins_under(weights, table, targets)
-    solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
-    reward, gains = predict_per_prompt(scores, multipliers, beta)
-    return Bootstrap(
-        multipliers=np.asarray(solutions.multipliers),
-        predicted_reward=weights @ np.asarray(reward),
-        predicted_improvement=(weights @ np.asarray(gains).T) * targets.rescale(weights),
-        infeasible_share=np.mean(solutions.feasible == Feasible.NO),
-    )
-
-
-def resampled_weights(table: Table, resamples: int, seed: int) -> np.ndarray:
-    """Return weights ``(resamples, prompts)`` of prompts drawn with replacement; they sum to one."""
-    weights = np.asarray(table.weights)
-    used = weights > 0  # a resample of prompts without weight would be empty
-    count = used.sum()
-    drawn = np.random.default_rng(seed).multinomial(count, used / count, size=resamples)
-    return _shares(drawn * weights)
-
-
-def _shares(weights: np.ndarray) -> np.ndarray:
-    """Return weights ``(L, prompts)`` that sum to one in each row."""
-    return np.asarray(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30), np.float32)
-
-
-def margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
-    """Return the margins ``(L, m)`` under each of the prompt weights ``(L, prompts)``."""
-    given = table.baseline is not None
-    baseline = np.asarray(table.baseline) if given else weights @ np.asarray(table.prompt_means).T
-    return np.asarray(targets.margins(weights, baseline))
-
-
-@jax.jit
-def predict_per_prompt(scores: Scores, multipliers: Array, beta: float | Array) -> tuple[Array, Array]:
-    """Return the reward ``(prompts,)`` and gains ``(m, prompts)`` of each prompt predicted under π_λ."""
-    policy = tilted_weights(multipliers, scores, beta)
-    reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
-    constraints = jnp.moveaxis(scores.constraints, -1, 0)
-    tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
-    return reward, tilted - reference_per_prompt(scores)
-
-
-def reference_per_prompt(scores: Scores) -> Array:
-    """Return E_ref[g] of each prompt ``(m, prompts)``, or where it was estimated elsewhere, that for all."""
-    if scores.baseline is not None:
-        return scores.baseline[:, None]
-    return response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)
 
 
 def conservative_solution(
@@ -170,7 +88,7 @@ def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int =
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
-    weights = _shares(np.stack([half, ~half]) * np.asarray(table.weights))
+    weights = shares_of(np.stack([half, ~half]) * np.asarray(table.weights))
     if any(np.any(effective_prompts(half, targets.members) < TOO_FEW) for half in weights):
         return None
     settings = lanes(table, margins_under(weights, table, targets), beta, weights)

@@ -26,7 +26,7 @@ from scipy.optimize import brentq
 from cann_jax.core.arrays import Array
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.means import mean_and_shares, student_width
-from cann_jax.core.exploration.uncertainty import predict_per_prompt, reference_per_prompt
+from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
 from cann_jax.core.problem import Problem, weights_and_baseline
 from cann_jax.core.scores import Scores, effective_prompts, present
 from cann_jax.core.solver.lanes import solve_lane

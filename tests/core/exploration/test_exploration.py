@@ -11,11 +11,10 @@ from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.curve import dual_curve, sensitivities
 from cann_jax.core.exploration.finite_sample import correct_multipliers, kl_limit
 from cann_jax.core.exploration.means import interval, mean_and_error
+from cann_jax.core.exploration.resampling import bootstrap, draw_weights
 from cann_jax.core.exploration.uncertainty import (
-    bootstrap,
     conservative_solution,
     cross_fit,
-    resampled_weights,
 )
 from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.implicit import implicit_scores
@@ -150,7 +149,9 @@ def test_two_prompts_with_weight_are_resampled_alone():
     table = random_table(6, prompts=50)
     weights = np.zeros(50, np.float32)
     weights[[3, 30]] = 1
-    drawn = resampled_weights(standardise(dataclasses.replace(table, prompt_weights=weights)), 200, 0)
+    drawn = draw_weights(
+        standardise(dataclasses.replace(table, prompt_weights=weights)), 200, np.random.default_rng(0)
+    )
     np.testing.assert_allclose(drawn.sum(1), 1, rtol=1e-6)
     assert set(np.flatnonzero(drawn.sum(0))) == {3, 30}
 
