@@ -2,19 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cann_jax.analysis.array_table import ArrayTable
-from cann_jax.analysis.columns import plain, plain_schema
+from cann_jax.analysis.columns import plain_schema
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import UNFIT, KeyColumns, format_of, read_arrow, read_npz, reading
-from cann_jax.analysis.long_table import read_long
-from cann_jax.analysis.raw_table import RawTable, check_whole, larger_is_better
-from cann_jax.analysis.table_layout import LONG, Layout, feature_columns, layout_of
-from cann_jax.analysis.wide_table import read_wide
+from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
+from cann_jax.analysis.parts import adjacent, parts, read_part, rows_at_once
+from cann_jax.analysis.raw_table import RawTable, check_whole, joined
+from cann_jax.analysis.table_layout import Layout, feature_columns, layout_of
+from cann_jax.files.errors import InputError
 
 
 class Source(Protocol):
@@ -53,6 +55,8 @@ def open_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> Sour
     suffix, names = format_of(path), list(wanted)
     if suffix == ".npz":
         return ArrayTable(path, read_npz(path), flags, names)
+    if suffix == ".parquet" and flags.features is None and (found := _in_parts(path, flags, names)):
+        return found
     keys = KeyColumns((flags.prompt, flags.response), flags.groups or ("group",))
     whole = read_arrow(path, suffix, keys)
     features = feature_columns(path, whole.column_names, flags, names)
@@ -83,13 +87,42 @@ class _Columns:
         )
 
 
-def read_part(layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[str, ...]) -> RawTable:
-    """Return the scores of whole prompts of a table; the rows have these numbers in the file ``(rows,)``.
+def _in_parts(path: str, flags: DualFlags, names: list[str]) -> Source | None:
+    """Return a table of many rows, of which some are read at a time; None of a smaller or a remote one."""
+    if not Path(path).is_file():
+        return None
+    with reading(path), pq.ParquetFile(path) as file:
+        rows, schema = file.metadata.num_rows, file.schema_arrow
+    layout = layout_of(path, plain_schema(schema), flags, names)
+    return _Parts(layout, flags.cost) if rows > rows_at_once(layout) else None
 
-    Raises:
-        InputError: A row is at fault.
-    """
-    with reading(layout.path, UNFIT):
-        columns = pa.table({name: plain(table[name]) for name in layout.columns})
-        found = (read_long if layout.shape == LONG else read_wide)(layout, columns, number)
-    return larger_is_better(found, cost)
+
+@dataclasses.dataclass
+class _Parts:
+    """A Parquet table of many rows: what reading makes of them all at once is ten times as large."""
+
+    layout: Layout
+    cost: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.layout.scores)
+
+    def read(self) -> RawTable:
+        hashes: list[np.ndarray] = []
+        found: list[RawTable] = []
+        try:
+            for own, part in parts(self.layout, self.cost):
+                hashes.append(own)
+                found.append(dataclasses.replace(part, rows=None))
+        except InputError:
+            if adjacent(hashes):  # else a row before that one may be at fault
+                raise
+        whole = joined(found) if adjacent(hashes) else self._at_once()
+        check_whole(self.layout.path, whole.mask.any(), whole.precision)
+        return whole
+
+    def _at_once(self) -> RawTable:
+        with reading(self.layout.path):
+            table = pq.read_table(self.layout.path, columns=self.layout.columns)
+        return read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cann_jax.analysis import parts
 from cann_jax.analysis.columns import numbers
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, read_arrow
@@ -127,6 +128,26 @@ def test_spaces_after_separators_are_no_part_of_a_value(tmp_path, quote):
     (tmp_path / "t.csv").write_text("prompt, reward,  safe\n" + rows)
     found = read_scores(str(tmp_path / "t.csv"), DualFlags())
     np.testing.assert_array_equal(found.scores["safe"], [[0, -1, -2]])
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_many_rows_are_read_in_parts(tmp_path, monkeypatch, shuffled):
+    """What comes out is what reading all of them at once gives, in whatever order the rows are."""
+    rng = np.random.default_rng(0)
+    prompt = np.repeat([f"p{n}" for n in range(30)], rng.integers(1, 9, size=30))
+    order = rng.permutation(len(prompt)) if shuffled else np.arange(len(prompt))
+    rows = {"prompt": prompt, "reward": rng.normal(size=len(prompt)), "safe": rng.normal(size=len(prompt))}
+    rows |= {"group": np.array([name[-1] for name in prompt]), "weight": np.array([len(n) for n in prompt])}
+    rows["reward"][3] = np.nan
+    path = save(tmp_path / "t.parquet", {name: values[order].tolist() for name, values in rows.items()})
+    flags = DualFlags(drop_missing=True, prompt_weights="weight", cost=("safe",))
+    whole = read_scores(path, flags)
+    assert whole.dropped == 1 and not whole.mask.all()
+    monkeypatch.setattr(parts, "ROWS", 16)
+    again = read_scores(path, flags)
+    for name in ("scores", "precision", "mask", "groups", "weights", "dropped", "repeated"):
+        np.testing.assert_equal(getattr(again, name), getattr(whole, name))
+    assert (again.rows is None) == (not shuffled)  # so it was read in parts
 
 
 def test_numbers_of_any_type(tmp_path):
