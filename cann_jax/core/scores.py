@@ -198,9 +198,12 @@ def check_total_weight(total: float) -> None:
 
 def count_prompts(reward: np.ndarray, constraints: np.ndarray, mask: np.ndarray) -> ScoreSummary:
     """Return the counts of a table, or of a part of one; prompts without a response do not count."""
-    stacked = np.concatenate([reward[..., None], constraints], axis=-1)
-    low = np.min(stacked, axis=1, where=mask[..., None], initial=np.inf)
-    high = np.max(stacked, axis=1, where=mask[..., None], initial=-np.inf)
     count = mask.sum(axis=1)
-    several = (count > 1) & np.all(low == high, axis=-1)
+    several = count > 1
+    for values in (reward, *np.moveaxis(constraints, -1, 0)):
+        # two responses tell of most prompts, in a hundredth of the time
+        several &= (values[:, 0] == values[:, -1]) | ~(mask[:, 0] & mask[:, -1])
+        some = np.flatnonzero(several)
+        own, first = values[some], np.argmax(mask[some], axis=1)
+        several[some] = np.all((own == own[np.arange(len(some)), first, None]) | ~mask[some], axis=1)
     return ScoreSummary(int((count > 0).sum()), int(count.sum()), int((count == 1).sum()), int(several.sum()))

@@ -15,12 +15,12 @@ from cann_jax.core.feasibility import Feasible
 from cann_jax.core.objective import direction, natural_residual, per_prompt
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores
-from cann_jax.core.solver.blocks import many_blocks, over_prompts, standard_block_objective
+from cann_jax.core.solver.blocks import many_blocks, objective_of, over_prompts
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.newton import box_step
 from cann_jax.core.table import Table, reweigh, standardise
 
-HELD = 1 << 24  # weights of so many prompts are held at once: 64 MB
+HELD = 1 << 22  # weights of so many prompts are held at once: 16 MB
 MANY = 4096  # prompts from which λ* of a resample is near enough for one step
 LEFT = 0.1  # share of its residual that a step may leave in the resample that moves furthest
 
@@ -59,18 +59,30 @@ def bootstrap(
     """
     table = standardise(scores)
     reward, gains = (np.asarray(x) for x in predict_per_prompt(scores, multipliers, beta))
-    solved = None
+    steps = None
     if many_blocks(table.reward) and len(table.weights) >= MANY:
-        solved = _one_step(table, targets, beta, multipliers, resamples, seed)
-    parts = []
+        steps = _Steps(table, beta, multipliers)
+    rewards, improvements, found = [], [], []
     for weights, margins in _resamples(table, targets, resamples, seed):
-        own = None if solved else solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
-        improvement = (weights @ gains.T) * targets.rescale(weights)
-        parts.append((weights @ reward, improvement, own and own.multipliers, own and own.feasible))
-    rewards, improvements, *found = ([*own] for own in zip(*parts, strict=True))
-    if solved is None:
-        solved = np.concatenate(found[0]), np.concatenate(found[1]) == Feasible.NO
-    return Bootstrap(solved[0], np.concatenate(rewards), np.concatenate(improvements), np.mean(solved[1]))
+        rewards.append(weights @ reward)
+        improvements.append((weights @ gains.T) * targets.rescale(weights))
+        if steps is None:
+            found.append(_solved(table, margins, beta, weights, multipliers))
+        else:
+            found.append(steps.take(weights, margins))
+    if steps is not None and not steps.suffice():
+        every = _resamples(table, targets, resamples, seed)
+        found = [_solved(table, margins, beta, weights, multipliers) for weights, margins in every]
+    solutions, infeasible = (np.concatenate(own) for own in zip(*found, strict=True))
+    return Bootstrap(solutions, np.concatenate(rewards), np.concatenate(improvements), np.mean(infeasible))
+
+
+def _solved(
+    table: Table, margins: np.ndarray, beta: ArrayLike, weights: np.ndarray, multipliers: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return λ ``(n, m)`` of resamples, and which of them cannot reach the margins."""
+    found = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
+    return np.asarray(found.multipliers), np.equal(found.feasible, Feasible.NO)
 
 
 def _resamples(
@@ -89,7 +101,8 @@ def draw_weights(table: Table, resamples: int, generator: np.random.Generator) -
     used = np.flatnonzero(weights)  # a resample of prompts without weight would be empty
     drawn = np.zeros((resamples, len(weights)), np.float32)
     for row in drawn:
-        row[used] = np.bincount(generator.integers(len(used), size=len(used)), minlength=len(used))
+        drawn_from = generator.integers(len(used), size=len(used), dtype=np.uint32)
+        row[used] = np.bincount(drawn_from, minlength=len(used))
     return shares_of(drawn * weights)
 
 
@@ -117,34 +130,39 @@ class _Step(NamedTuple):
     residual: float
 
 
-def _one_step(
-    table: Table, targets: Targets, beta: ArrayLike, multipliers: Array, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return λ ``(resamples, m)`` to first order, and which resamples cannot reach the margins.
+class _Steps:
+    """Solutions of resamples to first order."""
 
-    None where the resample that moves furthest is not solved by one step.
-    """
-    unit = np.asarray(beta / table.spreads.constraints)
-    start = np.asarray(multipliers) / unit
-    moments = over_prompts(per_prompt, table, jnp.asarray(beta, table.reward.dtype), start)
-    gradients, hessians, best = (np.asarray(x, np.float64) for x in moments)
-    count, way = len(start), np.asarray(direction(jnp.asarray(start)))
-    found, infeasible, furthest = [], [], _Step(start, start, start, 0.0)
-    for weights, margins in _resamples(table, targets, resamples, seed):
-        means = weights @ np.asarray(table.prompt_means).T
-        drift = (means - _baselines(weights, table) - margins) / np.asarray(table.spreads.constraints)
-        slopes = weights @ gradients.T + drift
-        curvatures = (weights @ hessians.reshape(count * count, -1).T).reshape(-1, count, count)
-        tilts = np.asarray(_box_steps(jnp.asarray(start), slopes, curvatures))
-        moved = np.max(np.abs(np.minimum(start, slopes)), axis=1)
-        infeasible.append(weights @ best + drift @ way < 0)
-        found.append(np.where(infeasible[-1][:, None], np.inf, tilts * unit))
-        worst = int(np.argmax(np.where(infeasible[-1], 0, moved)))
-        if moved[worst] > furthest.residual:
-            furthest = _Step(weights[worst], margins[worst], tilts[worst], float(moved[worst]))
-    if furthest.residual and _residual(table, furthest, beta) > LEFT * furthest.residual:
-        return None
-    return np.concatenate(found), np.concatenate(infeasible)
+    def __init__(self, table: Table, beta: ArrayLike, multipliers: Array) -> None:
+        self.table, self.beta = table, jnp.asarray(beta, table.reward.dtype)
+        self.spreads = np.asarray(table.spreads.constraints)
+        self.unit = np.asarray(self.beta) / self.spreads
+        self.start = np.asarray(multipliers) / self.unit
+        moments = over_prompts(per_prompt, table, self.beta, self.start)
+        self.gradients, self.hessians, self.best = (np.asarray(x) for x in moments)
+        self.furthest: _Step | None = None
+
+    def take(self, weights: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return λ ``(n, m)`` of resamples, and which of them cannot reach the margins."""
+        count = len(self.start)
+        means = weights @ np.asarray(self.table.prompt_means).T
+        drift = (means - _baselines(weights, self.table) - margins) / self.spreads
+        slopes = weights @ self.gradients.T + drift
+        curvatures = (weights @ self.hessians.reshape(count * count, -1).T).reshape(-1, count, count)
+        tilts = np.asarray(_box_steps(self.start, slopes, curvatures))
+        infeasible = weights @ self.best + drift @ np.asarray(direction(jnp.asarray(self.start))) < 0
+        residuals = np.where(infeasible, 0, np.max(np.abs(np.minimum(self.start, slopes)), axis=1))
+        worst = int(np.argmax(residuals))
+        if self.furthest is None or residuals[worst] > self.furthest.residual:
+            step = weights[worst].copy(), margins[worst], tilts[worst], float(residuals[worst])
+            self.furthest = _Step(*step)
+        return np.where(infeasible[:, None], np.inf, tilts * self.unit), infeasible
+
+    def suffice(self) -> bool:
+        """Return whether the step that began at the largest residual has left little of it, by a pass."""
+        assert self.furthest is not None, "there are resamples"
+        weights, margins, tilt, residual = self.furthest
+        return float(_residual_at(self.table, weights, margins, self.beta, tilt)) <= LEFT * residual
 
 
 @jax.jit
@@ -153,12 +171,7 @@ def _box_steps(start: Array, gradients: Array, hessians: Array) -> Array:
     return steps
 
 
-def _residual(table: Table, step: _Step, beta: ArrayLike) -> float:
-    """Return the residual that a step leaves, by a pass over the table."""
-    return float(_residual_at(table, step.weights, step.margins, jnp.asarray(beta), jnp.asarray(step.tilt)))
-
-
 @jax.jit
 def _residual_at(table: Table, weights: Array, margins: Array, beta: Array, tilt: Array) -> Array:
-    objective = standard_block_objective(reweigh(table, weights), lambda part: part, margins, beta)
+    objective = objective_of(reweigh(table, weights), margins, beta, blocks=True)
     return natural_residual(tilt, objective.evaluate(tilt).gradient)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum, slice_along
-from cann_jax.core.objective import Objective
+from cann_jax.core.objective import Objective, table_objective
 from cann_jax.core.scores import Scores, normalised_prompt_weights, score_prompts
 from cann_jax.core.survey import constants_of, refine_spreads, survey
 from cann_jax.core.table import Spreads, Table, centres_of, standardise, table_prompts
@@ -74,15 +74,17 @@ def block_objective(scores: Scores, spreads: Spreads, margins: Array, beta: Arra
     return Objective(constants, partial(_sum_over_blocks, shape, partial(part_of, spreads)))
 
 
-def standard_block_objective(
-    table: Table, view: Callable[[Table], Table], margins: Array, beta: Array
+def objective_of(
+    table: Table, margins: Array, beta: Array, blocks: bool, part_of: Callable[[Table], Table] = lambda t: t
 ) -> Objective:
-    """Return F on the ``view`` of each block of a table in standard form, inside one traced function."""
-
-    def part_of(first: Array, size: int) -> Table:
-        return view(table_prompts(table, first, size))
-
-    total = partial(_sum_over_blocks, table.reward.shape, part_of)
+    """Return F on a table in standard form, or on what ``part_of`` makes of it, or of each of its blocks."""
+    if not blocks:
+        return table_objective(part_of(table), margins, beta)
+    total = partial(
+        _sum_over_blocks,
+        table.reward.shape,
+        lambda first, size: part_of(table_prompts(table, first, size)),
+    )
     return Objective(constants_of(total(survey), table.spreads, margins, beta, table.baseline), total)
 
 

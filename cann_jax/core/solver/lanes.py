@@ -17,8 +17,7 @@ from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.objective import table_objective
-from cann_jax.core.solver.blocks import many_blocks, standard_block_objective
+from cann_jax.core.solver.blocks import many_blocks, objective_of
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.solver.solve import check_beta, solve_objective
 from cann_jax.core.table import Table, reweigh
@@ -148,11 +147,8 @@ def _solve_chunk(
 ) -> tuple[Path, DualSolution]:
     def solve(setting: Lanes, path: Path) -> DualSolution:
         own = reweigh(table, setting.weights)
-        view = partial(_some_responses, part=setting.parts) if way.parts else lambda part: part
-        if way.blocks:
-            objective = standard_block_objective(own, view, setting.margins, setting.betas)
-        else:
-            objective = table_objective(view(own), setting.margins, setting.betas)
+        part_of = partial(_some_responses, part=setting.parts) if way.parts else lambda table: table
+        objective = objective_of(own, setting.margins, setting.betas, way.blocks, part_of)
         return solve_objective(objective, _predict(path, jnp.append(setting.margins, setting.betas)))
 
     def step(path: Path, lane: tuple[Lanes, Array]) -> tuple[Path, DualSolution]:
