@@ -55,60 +55,43 @@ def open_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> Sour
     suffix, names = format_of(path), list(wanted)
     if suffix == ".npz":
         return ArrayTable(path, read_npz(path), flags, names)
-    if suffix == ".parquet" and flags.features is None and (found := _in_parts(path, flags, names)):
-        return found
+    if suffix == ".parquet" and flags.features is None and Path(path).is_file():
+        with reading(path), pq.ParquetFile(path) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+        layout = layout_of(path, plain_schema(schema), flags, names)
+        if rows > rows_at_once(layout):
+            return _Columns(layout, flags.cost, None, [])
     keys = KeyColumns((flags.prompt, flags.response), flags.groups or ("group",))
     whole = read_arrow(path, suffix, keys)
     features = feature_columns(path, whole.column_names, flags, names)
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
     layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)
-    return _Columns(layout, whole, features, flags.cost)
+    return _Columns(layout, flags.cost, whole, features)
 
 
 @dataclasses.dataclass
 class _Columns:
-    """A table of Arrow."""
+    """A table of Arrow; None: Parquet of many rows, of which reading makes ten times as much at once."""
 
     layout: Layout
-    table: pa.Table
+    cost: tuple[str, ...]
+    table: pa.Table | None
     features: list[str]
-    cost: tuple[str, ...]
 
     @property
     def names(self) -> list[str]:
         return list(self.layout.scores)
 
     def read(self) -> RawTable:
-        number = np.arange(1, self.table.num_rows + 1)
-        found = read_part(self.layout, self.table, number, self.cost)
+        found = self._in_parts() if self.table is None else self._at_once(self.table)
         check_whole(self.layout.path, found.mask.any(), found.precision)
-        return dataclasses.replace(
-            found, features=self.table.select(self.features) if self.features else None
-        )
+        return found
 
+    def _at_once(self, table: pa.Table) -> RawTable:
+        found = read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost)
+        return dataclasses.replace(found, features=table.select(self.features) if self.features else None)
 
-def _in_parts(path: str, flags: DualFlags, names: list[str]) -> Source | None:
-    """Return a table of many rows, of which some are read at a time; None of a smaller or a remote one."""
-    if not Path(path).is_file():
-        return None
-    with reading(path), pq.ParquetFile(path) as file:
-        rows, schema = file.metadata.num_rows, file.schema_arrow
-    layout = layout_of(path, plain_schema(schema), flags, names)
-    return _Parts(layout, flags.cost) if rows > rows_at_once(layout) else None
-
-
-@dataclasses.dataclass
-class _Parts:
-    """A Parquet table of many rows: what reading makes of them all at once is ten times as large."""
-
-    layout: Layout
-    cost: tuple[str, ...]
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.layout.scores)
-
-    def read(self) -> RawTable:
+    def _in_parts(self) -> RawTable:
         hashes: list[np.ndarray] = []
         found: list[RawTable] = []
         try:
@@ -118,11 +101,8 @@ class _Parts:
         except InputError:
             if adjacent(hashes):  # else a row before that one may be at fault
                 raise
-        whole = joined(found) if adjacent(hashes) else self._at_once()
-        check_whole(self.layout.path, whole.mask.any(), whole.precision)
-        return whole
-
-    def _at_once(self) -> RawTable:
+        if adjacent(hashes):
+            return joined(found)
         with reading(self.layout.path):
             table = pq.read_table(self.layout.path, columns=self.layout.columns)
-        return read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost)
+        return self._at_once(table)
