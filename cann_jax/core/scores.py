@@ -198,6 +198,8 @@ def check_total_weight(total: float) -> None:
 
 def count_prompts(reward: np.ndarray, constraints: np.ndarray, mask: np.ndarray) -> ScoreSummary:
     """Return the counts of a table, or of a part of one; prompts without a response do not count."""
+    if not mask.size:  # a part of which every row was dropped
+        return ScoreSummary(0, 0, 0, 0)
     count = mask.sum(axis=1)
     several = count > 1
     for values in (reward, *np.moveaxis(constraints, -1, 0)):
