@@ -20,7 +20,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_ndtr, softmax
 
 from cann_jax.core.exploration.finite_sample import correct_multipliers
-from cann_jax.core.exploration.uncertainty import bootstrap, conservative_solution, widened_interval
+from cann_jax.core.exploration.means import PromptMeans
+from cann_jax.core.exploration.resampling import bootstrap
+from cann_jax.core.exploration.uncertainty import conservative_solution
 from cann_jax.core.prepare import prepare
 from cann_jax.core.problem import Constraint, Problem, weights_and_baseline
 from cann_jax.core.solver.lanes import solve_lane
@@ -162,9 +164,10 @@ def measure(case: str, count: int, responses: int, tables: int, resampled: int) 
                 note("correction given", not corrected.reason)
         if number < resampled and responses < MANY and len(margins) == 1:
             draws = bootstrap(problem.scores, problem.targets, BETA, plug_in.multipliers, seed=number)
-            weights, members = np.asarray(weights_and_baseline(problem.scores)[0]), problem.targets.members
+            weights = np.asarray(weights_and_baseline(problem.scores)[0])
+            own = PromptMeans(weights, problem.targets.members, 1, 0.95)
             spans = [
-                np.array(widened_interval(found, 0.95, weights, members, 1)) / shares[0]
+                np.array(own.percentiles(found)) / shares[0]
                 for found in (draws.multipliers, draws.predicted_improvement * shares[0])
             ]
             right = truths["K"].multiplier(), truths["K"].improvement(plug_in.multipliers / shares)[0]

@@ -10,13 +10,13 @@ from cann_jax.analysis.reach import Features, Reach, find_reach
 from cann_jax.core.exploration.conflict import Reachability, reachability, settle
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
+from cann_jax.core.exploration.means import PromptMeans
+from cann_jax.core.exploration.per_prompt import predict_per_prompt
+from cann_jax.core.exploration.resampling import bootstrap
 from cann_jax.core.exploration.uncertainty import (
     CrossFit,
-    bootstrap,
     conservative_solution,
     cross_fit,
-    predict_per_prompt,
-    widened_interval,
 )
 from cann_jax.core.exploration.undecided import Question, open_questions
 from cann_jax.core.feasibility import Feasible, largest_margin
@@ -24,9 +24,11 @@ from cann_jax.core.problem import Problem, weights_and_baseline
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.solver.solve import solve_dual
-from cann_jax.core.table import standardise
+from cann_jax.core.table import Table, standardise
 
 POINTS, BETAS = 200, 41
+LARGE = 1 << 22  # responses from which a point of a curve takes long: 0.2 s and more at 10⁶ prompts × 32
+FEWER_POINTS, FEWER_BETAS = 32, 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +113,8 @@ def analyse(
     if len(margins) > 1 or solution.feasible == Feasible.UNDETERMINED:
         reach = reachability(scores, margins)
         solution = settle(solution, reach)  # the solver alone may not be able to decide
-    path = _margin_path(problem, margins, beta, largest, reach)
-    betas = np.sort(np.append(beta * np.geomspace(0.25, 4, BETAS), beta).astype(np.float32))
-    every = np.broadcast_to(margins, (len(betas), len(margins)))
+    by_margin, by_beta = _curves(problem, table, beta, largest, reach)
+    del table  # as large as the scores, and made again where it is needed
     result = Analysis(
         problem=problem,
         beta=beta,
@@ -122,8 +123,8 @@ def analyse(
         largest_margin=largest,
         reachability=reach,
         limit=kl_limit(scores, solution),
-        by_margin=Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
-        by_beta=Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
+        by_margin=by_margin,
+        by_beta=by_beta,
     )
     tightest = np.ones(1) if reach is None else reach.combination
     questions = open_questions(problem, solution, tightest, beta, confidence)
@@ -137,16 +138,32 @@ def analyse(
     return dataclasses.replace(result, **_uncertainty(result, margins, resamples, seed))
 
 
+def _curves(
+    problem: Problem, table: Table, beta: float, largest: np.ndarray, reach: Reachability | None
+) -> tuple[Curve, Curve]:
+    """Return the solutions along margins, and along β."""
+    margins = np.asarray(problem.margins)
+    points, between = (FEWER_POINTS, FEWER_BETAS) if table.reward.size > LARGE else (POINTS, BETAS)
+    path = _margin_path(problem, points, beta, largest, reach)
+    betas = np.sort(np.append(beta * np.geomspace(0.25, 4, between), beta).astype(np.float32))
+    every = np.broadcast_to(margins, (len(betas), len(margins)))
+    return (
+        Curve(path, np.full(len(path), beta), solve_lanes(table, lanes(table, path, beta))),
+        Curve(every, betas, solve_lanes(table, lanes(table, margins, betas))),
+    )
+
+
 def _margin_path(
-    problem: Problem, margins: np.ndarray, beta: float, largest: np.ndarray, reach: Reachability | None
+    problem: Problem, points: int, beta: float, largest: np.ndarray, reach: Reachability | None
 ) -> np.ndarray:
     """Return margins ``(points, m)``: one from what costs nothing to the largest, several scaled together."""
+    margins = np.asarray(problem.margins)
     if len(margins) == 1:
         free = np.asarray(predict_per_prompt(problem.scores, np.zeros_like(margins), beta)[1])
         start = min(0.0, float(margins[0]), float(np.mean(free)))
-        return np.linspace(start, start + 0.985 * (largest - start), POINTS).astype(np.float32)
+        return np.linspace(start, start + 0.985 * (largest - start), points).astype(np.float32)
     furthest = 0.985 * reach.scale if reach is not None and np.isfinite(reach.scale) else 2.0
-    return np.asarray(np.linspace(0, furthest, POINTS)[:, None] * margins, np.float32)
+    return np.asarray(np.linspace(0, furthest, points)[:, None] * margins, np.float32)
 
 
 def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
@@ -154,21 +171,19 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
     scores, targets = problem.scores, problem.targets
     result: dict[str, Any] = {
         "correction": correct_multipliers(scores, margins, beta, found.solution),
-        "cross_fit": cross_fit(scores, targets, beta, seed) if len(scores.reward) > 3 else None,
+        "cross_fit": cross_fit(scores, targets, beta, seed),
+        "conservative": conservative_solution(scores, targets, beta, found.confidence, multipliers),
         "sensitivities": jax.tree.map(np.asarray, sensitivities(scores, margins, beta, multipliers)),
     }
-    if problem.fewest_prompts < 2:  # one tells nothing of the others
-        return result
-    result["conservative"] = conservative_solution(scores, targets, beta, found.confidence, multipliers)
-    if resamples:
+    if resamples and problem.tells_errors:
         draws = bootstrap(scores, targets, beta, multipliers, resamples, seed)
-        weights, members = np.asarray(weights_and_baseline(scores)[0]), targets.members
-        given = (found.confidence, weights, members, len(margins))
-        reward = widened_interval(draws.predicted_reward[:, None], *given[:2], None, len(margins))
+        weights = np.asarray(weights_and_baseline(scores)[0])
+        own = PromptMeans(weights, targets.members, len(margins), found.confidence)
+        reward = own._replace(members=None).percentiles(draws.predicted_reward[:, None])
         result["intervals"] = Intervals(
-            widened_interval(draws.multipliers, *given),
+            own.percentiles(draws.multipliers),
             (reward[0][0], reward[1][0]),
-            widened_interval(draws.predicted_improvement, *given),
+            own.percentiles(draws.predicted_improvement),
             float(draws.infeasible_share),
         )
     return result

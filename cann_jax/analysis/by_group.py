@@ -22,7 +22,7 @@ class Group:
         prompts: Number of its prompts that have weight.
         before: By score, the reward's first: the reference's mean.
         after: By score: the mean predicted at λ*.
-        change: By score: the difference with its interval, infinite where one prompt tells nothing of it.
+        change: By score: the difference with its interval, infinite where too few prompts tell nothing of it.
     """
 
     name: str
@@ -92,16 +92,14 @@ def _group(
     fitted: int,
     confidence: float,
 ) -> Group:
-    count, own = int(inside.sum()), weights[inside] / weights[inside].sum()
-    prompts = PromptMeans(own, np.ones(count), fitted, confidence)
-    change = {score: prompts.estimate((after - before)[inside]) for score, (before, after) in means.items()}
-    if count == 1:
-        unknown = np.array([-np.inf, np.inf])
-        change = {score: Estimate(each.value, *unknown) for score, each in change.items()}
+    own = weights[inside] / weights[inside].sum()
+    prompts = PromptMeans(own, None, fitted, confidence)
     return Group(
         name=name,
-        prompts=count,
+        prompts=int(inside.sum()),
         before={score: float(own @ before[inside]) for score, (before, _) in means.items()},
         after={score: float(own @ after[inside]) for score, (_, after) in means.items()},
-        change=change,
+        change={
+            score: prompts.estimate((after - before)[inside]) for score, (before, after) in means.items()
+        },
     )

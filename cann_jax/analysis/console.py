@@ -32,8 +32,10 @@ def warnings(found: Analysis) -> list[str]:
     if problem := unconverged_message(found.feasible, found.solution):
         notes.append(f"{problem}.")
     notes += strain_notes(found.feasible, found.limit)
-    if found.problem.fewest_prompts < 2:
-        notes.append("A constraint is about one prompt only: nothing tells how sure λ* is.")
+    if not found.problem.tells_errors:
+        notes.append(
+            "A constraint is about one prompt only, by weight at least: nothing tells how sure λ* is."
+        )
     if found.intervals and found.intervals.infeasible_share > 0:
         notes.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
     return notes
@@ -117,9 +119,8 @@ def print_analysis(
 ) -> None:
     """Print the solution's table, what it does to groups, the lines beside it and the warnings."""
     out = console(stream)
-    table = Table(title=f"beta = {found.beta:g}", title_justify="left")
-    for heading in ("constraint", "margin", "largest", "lambda*", "improvement"):
-        table.add_column(heading, justify="left" if heading == "constraint" else "right", overflow="fold")
+    headings = ("constraint", "margin", "largest", "lambda*", "improvement")
+    table = _table(f"beta = {found.beta:g}", headings)
     for j, name in enumerate(found.problem.names):
         table.add_row(name, *_row(found, j))
     out.print(table)
@@ -133,19 +134,18 @@ def print_analysis(
         out.print(Text.assemble(("!", "yellow"), f" {note}"), soft_wrap=True)
 
 
+def _table(title: str, headings: Sequence[str]) -> Table:
+    """Return an empty table, of which the first column holds names and the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+    return table
+
+
 def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     """Print what training can reach: the table of what features tell on prompts that were left out."""
-    title = "what features tell of unseen prompts"
-    table = Table(title=title, title_justify="left")
-    for heading in (
-        "score",
-        "correlation",
-        "ceiling",
-        "lambda attainable",
-        "forecast",
-        "forecast at lambda*",
-    ):
-        table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
+    headings = ("score", "correlation", "ceiling", "lambda attainable", "forecast", "forecast at lambda*")
+    table = _table("what features tell of unseen prompts", headings)
     attainable, found_by = reach.attainable, (reach.forecast, reach.plug_in)
     for j, name in enumerate(found.problem.names):
         ceiling, multiplier = f"{attainable.ceiling[j]:+.4g}", f"{attainable.multipliers[j]:.5g}"
@@ -163,9 +163,7 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
 
 def _print_groups(out: Console, groups: Sequence[Group]) -> None:
     """Print the groups, the largest first; all of them are in dual.json."""
-    table = Table(title="by group: reference, at lambda*, change", title_justify="left")
-    for heading in ("group", "prompts", *groups[0].change):
-        table.add_column(heading, justify="left" if heading == "group" else "right", overflow="fold")
+    table = _table("by group: reference, at lambda*, change", ("group", "prompts", *groups[0].change))
     for group in sorted(groups, key=lambda each: -each.prompts)[:GROUPS]:
         cells = [
             f"{group.before[score]:.4g} → {group.after[score]:.4g}\n{_forecast_of(change)}"

@@ -209,14 +209,10 @@ def _header(data: bytes, separators: Sequence[str]) -> tuple[str, list[str], boo
 
 
 def _without_spaces(data: bytes, separator: str) -> bytes:
-    """Return CSV without the spaces after its separators, which Arrow would keep, quotes and all."""
-    if b'"' not in data:
-        return re.sub(re.escape(separator.encode()) + b" +", separator.encode(), data)
-    csv.field_size_limit(BLOCK)
-    written = io.StringIO()
-    rows = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator, skipinitialspace=True)
-    csv.writer(written, delimiter=separator).writerows(rows)
-    return written.getvalue().encode()
+    """Return CSV without the spaces that begin its values, which Arrow would keep, quotes and all."""
+    begin = rb"(?<![^\r\n" + re.escape(separator.encode()) + rb"])"
+    # by a function, which takes 0.8 s a million values, and a template 1.8 s
+    return re.sub(begin + rb' *("[^"]*+(?:""[^"]*+)*+")?', lambda found: found[1] or b"", data)
 
 
 def _typed(column: pa.ChunkedArray, name: str, columns: KeyColumns) -> pa.ChunkedArray:

@@ -1,7 +1,9 @@
 """``dual.png``: the dual curve with λ* and what training can reach, the trade-off, the tilted score cloud."""
 
+import dataclasses
 import io
 
+import jax
 import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
@@ -12,6 +14,7 @@ from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.reach import Reach
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import present
 from cann_jax.files.atomic import write_bytes_atomic
 
 SHOWN = 4000  # responses in the cloud; more would only overlap
@@ -84,11 +87,13 @@ def _trade_off(axes: Axes, found: Analysis) -> None:
 def _cloud(axes: Axes, found: Analysis) -> None:
     scores, name = found.problem.scores, literal(found.problem.names[0])
     multipliers = np.where(np.isfinite(found.solution.multipliers), found.solution.multipliers, 0)
-    weights = np.asarray(tilted_weights(multipliers.astype(np.float32), scores, found.beta))
-    reward, constraint = np.ravel(scores.reward), np.ravel(scores.constraints[..., 0])
-    there = np.flatnonzero(np.isfinite(reward) if scores.mask is None else np.ravel(scores.mask))
-    shown = there[:: max(1, len(there) // SHOWN)]
-    points, size = (reward[shown], constraint[shown]), np.sqrt(weights.ravel()[shown])
+    there = np.flatnonzero(present(scores))
+    shown = np.unravel_index(there[:: max(1, len(there) // SHOWN)], scores.reward.shape)
+    prompts, place = np.unique(shown[0], return_inverse=True)
+    own = jax.tree.map(lambda leaf: leaf[prompts], dataclasses.replace(scores, baseline=None))
+    weights = np.asarray(tilted_weights(multipliers.astype(np.float32), own, found.beta))
+    points = np.asarray(own.reward)[place, shown[1]], np.asarray(own.constraints)[place, shown[1], 0]
+    size = np.sqrt(weights[place, shown[1]])
     style = {"color": "C3", "linewidths": 0, "alpha": np.clip(size, 0.02, 1)}
     axes.scatter(*points, 3, color="lightgrey", label="reference")
     axes.scatter(*points, 4 + 60 * size, label="weight under λ*", **style)

@@ -37,6 +37,32 @@ class RawTable:
     repeated: int = 0
 
 
+def joined(parts: list[RawTable]) -> RawTable:
+    """Return the table of all parts, whose arrays are let go one after the other; ``rows`` are left out."""
+    shape = sum(len(part.mask) for part in parts), max(part.mask.shape[1] for part in parts)
+    first = parts[0]
+    scores = {n: _filled(shape, np.nan, [part.scores.pop(n) for part in parts]) for n in list(first.scores)}
+    weights = [part.weights for part in parts if part.weights is not None]
+    return RawTable(
+        scores=scores,
+        precision={n: np.max([part.precision[n] for part in parts], axis=0) for n in first.precision},
+        mask=_filled(shape, False, [part.mask for part in parts]),
+        groups={n: np.concatenate([part.groups[n] for part in parts]) for n in first.groups},
+        weights=np.concatenate(weights) if weights else None,
+        dropped=sum(part.dropped for part in parts),
+        repeated=sum(part.repeated for part in parts),
+    )
+
+
+def _filled(shape: tuple[int, int], empty: float | bool, values: list[np.ndarray]) -> np.ndarray:
+    """Return arrays ``(prompts, responses)`` one below the other, as wide as the widest."""
+    whole, first = np.full(shape, empty, values[0].dtype), 0
+    for own in values:
+        whole[first : first + len(own), : own.shape[1]] = own
+        first += len(own)
+    return whole
+
+
 def to_float32(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return float64 scores ``(prompts, responses)`` in float32, NaN for no response, and their precision."""
     rounded = np.where(mask, values, np.nan).astype(np.float32)

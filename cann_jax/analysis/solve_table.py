@@ -1,5 +1,6 @@
 """Solve the dual problem of a score table held in memory: print the analysis and write its files."""
 
+import dataclasses
 import importlib
 import threading
 
@@ -53,6 +54,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
     features = None
     if flags.features is not None:
         features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
+    if not table.groups:  # what is asked of the raw scores from here on is the report by group
+        table = dataclasses.replace(table, scores={})
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
     notes = [*warnings(found), *table_notes(flags.cost, table.dropped, table.repeated)]
     groups = by_group(

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cann_jax.analysis.columns import codes, plain, plain_schema
+from cann_jax.analysis.columns import plain_schema
 from cann_jax.analysis.constraints import (
     clip_bounds,
     constraints_asked,
@@ -18,10 +17,10 @@ from cann_jax.analysis.constraints import (
     names_asked,
 )
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import UNFIT, format_of, reading
+from cann_jax.analysis.formats import format_of, reading
+from cann_jax.analysis.parts import ROWS, adjacent, parts
 from cann_jax.analysis.raw_table import RawTable, check_whole
-from cann_jax.analysis.table_layout import LONG, Layout, layout_of
-from cann_jax.analysis.tables import read_part
+from cann_jax.analysis.table_layout import Layout, layout_of
 from cann_jax.core.prepare import (
     check_known,
     check_shares,
@@ -32,9 +31,6 @@ from cann_jax.core.prepare import (
 from cann_jax.core.problem import Constraint
 from cann_jax.core.scores import Scores, ScoreSummary, check_total_weight, count_prompts
 from cann_jax.files.errors import InputError
-
-ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
-RESPONSES = 1 << 7  # of a prompt, about: a row of a wide table holds all of them
 
 
 @dataclasses.dataclass
@@ -104,7 +100,7 @@ class StreamReader:
         response = self.layout.response if self.layout.drop_missing else None
         columns = tuple(dict.fromkeys(self.groups.values()))
         layout = dataclasses.replace(self.layout, response=response, groups=columns)
-        for _, part in _parts(layout, self.flags.cost):
+        for _, part in parts(layout, self.flags.cost):
             for first in range(0, len(part.mask), size):
                 yield self._chunk(part, slice(first, first + size), size, mean_weight)
 
@@ -136,7 +132,7 @@ class StreamReader:
         """
         seen, prompts, groups = Survey(), [], {name: None for name in self.layout.groups}
         by_label: dict[tuple[str, str], float] = {}
-        for hashes, part in _parts(self.layout, self.flags.cost):
+        for hashes, part in parts(self.layout, self.flags.cost):
             prompts.append(hashes)
             _count(seen, part, self._counts(part))
             weights = np.ones(len(part.mask)) if part.weights is None else part.weights
@@ -144,8 +140,7 @@ class StreamReader:
             for column, values in part.groups.items():
                 _count_groups(column, values, weights, groups, by_label)
         check_whole(self.layout.path, seen.counts.responses > 0, seen.precision)
-        every = np.concatenate(prompts)
-        if len(np.unique(every)) < len(every):
+        if not adjacent(prompts):
             raise InputError(
                 f"{self.layout.path}: the rows of a prompt are not adjacent; sort by {self.layout.prompt}"
             )
@@ -181,53 +176,3 @@ def _count_groups(
     for label in [column] if named is None else named:
         inside = values if named is None else values == label
         by_label[column, label] = by_label.get((column, label), 0.0) + float(weights[inside].sum())
-
-
-def _parts(layout: Layout, cost: tuple[str, ...]) -> Iterator[tuple[np.ndarray, RawTable]]:
-    """Yield a hash of each prompt, where they have names, and the scores, of one part after the other."""
-    for hashes, table, number in _batches(layout):
-        yield hashes, read_part(layout, table, number, cost)
-
-
-def _batches(layout: Layout) -> Iterator[tuple[np.ndarray, pa.Table, np.ndarray]]:
-    """Yield whole prompts: hashes of their names, their rows and the rows' numbers.
-
-    Each batch leaves its last prompt to the next one.
-    """
-    held, numbers, first = None, np.zeros(0, np.int64), 1
-    for batch in _row_groups(layout):
-        table, number = pa.Table.from_batches([batch]), np.arange(first, first + len(batch))
-        first += len(batch)
-        if layout.prompt is None:
-            yield np.zeros(0, np.int64), table, number
-            continue
-        held = table if held is None else pa.concat_tables([held, table])
-        numbers = np.append(numbers, number)
-        starts, hashes = _starts(layout, held)
-        if len(starts) > 1:
-            last = int(starts[-1])
-            yield hashes[:-1], held.slice(0, last), numbers[:last]
-            held, numbers = held.slice(last), numbers[last:]
-    if held is not None and held.num_rows:
-        yield _starts(layout, held)[1], held, numbers
-
-
-def _starts(layout: Layout, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each prompt begins, and a hash of its name; a row without one belongs to those before."""
-    with reading(layout.path, UNFIT):
-        found, values = codes(plain(table[layout.prompt]))
-    found = found[np.maximum.accumulate(np.where(found < 0, 0, np.arange(len(found))))]
-    starts = np.flatnonzero(np.diff(found, prepend=-2))
-    names = values.to_pylist()
-    return starts, np.array([hash(str(names[code])) for code in found[starts] if code >= 0], np.int64)
-
-
-def _row_groups(layout: Layout) -> Iterator[pa.RecordBatch]:
-    """Yield all rows in order.
-
-    One reader over all row groups would keep everything that it has read: 4 GB for 10⁹ scores.
-    """
-    rows = ROWS if layout.shape == LONG else ROWS // RESPONSES
-    with reading(layout.path), pq.ParquetFile(layout.path) as file:
-        for group in range(file.num_row_groups):
-            yield from file.iter_batches(rows, row_groups=[group], columns=layout.columns)

@@ -2,19 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cann_jax.analysis.array_table import ArrayTable
-from cann_jax.analysis.columns import plain, plain_schema
+from cann_jax.analysis.columns import plain_schema
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import UNFIT, KeyColumns, format_of, read_arrow, read_npz, reading
-from cann_jax.analysis.long_table import read_long
-from cann_jax.analysis.raw_table import RawTable, check_whole, larger_is_better
-from cann_jax.analysis.table_layout import LONG, Layout, feature_columns, layout_of
-from cann_jax.analysis.wide_table import read_wide
+from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
+from cann_jax.analysis.parts import adjacent, parts, read_part, rows_at_once
+from cann_jax.analysis.raw_table import RawTable, check_whole, joined
+from cann_jax.analysis.table_layout import Layout, feature_columns, layout_of
+from cann_jax.files.errors import InputError
 
 
 class Source(Protocol):
@@ -53,43 +55,54 @@ def open_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> Sour
     suffix, names = format_of(path), list(wanted)
     if suffix == ".npz":
         return ArrayTable(path, read_npz(path), flags, names)
+    if suffix == ".parquet" and flags.features is None and Path(path).is_file():
+        with reading(path), pq.ParquetFile(path) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+        layout = layout_of(path, plain_schema(schema), flags, names)
+        if rows > rows_at_once(layout):
+            return _Columns(layout, flags.cost, None, [])
     keys = KeyColumns((flags.prompt, flags.response), flags.groups or ("group",))
     whole = read_arrow(path, suffix, keys)
     features = feature_columns(path, whole.column_names, flags, names)
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
     layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)
-    return _Columns(layout, whole, features, flags.cost)
+    return _Columns(layout, flags.cost, whole, features)
 
 
 @dataclasses.dataclass
 class _Columns:
-    """A table of Arrow."""
+    """A table of Arrow; None: Parquet of many rows, of which reading makes ten times as much at once."""
 
     layout: Layout
-    table: pa.Table
-    features: list[str]
     cost: tuple[str, ...]
+    table: pa.Table | None
+    features: list[str]
 
     @property
     def names(self) -> list[str]:
         return list(self.layout.scores)
 
     def read(self) -> RawTable:
-        number = np.arange(1, self.table.num_rows + 1)
-        found = read_part(self.layout, self.table, number, self.cost)
+        found = self._in_parts() if self.table is None else self._at_once(self.table)
         check_whole(self.layout.path, found.mask.any(), found.precision)
-        return dataclasses.replace(
-            found, features=self.table.select(self.features) if self.features else None
-        )
+        return found
 
+    def _at_once(self, table: pa.Table) -> RawTable:
+        found = read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost)
+        return dataclasses.replace(found, features=table.select(self.features) if self.features else None)
 
-def read_part(layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[str, ...]) -> RawTable:
-    """Return the scores of whole prompts of a table; the rows have these numbers in the file ``(rows,)``.
-
-    Raises:
-        InputError: A row is at fault.
-    """
-    with reading(layout.path, UNFIT):
-        columns = pa.table({name: plain(table[name]) for name in layout.columns})
-        found = (read_long if layout.shape == LONG else read_wide)(layout, columns, number)
-    return larger_is_better(found, cost)
+    def _in_parts(self) -> RawTable:
+        hashes: list[np.ndarray] = []
+        found: list[RawTable] = []
+        try:
+            for own, part in parts(self.layout, self.cost):
+                hashes.append(own)
+                found.append(dataclasses.replace(part, rows=None))
+        except InputError:
+            if adjacent(hashes):  # else a row before that one may be at fault
+                raise
+        if adjacent(hashes):
+            return joined(found)
+        with reading(self.layout.path):
+            table = pq.read_table(self.layout.path, columns=self.layout.columns)
+        return self._at_once(table)

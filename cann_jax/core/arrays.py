@@ -7,6 +7,13 @@ import numpy as np
 Array = jax.Array | np.ndarray  # functions of this package take either; what they compute is JAX's
 
 
+def slice_along(values: Array, first: int | Array, size: int, axis: int) -> Array:
+    """Return ``values[first : first + size]`` along an axis; a view of host arrays."""
+    if isinstance(values, np.ndarray) and not isinstance(first, jax.Array):
+        return values[(slice(None),) * (axis % values.ndim) + (slice(first, first + size),)]
+    return jax.lax.dynamic_slice_in_dim(values, first, size, axis)
+
+
 def accurate_sum(values: Array, block: int = 128) -> Array:
     """Return the sum over the last axis, in two levels: float32 error grows with the root of its length."""
     length = values.shape[-1]

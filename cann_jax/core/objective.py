@@ -21,7 +21,7 @@ import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.survey import Constants, table_constants
-from cann_jax.core.table import Table, best_mean
+from cann_jax.core.table import Table, best_mean, mix_features
 
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would round the products to bfloat16 or TF32
 Total = Callable[..., Any]  # total(function, *arguments) sums function(part, *arguments) over the parts
@@ -133,6 +133,19 @@ def evaluate(part: Table, beta: Array, tilt: Array) -> Evaluation:
     means = feature_sums(part, mass) / total
     value, gradient = accurate_sum(log_total * part.weights), accurate_sum(means * part.weights)
     return Evaluation(value, gradient, _covariance(part, mass, total, means))
+
+
+@jax.jit
+def per_prompt(part: Table, beta: Array, tilt: Array) -> tuple[Array, Array, Array]:
+    """Return each prompt's own ∇F ``(m, prompts)`` without drift, ∇²F ``(m, m, prompts)`` and room.
+
+    The room is max_k ⟨w, features⟩ at w = ``direction(θ)``.
+    """
+    _, mass, total, _ = _tilted_mass(part, beta, tilt)
+    means = feature_sums(part, mass) / total
+    second = jnp.stack([feature_sums(part, mass * feature) for feature in part.features]) / total
+    best = jnp.max(mix_features(part, direction(tilt)), axis=-1)
+    return means, second - means[:, None] * means, best
 
 
 def describe(part: Table, beta: Array, tilt: Array) -> Statistics:

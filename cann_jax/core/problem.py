@@ -8,7 +8,13 @@ import numpy as np
 
 from cann_jax.config.constraint import Requirement
 from cann_jax.core.arrays import Array
-from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
+from cann_jax.core.scores import (
+    TOO_FEW,
+    Scores,
+    effective_prompts,
+    normalised_prompt_weights,
+    reference_mean,
+)
 from cann_jax.files.errors import InputError
 
 
@@ -115,12 +121,10 @@ class Problem:
         return self.targets.margins(*weights_and_baseline(self.scores))
 
     @property
-    def fewest_prompts(self) -> int:
-        """The number of prompts of some weight that the constraint with the fewest is about."""
-        weights = np.asarray(weights_and_baseline(self.scores)[0])
-        members = self.targets.members
-        inside = np.ones((len(weights), 1)) if members is None else np.asarray(members)
-        return int(((weights[:, None] * inside) > 0).sum(0).min())
+    def tells_errors(self) -> bool:
+        """Whether each constraint is about as many effective prompts as an error needs."""
+        prompts = effective_prompts(weights_and_baseline(self.scores)[0], self.targets.members)
+        return bool(np.all(prompts >= TOO_FEW))
 
 
 @jax.jit

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
 from cann_jax.files.errors import InputError
 
 
@@ -49,6 +49,9 @@ class Scores:
         return np.dtype(jax.dtypes.canonicalize_dtype(self.reward.dtype))
 
 
+TOO_FEW = 2 - 1e-4  # effective prompts: one tells nothing of the others; weights in float32 sum to one nearly
+
+
 def _is_wide(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 4) or dtype == jax.dtypes.float0
 
@@ -86,6 +89,13 @@ def response_mask(scores: Scores) -> Array | None:
     return None if scores.mask is None else scores.mask.astype(bool)
 
 
+def score_prompts(scores: Scores, first: int | Array, size: int) -> Scores:
+    """Return ``size`` prompts of a table, from the ``first``-th on, with the table's own baseline."""
+    rows = dataclasses.replace(scores, baseline=None)
+    part: Scores = jax.tree.map(lambda leaf: slice_along(leaf, first, size, 0), rows)
+    return dataclasses.replace(part, baseline=scores.baseline)
+
+
 def present(scores: Scores) -> np.ndarray:
     """Return ``(prompts, responses)`` bool, False for missing responses."""
     return np.ones(scores.reward.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
@@ -100,6 +110,16 @@ def normalised_prompt_weights(scores: Scores) -> Array:
     if mask is not None:
         weights = jnp.where(jnp.any(mask, axis=-1), weights, 0)
     return weights / accurate_sum(weights)
+
+
+def effective_prompts(weights: Array, members: Array | None = None) -> np.ndarray:
+    """Return how many prompts of equal weight tell as much (Kish): (Σw)²/Σw², ``(m,)`` or a scalar.
+
+    Those of each constraint's group, where ``members (prompts, m)`` are 1 in it.
+    """
+    own = np.asarray(weights, np.float64)
+    own = own if members is None else own * np.asarray(members).T
+    return np.asarray(own.sum(-1) ** 2 / np.maximum((own**2).sum(-1), 1e-300))
 
 
 def reference_mean(scores: Scores) -> Array:
@@ -178,9 +198,14 @@ def check_total_weight(total: float) -> None:
 
 def count_prompts(reward: np.ndarray, constraints: np.ndarray, mask: np.ndarray) -> ScoreSummary:
     """Return the counts of a table, or of a part of one; prompts without a response do not count."""
-    stacked = np.concatenate([reward[..., None], constraints], axis=-1)
-    low = np.min(stacked, axis=1, where=mask[..., None], initial=np.inf)
-    high = np.max(stacked, axis=1, where=mask[..., None], initial=-np.inf)
+    if not mask.size:  # a part of which every row was dropped
+        return ScoreSummary(0, 0, 0, 0)
     count = mask.sum(axis=1)
-    several = (count > 1) & np.all(low == high, axis=-1)
+    several = count > 1
+    for values in (reward, *np.moveaxis(constraints, -1, 0)):
+        # two responses tell of most prompts, in a hundredth of the time
+        several &= (values[:, 0] == values[:, -1]) | ~(mask[:, 0] & mask[:, -1])
+        some = np.flatnonzero(several)
+        own, first = values[some], np.argmax(mask[some], axis=1)
+        several[some] = np.all((own == own[np.arange(len(some)), first, None]) | ~mask[some], axis=1)
     return ScoreSummary(int((count > 0).sum()), int(count.sum()), int((count == 1).sum()), int(several.sum()))

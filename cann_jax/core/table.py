@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cann_jax.core.arrays import Array, accurate_sum, response_mean
+from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
 from cann_jax.core.scores import Scores, normalised_prompt_weights, response_mask
 
 
@@ -101,6 +101,24 @@ def standardise(
         prompt_rewards=about.reward.mean,
         prompt_lowest=lowest,
         prompt_log_counts=jnp.log(count.astype(reward.dtype)),
+    )
+
+
+def table_prompts(table: Table, first: int | Array, size: int) -> Table:
+    """Return ``size`` prompts of a table, from the ``first``-th on, with the weights of the whole."""
+
+    def cut(values: Array, axis: int = -1) -> Array:
+        return slice_along(values, first, size, axis)
+
+    return dataclasses.replace(
+        table,
+        reward=cut(table.reward, -2),
+        features=cut(table.features, -2),
+        weights=cut(table.weights),
+        prompt_means=cut(table.prompt_means),
+        prompt_rewards=cut(table.prompt_rewards),
+        prompt_lowest=cut(table.prompt_lowest),
+        prompt_log_counts=cut(table.prompt_log_counts),
     )
 
 

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cann_jax.analysis import parts
 from cann_jax.analysis.columns import numbers
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.formats import KeyColumns, read_arrow
 from cann_jax.analysis.tables import read_scores
 from cann_jax.dual import main
 from tests.analysis.independent import Dual, Goal
@@ -106,12 +108,46 @@ def test_what_text_counts_as_a_number(text, company):
     np.testing.assert_equal(values[-1], np.nan if SPELLED[text] is None else SPELLED[text])
 
 
+def test_quotes_mean_the_same_with_and_without_spaces(tmp_path):
+    """Separators, quotes and line ends in quotes are text, so are "NA" and quotes within a value."""
+    rows = [["prompt", "reward", "safe"], ['"a, b"', "1", "2"], ['"say "",  ""\r\n ok"', "3", '"4"']]
+    rows += [['"NA"', "5", "6"], ['5" wide', "7", "8"], ['""', "9", "10"]]
+    keys = KeyColumns(("prompt",), ())
+    tables = []
+    for name, separator in (("plain.csv", ","), ("spaced.csv", ",  ")):
+        (tmp_path / name).write_text("\r\n".join(map(separator.join, rows)), newline="")
+        tables.append(read_arrow(str(tmp_path / name), ".csv", keys).to_pylist())
+    assert tables[0] == tables[1]
+    prompts = ["a, b", 'say ",  "\r\n ok', "NA", '5" wide', ""]
+    assert [row["prompt"] for row in tables[1]] == prompts
+
+
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_spaces_after_separators_are_no_part_of_a_value(tmp_path, quote):
     rows = "".join(f"{quote}a  b{quote},  {n}, {-n}\n" for n in range(3))
     (tmp_path / "t.csv").write_text("prompt, reward,  safe\n" + rows)
     found = read_scores(str(tmp_path / "t.csv"), DualFlags())
     np.testing.assert_array_equal(found.scores["safe"], [[0, -1, -2]])
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_many_rows_are_read_in_parts(tmp_path, monkeypatch, shuffled):
+    """What comes out is what reading all of them at once gives, in whatever order the rows are."""
+    rng = np.random.default_rng(0)
+    prompt = np.repeat([f"p{n}" for n in range(30)], rng.integers(1, 9, size=30))
+    order = rng.permutation(len(prompt)) if shuffled else np.arange(len(prompt))
+    rows = {"prompt": prompt, "reward": rng.normal(size=len(prompt)), "safe": rng.normal(size=len(prompt))}
+    rows |= {"group": np.array([name[-1] for name in prompt]), "weight": np.array([len(n) for n in prompt])}
+    rows["reward"][3] = np.nan
+    path = save(tmp_path / "t.parquet", {name: values[order].tolist() for name, values in rows.items()})
+    flags = DualFlags(drop_missing=True, prompt_weights="weight", cost=("safe",))
+    whole = read_scores(path, flags)
+    assert whole.dropped == 1 and not whole.mask.all()
+    monkeypatch.setattr(parts, "ROWS", 16)
+    again = read_scores(path, flags)
+    for name in ("scores", "precision", "mask", "groups", "weights", "dropped", "repeated"):
+        np.testing.assert_equal(getattr(again, name), getattr(whole, name))
+    assert (again.rows is None) == (not shuffled)  # so it was read in parts
 
 
 def test_numbers_of_any_type(tmp_path):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core.scores import Scores, check_scores
+from cann_jax.core.scores import Scores, ScoreSummary, check_scores, count_prompts
 from cann_jax.core.solver.solve import solve_dual
 from cann_jax.files.errors import InputError
 
@@ -49,6 +49,21 @@ def test_identical_and_single_responses_are_counted():
     summary = check_scores(table)
     assert (summary.prompts, summary.responses) == (3, 7)
     assert (summary.identical, summary.single_response) == (1, 1)
+
+
+@pytest.mark.parametrize("responses", [0, 1, 2, 7])
+def test_counts_are_those_of_going_through_the_prompts(responses):
+    """Scores of few values and many gaps; a part of a table may hold nothing at all."""
+    rng = np.random.default_rng(0)
+    shape = (200 if responses else 0, responses)
+    reward, constraints = rng.integers(2, size=shape) * 1.0, rng.integers(2, size=(*shape, 2)) * 1.0
+    mask = rng.random(shape) < 0.6
+    rows = [np.column_stack([r, g])[m] for r, g, m in zip(reward, constraints, mask, strict=True)]
+    alike = sum(len(own) > 1 and np.all(own == own[0]) for own in rows)
+    counts = ScoreSummary(
+        sum(map(bool, map(len, rows))), mask.sum(), sum(len(own) == 1 for own in rows), alike
+    )
+    assert count_prompts(reward, constraints, mask) == counts
 
 
 def test_a_table_without_any_choice_is_refused():

@@ -1,15 +1,18 @@
 """The solution over many margins and many β, and how it moves with either."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
-from cann_jax.core.objective import EXACT, feature_sums, table_objective, tilted_logits
+from cann_jax.core.objective import EXACT, feature_sums, tilted_logits
 from cann_jax.core.scores import Scores
+from cann_jax.core.solver.blocks import many_blocks, objective_of
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.table import standardise
+from cann_jax.core.table import Table, standardise
 
 
 def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolution:
@@ -27,7 +30,6 @@ def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolu
     return solve_lanes(table, lanes(table, margins, betas))
 
 
-@jax.jit
 def sensitivities(
     scores: Scores, margins: Array, beta: float | Array, multipliers: Array
 ) -> tuple[Array, Array]:
@@ -36,8 +38,17 @@ def sensitivities(
     On the active constraints dλ*/db = (∇²D)⁻¹ and dλ*/dβ = (∇²D)⁻¹·E_x Cov_{π_λ}(h, r + ⟨λ, h⟩)/β²; rows of
     inactive constraints, which stay at 0 under a small change, are 0. ``multipliers`` are λ*, finite.
     """
-    table = standardise(scores)
-    objective = table_objective(table, jnp.atleast_1d(margins), jnp.asarray(beta))
+    table, blocks = standardise(scores), many_blocks(scores.reward)
+    given = jnp.atleast_1d(margins), jnp.asarray(beta), multipliers
+    by_margin, by_beta = _sensitivities(table, *given, blocks)
+    return by_margin, by_beta
+
+
+@partial(jax.jit, static_argnames="blocks")
+def _sensitivities(
+    table: Table, margins: Array, beta: Array, multipliers: Array, blocks: bool
+) -> tuple[Array, Array]:
+    objective = objective_of(table, margins, beta, blocks)
     tilt = multipliers / objective.constants.multiplier_unit
     spread, active = table.spreads.constraints, multipliers > 0
     hessian = objective.evaluate(tilt).hessian
@@ -45,9 +56,14 @@ def sensitivities(
     both = active[:, None] & active[None, :]
     inverse = jnp.where(both, jnp.linalg.inv(jnp.where(both, hessian, identity)), 0)
     by_margin = inverse * (beta / spread[:, None]) / spread  # a product of spreads may leave float32's range
-    logits = tilted_logits(table, jnp.asarray(beta), tilt)
+    covariance = objective.total(_covariance_with_logits, beta, tilt)
+    return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread
+
+
+def _covariance_with_logits(part: Table, beta: Array, tilt: Array) -> Array:
+    """Return a part's share of E_x Cov_{π_θ}(features, logits) ``(m,)``."""
+    logits = tilted_logits(part, beta, tilt)
     policy = jax.nn.softmax(logits, axis=-1)
     finite = jnp.where(policy > 0, logits, 0)
     centred = policy * (finite - jnp.sum(policy * finite, axis=-1, keepdims=True))
-    covariance = accurate_sum(feature_sums(table, centred) * table.weights)
-    return by_margin, jnp.matmul(inverse, covariance, precision=EXACT) / spread
+    return accurate_sum(feature_sums(part, centred) * part.weights)

@@ -10,7 +10,7 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import gains_along
 from cann_jax.core.exploration.means import Estimate, PromptMeans
-from cann_jax.core.exploration.uncertainty import margins_under, resampled_weights
+from cann_jax.core.exploration.resampling import draw_weights, margins_under
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores, normalised_prompt_weights
@@ -69,7 +69,7 @@ def forecast(
     """
     seen = attained(scores, predicted, multipliers, beta)
     own = _prompts(scores, targets, confidence)
-    everyone = own._replace(members=np.ones_like(own.weights))
+    everyone = own._replace(members=None)
     return Forecast(
         improvement=own.estimate(np.asarray(seen.improvement)),
         reward=everyone.estimate(np.asarray(seen.reward)),
@@ -92,24 +92,21 @@ def attainable_intervals(
     too narrow at few prompts, they are widened as Student's t widens a normal interval (Hesterberg 2015).
     """
     table = tilted_table(scores, found.predicted, jnp.asarray(beta, scores.dtype))
-    drawn = resampled_weights(table.true, resamples, seed)
+    drawn = draw_weights(table.true, resamples, np.random.default_rng(seed))
     margins = margins_under(drawn, table.true, targets)
     start = jnp.where(jnp.isfinite(found.multipliers), found.multipliers / table.unit, 1)
     multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, start))
     own = _prompts(scores, targets, confidence)
     return AttainableIntervals(
-        multipliers=own.percentiles(np.asarray(found.multipliers), multipliers),
-        ceiling=own.percentiles(np.asarray(found.ceiling), _ceilings(table, targets, drawn)),
+        multipliers=Estimate(np.asarray(found.multipliers), *own.percentiles(multipliers)),
+        ceiling=Estimate(np.asarray(found.ceiling), *own.percentiles(_ceilings(table, targets, drawn))),
         unreachable_share=float(np.mean(~solved)),
     )
 
 
 def _prompts(scores: Scores, targets: Targets, confidence: float) -> PromptMeans:
     weights = np.asarray(normalised_prompt_weights(scores))
-    members = np.ones((len(weights), len(targets.values)))
-    if targets.members is not None:
-        members = np.asarray(targets.members)
-    return PromptMeans(weights, members, 2 * members.shape[1] + 1, confidence)
+    return PromptMeans(weights, targets.members, 2 * len(targets.values) + 1, confidence)
 
 
 def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> np.ndarray:

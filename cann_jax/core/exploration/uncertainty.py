@@ -1,4 +1,4 @@
-"""Uncertainty over prompts: bootstrap, a conservative λ, cross-fitting.
+"""Uncertainty over prompts: a conservative λ, cross-fitting.
 
 All of it is about which prompts were drawn; the effect of too few responses a prompt is ``finite_sample``'s.
 """
@@ -9,122 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from scipy.special import ndtr, stdtrit
 
-from cann_jax.core.arrays import Array, accurate_sum, response_mean
-from cann_jax.core.dual import tilted_weights
-from cann_jax.core.feasibility import Feasible
+from cann_jax.core.arrays import Array
+from cann_jax.core.exploration.means import mean_and_error, student_width
+from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
+from cann_jax.core.exploration.resampling import margins_under, shares_of
 from cann_jax.core.problem import Targets, weights_and_baseline
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import TOO_FEW, Scores, effective_prompts
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.table import Table, standardise, unit
+from cann_jax.core.table import standardise
 
 ROUNDS = 3  # in which the error of a conservative λ is estimated
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Bootstrap:
-    """Solutions on resampled prompts, leading axis ``resamples``.
-
-    Attributes:
-        multipliers: ``(resamples, m)``, +∞ where a resample cannot reach the margins.
-        predicted_reward: ``(resamples,)``, the reward of the full sample's λ* on the resample.
-        predicted_improvement: ``(resamples, m)``, its improvements on the resample.
-        infeasible_share: Share of the resamples that cannot reach the margins.
-    """
-
-    multipliers: np.ndarray
-    predicted_reward: np.ndarray
-    predicted_improvement: np.ndarray
-    infeasible_share: np.floating
-
-
-def bootstrap(
-    scores: Scores,
-    targets: Targets,
-    beta: ArrayLike,
-    multipliers: Array,
-    resamples: int = 200,
-    seed: int = 0,
-) -> Bootstrap:
-    """Resample prompts (as weights), solve each resample from λ*, and measure λ* itself on each.
-
-    ``multipliers`` are the full sample's λ*, finite. Levels, group shares and E_ref[g] are estimated anew in
-    each resample.
-    """
-    table = standardise(scores)
-    weights = resampled_weights(table, resamples, seed)
-    margins = margins_under(weights, table, targets)
-    solutions = solve_lanes(table, lanes(table, margins, beta, weights), multipliers)
-    reward, gains = predict_per_prompt(scores, multipliers, beta)
-    return Bootstrap(
-        multipliers=np.asarray(solutions.multipliers),
-        predicted_reward=weights @ np.asarray(reward),
-        predicted_improvement=(weights @ np.asarray(gains).T) * targets.rescale(weights),
-        infeasible_share=np.mean(solutions.feasible == Feasible.NO),
-    )
-
-
-def resampled_weights(table: Table, resamples: int, seed: int) -> np.ndarray:
-    """Return weights ``(resamples, prompts)`` of prompts drawn with replacement; they sum to one."""
-    weights = np.asarray(table.weights)
-    used = weights > 0  # a resample of prompts without weight would be empty
-    count = used.sum()
-    drawn = np.random.default_rng(seed).multinomial(count, used / count, size=resamples)
-    return _shares(drawn * weights)
-
-
-def _shares(weights: np.ndarray) -> np.ndarray:
-    """Return weights ``(L, prompts)`` that sum to one in each row."""
-    return np.asarray(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30), np.float32)
-
-
-def margins_under(weights: np.ndarray, table: Table, targets: Targets) -> np.ndarray:
-    """Return the margins ``(L, m)`` under each of the prompt weights ``(L, prompts)``."""
-    given = table.baseline is not None
-    baseline = np.asarray(table.baseline) if given else weights @ np.asarray(table.prompt_means).T
-    return np.asarray(targets.margins(weights, baseline))
-
-
-@jax.jit
-def predict_per_prompt(scores: Scores, multipliers: Array, beta: float | Array) -> tuple[Array, Array]:
-    """Return the reward ``(prompts,)`` and gains ``(m, prompts)`` of each prompt predicted under π_λ."""
-    policy = tilted_weights(multipliers, scores, beta)
-    reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
-    constraints = jnp.moveaxis(scores.constraints, -1, 0)
-    tilted = jnp.stack([jnp.sum(policy * jnp.where(policy > 0, g, 0), axis=-1) for g in constraints])
-    return reward, tilted - reference_per_prompt(scores)
-
-
-def reference_per_prompt(scores: Scores) -> Array:
-    """Return E_ref[g] of each prompt ``(m, prompts)``, or where it was estimated elsewhere, that for all."""
-    if scores.baseline is not None:
-        return scores.baseline[:, None]
-    return response_mean(jnp.moveaxis(scores.constraints, -1, 0), scores.mask)
-
-
-def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile interval over the leading axis; +∞ (infeasible) is never interpolated."""
-    tail = (1 - confidence) / 2
-    low = np.quantile(samples, tail, axis=0, method="lower")
-    return low, np.quantile(samples, 1 - tail, axis=0, method="higher")
-
-
-def widened_interval(
-    samples: np.ndarray, confidence: float, weights: np.ndarray, members: Array | None, fitted: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return percentile intervals ``(m,)`` of ``(resamples, m)``, as wide for few prompts as Student's t.
-
-    Plain percentiles are too narrow at few prompts (Hesterberg 2015). The other arguments are those of
-    ``student_reach``.
-    """
-    factor, quantile = student_reach(weights, members, fitted, (1 - confidence) / 2)
-    confidences = np.broadcast_to(1 - 2 * ndtr(-factor * quantile), samples.shape[1:])
-    ends = [interval(column, own) for column, own in zip(samples.T, confidences, strict=True)]
-    low, high = zip(*ends, strict=True)
-    return np.stack(low), np.stack(high)
 
 
 def conservative_solution(
@@ -133,29 +29,31 @@ def conservative_solution(
     beta: ArrayLike,
     confidence: float = 0.95,
     initial: ArrayLike | None = None,
-) -> tuple[DualSolution, np.ndarray]:
+) -> tuple[DualSolution, np.ndarray] | None:
     """Return λ whose targets hold for the population of prompts with the chosen confidence, all at once.
 
     Each margin is raised by t standard errors, at the answer, of what the target bounds: of the improvement,
     or of the level itself, to which the reference's own error belongs. t is Student's quantile with the tail
     shared among the m constraints (Bonferroni); the error moves with λ, so it takes a few rounds, from the
-    plain λ* where ``initial`` gives it. The bias of too few responses remains. One prompt tells no error, so
-    there each constraint needs two at least.
+    plain λ* where ``initial`` gives it. The bias of too few responses remains.
 
     Returns:
-        The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room.
+        The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room. None
+        where a constraint is about fewer than two effective prompts, which tell no error.
     """
     table = standardise(scores)
     weights, baseline = weights_and_baseline(scores)
     margins = np.asarray(targets.margins(weights, baseline), table.reward.dtype)
     tail = (1 - confidence) / len(margins)
-    factor, quantile = student_reach(np.asarray(weights), targets.members, len(margins), tail)
+    prompts = effective_prompts(weights, targets.members)
+    if np.any(prompts < TOO_FEW):
+        return None
     levels = jnp.where(jnp.asarray(targets.is_level)[:, None], reference_per_prompt(scores), 0)
     found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
     for _ in range(ROUNDS):
         bounded = predict_per_prompt(scores, found, beta)[1] + levels
         _, error = mean_and_error(bounded, weights, targets.members)
-        raised = (margins + factor * quantile * np.asarray(error)).astype(margins.dtype)
+        raised = (margins + student_width(error, prompts, len(margins), tail)).astype(margins.dtype)
         solution = solve_lane(table, raised, beta, found)
         found = solution.multipliers
         if not np.all(np.isfinite(found)):
@@ -164,45 +62,6 @@ def conservative_solution(
         nothing = np.full_like(np.asarray(solution.multipliers), np.inf)
         solution = dataclasses.replace(solution, multipliers=nothing)
     return solution, raised
-
-
-def student_reach(
-    weights: np.ndarray, members: Array | None, fitted: int, tail: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the factor of the plain standard error of a mean, and the Student quantile to multiply it by.
-
-    The prompts are those of each constraint's group, ``members (prompts, m)`` or ``(prompts,)``, counted as
-    1/Σw². ``fitted`` numbers fitted on the same prompts take degrees of freedom off; one is left at least.
-    """
-    own = weights[:, None] if members is None else (weights * np.asarray(members).T).T
-    count = own.sum(0) ** 2 / np.maximum((own**2).sum(0), 1e-30)
-    spare = np.maximum(count - 1 - fitted, 1)
-    return np.sqrt(count / spare), stdtrit(spare, 1 - tail)
-
-
-@jax.jit
-def mean_and_error(values: Array, weights: Array, members: Array | None = None) -> tuple[Array, Array]:
-    """Return the weighted mean of ``(m, prompts)`` and its standard error, ``(m,)`` each.
-
-    ``members (prompts, m)`` are 1 in the constraint's group.
-    """
-    mean, shares = mean_and_shares(values, weights, members)
-    # Divided out first: squares of 1e20 leave float32's range.
-    size = unit(jnp.max(jnp.abs(shares), axis=-1))
-    return mean, size * jnp.sqrt(accurate_sum((shares / size[:, None]) ** 2))
-
-
-@jax.jit
-def mean_and_shares(values: Array, weights: Array, members: Array | None) -> tuple[Array, Array]:
-    """Return the mean ``(m,)`` and what each prompt adds to its error ``(m, prompts)``.
-
-    Prepared scores of a group carry the factor 1{x ∈ G}/p, and p is estimated on the same prompts: the error
-    is that of a ratio.
-    """
-    mean = accurate_sum(values * weights)
-    inside = jnp.ones_like(values) if members is None else jnp.asarray(members).T
-    share = jnp.maximum(accurate_sum(inside * weights), 1e-30)
-    return mean, weights * (values - inside * (mean / share)[:, None])
 
 
 @jax.tree_util.register_dataclass
@@ -221,12 +80,17 @@ class CrossFit:
     error: np.ndarray
 
 
-def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit:
-    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen."""
+def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit | None:
+    """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
+
+    None where a half has fewer than two effective prompts for some constraint, which tell no error.
+    """
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2
-    weights = _shares(np.stack([half, ~half]) * np.asarray(table.weights))
+    weights = shares_of(np.stack([half, ~half]) * np.asarray(table.weights))
+    if any(np.any(effective_prompts(half, targets.members) < TOO_FEW) for half in weights):
+        return None
     settings = lanes(table, margins_under(weights, table, targets), beta, weights)
     multipliers = np.asarray(solve_lanes(table, settings).multipliers)
     judged = []

@@ -8,29 +8,33 @@ A question is whether a mean over prompts reaches a value, where Student's bound
 Whether λ* meets the margins is no such question: by its conditions (KKT) the improvement equals the margin
 wherever λ > 0, however many prompts there are.
 
-The certificate counts the prompts at which the present estimate would be decided. Drawn anew, so many prompts
-settle a question in half of the draws: Student's bound varies evenly about its mean, which the certificate's
-robust bound, made for a final "holds", does not (a fifth of the draws at 60 prompts).
+Counted are the prompts at which the present estimate would be decided. Drawn anew, so many prompts settle a
+question in half of the draws: Student's bound varies evenly about its mean, which the certificate's robust
+bound, made for a final "holds", does not (a fifth of the draws at 60 prompts). Prompts of uneven weights tell
+as much as the effective number of them.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import brentq
 
 from cann_jax.core.arrays import Array
-from cann_jax.core.certificate import Certificate, Verdict, certify
 from cann_jax.core.dual import tilted_weights
-from cann_jax.core.exploration.uncertainty import mean_and_shares, predict_per_prompt, reference_per_prompt
+from cann_jax.core.exploration.means import mean_and_shares, student_width
+from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
 from cann_jax.core.problem import Problem, weights_and_baseline
-from cann_jax.core.scores import Scores, present
+from cann_jax.core.scores import Scores, effective_prompts, present
 from cann_jax.core.solver.lanes import solve_lane
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, best_features, standardise
 
 REACH = -1  # in place of a constraint's index
+LIMIT = 1e9  # prompts beyond which nobody waits for a decision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,31 +70,40 @@ def open_questions(
 
     ``combination (m,)`` is the tightest one of ``reachability``, and [1] of one constraint.
     """
-    of_each_end = (1 + confidence) / 2
-    questions = list(_reach(problem, combination, of_each_end))
+    tail = (1 - confidence) / 2
+    questions = list(_reach(problem, combination, tail))
     if solution.converged:
-        questions += _needs(problem, np.asarray(solution.multipliers), beta, of_each_end)
+        questions += _needs(problem, np.asarray(solution.multipliers), beta, tail / len(problem.names))
     return questions
 
 
-def _reach(problem: Problem, combination: np.ndarray, confidence: float) -> Iterator[Question]:
+class _Mean(NamedTuple):
+    """A mean over prompts, its plain standard error, and the effective number of its prompts."""
+
+    value: float
+    error: float
+    prompts: float
+
+
+def _reach(problem: Problem, combination: np.ndarray, tail: float) -> Iterator[Question]:
     scores, targets, margins = problem.scores, problem.targets, np.asarray(problem.margins, float)
-    table, weights = standardise(scores), weights_and_baseline(scores)[0]
+    weights, baseline = weights_and_baseline(scores)
+    table = standardise(scores)
     unit = np.asarray(table.spreads.constraints, float) / combination.clip(1e-12)
     required = float(np.sum(margins / unit))
     if required <= 0:  # any policy reaches them, the reference's own too
         return
     best = _best_response(table, jnp.asarray(combination, weights.dtype))
-    mean, shares = _mean_and_shares(problem, best + _levels(problem))
-    asked = margins + np.where(targets.is_level, np.asarray(weights_and_baseline(scores)[1], float), 0)
-    inside = np.any(_inside(problem)[combination > 1e-3], axis=0)
-    excess = np.sum((mean - asked) / unit) + inside.sum() * (shares / unit[:, None]).sum(0)[inside]
-    if len(margins) == 1:
-        value, scale = float(asked[0]), float(unit[0])
-    else:
-        value, scale = 1.0, 1 / required
-    found = certify([value + scale * excess], [value], confidence, method="student")
-    yield from _undecided([REACH], [value], found, inside[None])
+    mean, shares = mean_and_shares(best + _levels(problem), weights, targets.members)
+    asked = margins + targets.is_level * np.asarray(baseline, float)
+    value, scale = (float(asked[0]), float(unit[0])) if len(margins) == 1 else (1.0, 1 / required)
+    excess, error = (
+        np.sum((mean - asked) / unit),
+        np.sqrt(np.sum(np.sum(shares / unit[:, None], axis=0) ** 2)),
+    )
+    about = _about(problem, np.flatnonzero(combination > 1e-3))
+    own = _Mean(value + scale * excess, scale * error, float(effective_prompts(weights * about)))
+    yield from _undecided(REACH, value, own, tail, len(weights))
 
 
 @jax.jit
@@ -99,49 +112,36 @@ def _best_response(table: Table, combination: Array) -> Array:
     return best_features(table, combination) * table.spreads.constraints[:, None]
 
 
+def _about(problem: Problem, constraints: np.ndarray) -> np.ndarray:
+    """Return the prompts ``(prompts,)`` bool that some of the constraints are about."""
+    members = problem.targets.members
+    if members is None:
+        return np.ones(problem.scores.reward.shape[0], bool)
+    return np.asarray(np.any(np.asarray(members)[:, constraints] > 0, axis=1))
+
+
 def _levels(problem: Problem) -> Array:
     """Return E_ref[g] of each prompt ``(m, prompts)`` where a level is asked for, else 0."""
     is_level = jnp.asarray(problem.targets.is_level)[:, None]
     return jnp.where(is_level, reference_per_prompt(problem.scores), 0)
 
 
-def _needs(problem: Problem, multipliers: np.ndarray, beta: float, confidence: float) -> Iterator[Question]:
-    scores, targets = problem.scores, problem.targets
-    weights, baseline = weights_and_baseline(scores)
-    asked = np.asarray(problem.margins + targets.is_level * baseline, float).tolist()
-    inside, levels = _inside(problem), _levels(problem)
-    without = [_without(problem, multipliers, j, beta) for j in range(len(asked))]
-    terms = []
-    for j, other in enumerate(without):
-        mean, shares = _mean_and_shares(problem, predict_per_prompt(scores, other, beta)[1] + levels)
-        terms.append(mean[j] + inside[j].sum() * shares[j][inside[j]])
-    found = certify(terms, asked, confidence, method="student")
-    for question in _undecided(range(len(asked)), asked, found, inside):
-        j = question.constraint
-        own = inside[j]
-        noise, responses = _response_noise(scores, without[j], beta, j, bool(targets.is_level[j]))
-        noise = noise[own] * (own.sum() * np.asarray(weights, float)[own]) ** 2
-        by_draw, each = float(noise.mean()), float(responses[own].mean())
-        more = _more_responses(question, terms[j], by_draw, each, len(own))
-        yield dataclasses.replace(question, more_responses=more)
-
-
-def _inside(problem: Problem) -> np.ndarray:
-    """Return ``(m, prompts)``: the prompts with a weight that each constraint is about."""
-    used = np.asarray(weights_and_baseline(problem.scores)[0]) > 0
-    members = problem.targets.members
-    every = np.ones((len(problem.names), len(used))) if members is None else np.asarray(members).T
-    return (every > 0) & used
-
-
-def _mean_and_shares(problem: Problem, values: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean ``(m,)`` and what each prompt adds to its error ``(m, prompts)``, in float64.
-
-    A group's n prompts, as mean + n · share, have its mean, and Student's standard error of n prompts.
-    """
-    weights = weights_and_baseline(problem.scores)[0]
-    mean, shares = mean_and_shares(values, weights, problem.targets.members)
-    return np.asarray(mean, float), np.asarray(shares, float)
+def _needs(problem: Problem, multipliers: np.ndarray, beta: float, tail: float) -> Iterator[Question]:
+    scores, targets, levels = problem.scores, problem.targets, _levels(problem)
+    weights, baseline = (np.asarray(x, float) for x in weights_and_baseline(scores))
+    asked = problem.margins + targets.is_level * baseline
+    for j, required in enumerate(asked.tolist()):
+        without = _without(problem, multipliers, j, beta)
+        gains = predict_per_prompt(scores, without, beta)[1] + levels
+        mean, shares = (part[j] for part in mean_and_shares(gains, weights, targets.members))
+        about = _about(problem, np.array([j]))
+        prompts = float(effective_prompts(weights * about))
+        own = _Mean(float(mean), float(np.sqrt(np.sum(shares**2))), prompts)
+        for question in _undecided(j, required, own, tail, len(weights)):
+            noise, responses = _response_noise(scores, without, beta, j, bool(targets.is_level[j]))
+            drawn, each = float(weights**2 @ noise), float(responses[about & (weights > 0)].mean())
+            more = _more_responses(question, own.error**2, drawn, each, len(weights))
+            yield dataclasses.replace(question, more_responses=more)
 
 
 def _without(problem: Problem, multipliers: np.ndarray, constraint: int, beta: float) -> np.ndarray:
@@ -177,28 +177,35 @@ def _response_noise(
     return np.sum(moved**2, axis=-1) / (count * np.maximum(count - 1, 1))[:, 0], count[:, 0]
 
 
-def _undecided(
-    which: Sequence[int], asked: Sequence[float], found: Certificate, inside: np.ndarray
-) -> Iterator[Question]:
-    """Yield what is undecided; more prompts of those ``inside`` come with others, as in this sample."""
-    for i, constraint in enumerate(which):
-        if found.verdicts[i] == Verdict.UNDECIDED:
-            needed, more = found.prompts_needed[i], None
-            if needed is not None:
-                more = int(np.ceil((needed - int(found.prompts[i])) / inside[i].mean()))
-            ends = float(found.mean[i]), float(found.lower[i]), float(found.upper[i])
-            yield Question(constraint, float(asked[i]), *ends, more)
+def _undecided(constraint: int, asked: float, own: _Mean, tail: float, prompts: int) -> Iterator[Question]:
+    """Yield the question unless it is decided; all ``prompts`` of the sample come with those it is about.
+
+    A mean without an error, of prompts that are all alike, decides nothing.
+    """
+
+    def width(count: float) -> float:
+        return float(student_width(own.error * np.sqrt(own.prompts / count), count, 0, tail))
+
+    reach = width(own.prompts) if own.error > 0 else np.inf
+    lower, upper, gap = own.value - reach, own.value + reach, abs(own.value - asked)
+    if lower >= asked or upper < asked:
+        return
+    more = None
+    if np.isfinite(reach) and width(LIMIT) < gap:
+        needed = brentq(lambda count: width(count) - gap, own.prompts, LIMIT)
+        # whole effective prompts more, as if each came with its share of the others
+        more = int(np.ceil(np.ceil(needed - own.prompts) * prompts / own.prompts * (1 - 1e-6)))
+    yield Question(constraint, asked, own.value, lower, upper, more)
 
 
 def _more_responses(
-    question: Question, terms: np.ndarray, noise: float, responses: float, prompts: int
+    question: Question, variance: float, noise: float, responses: float, prompts: int
 ) -> int | None:
     """Return how many more responses lower the variance as far as ``question.more_prompts`` would.
 
-    Of the variance of the prompts' ``terms`` ``noise`` is from the draw of their responses, and shrinks as
-    their number grows. ``prompts`` is the number of all prompts, of which ``more_prompts`` are more.
+    Of the ``variance`` of the mean ``noise`` is from the draw of each prompt's ``responses``, and shrinks as
+    their number grows.
     """
-    variance = float(terms.var())
     if question.more_prompts is None or noise < variance / 2:
         return None
     wanted = variance * prompts / (prompts + question.more_prompts)

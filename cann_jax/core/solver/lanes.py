@@ -4,7 +4,11 @@ Curves, bootstrap, cross-fitting and the correction over K are all lanes, so a p
 """
 
 import dataclasses
-from typing import cast
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +17,13 @@ from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.objective import table_objective
+from cann_jax.core.solver.blocks import many_blocks, objective_of
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.solver.solve import check_beta, solve_objective
 from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped
+FEW = 8  # the same where prompts are many: each lane has weights of its own
 
 Point = tuple[Array, Array]  # a lane's margins and β ``(m + 1,)``, and its multipliers ``(m,)``
 Path = tuple[Point, Point]  # the last two points
@@ -78,15 +83,41 @@ def solve_lanes(table: Table, settings: Lanes, initial: ArrayLike | None = None)
     Returns:
         A ``DualSolution`` whose fields have a leading axis of lanes.
     """
-    count = settings.margins.shape[0]
     start = np.zeros_like(settings.margins[0]) if initial is None else np.asarray(initial)
+    if not many_blocks(table.reward):
+        return _solve_path(table, settings, start, _Way(blocks=False, parts=True))
+    way = _Way(blocks=True, parts=bool(np.any(settings.parts[:, 0] > 1)))
+    # XLA takes the blocks on one core, and lanes are independent but for where they start
+    ends = np.linspace(0, len(settings.betas), min(len(settings.betas), os.cpu_count() or 1) + 1).astype(int)
+    paths = [jax.tree.map(lambda x, own=own: x[slice(*own)], settings) for own in itertools.pairwise(ends)]
+    with ThreadPoolExecutor(len(paths)) as pool:
+        found = list(pool.map(lambda own: _solve_path(table, own, start, way), paths))
+    return cast(DualSolution, jax.tree.map(lambda *parts: np.concatenate(parts), *found))
+
+
+class _Way(NamedTuple):
+    """How lanes are solved; nothing of it is traced.
+
+    Attributes:
+        blocks: Whether the table is read in blocks of prompts.
+        parts: Whether a lane may use a part of the responses.
+    """
+
+    blocks: bool
+    parts: bool
+
+
+def _solve_path(table: Table, settings: Lanes, start: np.ndarray, way: _Way) -> DualSolution:
+    """Return the solutions of lanes, the first of them from λ ``(m,)``."""
+    count = len(settings.betas)
+    size = FEW if way.blocks else CHUNK
     point = (np.append(settings.margins[0], settings.betas[0]), start.astype(settings.betas.dtype))
     path, found = (point, point), []
-    for begin in range(0, count, CHUNK):
+    for begin in range(0, count, size):
         # lanes that pad the last call repeat one and are skipped
-        rows = np.minimum(np.arange(begin, begin + CHUNK), count - 1)
+        rows = np.minimum(np.arange(begin, begin + size), count - 1)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
-        path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + CHUNK) < count, path)
+        path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + size) < count, path, way)
         found.append(solutions)
     return cast(DualSolution, jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found))
 
@@ -99,19 +130,26 @@ def solve_lane(
     return cast(DualSolution, jax.tree.map(lambda leaf: leaf[0], found))
 
 
-@jax.jit
-def _solve_chunk(table: Table, settings: Lanes, active: Array, path: Path) -> tuple[Path, DualSolution]:
+def _some_responses(table: Table, part: Array) -> Table:
+    """Return every step-th response of each prompt, from the first-th on."""
+    step, first = part
     turn = jnp.cumsum(jnp.isfinite(table.reward), axis=-1) - 1
+    return dataclasses.replace(
+        table,
+        reward=jnp.where((turn & (step - 1)) == first, table.reward, -jnp.inf),
+        prompt_log_counts=table.prompt_log_counts - jnp.log(step.astype(table.reward.dtype)),
+    )
 
+
+@partial(jax.jit, static_argnames="way")
+def _solve_chunk(
+    table: Table, settings: Lanes, active: Array, path: Path, way: _Way
+) -> tuple[Path, DualSolution]:
     def solve(setting: Lanes, path: Path) -> DualSolution:
-        step, first = setting.parts
-        part = dataclasses.replace(
-            reweigh(table, setting.weights),
-            reward=jnp.where((turn & (step - 1)) == first, table.reward, -jnp.inf),
-            prompt_log_counts=table.prompt_log_counts - jnp.log(step.astype(table.reward.dtype)),
-        )
-        start = _predict(path, jnp.append(setting.margins, setting.betas))
-        return solve_objective(table_objective(part, setting.margins, setting.betas), start)
+        own = reweigh(table, setting.weights)
+        part_of = partial(_some_responses, part=setting.parts) if way.parts else lambda table: table
+        objective = objective_of(own, setting.margins, setting.betas, way.blocks, part_of)
+        return solve_objective(objective, _predict(path, jnp.append(setting.margins, setting.betas)))
 
     def step(path: Path, lane: tuple[Lanes, Array]) -> tuple[Path, DualSolution]:
         setting, wanted = lane

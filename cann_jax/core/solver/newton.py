@@ -109,12 +109,12 @@ def _propose(constants: Constants, tilt: Array, evaluation: Evaluation, damping:
     diagonal = jnp.maximum(jnp.diag(evaluation.hessian), 0)
     ridge = 1e-6 * jnp.max(diagonal) + noise + damping
     hessian = jnp.where(identity, diagonal + ridge, evaluation.hessian)
-    move = _box_step(tilt, evaluation.gradient, hessian) - tilt
+    move = box_step(tilt, evaluation.gradient, hessian) - tilt
     cap = 10 * jnp.maximum(jnp.maximum(jnp.max(tilt), constants.logit_scale), 1)
     return jnp.maximum(tilt + move * jnp.minimum(1, cap / jnp.maximum(jnp.max(jnp.abs(move)), cap)), 0)
 
 
-def _box_step(tilt: Array, gradient: Array, hessian: Array) -> Array:
+def box_step(tilt: Array, gradient: Array, hessian: Array) -> Array:
     """Return the model's minimiser over θ ≥ 0 by a primal-dual active set, or else a gradient step."""
     simple = jnp.maximum(tilt - gradient / jnp.diag(hessian), 0)
     if tilt.shape[0] == 1:

@@ -10,13 +10,11 @@ import pytest
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.curve import dual_curve, sensitivities
 from cann_jax.core.exploration.finite_sample import correct_multipliers, kl_limit
+from cann_jax.core.exploration.means import interval, mean_and_error
+from cann_jax.core.exploration.resampling import bootstrap, draw_weights
 from cann_jax.core.exploration.uncertainty import (
-    bootstrap,
     conservative_solution,
     cross_fit,
-    interval,
-    mean_and_error,
-    resampled_weights,
 )
 from cann_jax.core.feasibility import Feasible, largest_margin
 from cann_jax.core.implicit import implicit_scores
@@ -125,6 +123,16 @@ def test_a_conservative_level_allows_for_the_error_of_the_reference():
     assert 0.82 <= np.mean(held) <= 1.0
 
 
+@pytest.mark.parametrize("weights", [[1, 0, 0, 0], [1, 1e-6, 1e-6, 0]])
+def test_one_prompt_tells_no_error_so_nothing_rests_on_one(weights):
+    """Neither a conservative λ, which would be the plain one, nor halves; dust beside it changes nothing."""
+    table = dataclasses.replace(random_table(8, prompts=4), prompt_weights=np.float32(weights))
+    problem = margin_problem(table, 0.1)
+    assert solve_dual(table, 0.1, BETA, "newton").converged and not problem.tells_errors
+    assert conservative_solution(problem.scores, problem.targets, BETA) is None
+    assert cross_fit(problem.scores, problem.targets, BETA) is None
+
+
 def test_the_error_of_a_group_is_that_of_a_ratio():
     """Prepared scores carry 1/p; against resamples in which the group's share moves."""
     rng = np.random.default_rng(5)
@@ -141,7 +149,9 @@ def test_two_prompts_with_weight_are_resampled_alone():
     table = random_table(6, prompts=50)
     weights = np.zeros(50, np.float32)
     weights[[3, 30]] = 1
-    drawn = resampled_weights(standardise(dataclasses.replace(table, prompt_weights=weights)), 200, 0)
+    drawn = draw_weights(
+        standardise(dataclasses.replace(table, prompt_weights=weights)), 200, np.random.default_rng(0)
+    )
     np.testing.assert_allclose(drawn.sum(1), 1, rtol=1e-6)
     assert set(np.flatnonzero(drawn.sum(0))) == {3, 30}
 

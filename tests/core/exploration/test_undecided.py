@@ -36,23 +36,30 @@ def correlated(seed, prompts=60, responses=8):
     return reward, 0.3 * reward + rng.normal(size=reward.shape)
 
 
-@pytest.mark.parametrize("what", [0, REACH])
-def test_so_many_prompts_settle_it_in_half_of_the_draws(what):
-    """Prompts like a table's are drawn from it, so that its estimate is right."""
+@pytest.mark.parametrize(("what", "heavy"), [(0, 8), (REACH, 1)])
+def test_so_many_prompts_settle_it_in_half_of_the_draws(what, heavy):
+    """Prompts like a table's are drawn from it, so that its estimate is right; a fifth may weigh 8 times."""
     reward, values = correlated(0)
+    weights = np.where(np.arange(60) % 5 == 0, heavy, 1).astype(np.float32)
     terms = tilted_gain(reward, values) if what == 0 else (values - values.mean(-1, keepdims=True)).max(-1)
-    margin = terms.mean() - terms.std() / np.sqrt(len(terms))
+    share = weights.astype(float) / weights.sum()
+    mean = share @ terms
+    error = np.sqrt(share**2 @ (terms - mean) ** 2)
+    margin = mean - error
     constraint = Constraint("g", margin=float(margin))
-    question = asked(reward, {"g": values}, [constraint])[what]
-    assert question.estimate == pytest.approx(terms.mean(), rel=1e-5)
+    question = asked(reward, {"g": values}, [constraint], prompt_weights=weights)[what]
+    assert question.estimate == pytest.approx(mean, rel=1e-5)
     assert question.asked == pytest.approx(margin, rel=1e-5)
-    assert question.lower < margin < question.upper
+    count = 1 / np.sum(share**2)  # 60, or 25 where a fifth weighs 8 times
+    reach = t.ppf(0.975, count - 1) * error * np.sqrt(count / (count - 1))
+    np.testing.assert_allclose([question.lower, question.upper], [mean - reach, mean + reach], rtol=1e-4)
     rng = np.random.default_rng(1)
     for share, expected in ((1, (0.3, 0.7)), (4, (0.9, 1.0))):
         count, settled = len(terms) + int(share * question.more_prompts), 0
         for _ in range(DRAWS):
             drawn = rng.integers(len(terms), size=count)
-            settled += what not in asked(reward[drawn], {"g": values[drawn]}, [constraint])
+            table = {"g": values[drawn]}
+            settled += what not in asked(reward[drawn], table, [constraint], prompt_weights=weights[drawn])
         assert expected[0] <= settled / DRAWS <= expected[1]
 
 
@@ -80,7 +87,10 @@ def test_so_many_responses_settle_it_in_half_of_the_draws():
         told += 1
         for _ in range(draws):
             drawn = level_table(rng, prompts, responses + question.more_responses)
-            settled += 0 not in asked(drawn[0], {"g": drawn[1]}, [constraint])
+            # in tables of one shape, as each shape compiles
+            wide = [np.pad(x, ((0, 0), (0, -x.shape[1] % 256))) for x in drawn]
+            mask = np.broadcast_to(np.arange(wide[0].shape[1]) < drawn[0].shape[1], wide[0].shape)
+            settled += 0 not in asked(wide[0], {"g": wide[1]}, [constraint], mask=mask)
     assert 0.3 <= settled / (tables * draws) <= 0.7
 
 

@@ -1,0 +1,90 @@
+"""Read a Parquet table in parts of whole prompts, whose rows are adjacent."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cann_jax.analysis.columns import codes, plain
+from cann_jax.analysis.formats import UNFIT, reading
+from cann_jax.analysis.long_table import read_long
+from cann_jax.analysis.raw_table import RawTable, larger_is_better
+from cann_jax.analysis.table_layout import LONG, Layout
+from cann_jax.analysis.wide_table import read_wide
+
+ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
+RESPONSES = 1 << 7  # of a prompt, about: a row of a wide table holds all of them
+
+
+def read_part(layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[str, ...]) -> RawTable:
+    """Return the scores of whole prompts of a table; the rows have these numbers in the file ``(rows,)``.
+
+    Raises:
+        InputError: A row is at fault.
+    """
+    with reading(layout.path, UNFIT):
+        columns = pa.table({name: plain(table[name]) for name in layout.columns})
+        found = (read_long if layout.shape == LONG else read_wide)(layout, columns, number)
+    return larger_is_better(found, cost)
+
+
+def parts(layout: Layout, cost: tuple[str, ...]) -> Iterator[tuple[np.ndarray, RawTable]]:
+    """Yield a hash of each prompt, where they have names, and the scores, of one part after the other."""
+    for hashes, table, number in _batches(layout):
+        yield hashes, read_part(layout, table, number, cost)
+
+
+def rows_at_once(layout: Layout) -> int:
+    """Return the most rows of a part."""
+    return ROWS if layout.shape == LONG else max(1, ROWS // RESPONSES)
+
+
+def adjacent(hashes: Sequence[np.ndarray]) -> bool:
+    """Return whether the rows of each prompt are adjacent, from the hashes of all ``parts``."""
+    every = np.concatenate([*hashes, np.zeros(0, np.int64)])
+    return len(np.unique(every)) == len(every)
+
+
+def _batches(layout: Layout) -> Iterator[tuple[np.ndarray, pa.Table, np.ndarray]]:
+    """Yield whole prompts: hashes of their names, their rows and the rows' numbers.
+
+    Each batch leaves its last prompt to the next one.
+    """
+    held, numbers, first = None, np.zeros(0, np.int64), 1
+    for batch in _row_groups(layout):
+        table, number = pa.Table.from_batches([batch]), np.arange(first, first + len(batch))
+        first += len(batch)
+        if layout.prompt is None:
+            yield np.zeros(0, np.int64), table, number
+            continue
+        held = table if held is None else pa.concat_tables([held, table])
+        numbers = np.append(numbers, number)
+        starts, hashes = _starts(layout, held)
+        if len(starts) > 1:
+            last = int(starts[-1])
+            yield hashes[:-1], held.slice(0, last), numbers[:last]
+            held, numbers = held.slice(last), numbers[last:]
+    if held is not None and held.num_rows:
+        yield _starts(layout, held)[1], held, numbers
+
+
+def _starts(layout: Layout, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each prompt begins, and a hash of its name; a row without one belongs to those before."""
+    with reading(layout.path, UNFIT):
+        found, values = codes(plain(table[layout.prompt]))
+    found = found[np.maximum.accumulate(np.where(found < 0, 0, np.arange(len(found))))]
+    starts = np.flatnonzero(np.diff(found, prepend=-2))
+    names = values.to_pylist()
+    return starts, np.array([hash(str(names[code])) for code in found[starts] if code >= 0], np.int64)
+
+
+def _row_groups(layout: Layout) -> Iterator[pa.RecordBatch]:
+    """Yield all rows in order.
+
+    One reader over all row groups would keep everything that it has read: 4 GB for 10⁹ scores.
+    """
+    rows = rows_at_once(layout)
+    with reading(layout.path), pq.ParquetFile(layout.path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(rows, row_groups=[group], columns=layout.columns)
