@@ -1,0 +1,260 @@
+"""Compare our preference step with TRL's and Tunix's: seconds, memory, and the DPO loss and its gradient.
+
+    python benchmarks/train_step.py --peers FOLDER            everything; a run cut short continues
+    python benchmarks/train_step.py --peers FOLDER --next     one missing measurement, of some minutes
+    python benchmarks/train_step.py --peers FOLDER --page     the page, from what was measured
+
+FOLDER gets an environment of its own for each peer (``--find-links`` is pip's: where a wheel of torch for
+CPUs lies), the model, and measured.jsonl. Every contestant of a round is a process of its own, so that none
+has another's memory. The page fails if losses or gradients are further apart than PARITY.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contest import machine
+from safetensors.numpy import load_file
+
+from cann_jax.models.files.model_files import open_model
+from cann_jax.models.flops import Row, training_flops
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results/train_step.md"
+MODEL, PAIRS = "embedded:smollm2-135m-instruct", 8
+PEERS = {"trl": ("trl", "transformers", "peft", "torch"), "tunix": ("google-tunix",)}
+PARITY = 1e-4  # float32: 576 products a sum, 30 layers, log-probs of hundreds of nats
+BASE = "TRL float32"
+BFLOAT16 = ("--dtype", "bfloat16")
+CONTESTANTS = {
+    "cann_jax float32, elementwise": ("our", "--rematerialise", "elementwise"),
+    "cann_jax float32, everything": ("our", "--rematerialise", "everything"),
+    "cann_jax bfloat16, elementwise": ("our", "--rematerialise", "elementwise", *BFLOAT16),
+    "cann_jax bfloat16, everything": ("our", "--rematerialise", "everything", *BFLOAT16),
+    BASE: ("trl",),
+    "TRL float32, checkpointing": ("trl", "--checkpointing"),
+    "TRL bfloat16": ("trl", *BFLOAT16),
+    "TRL bfloat16, checkpointing": ("trl", *BFLOAT16, "--checkpointing"),
+    "TRL autocast to bfloat16": ("trl", "--dtype", "autocast"),
+    "Tunix float32": ("tunix",),
+    "Tunix bfloat16": ("tunix", *BFLOAT16),
+}
+NOTES = """\
+SmolLM2-135M-Instruct, DPO, 8 pairs of random ids a step, LoRA of rank 8 on all seven projections, AdamW,
+log-probs of the reference computed before. Medians of rounds of 3 steps after one that is not timed;
+contestants in turn, each in a process of its own, whose peak memory includes compilation. "elementwise" and
+"everything" are what `rematerialise` computes again in the backward pass; TRL's checkpointing is the
+latter. TRL's bfloat16 has frozen weights in bfloat16 under autocast; "autocast" keeps them in float32. TRL
+1.16 has no padding-free DPO (it warns and pads); no sequence here needs padding."""
+RATES = """\
+Operations are those of docs/metrics.md; the peers' rows hold a prompt twice, ours once. The share is of the
+best rate of a plain product in that dtype, 2,048 × 576 by 576 × 1,536, by JAX or torch:"""
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peers", type=Path, required=True)
+    parser.add_argument("--torch", default="torch", help="what pip installs; torch==2.13.0+cpu has no CUDA")
+    parser.add_argument("--find-links", default="")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
+    parser.add_argument("--next", action="store_true")
+    parser.add_argument("--page", action="store_true")
+    given = parser.parse_args()
+    folder = given.peers.resolve()
+    if not given.page:
+        install(folder, given.find_links, given.torch)
+        turns = missing(folder, given.rounds, given.only)
+        for name, turn in turns[: 1 if given.next else None]:
+            measure(folder, name, turn)
+        if given.next:
+            return
+    RESULTS.write_text(page(folder) + "\n")
+    print(RESULTS.read_text())
+
+
+def install(folder: Path, find_links: str, torch: str) -> None:
+    """Make the environments and what all contestants read, where they are not there yet."""
+    for peer, packages in PEERS.items():
+        python, versions = folder / peer / "bin/python", folder / f"{peer}.json"
+        if versions.exists():
+            continue
+        subprocess.run([sys.executable, "-m", "venv", folder / peer], check=True)
+        links = ["--find-links", find_links] if find_links else []
+        wanted = [torch if package == "torch" else package for package in packages]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *links, *wanted], check=True)
+        command: list[str | Path] = [python, "-m", "pip", "list", "--format", "json"]
+        listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        found = {each["name"]: each["version"] for each in listed if each["name"] in packages}
+        versions.write_text(json.dumps(found))
+    if not (folder / "adapter").exists():
+        run(folder, "our", "prepare")
+
+
+def missing(folder: Path, rounds: int, names: list[str]) -> list[tuple[str, int]]:
+    """Return what remains to be measured, in turn; "parity" is of round 0."""
+    done = {(row["name"], row["round"]) for row in measured(folder)}
+    turns = [("parity", 0), *((name, turn) for turn in range(1, rounds + 1) for name in names)]
+    return [turn for turn in turns if turn not in done]
+
+
+def measured(folder: Path) -> list[Measured]:
+    path = folder / "measured.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measure(folder: Path, name: str, turn: int) -> None:
+    if name == "parity":
+        rows = [compare(folder, run(folder, "our", "parity")[0], run(folder, "trl", "parity")[0])]
+    else:
+        side, *options = CONTESTANTS[name]
+        rows = run(folder, side, "step", *options)
+    with (folder / "measured.jsonl").open("a") as file:
+        for row in rows:
+            line = json.dumps({"name": name, "round": turn, **row})
+            print(line, flush=True)
+            file.write(line + "\n")
+
+
+def run(folder: Path, side: str, what: str, *options: str) -> list[Measured]:
+    """Return the JSON lines that a script of one side prints."""
+    python = sys.executable if side == "our" else folder / side / "bin/python"
+    script = HERE / f"peers/{side}_step.py"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")} if side == "our" else {}
+    settings = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", **cache}
+    command = [python, script, what, folder, *options]
+    done = subprocess.run(command, env=os.environ | settings, stdout=subprocess.PIPE, check=True, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def compare(folder: Path, ours: Measured, theirs: Measured) -> Measured:
+    """Return both losses, and how far the gradients are apart, of the largest entry of each weight's."""
+    mine = load_file(folder / "our_gradient/adapter_model.safetensors")
+    other = load_file(folder / "trl_gradient.safetensors")
+    assert mine.keys() == other.keys(), "the adapters are not on the same layers"
+    apart = {name: np.abs(mine[name] - other[name]).max() / np.abs(other[name]).max() for name in mine}
+    pairs = [(np.linalg.norm(mine[name] - other[name]), np.linalg.norm(other[name])) for name in mine]
+    difference, whole = np.linalg.norm(np.array(pairs), axis=0)
+    return {
+        "ours": ours["loss"],
+        "TRL": theirs["loss"],
+        "loss": abs(ours["loss"] / theirs["loss"] - 1),
+        "worst": max(apart, key=lambda name: apart[name]),
+        "gradient": float(max(apart.values())),
+        "whole": float(difference / whole),
+        "weights": len(apart),
+    }
+
+
+def page(folder: Path) -> str:
+    rows = measured(folder)
+    versions = {name: found for peer in PEERS for name, found in read(folder / f"{peer}.json").items()}
+    steps = [row for row in rows if row["name"] != "parity"]
+    parts = [
+        "# The preference step against TRL and Tunix",
+        "    python benchmarks/train_step.py --peers FOLDER",
+        f"{machine('jax')[:-1]}, {', '.join(f'{name} {found}' for name, found in versions.items())}.",
+        NOTES,
+        *(table(pairs, [row for row in steps if row["pairs"] == pairs]) for pairs in shapes(steps)),
+        f"{RATES} {rates(steps)}.",
+        "## The same loss and gradient",
+        agreement(next(row for row in rows if row["name"] == "parity")),
+    ]
+    return "\n\n".join(parts)
+
+
+def read(path: Path) -> Measured:
+    return dict(json.loads(path.read_text()))
+
+
+def agreement(found: Measured) -> str:
+    """Return the comparison in words.
+
+    Raises:
+        SystemExit: The sides do not agree.
+    """
+    if max(found["loss"], found["gradient"]) > PARITY:
+        raise SystemExit(f"losses or gradients differ by more than {PARITY:g}: {found}")
+    return "\n".join(
+        [
+            "One batch (prompt 32, responses 48), float32, one adapter with B ≠ 0, the reference without it.",
+            f"- Loss: {found['ours']:.7f} here, {found['TRL']:.7f} from `DPOTrainer.compute_loss`; relative "
+            f"difference {found['loss']:.1e}.",
+            f"- Gradient on the {found['weights']} LoRA weights: no entry differs by more than "
+            f"{found['gradient']:.1e} of the largest of its weight (`{short(found['worst'])}`); all together "
+            f"differ by {found['whole']:.1e} of the norm.",
+            f"- The script fails above {PARITY:g}.",
+        ]
+    )
+
+
+def shapes(steps: list[Measured]) -> list[str]:
+    return list(dict.fromkeys(row["pairs"] for row in steps))
+
+
+def short(name: str) -> str:
+    return name.removeprefix("base_model.model.model.").removesuffix(".weight")
+
+
+def table(pairs: str, steps: list[Measured]) -> str:
+    """Return the table of one shape, with ratios to TRL in float32, and a line with that to the best peer."""
+    prompt, response = map(int, pairs.split("-"))
+    lines = [
+        f"| prompt {prompt}, responses {response} | s a step | least and most | steps | speed of {BASE} | "
+        "peak, GB | TFLOP | GFLOP/s | of a product |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    seconds = {
+        name: [s for row in steps if row["name"] == name for s in row["seconds"]] for name in CONTESTANTS
+    }
+    medians = {name: statistics.median(times) for name, times in seconds.items() if times}
+    for name, median in medians.items():
+        peak = max(row["peak_gb"] for row in steps if row["name"] == name)
+        flops = operations(prompt, response, packed=is_ours(name))
+        share = flops / median / best_rate(steps, "float32" in name)
+        lines.append(
+            f"| {name} | {median:.2f} | {min(seconds[name]):.2f} to {max(seconds[name]):.2f} | "
+            f"{len(seconds[name])} | {medians[BASE] / median:.2f}× | {peak:.2f} | {flops / 1e12:.2f} | "
+            f"{flops / median / 1e9:.0f} | {share:.0%} |"
+        )
+    ours = min(filter(is_ours, medians), key=lambda name: medians[name])
+    for peer in ("TRL", "Tunix"):
+        best = min((name for name in medians if name.startswith(peer)), key=lambda name: medians[name])
+        lines += [
+            "",
+            f"{ours} takes {medians[ours] / medians[best]:.2f} of the time of {best}, {peer}'s best.",
+        ]
+    return "\n".join(lines)
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("cann_jax")
+
+
+def operations(prompt: int, response: int, *, packed: bool) -> float:
+    """Return the operations of a step; packed rows hold a prompt and both its responses."""
+    shape = open_model(MODEL).config
+    row = Row(prompt + 2 * response, 2 * response) if packed else Row(prompt + response, response)
+    return training_flops(shape, row, all_weights=False) * PAIRS * (1 if packed else 2)
+
+
+def best_rate(steps: list[Measured], float32: bool) -> float:
+    return float(max(row.get("rate", 0.0) for row in steps if ("float32" in row["name"]) is float32))
+
+
+def rates(steps: list[Measured]) -> str:
+    found = {"float32": best_rate(steps, True), "bfloat16": best_rate(steps, False)}
+    return ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in found.items())
+
+
+if __name__ == "__main__":
+    main()
