@@ -10,6 +10,7 @@ has another's memory. The page fails if losses or gradients are further apart th
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -47,15 +48,22 @@ CONTESTANTS = {
 }
 NOTES = """\
 SmolLM2-135M-Instruct, DPO, 8 pairs of random ids a step, LoRA of rank 8 on all seven projections, AdamW,
-log-probs of the reference computed before. Medians of rounds of 3 steps after one that is not timed;
-contestants in turn, each in a process of its own, whose peak memory includes compilation. "elementwise" and
+log-probs of the reference computed before. Seconds are the median over all rounds, after one step in each
+that is not timed; contestants in turn, each in a process of its own, whose peak memory includes
+compilation. Processor seconds, the least of the steps, say what a step costs where others use the machine
+too: the clock then depends on them, and threads that wait for each other spin. "elementwise" and
 "everything" are what `rematerialise` computes again in the backward pass; TRL's checkpointing is the
 latter. TRL's bfloat16 has frozen weights in bfloat16 under autocast; "autocast" keeps them in float32. TRL
-1.16 has no padding-free DPO (it warns and pads); no sequence here needs padding."""
+1.16 has no padding-free DPO (it warns and pads); no sequence here needs padding. TRL also computes
+entropies and accuracies of all tokens for its log."""
 RATES = """\
-Operations are those of docs/metrics.md; the peers' rows hold a prompt twice, ours once. The share is of the
-best rate of a plain product in that dtype, 2,048 × 576 by 576 × 1,536, by JAX or torch:"""
+Operations are those of docs/metrics.md; the peers' rows hold a prompt twice, ours once. The share is that
+of a step whose processor seconds are spread over all cores, of the best rate of a plain product in that
+dtype, 2,048 × 576 by 576 × 1,536, by JAX or torch:"""
+CORES = os.cpu_count() or 1
+SHAPES = {"128-64": (128, 64), "32-48": (32, 48)}  # tokens of the prompt, and of each response
 Measured = dict[str, Any]
+Turn = tuple[int, str, str]  # round, pairs, contestant
 
 
 def main() -> None:
@@ -66,16 +74,17 @@ def main() -> None:
     parser.add_argument("--torch", default="torch", help="what pip installs; torch==2.13.0+cpu has no CUDA")
     parser.add_argument("--find-links", default="")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", default="3", help="timed in a round")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
+    parser.add_argument("--pairs", nargs="+", choices=SHAPES, default=[*SHAPES])
     parser.add_argument("--next", action="store_true")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     folder = given.peers.resolve()
     if not given.page:
         install(folder, given.find_links, given.torch)
-        turns = missing(folder, given.rounds, given.only)
-        for name, turn in turns[: 1 if given.next else None]:
-            measure(folder, name, turn)
+        for turn in missing(folder, given)[: 1 if given.next else None]:
+            measure(folder, turn, given.steps)
         if given.next:
             return
     RESULTS.write_text(page(folder) + "\n")
@@ -100,10 +109,11 @@ def install(folder: Path, find_links: str, torch: str) -> None:
         run(folder, "our", "prepare")
 
 
-def missing(folder: Path, rounds: int, names: list[str]) -> list[tuple[str, int]]:
-    """Return what remains to be measured, in turn; "parity" is of round 0."""
-    done = {(row["name"], row["round"]) for row in measured(folder)}
-    turns = [("parity", 0), *((name, turn) for turn in range(1, rounds + 1) for name in names)]
+def missing(folder: Path, given: argparse.Namespace) -> list[Turn]:
+    """Return what remains to be measured, in turn; "parity" is of round 0 and of the shorter pairs."""
+    done = {(row["round"], row["pairs"], row["name"]) for row in measured(folder)}
+    turns = [(0, "32-48", "parity")]
+    turns += itertools.product(range(1, given.rounds + 1), given.pairs, given.only)
     return [turn for turn in turns if turn not in done]
 
 
@@ -112,28 +122,31 @@ def measured(folder: Path) -> list[Measured]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def measure(folder: Path, name: str, turn: int) -> None:
+def measure(folder: Path, turn: Turn, steps: str) -> None:
+    number, pairs, name = turn
+    options = "--pairs", pairs
     if name == "parity":
-        rows = [compare(folder, run(folder, "our", "parity")[0], run(folder, "trl", "parity")[0])]
+        found = compare(
+            folder, run(folder, "our", "parity", *options), run(folder, "trl", "parity", *options)
+        )
     else:
-        side, *options = CONTESTANTS[name]
-        rows = run(folder, side, "step", *options)
+        side, *more = CONTESTANTS[name]
+        found = run(folder, side, "step", *options, "--steps", steps, *more)
+    line = json.dumps({"round": number, "pairs": pairs, "name": name, **found})
+    print(line, flush=True)
     with (folder / "measured.jsonl").open("a") as file:
-        for row in rows:
-            line = json.dumps({"name": name, "round": turn, **row})
-            print(line, flush=True)
-            file.write(line + "\n")
+        file.write(line + "\n")
 
 
-def run(folder: Path, side: str, what: str, *options: str) -> list[Measured]:
-    """Return the JSON lines that a script of one side prints."""
+def run(folder: Path, side: str, what: str, *options: str) -> Measured:
+    """Return what a script of one side prints, a line of JSON."""
     python = sys.executable if side == "our" else folder / side / "bin/python"
     script = HERE / f"peers/{side}_step.py"
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")} if side == "our" else {}
     settings = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", **cache}
     command = [python, script, what, folder, *options]
     done = subprocess.run(command, env=os.environ | settings, stdout=subprocess.PIPE, check=True, text=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def compare(folder: Path, ours: Measured, theirs: Measured) -> Measured:
@@ -164,7 +177,7 @@ def page(folder: Path) -> str:
         "    python benchmarks/train_step.py --peers FOLDER",
         f"{machine('jax')[:-1]}, {', '.join(f'{name} {found}' for name, found in versions.items())}.",
         NOTES,
-        *(table(pairs, [row for row in steps if row["pairs"] == pairs]) for pairs in shapes(steps)),
+        *(table(pairs, [row for row in steps if row["pairs"] == pairs]) for pairs in SHAPES),
         f"{RATES} {rates(steps)}.",
         "## The same loss and gradient",
         agreement(next(row for row in rows if row["name"] == "parity")),
@@ -197,43 +210,47 @@ def agreement(found: Measured) -> str:
     )
 
 
-def shapes(steps: list[Measured]) -> list[str]:
-    return list(dict.fromkeys(row["pairs"] for row in steps))
-
-
 def short(name: str) -> str:
     return name.removeprefix("base_model.model.model.").removesuffix(".weight")
 
 
 def table(pairs: str, steps: list[Measured]) -> str:
     """Return the table of one shape, with ratios to TRL in float32, and a line with that to the best peer."""
-    prompt, response = map(int, pairs.split("-"))
+    prompt, response = SHAPES[pairs]
     lines = [
         f"| prompt {prompt}, responses {response} | s a step | least and most | steps | speed of {BASE} | "
-        "peak, GB | TFLOP | GFLOP/s | of a product |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+        "processor s | speed by these | peak, GB | TFLOP | of a product |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    seconds = {
-        name: [s for row in steps if row["name"] == name for s in row["seconds"]] for name in CONTESTANTS
-    }
-    medians = {name: statistics.median(times) for name, times in seconds.items() if times}
+    seconds, cpu = times(steps, "seconds"), times(steps, "cpu")
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    works = {name: min(found) for name, found in cpu.items()}
     for name, median in medians.items():
         peak = max(row["peak_gb"] for row in steps if row["name"] == name)
         flops = operations(prompt, response, packed=is_ours(name))
-        share = flops / median / best_rate(steps, "float32" in name)
+        share = flops * CORES / works[name] / best_rate(steps, "float32" in name)
         lines.append(
             f"| {name} | {median:.2f} | {min(seconds[name]):.2f} to {max(seconds[name]):.2f} | "
-            f"{len(seconds[name])} | {medians[BASE] / median:.2f}× | {peak:.2f} | {flops / 1e12:.2f} | "
-            f"{flops / median / 1e9:.0f} | {share:.0%} |"
+            f"{len(seconds[name])} | {medians[BASE] / median:.2f}× | {works[name]:.2f} | "
+            f"{works[BASE] / works[name]:.2f}× | {peak:.2f} | {flops / 1e12:.2f} | {share:.0%} |"
         )
     ours = min(filter(is_ours, medians), key=lambda name: medians[name])
     for peer in ("TRL", "Tunix"):
-        best = min((name for name in medians if name.startswith(peer)), key=lambda name: medians[name])
+        theirs = [name for name in medians if name.startswith(peer)]
+        if not theirs:
+            continue
+        best = min(theirs, key=lambda name: medians[name])
         lines += [
             "",
             f"{ours} takes {medians[ours] / medians[best]:.2f} of the time of {best}, {peer}'s best.",
         ]
     return "\n".join(lines)
+
+
+def times(steps: list[Measured], kind: str) -> dict[str, list[float]]:
+    """Return the times of every step of each contestant that was measured."""
+    found = {name: [t for row in steps if row["name"] == name for t in row[kind]] for name in CONTESTANTS}
+    return {name: values for name, values in found.items() if values}
 
 
 def is_ours(name: str) -> bool:

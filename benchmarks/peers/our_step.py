@@ -1,7 +1,7 @@
 """Our preference step on a CPU, timed, or our DPO loss and gradient: run by train_step.py.
 
     python benchmarks/peers/our_step.py prepare FOLDER
-    python benchmarks/peers/our_step.py step FOLDER --dtype bfloat16 --rematerialise everything
+    python benchmarks/peers/our_step.py step FOLDER --pairs 128-64 --dtype bfloat16 --rematerialise everything
     python benchmarks/peers/our_step.py parity FOLDER
 
 ``prepare`` writes what both sides read: the model for transformers, the pairs, and an adapter with B ≠ 0.
@@ -33,7 +33,7 @@ from cann_jax.training.preference_objective import PreferenceBatch, PreferenceOb
 from cann_jax.training.step import forward, start, train_step
 
 MODEL = "embedded:smollm2-135m-instruct"
-SHAPES = ((32, 48), (128, 64))  # tokens of the prompt, and of each response; the smallest first
+SHAPES = {"32-48": (32, 48), "128-64": (128, 64)}  # tokens of the prompt, and of each response
 PAIRS = 8
 
 
@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("prepare", "step", "parity"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", choices=SHAPES, default="32-48")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rematerialise", choices=("elementwise", "everything"), default="elementwise")
     parser.add_argument("--steps", type=int, default=3, help="timed, after one that compiles")
@@ -49,16 +50,16 @@ def main() -> None:
     if given.what == "prepare":
         prepare(files, given.folder)
     elif given.what == "parity":
-        parity(files, given.folder)
+        parity(files, given)
     else:
         step(files, given)
 
 
 def prepare(files: ModelFiles, folder: Path) -> None:
     export_folder(load_decoder(files, "float32"), files, folder / "model")
-    for shape in SHAPES:
+    for name, shape in SHAPES.items():
         batch = preferences(files.config, PAIRS, *shape)
-        np.savez(folder / f"{shape[0]}-{shape[1]}.npz", prompts=batch.prompts, responses=batch.responses)
+        np.savez(folder / f"{name}.npz", prompts=batch.prompts, responses=batch.responses)
     graph, adapters, rest = split(files, "float32")
     trained = moved(adapters)
     export_adapter(nnx.merge(graph, trained, rest), folder / "adapter", MODEL, files.fingerprint())
@@ -87,31 +88,33 @@ def referenced(
 def step(files: ModelFiles, given: argparse.Namespace) -> None:
     graph, adapters, rest = split(files, given.dtype)
     spec = objective(graph, files.config, given.rematerialise)
-    for prompt, response in SHAPES:
-        batch = jax.device_put(preferences(files.config, PAIRS, prompt, response))
-        batch = referenced(spec, adapters, rest, batch)
-        state, seconds = start(spec, jax.tree.map(jnp.copy, adapters)), []
-        for _ in range(given.steps + 1):
-            began = time.perf_counter()
-            state, measured = train_step(spec, state, rest, batch, jax.random.key(0))
-            jax.block_until_ready((state, measured))
-            seconds.append(time.perf_counter() - began)
-        row = {"pairs": f"{prompt}-{response}", "seconds": seconds[1:], "peak_gb": peak_gb()}
-        print(json.dumps({**row, "rate": rate(given.dtype)}))
+    batch = jax.device_put(preferences(files.config, PAIRS, *SHAPES[given.pairs]))
+    batch = referenced(spec, adapters, rest, batch)
+    state, times = start(spec, jax.tree.map(jnp.copy, adapters)), []
+    for _ in range(given.steps + 1):
+        began = time.perf_counter(), time.process_time()
+        state, measured = train_step(spec, state, rest, batch, jax.random.key(0))
+        jax.block_until_ready((state, measured))
+        times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    peak = peak_gb()
+    seconds, cpu = zip(*times[1:], strict=True)
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak, "rate": rate(given.dtype)}))
 
 
-def parity(files: ModelFiles, folder: Path) -> None:
+def parity(files: ModelFiles, given: argparse.Namespace) -> None:
     """Print the loss at ``adapter``, and write the gradient as an adapter, so that PEFT's names are its."""
     graph, adapters, rest = split(files, "float32")
     spec = objective(graph, files.config, "everything")
-    batch = referenced(spec, adapters, rest, preferences(files.config, PAIRS, *SHAPES[0]))
+    batch = referenced(spec, adapters, rest, preferences(files.config, PAIRS, *SHAPES[given.pairs]))
 
     def loss(adapters: Any) -> jax.Array:
         outputs = spec.outputs(adapters, rest, batch, None)
         return jnp.sum(spec.losses(outputs, batch)) / spec.terms(batch)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(moved(adapters))
-    export_adapter(nnx.merge(graph, gradient, rest), folder / "our_gradient", MODEL, files.fingerprint())
+    export_adapter(
+        nnx.merge(graph, gradient, rest), given.folder / "our_gradient", MODEL, files.fingerprint()
+    )
     print(json.dumps({"loss": float(value)}))
 
 

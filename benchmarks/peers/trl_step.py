@@ -1,6 +1,6 @@
 """TRL's preference step on a CPU, timed, or its DPO loss and gradient: run by train_step.py.
 
-    PEERS/bin/python benchmarks/peers/trl_step.py step FOLDER --dtype bfloat16 --checkpointing
+    PEERS/bin/python benchmarks/peers/trl_step.py step FOLDER --pairs 128-64 --dtype bfloat16 --checkpointing
     PEERS/bin/python benchmarks/peers/trl_step.py parity FOLDER
 
 FOLDER holds ``model`` (of transformers), ``adapter`` (of PEFT) and the pairs in ``PROMPT-RESPONSE.npz``.
@@ -36,37 +36,38 @@ class TokenizedTrainer(DPOTrainer):
 
 class Clock(TrainerCallback):
     def __init__(self):
-        self.seconds = []
+        self.times = []  # seconds by the clock, and of processors
 
     def on_step_begin(self, *_, **__):
-        self.began = time.perf_counter()
+        self.began = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_, **__):
-        self.seconds.append(time.perf_counter() - self.began)
+        self.times.append((time.perf_counter() - self.began[0], time.process_time() - self.began[1]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("step", "parity"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", default="32-48", help="tokens of the prompt and of each response")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "autocast"), default="float32")
     parser.add_argument("--checkpointing", action="store_true", help="of gradients")
     parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
     given = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     if given.what == "parity":
-        parity(given.folder)
+        parity(given.folder, given.folder / f"{given.pairs}.npz")
         return
-    # The smallest first: the peak of a process only grows.
-    for path in sorted(given.folder.glob("*-*.npz"), key=lambda path: path.stat().st_size):
-        lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM")
-        clock = Clock()
-        with tempfile.TemporaryDirectory() as out:
-            made = trainer(given.folder, path, lora, out, given.dtype, given.checkpointing, given.steps + 1)
-            made.add_callback(clock)
-            made.train()
-        seconds = clock.seconds[1:]
-        print(json.dumps({"pairs": path.stem, "seconds": seconds, "peak_gb": peak_gb(), "rate": rate(given)}))
+    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM")
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as out:
+        pairs = given.folder / f"{given.pairs}.npz"
+        made = trainer(given.folder, pairs, lora, out, given.dtype, given.checkpointing, given.steps + 1)
+        made.add_callback(clock)
+        made.train()
+    peak = peak_gb()
+    seconds, cpu = zip(*clock.times[1:], strict=True)
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak, "rate": rate(given.dtype)}))
 
 
 def trainer(
@@ -96,9 +97,8 @@ def dataset(pairs: Path) -> Dataset:
     return Dataset.from_dict({name: ids.tolist() for name, ids in columns.items()})
 
 
-def parity(folder: Path) -> None:
+def parity(folder: Path, pairs: Path) -> None:
     """Print the loss of ``DPOTrainer.compute_loss`` at ``adapter``, and write its gradient beside it."""
-    pairs = min(folder.glob("*-*.npz"), key=lambda path: path.stat().st_size)
     with tempfile.TemporaryDirectory() as out:
         adapter = PeftConfig.from_pretrained(folder / "adapter")
         adapter.inference_mode = False
@@ -117,9 +117,9 @@ def parity(folder: Path) -> None:
     print(json.dumps({"loss": loss.item()}))
 
 
-def rate(given: argparse.Namespace) -> float:
+def rate(name: str) -> float:
     """Return the operations a second of a plain product, in the dtype of the products of the step."""
-    dtype = torch.float32 if given.dtype == "float32" else torch.bfloat16
+    dtype = torch.float32 if name == "float32" else torch.bfloat16
     rows, inner, columns = 2048, 576, 1536
     a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
     times = []

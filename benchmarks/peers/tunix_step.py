@@ -1,6 +1,6 @@
 """Tunix's preference step on a CPU, timed: run by train_step.py.
 
-    TUNIX/bin/python benchmarks/peers/tunix_step.py step FOLDER --dtype bfloat16
+    TUNIX/bin/python benchmarks/peers/tunix_step.py step FOLDER --pairs 128-64 --dtype bfloat16
 
 Timed is the compiled step of ``DPOTrainer`` on inputs that it prepared itself, log-probs of the reference
 added beforehand, as the other contestants have them.
@@ -29,17 +29,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("step",))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", default="32-48", help="tokens of the prompt and of each response")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=3, help="timed, after one that compiles")
     given = parser.parse_args()
-    # The smallest first: the peak of a process only grows.
-    for path in sorted(given.folder.glob("*-*.npz"), key=lambda path: path.stat().st_size):
-        seconds = step(given.folder / "model", path, jnp.dtype(given.dtype), given.steps)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
-        print(json.dumps({"pairs": path.stem, "seconds": seconds, "peak_gb": peak}))
+    pairs = given.folder / f"{given.pairs}.npz"
+    times = step(given.folder / "model", pairs, jnp.dtype(given.dtype), given.steps)
+    seconds, cpu = zip(*times, strict=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak}))
 
 
-def step(folder: Path, pairs: Path, dtype: jnp.dtype, steps: int) -> list[float]:
+def step(folder: Path, pairs: Path, dtype: jnp.dtype, steps: int) -> list[tuple[float, float]]:
     base = create_model_from_safe_tensors(str(folder), shape(folder), None, dtype)
     lora = qwix.LoraProvider(module_path=TARGETS, rank=8, alpha=16.0)
     model = qwix.apply_lora_to_model(base, lora, **base.get_model_input())
@@ -51,12 +52,12 @@ def step(folder: Path, pairs: Path, dtype: jnp.dtype, steps: int) -> list[float]
     chosen, rejected = compute_logps(base, *arrays, example.completion_mask)
     example = dataclasses.replace(example, ref_chosen_logps=chosen, ref_rejected_logps=rejected)
     run, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
-    seconds = []
+    times = []  # seconds by the clock, and of processors
     for _ in range(steps + 1):
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         jax.block_until_ready(run(example))
-        seconds.append(time.perf_counter() - began)
-    return seconds[1:]
+        times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return times[1:]
 
 
 def inputs(pairs: Path) -> TrainingInput:
