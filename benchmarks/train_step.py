@@ -51,11 +51,11 @@ SmolLM2-135M-Instruct, DPO, 8 pairs of random ids a step, LoRA of rank 8 on all 
 log-probs of the reference computed before. Seconds are the median over all rounds, after one step in each
 that is not timed; contestants in turn, each in a process of its own, whose peak memory includes
 compilation. Processor seconds, the least of the steps, say what a step costs where others use the machine
-too: the clock then depends on them, and threads that wait for each other spin. "elementwise" and
-"everything" are what `rematerialise` computes again in the backward pass; TRL's checkpointing is the
-latter. TRL's bfloat16 has frozen weights in bfloat16 under autocast; "autocast" keeps them in float32. TRL
-1.16 has no padding-free DPO (it warns and pads); no sequence here needs padding. TRL also computes
-entropies and accuracies of all tokens for its log."""
+too: the clock then depends on them, and threads that wait for each other spin (`OMP_WAIT_POLICY=passive`
+lets those of torch sleep). "elementwise" and "everything" are what `rematerialise` computes again in the
+backward pass; TRL's checkpointing is the latter. TRL's bfloat16 has frozen weights in bfloat16 under
+autocast; "autocast" keeps them in float32. TRL 1.16 has no padding-free DPO (it warns and pads); no
+sequence here needs padding. TRL also computes entropies and accuracies of all tokens for its log."""
 RATES = """\
 Operations are those of docs/metrics.md; the peers' rows hold a prompt twice, ours once. The share is that
 of a step whose processor seconds are spread over all cores, of the best rate of a plain product in that
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--steps", default="3", help="timed in a round")
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])
     parser.add_argument("--pairs", nargs="+", choices=SHAPES, default=[*SHAPES])
+    parser.add_argument("--note", default="", help="what the page says about the conditions of this run")
     parser.add_argument("--next", action="store_true")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
@@ -87,7 +88,7 @@ def main() -> None:
             measure(folder, turn, given.steps)
         if given.next:
             return
-    RESULTS.write_text(page(folder) + "\n")
+    RESULTS.write_text(page(folder, given.note) + "\n")
     print(RESULTS.read_text())
 
 
@@ -168,7 +169,7 @@ def compare(folder: Path, ours: Measured, theirs: Measured) -> Measured:
     }
 
 
-def page(folder: Path) -> str:
+def page(folder: Path, note: str) -> str:
     rows = measured(folder)
     versions = {name: found for peer in PEERS for name, found in read(folder / f"{peer}.json").items()}
     steps = [row for row in rows if row["name"] != "parity"]
@@ -176,7 +177,7 @@ def page(folder: Path) -> str:
         "# The preference step against TRL and Tunix",
         "    python benchmarks/train_step.py --peers FOLDER",
         f"{machine('jax')[:-1]}, {', '.join(f'{name} {found}' for name, found in versions.items())}.",
-        NOTES,
+        f"{NOTES} {note}".strip(),
         *(table(pairs, [row for row in steps if row["pairs"] == pairs]) for pairs in SHAPES),
         f"{RATES} {rates(steps)}.",
         "## The same loss and gradient",
@@ -234,16 +235,16 @@ def table(pairs: str, steps: list[Measured]) -> str:
             f"{len(seconds[name])} | {medians[BASE] / median:.2f}× | {works[name]:.2f} | "
             f"{works[BASE] / works[name]:.2f}× | {peak:.2f} | {flops / 1e12:.2f} | {share:.0%} |"
         )
-    ours = min(filter(is_ours, medians), key=lambda name: medians[name])
+    ours = min(filter(is_ours, works), key=lambda name: works[name])
     for peer in ("TRL", "Tunix"):
-        theirs = [name for name in medians if name.startswith(peer)]
-        if not theirs:
-            continue
-        best = min(theirs, key=lambda name: medians[name])
-        lines += [
-            "",
-            f"{ours} takes {medians[ours] / medians[best]:.2f} of the time of {best}, {peer}'s best.",
-        ]
+        theirs = [name for name in works if name.startswith(peer)]
+        if theirs:
+            best = min(theirs, key=lambda name: works[name])
+            ratio = works[best] / works[ours]
+            lines += [
+                "",
+                f"{ours}: {ratio:.2f} times as fast as {peer}'s best, {best}, by processor seconds.",
+            ]
     return "\n".join(lines)
 
 
