@@ -173,12 +173,15 @@ def page(folder: Path, note: str) -> str:
     rows = measured(folder)
     versions = {name: found for peer in PEERS for name, found in read(folder / f"{peer}.json").items()}
     steps = [row for row in rows if row["name"] != "parity"]
+    compared = [
+        pairs for pairs in SHAPES if any((row["name"], row["pairs"]) == (BASE, pairs) for row in steps)
+    ]
     parts = [
         "# The preference step against TRL and Tunix",
         "    python benchmarks/train_step.py --peers FOLDER",
         f"{machine('jax')[:-1]}, {', '.join(f'{name} {found}' for name, found in versions.items())}.",
         f"{NOTES} {note}".strip(),
-        *(table(pairs, [row for row in steps if row["pairs"] == pairs]) for pairs in SHAPES),
+        *(table(pairs, steps) for pairs in compared),
         f"{RATES} {rates(steps)}.",
         "## The same loss and gradient",
         agreement(next(row for row in rows if row["name"] == "parity")),
@@ -215,9 +218,10 @@ def short(name: str) -> str:
     return name.removeprefix("base_model.model.model.").removesuffix(".weight")
 
 
-def table(pairs: str, steps: list[Measured]) -> str:
+def table(pairs: str, everything: list[Measured]) -> str:
     """Return the table of one shape, with ratios to TRL in float32, and a line with that to the best peer."""
     prompt, response = SHAPES[pairs]
+    steps = [row for row in everything if row["pairs"] == pairs]
     lines = [
         f"| prompt {prompt}, responses {response} | s a step | least and most | steps | speed of {BASE} | "
         "processor s | speed by these | peak, GB | TFLOP | of a product |",
@@ -229,7 +233,7 @@ def table(pairs: str, steps: list[Measured]) -> str:
     for name, median in medians.items():
         peak = max(row["peak_gb"] for row in steps if row["name"] == name)
         flops = operations(prompt, response, packed=is_ours(name))
-        share = flops * CORES / works[name] / best_rate(steps, "float32" in name)
+        share = flops * CORES / works[name] / best_rate(everything, "float32" in name)
         lines.append(
             f"| {name} | {median:.2f} | {min(seconds[name]):.2f} to {max(seconds[name]):.2f} | "
             f"{len(seconds[name])} | {medians[BASE] / median:.2f}× | {works[name]:.2f} | "
