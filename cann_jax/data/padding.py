@@ -26,6 +26,15 @@ def bucket_width(longest: int) -> int:
     return BUCKET * -(-longest // BUCKET)
 
 
+def step_width(longest: int) -> int:
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, … times ``BUCKET``: few shapes for all lengths."""
+    width = BUCKET
+    while width < longest:
+        power = 1 << (width // BUCKET).bit_length() - 1
+        width += BUCKET * max(1, power // 2)
+    return width
+
+
 def best_widths(needs: np.ndarray, count: int) -> np.ndarray:
     """Return at most ``count`` widths, ascending, that hold all ``needs`` with the least padding in sum.
 

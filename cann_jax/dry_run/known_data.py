@@ -110,7 +110,7 @@ def training_extent(config: RunConfig, training: Training, data: KnownData) -> E
     pairs = data.pairs if label is None else data.pairs.take(labelled(data.pairs, label))
     # The rewards mean nothing here: the order of the steps does not depend on them.
     steps = preference_data(training, pairs.responses, np.zeros((len(pairs), 2)))
-    return Extent(len(steps.trained), *steps.widths, steps.rooms[-1])
+    return Extent(len(steps.trained), *steps.largest())
 
 
 def bound_of_pairs(longest: int) -> tuple[int, int, Room]:

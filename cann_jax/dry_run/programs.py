@@ -66,7 +66,7 @@ def trace_training(
 
 
 def trace_score_training(
-    config: ScoreModelConfig, shape: DecoderConfig, width: int, length: int, room: Room, steps: int
+    config: ScoreModelConfig, shape: DecoderConfig, width: int, length: int, room: Room | None, steps: int
 ) -> Any:
     """Trace the training step of a score model; arguments as ``trace_training``."""
     size, lora = config.pairs_per_step, config.lora

@@ -24,7 +24,7 @@ def dry_run_score_model(run: ScoreModelRun, model_config: str | None = None) -> 
     data = _data(run) if model_config is None and config.preferences.path is not None else None
     steps = STEPS if data is None else data.steps
     bound = bound_of_pairs(config.preferences.max_tokens)
-    sizes = bound if data is None else (*data.widths, data.rooms[-1])
+    sizes = bound if data is None else data.largest()
     lines = (*_lines(config, data), *plan_lines(run, run.pipeline, opened=data is not None))
     print_dry_run(
         out, run, lines, lambda: {"training step": trace_score_training(config, shape, *sizes, steps)}

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cann_jax.data.padding import best_widths, bucket_width, pad
+from cann_jax.data.padding import best_widths, bucket_width, pad, step_width
 from cann_jax.data.responses import Responses
 from cann_jax.models.flops import Row
 from cann_jax.models.packing import Room
+from cann_jax.runtime.mesh import platform
 from cann_jax.runtime.placement import own_rows
 from cann_jax.runtime.sharding import axis_size
 from cann_jax.training.batch_order import Order, even_rows, items_of_step, order_of_epoch, steps_in
@@ -34,8 +35,8 @@ class Batching:
         label_temperature: A label is σ(difference of the rewards / this). 0 is the limit, 1 for the larger
             reward and ½ for a tie: the label of a person who chose one response.
         label_smoothing: Probability, below one half, that a label is the wrong way round.
-        ragged: Whether lengths differ widely, as in a data set of pairs: rows then hold prompts and
-            responses without padding between them, and have one of a few widths.
+        ragged: Whether lengths differ widely, as in a data set of pairs: rows are then packed, or where they
+            cannot be, steps take prompts of similar length and are cut to their longest.
         accumulation: Micro-batches of a step; row i of a batch is in number i mod this.
     """
 
@@ -51,9 +52,18 @@ class Batching:
     accumulation: int = 1
 
     @property
+    def packed(self) -> bool:
+        """Whether rows have no padding but at their end, and one of a few widths.
+
+        Not on a TPU, whose kernel makes tables of blocks in every layer, and skips none, for such a mask.
+        """
+        return self.ragged and platform() != "tpu"
+
+    @property
     def groups_per_row(self) -> int:
-        """Prompts in a row: two where every device has whole rows of each micro-batch, else one."""
-        return 1 if self.prompts_per_step % (2 * self.accumulation * axis_size("batch")) else 2
+        """Prompts in a row: two where they are packed and every device has whole rows of each micro-batch."""
+        whole = self.prompts_per_step % (2 * self.accumulation * axis_size("batch")) == 0
+        return 2 if self.packed and whole else 1
 
     def by_row(self, prompts: np.ndarray) -> np.ndarray:
         """Return something of the prompts (B, …) of a batch by row (rows, groups_per_row, …)."""
@@ -102,7 +112,7 @@ class GroupData(ABC):
         how = self.batching
         lengths = self.responses.total_tokens[self.trained] if how.ragged else None
         given = {"items": len(self.trained), "size": how.prompts_per_step, "seed": how.seed}
-        return lru_cache(2)(partial(order_of_epoch, **given, lengths=lengths))
+        return lru_cache(2)(partial(order_of_epoch, **given, lengths=lengths, together=how.groups_per_row))
 
     def prompts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the epochs (B,) and the prompt indices (B,) of a step."""
@@ -117,18 +127,35 @@ class GroupData(ABC):
         places = np.arange(-(-len(prompts) // how.prompts_per_step) * how.prompts_per_step)
         filled = prompts[np.minimum(places, len(prompts) - 1)]
         if how.ragged:
-            filled = even_rows(filled, self.responses.total_tokens, how.prompts_per_step)
+            filled = even_rows(filled, self.responses.total_tokens, how.groups_per_row)
         batches = filled.reshape(-1, how.prompts_per_step)
         return [how.in_rows(batch) if how.ragged else batch for batch in batches]
 
     @cached_property
-    def widths(self) -> tuple[int, int]:
-        """Padded widths of the ids of prompts and responses."""
-        return bucket_width(max(map(len, self.responses.prompts.ids))), self.responses.tokens.shape[2]
+    def _widest(self) -> tuple[int, int]:
+        return bucket_width(int(self._prompt_lengths.max())), self.responses.tokens.shape[2]
+
+    def widths(self, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
+        """Return the padded widths of the ids of prompts and responses of the batch at these places.
+
+        They are the same for all batches, so that one shape is compiled, unless lengths differ widely and
+        rows are not packed.
+        """
+        if not self.batching.ragged or self.batching.packed:
+            return self._widest
+        longest = self._prompt_lengths[rows].max(), self.responses.lengths[rows, columns].max()
+        return step_width(int(longest[0])), step_width(int(longest[1]))
+
+    def largest(self) -> tuple[int, int, Room | None]:
+        """Return widths and room of the step with the most tokens, two responses to a prompt."""
+        if self.batching.packed:
+            return *self._widest, self.rooms[-1]
+        steps = (self.widths(*self.places(step)) for step in range(self.steps))
+        return *max(steps, key=lambda widths: widths[0] + 2 * widths[1]), None
 
     @cached_property
     def rooms(self) -> list[Room]:
-        """Rooms of the rows of all steps and ``other_places``, from the smallest, if ragged."""
+        """Rooms of the packed rows of all steps and ``other_places``, from the smallest."""
         every = [*map(self.places, range(self.steps)), *self.other_places()]
         needs = np.array([self._needs(*places) for places in every])
         widths = best_widths(needs[:, 0], PROGRAMS)
@@ -150,11 +177,11 @@ class GroupData(ABC):
         return np.array([len(ids) for ids in self.responses.prompts.ids])
 
     def room(self, rows: np.ndarray, columns: np.ndarray) -> Room | None:
-        """Return the smallest room that holds the rows of the batch at these places; None if not ragged.
+        """Return the smallest room that holds the rows of the batch at these places; None if not packed.
 
         It is one of ``rooms``, or where none is large enough, as for other batches than theirs, a new one.
         """
-        if not self.batching.ragged:
+        if not self.batching.packed:
             return None
         tokens, predicted = map(int, self._needs(rows, columns))
         fits = (room for room in self.rooms if tokens <= room.tokens and predicted <= room.predicted)
@@ -164,16 +191,20 @@ class GroupData(ABC):
         self, rows: np.ndarray, columns: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Return the places that devices of this host hold, and their ids, lengths and room by name."""
-        mine, room = own_rows(len(rows)), self.room(rows, columns)
+        mine, room, widths = own_rows(len(rows)), self.room(rows, columns), self.widths(rows, columns)
         rows, columns = rows[mine], columns[mine]
-        return rows, columns, self.arrays(rows, columns) | {"room": room}
+        return rows, columns, self.arrays(rows, columns, *widths) | {"room": room}
 
-    def arrays(self, rows: np.ndarray, columns: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the ids and lengths at these places by name, padded to ``widths``."""
-        prompts, lengths = pad([self.responses.prompts.ids[row] for row in rows[:, 0]], self.widths[0])
+    def arrays(
+        self, rows: np.ndarray, columns: np.ndarray, width: int, response_width: int
+    ) -> dict[str, np.ndarray]:
+        """Return the ids and lengths at these places by name, padded to these widths."""
+        prompts, prompt_lengths = pad([self.responses.prompts.ids[row] for row in rows[:, 0]], width)
+        tokens = self.responses.tokens[rows, columns]
+        wider = max(0, response_width - tokens.shape[2])
         return {
             "prompts": prompts,
-            "prompt_lengths": lengths,
-            "responses": self.responses.tokens[rows, columns],
+            "prompt_lengths": prompt_lengths,
+            "responses": np.pad(tokens, ((0, 0), (0, 0), (0, wider)))[:, :, :response_width],
             "response_lengths": self.responses.lengths[rows, columns],
         }

@@ -55,7 +55,7 @@ class PreferenceData(GroupData):
     def heldout_group(self, values: np.ndarray) -> tuple[PreferenceBatch, Any]:
         """Return a group of responses to each prompt kept from training, and those of the values (H, K)."""
         rows, columns = self._groups(np.zeros(len(self.heldout), int), self.heldout)
-        arrays = self.arrays(rows, columns)
+        arrays = self.arrays(rows, columns, *self.widths(rows, columns))
         return PreferenceBatch(**self._labelled(rows, columns, arrays)), np.take_along_axis(
             values, columns, 1
         )
