@@ -39,5 +39,9 @@ def lookup(table: Array, ids: Array) -> Array:
     return constrain(constrain(found, "replicas", *inner, "hidden"), "batch", *inner, "any")
 
 
-def _bitcast(x: Array, old: Any, new: Any) -> Array:
-    return jax.lax.bitcast_convert_type(x, new) if x.dtype == old else x
+def _bitcast(x: Any, old: Any, new: Any) -> Any:
+    if x.dtype != old:
+        return x
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.update(dtype=new)
+    return jax.lax.bitcast_convert_type(x, new)

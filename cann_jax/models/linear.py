@@ -131,4 +131,5 @@ class Linear(nnx.Module):
         y = y if self.bias is None else rounded(y + self.bias[...], self.dtype)
         y = y if self.lora is None else rounded(y + self.lora(x, key, self.dtype), self.dtype)
         # With the adapter's update: computed again, that took 3 % of a step of SmolLM2-135M on a CPU.
-        return checkpoint_name(y, MATRIX_PRODUCT)
+        kept: Array = checkpoint_name(y, MATRIX_PRODUCT)
+        return kept
