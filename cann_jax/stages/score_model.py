@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.files import Part
@@ -59,7 +58,7 @@ def run(run: ScoreModelRun) -> None:
     write_weights(run, "score_model", weights)
     _report(run, heldout, heldout_scores(objective, weights, model.frozen, heldout), folder)
     export_score_model(
-        nnx.merge(model.graph, weights.decoder, model.frozen),
+        model.decoder(weights.decoder),
         fetch(weights.head),
         run.files,
         folder / MODEL,
