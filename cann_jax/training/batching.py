@@ -60,10 +60,15 @@ class Batching:
         return self.ragged and platform() != "tpu"
 
     @property
+    def together(self) -> int:
+        """Prompts that the order puts beside each other; the mesh does not change it."""
+        return 2 if self.packed and self.prompts_per_step % (2 * self.accumulation) == 0 else 1
+
+    @property
     def groups_per_row(self) -> int:
-        """Prompts in a row: two where they are packed and every device has whole rows of each micro-batch."""
-        whole = self.prompts_per_step % (2 * self.accumulation * axis_size("batch")) == 0
-        return 2 if self.packed and whole else 1
+        """Prompts in a row: those together, where every device has whole rows of each micro-batch."""
+        rows = self.prompts_per_step // (self.together * self.accumulation)
+        return 1 if rows % axis_size("batch") else self.together
 
     def by_row(self, prompts: np.ndarray) -> np.ndarray:
         """Return something of the prompts (B, …) of a batch by row (rows, groups_per_row, …)."""
@@ -112,7 +117,7 @@ class GroupData(ABC):
         how = self.batching
         lengths = self.responses.total_tokens[self.trained] if how.ragged else None
         given = {"items": len(self.trained), "size": how.prompts_per_step, "seed": how.seed}
-        return lru_cache(2)(partial(order_of_epoch, **given, lengths=lengths, together=how.groups_per_row))
+        return lru_cache(2)(partial(order_of_epoch, **given, lengths=lengths, together=how.together))
 
     def prompts_of(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the epochs (B,) and the prompt indices (B,) of a step."""
@@ -127,7 +132,7 @@ class GroupData(ABC):
         places = np.arange(-(-len(prompts) // how.prompts_per_step) * how.prompts_per_step)
         filled = prompts[np.minimum(places, len(prompts) - 1)]
         if how.ragged:
-            filled = even_rows(filled, self.responses.total_tokens, how.groups_per_row)
+            filled = even_rows(filled, self.responses.total_tokens, how.together)
         batches = filled.reshape(-1, how.prompts_per_step)
         return [how.in_rows(batch) if how.ragged else batch for batch in batches]
 

@@ -144,6 +144,17 @@ def test_the_same_step_again_after_a_resume():
         assert first.room(*first.places(step)) == again.room(*again.places(step))
 
 
+def test_the_mesh_does_not_change_the_order(monkeypatch):
+    alone = mixed(100)
+    expected = [alone.places(step)[0] for step in range(20)]
+    for devices, groups in ((4, 2), (8, 1)):
+        monkeypatch.setattr(batching, "axis_size", lambda _, devices=devices: devices)
+        source = mixed(100)
+        assert source.room(*source.places(0)).groups == groups
+        for step, rows in enumerate(expected):
+            np.testing.assert_array_equal(source.places(step)[0], rows)
+
+
 def test_three_pairs_are_shown_with_their_scores(data, capsys):
     source = data(*DATASET)
     source.show_pairs()
