@@ -12,8 +12,9 @@ from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.run import RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts
-from cann_jax.data.padding import bucket_width, step_width
+from cann_jax.data.padding import bucket_width
 from cann_jax.data.prompts import Prompt, read_prompts
+from cann_jax.models.packing import Room
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run, ScoreModelRun
@@ -38,11 +39,12 @@ class KnownData:
 
 @dataclass(frozen=True)
 class Extent:
-    """The widest batch of a program: tokens of its longest prompt and response, padding included."""
+    """The widest batch of a program: tokens of its longest prompt and response, and the room of its rows."""
 
     count: int | None  # prompts or pairs in all; None where that is not known
     prompt: int
     response: int
+    room: Room | None = None
 
 
 def known_data(run: Run, *, opened: bool) -> KnownData:
@@ -103,13 +105,17 @@ def training_extent(config: RunConfig, training: Training, data: KnownData) -> E
         return replace(sampled, count=sampled.count - len(heldout_of(training, prompts)))
     if data.pairs is None:
         assert config.preferences is not None, "the configuration's check asks for them"
-        bound = step_width(config.preferences.max_tokens)
-        return Extent(None, bound, bound)
+        return Extent(None, *bound_of_pairs(config.preferences.max_tokens))
     label = training.supervision.label
     pairs = data.pairs if label is None else data.pairs.take(labelled(data.pairs, label))
     # The rewards mean nothing here: the order of the steps does not depend on them.
     steps = preference_data(training, pairs.responses, np.zeros((len(pairs), 2)))
-    return Extent(len(steps.trained), *steps.widest())
+    return Extent(len(steps.trained), *steps.largest())
+
+
+def bound_of_pairs(longest: int) -> tuple[int, int, Room]:
+    """Return what an ``Extent`` says, where a prompt with either of its responses has ``longest`` tokens."""
+    return longest, longest, Room(1, 2 * longest, 2 * longest)
 
 
 def training_prompts(config: RunConfig, data: KnownData) -> Sequence[Prompt] | None:

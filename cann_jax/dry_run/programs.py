@@ -14,6 +14,7 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.language_model import batch_logps
+from cann_jax.models.packing import Room
 from cann_jax.run.training import Training, objective_of, split
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.features import chosen_layers
@@ -45,16 +46,18 @@ def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int) -> Any:
 
 
 def trace_training(
-    model: ModelConfig, training: Training, shape: DecoderConfig, width: int, steps: int, length: int
-) -> dict[str, Any]:
+    model: ModelConfig, training: Training, shape: DecoderConfig, width: int, steps: int, length: int,
+    room: Room | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Trace the reference's pass over a training batch and the training step, by name.
 
-    ``width`` and ``length`` are the tokens of the longest prompt and response, padding included.
+    ``width`` and ``length`` are the tokens of the longest prompt and response, padding included, and ``room``
+    is the largest of the rows, where they hold several.
     """
     lora = training.settings.lora
     graph, weights, frozen = split(_decoder(model, shape, lora, wide=lora is None), lora)
     objective = objective_of(training, graph, steps)
-    batch = _preferences(training.batching, width, length)
+    batch = _preferences(training.batching, width, length)._replace(room=room)
     state, frozen, batch = _placed(objective, weights, frozen, batch)
     return {
         "reference log-probs": forward.trace(objective, state.weights, frozen, batch),
@@ -63,14 +66,14 @@ def trace_training(
 
 
 def trace_score_training(
-    config: ScoreModelConfig, shape: DecoderConfig, width: int, length: int, steps: int
+    config: ScoreModelConfig, shape: DecoderConfig, width: int, length: int, room: Room | None, steps: int
 ) -> Any:
     """Trace the training step of a score model; arguments as ``trace_training``."""
     size, lora = config.pairs_per_step, config.lora
     graph, trained, frozen = split(_decoder(config.model, shape, lora, wide=lora is None), lora)
     objective = score_objective(config, graph, steps)
     sizes = ((size, width), (size,), (size, 2, length), (size, 2), (size,), (size, 2))
-    batch = ScoreBatch(*(_integers(*each) for each in sizes))
+    batch = ScoreBatch(*(_integers(*each) for each in sizes))._replace(room=room)
     placed = _placed(objective, ScoreWeights(trained, _floats(shape.hidden)), frozen, batch)
     return train_step.trace(objective, *placed, _key())
 

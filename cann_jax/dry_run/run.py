@@ -126,6 +126,8 @@ def _training_line(planned: _Planned) -> str:
     batching, extent, steps = planned.training.batching, planned.extent, planned.steps
     size, group = batching.prompts_per_step, batching.group_size
     tokens, pairs = size * (extent.prompt + group * extent.response), size * group * (group - 1) // 2
+    if extent.room is not None:
+        tokens = size // extent.room.groups * extent.room.tokens
     terms = f"{size} groups of {group}" if planned.training.loss == "listwise" else f"{pairs} pairs"
     number = "steps (their number comes with the data)" if steps is None else f"{steps} steps"
     return f"{planned.name}: {number} of up to {tokens} tokens and {terms} each, padding included"
@@ -143,6 +145,7 @@ def _programs(
     stop = len(stop_tokens(run.files, sample)) if opened else 1 + len(sample.stop)
     programs = {"sampling": trace_sampling(run.config, shape, sampled.prompt, stop)}
     for name, training, extent, steps in planned:
-        traced = trace_training(model, training, shape, extent.prompt, steps or STEPS, extent.response)
+        sizes = (extent.prompt, steps or STEPS, extent.response, extent.room)
+        traced = trace_training(model, training, shape, *sizes)
         programs |= traced if name == "training" else {name: traced["training step"]}
     return programs

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from cann_jax.config.score_model import ScoreModelConfig
-from cann_jax.data.padding import step_width
-from cann_jax.dry_run.known_data import pairs_aside
+from cann_jax.dry_run.known_data import bound_of_pairs, pairs_aside
 from cann_jax.dry_run.output import STEPS, histogram, plan_lines, print_dry_run, shape_of_model
 from cann_jax.dry_run.programs import trace_score_training
 from cann_jax.files.console import console
@@ -23,11 +22,12 @@ def dry_run_score_model(run: ScoreModelRun, model_config: str | None = None) -> 
     out, config = console(), run.config
     shape = shape_of_model(run, model_config, out)
     data = _data(run) if model_config is None and config.preferences.path is not None else None
-    bound, steps = step_width(config.preferences.max_tokens), STEPS if data is None else data.steps
-    widths = (bound, bound) if data is None else data.widest()
+    steps = STEPS if data is None else data.steps
+    bound = bound_of_pairs(config.preferences.max_tokens)
+    sizes = bound if data is None else data.largest()
     lines = (*_lines(config, data), *plan_lines(run, run.pipeline, opened=data is not None))
     print_dry_run(
-        out, run, lines, lambda: {"training step": trace_score_training(config, shape, *widths, steps)}
+        out, run, lines, lambda: {"training step": trace_score_training(config, shape, *sizes, steps)}
     )
 
 

@@ -82,9 +82,9 @@ def attend(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Any) -> Arra
 # Recomputed in the backward pass, so that its weights are never kept; other kernels never make any.
 @partial(jax.checkpoint, static_argnums=0)
 def _plain(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
-    if rule.softcap is not None:
-        return _capped(rule, q, k, v, mask)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="xla")
+    grouped = by_kv_head(q, k.shape[2])
+    scores = _scores(rule, "bqhgd,bkhd->bhgqk", grouped, k, mask[:, None, None])
+    return _dot(rule, "bhgqk,bkhd->bqhgd", jax.nn.softmax(scores, axis=-1), v)
 
 
 def _cudnn(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
@@ -94,13 +94,6 @@ def _cudnn(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Ar
     mask = jnp.pad(mask, ((0, 0), *((0, side % 2) for side in mask.shape[1:])))
     out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=rule.scale, implementation="cudnn")
     return out[:, :size]
-
-
-def _capped(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """Return attention with a soft-cap (Gemma Team 2024, section 2), which JAX's own does not have."""
-    grouped = by_kv_head(q, k.shape[2])
-    scores = _scores(rule, "bqhgd,bkhd->bhgqk", grouped, k, mask[:, None, None])
-    return _dot(rule, "bhgqk,bkhd->bqhgd", jax.nn.softmax(scores, axis=-1), v)
 
 
 def attend_shared(rule: AttentionRule, q: Array, prompt: KeyValue, own: KeyValue, mask: KeyValue) -> Array:
@@ -138,5 +131,26 @@ def _scores(rule: AttentionRule, equation: str, q: Array, k: Array, mask: Array)
 
 
 def _dot(rule: AttentionRule, equation: str, a: Array, b: Array) -> Array:
-    a, b = a.astype(rule.dtype), b.astype(rule.dtype)
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+    return _product(equation, rule.dtype, a, b)
+
+
+# Without rules of its own the backward pass would multiply in float32 whatever the dtype: a step of bfloat16
+# on two Zen 4 cores took 4 % longer at rows of 128 tokens, and more at longer ones.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(equation: str, dtype: DTypeLike, a: Array, b: Array) -> Array:
+    """Return an einsum of factors rounded to ``dtype``, in both passes; sums and result are float32."""
+    return jnp.einsum(equation, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _forward(equation: str, dtype: DTypeLike, a: Array, b: Array) -> tuple[Array, KeyValue]:
+    return _product(equation, dtype, a, b), (a, b)
+
+
+def _backward(equation: str, dtype: DTypeLike, saved: KeyValue, g: Array) -> KeyValue:
+    (a, b), (inputs, out) = saved, equation.split("->")
+    first, second = inputs.split(",")
+    of_a = _product(f"{out},{second}->{first}", dtype, g, b)
+    return of_a.astype(a.dtype), _product(f"{out},{first}->{second}", dtype, g, a).astype(b.dtype)
+
+
+_product.defvjp(_forward, _backward)

@@ -35,11 +35,31 @@ class SequenceMask:
         """The mask (B, S, P + S), True where the row sees the column."""
         return jnp.asarray(self.pattern)[None] & self.valid[:, None, :]
 
+    def lengths(self, positions: Array) -> Array:
+        """Return the lengths (B, 1) of the sequences, whose columns are at ``positions (B, P + S)``."""
+        return 1 + jnp.max(jnp.where(self.valid, positions, 0), axis=1, keepdims=True)
+
     def behind(self, prefix: Array) -> "SequenceMask":
         """Return the mask of the same rows behind a prefix, which is ``prefix`` (P,), False on padding."""
         pattern = np.pad(self.pattern, ((0, 0), (len(prefix), 0)), constant_values=True)
         seen = jnp.broadcast_to(prefix, (len(self.valid), len(prefix)))
         return SequenceMask(pattern, jnp.concatenate([seen, self.valid], axis=1))
+
+
+class DenseMask(NamedTuple):
+    """The tokens that each token of a row of several sequences sees, where that is data.
+
+    Args:
+        dense: (B, S, S), True where the row sees the column; a row sees itself.
+        sizes: (B, S) length of the sequence that each token is of.
+    """
+
+    dense: Array
+    sizes: Array
+
+    def lengths(self, _: Array) -> Array:
+        """Return the length (B, S) of each token's sequence."""
+        return self.sizes
 
 
 def causal_mask(valid: Array) -> SequenceMask:
@@ -81,23 +101,25 @@ class InputsByKind:
 
 
 def sequence_inputs(
-    config: DecoderConfig, positions: Array, mask: SequenceMask, keep_pattern: bool
+    config: DecoderConfig, positions: Array, mask: SequenceMask | DenseMask, keep_pattern: bool
 ) -> InputsByKind:
     """Return the inputs for whole sequences at ``positions (B, S)``; ``mask`` is without windows.
 
     With ``keep_pattern`` it stays a ``SequenceMask`` where all layers are alike and have no window.
     """
     batch, size = positions.shape
-    before = jnp.broadcast_to(jnp.arange(mask.pattern.shape[1] - size), (batch, mask.pattern.shape[1] - size))
+    prefix = mask.pattern.shape[1] - size if isinstance(mask, SequenceMask) else 0
+    before = jnp.broadcast_to(jnp.arange(prefix), (batch, prefix))
     columns = jnp.concatenate([before, positions], axis=1)
-    lengths = 1 + jnp.max(jnp.where(mask.valid, columns, 0), axis=1)
+    lengths = mask.lengths(columns)
     distance = positions[:, :, None] - columns[:, None, :]
     alike = len(set(config.kinds)) == 1
 
     def inputs_of(kind: LayerKind) -> AttentionInputs:
         tables = _tables(config, kind, positions, lengths)
         if kind.window is None:
-            return AttentionInputs(tables, mask if keep_pattern and alike else mask.dense)
+            kept = keep_pattern and alike and isinstance(mask, SequenceMask)
+            return AttentionInputs(tables, mask if kept else mask.dense)
         return AttentionInputs(tables, mask.dense & (distance < kind.window))
 
     return InputsByKind(config, inputs_of)
@@ -112,7 +134,7 @@ def step_inputs(
     own_distance = step - jnp.arange(size)
 
     def inputs_of(kind: LayerKind) -> AttentionInputs:
-        tables = _tables(config, kind, positions[:, None], positions + 1)
+        tables = _tables(config, kind, positions[:, None], positions[:, None] + 1)
         if kind.window is None:
             return AttentionInputs(tables, (prompt_mask, own_distance >= 0))
         near = (own_distance >= 0) & (own_distance < kind.window)

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from cann_jax.config.training import LoraConfig
 from cann_jax.files.errors import InputError, nearest
 from cann_jax.models.attention import AttentionRule, KeyValue, choose_kernel, softcap
-from cann_jax.models.attention_inputs import SequenceMask, sequence_inputs, step_inputs
+from cann_jax.models.attention_inputs import DenseMask, SequenceMask, sequence_inputs, step_inputs
 from cann_jax.models.bfloat16_words import from_words, lookup, to_words
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.layers import Block, KeysValues, RMSNorm
@@ -89,7 +89,7 @@ class Decoder(nnx.Module):
         self,
         tokens: Array,
         positions: Array,
-        mask: SequenceMask,
+        mask: SequenceMask | DenseMask,
         key: Array | None = None,
         rematerialise: str | None = None,
         keep: Callable[[Array, KeyValue], Any] = lambda *_: None,
@@ -109,6 +109,7 @@ class Decoder(nnx.Module):
         """
         before = None
         if prefix is not None:
+            assert isinstance(mask, SequenceMask), "rows of several groups have no prefix in common"
             before, mask, positions = prefix.keys_values, mask.behind(prefix.valid), positions + prefix.length
         inputs = sequence_inputs(self.config, positions, mask, self.kernel == "splash")
         graph, weights = nnx.split(self.layers)

@@ -13,7 +13,7 @@ from cann_jax.config.training import LoraConfig
 from cann_jax.runtime.mesh import platform
 from cann_jax.runtime.sharding import Axes, constrain
 
-MATRIX_PRODUCT = "matrix_product"  # name under which rematerialisation may keep a linear layer's result
+MATRIX_PRODUCT = "matrix_product"  # name under which rematerialisation may keep what linear layers give
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -105,7 +105,7 @@ class Lora(nnx.Module):
         # 6,336 of them a step of a 7B model on 16 chips, for a thousandth of the bytes.
         inside, outside = _without_hidden(self.axes)
         a, b = constrain(self.a[...], inside, "rank"), constrain(self.b[...], "rank", outside)
-        return dense(dense(x, a, dtype), b, dtype) * self.scale
+        return dense(checkpoint_name(dense(x, a, dtype), MATRIX_PRODUCT), b, dtype) * self.scale
 
 
 class Linear(nnx.Module):
@@ -128,6 +128,8 @@ class Linear(nnx.Module):
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         """Return (…, out); ``key`` switches the adapter's dropout on."""
         y = rounded(dense(x, self.kernel[...], self.dtype, False, self.axes), self.dtype)
-        y = checkpoint_name(y, MATRIX_PRODUCT)
         y = y if self.bias is None else rounded(y + self.bias[...], self.dtype)
-        return y if self.lora is None else rounded(y + self.lora(x, key, self.dtype), self.dtype)
+        y = y if self.lora is None else rounded(y + self.lora(x, key, self.dtype), self.dtype)
+        # With the adapter's update: computed again, that took 3 % of a step of SmolLM2-135M on a CPU.
+        kept: Array = checkpoint_name(y, MATRIX_PRODUCT)
+        return kept

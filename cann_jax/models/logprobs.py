@@ -13,6 +13,7 @@ from cann_jax.models.attention_inputs import SequenceMask
 from cann_jax.models.bfloat16_words import from_words, lookup, to_words
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.linear import dense
+from cann_jax.models.packing import Room, pack
 from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.sharding import axis_size, constrain
 
@@ -20,6 +21,7 @@ from cann_jax.runtime.sharding import axis_size, constrain
 def response_logps(
     model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array, *,
     chunks: int, key: Array | None = None, rematerialise: str | None = None, prefix: Prefix | None = None,
+    room: Room | None = None,
 ) -> Array:  # fmt: skip
     """Return log π(y|x) (B, R) float32 of R responses to each prompt, in nats.
 
@@ -33,7 +35,12 @@ def response_logps(
         key: Dropout key of the adapters, or None.
         rematerialise: As in ``Decoder.forward``.
         prefix: Tokens before all prompts, which then hold at least one each; None for none.
+        room: Rows that hold several prompts with their responses, which all fit and have no prefix; None
+            computes one row a prompt, prompt and responses padded.
     """
+    if room is not None:
+        arrays = (prompts, prompt_lengths, responses, response_lengths)
+        return _packed_logps(model, *arrays, room, chunks, key, rematerialise)
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
     hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise, prefix)
     before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
@@ -42,14 +49,33 @@ def response_logps(
     return jnp.sum(jnp.where(inside, logps.reshape(responses.shape), 0), axis=-1)
 
 
+def _packed_logps(
+    model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array,
+    room: Room, chunks: int, key: Array | None, rematerialise: str | None,
+) -> Array:  # fmt: skip
+    rows = pack(prompts, prompt_lengths, responses, response_lengths, room)
+    hidden = model.forward(rows.tokens, rows.positions, rows.mask, key, rematerialise)[0]
+    before = jnp.take_along_axis(hidden, rows.before[..., None], axis=1).reshape(-1, hidden.shape[-1])
+    cap = model.config.final_softcap
+    logps = token_logps(before, model.head, rows.targets.reshape(-1), chunks, model.dtype, cap)
+    own = rows.owners[..., None] == jnp.arange(rows.last.shape[1])
+    sums = jnp.sum(jnp.where(own, logps.reshape(*rows.owners.shape, 1), 0), axis=1)
+    return sums.reshape(response_lengths.shape)
+
+
 def response_ends(
     model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array, *,
-    key: Array | None = None, rematerialise: str | None = None,
+    key: Array | None = None, rematerialise: str | None = None, room: Room | None = None,
 ) -> Array:  # fmt: skip
     """Return the state (B, R, hidden) at the last token of each response, which a score head reads.
 
     Arguments as ``response_logps``.
     """
+    if room is not None:
+        rows = pack(prompts, prompt_lengths, responses, response_lengths, room)
+        hidden = model.forward(rows.tokens, rows.positions, rows.mask, key, rematerialise)[0]
+        ends = jnp.take_along_axis(hidden, rows.last[..., None], axis=1)
+        return ends.reshape(*response_lengths.shape, -1)
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
     hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise)
     own = hidden[:, prompts.shape[1] :].reshape(*responses.shape, -1)

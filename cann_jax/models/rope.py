@@ -196,11 +196,12 @@ class Rope:
     def tables(self, positions: Array, lengths: Array) -> Tables:
         """Return cosines and sines, each (…, S, size) in float32, of ``positions (…, S)``.
 
-        ``lengths (…,)`` are those of the sequences without their padding; two kinds of scaling depend on
-        them. Angles are float32 products of exact integers: in bfloat16, position 2,049 would be 2,048.
+        ``lengths``, (…, 1) or (…, S), are those of the sequences without their padding; two kinds of scaling
+        depend on them. Angles are float32 products of exact integers: in bfloat16, position 2,049 would be
+        2,048.
         """
         plain = self.theta ** (-jnp.arange(0, self.size, 2, dtype=jnp.float32) / self.size)
-        frequencies, factor = self.scaling(plain, self.theta, lengths[..., None, None])
+        frequencies, factor = self.scaling(plain, self.theta, lengths[..., None])
         angles = positions[..., None].astype(jnp.float32) * frequencies
         angles = jnp.concatenate([angles, angles], axis=-1)
         return jnp.cos(angles) * factor, jnp.sin(angles) * factor

@@ -104,6 +104,7 @@ def alignment(config: RunConfig) -> Training:
         label_temperature=align.label_temperature if supervision.label is None else 0.0,
         label_smoothing=align.label_smoothing,
         ragged=not supervision.from_samples,
+        accumulation=align.accumulation,
     )
     return Training("align", align, supervision, batching, align.loss, config.dual.beta)
 
@@ -118,6 +119,7 @@ def prealignments(config: RunConfig) -> dict[str, Training]:
         label_temperature=0.0,
         label_smoothing=settings.label_smoothing,
         ragged=True,
+        accumulation=settings.accumulation,
     )
     return {
         asked.name: Training(

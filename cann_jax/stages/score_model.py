@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.files import Part
@@ -59,7 +58,7 @@ def run(run: ScoreModelRun) -> None:
     write_weights(run, "score_model", weights)
     _report(run, heldout, heldout_scores(objective, weights, model.frozen, heldout), folder)
     export_score_model(
-        nnx.merge(model.graph, weights.decoder, model.frozen),
+        model.decoder(weights.decoder),
         fetch(weights.head),
         run.files,
         folder / MODEL,
@@ -82,7 +81,9 @@ def score_data(run: ScoreModelRun, part: Part) -> ScoreData:
             "no training pair says which response is safe, where a cost is to be below zero; use data "
             "with is_response_0_safe and is_response_1_safe, or objective reward with dimension safer"
         )
-    batching = Batching(config.seed, config.epochs, config.pairs_per_step, ragged=True)
+    batching = Batching(
+        config.seed, config.epochs, config.pairs_per_step, ragged=True, accumulation=config.accumulation
+    )
     return ScoreData(batching, pairs.responses, getattr(pairs, config.label), pairs.safe)
 
 
@@ -112,7 +113,7 @@ def heldout_scores(
 ) -> np.ndarray:
     """Return the scores (n, 2) of the pairs, in their order."""
     scores = np.empty(data.responses.shape, np.float32)
-    for pairs in data.in_order():
+    for pairs in data.in_batches(np.arange(len(scores))):
         scores[pairs] = fetch(forward(objective, weights, frozen, data.of(pairs)))
     return scores
 

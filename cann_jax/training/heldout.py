@@ -59,7 +59,7 @@ class Heldout:
     def logps(self, weights: Any) -> np.ndarray:
         """Return log π_θ (H, K) of all responses to the kept prompts, by the training's own program."""
         found = np.empty_like(self.data.reference)
-        for rows, columns in self.data.heldout_places():
+        for rows, columns in self.data.other_places():
             found[rows, columns] = fetch(
                 forward(self.objective, weights, self.frozen, self.data.of(rows, columns))
             )

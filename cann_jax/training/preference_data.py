@@ -1,6 +1,5 @@
 """The batches of preference optimization: groups of responses to one prompt, and their labels."""
 
-import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from cann_jax.core.losses import smoothed
 from cann_jax.core.preference import preference_probability
 from cann_jax.runtime.placement import place_rows
-from cann_jax.training.batching import GroupData
+from cann_jax.training.batching import GroupData, Places
 from cann_jax.training.preference_objective import PreferenceBatch
 
 
@@ -35,26 +34,22 @@ class PreferenceData(GroupData):
         """Indices of the prompts that steps take."""
         return np.setdiff1d(np.arange(self.responses.shape[0]), self.heldout)
 
-    def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the prompt indices (B, 1) and response indices (B, R) of a step, over all hosts."""
+    def places(self, step: int) -> Places:
+        """Return the places of a step, over all hosts."""
         epochs, chosen = self.prompts_of(step)
         return self._groups(epochs, chosen)
 
-    def heldout_places(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def other_places(self) -> list[Places]:
         """Return every place of the prompts kept from training, in batches of the size that steps have.
 
-        Prompts of similar length come together. The last prompt, and the last response, fill a batch up.
+        The last prompt, and the last response, fill a batch up.
         """
         (_, count), how = self.responses.shape, self.batching
-        order = self.heldout[np.argsort(self.responses.total_tokens[self.heldout], kind="stable")]
-        size, width = how.prompts_per_step, how.group_size
-        firsts = range(0, len(order), size), range(0, count, width)
+        columns = np.minimum(np.arange(-(-count // how.group_size) * how.group_size), count - 1)
         return [
-            (
-                order[np.minimum(np.arange(first, first + size), len(order) - 1)][:, None],
-                np.tile(np.minimum(np.arange(column, column + width), count - 1), (size, 1)),
-            )
-            for first, column in itertools.product(*firsts)
+            (prompts[:, None], np.tile(part, (len(prompts), 1)))
+            for prompts in self.in_batches(self.heldout)
+            for part in columns.reshape(-1, how.group_size)
         ]
 
     def heldout_group(self, values: np.ndarray) -> tuple[PreferenceBatch, Any]:
@@ -74,7 +69,7 @@ class PreferenceData(GroupData):
         arrays = self._labelled(*self.own_arrays(rows, columns))
         return PreferenceBatch(**place_rows(arrays, self.batching.prompts_per_step))
 
-    def _groups(self, epochs: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _groups(self, epochs: np.ndarray, prompts: np.ndarray) -> Places:
         """Return the places (B, 1) and (B, R) of the responses that these epochs take of the prompts (B,)."""
         how, count = self.batching, self.responses.shape[1]
         if how.selection == "extremes":

@@ -10,6 +10,7 @@ from flax import nnx
 from cann_jax.config.training import Loss
 from cann_jax.core.losses import dpo_loss, ipo_loss, listwise_loss, regression_loss
 from cann_jax.models.logprobs import response_logps
+from cann_jax.models.packing import Room
 from cann_jax.training.step import Objective
 
 
@@ -24,6 +25,7 @@ class PreferenceBatch(NamedTuple):
         reference_logps: (B, R) log π_ref(y|x), nats.
         labels: (B, R, R), P(i ≻ j) at [b, i, j]; read where i < j.
         rewards: (B, R) r_λ; read by the regression and the listwise loss.
+        room: As ``response_logps``.
     """
 
     prompts: jax.Array
@@ -33,6 +35,7 @@ class PreferenceBatch(NamedTuple):
     reference_logps: jax.Array
     labels: jax.Array
     rewards: jax.Array
+    room: Room | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class PreferenceObjective(Objective[PreferenceBatch]):
         """Return the log-probs (B, R) of the responses."""
         model = nnx.merge(self.graph, weights, frozen)
         arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
-        return response_logps(model, *arrays, chunks=self.chunks, key=key, rematerialise=self.rematerialise)
+        return response_logps(
+            model, *arrays, chunks=self.chunks, key=key, rematerialise=self.rematerialise, room=batch.room
+        )
 
     def losses(self, outputs: jax.Array, batch: PreferenceBatch) -> jax.Array:
         """Return the losses (B,) of the groups if listwise, else (B, R, R), zero where (i, j) is no pair."""

@@ -30,7 +30,7 @@ def with_reference(
     """
     reference = data.reference.copy()
     places = {f"{step:05d}": data.places(step) for step in range(data.steps)}
-    places |= {f"heldout-{number:05d}": place for number, place in enumerate(data.heldout_places())}
+    places |= {f"heldout-{number:05d}": place for number, place in enumerate(data.other_places())}
     paths = [folder / f"reference-{name}.parquet" for name in places]
     there = agreed([path.exists() for path in paths])
     shards = list(zip(places.values(), paths, there, strict=True))

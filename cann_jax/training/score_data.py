@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cann_jax.runtime.placement import place_rows
-from cann_jax.training.batching import GroupData
+from cann_jax.training.batching import GroupData, Places
 from cann_jax.training.score_objective import ScoreBatch
 
 
@@ -21,8 +21,8 @@ class ScoreData(GroupData):
     preferred: np.ndarray
     safe: np.ndarray
 
-    def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of a step's pairs (B, 1), and of their responses (B, 2), over all hosts."""
+    def places(self, step: int) -> Places:
+        """Return the places of a step's pairs, over all hosts."""
         return _both(self.prompts_of(step)[1])
 
     def batch(self, step: int) -> ScoreBatch:
@@ -36,12 +36,6 @@ class ScoreData(GroupData):
         arrays["safe"] = self.safe[rows[:, 0]].astype(np.int32)
         return ScoreBatch(**place_rows(arrays, len(pairs)))
 
-    def in_order(self) -> list[np.ndarray]:
-        """Return every pair once, in groups of a step's size and of similar length; the last is padded."""
-        order, size = np.argsort(self.responses.total_tokens, kind="stable"), self.batching.prompts_per_step
-        places = np.arange(size * -(-len(order) // size))
-        return list(order[np.minimum(places, len(order) - 1)].reshape(-1, size))
 
-
-def _both(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _both(pairs: np.ndarray) -> Places:
     return pairs[:, None], np.tile([0, 1], (len(pairs), 1))

@@ -10,6 +10,7 @@ from flax import nnx
 
 from cann_jax.core.losses import bradley_terry_loss, cost_loss
 from cann_jax.models.logprobs import response_ends
+from cann_jax.models.packing import Room
 from cann_jax.training.step import Objective
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
@@ -25,6 +26,7 @@ class ScoreBatch(NamedTuple):
         response_lengths: (B, 2).
         preferred: (B,) 0 or 1: the better response of a reward model, the safer one of a cost model.
         safe: (B, 2) 1, 0 or -1 where unknown; read by the cost loss alone.
+        room: As ``response_ends``.
     """
 
     prompts: jax.Array
@@ -33,6 +35,7 @@ class ScoreBatch(NamedTuple):
     response_lengths: jax.Array
     preferred: jax.Array
     safe: jax.Array
+    room: Room | None = None
 
 
 class ScoreWeights(NamedTuple):
@@ -60,7 +63,8 @@ class ScoreObjective(Objective[ScoreBatch]):
         """Return the scores (B, 2) of the responses."""
         model = nnx.merge(self.graph, weights.decoder, frozen)
         arrays = (batch.prompts, batch.prompt_lengths, batch.responses, batch.response_lengths)
-        return response_ends(model, *arrays, key=key, rematerialise=self.rematerialise) @ weights.head
+        ends = response_ends(model, *arrays, key=key, rematerialise=self.rematerialise, room=batch.room)
+        return ends @ weights.head
 
     def losses(self, outputs: jax.Array, batch: ScoreBatch) -> jax.Array:
         """Return the losses (B,), regularization included."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.attention import AttentionRule, attend, attend_shared, choose_kernel
@@ -85,3 +86,22 @@ def test_shared_prompt_is_the_last_row_of_the_whole(inputs, cap):
     queries = jnp.repeat(q[:, -1:], 2, axis=1)
     out = attend_shared(rule(cap), queries, (k[:, :5], v[:, :5]), own, (mask[:, -1, :5], own_mask))
     np.testing.assert_allclose(out, jnp.repeat(expected, 2, axis=1), atol=1e-5)
+
+
+def factor_types(jaxpr) -> set[str]:
+    """Return the dtypes of the factors of all matrix products in a program."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found |= {str(factor.aval.dtype) for factor in equation.invars}
+        for inner in jaxprs_in_params(equation.params):
+            found |= factor_types(inner)
+    return found
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_the_backward_pass_multiplies_in_the_dtype_too(inputs, cap):
+    """JAX's own rules would widen the factors to float32."""
+    narrow = AttentionRule(0.3, cap, "xla", jnp.bfloat16)
+    of_all = jax.grad(lambda *arrays: attend(narrow, *arrays, inputs[3]).sum(), argnums=(0, 1, 2))
+    assert factor_types(jax.make_jaxpr(of_all)(*inputs[:3]).jaxpr) == {"bfloat16"}

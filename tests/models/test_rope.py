@@ -73,7 +73,7 @@ def read(scaling: dict, **beside) -> Rope:
 @pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
 def test_tables_equal_transformers(scaling, length):
     positions = np.arange(length)[-300:]
-    ours = read(scaling).tables(jnp.asarray(positions)[None], jnp.array([length]))
+    ours = read(scaling).tables(jnp.asarray(positions)[None], jnp.array([[length]]))
     for table, expected in zip(ours, torch_tables(scaling, positions), strict=True):
         # One unit in the last place of a frequency is 3e-4 radians at position 3,000.
         np.testing.assert_allclose(table[0], expected, atol=2e-7 * length + 1e-6)
@@ -113,7 +113,7 @@ CHANGED = [
 @pytest.mark.parametrize(("name", "change", "length"), CHANGED)
 def test_every_key_is_read(name, change, length):
     """Another value, other tables."""
-    positions, lengths = jnp.arange(40)[None], jnp.array([length])
+    positions, lengths = jnp.arange(40)[None], jnp.array([[length]])
     plain, changed = (read(SCALINGS[name], **keys).tables(positions, lengths) for keys in ({}, change))
     assert plain[0].shape != changed[0].shape or np.abs(np.subtract(plain, changed)).max() > 1e-3
 
@@ -121,8 +121,8 @@ def test_every_key_is_read(name, change, length):
 def test_dynamic_goes_by_each_row_alone():
     """A longer row beside it changes nothing; the batch's longest, as in transformers, would."""
     rope, positions = read(SCALINGS["dynamic"]), jnp.arange(300)
-    both = rope.tables(jnp.stack([positions, positions]), jnp.array([100, 300]))
-    alone = rope.tables(positions[None], jnp.array([100]))
+    both = rope.tables(jnp.stack([positions, positions]), jnp.array([[100], [300]]))
+    alone = rope.tables(positions[None], jnp.array([[100]]))
     np.testing.assert_array_equal(both[0][0], alone[0][0])
     assert np.abs(both[0][1] - both[0][0]).max() > 0.1
 
@@ -130,10 +130,10 @@ def test_dynamic_goes_by_each_row_alone():
 def test_part_of_a_head():
     """The first coordinates turn, the others stay."""
     rope = read({"rope_type": "default", "partial_rotary_factor": 0.5})
-    tables = rope.tables(jnp.arange(7)[None], jnp.array([7]))
+    tables = rope.tables(jnp.arange(7)[None], jnp.array([[7]]))
     x = np.random.default_rng(0).normal(size=(1, 7, 2, 16)).astype(np.float32)
     turned = rotate(x, tables)
-    half = Rope(8, 5e3).tables(jnp.arange(7)[None], jnp.array([7]))
+    half = Rope(8, 5e3).tables(jnp.arange(7)[None], jnp.array([[7]]))
     np.testing.assert_allclose(turned[..., :8], rotate(x[..., :8], half), rtol=1e-6)
     np.testing.assert_array_equal(turned[..., 8:], x[..., 8:])
     assert Rope.from_hf(rope.to_hf(), 16, POSITIONS, "written") == rope
@@ -198,5 +198,5 @@ def test_older_files(keys):
     expected = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(100)[None])
     fields = ConfigReader({"rope_theta": 1e4, **shape, **keys}, "config.json")
     rope = FAMILIES["llama"].kinds(fields, 16, 1)[0].rope
-    for table, other in zip(rope.tables(jnp.arange(100)[None], jnp.array([100])), expected, strict=True):
+    for table, other in zip(rope.tables(jnp.arange(100)[None], jnp.array([[100]])), expected, strict=True):
         np.testing.assert_allclose(table[0], other[0], atol=2e-5)

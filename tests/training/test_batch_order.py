@@ -1,16 +1,24 @@
 """The order of prompts and responses as a function of (seed, step)."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from cann_jax.training.batch_order import items_of_step, steps_in
+from cann_jax.training.batch_order import even_rows, items_of_step, order_of_epoch, steps_in
 from cann_jax.training.preference_data import drawn_labels, extreme_responses, random_responses
+
+
+def step_of(step, items, size, seed, lengths=None, together=1):
+    given = {"items": items, "size": size, "seed": seed, "lengths": lengths, "together": together}
+    order = partial(order_of_epoch, **given)
+    return items_of_step(step, items, size, order)
 
 
 @pytest.mark.parametrize(("prompts", "size"), [(12, 4), (10, 4), (3, 8)])
 def test_every_prompt_is_seen_once_in_each_epoch(prompts, size):
     epochs = 3
-    steps = [items_of_step(step, prompts, size, 0) for step in range(steps_in(epochs, prompts, size))]
+    steps = [step_of(step, prompts, size, 0) for step in range(steps_in(epochs, prompts, size))]
     number, order = (np.concatenate(part) for part in zip(*steps, strict=True))
     for epoch in range(epochs):
         assert sorted(order[number == epoch]) == list(range(prompts))
@@ -19,7 +27,7 @@ def test_every_prompt_is_seen_once_in_each_epoch(prompts, size):
 
 def test_order_is_a_function_of_seed_and_step():
     def order(step, seed):
-        return items_of_step(step, 50, 10, seed)[1].tolist()
+        return step_of(step, 50, 10, seed)[1].tolist()
 
     assert order(3, 0) == order(3, 0)
     assert len({tuple(order(step, seed)) for step in (3, 8) for seed in (0, 1)}) == 4  # 3 and 8: other epochs
@@ -42,20 +50,26 @@ def test_random_responses_are_without_replacement_and_new_in_each_epoch():
     np.testing.assert_array_equal(drawn[1, 7], random_responses(7, 16, 4, 0, 1))
 
 
-def test_steps_of_similar_length_still_see_everything_once_and_in_another_order():
-    lengths = np.random.default_rng(0).integers(10, 500, 403)
-    epochs = []
-    for epoch in range(2):
-        steps = [items_of_step(step, 403, 4, 0, lengths)[1] for step in range(101 * epoch, 101 * (epoch + 1))]
-        epochs.append(np.array(steps))
-    first = np.concatenate([epochs[0].ravel(), epochs[1].ravel()])[:403]
-    assert sorted(first) == list(range(403))
+@pytest.mark.parametrize(("size", "together"), [(4, 2), (4, 1), (5, 1)])
+def test_rows_of_similar_length_still_see_everything_once_and_in_another_order(size, together):
+    count = 101 * size - 1
+    lengths = np.random.default_rng(0).integers(10, 500, count)
+    steps = [step_of(step, count, size, 0, lengths, together)[1] for step in range(202)]
+    epochs = np.array(steps).reshape(2, -1)
+    assert sorted(epochs.ravel()[:count]) == list(range(count))
     assert not np.array_equal(*epochs)
-    longest = lengths[epochs[0]].max(1).sum()
-    shuffled = np.array([items_of_step(step, 403, 4, 0)[1] for step in range(101)])
-    assert longest < 0.75 * lengths[shuffled].max(1).sum()
+    shuffled = np.array([step_of(step, count, size, 0)[1] for step in range(101)])
+    rows, others = (lengths[x].reshape(101, -1, together).sum(2) for x in (epochs[0], shuffled))
+    waste, before = (1 - x.sum() / (x.shape[1] * x.max(1).sum()) for x in (rows, others))
+    assert waste < 0.05 and before > 0.15
     # Lengths go up and down from step to step, not up within each window.
-    assert 0.3 < (np.diff(lengths[epochs[0]].max(1)[:32]) > 0).mean() < 0.7
+    assert 0.3 < (np.diff(rows.max(1)[:32]) > 0).mean() < 0.7
+
+
+def test_even_rows():
+    lengths = np.array([5, 9, 1, 7, 3, 8])
+    assert even_rows(np.arange(6), lengths, 2).tolist() == [1, 2, 5, 4, 3, 0]  # 10, 11 and 12 together
+    assert even_rows(np.arange(6), lengths, 1).tolist() == [2, 4, 0, 3, 5, 1]
 
 
 def test_a_label_is_drawn_once_whatever_group_it_comes_in():

@@ -79,10 +79,10 @@ def test_no_step_takes_them_and_all_their_responses_are_measured(ragged):
     assert set(taken) == set(range(PROMPTS)) - set(found.heldout) and len(found.heldout) == WANTED
     counts = np.unique(taken, return_counts=True)[1]
     assert counts.min() >= 3 and counts.max() <= 4
-    seen = {(row[0], column) for rows, columns in found.heldout_places()
+    seen = {(row[0], column) for rows, columns in found.other_places()
             for row, places in zip(rows, columns, strict=True) for column in places}  # fmt: skip
     assert seen == {(row, column) for row in found.heldout for column in range(RESPONSES)}
-    assert {rows.shape + columns.shape for rows, columns in found.heldout_places()} == {(4, 1, 4, GROUP)}
+    assert {rows.shape + columns.shape for rows, columns in found.other_places()} == {(4, 1, 4, GROUP)}
 
 
 @pytest.fixture
