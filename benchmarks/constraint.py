@@ -12,7 +12,6 @@ interrupted; it also writes ``constraint.md`` and ``constraint.png``. About ten 
 
 import argparse
 import json
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contest import processor
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = RESULTS / "constraint.jsonl"
@@ -109,7 +109,11 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
         same = Run(parse_run([*flags_of(folder, f"base-{margin:g}-{seed}", seed), *asked])[0])
         givers = dict.fromkeys(SHARED, shared) | dict.fromkeys(AS_BASE.get(variant, ()), same)
         row = whole_run(run, givers, store)
-    row |= {"key": [variant, margin, seed], "seconds": round(time.monotonic() - began), "machine": machine()}
+    row |= {
+        "key": [variant, margin, seed],
+        "seconds": round(time.monotonic() - began),
+        "machine": processor(),
+    }
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
     shutil.rmtree(Path(run.folder / "align/checkpoints"), ignore_errors=True)  # a hundred runs' fill a disk
@@ -180,13 +184,6 @@ def copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
         for path in source.glob(pattern):
             if not (target / path.name).exists():
                 shutil.copy2(path, target / path.name)
-
-
-def machine() -> str:
-    """Return the processor's name and the number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
 
 
 def rows() -> list[dict[str, Any]]:

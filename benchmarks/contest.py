@@ -1,7 +1,11 @@
-"""Contestants in turn: medians, spread and ratios as Markdown, with the machine's name."""
+"""What the scripts here measure with: contestants in turn, medians, the machine's name.
+
+Only of Python's own library, for peers run in environments of their own.
+"""
 
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -35,13 +39,35 @@ def table(title: str, speeds: Mapping[str, list[float]], unit: str, peers: Calla
     return "\n".join(lines)
 
 
+def product_rate(multiply: Callable[[], object], rows: int, inner: int, columns: int) -> float:
+    """Return the operations a second of a matrix product of these sizes: the best of twenty."""
+    times = []
+    for _ in range(21):  # the first may compile
+        began = time.perf_counter()
+        multiply()
+        times.append(time.perf_counter() - began)
+    return 2 * rows * inner * columns / min(times)
+
+
+def peak_gb() -> float:
+    """Return the most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
+
+
+def processor() -> str:
+    """Return the number of cores and the processor's name."""
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor()}"
+
+
 def machine(*packages: str) -> str:
     """Return one line with the processor, its cores and the versions of ``packages``."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
+    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
     units = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
-    processor = f"{os.cpu_count()} cores of {names[0] if names else platform.processor()}"
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"Machine: {processor}{' with ' if units else ''}{' and '.join(units)}; {versions}."
+    return f"Machine: {processor()}{' with ' if units else ''}{' and '.join(units)}; {versions}."
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

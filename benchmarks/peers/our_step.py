@@ -9,7 +9,6 @@
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from contest import peak_gb, product_rate
 from gpu import TARGETS, objective, preferences
 
 from cann_jax.config.training import LoraConfig
@@ -123,16 +123,7 @@ def rate(dtype: str) -> float:
     rows, inner, columns = 2048, 576, 1536
     a, b = (jnp.ones(shape, dtype) for shape in ((rows, inner), (inner, columns)))
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    times = []
-    for _ in range(21):
-        began = time.perf_counter()
-        multiply(a, b).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 2 * rows * inner * columns / min(times)
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
+    return product_rate(lambda: multiply(a, b).block_until_ready(), rows, inner, columns)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Timed is what ``DPOTrainer.train`` does between the events "a step begins" and "
 import argparse
 import json
 import os
-import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +23,9 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from contest import peak_gb, product_rate
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -122,16 +125,7 @@ def rate(name: str) -> float:
     dtype = torch.float32 if name == "float32" else torch.bfloat16
     rows, inner, columns = 2048, 576, 1536
     a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
-    times = []
-    for _ in range(20):
-        began = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - began)
-    return 2 * rows * inner * columns / min(times)
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
+    return product_rate(lambda: a @ b, rows, inner, columns)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ added beforehand, as the other contestants have them.
 import argparse
 import dataclasses
 import json
-import resource
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +21,9 @@ import qwix
 from tunix.models.llama3.model import ModelConfig
 from tunix.models.llama3.params import create_model_from_safe_tensors
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainingInput, compute_logps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from contest import peak_gb
 
 TARGETS = ".*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -36,8 +39,7 @@ def main() -> None:
     pairs = given.folder / f"{given.pairs}.npz"
     times = step(given.folder / "model", pairs, jnp.dtype(given.dtype), given.steps)
     seconds, cpu = zip(*times, strict=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts KiB
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak_gb()}))
 
 
 def step(folder: Path, pairs: Path, dtype: jnp.dtype, steps: int) -> list[tuple[float, float]]:

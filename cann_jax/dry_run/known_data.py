@@ -12,7 +12,7 @@ from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.run import RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts
-from cann_jax.data.padding import bucket_width
+from cann_jax.data.padding import bucket_width, step_width
 from cann_jax.data.prompts import Prompt, read_prompts
 from cann_jax.models.packing import Room
 from cann_jax.run.outputs import read_pairs
@@ -20,6 +20,7 @@ from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run, ScoreModelRun
 from cann_jax.run.training import Training, heldout_of, preference_data
 from cann_jax.stages import pairs as pairs_stage
+from cann_jax.training.batching import can_pack
 
 AnyRun = TypeVar("AnyRun", Run, ScoreModelRun)
 
@@ -113,9 +114,11 @@ def training_extent(config: RunConfig, training: Training, data: KnownData) -> E
     return Extent(len(steps.trained), *steps.largest())
 
 
-def bound_of_pairs(longest: int) -> tuple[int, int, Room]:
+def bound_of_pairs(longest: int) -> tuple[int, int, Room | None]:
     """Return what an ``Extent`` says, where a prompt with either of its responses has ``longest`` tokens."""
-    return longest, longest, Room(1, 2 * longest, 2 * longest)
+    if can_pack():
+        return longest, longest, Room(1, 2 * longest, 2 * longest)
+    return step_width(longest), step_width(longest), None
 
 
 def training_prompts(config: RunConfig, data: KnownData) -> Sequence[Prompt] | None:

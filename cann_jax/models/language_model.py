@@ -23,9 +23,7 @@ from cann_jax.runtime.sharding import axis_size
 
 CHUNK = 6144  # rows of the vocabulary whose logits exist at once, whatever its size
 PACKED_TOKENS = 512  # response tokens in one row, behind its own prompt; attention is quadratic in them
-BEHIND_TOKENS = (
-    128  # the same behind a prompt that is computed once: 64 of 48 tokens took a tenth less than at 512
-)
+BEHIND_TOKENS = 128  # the same behind a prompt computed before: 64 of 48 tokens took a tenth less than at 512
 BATCH_TOKENS = 2048  # tokens a call and device, about; two Zen 4 cores gain nothing beyond
 
 

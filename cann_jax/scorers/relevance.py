@@ -44,7 +44,7 @@ class Relevance(Scorer):
     neutral: np.ndarray
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:
-        # All are responses to one prompt: 16 packed behind it, they took a fifth less time than two and two.
+        # All are responses to one prompt, which is then computed once for them.
         tokens, lengths = responses.tokens, responses.lengths
         together = tokens.reshape(1, -1, tokens.shape[-1]), lengths.reshape(1, -1)
         values = reference_logps - self.reference.logps([self.neutral], *together).reshape(lengths.shape)

@@ -53,11 +53,8 @@ class Batching:
 
     @property
     def packed(self) -> bool:
-        """Whether rows have no padding but at their end, and one of a few widths.
-
-        Not on a TPU, whose kernel makes tables of blocks in every layer, and skips none, for such a mask.
-        """
-        return self.ragged and platform() != "tpu"
+        """Whether rows have no padding but at their end, and one of a few widths."""
+        return self.ragged and can_pack()
 
     @property
     def together(self) -> int:
@@ -79,6 +76,14 @@ class Batching:
         """Return prompts (B,), of which those beside each other belong in a row, as batches take them."""
         split = prompts.reshape(-1, self.accumulation, self.groups_per_row)
         return np.swapaxes(split, 1, 2).reshape(-1)
+
+
+def can_pack() -> bool:
+    """Return whether packed rows serve here: not on a TPU.
+
+    Their mask is data, for which its kernel makes tables of blocks in every layer, and skips none.
+    """
+    return platform() != "tpu"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import best_widths
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.dry_run.known_data import bound_of_pairs
 from cann_jax.run.training import alignment
 from cann_jax.training import batching
 from cann_jax.training.batching import Batching
@@ -133,6 +134,7 @@ def test_on_a_tpu_steps_are_of_similar_length_and_cut_to_their_longest(monkeypat
         used += batch.prompt_lengths.sum() + batch.response_lengths.sum()
         computed += batch.prompts.size + batch.responses.size
     assert len(sizes) < 30 and source.largest()[:2] in sizes and source.largest()[2] is None
+    assert bound_of_pairs(500) == (512, 512, None)
     assert 1 - used / computed < 0.6  # with one width for all steps it would be .75
 
 
