@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from cann_jax.files.errors import InputError
-from cann_jax.runtime.peak import PEAK_FLOPS
+from cann_jax.runtime.devices import DEVICES
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Chip:
 
 
 CHIPS = {
-    "v5e": Chip(PEAK_FLOPS["TPU v5 lite"], 16e9, 819e9, 400e9 / 2 / 4, 16, "v5litepod", 1),
-    "v5p": Chip(PEAK_FLOPS["TPU v5"], 95e9, 2765e9, 1200e9 / 2 / 6, 4, "v5p", 2),
-    "v6e": Chip(PEAK_FLOPS["TPU v6 lite"], 32e9, 1600e9, 800e9 / 2 / 4, 16, "v6e", 1),
+    "v5e": Chip(*DEVICES["TPU v5 lite"], 819e9, 400e9 / 2 / 4, 16, "v5litepod", 1),
+    "v5p": Chip(*DEVICES["TPU v5"], 2765e9, 1200e9 / 2 / 6, 4, "v5p", 2),
+    "v6e": Chip(*DEVICES["TPU v6 lite"], 1600e9, 800e9 / 2 / 4, 16, "v6e", 1),
 }
 
 

@@ -19,6 +19,7 @@ from cann_jax.run.training import Training, objective_of, split
 from cann_jax.runtime.placement import shapes_of_batch, shapes_of_parameters
 from cann_jax.sampling.features import chosen_layers
 from cann_jax.sampling.generate import generate
+from cann_jax.sampling.mesh import Batch, on_sampling_mesh
 from cann_jax.sampling.shards import static_arguments
 from cann_jax.stages.score_model import score_objective
 from cann_jax.training.batching import Batching
@@ -30,11 +31,14 @@ from cann_jax.training.step import Objective, TrainState, forward, start, train_
 def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tokens: int) -> Any:
     """Trace sampling of one batch of prompts of this width, with this number of ids that end a response."""
     sample = config.sample
+    size, responses = sample.prompts_per_batch, sample.responses
     graph, weights = nnx.split(_decoder(config.model, shape))
-    batch = [_integers(sample.prompts_per_batch, width), *[_integers(sample.prompts_per_batch)] * 2]
-    arrays = (shapes_of_parameters(weights), *shapes_of_batch(batch), _key(), _integers(stop_tokens))
+    batch = [_integers(size, width), *[_integers(size)] * 2]
     layers = chosen_layers(sample.feature_layers, shape.layers)
-    return generate.trace(graph, *arrays, **static_arguments(sample, sample.responses, layers))
+    sizes = Batch(size, responses, width, sample.max_new_tokens)
+    with on_sampling_mesh(weights, shape, sizes):
+        arrays = (shapes_of_parameters(weights), *shapes_of_batch(batch), _key(), _integers(stop_tokens))
+        return generate.trace(graph, *arrays, **static_arguments(sample, responses, layers))
 
 
 def trace_scoring(config: RunConfig, shape: DecoderConfig, width: int) -> Any:

@@ -37,6 +37,14 @@ def place_batch(tree: Any) -> Any:
     return place(tree, partition(("batch",)))
 
 
+def place_parameters(tree: Any) -> Any:
+    """Return parameters as the current mesh lays them out; it has the devices, in order, that they lie on."""
+    mesh = current_mesh()
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), parameter_specs(tree)))
+
+
 def own_rows(size: int) -> np.ndarray:
     """Return the rows of a batch of ``size`` that devices of this process hold, so that it must make them."""
     mesh = current_mesh()

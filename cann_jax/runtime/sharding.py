@@ -159,3 +159,8 @@ def check_model(model: Any, mesh: Mesh | AbstractMesh | None) -> None:
                 f"mesh.{axis} is {shards} and the model's {words} {size}; "
                 f"use a divisor of {size} for mesh.{axis}"
             )
+
+
+def divides(model: Any, axis: str, shards: int) -> bool:
+    """Return whether a mesh axis of that many ``shards`` divides a model, given as ``DecoderConfig``."""
+    return not any(getattr(model, name) % shards for name in SHARED_SIZES if RULES[name] == (axis,))

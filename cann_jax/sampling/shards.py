@@ -1,7 +1,7 @@
 """Sample responses to a set of prompts, shard by shard; a killed run keeps its finished shards."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from etils import epath
 from cann_jax.config.run import SampleConfig
 from cann_jax.core.features import FeatureTable
 from cann_jax.data.encoded_prompts import EncodedPrompts
-from cann_jax.data.padding import bucketed
+from cann_jax.data.padding import bucket_width, bucketed
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
 from cann_jax.files.atomic import read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
@@ -23,8 +23,9 @@ from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
-from cann_jax.runtime.placement import fetch, place_batch
+from cann_jax.runtime.placement import fetch, place_batch, place_parameters
 from cann_jax.sampling.generate import Samples, generate
+from cann_jax.sampling.mesh import Batch, on_sampling_mesh
 
 FEATURES = "features"  # prefix of the features' shards
 
@@ -44,23 +45,26 @@ def sample_shards(
     The draw is a function of (seed, index of the prompt, response, position). With ``feature_layers``, each
     shard's features go to ``folder/features-00000.npy``, …, float16 (prompts, K, layers · hidden).
     """
-    stop = stop_tokens(model.files, config)
-    size, total = config.prompts_per_batch, len(prompts)
-    starts = range(0, total, size)
+    size = config.prompts_per_batch
+    starts = range(0, len(prompts), size)
     paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
     features = [epath.Path(folder) / f"{FEATURES}-{index:05d}.npy" for index in range(len(starts))]
     kinds = (paths, features) if feature_layers else (paths,)
     exists = agreed([all(path.exists() for path in shard) for shard in zip(*kinds, strict=True)])
-    prefix, own = (None, []) if all(exists) else model.split_prefix(prompts.ids)
-    for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=total):
-        index = start // size
-        if not exists[index]:
-            static = static_arguments(config, responses, feature_layers)
-            samples = _sample(model, prefix, own, start, stop, size, seed, static)
-            with writing_shard(index):
-                if samples.features is not None:
-                    write_array(features[index], np.asarray(samples.features, np.float16))
-                write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
+    if not all(exists):
+        stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
+        batch = Batch(size, responses, bucket_width(max(map(len, prompts.ids))), config.max_new_tokens)
+        with on_sampling_mesh(model.weights, model.config, batch):
+            placed = replace(model, weights=place_parameters(model.weights))
+            prefix, own = placed.split_prefix(prompts.ids)
+            for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=len(prompts)):
+                index = start // size
+                if not exists[index]:
+                    samples = _sample(placed, prefix, own, start, stop, size, seed, static)
+                    with writing_shard(index):
+                        if samples.features is not None:
+                            write_array(features[index], np.asarray(samples.features, np.float16))
+                        write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
     barrier(f"{name} sampled")
     return _read(paths, config.max_new_tokens)
 

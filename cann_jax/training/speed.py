@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cann_jax.runtime.peak import PEAK_FLOPS
+from cann_jax.runtime.devices import DEVICES
 
 
 class Speed:
@@ -20,7 +20,8 @@ class Speed:
 
     def __init__(self, flops: float):
         self.flops, self.devices = flops, jax.device_count()
-        self.peak = PEAK_FLOPS.get(jax.devices()[0].device_kind, math.nan)
+        known = DEVICES.get(jax.devices()[0].device_kind)
+        self.peak = math.nan if known is None else known.flops
         self.since = math.nan
 
     def of_step(self, tokens: float) -> dict[str, float]:

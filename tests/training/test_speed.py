@@ -6,7 +6,7 @@ import jax
 import pytest
 from etils import epath
 
-from cann_jax.runtime import peak
+from cann_jax.runtime import devices as known_devices
 from cann_jax.training import speed
 from cann_jax.training.loop import LAG, Behind, Pace
 from cann_jax.training.metrics import Metrics
@@ -32,7 +32,7 @@ def rows(values):
 
 def test_rate_by_hand(clock, monkeypatch):
     devices = jax.device_count()
-    monkeypatch.setitem(peak.PEAK_FLOPS, jax.devices()[0].device_kind, 1e3)
+    monkeypatch.setitem(known_devices.DEVICES, jax.devices()[0].device_kind, known_devices.Device(1e3, 1e9))
     watch = Speed(flops=20.0)
     first, second, third = (watch.of_step(100.0 * devices) for _ in range(3))
     watch.pause()  # a check of 4 s, then the next step
@@ -47,7 +47,7 @@ def test_rate_by_hand(clock, monkeypatch):
 
 
 def test_unknown_peak_and_nothing_timed():
-    assert jax.devices()[0].device_kind not in peak.PEAK_FLOPS
+    assert jax.devices()[0].device_kind not in known_devices.DEVICES
     watch = speed.Speed(flops=20.0)
     watch.of_step(1.0)
     row = watch.of_step(1.0)

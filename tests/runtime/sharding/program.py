@@ -5,6 +5,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,18 @@ from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.training import LoraConfig, OptimizerConfig
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.solve import solve_dual
+from cann_jax.data.padding import pad
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.linear import LoraParam
 from cann_jax.runtime import distributed
 from cann_jax.runtime.mesh import current_mesh, make_mesh, on_mesh
-from cann_jax.runtime.placement import fetch, own_rows, place, place_batch, place_rows
+from cann_jax.runtime.placement import fetch, own_rows, place, place_batch, place_parameters, place_rows
 from cann_jax.runtime.sharding import parameter_specs
-from cann_jax.sampling.generate import generate
+from cann_jax.sampling import mesh
+from cann_jax.sampling.generate import Samples, generate
+from cann_jax.sampling.mesh import Batch, bytes_needed
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
 from cann_jax.training.step import forward, start, train_step
@@ -32,10 +36,10 @@ from cann_jax.training.step import forward, start, train_step
 STEPS = 20
 
 
-def main(model: str, mesh: str, out: str) -> None:
-    sizes = MeshConfig(*map(int, mesh.split("x")))
+def main(model: str, axes: str, out: str) -> None:
+    sizes = MeshConfig(*map(int, axes.split("x")))
     with distributed.joined(DistributedConfig(timeout_seconds=60)):
-        devices = jax.devices()[:1] if mesh == "1x1x1" else None
+        devices = jax.devices()[:1] if axes == "1x1x1" else None
         with on_mesh(make_mesh(sizes, devices)):
             found = {
                 "lora": losses(
@@ -102,17 +106,35 @@ def samples(model: str) -> dict:
     prompts, lengths = random.integers(5, 300, (8, 6), np.int32), random.integers(1, 7, 8, np.int32)
     common = random.integers(5, 300, 9, np.int32)
     rows = [np.concatenate([common, ids[:length]]) for ids, length in zip(prompts, lengths, strict=True)]
-    prefix, own = language_model.split_prefix(rows)
-    assert [len(ids) for ids in own] == lengths.tolist()
-    batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
-    drawn = generate(
-        language_model.graph, language_model.weights, *batch, jax.random.key(3), jnp.array([1]), responses=4,
-        max_new_tokens=8, feature_layers=(1, 3), prefix=prefix,
-    )  # fmt: skip
+    drawn = generated(language_model, rows)
     tokens, token_logps, counts = (fetch(x) for x in (drawn.tokens, drawn.logps, drawn.lengths))
     scores = language_model.logps(rows, tokens, counts)
     found = {"tokens": tokens, "logps": token_logps, "scores": scores, "features": fetch(drawn.features)}
+    if current_mesh() is not None:
+        found["resampled"] = resampled(language_model, rows)
     return {name: values.tolist() for name, values in found.items()}
+
+
+def generated(model: LanguageModel, rows: list) -> Samples:
+    prefix, own = model.split_prefix(rows)
+    assert prefix is not None
+    prompts, lengths = pad(own, 6)
+    batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
+    return generate(
+        model.graph, model.weights, *batch, jax.random.key(3), jnp.array([1]), responses=4, max_new_tokens=8,
+        feature_layers=(1, 3), prefix=prefix,
+    )  # fmt: skip
+
+
+def resampled(model: LanguageModel, rows: list) -> np.ndarray:
+    """The same draws on the mesh for sampling, of devices with room for half of the weights."""
+    batch = Batch(8, 4, 15, 8)
+    half = bytes_needed(model.weights, model.config, batch, copies=4, shared=2)
+    mesh.memory_of = lambda device: half / mesh.ROOM
+    with mesh.on_sampling_mesh(model.weights, model.config, batch):
+        assert dict(current_mesh().shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+        drawn = generated(replace(model, weights=place_parameters(model.weights)), rows)
+    return fetch(drawn.tokens)
 
 
 def multipliers() -> np.ndarray:

@@ -33,6 +33,7 @@ def assert_equal(found: dict, alone: dict, same_tokens: bool) -> None:
     changed = (ours != theirs).any(-1)
     print(f"{changed.sum()} of {changed.size} responses differ")
     assert changed.sum() <= 1
+    assert (np.array(found["resampled"]) != theirs).any(-1).sum() <= 1
     for key in ("logps", "scores", "features"):
         a, b = (np.array(each[key])[~changed] for each in (found, alone))
         np.testing.assert_allclose(a, b, atol=1e-4, err_msg=key)
