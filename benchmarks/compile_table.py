@@ -34,7 +34,6 @@ PROMPTS = {
     "v6e:16x16": 512,
 }
 ALL_WEIGHTS = ("--align.lora=null",)
-SHARED_HEADS = ("--mesh.tensor=8",)  # a divisor of Llama-3-8B's KV heads
 HEADINGS = (
     *("model", "tuned", "slice (cloud name)", "prompts a step", "arguments GB", "temporaries GB"),
     *("peak of memory GB", "TFLOP", "GB to and from memory", "GB received", "collectives", "compute s"),
@@ -70,7 +69,7 @@ class Row:
     def tuned(self) -> str:
         """What is trained; for other programs, the program."""
         if self.program != "train":
-            return f"({PROGRAMS[self.program]}{', tensor 8' if self.flags == SHARED_HEADS else ''})"
+            return f"({PROGRAMS[self.program]})"
         return "all weights" if self.flags == ALL_WEIGHTS else "adapters"
 
     @property
@@ -102,9 +101,9 @@ def rows() -> list[Row]:
         training("llama-3-8b", True, "v5p:4x4x4"),
     ]
     others = [
-        Row(kind, model, "v5e:4x4", flags, 16)
+        Row(kind, model, "v5e:4x4", (), 16)
         for model in ("llama-7b", "llama-3-8b")
-        for kind, flags in (("sample", ()), ("sample", SHARED_HEADS), ("score", ()))
+        for kind in ("sample", "score")
     ]
     rest = [training(model, full, slice) for slice in PROMPTS for full in (False, True) for model in MODELS]
     return list(dict.fromkeys([*first, *others, *rest]))

@@ -231,7 +231,7 @@ def step(name: str, tries: tuple[tuple[str, int], ...], tiny: bool):
 
     from cann_jax.models.flops import Row as FlopsRow
     from cann_jax.models.flops import flops_a_token
-    from cann_jax.runtime.peak import PEAK_FLOPS
+    from cann_jax.runtime.devices import DEVICES
     from cann_jax.training.step import start, train_step
 
     yield device_row()
@@ -254,11 +254,11 @@ def step(name: str, tries: tuple[tuple[str, int], ...], tiny: bool):
             continue
         tokens = rows * (prompt + 2 * response)
         flops = flops_a_token(config, FlopsRow(prompt + 2 * response, 2 * response), all_weights=False)
-        peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+        known = DEVICES.get(jax.devices()[0].device_kind)
         yield {
             "what": f"rematerialise {rematerialise}, {rows} rows of {prompt + 2 * response}",
             "tokens/s": tokens / took,
-            "MFU": peak and tokens / took * flops / peak,
+            "MFU": known and tokens / took * flops / known.flops,
             "seconds": took,
             "first": first,
             "peak GB": peak_gb(),
