@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cann_jax_tools.chips import slice_of
+from cann_jax_tools.sizing import Step, best_training, training_plans
 from cann_jax_tools.table import collectives_text
+
+from cann_jax.config.training import LoraConfig
+from cann_jax.models.config import DecoderConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -70,7 +74,9 @@ class Row:
         """What is trained; for other programs, the program."""
         if self.program != "train":
             return f"({PROGRAMS[self.program]})"
-        return "all weights" if self.flags == ALL_WEIGHTS else "adapters"
+        if not self.flags:
+            return "adapters"
+        return "all weights" if self.flags == ALL_WEIGHTS else "adapters, as proposed"
 
     @property
     def file(self) -> Path:
@@ -105,8 +111,24 @@ def rows() -> list[Row]:
         for model in ("llama-7b", "llama-3-8b")
         for kind in ("sample", "score")
     ]
+    proposed = [
+        Row("train", model, topology, _proposal(model, topology), PROMPTS[topology])
+        for topology in ("v5e:4x4", "v5p:4x4x4", "v6e:8x8")
+        for model in ("llama-7b", "llama-3-8b")
+    ]
     rest = [training(model, full, slice) for slice in PROMPTS for full in (False, True) for model in MODELS]
-    return list(dict.fromkeys([*first, *others, *rest]))
+    return list(dict.fromkeys([*first, *others, *proposed, *rest]))
+
+
+def _proposal(model: str, topology: str) -> tuple[str, ...]:
+    """Return the settings that ``train --dry_run --device`` proposes for the step of configs/pod.yaml."""
+    path, where = ROOT / f"configs/models/{model}.json", slice_of(topology)
+    shape = DecoderConfig.from_hf(json.loads(path.read_text()), str(path))
+    step = Step(PROMPTS[topology], 512, 2, 512, LoraConfig(), 8)
+    plan = best_training(training_plans(shape, step, where, "bfloat16"), where.chip.memory)
+    assert plan is not None, f"{model} fits {topology}"
+    mesh = (f"--mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), plan.mesh, strict=True))
+    return (*mesh, f"--align.accumulation={plan.accumulation}", f"--align.rematerialise={plan.rematerialise}")
 
 
 def main() -> None:

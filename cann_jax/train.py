@@ -33,6 +33,12 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.runtime.session import session
     from cann_jax.training.profile import profiled
 
+    if options.device is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on a device, and libtpu would look for one
+        from cann_jax_tools.proposal import propose
+
+        propose(Run(config), options.device, options.model_config, argv)
+        return
     keep_compilations()
     profiled.set(options.profiled)
     with session(config, config.batches()):

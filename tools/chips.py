@@ -1,7 +1,8 @@
-"""Specifications of TPU chips, and slices of them by topology name.
+"""Specifications of TPU chips and GPUs, and slices of them by name.
 
-Source: the specification tables of cloud.google.com/tpu/docs/v5e, /v5p and /v6e (read November 2026): HBM
-capacity and bandwidth, bidirectional interconnect bandwidth of all ports together.
+Sources: the specification tables of cloud.google.com/tpu/docs/v5e, /v5p and /v6e (HBM bandwidth,
+bidirectional interconnect bandwidth of all ports together), and NVIDIA's data sheets of A100 (SXM), H100
+(SXM) and H200 (memory bandwidth, NVLink in both directions together); read November 2026.
 """
 
 import math
@@ -38,6 +39,12 @@ CHIPS = {
     "v5e": Chip(*DEVICES["TPU v5 lite"], 819e9, 400e9 / 2 / 4, 16, "v5litepod", 1),
     "v5p": Chip(*DEVICES["TPU v5"], 2765e9, 1200e9 / 2 / 6, 4, "v5p", 2),
     "v6e": Chip(*DEVICES["TPU v6 lite"], 1600e9, 800e9 / 2 / 4, 16, "v6e", 1),
+}
+NEVER = 1 << 30  # GPUs of a machine have one port, to a switch
+GPUS = {
+    "a100": Chip(*DEVICES["NVIDIA A100-SXM4-80GB"], 2039e9, 600e9 / 2, NEVER, "a100", 1),
+    "h100": Chip(*DEVICES["NVIDIA H100 80GB HBM3"], 3350e9, 900e9 / 2, NEVER, "h100", 1),
+    "h200": Chip(*DEVICES["NVIDIA H200"], 4800e9, 900e9 / 2, NEVER, "h200", 1),
 }
 
 
@@ -79,9 +86,33 @@ def slice_of(name: str) -> Slice:
         InputError: The chip is unknown, or what follows it is not a grid.
     """
     kind, _, grid = name.partition(":")
-    sizes = grid.split("x")
-    if kind not in CHIPS or not all(size.isdigit() and int(size) > 0 for size in sizes):
+    shape = _sizes(grid)
+    if kind not in CHIPS or not shape:
         raise InputError(
             f"--topology {name!r}: write CHIP:AxB or CHIP:AxBxC with a chip of {', '.join(CHIPS)}"
         )
-    return Slice(name, CHIPS[kind], tuple(map(int, sizes)))
+    return Slice(name, CHIPS[kind], shape)
+
+
+def devices_named(name: str) -> Slice:
+    """Return a slice of TPU chips, as ``slice_of``, or GPUs of one machine: ``h100`` or ``h100:8``.
+
+    Raises:
+        InputError: The name is neither.
+    """
+    kind, _, count = name.partition(":")
+    shape = _sizes(count or "1")
+    if kind in GPUS and len(shape) == 1:
+        return Slice(name, GPUS[kind], shape)
+    if kind in CHIPS and _sizes(count):
+        return slice_of(name)
+    raise InputError(
+        f"--device {name!r}: write a TPU slice, CHIP:AxB or CHIP:AxBxC, with a chip of {', '.join(CHIPS)}, "
+        f"or GPUs, KIND or KIND:COUNT, of {', '.join(GPUS)}"
+    )
+
+
+def _sizes(grid: str) -> tuple[int, ...]:
+    """Return the numbers in AxBxC; none if it is something else."""
+    sizes = grid.split("x")
+    return tuple(map(int, sizes)) if all(size.isdigit() and int(size) > 0 for size in sizes) else ()

@@ -101,10 +101,19 @@ class TrainFlags(ConfiguredFlags):
     Args:
         stages (STAGE,...): Run only these stages, for example ``sample,score``.
         require: With ``holds``, end with exit status 4 unless the certificate of every constraint holds.
+        device (NAME): The dry run proposes mesh, micro-batches and batches for these devices, for example
+            v5e:4x4, h100 or h200:8, in place of compiling for those at hand.
     """
 
     stages: str | None = None
     require: Literal["holds"] | None = None
+    device: str | None = None
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each flag whose value does not fit the others, with the reason."""
+        yield from super().conflicts()
+        if self.device is not None and not self.dry_run:
+            yield "device", "belongs to --dry_run; add that, or leave it out"
 
 
 @dataclass(frozen=True)

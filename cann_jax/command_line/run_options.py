@@ -32,6 +32,7 @@ class Options:
     model_config: str | None = None
     require: Literal["holds"] | None = None
     profiled: range = range(0)
+    device: str | None = None
 
 
 def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
@@ -49,7 +50,7 @@ def parse_run(argv: Sequence[str]) -> tuple[RunConfig, Options]:
             "or leave --require out"
         )
     return config, Options(
-        stages, flags.dry_run, flags.verify, flags.model_config, flags.require, flags.profiled
+        stages, flags.dry_run, flags.verify, flags.model_config, flags.require, flags.profiled, flags.device
     )
 
 

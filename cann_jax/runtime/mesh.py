@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from cann_jax.config.mesh import MeshConfig
@@ -30,7 +31,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # Axes may be split: data 16 × fsdp 4 on 8 × 8 chips, which jax.make_mesh refuses.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, ...]:

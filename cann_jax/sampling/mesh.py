@@ -37,11 +37,17 @@ def on_sampling_mesh(weights: Any, shape: DecoderConfig, batch: Batch) -> Iterat
     if own is None or shared is None:
         yield
         return
-    copies, places = own.size // shared, "one device" if shared == 1 else f"{shared} devices"
-    print(f"sampling from {copies} copies of the weights, each on {places}", flush=True)
+    copies = own.size // shared
+    print(f"sampling from {in_words(copies, shared)}", flush=True)
     # The same order of devices, so that arrays can go from one mesh to the other.
     with on_mesh(Mesh(own.devices.reshape(copies, 1, shared), AXES, axis_types=own.axis_types)):
         yield
+
+
+def in_words(copies: int, shared: int) -> str:
+    """Return how many copies of the weights there are, and on how many devices each is, in words."""
+    number = "1 copy" if copies == 1 else f"{copies} copies"
+    return f"{number} of the weights, {'each ' * (copies > 1)}on {shared} device{'s' * (shared > 1)}"
 
 
 def sharing(weights: Any, shape: DecoderConfig, batch: Batch, devices: int, memory: float) -> int | None:

@@ -16,7 +16,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.runtime import sharding
-from cann_jax.runtime.mesh import AXES, mesh_shape
+from cann_jax.runtime.mesh import AXES, make_mesh, mesh_shape
 from cann_jax.runtime.sharding import parameter_specs, partition
 from tests.builders.runs import write_config
 
@@ -36,6 +36,26 @@ LAST_SHARED = PartitionSpec(None, "tensor", "fsdp")
 )
 def test_minus_one_takes_what_is_left(config, devices, shape):
     assert mesh_shape(config, devices) == shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX reads of a TPU's device to lay out a mesh."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+    slice_index: int = 0
+
+
+def test_axes_that_are_no_sides_of_the_slice():
+    """16 × 4 on 8 × 8 chips: jax.make_mesh raises NotImplementedError."""
+    chips = [Chip(8 * y + x, (x, y, 0)) for y in range(8) for x in range(8)]
+    mesh = make_mesh(MeshConfig(16, 4, 1), chips)
+    assert mesh.devices.shape == (16, 4, 1) and {chip.id for chip in mesh.devices.flat} == set(range(64))
 
 
 @pytest.mark.parametrize("config, devices", [(MeshConfig(-1, 3, 1), 8), (MeshConfig(2, 2, 1), 8)])
