@@ -1,7 +1,8 @@
 """Asked against measured: whole runs over margins and seeds, and with one thing changed at a time.
 
-    python benchmarks/constraint.py [--variants base,certified,scores,pairs,uncalibrated,plug_in]
-        [--margins 0.1,0.15,0.2,0.25] [--seeds 0,1,2,3,4] [--folder runs/constraint]
+    python benchmarks/constraint.py
+        [--variants base,certified,scores,pairs,uncalibrated,plug_in,calibrated_by_4] [--margins 0.1,…]
+        [--seeds 0,…] [--folder runs/constraint]
 
 Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``; the samples and scores of seed 0 are
 shared. A seed determines the initial adapters, the order of the prompts, the responses taken, and the draws
@@ -35,15 +36,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pairs": ("--align.loss", "dpo"),
     "uncalibrated": ("--prompts.calibration", "null"),
     "plug_in": ("--dual.multipliers", "plug_in"),
+    "calibrated_by_4": ("--calibrate.responses", "4"),  # of 2: what the noise of the calibration draws does
 }
 SHARED = ("sample", "score")
 # Stages that a variant has in common with the base's run of its margin and seed.
-AS_BASE = {"certified": ("dual", "align"), "uncalibrated": ("dual", "align")}
+AS_BASE = dict.fromkeys(("certified", "uncalibrated", "calibrated_by_4"), ("dual", "align"))
 # Work that depends on the seed alone, by stage: patterns of files.
 SEEDED = {
     "calibrate": ("reference-*.parquet", "scores-reference-*.parquet"),
     "evaluate": ("reference-*.parquet", "scores-reference-*.parquet"),
 }
+
+# Another number of responses is another draw.
+STORED = {("calibrated_by_4", "calibrate"): "calibrate-by-4"}
 
 
 def main() -> None:
@@ -108,7 +113,8 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
         store = Path(folder) / "seeded" / str(seed)
         same = Run(parse_run([*flags_of(folder, f"base-{margin:g}-{seed}", seed), *asked])[0])
         givers = dict.fromkeys(SHARED, shared) | dict.fromkeys(AS_BASE.get(variant, ()), same)
-        row = whole_run(run, givers, store)
+        stored = {name: store / STORED.get((variant, name), name) for name in SEEDED}
+        row = whole_run(run, givers, stored)
     row |= {
         "key": [variant, margin, seed],
         "seconds": round(time.monotonic() - began),
@@ -119,8 +125,11 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
     shutil.rmtree(Path(run.folder / "align/checkpoints"), ignore_errors=True)  # a hundred runs' fill a disk
 
 
-def whole_run(run: Any, givers: Mapping[str, Any], store: Path) -> dict[str, Any]:
-    """Run every stage, taking over those that another run gives; return the row."""
+def whole_run(run: Any, givers: Mapping[str, Any], stored: Mapping[str, Path]) -> dict[str, Any]:
+    """Run every stage, taking over those that another run gives; return the row.
+
+    ``stored`` are the folders of what depends on the seed alone, by stage.
+    """
     from cann_jax.files.errors import InfeasibleError
     from cann_jax.run.checks import run_checked_stages
     from cann_jax.run.execution import expected_of
@@ -135,13 +144,13 @@ def whole_run(run: Any, givers: Mapping[str, Any], store: Path) -> dict[str, Any
             adopt(run, giver, stage)
         elif patterns := SEEDED.get(stage.name, ()):
             begin(folder, expected_of(run, stage))
-            copy(store / stage.name, Path(folder), patterns)
+            copy(stored[stage.name], Path(folder), patterns)
         try:
             run_checked_stages(run, (stage,))
         except InfeasibleError as error:
             return {"refused": str(error)}
         if stage.name in SEEDED:
-            copy(Path(folder), store / stage.name, SEEDED[stage.name])
+            copy(Path(folder), stored[stage.name], SEEDED[stage.name])
     results, found = read_results(run), read_dual(run)
     row = {
         "multiplier": found.multipliers[NAME],
