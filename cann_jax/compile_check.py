@@ -18,6 +18,7 @@ from cann_jax_tools.topology import devices_of
 
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_compile_check
+from cann_jax.files.atomic import write_bytes_atomic
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     console().print(figures_table(figures, where))
     if flags.json is not None:
-        Path(flags.json).write_text(json.dumps(figures, indent=1) + "\n")
+        write_bytes_atomic(flags.json, (json.dumps(figures, indent=1) + "\n").encode())
     if dumps is not None:
         shutil.rmtree(dumps)
         sys.stdout.flush()

@@ -1,6 +1,7 @@
-# Functions that the launchers share. The exit status of a run decides what happens: after 0 (done), 2 (bad input) and
-# 3 (margins out of reach) or 4 (the constraint does not hold) the job ends; after anything else (75 after SIGTERM, a
-# kill, a lost machine) it is started again and continues where it stopped.
+# Functions that the launchers share. The exit status of a run decides what happens: after 1 (a fault that another try
+# may mend), 75 (SIGTERM, another process lost) and where a signal ended the process, the job is started again and
+# continues where it stopped. After any other it ends: 0 (done), 2 (bad input), 3 (disk or memory exhausted), 4 (the
+# constraint does not hold), 5 (λ* not found), 130 (Ctrl-C), 141 (nobody reads its output).
 
 say() { echo "launch: $*" >&2; }
 
@@ -9,13 +10,18 @@ run() {
   if [[ -n "${PRINT:-}" ]]; then printf '%q ' "$@"; echo; else "$@"; fi
 }
 
+# again STATUS: whether another start may end better.
+again() {
+  (($1 == 1 || $1 == 75 || ($1 > 128 && $1 != 130 && $1 != 141)))
+}
+
 # keep_running COMMAND…: run it, and restart it at most RESTARTS (100) times, until its exit status ends the job.
 keep_running() {
   local restarts=0 status
   while true; do
     status=0
     run "$@" || status=$?
-    case $status in 0 | 2 | 3 | 4) return "$status" ;; esac
+    again "$status" || return "$status"
     if ((restarts >= ${RESTARTS:-100})); then
       say "ended with status $status after $restarts restarts; giving up"
       return "$status"

@@ -68,7 +68,7 @@ def small_disk(request, tmp_path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a small disk is not allowed here")
     yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)  # a failed save may hold files open
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from cann_jax.files.errors import BROKEN_PIPE, INTERRUPTED, InputError, Preempted
+from cann_jax.files.errors import BROKEN_PIPE, INTERRUPTED, InputError, Preempted, ResourceError
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
@@ -26,6 +26,13 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted; start again to continue with what is finished", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else "MemoryError"
+        remedy = "use a smaller batch or table, a machine with more, or, for tables of dual, --stream"
+        sys.stderr.write(f"error: memory is exhausted ({reason}); {remedy}; what is finished is kept\n")
+        return _leave(ResourceError.exit_status)
     except BrokenPipeError:
         if _stdout_has_reader():
             raise
@@ -33,6 +40,11 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE)
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether an error says so: Python's, Arrow's, or XLA's, known by its text: JAX may be absent."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _leave(status: int) -> int:

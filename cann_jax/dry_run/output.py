@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cann_jax.data.padding import BUCKET
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder import read_json
 from cann_jax.models.files.load import abstract_decoder
@@ -19,6 +19,7 @@ from cann_jax.models.files.weight_names import check_weights
 from cann_jax.run.execution import plan, refuse_stale
 from cann_jax.run.run import ModelRun
 from cann_jax.run.stages import Pipeline
+from cann_jax.runtime.devices import memory_of
 from cann_jax.runtime.mesh import current_mesh
 from cann_jax.runtime.sharding import check_model
 
@@ -30,11 +31,24 @@ STEPS = 1_000_000  # where the data are not here to count them: more than any wa
 def print_dry_run(
     out: Console, run: ModelRun[Any], lines: Iterable[str], trace: Callable[[], Mapping[str, Any]]
 ) -> None:
-    """Print the lines, and then the memory of the programs that ``trace`` returns."""
+    """Print the lines, and then the memory of the programs that ``trace`` returns.
+
+    Raises:
+        ResourceError: A program needs more than a device has.
+    """
     for line in lines:
         out.print(line)
-    out.print(_memory_table(trace()))
+    needs = {name: _memory(program) for name, program in trace().items()}
+    own = memory_of(jax.devices()[0])
+    out.print(_memory_table(needs, own))
     out.print(f"nothing was computed, and {run.folder} is as it was")
+    largest = max(needs, key=lambda name: needs[name].together)
+    needed = needs[largest].together
+    if own is not None and needed > own:
+        raise ResourceError(
+            f"{largest} needs {needed / MIB:,.0f} MiB of a device, which has {own / MIB:,.0f}; "
+            "--device NAME proposes settings that fit (docs/pods.md)"
+        )
 
 
 def shape_of_model(run: ModelRun[Any], model_config: str | None, out: Console) -> DecoderConfig:
@@ -91,15 +105,29 @@ def plan_lines(run: ModelRun[Any], stages: Pipeline, *, opened: bool) -> Iterato
             yield f"stage {each.stage.name}: {'done already' if each.fresh else why}"
 
 
-def _memory_table(programs: Mapping[str, Any]) -> Table:
-    """Compile traced programs, and return a table of what each needs of a device."""
-    table = Table(title=f"compiled memory, MiB per device ({jax.default_backend()})", title_justify="left")
-    for heading in ("program", "arguments", "temporaries", "output", "together"):
+class _Memory(NamedTuple):
+    """Bytes of a compiled program on one device."""
+
+    arguments: int
+    temporaries: int
+    output: int
+    together: int
+
+
+def _memory(program: Any) -> _Memory:
+    found = program.lower().compile().memory_analysis()
+    parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
+    # Donated arguments are the output's memory too, and count once.
+    return _Memory(*parts, sum(parts) - found.alias_size_in_bytes)
+
+
+def _memory_table(needs: Mapping[str, _Memory], own: float | None) -> Table:
+    """Return a table of what each program needs of a device."""
+    has = "" if own is None else f", of {own / MIB:,.0f}"
+    title = f"compiled memory, MiB per device{has} ({jax.default_backend()})"
+    table = Table(title=title, title_justify="left")
+    for heading in ("program", *_Memory._fields):
         table.add_column(heading, justify="left" if heading == "program" else "right")
-    for name, program in programs.items():
-        found = program.lower().compile().memory_analysis()
-        parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
-        # Donated arguments are the output's memory too, and count once.
-        sizes = (*parts, sum(parts) - found.alias_size_in_bytes)
+    for name, sizes in needs.items():
         table.add_row(name, *(f"{size / MIB:.1f}" for size in sizes))
     return table

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.files.hashes import as_json
 from cann_jax.files.paths import is_remote
 
@@ -30,13 +30,15 @@ PARTIAL = ".partial"
 # Whether this process of a run writes a file; set by ``cann_jax.runtime.distributed``.
 writes_here: ContextVar[bool] = ContextVar("writes_here", default=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# What safetensors, tokenizers and Orbax's storage say of a write that failed, in errors of their own.
+_FAILED = {os.strerror(number): number for number in (*_NO_SPACE, errno.EROFS, errno.EACCES, errno.EIO)}
 
 
 def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
     """Write a file atomically, if this process writes files: readers see the old content or the new.
 
     Raises:
-        InputError: The disk is full, or the folder cannot be written; no partial file is left.
+        ResourceError: The disk is full, or the folder cannot be written; no partial file is left.
     """
     path = epath.Path(path)
     if not writes_here.get():
@@ -124,18 +126,31 @@ def staged(path: epath.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: epath.PathLike) -> Iterator[None]:
-    """Turn the OSError of any write inside into an InputError: the disk is full, or the folder read-only."""
+    """Turn the failure of any write inside into a ResourceError: the disk is full, or read-only."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise InputError(
+    except InputError:
+        raise
+    except Exception as error:
+        failed = _as_os_error(error)
+        if failed is None:
+            raise
+        if failed.errno in _NO_SPACE:
+            raise ResourceError(
                 f"disk full while writing {path}; free space and start again; finished shards are kept"
             ) from error
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}); make its folder writable, or choose another "
+        raise ResourceError(
+            f"cannot write {path} ({failed.strerror or failed}); make its folder writable, or choose another "
             "folder (run_dir, or --out of the dual command)"
         ) from error
+
+
+def _as_os_error(error: Exception) -> OSError | None:
+    """Return the system's error that another stands for; None if it is something else."""
+    if isinstance(error, OSError):
+        return error
+    reason = next((reason for reason in _FAILED if reason in str(error)), None)
+    return None if reason is None else OSError(_FAILED[reason], reason)
 
 
 @contextlib.contextmanager

@@ -30,10 +30,16 @@ class AbsentError(InputError):
     exit_status = 75
 
 
+class ResourceError(InputError):
+    """Disk or memory is exhausted, or a file cannot be written; what is finished is kept."""
+
+    exit_status = 3
+
+
 class InfeasibleError(InputError):
     """The margins cannot be reached on the sampled responses (paper, section 3: no finite multiplier)."""
 
-    exit_status = 3
+    exit_status = 4
 
 
 class NotHeldError(InputError):

@@ -24,6 +24,7 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE, Stage
 from cann_jax.run.stages import Pipeline, reads_setting, stages_of
+from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.mesh import current_mesh
 from cann_jax.runtime.sharding import check_model
 
@@ -95,9 +96,10 @@ class ModelRun(ABC, Generic[C]):
             wide: Whether weights are float32, as for training them, whatever the dtype of products.
         """
         model = self.config.model
-        decoder = load_decoder(
-            self.files, model.dtype, lora, seed=self.config.seed, wide=wide, attention=model.attention
-        )
+        with within_memory("model", lambda: "give the mesh more devices (mesh.fsdp, mesh.tensor)"):
+            decoder = load_decoder(
+                self.files, model.dtype, lora, seed=self.config.seed, wide=wide, attention=model.attention
+            )
         print(f"model: {self.files.path.name}, {model.dtype}, attention by {decoder.kernel}", flush=True)
         return decoder
 

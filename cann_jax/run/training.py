@@ -26,6 +26,7 @@ from cann_jax.models.linear import LoraParam
 from cann_jax.run.outputs import MODEL, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
+from cann_jax.runtime.memory import smaller_step, within_memory
 from cann_jax.training.batching import Batching
 from cann_jax.training.health import Watch
 from cann_jax.training.heldout import Heldout, heldout_rows
@@ -178,7 +179,20 @@ def train(
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or a warm-up that is too long.
+        ResourceError: Memory is exhausted.
     """
+    settings, size = training.settings, training.batching.prompts_per_step
+
+    def remedy() -> str:
+        return smaller_step(f"{training.key}.", settings.accumulation, size, settings.rematerialise)
+
+    with within_memory(training.key, remedy):
+        return _train(run, training, model, data, folder, weights)
+
+
+def _train(
+    run: Run, training: Training, model: Model, data: PreferenceData, folder: epath.Path, weights: Any
+) -> Any:
     objective = objective_of(training, model.graph, data.steps)
     data = with_reference(objective, model.reference, model.frozen, data, folder)
     print(_heldout_line(training, data), flush=True)

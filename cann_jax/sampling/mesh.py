@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from cann_jax.files.errors import ResourceError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.runtime.devices import memory_of
 from cann_jax.runtime.mesh import AXES, current_mesh, on_mesh
-from cann_jax.runtime.sharding import RULES, divides, parameter_axes, path_name
+from cann_jax.runtime.sharding import RULES, axis_size, divides, parameter_axes, path_name
 
 ROOM = 0.8  # of a device's memory for weights, caches and logits; the rest is for what is not counted
 
@@ -30,9 +31,18 @@ class Batch(NamedTuple):
 
 @contextlib.contextmanager
 def on_sampling_mesh(weights: Any, shape: DecoderConfig, batch: Batch) -> Iterator[None]:
-    """Compute on the mesh for sampling, where it is another than the current one, and say which it is."""
-    own = current_mesh()
-    memory = None if own is None else memory_of(own.devices.flat[0])
+    """Compute on the mesh for sampling, where it is another than the current one, and say which it is.
+
+    Raises:
+        ResourceError: No device can hold its part of the batch. XLA would end the process on a CPU.
+    """
+    own, memory = current_mesh(), memory_of(_device())
+    needed = batch_bytes(weights, shape, batch, axis_size("batch"), axis_size("kv_heads"))
+    if memory is not None and needed > memory:
+        raise ResourceError(
+            f"{batch.prompts} × {batch.responses} responses need {needed / 1e9:,.1f} GB of a device, "
+            f"which has {memory / 1e9:,.1f}; {smaller_batch(weights, shape, batch)}"
+        )
     shared = None if own is None or memory is None else sharing(weights, shape, batch, own.size, memory)
     if own is None or shared is None:
         yield
@@ -42,6 +52,13 @@ def on_sampling_mesh(weights: Any, shape: DecoderConfig, batch: Batch) -> Iterat
     # The same order of devices, so that arrays can go from one mesh to the other.
     with on_mesh(Mesh(own.devices.reshape(copies, 1, shared), AXES, axis_types=own.axis_types)):
         yield
+
+
+def _device() -> jax.Device:
+    """Return a device of the current mesh."""
+    mesh = current_mesh()
+    device: jax.Device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    return device
 
 
 def in_words(copies: int, shared: int) -> str:
@@ -64,17 +81,37 @@ def sharing(weights: Any, shape: DecoderConfig, batch: Batch, devices: int, memo
     return None
 
 
+def smaller_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> str:
+    """Say which smaller batch fits, of those that the devices divide: the largest, or the least."""
+    shards, memory = axis_size("batch"), memory_of(_device())
+    smaller = [n for n in range(shards, batch.prompts, shards) if batch.prompts % n == 0]
+    if not smaller:
+        return "lower sample.responses or sample.max_new_tokens, or give the mesh more devices"
+    sizes = {
+        n: batch_bytes(weights, shape, batch._replace(prompts=n), shards, axis_size("kv_heads"))
+        for n in smaller
+    }
+    fitting = [n for n, size in sizes.items() if memory is not None and size <= ROOM * memory]
+    fits = max(fitting, default=smaller[0])
+    return f"lower sample.prompts_per_batch from {batch.prompts} to {fits}"
+
+
 def bytes_needed(weights: Any, shape: DecoderConfig, batch: Batch, copies: int, shared: int) -> float:
-    """Return the bytes on a device: its part of the weights, and its rows' keys, values and logits."""
+    """Return the bytes on a device: its part of the weights, and of the batch."""
 
     def held(path: Any, leaf: Any) -> float:
         split = any("tensor" in RULES[axis] for axis in parameter_axes(path_name(path)))
         return float(leaf.size * leaf.dtype.itemsize / (shared if split else 1))
 
-    weight_bytes = float(sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(held, weights))))
+    own = float(sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(held, weights))))
+    return own + batch_bytes(weights, shape, batch, copies, shared)
+
+
+def batch_bytes(weights: Any, shape: DecoderConfig, batch: Batch, copies: int, shared: int) -> float:
+    """Return the bytes of a device's part of the batch: keys and values, and logits."""
     itemsize: int = max(jax.tree.leaves(weights), key=lambda leaf: leaf.size).dtype.itemsize
     prompts = batch.prompts / copies
     tokens = prompts * (batch.width + batch.responses * batch.length)
     cache = 2 * shape.layers * shape.kv_heads / shared * shape.head_dim * tokens * itemsize
     logits = 3 * 4 * prompts * batch.responses * shape.vocabulary  # and their exponentials, in two shapes
-    return weight_bytes + cache + logits
+    return cache + logits

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +24,10 @@ from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.prefix import Prefix
 from cann_jax.runtime.distributed import agreed, barrier, writing_shard
+from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.placement import fetch, place_batch, place_parameters
 from cann_jax.sampling.generate import Samples, generate
-from cann_jax.sampling.mesh import Batch, on_sampling_mesh
+from cann_jax.sampling.mesh import Batch, on_sampling_mesh, smaller_batch
 
 FEATURES = "features"  # prefix of the features' shards
 
@@ -54,7 +56,8 @@ def sample_shards(
     if not all(exists):
         stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
         batch = Batch(size, responses, bucket_width(max(map(len, prompts.ids))), config.max_new_tokens)
-        with on_sampling_mesh(model.weights, model.config, batch):
+        remedy = partial(smaller_batch, model.weights, model.config, batch)
+        with within_memory(f"sampling {name}", remedy), on_sampling_mesh(model.weights, model.config, batch):
             placed = replace(model, weights=place_parameters(model.weights))
             prefix, own = placed.split_prefix(prompts.ids)
             for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=len(prompts)):

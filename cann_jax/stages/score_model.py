@@ -20,6 +20,7 @@ from cann_jax.run.outputs import MODEL, read_pairs, write_weights
 from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import Model, split_decoder
 from cann_jax.runtime.distributed import is_first
+from cann_jax.runtime.memory import smaller_step, within_memory
 from cann_jax.runtime.placement import fetch, place
 from cann_jax.runtime.sharding import partition
 from cann_jax.training.batching import Batching
@@ -53,8 +54,14 @@ def run(run: ScoreModelRun) -> None:
         config.keep_checkpoints,
         flops_a_token(run.files.config, train.row._replace(predicted=0), all_weights=config.lora is None),
     )
-    seed, state = jax.random.key(config.seed), start(objective, weights)
-    weights = fit(objective, state, model.frozen, train.batch, seed, pace, folder).weights
+
+    def remedy() -> str:
+        return smaller_step("", config.accumulation, config.pairs_per_step, config.rematerialise)
+
+    seed = jax.random.key(config.seed)
+    with within_memory("score_model", remedy):
+        state = start(objective, weights)
+        weights = fit(objective, state, model.frozen, train.batch, seed, pace, folder).weights
     write_weights(run, "score_model", weights)
     _report(run, heldout, heldout_scores(objective, weights, model.frozen, heldout), folder)
     export_score_model(

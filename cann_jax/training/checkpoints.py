@@ -1,7 +1,7 @@
 """Orbax checkpoints of the training state, each array under its parameter path."""
 
 import contextlib
-import errno
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +19,9 @@ from cann_jax.runtime.placement import shapes_of_parameters
 from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
+
+# Orbax raises what goes wrong, and logs it too: 340 lines of tracebacks for one full disk.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
@@ -40,7 +43,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with _saving(self.folder):
+        with writing(self.folder):
             self.manager.close()
 
     def save(self, state: TrainState, *, last: bool = False, loss: float | None = None) -> None:
@@ -53,7 +56,7 @@ class Checkpoints:
         """
         known = loss is not None and math.isfinite(loss)
         metrics = {LOSS: loss if known else None} if self.best else None
-        with _saving(self.folder):
+        with writing(self.folder):
             self.manager.save(
                 int(state.step), args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
             )
@@ -112,7 +115,7 @@ def _options(keep: int, every: int, best: bool) -> ocp.CheckpointManagerOptions:
 def save_weights(folder: epath.PathLike, weights: Any) -> None:
     """Save the trained weights alone."""
     folder = _absolute(folder)
-    with _saving(folder), ocp.StandardCheckpointer() as saver:
+    with writing(folder), ocp.StandardCheckpointer() as saver:
         saver.save(folder, _nested(weights), force=True)
 
 
@@ -207,18 +210,6 @@ def _absolute(folder: epath.PathLike) -> epath.Path:
     """Return the absolute path, which Orbax requires; ``resolve`` would damage that of an object store."""
     folder = epath.Path(folder)
     return folder if is_remote(folder) else folder.resolve()
-
-
-@contextlib.contextmanager
-def _saving(folder: epath.Path) -> Iterator[None]:
-    """Extend ``writing`` to Orbax, whose storage library reports a full disk by a long ValueError."""
-    with writing(folder):
-        try:
-            yield
-        except ValueError as error:
-            if "No space left on device" in str(error):
-                raise OSError(errno.ENOSPC, "No space left on device") from error
-            raise
 
 
 @contextlib.contextmanager

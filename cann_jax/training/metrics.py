@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, Self
 
 from etils import epath
 
-from cann_jax.files.atomic import write_bytes_atomic, writes_here
+from cann_jax.files.atomic import write_bytes_atomic, writes_here, writing
 from cann_jax.files.paths import is_remote
 
 
@@ -28,10 +29,9 @@ class Metrics:
         before = self.path.read_text().splitlines() if self.path.exists() else []
         self.rows += [json.loads(line) for line in before if _step_of(line) < first]
         self._write_whole()
-        self.file = None if is_remote(folder) else self.path.open("a")
-        from tensorboardX import SummaryWriter  # takes 1.7 s where torch is installed, which it imports
-
-        self.board = SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=first)
+        with writing(self.path):
+            self.file = None if is_remote(folder) else self.path.open("a")
+        self.board = Board(folder / "tensorboard", first)
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +42,8 @@ class Metrics:
         if self.file is None:
             self._write_whole()
         else:
-            self.file.close()
+            with writing(self.path):
+                self.file.close()
         self.board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -53,16 +54,54 @@ class Metrics:
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.rows.append({"step": step, **known})
         if self.file is not None:
-            self.file.write(json.dumps(self.rows[-1]) + "\n")
-            self.file.flush()
+            with writing(self.path):
+                self.file.write(json.dumps(self.rows[-1]) + "\n")
+                self.file.flush()
         elif (step + 1) % self.every == 0:
             self._write_whole()
-        for name, value in known.items():
-            if value is not None:
-                self.board.add_scalar(f"{self.stage}/{name}", value, step)
+        named = {f"{self.stage}/{name}": value for name, value in known.items() if value is not None}
+        self.board.write(step, named)
 
     def _write_whole(self) -> None:
         write_bytes_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+
+
+class Board:
+    """Writer of TensorBoard events, in this thread.
+
+    tensorboardX's ``SummaryWriter`` writes in another, which ends where the disk is full; training then
+    waited for ever to hand it the next value.
+    """
+
+    def __init__(self, folder: epath.Path, first: int):
+        from tensorboardX.event_file_writer import EventsWriter, directory_check
+
+        self.folder = folder
+        with writing(folder):
+            directory_check(os.fspath(folder))
+            self.events = EventsWriter(os.fspath(folder / "events"))
+            # Values of the steps from here on replace those of a run that was cut off.
+            self._write(step=first, session_log={"status": "START"})
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step."""
+        with writing(self.folder):
+            self._write(step=step, summary={"value": [_scalar(name, x) for name, x in values.items()]})
+            self.events.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        with writing(self.folder):
+            self.events.close()
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.events.write_event(Event(wall_time=time.time(), **fields))
+
+
+def _scalar(name: str, value: float) -> dict[str, Any]:
+    return {"tag": name, "simple_value": value}
 
 
 def _step_of(line: str) -> float:

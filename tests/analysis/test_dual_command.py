@@ -127,7 +127,7 @@ def test_margins_in_the_tables_order_need_no_names(scores, capsys):
 def test_out_of_reach_has_its_own_status_and_still_writes(scores, tmp_path, capsys):
     with pytest.raises(InfeasibleError, match=r"safe 50 \(largest") as caught:
         main(["--scores", str(scores), "--margin", "safe=50", "--out", str(tmp_path), *QUICK])
-    assert caught.value.exit_status == 3
+    assert caught.value.exit_status == 4
     result = json.loads((tmp_path / "dual.json").read_text())
     assert result["feasible"] == "no" and result["multipliers"] == ["inf"]
 

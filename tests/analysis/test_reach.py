@@ -115,7 +115,7 @@ def test_a_file_tells_the_same_as_a_column(ask, tmp_path):
 
 def test_a_margin_above_the_ceiling_is_said_once_all_is_written(ask):
     found = ask(1.25, "--features", "emb", "--folds", "6")
-    assert isinstance(found.error, InfeasibleError) and found.error.exit_status == 3
+    assert isinstance(found.error, InfeasibleError) and found.error.exit_status == 4
     assert "margins: above what this model can tell" in found.printed and "feasible: yes" in found.printed
     reach = found.json["attainable"]
     assert reach["reachable"] is False and reach["multipliers"] == ["inf"] and reach["forecast"] is None

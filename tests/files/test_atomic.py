@@ -23,7 +23,7 @@ from cann_jax.files.atomic import (
     write_table,
     writing,
 )
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 
 
@@ -194,3 +194,15 @@ def test_killed_writer_leaves_a_whole_file(tmp_path):
         writer.stdout.close()
         data = path.read_bytes()
         assert len(data) == 8_000_000 and data.count(data[:1]) == len(data)
+
+
+@pytest.mark.parametrize(
+    "reason", ["No space left on device", "Disk quota exceeded", "Read-only file system"]
+)
+def test_a_failed_write_in_the_words_of_another_library(reason):
+    """Such as safetensors' own error, which is no OSError."""
+    with pytest.raises(ResourceError, match="model") as caught, writing("model"):
+        raise RuntimeError(f"Error while serializing: I/O error: {reason} (os error 28)")
+    assert caught.value.exit_status == 3
+    with pytest.raises(RuntimeError, match="else"), writing("model"):
+        raise RuntimeError("something else")

@@ -109,7 +109,7 @@ def test_identical_responses_everywhere(refused):
 
 
 def test_margin_out_of_reach_leaves_no_align_folder(refused, tmp_path):
-    assert "out of reach" in refused("--constraints.vowels.margin", "5", status=3)
+    assert "out of reach" in refused("--constraints.vowels.margin", "5", status=4)
     assert not (tmp_path / "runs/tiny/align").exists()
 
 
@@ -136,5 +136,13 @@ def test_folders_that_no_run_made(refused, tmp_path):
 
 @pytest.mark.disk("16k")
 def test_disk_full_while_writing_a_shard(refused, small_disk):
-    assert "disk full while writing" in refused("--run_dir", str(small_disk))
+    assert "disk full while writing" in refused("--run_dir", str(small_disk), status=3)
     assert not list(small_disk.rglob("*.partial")) and not list(small_disk.rglob("manifest.json"))
+
+
+def test_more_responses_than_memory_holds(refused):
+    """A million responses of 2,048 tokens: XLA would end the process as it runs."""
+    flags = ("--sample.responses", "1000000", "--sample.max_new_tokens", "2048")
+    message = refused(*flags, status=3)
+    assert "4 × 1000000 responses need" in message and "GB of a device, which has" in message
+    assert "lower sample.prompts_per_batch from 4 to 1" in message

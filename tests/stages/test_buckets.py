@@ -11,7 +11,8 @@ import fsspec
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
-from tensorboardX import SummaryWriter
+from tensorboardX import event_file_writer
+from tensorboardX.event_file_writer import EventsWriter
 
 from cann_jax import train
 from cann_jax.files.errors import InputError
@@ -81,8 +82,8 @@ def test_stages_run_and_are_found_again(bucket, tiny_folder, tmp_path, capsys):
 
 def test_numbers_of_steps_go_with_the_checkpoints(bucket, tmp_path, monkeypatch):
     """TensorBoard's writer needs Google's own client for a bucket, and writes beside it here."""
-    here = lambda _, **settings: SummaryWriter(str(tmp_path), **settings)  # noqa: E731
-    monkeypatch.setattr("tensorboardX.SummaryWriter", here)
+    monkeypatch.setattr(event_file_writer, "EventsWriter", lambda _: EventsWriter(str(tmp_path / "events")))
+    monkeypatch.setattr(event_file_writer, "directory_check", lambda _: None)
     path = bucket / "metrics.jsonl"
 
     def steps() -> list[int]:

@@ -103,7 +103,7 @@ def test_margin_out_of_reach_stops_before_training(again, copy):
     before = {path: path.stat().st_mtime_ns for path in align.rglob("*")}
     with pytest.raises(InfeasibleError, match=r"vowels 5 \(largest 0\.\d+\)") as caught:
         again("--constraints.vowels.margin", "5")
-    assert caught.value.exit_status == 3
+    assert caught.value.exit_status == 4
     assert {path: path.stat().st_mtime_ns for path in align.rglob("*")} == before
     assert not (copy / "runs/tiny/dual/manifest.json").exists()
 

@@ -1,14 +1,18 @@
 """What a step tells, the schedule, and the file of numbers."""
 
+import contextlib
 import json
+import math
+import struct
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from tensorboardX.proto.event_pb2 import Event
 
 from cann_jax.config.training import OptimizerConfig
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.optimizer import schedule
 from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
@@ -66,3 +70,34 @@ def test_metrics_file_after_a_kill(tmp_path):
     rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(0, 0.0), (1, 0.5), (2, 9.0)]
     assert rows[0]["margin"] is None
+
+
+def events(folder) -> list[Event]:
+    """Return the events of a folder, TFRecords: a length of 8 bytes, 4 of checksum, data, 4 of checksum."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    data, found = path.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_events(tmp_path):
+    with Metrics(epath.Path(tmp_path), 3, "align") as metrics:
+        metrics.write(3, {"loss": 0.5, "margin_mean": math.nan})
+    version, start, row = events(tmp_path / "tensorboard")
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (3, 1)  # START: later steps of a cut run are forgotten
+    assert row.step == 3 and [(each.tag, each.simple_value) for each in row.summary.value] == [
+        ("align/loss", 0.5)
+    ]
+
+
+@pytest.mark.disk("12k")
+def test_a_disk_that_fills_up_while_training(small_disk):
+    """tensorboardX's own writer thread died then, and the training waited for it for ever."""
+    with pytest.raises(ResourceError, match="disk full while writing"), contextlib.ExitStack() as stack:
+        metrics = stack.enter_context(Metrics(epath.Path(small_disk), 0, "align"))
+        for step in range(200):
+            metrics.write(step, {"loss": 1.0, "accuracy": 0.5})
