@@ -106,15 +106,15 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
     with session(run.config, run.config.batches()):
         from cann_jax.run.checks import run_checked_stages
 
-        open_folder(shared.folder, shared.config)
-        run_checked_stages(shared, [s for s in shared.stages if s.name in SHARED])
-        open_folder(run.folder, run.config)
+        with open_folder(shared.folder, shared.config):
+            run_checked_stages(shared, [s for s in shared.stages if s.name in SHARED])
         began = time.monotonic()
         store = Path(folder) / "seeded" / str(seed)
         same = Run(parse_run([*flags_of(folder, f"base-{margin:g}-{seed}", seed), *asked])[0])
         givers = dict.fromkeys(SHARED, shared) | dict.fromkeys(AS_BASE.get(variant, ()), same)
         stored = {name: store / STORED.get((variant, name), name) for name in SEEDED}
-        row = whole_run(run, givers, stored)
+        with open_folder(run.folder, run.config):
+            row = whole_run(run, givers, stored)
     row |= {
         "key": [variant, margin, seed],
         "seconds": round(time.monotonic() - began),

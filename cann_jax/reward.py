@@ -47,8 +47,8 @@ def _run(run: "ScoreModelRun", flags: RewardFlags) -> None:
         return dry_run_score_model(run, flags.model_config)
     from cann_jax.run.execution import run_stages
 
-    open_folder(run.folder, run.config)
-    run_stages(run, run.stages, verify=flags.verify)
+    with open_folder(run.folder, run.config):
+        run_stages(run, run.stages, verify=flags.verify)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,10 @@ def _run(run: "Run", options: Options) -> None:
         return dry_run(run, options.stages, options.model_config)
     from cann_jax.run.checks import run_checked_stages
 
-    open_folder(run.folder, run.config)
-    run_checked_stages(run, options.stages, verify=options.verify)
-    if run.stages[-1] in options.stages:
-        _report(run)
+    with open_folder(run.folder, run.config):
+        run_checked_stages(run, options.stages, verify=options.verify)
+        if run.stages[-1] in options.stages:
+            _report(run)
     if options.require is not None:
         _check_verdict(run)
 

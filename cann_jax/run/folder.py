@@ -1,11 +1,14 @@
 """A run's folder: who may write there, and the configuration that it was last started with."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.lock import LOCK, sole_writer
 from cann_jax.files.paths import reached
 from cann_jax.runtime import distributed
 
@@ -22,6 +25,7 @@ def check_folder(folder: epath.Path) -> None:
                 f"{folder} is a file where the run's folder must be; set another name or run_dir"
             )
         present = sorted(child.name for child in folder.iterdir()) if folder.exists() else []
+        present = [name for name in present if not name.startswith(LOCK)]
     if present and not any(name.startswith(CONFIG) for name in present):
         raise InputError(
             f"{folder} holds files that this program did not make ({', '.join(present[:3])}); "
@@ -29,14 +33,20 @@ def check_folder(folder: epath.Path) -> None:
         )
 
 
-def open_folder(folder: epath.Path, config: Any) -> None:
-    """Make a run's folder, with the configuration in it.
+@contextlib.contextmanager
+def open_folder(folder: epath.Path, config: Any) -> Iterator[None]:
+    """Make a run's folder, with the configuration in it, and be its only writer.
 
     Raises:
-        InputError: It is another program's, or a process cannot write it or does not see it.
+        InputError: It is another program's, another run writes there, or a process cannot write it or does
+            not see it.
     """
     check_folder(folder)
-    with reached(folder, "run_dir"):
-        distributed.check_writable(folder / CONFIG)
-        write_json(folder / CONFIG, config)
-        distributed.check_shared(folder / CONFIG)
+    with contextlib.ExitStack() as stack:
+        with reached(folder, "run_dir"):
+            distributed.check_writable(folder / CONFIG)
+            if distributed.is_first():
+                stack.enter_context(sole_writer(folder))
+            write_json(folder / CONFIG, config)
+            distributed.check_shared(folder / CONFIG)
+        yield

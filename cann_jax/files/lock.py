@@ -1,0 +1,152 @@
+"""One writer to a folder at a time: a file that names it, by host, process and time; also in buckets."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from cann_jax.files.atomic import write_json
+from cann_jax.files.errors import InputError
+from cann_jax.files.paths import is_remote
+
+LOCK = "writer.json"
+BEAT_SECONDS = 15  # between two signs of life
+# Without a sign for as long, a writer on another machine, whose process cannot be looked up, counts as gone.
+SILENCE_SECONDS = 60
+SETTLE_SECONDS = 1  # in a bucket: two that begin at once have both written by then, and the later one stays
+
+Lock = dict[str, Any]
+
+
+@contextlib.contextmanager
+def sole_writer(folder: epath.Path) -> Iterator[None]:
+    """Hold the lock of a folder, which exists; take it over from a writer that is gone.
+
+    Raises:
+        InputError: Another process writes there; the message names it.
+    """
+    path, own = folder / LOCK, _own()
+    found = _wait_for_holder(path)
+    _take(path, own, found)
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, own, done), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join()
+        with contextlib.suppress(OSError):
+            if (_read(path) or {}).get("id") == own["id"]:
+                path.unlink(missing_ok=True)
+
+
+def _own() -> Lock:
+    """Return what this process writes into a lock."""
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "began": _began(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "id": uuid.uuid4().hex,
+        "beat": 0,
+    }
+
+
+def _take(path: epath.Path, own: Lock, gone: Lock | None) -> None:
+    """Write the lock, which is free or held by one that is ``gone``.
+
+    Raises:
+        InputError: Another process was faster.
+    """
+    if is_remote(path):
+        write_json(path, own)
+        time.sleep(SETTLE_SECONDS)  # stores have no file that only one can make
+    else:
+        name, new = os.fspath(path), f"{os.fspath(path)}-{own['id']}"
+        if gone is not None and _read(path) == gone:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(name)
+        write_json(new, own)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, name)
+        os.remove(new)
+    found = _read(path)
+    if found is None or found.get("id") != own["id"]:
+        raise InputError(_taken(path, found or {}))
+
+
+def _wait_for_holder(path: epath.Path) -> Lock | None:
+    """Return a holder that is gone, or None; one on another machine is watched for signs of life.
+
+    Raises:
+        InputError: The holder lives.
+    """
+    found = _read(path)
+    if found is None:
+        return None
+    if found.get("host") == socket.gethostname():
+        if _lives(found):
+            raise InputError(_taken(path, found))
+    else:
+        print(f"{_whose(found)} may still write here; watching it for {SILENCE_SECONDS} s", flush=True)
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            if (now := _read(path)) is None:
+                return None
+            if now != found:
+                raise InputError(_taken(path, now))
+    print(f"{_whose(found)} is gone; going on in its place", flush=True)
+    return found
+
+
+def _beat(path: epath.Path, own: Lock, done: threading.Event) -> None:
+    beat = 0
+    while not done.wait(BEAT_SECONDS):
+        beat += 1
+        with contextlib.suppress(InputError):  # a full disk is the run's to report
+            write_json(path, own | {"beat": beat})
+
+
+def _read(path: epath.Path) -> Lock | None:
+    """Return what the lock holds, which is nothing in a file that no writer left; None where it is free."""
+    try:
+        return dict(json.loads(path.read_bytes())) if path.exists() else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _lives(found: Lock) -> bool:
+    """Return whether the process of this machine is the one that took the lock: numbers are used again."""
+    process = found.get("process")
+    return isinstance(process, int) and _began(process) is not None and _began(process) == found.get("began")
+
+
+def _began(process: int) -> int | None:
+    """Return when a process began, in ticks since the machine did; None where there is no such process."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _whose(found: Lock) -> str:
+    return f"process {found.get('process')} on {found.get('host')}, since {found.get('since')},"
+
+
+def _taken(path: epath.Path, found: Lock) -> str:
+    return (
+        f"{path.parent} is written by {_whose(found)} and two would mix their files; wait for it or stop it, "
+        f"or set another name (if it is none of yours, delete {path.name})"
+    )
