@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.arrays import Array, accurate_sum, given
 from cann_jax.core.ceiling import Ceiling, ceiling
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.features import FeatureTable
@@ -22,7 +22,7 @@ from cann_jax.core.objective import table_objective
 from cann_jax.core.prediction import Predicted, predict_scores
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean, response_mask
 from cann_jax.core.solver.complementarity import TiltedTable, precision, residual, solve_complementarity
-from cann_jax.core.solver.solve import solve_objective
+from cann_jax.core.solver.solve import required_margins, solve_objective
 from cann_jax.core.table import centred, standardise
 from cann_jax.files.errors import InputError
 
@@ -144,15 +144,10 @@ def solve_attainable(
     Raises:
         InputError: Margins that are not m finite numbers, or β ≤ 0, where they are concrete.
     """
-    required = jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
-    count = scores.constraints.shape[-1]
-    if required.shape != (count,):
-        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
-    if not isinstance(required, jax.core.Tracer) and not np.all(np.isfinite(required)):
-        raise InputError(f"margins: {required}; give finite numbers")
+    required = required_margins(margins, scores)
     if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
         raise InputError(f"beta: {beta}; give a positive number")
-    return cast(Attainable, _solve(scores, predicted, required, jnp.asarray(beta, required.dtype)))
+    return cast(Attainable, _solve(scores, predicted, required, given(beta, required.dtype)))
 
 
 @jax.jit
@@ -180,6 +175,7 @@ def _solve(scores: Scores, predicted: Predicted, margins: Array, beta: Array) ->
     )
 
 
+@jax.jit
 def tilted_table(scores: Scores, predicted: Predicted, beta: Array) -> TiltedTable:
     """Return both tables in standard form."""
     return TiltedTable(standardise(predicted_table(scores, predicted)), standardise(scores), beta)

@@ -29,7 +29,7 @@ class Ceiling(NamedTuple):
 @jax.jit
 def ceiling(table: TiltedTable) -> Ceiling:
     """Return the largest improvements in the user's units."""
-    drift = table.drift(jnp.zeros_like(table.unit))
+    drift = drift_of(table)
     found = [_ceiling_of(table, j) for j in range(drift.shape[0])]
     highest, greedy = (jnp.stack(part) for part in zip(*found, strict=True))
     spread = table.true.spreads.constraints
@@ -56,6 +56,12 @@ def _ceiling_of(table: TiltedTable, constraint: int) -> tuple[Array, Array]:
 
     highest = jax.lax.fori_loop(0, ZOOMS, zoom, (low, high, jnp.max(values)))[2]
     return jnp.maximum(highest, greedy), greedy
+
+
+@jax.jit
+def drift_of(table: TiltedTable) -> Array:
+    """Return the improvement ``(m,)``, in standard units, that no tilt moves."""
+    return table.drift(jnp.zeros_like(table.unit))
 
 
 @partial(jax.jit, static_argnames="constraint")

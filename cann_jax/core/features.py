@@ -67,7 +67,7 @@ def standardise_features(features: FeatureTable, mask: Array | None = None) -> S
     check_finite(features, there)
     parts = [_spread(*part_of(features, there, block)) for block in _blocks(features)]
     sizes, squares = (np.stack(part) for part in zip(*parts, strict=True))
-    size = np.asarray(unit(sizes.max(0)))
+    size = np.where(sizes.max(0) > 0, sizes.max(0), 1)
     count = int(np.prod(features.shape[:2]) if there is None else max(there.sum(), 1))
     spread = np.sqrt(np.sum(squares * (sizes / size) ** 2, axis=0) / count)
     varies = spread > 4 * np.finfo(sizes.dtype).eps  # less is the rounding of equal values

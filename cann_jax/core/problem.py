@@ -118,7 +118,7 @@ class Problem:
     @property
     def margins(self) -> Array:
         """Margins b ``(m,)`` under the table's own prompt weights."""
-        return self.targets.margins(*weights_and_baseline(self.scores))
+        return self.targets.margins(*jax.device_get(weights_and_baseline(self.scores)))
 
     @property
     def tells_errors(self) -> bool:

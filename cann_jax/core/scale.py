@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
@@ -87,7 +86,7 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     those of the same responses. Both are without the bias that K responses have at small scales.
     """
     scales = np.linspace(0, largest, POINTS)
-    curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.dtype))
+    curves = _reweighted_means(log_ratios, scores, scales.astype(scores.dtype))
     improvements, kl, sizes = (np.asarray(curve, np.float64) for curve in curves)
     count = scores.reward.shape[1]
     # Deviations from the mean of K responses, themselves among them, have (K − 1)/K of the covariance.

@@ -101,6 +101,7 @@ def present(scores: Scores) -> np.ndarray:
     return np.ones(scores.reward.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
 
 
+@jax.jit
 def normalised_prompt_weights(scores: Scores) -> Array:
     """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
     weights = scores.prompt_weights

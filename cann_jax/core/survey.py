@@ -104,6 +104,7 @@ def constants_of(
     )
 
 
+@jax.jit
 def table_constants(table: Table, margins: Array, beta: Array) -> Constants:
     """Return the constants of a whole table at margins b ``(m,)`` and β; cheap beside an evaluation."""
     return constants_of(survey(table), table.spreads, margins, beta, table.baseline)

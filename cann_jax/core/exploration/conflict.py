@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -47,19 +46,19 @@ class Reachability:
 
 def reachability(scores: Scores, margins: ArrayLike) -> Reachability:
     """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module)."""
-    table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
-    return reachability_of(table_objective(table, wanted, jnp.ones_like(table.spreads.reward)))
+    table, wanted = standardise(scores), np.atleast_1d(np.asarray(margins, scores.dtype))
+    return reachability_of(table_objective(table, wanted, np.ones((), scores.dtype)))
 
 
 def reachability_of(objective: Objective) -> Reachability:
     """Return ``reachability`` at the objective's margins, by one pass over its parts for each plane."""
     constants = objective.constants
     slope = np.asarray(constants.drift, float)
-    level = np.asarray(constants.margins / constants.spreads.constraints, float)
+    level = np.asarray(constants.margins, float) / np.asarray(constants.spreads.constraints)
     dtype = constants.drift.dtype
 
     def best(point: np.ndarray) -> np.ndarray:
-        return np.asarray(objective.total(_best_response, jnp.asarray(point, dtype)), float)
+        return np.asarray(objective.total(_best_response, np.asarray(point, dtype)), float)
 
     small = rounding(dtype)
     room, least, combination = _minimise(best, slope, np.ones_like(level), 1.0, small)

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
@@ -39,7 +40,7 @@ def sensitivities(
     inactive constraints, which stay at 0 under a small change, are 0. ``multipliers`` are λ*, finite.
     """
     table, blocks = standardise(scores), many_blocks(scores.reward)
-    given = jnp.atleast_1d(margins), jnp.asarray(beta), multipliers
+    given = np.atleast_1d(margins), np.asarray(beta, table.reward.dtype), multipliers
     by_margin, by_beta = _sensitivities(table, *given, blocks)
     return by_margin, by_beta
 

@@ -25,6 +25,7 @@ def _predict(scores: Scores, multipliers: Array, beta: float | Array) -> tuple[A
     return reward, tilted - reference_per_prompt(scores)
 
 
+@jax.jit
 def reference_per_prompt(scores: Scores) -> Array:
     """Return E_ref[g] of each prompt ``(m, prompts)``, or where it was estimated elsewhere, that for all."""
     if scores.baseline is not None:

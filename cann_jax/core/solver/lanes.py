@@ -118,6 +118,7 @@ def _solve_path(table: Table, settings: Lanes, start: np.ndarray, way: _Way) -> 
         rows = np.minimum(np.arange(begin, begin + size), count - 1)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
         path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + size) < count, path, way)
+        path = jax.device_get(path)  # an array of a device in place of one of the host is another program
         found.append(solutions)
     return cast(DualSolution, jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found))
 
