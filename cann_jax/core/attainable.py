@@ -7,7 +7,7 @@ expected to reach.
 """
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum, given
 from cann_jax.core.ceiling import Ceiling, ceiling
+from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.features import FeatureTable
 from cann_jax.core.objective import table_objective
@@ -45,7 +46,7 @@ class Attained(NamedTuple):
         return Attained(*(accurate_sum(jnp.moveaxis(values, 0, -1) * weights) for values in self))
 
 
-@jax.jit
+@jit()
 def attained(scores: Scores, predicted: Predicted, multipliers: Array, beta: float | Array) -> Attained:
     """Return what tilting by predicted scores at λ ``(m,)`` attains on each prompt."""
     policy = tilted_weights(multipliers, predicted_table(scores, predicted), beta)
@@ -147,10 +148,10 @@ def solve_attainable(
     required = required_margins(margins, scores)
     if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
         raise InputError(f"beta: {beta}; give a positive number")
-    return cast(Attainable, _solve(scores, predicted, required, given(beta, required.dtype)))
+    return _solve(scores, predicted, required, given(beta, required.dtype))
 
 
-@jax.jit
+@jit()
 def _solve(scores: Scores, predicted: Predicted, margins: Array, beta: Array) -> Attainable:
     table = tilted_table(scores, predicted, beta)
     drift = table.drift(margins)
@@ -175,7 +176,7 @@ def _solve(scores: Scores, predicted: Predicted, margins: Array, beta: Array) ->
     )
 
 
-@jax.jit
+@jit()
 def tilted_table(scores: Scores, predicted: Predicted, beta: Array) -> TiltedTable:
     """Return both tables in standard form."""
     return TiltedTable(standardise(predicted_table(scores, predicted)), standardise(scores), beta)

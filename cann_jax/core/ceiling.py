@@ -1,6 +1,5 @@
 """How far a policy that tilts by predicted scores can raise each constraint alone."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.solver.complementarity import TiltedTable
 
 TILTS = (0, *2.0 ** np.arange(-3, 9.01, 0.25))  # standard units; the limit comes after them
@@ -58,13 +58,13 @@ def _ceiling_of(table: TiltedTable, constraint: int) -> tuple[Array, Array]:
     return jnp.maximum(highest, greedy), greedy
 
 
-@jax.jit
+@jit()
 def drift_of(table: TiltedTable) -> Array:
     """Return the improvement ``(m,)``, in standard units, that no tilt moves."""
     return table.drift(jnp.zeros_like(table.unit))
 
 
-@partial(jax.jit, static_argnames="constraint")
+@jit(static_argnames="constraint")
 def gains_along(table: TiltedTable, constraint: int) -> Array:
     """Return each prompt's gain ``(tilts, prompts)`` at all of ``TILTS`` and in the limit, standard units."""
     sizes = jnp.asarray(TILTS, table.unit.dtype)

@@ -10,13 +10,14 @@ features are read a few prompts at a time, and may be far larger than memory.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.features import FeatureTable, StandardisedFeatures, at_once, check_finite, part_of
 from cann_jax.core.objective import EXACT
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, response_mask
@@ -111,17 +112,17 @@ def predict_scores(
         fitted[own] = found * group[:, None]
     if not np.all(np.isfinite(fitted)):
         raise InputError("features: ridge regression fails on them; standardise them or raise its strength")
-    return cast(Predicted, _finished(fitted, targets, weights, strengths, slopes))
+    return _finished(fitted, targets, weights, strengths, slopes)
 
 
-@jax.jit
+@jit()
 def _targets(scores: Scores) -> Array:
     """Return reward and constraints ``(m + 1, prompts, responses)``, centred within each prompt."""
     rows = jnp.stack([scores.reward, *jnp.moveaxis(scores.constraints, -1, 0)])
     return centred(rows, response_mask(scores))
 
 
-@partial(jax.jit, static_argnames="rescale")
+@jit(static_argnames="rescale")
 def _finished(fitted: Array, targets: Array, weights: Array, strengths: Array, rescale: bool) -> Predicted:
     both, own, score = (
         jnp.sum(weights * product, axis=(1, 2)) for product in (fitted * targets, fitted**2, targets**2)
@@ -181,10 +182,10 @@ class _Table(NamedTuple):
         features, mask = part_of(self.features, self.mask, chosen)
         there = np.broadcast_to((prompts >= 0)[:, None], self.weights[chosen].shape)
         there = there if mask is None else there & mask
-        return cast(_Rows, _flat(features, self.targets[chosen], self.weights[chosen], there))
+        return _flat(features, self.targets[chosen], self.weights[chosen], there)
 
 
-@jax.jit
+@jit()
 def _flat(features: Array, targets: Array, weights: Array, there: Array) -> _Rows:
     values = jnp.where(there[..., None], features.astype(targets.dtype), 0)
     return _Rows(*(x.reshape(there.size, -1) for x in (values, targets, weights)))
@@ -270,7 +271,7 @@ def _kernel(table: _Table, folds: np.ndarray) -> tuple[Array, Callable[[np.ndarr
     return np.sum(np.diag(kernel) * weights[:, 0]) / width, system_of
 
 
-@jax.jit
+@jit()
 def _ridge(matrix: Array, right: Array, strengths: Array) -> Array:
     """Return the coefficients ``(strengths, n, T)``."""
 
@@ -284,7 +285,7 @@ def _ridge(matrix: Array, right: Array, strengths: Array) -> Array:
     return coefficients
 
 
-@jax.jit
+@jit()
 def _gram(features: Array) -> jax.Array:
     return jnp.matmul(features, features.T, precision=EXACT)
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.scores import Scores
 
 
-@jax.jit
+@jit()
 def pseudo_reward(scores: Scores, multipliers: Array) -> Array:
     """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences."""
     return scores.reward + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)

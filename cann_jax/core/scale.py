@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.log_ratios import reweighted
 from cann_jax.core.scores import Scores, normalised_prompt_weights
 from cann_jax.core.table import standardise
@@ -95,7 +96,7 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     return Shape(scales, improvements * whole, kl * whole, (sizes - 1) / max(count - 1, 1), spreads)
 
 
-@jax.jit
+@jit()
 def _reweighted_means(log_ratios: Array, scores: Scores, scales: Array) -> tuple[Array, Array, Array]:
     weights = normalised_prompt_weights(scores)
 

@@ -10,11 +10,11 @@ memory or be streamed. Host code: scipy solves the linear programs.
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import Feasible, rounding
 from cann_jax.core.objective import Objective, table_objective
 from cann_jax.core.scores import Scores
@@ -86,7 +86,7 @@ def settle(solution: DualSolution, found: Reachability) -> DualSolution:
     )
 
 
-@jax.jit
+@jit()
 def _best_response(part: Table, combination: Array) -> Array:
     """Return a part's share of ∇φ(w) ``(m,)``: the mean features of the responses that attain φ(w)."""
     return accurate_sum(best_features(part, combination) * part.weights)

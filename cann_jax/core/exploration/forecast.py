@@ -9,6 +9,7 @@ import numpy as np
 from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import drift_of, gains_along
+from cann_jax.core.compilation import jit
 from cann_jax.core.exploration.means import Estimate, PromptMeans
 from cann_jax.core.exploration.resampling import draw_weights, margins_under
 from cann_jax.core.prediction import Predicted
@@ -116,7 +117,7 @@ def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> np.nda
     return np.asarray((highest + drift) * np.asarray(scale) * targets.rescale(drawn))
 
 
-@jax.jit
+@jit()
 def _solve_resamples(
     table: TiltedTable, weights: Array, margins: Array, multipliers: Array
 ) -> tuple[Array, Array]:

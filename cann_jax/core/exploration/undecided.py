@@ -23,6 +23,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.means import mean_and_shares, student_width
 from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
@@ -105,7 +106,7 @@ def _reach(problem: Problem, combination: np.ndarray, tail: float) -> Iterator[Q
     yield from _undecided(REACH, value, own, tail, len(weights))
 
 
-@jax.jit
+@jit()
 def _best_response(table: Table, combination: Array) -> Array:
     """Return ``(m, prompts)``: g − ḡ of the response that is best for the combination."""
     return best_features(table, combination) * table.spreads.constraints[:, None]

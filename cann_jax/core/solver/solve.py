@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, given
+from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Objective, natural_residual, table_objective
 from cann_jax.core.scores import Scores
@@ -63,7 +64,7 @@ def solve_dual(
     blocks = method == "newton" and many_blocks(scores.reward)
     start = np.zeros(required.shape, required.dtype) if initial is None else given(initial, required.dtype)
     beta = given(beta, required.dtype)
-    return cast(DualSolution, _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks)))
+    return _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks))
 
 
 def required_margins(margins: ArrayLike, scores: Scores) -> Array:
@@ -108,7 +109,7 @@ class _Way(NamedTuple):
     blocks: bool
 
 
-@partial(jax.jit, static_argnames="way")
+@jit(static_argnames="way")
 def _solve(scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way) -> DualSolution:
     found = _optimal_tilt(scores, margins, beta, initial, way)
     return certify_point(_objective(scores, margins, beta, way.blocks), found, way.tolerance)
