@@ -34,7 +34,7 @@ def _solve(path: str, flags: DualFlags) -> None:
     # Imported here: JAX takes half a second, which --help and a mistyped flag need not wait for.
     from cann_jax.runtime.compilation import keep_compilations
 
-    keep_compilations(0)  # every program is small here, and starting quickly is what counts
+    keep_compilations()
     if flags.stream:
         from cann_jax.analysis.stream import solve_streamed_table
 

@@ -90,7 +90,7 @@ def _cloud(axes: Axes, found: Analysis) -> None:
     there = np.flatnonzero(present(scores))
     shown = np.unravel_index(there[:: max(1, len(there) // SHOWN)], scores.reward.shape)
     prompts, place = np.unique(shown[0], return_inverse=True)
-    own = jax.tree.map(lambda leaf: leaf[prompts], dataclasses.replace(scores, baseline=None))
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[prompts], dataclasses.replace(scores, baseline=None))
     weights = np.asarray(tilted_weights(multipliers.astype(np.float32), own, found.beta))
     points = np.asarray(own.reward)[place, shown[1]], np.asarray(own.constraints)[place, shown[1], 0]
     size = np.sqrt(weights[place, shown[1]])

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from cann_jax.core.attainable import Attainable, solve_attainable
@@ -110,7 +111,7 @@ def find_reach(
         folds = folds_of(len(scores.reward), features.folds, features.seed)
     values = standardise_features(features.values, scores.mask)
     predicted = predict_scores(values, scores, folds, members=problem.targets.members)
-    found = solve_attainable(scores, predicted, problem.margins, beta)
+    found = jax.device_get(solve_attainable(scores, predicted, problem.margins, beta))
 
     intervals = None
     if resamples:

@@ -3,8 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 Array = jax.Array | np.ndarray  # functions of this package take either; what they compute is JAX's
+
+
+def given(value: ArrayLike, dtype: DTypeLike) -> Array:
+    """Return what a caller gave as an array, on the host unless it is traced."""
+    # outside a trace each of JAX's operations is a program of its own to compile
+    return jnp.asarray(value, dtype) if isinstance(value, jax.core.Tracer) else np.asarray(value, dtype)
 
 
 def slice_along(values: Array, first: int | Array, size: int, axis: int) -> Array:

@@ -7,22 +7,23 @@ expected to reach.
 """
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.arrays import Array, accurate_sum, given
 from cann_jax.core.ceiling import Ceiling, ceiling
+from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.features import FeatureTable
 from cann_jax.core.objective import table_objective
 from cann_jax.core.prediction import Predicted, predict_scores
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean, response_mask
 from cann_jax.core.solver.complementarity import TiltedTable, precision, residual, solve_complementarity
-from cann_jax.core.solver.solve import solve_objective
+from cann_jax.core.solver.solve import required_margins, solve_objective
 from cann_jax.core.table import centred, standardise
 from cann_jax.files.errors import InputError
 
@@ -45,7 +46,7 @@ class Attained(NamedTuple):
         return Attained(*(accurate_sum(jnp.moveaxis(values, 0, -1) * weights) for values in self))
 
 
-@jax.jit
+@jit()
 def attained(scores: Scores, predicted: Predicted, multipliers: Array, beta: float | Array) -> Attained:
     """Return what tilting by predicted scores at λ ``(m,)`` attains on each prompt."""
     policy = tilted_weights(multipliers, predicted_table(scores, predicted), beta)
@@ -144,18 +145,13 @@ def solve_attainable(
     Raises:
         InputError: Margins that are not m finite numbers, or β ≤ 0, where they are concrete.
     """
-    required = jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
-    count = scores.constraints.shape[-1]
-    if required.shape != (count,):
-        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
-    if not isinstance(required, jax.core.Tracer) and not np.all(np.isfinite(required)):
-        raise InputError(f"margins: {required}; give finite numbers")
+    required = required_margins(margins, scores)
     if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
         raise InputError(f"beta: {beta}; give a positive number")
-    return cast(Attainable, _solve(scores, predicted, required, jnp.asarray(beta, required.dtype)))
+    return _solve(scores, predicted, required, given(beta, required.dtype))
 
 
-@jax.jit
+@jit()
 def _solve(scores: Scores, predicted: Predicted, margins: Array, beta: Array) -> Attainable:
     table = tilted_table(scores, predicted, beta)
     drift = table.drift(margins)
@@ -180,6 +176,7 @@ def _solve(scores: Scores, predicted: Predicted, margins: Array, beta: Array) ->
     )
 
 
+@jit()
 def tilted_table(scores: Scores, predicted: Predicted, beta: Array) -> TiltedTable:
     """Return both tables in standard form."""
     return TiltedTable(standardise(predicted_table(scores, predicted)), standardise(scores), beta)

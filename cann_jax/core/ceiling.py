@@ -1,6 +1,5 @@
 """How far a policy that tilts by predicted scores can raise each constraint alone."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.solver.complementarity import TiltedTable
 
 TILTS = (0, *2.0 ** np.arange(-3, 9.01, 0.25))  # standard units; the limit comes after them
@@ -29,7 +29,7 @@ class Ceiling(NamedTuple):
 @jax.jit
 def ceiling(table: TiltedTable) -> Ceiling:
     """Return the largest improvements in the user's units."""
-    drift = table.drift(jnp.zeros_like(table.unit))
+    drift = drift_of(table)
     found = [_ceiling_of(table, j) for j in range(drift.shape[0])]
     highest, greedy = (jnp.stack(part) for part in zip(*found, strict=True))
     spread = table.true.spreads.constraints
@@ -58,7 +58,13 @@ def _ceiling_of(table: TiltedTable, constraint: int) -> tuple[Array, Array]:
     return jnp.maximum(highest, greedy), greedy
 
 
-@partial(jax.jit, static_argnames="constraint")
+@jit()
+def drift_of(table: TiltedTable) -> Array:
+    """Return the improvement ``(m,)``, in standard units, that no tilt moves."""
+    return table.drift(jnp.zeros_like(table.unit))
+
+
+@jit(static_argnames="constraint")
 def gains_along(table: TiltedTable, constraint: int) -> Array:
     """Return each prompt's gain ``(tilts, prompts)`` at all of ``TILTS`` and in the limit, standard units."""
     sizes = jnp.asarray(TILTS, table.unit.dtype)

@@ -6,11 +6,11 @@ that any weighting of the sampled responses can do for the combination w.
 
 import enum
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.objective import Statistics, natural_residual
 from cann_jax.core.scores import Scores
 from cann_jax.core.survey import Constants, survey, table_constants
@@ -25,7 +25,7 @@ class Feasible(enum.IntEnum):
     YES = 1
 
 
-@jax.jit
+@jit()
 def largest_margin(scores: Scores) -> Array:
     """Return, for each constraint alone, the margin ``(m,)`` that every prompt's best response reaches.
 

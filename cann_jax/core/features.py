@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.table import centred, unit
 from cann_jax.files.errors import InputError
 
@@ -47,10 +47,9 @@ class StandardisedFeatures:
         """``(prompts, responses, F)``."""
         return self.raw.shape
 
-    def __getitem__(self, prompts: np.ndarray, /) -> jax.Array:
+    def __getitem__(self, prompts: np.ndarray, /) -> Array:
         """Return the features of some prompts, float32 or wider."""
-        found: jax.Array = _standardised(*part_of(self.raw, self.mask, prompts), self.size, self.spread)
-        return found
+        return _standardised(*part_of(self.raw, self.mask, prompts), self.size, self.spread)
 
 
 def standardise_features(features: FeatureTable, mask: Array | None = None) -> StandardisedFeatures:
@@ -67,7 +66,7 @@ def standardise_features(features: FeatureTable, mask: Array | None = None) -> S
     check_finite(features, there)
     parts = [_spread(*part_of(features, there, block)) for block in _blocks(features)]
     sizes, squares = (np.stack(part) for part in zip(*parts, strict=True))
-    size = np.asarray(unit(sizes.max(0)))
+    size = np.where(sizes.max(0) > 0, sizes.max(0), 1)
     count = int(np.prod(features.shape[:2]) if there is None else max(there.sum(), 1))
     spread = np.sqrt(np.sum(squares * (sizes / size) ** 2, axis=0) / count)
     varies = spread > 4 * np.finfo(sizes.dtype).eps  # less is the rounding of equal values
@@ -90,14 +89,14 @@ def part_of(features: FeatureTable, mask: np.ndarray | None, prompts: np.ndarray
     return features[prompts], None if mask is None else mask[prompts]
 
 
-@jax.jit
+@jit()
 def _spread(values: Array, mask: Array | None) -> tuple[Array, Array]:
     """Return the largest magnitude of each feature, and the sum of squares of its deviations over that."""
     size = jnp.max(jnp.abs(_present(values, mask)), axis=(1, 2))
     return size, jnp.sum(_deviations(values, mask, unit(size)) ** 2, axis=(1, 2))
 
 
-@jax.jit
+@jit()
 def _standardised(values: Array, mask: Array | None, size: Array, spread: Array) -> Array:
     deviations = jnp.moveaxis(_deviations(values, mask, size), 0, -1)
     return jnp.where(spread > 0, deviations / unit(spread), 0)

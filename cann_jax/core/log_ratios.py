@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.attainable import attained_by
+from cann_jax.core.compilation import jit
 from cann_jax.core.scores import Scores, normalised_prompt_weights, response_mask
 from cann_jax.core.table import centred
 
@@ -31,7 +32,7 @@ class Calibration(NamedTuple):
     deviation: Array
 
 
-@jax.jit
+@jit()
 def calibration(log_ratios: Array, targets: Array, mask: Array | None = None) -> Calibration:
     """Compare log-ratios with targets, (r + ⟨λ, g⟩)/β, on responses ``(prompts, responses)`` of π_ref.
 
@@ -71,7 +72,7 @@ class Reweighted(NamedTuple):
     effective_sample_size: Array
 
 
-@jax.jit
+@jit()
 def reweighted(log_ratios: Array, scores: Scores) -> Reweighted:
     """Return what the policy would score on a table, by its log-ratios ``(prompts, responses)`` in nats.
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.survey import Constants, table_constants
 from cann_jax.core.table import Table, best_mean, mix_features
 
@@ -135,7 +136,7 @@ def evaluate(part: Table, beta: Array, tilt: Array) -> Evaluation:
     return Evaluation(value, gradient, _covariance(part, mass, total, means))
 
 
-@jax.jit
+@jit()
 def per_prompt(part: Table, beta: Array, tilt: Array) -> tuple[Array, Array, Array]:
     """Return each prompt's own ∇F ``(m, prompts)`` without drift, ∇²F ``(m, m, prompts)`` and room.
 

@@ -10,17 +10,18 @@ features are read a few prompts at a time, and may be far larger than memory.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.features import FeatureTable, StandardisedFeatures, at_once, check_finite, part_of
 from cann_jax.core.objective import EXACT
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, response_mask
-from cann_jax.core.table import centred, unit
+from cann_jax.core.table import centred
 from cann_jax.files.errors import InputError
 
 # Ridge strengths to choose from, in units of the features' mean sum of squares.
@@ -96,7 +97,7 @@ def predict_scores(
     present = None if mask is None else np.asarray(mask)
     if not isinstance(features, StandardisedFeatures):  # those were checked when they were standardised
         check_finite(features, present)
-    targets = np.asarray(centred(jnp.stack([scores.reward, *jnp.moveaxis(scores.constraints, -1, 0)]), mask))
+    targets = np.asarray(_targets(scores))
     inside = np.ones((targets.shape[1], targets.shape[0]), bool)
     if members is not None:
         inside[:, 1:] = np.asarray(members) > 0
@@ -111,10 +112,17 @@ def predict_scores(
         fitted[own] = found * group[:, None]
     if not np.all(np.isfinite(fitted)):
         raise InputError("features: ridge regression fails on them; standardise them or raise its strength")
-    return cast(Predicted, _finished(fitted, targets, weights, strengths, slopes))
+    return _finished(fitted, targets, weights, strengths, slopes)
 
 
-@partial(jax.jit, static_argnames="rescale")
+@jit()
+def _targets(scores: Scores) -> Array:
+    """Return reward and constraints ``(m + 1, prompts, responses)``, centred within each prompt."""
+    rows = jnp.stack([scores.reward, *jnp.moveaxis(scores.constraints, -1, 0)])
+    return centred(rows, response_mask(scores))
+
+
+@jit(static_argnames="rescale")
 def _finished(fitted: Array, targets: Array, weights: Array, strengths: Array, rescale: bool) -> Predicted:
     both, own, score = (
         jnp.sum(weights * product, axis=(1, 2)) for product in (fitted * targets, fitted**2, targets**2)
@@ -174,10 +182,10 @@ class _Table(NamedTuple):
         features, mask = part_of(self.features, self.mask, chosen)
         there = np.broadcast_to((prompts >= 0)[:, None], self.weights[chosen].shape)
         there = there if mask is None else there & mask
-        return cast(_Rows, _flat(features, self.targets[chosen], self.weights[chosen], there))
+        return _flat(features, self.targets[chosen], self.weights[chosen], there)
 
 
-@jax.jit
+@jit()
 def _flat(features: Array, targets: Array, weights: Array, there: Array) -> _Rows:
     values = jnp.where(there[..., None], features.astype(targets.dtype), 0)
     return _Rows(*(x.reshape(there.size, -1) for x in (values, targets, weights)))
@@ -196,7 +204,7 @@ def _cross_fit(table: _Table, folds: np.ndarray, strength: float | None) -> tupl
     prompts, responses, count = table.targets.shape
     few = prompts * responses < table.features.shape[-1]
     scale, system_of = (_kernel if few else _primal)(table, folds)
-    strengths = np.asarray(GRID) * np.asarray(unit(scale)) if strength is None else np.array([strength])
+    strengths = np.asarray(GRID) * (scale if scale > 0 else 1) if strength is None else np.array([strength])
     strengths = strengths.astype(table.targets.dtype)
     every = np.zeros((count, len(strengths), prompts, responses), table.targets.dtype)
     for blocks in folds:
@@ -233,7 +241,7 @@ def _primal(table: _Table, folds: np.ndarray) -> tuple[Array, Callable[[np.ndarr
         return _System(gram, right, lambda block: table.rows(block).features)
 
     whole = sums(folds.reshape(-1, folds.shape[-1]))
-    return jnp.trace(whole.gram) / width, system_of
+    return np.trace(np.asarray(whole.gram)) / width, system_of
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -247,22 +255,23 @@ def _kernel(table: _Table, folds: np.ndarray) -> tuple[Array, Callable[[np.ndarr
     """Return the same as ``_primal``, with systems as large as the table has rows; it reads all at once."""
     prompts, responses, width = table.features.shape
     table_rows = table.rows(np.arange(prompts))
-    kernel = _product(table_rows.features, table_rows.features.T)
-    root, prompt = jnp.sqrt(table_rows.weights), np.repeat(np.arange(prompts), responses)
+    kernel = np.asarray(_gram(table_rows.features))
+    targets, weights = (np.asarray(values) for values in (table_rows.targets, table_rows.weights))
+    root, prompt = np.sqrt(weights), np.repeat(np.arange(prompts), responses)
     positions = np.arange(prompts * responses).reshape(prompts, responses)
 
     def system_of(blocks: np.ndarray) -> _System:
         known = root * ~np.isin(prompt, blocks)[:, None]
         return _System(
             kernel * known * known.T,
-            table_rows.targets * known,
+            targets * known,
             lambda block: kernel[positions[np.maximum(block, 0)].ravel()] * known.T,
         )
 
-    return jnp.sum(jnp.diag(kernel) * table_rows.weights[:, 0]) / width, system_of
+    return np.sum(np.diag(kernel) * weights[:, 0]) / width, system_of
 
 
-@jax.jit
+@jit()
 def _ridge(matrix: Array, right: Array, strengths: Array) -> Array:
     """Return the coefficients ``(strengths, n, T)``."""
 
@@ -274,6 +283,11 @@ def _ridge(matrix: Array, right: Array, strengths: Array) -> Array:
 
     coefficients: Array = jax.lax.map(solved, strengths)
     return coefficients
+
+
+@jit()
+def _gram(features: Array) -> jax.Array:
+    return jnp.matmul(features, features.T, precision=EXACT)
 
 
 @jax.jit

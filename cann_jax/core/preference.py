@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.scores import Scores
 
 
+@jit()
 def pseudo_reward(scores: Scores, multipliers: Array) -> Array:
     """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences."""
     return scores.reward + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
 
 
+@jax.jit
 def preference_probability(first: Array, second: Array, temperature: float = 1.0) -> Array:
     """Return P(first ≻ second) = σ((r_λ(first) − r_λ(second))/temperature), the soft label of a pair.
 

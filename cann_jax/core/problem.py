@@ -8,6 +8,7 @@ import numpy as np
 
 from cann_jax.config.constraint import Requirement
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.scores import (
     TOO_FEW,
     Scores,
@@ -118,7 +119,7 @@ class Problem:
     @property
     def margins(self) -> Array:
         """Margins b ``(m,)`` under the table's own prompt weights."""
-        return self.targets.margins(*weights_and_baseline(self.scores))
+        return self.targets.margins(*jax.device_get(weights_and_baseline(self.scores)))
 
     @property
     def tells_errors(self) -> bool:
@@ -127,7 +128,7 @@ class Problem:
         return bool(np.all(prompts >= TOO_FEW))
 
 
-@jax.jit
+@jit()
 def weights_and_baseline(scores: Scores) -> tuple[Array, Array]:
     """Return the normalised prompt weights ``(prompts,)`` and E_ref[g] ``(m,)``."""
     return normalised_prompt_weights(scores), reference_mean(scores)

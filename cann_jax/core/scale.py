@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.log_ratios import reweighted
 from cann_jax.core.scores import Scores, normalised_prompt_weights
 from cann_jax.core.table import standardise
@@ -87,7 +87,7 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     those of the same responses. Both are without the bias that K responses have at small scales.
     """
     scales = np.linspace(0, largest, POINTS)
-    curves = _reweighted_means(jnp.asarray(log_ratios), scores, jnp.asarray(scales, scores.dtype))
+    curves = _reweighted_means(log_ratios, scores, scales.astype(scores.dtype))
     improvements, kl, sizes = (np.asarray(curve, np.float64) for curve in curves)
     count = scores.reward.shape[1]
     # Deviations from the mean of K responses, themselves among them, have (K − 1)/K of the covariance.
@@ -96,7 +96,7 @@ def shape(log_ratios: Array, scores: Scores, largest: float) -> Shape:
     return Shape(scales, improvements * whole, kl * whole, (sizes - 1) / max(count - 1, 1), spreads)
 
 
-@jax.jit
+@jit()
 def _reweighted_means(log_ratios: Array, scores: Scores, scales: Array) -> tuple[Array, Array, Array]:
     weights = normalised_prompt_weights(scores)
 

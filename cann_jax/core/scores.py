@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
+from cann_jax.core.compilation import jit
 from cann_jax.files.errors import InputError
 
 
@@ -101,6 +102,7 @@ def present(scores: Scores) -> np.ndarray:
     return np.ones(scores.reward.shape, bool) if scores.mask is None else np.asarray(scores.mask, bool)
 
 
+@jit()
 def normalised_prompt_weights(scores: Scores) -> Array:
     """Return weights ``(prompts,)`` that sum to one; prompts without a response weigh nothing."""
     weights = scores.prompt_weights

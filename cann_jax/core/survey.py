@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.table import Spreads, Table, unit
 
 
@@ -104,6 +105,7 @@ def constants_of(
     )
 
 
+@jit()
 def table_constants(table: Table, margins: Array, beta: Array) -> Constants:
     """Return the constants of a whole table at margins b ``(m,)`` and β; cheap beside an evaluation."""
     return constants_of(survey(table), table.spreads, margins, beta, table.baseline)

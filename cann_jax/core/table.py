@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
+from cann_jax.core.compilation import jit
 from cann_jax.core.scores import Scores, normalised_prompt_weights, response_mask
 
 
@@ -66,7 +67,7 @@ class Table:
     prompt_log_counts: Array
 
 
-@jax.jit
+@jit()
 def standardise(
     scores: Scores,
     weights: Array | None = None,

@@ -60,7 +60,7 @@ class LanguageModel:
         """Compute the keys and values of tokens that many sequences begin with."""
         # On a mesh, one for each part of a batch; and a prompt of one token has none before it.
         rows, lengths = pad([ids] * axis_size("batch"), bucket_width(max(1, len(ids))))
-        arrays = place_batch([jnp.asarray(rows), jnp.asarray(lengths)])
+        arrays = place_batch([rows, lengths])
         found: Prefix = _prefix(self.graph, self.weights, *arrays)
         return found
 
@@ -110,7 +110,7 @@ class LanguageModel:
         found = np.empty(packed.shape, np.float32)
         for chosen, width in calls(np.array([*map(len, own)]), rows[0].size, axis_size("batch")):
             batch = *pad([own[row] for row in chosen], width), rows[chosen], packed[chosen]
-            arrays = place_batch([jnp.asarray(each) for each in batch])
+            arrays = place_batch(batch)
             found[chosen] = fetch(batch_logps(self.graph, self.weights, *arrays, prefix=prefix))
         return found.reshape(lengths.shape)
 

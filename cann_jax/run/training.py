@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -251,7 +250,7 @@ def _listwise_bounds(training: Training, data: PreferenceData) -> str:
     assert training.start is not None, "the listwise loss starts at a number"
     formula, value = training.start
     groups = np.concatenate([data.reward[data.places(step)] for step in range(data.steps)])
-    floor = float(np.mean(listwise_floor(jnp.asarray(groups), training.beta)))
+    floor = float(np.mean(np.asarray(jax.jit(listwise_floor)(groups, training.beta))))
     return f"listwise: loss starts at {formula} = {value:.3f}, its floor is {floor:.3f}"
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from etils import epath
@@ -167,11 +166,11 @@ def _sample(
 ) -> Samples:
     """Sample one shard; the last one is padded to the same shape, so that it needs no other program."""
     count = min(size, len(prompts) - start)
-    indices = np.arange(start, start + size)
+    indices = np.arange(start, start + size, dtype=np.int32)
     ids, lengths = bucketed([prompts[index] for index in np.minimum(indices, len(prompts) - 1)])
-    batch = place_batch([jnp.asarray(ids), jnp.asarray(lengths), jnp.asarray(indices)])
+    batch = place_batch([ids, lengths, indices])
     samples = generate(
-        model.graph, model.weights, *batch, jax.random.key(seed), jnp.asarray(stop), prefix=prefix, **static
+        model.graph, model.weights, *batch, jax.random.key(seed), stop, prefix=prefix, **static
     )
     fetched: Samples = jax.tree.map(lambda x: fetch(x)[:count], samples)
     return fetched

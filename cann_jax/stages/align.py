@@ -1,6 +1,5 @@
 """The one unconstrained alignment, on pairs labelled by r + ⟨λ*, g⟩ or, for the baselines, by people."""
 
-import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.preference import pseudo_reward
@@ -70,4 +69,4 @@ def _labelling_scores(run: Run) -> Scores:
     if run.config.align.labels == "scores":
         return read_problem(run).scores
     print("align: labels from predicted scores, each fitted on other prompts (align.labels: denoised)")
-    return Scores(*map(jnp.asarray, read_predicted(run)))
+    return Scores(*read_predicted(run))

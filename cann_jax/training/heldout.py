@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from cann_jax.core.log_ratios import calibration
@@ -13,7 +13,7 @@ from cann_jax.data.prompts import Prompt, distinct_prompts
 from cann_jax.runtime.mesh import alone
 from cann_jax.runtime.placement import fetch
 from cann_jax.training.preference_data import PreferenceData
-from cann_jax.training.preference_objective import PreferenceObjective
+from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
 from cann_jax.training.step import forward
 
 SHARE = 4  # at most one prompt in so many is kept from training
@@ -69,7 +69,7 @@ class Heldout:
         """Return the loss (H,) of each prompt, on a group of its responses as training takes them."""
         batch, outputs = self.data.heldout_group(logps)
         with alone():
-            terms = np.asarray(self.objective.losses(outputs, batch), np.float64)
+            terms = np.asarray(_judged(self.objective, outputs, batch).losses, np.float64)
         by_prompt: np.ndarray = terms.reshape(len(terms), -1).sum(1)
         return by_prompt * len(terms) / self.objective.terms(batch)
 
@@ -84,14 +84,24 @@ class Heldout:
         batch, outputs = self.data.heldout_group(logps)
         found = {"heldout_loss": float(np.mean(losses)), "heldout_loss_error": standard_error(losses - start)}
         with alone():
-            found["heldout_accuracy"] = float(self.objective.measures(outputs, batch)["accuracy"])
+            found["heldout_accuracy"] = float(_judged(self.objective, outputs, batch).accuracy)
             if self.scale is not None:
                 found |= _calibration(ratios, self.data.reward[self.data.heldout] / self.scale)
         return found
 
 
+class _Judged(NamedTuple):
+    losses: jax.Array
+    accuracy: jax.Array
+
+
+@partial(jax.jit, static_argnames="objective")
+def _judged(objective: PreferenceObjective, outputs: jax.Array, batch: PreferenceBatch) -> _Judged:
+    return _Judged(objective.losses(outputs, batch), objective.measures(outputs, batch)["accuracy"])
+
+
 def _calibration(ratios: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    found = calibration(jnp.asarray(ratios), jnp.asarray(targets, jnp.float32))
+    found = calibration(ratios, targets.astype(np.float32))
     moved = float(found.deviation) > 0
     return {
         "heldout_slope": float(found.slope) if moved else float("nan"),

@@ -84,7 +84,9 @@ def fit(
                 checkpoints.save(state, last=last, loss=heldout.get("heldout_loss"))
                 if stopping:
                     raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
-            _check_finite(pace, (float(fetch(optax.tree.norm(state.weights))),), pace.steps, checkpoints)
+            _check_finite(
+                pace, (float(fetch(jax.jit(optax.tree.norm)(state.weights))),), pace.steps, checkpoints
+            )
             if best:
                 state = _best_state(pace, state, checkpoints)
             if watch is not None:

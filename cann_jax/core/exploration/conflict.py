@@ -10,12 +10,11 @@ memory or be streamed. Host code: scipy solves the linear programs.
 import dataclasses
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import Feasible, rounding
 from cann_jax.core.objective import Objective, table_objective
 from cann_jax.core.scores import Scores
@@ -47,19 +46,19 @@ class Reachability:
 
 def reachability(scores: Scores, margins: ArrayLike) -> Reachability:
     """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module)."""
-    table, wanted = standardise(scores), jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
-    return reachability_of(table_objective(table, wanted, jnp.ones_like(table.spreads.reward)))
+    table, wanted = standardise(scores), np.atleast_1d(np.asarray(margins, scores.dtype))
+    return reachability_of(table_objective(table, wanted, np.ones((), scores.dtype)))
 
 
 def reachability_of(objective: Objective) -> Reachability:
     """Return ``reachability`` at the objective's margins, by one pass over its parts for each plane."""
     constants = objective.constants
     slope = np.asarray(constants.drift, float)
-    level = np.asarray(constants.margins / constants.spreads.constraints, float)
+    level = np.asarray(constants.margins, float) / np.asarray(constants.spreads.constraints)
     dtype = constants.drift.dtype
 
     def best(point: np.ndarray) -> np.ndarray:
-        return np.asarray(objective.total(_best_response, jnp.asarray(point, dtype)), float)
+        return np.asarray(objective.total(_best_response, np.asarray(point, dtype)), float)
 
     small = rounding(dtype)
     room, least, combination = _minimise(best, slope, np.ones_like(level), 1.0, small)
@@ -87,7 +86,7 @@ def settle(solution: DualSolution, found: Reachability) -> DualSolution:
     )
 
 
-@jax.jit
+@jit()
 def _best_response(part: Table, combination: Array) -> Array:
     """Return a part's share of ∇φ(w) ``(m,)``: the mean features of the responses that attain φ(w)."""
     return accurate_sum(best_features(part, combination) * part.weights)

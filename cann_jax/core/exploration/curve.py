@@ -1,12 +1,12 @@
 """The solution over many margins and many β, and how it moves with either."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, accurate_sum
+from cann_jax.core.compilation import jit
 from cann_jax.core.objective import EXACT, feature_sums, tilted_logits
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.blocks import many_blocks, objective_of
@@ -39,12 +39,12 @@ def sensitivities(
     inactive constraints, which stay at 0 under a small change, are 0. ``multipliers`` are λ*, finite.
     """
     table, blocks = standardise(scores), many_blocks(scores.reward)
-    given = jnp.atleast_1d(margins), jnp.asarray(beta), multipliers
+    given = np.atleast_1d(margins), np.asarray(beta, table.reward.dtype), multipliers
     by_margin, by_beta = _sensitivities(table, *given, blocks)
     return by_margin, by_beta
 
 
-@partial(jax.jit, static_argnames="blocks")
+@jit(static_argnames="blocks")
 def _sensitivities(
     table: Table, margins: Array, beta: Array, multipliers: Array, blocks: bool
 ) -> tuple[Array, Array]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
-from cann_jax.core.ceiling import gains_along
+from cann_jax.core.ceiling import drift_of, gains_along
+from cann_jax.core.compilation import jit
 from cann_jax.core.exploration.means import Estimate, PromptMeans
 from cann_jax.core.exploration.resampling import draw_weights, margins_under
 from cann_jax.core.prediction import Predicted
@@ -91,11 +92,10 @@ def attainable_intervals(
     They are percentiles over resampled prompts, where levels, group shares and E_ref[g] are estimated anew;
     too narrow at few prompts, they are widened as Student's t widens a normal interval (Hesterberg 2015).
     """
-    table = tilted_table(scores, found.predicted, jnp.asarray(beta, scores.dtype))
+    table = tilted_table(scores, found.predicted, np.asarray(beta, scores.dtype))
     drawn = draw_weights(table.true, resamples, np.random.default_rng(seed))
     margins = margins_under(drawn, table.true, targets)
-    start = jnp.where(jnp.isfinite(found.multipliers), found.multipliers / table.unit, 1)
-    multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, start))
+    multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, found.multipliers))
     own = _prompts(scores, targets, confidence)
     return AttainableIntervals(
         multipliers=Estimate(np.asarray(found.multipliers), *own.percentiles(multipliers)),
@@ -111,18 +111,21 @@ def _prompts(scores: Scores, targets: Targets, confidence: float) -> PromptMeans
 
 def _ceilings(table: TiltedTable, targets: Targets, drawn: np.ndarray) -> np.ndarray:
     """Return the ceilings ``(resamples, m)`` under resampled prompt weights."""
-    drift, scale = np.asarray(table.drift(jnp.zeros_like(table.unit))), table.true.spreads.constraints
+    drift, scale = np.asarray(drift_of(table)), table.true.spreads.constraints
     paths = [np.asarray(gains_along(table, constraint)) for constraint in range(len(drift))]
     highest = np.stack([np.max(path @ drawn.T, axis=0) for path in paths], axis=-1)
     return np.asarray((highest + drift) * np.asarray(scale) * targets.rescale(drawn))
 
 
-@jax.jit
-def _solve_resamples(table: TiltedTable, weights: Array, margins: Array, start: Array) -> tuple[Array, Array]:
+@jit()
+def _solve_resamples(
+    table: TiltedTable, weights: Array, margins: Array, multipliers: Array
+) -> tuple[Array, Array]:
     """Return λ ``(resamples, m)`` that meets the margins under each weights, and whether it was found.
 
-    ``start (m,)`` is in standard units.
+    The search starts at the ``multipliers (m,)`` where they are finite.
     """
+    start = jnp.where(jnp.isfinite(multipliers), multipliers / table.unit, 1)
 
     def solve(setting: tuple[Array, Array]) -> tuple[Array, Array]:
         own, required = setting

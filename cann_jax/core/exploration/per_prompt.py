@@ -1,10 +1,10 @@
 """What a tilt is predicted to do to each prompt."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array, response_mean
+from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.blocks import over_prompts
@@ -16,7 +16,7 @@ def predict_per_prompt(scores: Scores, multipliers: Array, beta: ArrayLike) -> t
     return reward, gains
 
 
-@jax.jit
+@jit()
 def _predict(scores: Scores, multipliers: Array, beta: float | Array) -> tuple[Array, Array]:
     policy = tilted_weights(multipliers, scores, beta)
     reward = jnp.sum(policy * jnp.where(policy > 0, scores.reward, 0), axis=-1)
@@ -25,6 +25,7 @@ def _predict(scores: Scores, multipliers: Array, beta: float | Array) -> tuple[A
     return reward, tilted - reference_per_prompt(scores)
 
 
+@jit()
 def reference_per_prompt(scores: Scores) -> Array:
     """Return E_ref[g] of each prompt ``(m, prompts)``, or where it was estimated elsewhere, that for all."""
     if scores.baseline is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.exploration.per_prompt import predict_per_prompt
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.objective import direction, natural_residual, per_prompt
@@ -165,13 +166,13 @@ class _Steps:
         return float(_residual_at(self.table, weights, margins, self.beta, tilt)) <= LEFT * residual
 
 
-@jax.jit
+@jit()
 def _box_steps(start: Array, gradients: Array, hessians: Array) -> Array:
     steps: Array = jax.vmap(box_step, (None, 0, 0))(start, gradients, hessians)
     return steps
 
 
-@jax.jit
+@jit()
 def _residual_at(table: Table, weights: Array, margins: Array, beta: Array, tilt: Array) -> Array:
     objective = objective_of(reweigh(table, weights), margins, beta, blocks=True)
     return natural_residual(tilt, objective.evaluate(tilt).gradient)

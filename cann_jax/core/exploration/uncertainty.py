@@ -6,7 +6,6 @@ All of it is about which prompts were drawn; the effect of too few responses a p
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -42,16 +41,16 @@ def conservative_solution(
         where a constraint is about fewer than two effective prompts, which tell no error.
     """
     table = standardise(scores)
-    weights, baseline = weights_and_baseline(scores)
+    weights, baseline = jax.device_get(weights_and_baseline(scores))
     margins = np.asarray(targets.margins(weights, baseline), table.reward.dtype)
     tail = (1 - confidence) / len(margins)
     prompts = effective_prompts(weights, targets.members)
     if np.any(prompts < TOO_FEW):
         return None
-    levels = jnp.where(jnp.asarray(targets.is_level)[:, None], reference_per_prompt(scores), 0)
+    levels = np.where(np.asarray(targets.is_level)[:, None], np.asarray(reference_per_prompt(scores)), 0)
     found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
     for _ in range(ROUNDS):
-        bounded = predict_per_prompt(scores, found, beta)[1] + levels
+        bounded = np.asarray(predict_per_prompt(scores, found, beta)[1]) + levels
         _, error = mean_and_error(bounded, weights, targets.members)
         raised = (margins + student_width(error, prompts, len(margins), tail)).astype(margins.dtype)
         solution = solve_lane(table, raised, beta, found)

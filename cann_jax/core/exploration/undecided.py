@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import brentq
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.means import mean_and_shares, student_width
 from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
@@ -87,14 +87,14 @@ class _Mean(NamedTuple):
 
 def _reach(problem: Problem, combination: np.ndarray, tail: float) -> Iterator[Question]:
     scores, targets, margins = problem.scores, problem.targets, np.asarray(problem.margins, float)
-    weights, baseline = weights_and_baseline(scores)
+    weights, baseline = jax.device_get(weights_and_baseline(scores))
     table = standardise(scores)
     unit = np.asarray(table.spreads.constraints, float) / combination.clip(1e-12)
     required = float(np.sum(margins / unit))
     if required <= 0:  # any policy reaches them, the reference's own too
         return
-    best = _best_response(table, jnp.asarray(combination, weights.dtype))
-    mean, shares = mean_and_shares(best + _levels(problem), weights, targets.members)
+    best = _best_response(table, np.asarray(combination, weights.dtype))
+    mean, shares = mean_and_shares(np.asarray(best) + _levels(problem), weights, targets.members)
     asked = margins + targets.is_level * np.asarray(baseline, float)
     value, scale = (float(asked[0]), float(unit[0])) if len(margins) == 1 else (1.0, 1 / required)
     excess, error = (
@@ -106,7 +106,7 @@ def _reach(problem: Problem, combination: np.ndarray, tail: float) -> Iterator[Q
     yield from _undecided(REACH, value, own, tail, len(weights))
 
 
-@jax.jit
+@jit()
 def _best_response(table: Table, combination: Array) -> Array:
     """Return ``(m, prompts)``: g − ḡ of the response that is best for the combination."""
     return best_features(table, combination) * table.spreads.constraints[:, None]
@@ -120,10 +120,10 @@ def _about(problem: Problem, constraints: np.ndarray) -> np.ndarray:
     return np.asarray(np.any(np.asarray(members)[:, constraints] > 0, axis=1))
 
 
-def _levels(problem: Problem) -> Array:
+def _levels(problem: Problem) -> np.ndarray:
     """Return E_ref[g] of each prompt ``(m, prompts)`` where a level is asked for, else 0."""
-    is_level = jnp.asarray(problem.targets.is_level)[:, None]
-    return jnp.where(is_level, reference_per_prompt(problem.scores), 0)
+    is_level = np.asarray(problem.targets.is_level)[:, None]
+    return np.where(is_level, np.asarray(reference_per_prompt(problem.scores)), 0)
 
 
 def _needs(problem: Problem, multipliers: np.ndarray, beta: float, tail: float) -> Iterator[Question]:
@@ -132,7 +132,7 @@ def _needs(problem: Problem, multipliers: np.ndarray, beta: float, tail: float) 
     asked = problem.margins + targets.is_level * baseline
     for j, required in enumerate(asked.tolist()):
         without = _without(problem, multipliers, j, beta)
-        gains = predict_per_prompt(scores, without, beta)[1] + levels
+        gains = np.asarray(predict_per_prompt(scores, without, beta)[1]) + levels
         mean, shares = (part[j] for part in mean_and_shares(gains, weights, targets.members))
         about = _about(problem, np.array([j]))
         prompts = float(effective_prompts(weights * about))

@@ -33,7 +33,8 @@ class TiltedTable(NamedTuple):
 
     def drift(self, margins: Array) -> Array:
         """Return the part ``(m,)`` of A − b, in units of the true scores' spread, that no tilt moves."""
-        return table_constants(self.true, margins, self.beta).drift
+        drift: Array = table_constants(self.true, margins, self.beta).drift
+        return drift
 
     @property
     def unit(self) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.solver.blocks import many_blocks, objective_of
 from cann_jax.core.solver.solution import DualSolution
@@ -112,12 +113,16 @@ def _solve_path(table: Table, settings: Lanes, start: np.ndarray, way: _Way) -> 
     count = len(settings.betas)
     size = FEW if way.blocks else CHUNK
     point = (np.append(settings.margins[0], settings.betas[0]), start.astype(settings.betas.dtype))
-    path, found = (point, point), []
+    path: Path = (point, point)
+    found = []
     for begin in range(0, count, size):
         # lanes that pad the last call repeat one and are skipped
         rows = np.minimum(np.arange(begin, begin + size), count - 1)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
         path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + size) < count, path, way)
+        path = jax.device_get(
+            path
+        )  # with arrays of a device for the host's of the first call, it compiled twice
         found.append(solutions)
     return cast(DualSolution, jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found))
 
@@ -141,7 +146,7 @@ def _some_responses(table: Table, part: Array) -> Table:
     )
 
 
-@partial(jax.jit, static_argnames="way")
+@jit(static_argnames="way")
 def _solve_chunk(
     table: Table, settings: Lanes, active: Array, path: Path, way: _Way
 ) -> tuple[Path, DualSolution]:

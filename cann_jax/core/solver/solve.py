@@ -2,14 +2,15 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cann_jax.core.arrays import Array
+from cann_jax.core.arrays import Array, given
+from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Objective, natural_residual, table_objective
 from cann_jax.core.scores import Scores
@@ -55,20 +56,30 @@ def solve_dual(
     """
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
-    count = scores.constraints.shape[-1]
-    required = jnp.atleast_1d(jnp.asarray(margins, scores.dtype))
-    if required.shape != (count,):
-        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
+    required = required_margins(margins, scores)
     if not isinstance(beta, jax.core.Tracer):
         check_beta(beta, scores.dtype)
-    if not isinstance(required, jax.core.Tracer) and not jnp.all(jnp.isfinite(required)):
-        raise InputError(f"margins: {required}; give finite numbers")
     # L-BFGS-B stays as it is, the reference
     rough = method == "newton" and initial is None and scores.reward.shape[0] >= 8 * ROUGH_PROMPTS
     blocks = method == "newton" and many_blocks(scores.reward)
-    start = jnp.zeros_like(required) if initial is None else jnp.asarray(initial, required.dtype)
-    beta = jnp.asarray(beta, required.dtype)
-    return cast(DualSolution, _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks)))
+    start = np.zeros(required.shape, required.dtype) if initial is None else given(initial, required.dtype)
+    beta = given(beta, required.dtype)
+    return _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks))
+
+
+def required_margins(margins: ArrayLike, scores: Scores) -> Array:
+    """Return b ``(m,)``, one for each constraint of the scores; a scalar is one for m = 1.
+
+    Raises:
+        InputError: Shapes that do not fit, or margins that are not finite where they are concrete.
+    """
+    required, count = given(margins, scores.dtype), scores.constraints.shape[-1]
+    required = required.reshape(1) if required.ndim == 0 else required
+    if required.shape != (count,):
+        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
+    if not isinstance(required, jax.core.Tracer) and not np.all(np.isfinite(required)):
+        raise InputError(f"margins: {required}; give finite numbers")
+    return required
 
 
 def check_beta(beta: ArrayLike, dtype: Any = np.float32) -> None:
@@ -98,7 +109,7 @@ class _Way(NamedTuple):
     blocks: bool
 
 
-@partial(jax.jit, static_argnames="way")
+@jit(static_argnames="way")
 def _solve(scores: Scores, margins: Array, beta: Array, initial: Array, way: _Way) -> DualSolution:
     found = _optimal_tilt(scores, margins, beta, initial, way)
     return certify_point(_objective(scores, margins, beta, way.blocks), found, way.tolerance)

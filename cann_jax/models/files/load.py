@@ -60,15 +60,19 @@ def load_decoder(
     graph, *states = nnx.split(decoder, LoraParam, ...)
     adapters, rest = states
     if lora is not None:
-        # Jitted whole, so that XLA drops the base weights that a plain construction would draw too.
-        draw = jax.jit(lambda key: nnx.state(Decoder(files.config, lora=lora, rngs=nnx.Rngs(key)), LoraParam))
-        adapters = draw(jax.random.key(seed))
+        adapters = _new_adapters(jax.random.key(seed), files.config, lora)
     if shardings is not None:
         for path, leaf in flat_state(adapters):
             leaf.set_value(jax.device_put(leaf[...], shardings(path)))
     for path, leaf in flat_state(rest):
         leaf.set_value(to_words(jnp.asarray(base.pop(path))))
     return nnx.merge(graph, adapters, rest)
+
+
+@partial(jax.jit, static_argnames=("config", "lora"))
+def _new_adapters(key: Array, config: DecoderConfig, lora: LoraConfig) -> Any:
+    # Jitted whole, so that XLA drops the base weights that a plain construction would draw too.
+    return nnx.state(Decoder(config, lora=lora, rngs=nnx.Rngs(key)), LoraParam)
 
 
 def abstract_decoder(

@@ -1,0 +1,55 @@
+"""``jax.jit`` that compiles programs on small tables quickly instead of well."""
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# At 1,000 × 32 scores a solve takes 5 ms, 2 to 3 times as long as at XLA's defaults, and compiles in a fifth
+# of their 4 s.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+SMALL = 1 << 15  # numbers in the table; a curve of 200 points then takes a fifth of a second longer
+
+
+def jit(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return ``jax.jit`` with these options, for functions whose first argument is a table.
+
+    On a CPU the program of a ``SMALL`` one runs for milliseconds, and is compiled with little optimization.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        full: Callable[P, R] = jax.jit(function, **options)
+        quick: Callable[P, R] = jax.jit(function, compiler_options=QUICK, **options)
+
+        @wraps(function)
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
+            chosen = quick if arguments and _is_small(arguments) else full
+            return chosen(*arguments, **named)
+
+        return call
+
+    return decorate
+
+
+def _is_small(arguments: tuple[Any, ...]) -> bool:
+    if sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(arguments[0])) > SMALL:
+        return False
+    # JAX takes options for the outermost program only, of which a traced function is a part
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(arguments), jnp.zeros(()))):
+        return False
+    return jax.default_backend() == "cpu" and _options_known()
+
+
+@cache
+def _options_known() -> bool:
+    """Return whether this version of XLA still has the options."""
+    try:
+        jax.jit(lambda x: x, compiler_options=QUICK)(0.0)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
