@@ -2,23 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Any, Protocol
 
 import numpy as np
 
 from cann_jax.config.ranges import TEMPLATE_DATE
+from cann_jax.data.chat_templates import render
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.files.errors import InputError, named
-
-# Llama 3 and SmolLM3 ask transformers' strftime_now for today, and ids would change from day to day. A macro
-# takes its place, because transformers hands a template plain values only, and no function.
-_CODES = [f"%{dash}{letter}" for dash in ("-", "") for letter in "aAbBdejmuwyYGVUWFDHIMSpfcxX"]
-_FIXED_DAY = (
-    "{% macro strftime_now(format) %}{% set text = namespace(value=format) %}"
-    "{% for code, value in day.items() %}{% set text.value = text.value.replace(code, value) %}{% endfor %}"
-    "{{ text.value }}{% endmacro %}{{ '' }}"
-)
 
 
 class Chat(Protocol):
@@ -159,16 +150,12 @@ def _rendered(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next:
             "template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
         )
     every = turns if config.system is None else (Turn("system", config.system), *turns)
+    messages = [{"role": turn.role, "content": turn.text} for turn in every]
+    values = {**tokenizer.special_tokens_map, "add_generation_prompt": answers_next}
     try:
-        text: str = tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.text} for turn in every],
-            add_generation_prompt=answers_next,
-            tokenize=False,
-            chat_template=_FIXED_DAY + tokenizer.get_chat_template(),
-            day={code: date.fromisoformat(config.date).strftime(code) for code in _CODES},
-        )
-    except Exception as error:  # a template is a program of the model's folder: it may raise anything
-        reason = " ".join(str(error).split())
+        text = render(tokenizer.get_chat_template(), messages, values, config.date)
+    except ValueError as refusal:  # transformers' own: several templates, and none is the default
+        reason = " ".join(str(refusal).split())
         raise InputError(
             f"the tokenizer's chat template refuses the dialogue ({reason}); change or leave out 'system'"
         ) from None
