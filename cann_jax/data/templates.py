@@ -9,7 +9,7 @@ import numpy as np
 from cann_jax.config.ranges import TEMPLATE_DATE
 from cann_jax.data.chat_templates import render
 from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.files.errors import InputError, named
+from cann_jax.files.errors import InputError, named, shown
 
 
 class Chat(Protocol):
@@ -101,14 +101,30 @@ def end_of_turn(tokenizer: Any) -> int | None:
     answer = "Hello"
     turns = (Turn("user", answer), Turn("assistant", answer))
     text = _rendered(turns, tokenizer, _Plain(), answers_next=False)
-    behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    behind = bare_ids(text.rpartition(answer)[2], tokenizer)
     added = tokenizer.added_tokens_decoder
     return next((token for token in behind if token in added and added[token].special), None)
 
 
+def bare_ids(text: str, tokenizer: Any) -> list[int]:
+    """Return the ids of a text alone, without BOS, template or end token.
+
+    Raises:
+        InputError: The tokenizer fails on it. Its library then raises a BaseException, PanicException, as for
+            an expression of tokenizer.json that gives up on a text.
+    """
+    try:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"the tokenizer fails on {shown(text)} ({error}); use another model") from None
+    return ids
+
+
 def text_ids(text: str, tokenizer: Any) -> np.ndarray:
     """Return the ids of a text without a template or end token, with one BOS if the tokenizer adds one."""
-    ids, bos = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id
+    ids, bos = bare_ids(text, tokenizer), tokenizer.bos_token_id
     # A template may have written it already.
     missing = bos is not None and bos in tokenizer("")["input_ids"] and ids[:1] != [bos]
     return np.array([bos, *ids] if missing else ids, np.int32)
@@ -141,7 +157,7 @@ def chat_ids(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next: 
             message or the user's last turn says.
     """
     text = _rendered(turns, tokenizer, config, answers_next)
-    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+    return np.array(bare_ids(text, tokenizer), np.int32)
 
 
 def _rendered(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next: bool) -> str:
@@ -179,7 +195,7 @@ def shortened(prompt: Prompt, tokenizer: Any, excess: Callable[[Prompt], int]) -
         prompt = replace(prompt, earlier=_from_next_user_turn(prompt.earlier))
         if excess(prompt) <= 0:
             return prompt
-    words, cut = tokenizer(prompt.text, add_special_tokens=False)["input_ids"], 0
+    words, cut = bare_ids(prompt.text, tokenizer), 0
     while cut < len(words):
         rest = replace(prompt, text=tokenizer.decode(words[cut:]))
         over = excess(rest)

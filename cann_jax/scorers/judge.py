@@ -14,7 +14,7 @@ from cann_jax.config.ranges import TEMPLATE_DATE, Date
 from cann_jax.config.schema import from_mapping
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.data.templates import chat_ids, text_ids
+from cann_jax.data.templates import bare_ids, chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.yaml_text import load_yaml
@@ -123,7 +123,7 @@ class JudgeTemplate:
     def answer_ids(self, tokenizer: Any) -> list[np.ndarray]:
         """Return the ids of the better and of the worse answer."""
         texts = (self.better, self.worse)
-        return [np.array(tokenizer(t, add_special_tokens=False)["input_ids"], np.int32) for t in texts]
+        return [np.array(bare_ids(text, tokenizer), np.int32) for text in texts]
 
 
 @dataclass(frozen=True)
