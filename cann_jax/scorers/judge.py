@@ -156,12 +156,12 @@ def read_template(name: str, key: str) -> JudgeTemplate:
     Raises:
         InputError: It does not exist, or is not a template.
     """
-    path = Path(name) if name.endswith(".yaml") else TEMPLATES / f"{name}.yaml"
+    shipped = {file.stem: file for file in TEMPLATES.glob("*.yaml")}
+    path = Path(name) if name.endswith(".yaml") else shipped.get(name, Path())
     try:
         values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError:
-        shipped = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
-        hint = f"there are {shipped}, or name a .yaml file"
+        hint = f"there are {', '.join(sorted(shipped))}, or name a .yaml file"
         raise InputError(f"{key}.template: no template {name!r}; {hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())

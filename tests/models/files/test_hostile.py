@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from cann_jax.data.templates import bare_ids
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.files.weight_names import check_weights
+from tests.builders.limits import fault
 from tests.builders.models import save_tiny
 from tests.builders.mutations import Change, changed_gguf, changed_json, changed_safetensors
 from tests.models.files.test_gguf import write_gguf
 
 HEADERS = int(os.environ.get("HEADERS", "200"))
-SECONDS, BYTES = 1, 200 << 20
 
 
 @pytest.fixture(scope="module")
@@ -62,31 +61,6 @@ def opened(folder: Path, file: str = "model") -> None:
         reader()
 
 
-def resident(kind: str) -> int:
-    """The process's memory, bytes: VmRSS is what it has, and VmHWM the most since that was last forgotten."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(kind))
-
-
-def fault(folder: Path, file: str) -> str:
-    """What is wrong with how ``opened`` ends; empty if it succeeds, or is one line soon enough."""
-    Path("/proc/self/clear_refs").write_text("5")  # forgets VmHWM
-    before, begun, said = resident("VmRSS"), time.process_time(), ""
-    try:
-        opened(folder, file)
-    except InputError as error:
-        said = str(error)
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    seconds, grown = time.process_time() - begun, resident("VmHWM") - before
-    long = "\n" in said or len(said) > 900
-    return (
-        f"{seconds:.1f} s, {grown >> 20} MB: {said[:999]}"
-        if long or seconds > SECONDS or grown > BYTES
-        else ""
-    )
-
-
 FILES: dict[str, tuple[str, Change]] = {
     "model/config.json": ("model", changed_json),
     "model/model.safetensors.index.json": ("model", changed_json),
@@ -111,7 +85,7 @@ def test_changed_headers(path, copy):
     content, faults = (copy / path).read_bytes(), {}
     for seed in range(-(-HEADERS // len(FILES))):
         (copy / path).write_bytes(change(content, np.random.default_rng([*path.encode(), seed])))
-        if found := fault(copy, file):
+        if found := fault(opened, copy, file):
             faults[seed] = found
     print("\n".join(f"=== {path}, seed {seed}\n{found}" for seed, found in faults.items()))
     assert not faults
@@ -220,7 +194,7 @@ def test_attack(said, copy):
     attack(copy / file)
     with pytest.raises(InputError, match=re.escape(said)):
         opened(copy, file)
-    assert not fault(copy, file)
+    assert not fault(opened, copy, file)
 
 
 PROGRAM = "open({mark!r}, 'w')\nclass Tokenizer: pass\n"
