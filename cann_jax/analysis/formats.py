@@ -119,8 +119,8 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         opened = np.load(io.BytesIO(data), allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: holds one array without a name; write it by numpy.savez")
-        with opened:
-            check_expansion(path, len(data), sum(entry.file_size for entry in opened.zip.infolist()))
+        with opened, zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_expansion(path, len(data), sum(entry.file_size for entry in archive.infolist()))
             return dict(opened)
 
 

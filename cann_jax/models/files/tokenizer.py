@@ -73,7 +73,7 @@ def _growth(step: dict[str, Any]) -> float:
     """Return how much longer a step can make what it is given."""
     kind = step["type"]
     if kind == "Sequence":
-        inner = next((step[name] for name in _STEPS if name in step), [])
+        inner: list[dict[str, Any]] = next((step[name] for name in _STEPS if name in step), [])
         return math.prod((_growth(each) for each in inner), start=1.0)
     if kind == "Replace":
         text, pattern = len(step["content"]), step["pattern"]
