@@ -27,6 +27,7 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch tests/launch/gcloud tests/launch/kubectl tests/launch/s*
 
 # The stamps stand for a finished installation; a change of what they depend on installs again.
 $(RUN): setup.py constraints.txt | $(BIN)/python

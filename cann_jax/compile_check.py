@@ -21,7 +21,7 @@ from cann_jax.command_line.run_options import parse_compile_check
 from cann_jax.files.atomic import write_bytes_atomic
 from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.files.folder import read_json
+from cann_jax.models.files.folder_files import read_json
 from cann_jax.runtime.mesh import make_mesh, on_mesh
 from cann_jax.runtime.sharding import check_batches, check_model
 

@@ -5,12 +5,35 @@
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
-[[ "${1:-}" == --print ]] && PRINT=1 && shift
+if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
 : "${NAME:?set NAME}" "${IMAGE:?set IMAGE}" "${HOSTS:?set HOSTS, the number of machines in the slice}"
 : "${CHIPS:?set CHIPS, the number of TPU chips per machine}" "${ACCELERATOR:?set ACCELERATOR}" "${TOPOLOGY:?set TOPOLOGY}"
 RESTARTS=${RESTARTS:-100}
+for name in HOSTS CHIPS RESTARTS; do
+  [[ "${!name}" =~ ^[0-9]+$ ]] || { say "$name is '${!name}'; set it to a number"; exit 2; }
+done
+
+# quoted TEXT: it as a string of YAML, in one line: Unicode's line ends too would be folded to spaces.
+quoted() {
+  local text=$1 code escape character
+  text=${text//\\/\\\\}
+  text=${text//\"/\\\"}
+  for code in {1..31} 127; do
+    printf -v escape '\\x%02x' "$code"
+    printf -v character '%b' "$escape"
+    text=${text//"$character"/"$escape"}
+  done
+  text=${text//$'\xc2\x85'/\\x85}
+  text=${text//$'\xe2\x80\xa8'/\\u2028}
+  text=${text//$'\xe2\x80\xa9'/\\u2029}
+  text=${text//$'\xef\xbb\xbf'/\\ufeff}
+  printf '"%s"' "$text"
+}
+
 ARGUMENTS=""
-for argument in "$@"; do ARGUMENTS+="${ARGUMENTS:+, }\"${argument//\"/\\\"}\""; done
+# Kubernetes puts variables in the place of $(NAME), and one $ in that of two.
+for argument in "$@"; do ARGUMENTS+=${ARGUMENTS:+, }$(quoted "${argument//\$/\$\$}"); done
+for name in NAME IMAGE ACCELERATOR TOPOLOGY; do printf -v "$name" '%s' "$(quoted "${!name}")"; done
 manifest=$(<"$here/gke_jobset.yaml")
 for name in NAME IMAGE HOSTS CHIPS ACCELERATOR TOPOLOGY RESTARTS ARGUMENTS; do
   manifest=${manifest//"\${$name}"/"${!name}"}

@@ -3,5 +3,5 @@
 #   launch/gpu_node.sh [--print] --config FILE.yaml [--mesh.fsdp 8 …]
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-[[ "${1:-}" == --print ]] && PRINT=1 && shift
+if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
 keep_running "${PYTHON:-python}" -m cann_jax.train "$@"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Functions that the launchers share. The exit status of a run decides what happens: after 1 (a fault that another try
 # may mend), 75 (SIGTERM, another process lost) and where a signal ended the process, the job is started again and
 # continues where it stopped. After any other it ends: 0 (done), 2 (bad input), 3 (disk or memory exhausted), 4 (the
@@ -15,12 +16,46 @@ again() {
   (($1 == 1 || $1 == 75 || ($1 > 128 && $1 != 130 && $1 != 141)))
 }
 
+# copied FILE: copy lines, and keep in FILE the last that tells of an error, else the last. Slurm's and our own do not count.
+copied() {
+  trap '' INT TERM # the job saves a checkpoint then, and must not lose whom it tells
+  local line found=
+  while IFS= read -r line || [[ -n "$line" ]]; do
+    printf '%s\n' "$line"
+    case $line in
+      "" | launch:* | srun:* | slurmstepd:*) ;;
+      *[Ee]rror:*) found=1 && printf '%s' "$line" >"$1" ;;
+      *) [[ -n "$found" ]] || printf '%s' "$line" >"$1" ;;
+    esac
+  done
+}
+
+# watched COMMAND…: run it; last_line is then what it said last of an error, on standard error.
+last_line=""
+watched() {
+  local file errors copier status=0
+  file=$(mktemp) || return 1
+  exec {errors}> >(copied "$file" >&2)
+  copier=$!
+  "$@" 2>&"$errors" || status=$?
+  exec {errors}>&-
+  # Not wait: what the command left running may hold its end open.
+  for ((tenths = 0; tenths < 20; tenths++)); do
+    kill -0 "$copier" 2>/dev/null || break
+    sleep 0.1
+  done
+  last_line=$(<"$file")
+  rm -f "$file"
+  ((status == 0)) || say "ended with status $status; the last error was: ${last_line:-none said}"
+  return "$status"
+}
+
 # keep_running COMMAND…: run it, and restart it at most RESTARTS (100) times, until its exit status ends the job.
 keep_running() {
   local restarts=0 status
   while true; do
     status=0
-    run "$@" || status=$?
+    watched run "$@" || status=$?
     again "$status" || return "$status"
     if ((restarts >= ${RESTARTS:-100})); then
       say "ended with status $status after $restarts restarts; giving up"

@@ -4,7 +4,7 @@
 #   launch/local.sh 2 python -m cann_jax.train --config configs/quickstart.yaml
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-[[ "${1:-}" == --print ]] && PRINT=1 && shift
+if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
 (($# >= 2)) && [[ "$1" =~ ^[1-9][0-9]*$ ]] || { say "usage: launch/local.sh [--print] N COMMAND…"; exit 2; }
 count=$1
 shift

@@ -8,7 +8,7 @@
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
-[[ "${1:-}" == --print ]] && PRINT=1 && shift
+if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
 action=${1:-}
 shift || true
 : "${NAME:?set NAME, the name of the machine}" "${ZONE:?set ZONE}"
@@ -56,7 +56,8 @@ ensure() {
 
 once() {
   ensure || return 75
-  on_all "cd $REMOTE && CANN_JAX_DISTRIBUTED=auto ${PYTHON:-python3} -m cann_jax.train $(printf '%q ' "$@") 2>&1 | tee -a run.log; exit \${PIPESTATUS[0]}"
+  # On standard error, where keep_running looks for the last error.
+  on_all "cd $REMOTE && CANN_JAX_DISTRIBUTED=auto ${PYTHON:-python3} -m cann_jax.train $(printf '%q ' "$@") 2>&1 | tee -a run.log >&2; exit \${PIPESTATUS[0]}"
 }
 
 case $action in

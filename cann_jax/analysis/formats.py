@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import csv
-import gzip
 import io
 import json
 import re
@@ -21,6 +20,7 @@ from etils import epath
 
 from cann_jax.analysis.columns import numbers, parse
 from cann_jax.files.errors import InputError
+from cann_jax.files.expansion import check_expansion, gunzip
 from cann_jax.files.paths import reached
 
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
@@ -28,6 +28,8 @@ TABLES = (".parquet", *TEXT)
 FORMATS = (*TABLES, ".npz")
 SEPARATORS = (",", ";", "\t", "|")
 TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
+DEEP = 500  # brackets in a line that are looked at; Python reads 1000 in one another, and Arrow 10,000
+WIDTH = 8  # bytes of a number
 BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
 
 
@@ -95,8 +97,10 @@ def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
         data = epath.Path(path).read_bytes()
         if suffix == ".parquet":
             with pq.ParquetFile(pa.BufferReader(data)) as opened:  # read_table imports pyarrow.dataset first
+                holds = opened.metadata.num_rows * opened.metadata.num_columns
+                check_expansion(path, len(data), WIDTH * holds)
                 return opened.read()
-        data = _utf8(path, gzip.decompress(data) if path.lower().endswith(".gz") else data)
+        data = _utf8(path, gunzip(path, data) if path.lower().endswith(".gz") else data)
         return (
             _read_json(path, data)
             if suffix in (".jsonl", ".json")
@@ -111,10 +115,12 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         InputError: It cannot be read.
     """
     with reading(path):
-        opened = np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+        data = epath.Path(path).read_bytes()
+        opened = np.load(io.BytesIO(data), allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: holds one array without a name; write it by numpy.savez")
-        with opened:
+        with opened, zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_expansion(path, len(data), sum(entry.file_size for entry in archive.infolist()))
             return dict(opened)
 
 
@@ -139,6 +145,10 @@ def _read_json(path: str, data: bytes) -> pa.Table:
             pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=BLOCK), parse
         )
 
+    for number, line in enumerate(data.splitlines(), 1):
+        # Deep nesting ends Arrow's parser, and the process with it.
+        if len(line) > DEEP and line.count(b"[") + line.count(b"{") > DEEP:
+            _check_json(path, number, line)
     try:
         table = read([])
         # Texts that are all dates become times, and two ways to write one time become one prompt.
@@ -167,7 +177,7 @@ def _from_list(path: str, rows: list[Any]) -> pa.Table:
 def _check_json(path: str, number: int, line: bytes) -> None:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: line {number} is not JSON; write one object a line") from None
 
 

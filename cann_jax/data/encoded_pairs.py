@@ -16,7 +16,7 @@ from cann_jax.data.padding import pad
 from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import TURNS, Prompt, turns_from
 from cann_jax.data.responses import Responses
-from cann_jax.data.templates import Template, prompt_ids, scored_end, scored_ids, shortened
+from cann_jax.data.templates import Template, bare_ids, prompt_ids, scored_end, scored_ids, shortened
 from cann_jax.files.errors import InputError
 
 _IDS = pa.list_(pa.int32())
@@ -65,7 +65,7 @@ def policy_ids(tokenizer: Any, template: Template, end: int) -> Callable[[Pair, 
     """Return how a pair is encoded for a policy: the prompt as in sampling, and ``end`` behind each."""
 
     def ids(pair: Pair, prompt: Prompt) -> PairIds:
-        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair.responses]
+        rows = [bare_ids(text, tokenizer) for text in pair.responses]
         return prompt_ids(prompt, tokenizer, template), [np.array([*row, end], np.int32) for row in rows]
 
     return ids

@@ -2,23 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Any, Protocol
 
 import numpy as np
 
 from cann_jax.config.ranges import TEMPLATE_DATE
+from cann_jax.data.chat_templates import render
 from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.files.errors import InputError, named
-
-# Llama 3 and SmolLM3 ask transformers' strftime_now for today, and ids would change from day to day. A macro
-# takes its place, because transformers hands a template plain values only, and no function.
-_CODES = [f"%{dash}{letter}" for dash in ("-", "") for letter in "aAbBdejmuwyYGVUWFDHIMSpfcxX"]
-_FIXED_DAY = (
-    "{% macro strftime_now(format) %}{% set text = namespace(value=format) %}"
-    "{% for code, value in day.items() %}{% set text.value = text.value.replace(code, value) %}{% endfor %}"
-    "{{ text.value }}{% endmacro %}{{ '' }}"
-)
+from cann_jax.files.errors import InputError, named, shown
 
 
 class Chat(Protocol):
@@ -110,14 +101,30 @@ def end_of_turn(tokenizer: Any) -> int | None:
     answer = "Hello"
     turns = (Turn("user", answer), Turn("assistant", answer))
     text = _rendered(turns, tokenizer, _Plain(), answers_next=False)
-    behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    behind = bare_ids(text.rpartition(answer)[2], tokenizer)
     added = tokenizer.added_tokens_decoder
     return next((token for token in behind if token in added and added[token].special), None)
 
 
+def bare_ids(text: str, tokenizer: Any) -> list[int]:
+    """Return the ids of a text alone, without BOS, template or end token.
+
+    Raises:
+        InputError: The tokenizer fails on it. Its library then raises a BaseException, PanicException, as for
+            an expression of tokenizer.json that gives up on a text.
+    """
+    try:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"the tokenizer fails on {shown(text)} ({error}); use another model") from None
+    return ids
+
+
 def text_ids(text: str, tokenizer: Any) -> np.ndarray:
     """Return the ids of a text without a template or end token, with one BOS if the tokenizer adds one."""
-    ids, bos = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.bos_token_id
+    ids, bos = bare_ids(text, tokenizer), tokenizer.bos_token_id
     # A template may have written it already.
     missing = bos is not None and bos in tokenizer("")["input_ids"] and ids[:1] != [bos]
     return np.array([bos, *ids] if missing else ids, np.int32)
@@ -150,7 +157,7 @@ def chat_ids(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next: 
             message or the user's last turn says.
     """
     text = _rendered(turns, tokenizer, config, answers_next)
-    return np.array(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
+    return np.array(bare_ids(text, tokenizer), np.int32)
 
 
 def _rendered(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next: bool) -> str:
@@ -159,16 +166,12 @@ def _rendered(turns: Sequence[Turn], tokenizer: Any, config: Chat, answers_next:
             "template is 'chat' and the tokenizer has no chat template; give a text with {prompt}"
         )
     every = turns if config.system is None else (Turn("system", config.system), *turns)
+    messages = [{"role": turn.role, "content": turn.text} for turn in every]
+    values = {**tokenizer.special_tokens_map, "add_generation_prompt": answers_next}
     try:
-        text: str = tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.text} for turn in every],
-            add_generation_prompt=answers_next,
-            tokenize=False,
-            chat_template=_FIXED_DAY + tokenizer.get_chat_template(),
-            day={code: date.fromisoformat(config.date).strftime(code) for code in _CODES},
-        )
-    except Exception as error:  # a template is a program of the model's folder: it may raise anything
-        reason = " ".join(str(error).split())
+        text = render(tokenizer.get_chat_template(), messages, values, config.date)
+    except ValueError as refusal:  # transformers' own: several templates, and none is the default
+        reason = " ".join(str(refusal).split())
         raise InputError(
             f"the tokenizer's chat template refuses the dialogue ({reason}); change or leave out 'system'"
         ) from None
@@ -192,7 +195,7 @@ def shortened(prompt: Prompt, tokenizer: Any, excess: Callable[[Prompt], int]) -
         prompt = replace(prompt, earlier=_from_next_user_turn(prompt.earlier))
         if excess(prompt) <= 0:
             return prompt
-    words, cut = tokenizer(prompt.text, add_special_tokens=False)["input_ids"], 0
+    words, cut = bare_ids(prompt.text, tokenizer), 0
     while cut < len(words):
         rest = replace(prompt, text=tokenizer.decode(words[cut:]))
         over = excess(rest)

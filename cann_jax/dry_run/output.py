@@ -13,7 +13,7 @@ from rich.table import Table
 from cann_jax.data.padding import BUCKET
 from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.models.config import DecoderConfig
-from cann_jax.models.files.folder import read_json
+from cann_jax.models.files.folder_files import read_json
 from cann_jax.models.files.load import abstract_decoder
 from cann_jax.models.files.weight_names import check_weights
 from cann_jax.run.execution import plan, refuse_stale

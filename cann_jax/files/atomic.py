@@ -161,7 +161,7 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
         raise InputError(f"{path} is missing; start the run again to create it") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read; allow it (chmod u+r) and start again") from None
-    except (ValueError, pa.ArrowException, OSError) as error:
+    except (ValueError, RecursionError, OverflowError, MemoryError, pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is corrupt ({reason}); delete it and start again") from None
 

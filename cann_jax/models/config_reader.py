@@ -1,5 +1,6 @@
 """Checked access to the keys of a ``config.json``; each mistake is one line that names its key."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -41,8 +42,8 @@ class ConfigReader:
     def count(self, key: str) -> int:
         """Return an integer that is at least 0."""
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.fault(key, "which is not an integer of at least 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
+            raise self.fault(key, f"which is not an integer from 0 to {LARGEST}")
         return value
 
     def flag(self, key: str) -> bool:
@@ -77,4 +78,4 @@ class ConfigReader:
 
 def is_positive(value: object) -> TypeGuard[float]:
     """Return whether the value is a finite number (not a boolean) greater than 0."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max

@@ -238,10 +238,10 @@ def _scaling(parameters: Mapping[str, Any], size: int, positions: int, source: s
     else:
         values.pop("original_max_position_embeddings", None)
     for key in values.keys() - items.keys():
-        raise InputError(f"{source}: RoPE scaling {kind!r} has no {key!r}; use a model without it")
+        raise InputError(f"{source}: RoPE scaling {shown(kind)} has no {key!r}; use a model without it")
     for key, item in items.items():
         if item.default is MISSING and key not in values:
-            raise InputError(f"{source}: RoPE scaling {kind!r} lacks {key!r}; {REMEDY}")
+            raise InputError(f"{source}: RoPE scaling {shown(kind)} lacks {key!r}; {REMEDY}")
     return SCALINGS[kind](**{key: _checked(key, value, size, source) for key, value in values.items()})
 
 

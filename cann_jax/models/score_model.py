@@ -18,9 +18,10 @@ from flax import nnx
 from jax import Array
 
 from cann_jax.data.padding import bucketed
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 from cann_jax.models.attention_inputs import causal_mask
-from cann_jax.models.files.folder import Readers, read_json
+from cann_jax.models.files.folder import Readers
+from cann_jax.models.files.folder_files import read_json, reading
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.files.weight_names import HEAD, check_weights
@@ -132,7 +133,8 @@ def _normalizer(files: ScoreModelFiles) -> tuple[float, float]:
     kind = files.config.get("score_type", "reward")
     if kind not in NORMALIZES:
         raise InputError(
-            f"{files.decoder.path}: score_type {kind!r} is not supported; use one of {', '.join(NORMALIZES)}"
+            f"{files.decoder.path}: score_type {shown(kind)} is not supported; "
+            f"use one of {', '.join(NORMALIZES)}"
         )
     subtracts, divides = NORMALIZES[kind]
     mean, variance = (_moment(files, name, default) for name, default in (("mean", 0.0), ("var", 1.0)))
@@ -143,7 +145,8 @@ def _moment(files: ScoreModelFiles, name: str, default: float) -> float:
     """Read a moment from the weights, else from the configuration, which holds a list of one number."""
     reader = files.head.get(f"{NORMALIZER}{name}")
     value = files.config.get(name) if reader is None else reader()
-    return default if value is None else float(np.asarray(value, np.float32).reshape(-1)[0])
+    with reading(files.decoder.path, f"has a normalizer whose {name} is no number", "use files of one model"):
+        return default if value is None else float(np.asarray(value, np.float32).reshape(-1)[0])
 
 
 def _last(row: np.ndarray, padding: int | None) -> int:

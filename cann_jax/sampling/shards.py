@@ -15,6 +15,7 @@ from cann_jax.core.features import FeatureTable
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import bucket_width, bucketed
 from cann_jax.data.responses import Responses, responses_from_table, responses_table
+from cann_jax.data.templates import bare_ids
 from cann_jax.files.atomic import read_array, read_table, write_array, write_table
 from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
@@ -130,7 +131,7 @@ def stop_tokens(files: ModelFiles, config: SampleConfig) -> np.ndarray:
     """
     ids = list(files.ends)
     for text in config.stop:
-        tokens = files.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = bare_ids(text, files.tokenizer)
         if len(tokens) != 1:
             raise InputError(
                 f"sample.stop: {text!r} is {len(tokens)} tokens; each stop text must be one token"

@@ -14,7 +14,7 @@ from cann_jax.config.ranges import TEMPLATE_DATE, Date
 from cann_jax.config.schema import from_mapping
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.data.templates import chat_ids, text_ids
+from cann_jax.data.templates import bare_ids, chat_ids, text_ids
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.yaml_text import load_yaml
@@ -123,7 +123,7 @@ class JudgeTemplate:
     def answer_ids(self, tokenizer: Any) -> list[np.ndarray]:
         """Return the ids of the better and of the worse answer."""
         texts = (self.better, self.worse)
-        return [np.array(tokenizer(t, add_special_tokens=False)["input_ids"], np.int32) for t in texts]
+        return [np.array(bare_ids(text, tokenizer), np.int32) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ def read_template(name: str, key: str) -> JudgeTemplate:
     Raises:
         InputError: It does not exist, or is not a template.
     """
-    path = Path(name) if name.endswith(".yaml") else TEMPLATES / f"{name}.yaml"
+    shipped = {file.stem: file for file in TEMPLATES.glob("*.yaml")}
+    path = Path(name) if name.endswith(".yaml") else shipped.get(name, Path())
     try:
         values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError:
-        shipped = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
-        hint = f"there are {shipped}, or name a .yaml file"
+        hint = f"there are {', '.join(sorted(shipped))}, or name a .yaml file"
         raise InputError(f"{key}.template: no template {name!r}; {hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())

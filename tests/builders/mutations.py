@@ -19,6 +19,7 @@ VALUES: tuple[Any, ...] = (
         2**31,
         2**63,
         10**30,
+        10**400,
         -(2**63),
         "",
         " ",
@@ -33,6 +34,7 @@ VALUES: tuple[Any, ...] = (
     ),
     *(
         "../..",
+        "../../../../etc/passwd",
         "/",
         "a.b",
         "chat",
@@ -154,6 +156,21 @@ def changed_safetensors(content: bytes, rng: Random) -> bytes:
         return wrong.to_bytes(8, "little") + content[8:]
     header = json.dumps(changed_tree(json.loads(content[8 : 8 + size]), rng)).encode()
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def changed_gguf(content: bytes, rng: Random) -> bytes:
+    """Change a GGUF file's header: its bytes, or what may be a number in it to one that no file has."""
+    data, end = bytearray(content), content.index(b"tokenizer.ggml.tokens")
+    if rng.random() < 0.2:
+        return changed_bytes(content[: 2 * end], rng) + content[2 * end :]
+    where, size = int(rng.integers(4, end + 60)), int(rng.choice([4, 8]))
+    if rng.random() < 0.5:  # where lengths stand: behind a key and its kind
+        where = int(rng.choice([8, 16, 24, end - 8, end + 21, end + 25, end + 29, end + 37]))
+    number = (
+        int(rng.choice([0, 1, 2**16, 2**31 - 1, 2**32 - 1])) if size == 4 else 2 ** int(rng.integers(0, 64))
+    )
+    data[where : where + size] = number.to_bytes(size, "little")
+    return bytes(data)
 
 
 TEMPLATES = (

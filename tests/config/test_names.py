@@ -1,6 +1,7 @@
 """Names that would stand for two things at once, and texts that no file can hold."""
 
 import importlib.metadata
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cann_jax.command_line.run_options import parse_run
 from cann_jax.config import scorers
 from cann_jax.config.scorers import ToPrealign, registered_kinds
 from cann_jax.files.errors import InputError
+from cann_jax.scorers.judge import read_template
 from tests.builders.runs import write_config
 
 
@@ -59,3 +61,21 @@ def test_texts_that_utf8_cannot_hold(tiny_folder, tmp_path, key):
         InputError, match=f"{key} holds half a surrogate pair or a byte that is zero or not UTF-8"
     ):
         parse_run(["--config", write_config(tmp_path, tiny_folder), f"--{key}", "a\udcff"])
+
+
+OUTSIDE = ("..", "../x", "a/../../x", "/x", "a//b", "gs://b/x", "a/ .. /b", "a\\..\\b", "a\n", "", ".", "a/")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_runs_name_does_not_leave_its_folder(tiny_folder, tmp_path, name):
+    config = Path(write_config(tmp_path, tiny_folder))
+    config.write_text(config.read_text().replace("name: tiny", f"name: {json.dumps(name)}"))
+    with pytest.raises(InputError, match=r"name is .*; it must be text: a relative path without"):
+        parse_run(["--config", str(config)])
+
+
+def test_a_judges_template_by_name_is_one_that_is_shipped():
+    assert read_template("helpful_v1", "key").question
+    for name in ("../templates/helpful_v1", "/etc/passwd", ""):
+        with pytest.raises(InputError, match=r"key\.template: no template .*there are guard_v1, helpful_v1"):
+            read_template(name, "key")

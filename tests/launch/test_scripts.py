@@ -1,6 +1,8 @@
 """The launchers' logic, with stand-ins for gcloud, kubectl and srun on the PATH."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from tests.builders import ROOT
 STAND_INS = Path(__file__).resolve().parent
 
 
-def launch(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+def launch(script: str | Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "RESTART_SECONDS": "0", "GRACE_SECONDS": "2", **variables}
     environment["PATH"] = f"{STAND_INS}:{Path(sys.executable).parent}:{environment['PATH']}"
     command = [str(ROOT / "launch" / script), *arguments]
@@ -89,7 +91,8 @@ def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
     }
     done = launch("tpu_pod.sh", "run", "--config", "x.yaml", **given)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split("\n"))[1:] == ["ran 0 auto", "ran 1 auto"]
+    said = [line for line in done.stderr.splitlines() if line.startswith("ran")]
+    assert sorted(said) == ["ran 0 auto", "ran 1 auto"]
     kinds = [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
     assert kinds == 2 * ["delete", "create", "ssh", "scp", "ssh", "ssh"]
     assert (tmp_path / "remote/cann_jax/train.py").exists() and not (tmp_path / "remote/launch").exists()
@@ -108,6 +111,42 @@ def test_jobset_is_whole(tmp_path):
     (container,) = pod["containers"]
     assert container["command"][2:] == ["cann_jax.train", "--config", "x.yaml", "--name", "a b"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
+
+
+NASTY = (
+    *(
+        "a\\nb\\",
+        'say "no"',
+        "two\nlines\r\n",
+        "$HOME $(HOME) $$ ${NAME}",
+        "a: b # c, [d] {e}",
+        "&\t\x01\x7f",
+        "'",
+    ),
+    *("\u0085\u2028\u2029\ufeff", "é日本", "", "~", "--", "*"),
+)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_jobset_holds_every_argument_as_it_is(tmp_path, locale):
+    """YAML undoes the quotes, and Kubernetes its own $$, as ``expansion.Expand`` of kubelet does."""
+    given = {
+        "NAME": 'a"b\\',
+        "IMAGE": "r/i: x",
+        "HOSTS": "4",
+        "CHIPS": "4",
+        "TOPOLOGY": "4x4",
+        "ACCELERATOR": "a",
+    }
+    done = launch("gke.sh", "--x", *NASTY, **given, ASKED=str(tmp_path / "asked"), LC_ALL=locale)
+    assert done.returncode == 0, done.stderr
+    job = yaml.safe_load((tmp_path / "asked").read_text(encoding="utf-8"))
+    container = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert (job["metadata"]["name"], container["image"]) == ('a"b\\', "r/i: x")
+    assert not any(re.search(r"(?<!\$)(\$\$)*\$\(", word) for word in container["command"])
+    assert [word.replace("$$", "$") for word in container["command"]][4:] == list(NASTY)
+    refused = launch("gke.sh", **{**given, "HOSTS": "4\n  evil: 1"}, ASKED=str(tmp_path / "asked"))
+    assert refused.returncode == 2 and "HOSTS is" in refused.stderr
 
 
 def test_slurm_kills_the_job_when_a_task_is_lost(tmp_path):
@@ -129,6 +168,69 @@ def test_slurm_queues_again_what_can_go_on(tmp_path, status, again):
     assert done.returncode == (0 if again else status)
     last = launch("slurm.sbatch", "--config", "x.yaml", **given, SLURM_RESTART_COUNT="100")
     assert last.returncode == status
+
+
+def test_slurm_finds_the_project_and_stays_where_it_was_submitted(tmp_path):
+    """Slurm runs a copy of the script, which lies in a folder of its own."""
+    copy, place = tmp_path / "spool" / "slurm_script", tmp_path / "elsewhere"
+    copy.parent.mkdir()
+    place.mkdir()
+    shutil.copy(ROOT / "launch/slurm.sbatch", copy)
+    say = "import cann_jax, os; print(cann_jax.__file__); print(os.getcwd())"
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/bash\nexec {sys.executable} -c "{say}"\n')
+    program.chmod(0o755)
+    given = {"ASKED": str(tmp_path / "asked"), "PYTHON": str(program), "SLURM_SUBMIT_DIR": str(place)}
+    given |= {"SUBMITTED": str(ROOT / "launch/slurm.sbatch"), "SLURM_JOB_ID": "7"}
+    done = launch(copy, "--config", "x.yaml", **given)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(ROOT / "cann_jax/__init__.py"), str(place)]
+    lost = launch(copy, "--config", "x.yaml", **{**given, "SUBMITTED": "/nowhere"})
+    assert lost.returncode == 2 and "lib.sh" in lost.stderr
+
+
+def test_slurm_gives_up_after_the_same_failure_twice(tmp_path):
+    """Another failure, or a stop from outside in between, is no second one."""
+    asked, program = tmp_path / "asked", tmp_path / "python"
+    program.write_text('#!/bin/bash\necho "ValueError: $WHY" >&2; echo "later" >&2; exit $STATUS\n')
+    program.chmod(0o755)
+    given = {
+        "ASKED": str(asked),
+        "PYTHON": str(program),
+        "SLURM_JOB_ID": "7",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+    }
+    starts = [("a", 1), ("b", 1), ("b", 75), ("b", 1), ("b", 137), ("b", 137), ("b", 1), ("b", 1)]
+    for start, (why, status) in enumerate(starts):
+        asked.write_text("")
+        done = launch("slurm.sbatch", **given, WHY=why, STATUS=str(status), SLURM_RESTART_COUNT=str(start))
+        again = start + 1 < len(starts)
+        assert ("scontrol requeue 7" in asked.read_text()) is again, start
+        assert done.returncode == (0 if again else 1)
+    assert "launch: ended with status 1; the last error was: ValueError: b\n" in done.stderr
+    assert "the same failure twice; giving up" in done.stderr and not list(tmp_path.glob("*.failure"))
+
+
+def fails(tmp_path: Path) -> str:
+    program = tmp_path / "python"
+    program.write_text('#!/bin/bash\necho "error: beta is -1" >&2; echo "srun: error: task 0" >&2; exit 1\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize("script", ["local.sh", "gpu_node.sh", "tpu_pod.sh"])
+def test_the_last_error_is_shown_where_a_launcher_gives_up(tmp_path, script):
+    words = {"local.sh": ("1", fails(tmp_path)), "gpu_node.sh": ("--x",), "tpu_pod.sh": ("run", "--x")}[
+        script
+    ]
+    given = {**POD, "ASKED": str(tmp_path / "asked"), "PORT": "1", "REMOTE": str(tmp_path / "remote")}
+    done = launch(script, *words, **given, PYTHON=fails(tmp_path), RESTARTS="1")
+    assert done.returncode == 1
+    last = [line for line in done.stderr.splitlines() if line.startswith("launch: ")][-2:]
+    assert last == [
+        "launch: ended with status 1; the last error was: error: beta is -1",
+        "launch: ended with status 1 after 1 restarts; giving up",
+    ]
 
 
 def test_print_of_the_others():

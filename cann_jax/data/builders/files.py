@@ -27,6 +27,7 @@ _NAMES = {
     ),
 }
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+LONGEST_LINE = 16 << 20  # bytes
 _KINDS = (".parquet", ".jsonl", ".json")
 
 
@@ -157,7 +158,10 @@ def _of_batch(batch: pa.RecordBatch) -> Sequence[dict[str, Any] | BadRow]:
 def _json_lines(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     opener: Callable[..., BinaryIO] = _OPEN.get(PurePosixPath(name.lower()).suffix, open)
     with opener(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST_LINE:  # 1,000 times as long as the file, where that is compressed
+                raise InputError(f"{name}:{number}: the line has over {LONGEST_LINE >> 20} MB; divide it")
             if line.strip():
                 yield number, _object(line)
 

@@ -13,10 +13,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, writes_here, writing
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 from cann_jax.models.config_reader import is_positive
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.files.folder import Index, Reader, Readers, folder_readers, read_json
+from cann_jax.models.files.folder import Index, Reader, Readers, folder_readers
+from cann_jax.models.files.folder_files import check_folder, read_json
 from cann_jax.models.files.weight_names import fused_weights, lora_at
 from cann_jax.models.linear import Lora
 from cann_jax.runtime.placement import fetch
@@ -54,6 +55,7 @@ def open_adapter(folder: Path, readers: Readers, fingerprint: Callable[[], str])
         InputError: The folder holds no adapter, one of an unsupported kind (its field is named), or one of
             another model.
     """
+    check_folder(folder)
     rank, scale = _rank_and_scale(folder / CONFIG)
     layers = _pairs(folder / WEIGHTS)
     for layer, (a, b) in layers.items():
@@ -96,13 +98,13 @@ def _rank_and_scale(path: Path) -> tuple[float, float]:
     config = read_json(path)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InputError(f"{path}: peft_type {kind!r} is not supported; use a LORA adapter")
+        raise InputError(f"{path}: peft_type {shown(kind)} is not supported; use a LORA adapter")
     _refuse(config, path)
     alpha, rank = config.get("lora_alpha"), config.get("r")
     if not (is_positive(rank) and (alpha == 0 or is_positive(alpha))):  # 0 is an adapter scaled by nothing
         raise InputError(
-            f"{path}: r {rank!r} and lora_alpha {alpha!r}; r must be above 0, and lora_alpha at least 0; "
-            "copy it again"
+            f"{path}: r {shown(rank)} and lora_alpha {shown(alpha)}; r must be above 0, and "
+            "lora_alpha at least 0; copy it again"
         )
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -110,13 +112,17 @@ def _rank_and_scale(path: Path) -> tuple[float, float]:
 def _refuse(config: dict[str, Any], path: Path) -> None:
     """Raise InputError for a field that changes the mathematics and is not implemented."""
     if config.get("bias", "none") != "none":
-        raise InputError(f"{path}: bias {config['bias']!r} is not supported; train with bias 'none'")
+        raise InputError(f"{path}: bias {shown(config['bias'])} is not supported; train with bias 'none'")
     start = config.get("init_lora_weights", True)
     if start not in _STARTS:
-        raise InputError(f"{path}: init_lora_weights {start!r} changes the base; merge it with peft first")
+        raise InputError(
+            f"{path}: init_lora_weights {shown(start)} changes the base; merge it with peft first"
+        )
     for key, value in config.items():
         if key not in _DESCRIBING | _READ and value:
-            raise InputError(f"{path}: {key} {value!r} is not supported; merge the adapter with peft first")
+            raise InputError(
+                f"{path}: {key[:80]} {shown(value)} is not supported; merge the adapter with peft first"
+            )
 
 
 def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:

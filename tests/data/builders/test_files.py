@@ -3,6 +3,7 @@
 import gzip
 import http.server
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cann_jax.data.builders.files import by_part
+from cann_jax.data.builders.files import by_part, rows
 from cann_jax.files.errors import InputError
 from tests.builders import ROOT
+from tests.builders.limits import fault
 from tests.builders.preferences import hh_row, pku_row, prepare, write_lines, write_parquet
 
 
@@ -151,3 +153,13 @@ def test_hub_that_lacks_the_revision(hub, tmp_path):
     assert ended.returncode == 2
     assert "does not list PKU-Alignment/PKU-SafeRLHF-30K at 'nowhere'" in ended.stderr
     assert "give preferences.path a local copy" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_line_without_end(tmp_path):
+    """A few kilobytes of gzip or xz are a line of gigabytes."""
+    for suffix, pack in ((".gz", gzip.compress), (".xz", lzma.compress)):
+        path = tmp_path / f"a.jsonl{suffix}"
+        path.write_bytes(pack(b'{"prompt":"' + bytes([48]) * (20 << 20)))
+        with pytest.raises(InputError, match=r":1: the line has over 16 MB; divide it"):
+            list(rows(path.name, path))
+        assert not fault(lambda path=path: list(rows(path.name, path)))

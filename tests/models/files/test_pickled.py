@@ -248,3 +248,11 @@ def test_truncated(tmp_path, share):
     torch.save({"x": torch.ones(100)}, buffer)
     (tmp_path / "x.bin").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
     assert "truncated" in refused(tmp_path / "x.bin")
+
+
+def test_numbers_and_compression_that_take_the_memory(tmp_path):
+    """The unpickler's memo grows to the index in the file: 16 GB for this one."""
+    data = tensor_pickle().replace(b"}", b"}r\xff\xff\xff\x3f", 1)
+    assert "memo 1073741823 of a pickle of" in refused(archive(tmp_path / "x.bin", data, {"0": bytes(16)}))
+    bomb = archive(tmp_path / "x.bin", bytes(100 << 20), {}, compression=zipfile.ZIP_DEFLATED)
+    assert "is compressed" in refused(bomb) and bomb.stat().st_size < 1 << 20

@@ -1,0 +1,76 @@
+"""Tables that a few kilobytes make gigabytes of, or that end a parser: one line, soon, in little memory."""
+
+import gzip
+import io
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz
+from cann_jax.files.errors import InputError
+from tests.builders.limits import fault
+
+MANY = 100 << 20  # bytes that a refused file stands for: over the 64 MB that any may become
+
+
+def read(path) -> object:
+    suffix = format_of(str(path))
+    return read_npz(str(path)) if suffix == ".npz" else read_arrow(str(path), suffix, KeyColumns((), ()))
+
+
+def parquet(rows: int) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"reward": np.zeros(rows, "f4"), "safe": np.zeros(rows, "f4")}), sink)
+    return sink.getvalue()
+
+
+def npz(size: int, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """One array that says it has so many bytes; where it is not compressed, it has 64."""
+    sink, header = io.BytesIO(), io.BytesIO()
+    about = {"descr": "<f8", "fortran_order": False, "shape": (size // 8,)}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile(sink, "w", compression) as file:
+        file.writestr("reward.npy", header.getvalue() + bytes(size if compression else 64))
+    return sink.getvalue()
+
+
+FILES = {
+    "a.csv.gz": (
+        lambda: gzip.compress(b"a,b\n" + bytes([48]) * MANY, 1),
+        "become 64 MB or more, over",
+    ),
+    "a.parquet": (lambda: parquet(MANY // 16), "become 100 MB or more, over 100 times"),
+    "a.npz": (lambda: npz(MANY), "become 100 MB or more, over 100 times"),
+    "claims.npz": (lambda: npz(2**40, zipfile.ZIP_STORED), "not a readable npz table"),
+    "a.jsonl": (lambda: b'{"a":' + b"[" * 300_000 + b"]" * 300_000 + b"}\n", "line 1 is not JSON"),
+    "open.jsonl": (lambda: b'{"a":1}\n' + b'{"a":' * 300_000, "line 2 is not JSON"),
+    "a.json": (lambda: b"[" * 300_000, "not a readable json table"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_refused(name, tmp_path):
+    content, said = FILES[name]
+    path = tmp_path / name
+    path.write_bytes(content())
+    with pytest.raises(InputError, match=said):
+        read(path)
+    assert not fault(read, path)
+
+
+def test_what_may_become_much_larger_is_read(tmp_path):
+    """Labels are two or three bits in Parquet, and eight bytes as numbers."""
+    rng = np.random.default_rng(0)
+    labels = {name: rng.integers(0, 2, 400_000).astype("f4") for name in ("reward", "safe")}
+    pq.write_table(pa.table(labels), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet").num_rows == 400_000
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000))
+    assert read(tmp_path / "a.csv.gz").num_rows == 100_000
+
+
+def test_brackets_in_a_text_are_no_nesting(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt":"' + b"[{" * 5000 + b'","reward":1}\n' * 1)
+    assert read(tmp_path / "a.jsonl").num_rows == 1

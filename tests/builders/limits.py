@@ -1,0 +1,35 @@
+"""What a refusal may take: less than a second of processor time and 200 MB, and one line."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cann_jax.files.errors import InputError
+
+SECONDS, BYTES = 1, 200 << 20
+
+
+def resident(kind: str) -> int:
+    """The process's memory, bytes: VmRSS is what it has, and VmHWM the most since that was last forgotten."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(kind))
+
+
+def fault(function: Callable[..., Any], *arguments: Any) -> str:
+    """What is wrong with how a function ends; empty if it returns, or refuses in one line soon enough."""
+    Path("/proc/self/clear_refs").write_text("5")  # forgets VmHWM
+    before, begun, said = resident("VmRSS"), time.process_time(), ""
+    try:
+        function(*arguments)
+    except InputError as error:
+        said = str(error)
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    seconds, grown = time.process_time() - begun, resident("VmHWM") - before
+    long = "\n" in said or len(said) > 900
+    return (
+        f"{seconds:.1f} s, {grown >> 20} MB: {said[:999]}"
+        if long or seconds > SECONDS or grown > BYTES
+        else ""
+    )
