@@ -29,12 +29,18 @@ STEPS = 1_000_000  # where the data are not here to count them: more than any wa
 
 
 def print_dry_run(
-    out: Console, run: ModelRun[Any], lines: Iterable[str], trace: Callable[[], Mapping[str, Any]]
+    out: Console,
+    run: ModelRun[Any],
+    lines: Iterable[str],
+    trace: Callable[[], Mapping[str, Any]],
+    *,
+    opened: bool,
 ) -> None:
     """Print the lines, and then the memory of the programs that ``trace`` returns.
 
     Raises:
-        ResourceError: A program needs more than a device has.
+        ResourceError: A program needs more than a device has, and the run is meant for these devices: its
+            model is ``opened``. Otherwise a line says so.
     """
     for line in lines:
         out.print(line)
@@ -45,10 +51,13 @@ def print_dry_run(
     largest = max(needs, key=lambda name: needs[name].together)
     needed = needs[largest].together
     if own is not None and needed > own:
-        raise ResourceError(
+        too_large = (
             f"{largest} needs {needed / MIB:,.0f} MiB of a device, which has {own / MIB:,.0f}; "
             "--device NAME proposes settings that fit (docs/pods.md)"
         )
+        if opened:
+            raise ResourceError(too_large)
+        out.print(f"! here {too_large}")
 
 
 def shape_of_model(run: ModelRun[Any], model_config: str | None, out: Console) -> DecoderConfig:

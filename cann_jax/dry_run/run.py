@@ -62,7 +62,7 @@ def dry_run(run: Run, stages: Pipeline, model_config: str | None = None) -> None
     sampled = sampling_extent(run.config, data)
     lines += [_sampling_line(run, sampled), *map(_training_line, planned)]
     lines += plan_lines(run, stages, opened=opened)
-    print_dry_run(out, run, lines, lambda: _programs(run, shape, sampled, planned, opened))
+    print_dry_run(out, run, lines, lambda: _programs(run, shape, sampled, planned, opened), opened=opened)
 
 
 def _planned(run: Run, name: str, training: Training, data: KnownData) -> _Planned:

@@ -27,7 +27,11 @@ def dry_run_score_model(run: ScoreModelRun, model_config: str | None = None) -> 
     sizes = bound if data is None else data.largest()
     lines = (*_lines(config, data), *plan_lines(run, run.pipeline, opened=data is not None))
     print_dry_run(
-        out, run, lines, lambda: {"training step": trace_score_training(config, shape, *sizes, steps)}
+        out,
+        run,
+        lines,
+        lambda: {"training step": trace_score_training(config, shape, *sizes, steps)},
+        opened=model_config is None,
     )
 
 

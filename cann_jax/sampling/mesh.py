@@ -31,18 +31,8 @@ class Batch(NamedTuple):
 
 @contextlib.contextmanager
 def on_sampling_mesh(weights: Any, shape: DecoderConfig, batch: Batch) -> Iterator[None]:
-    """Compute on the mesh for sampling, where it is another than the current one, and say which it is.
-
-    Raises:
-        ResourceError: No device can hold its part of the batch. XLA would end the process on a CPU.
-    """
+    """Compute on the mesh for sampling, where it is another than the current one, and say which it is."""
     own, memory = current_mesh(), memory_of(_device())
-    needed = batch_bytes(weights, shape, batch, axis_size("batch"), axis_size("kv_heads"))
-    if memory is not None and needed > memory:
-        raise ResourceError(
-            f"{batch.prompts} × {batch.responses} responses need {needed / 1e9:,.1f} GB of a device, "
-            f"which has {memory / 1e9:,.1f}; {smaller_batch(weights, shape, batch)}"
-        )
     shared = None if own is None or memory is None else sharing(weights, shape, batch, own.size, memory)
     if own is None or shared is None:
         yield
@@ -52,6 +42,21 @@ def on_sampling_mesh(weights: Any, shape: DecoderConfig, batch: Batch) -> Iterat
     # The same order of devices, so that arrays can go from one mesh to the other.
     with on_mesh(Mesh(own.devices.reshape(copies, 1, shared), AXES, axis_types=own.axis_types)):
         yield
+
+
+def check_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> None:
+    """Check that a device can hold its part of the batch; on a CPU, XLA would end the process.
+
+    Raises:
+        ResourceError: It cannot; the message says which batch can.
+    """
+    memory = memory_of(_device())
+    needed = batch_bytes(weights, shape, batch, axis_size("batch"), axis_size("kv_heads"))
+    if memory is not None and needed > memory:
+        raise ResourceError(
+            f"{batch.prompts} × {batch.responses} responses need {needed / 1e9:,.1f} GB of a device, "
+            f"which has {memory / 1e9:,.1f}; {smaller_batch(weights, shape, batch)}"
+        )
 
 
 def _device() -> jax.Device:

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from cann_jax.command_line.errors import run_command
-from cann_jax.files.errors import InfeasibleError, InputError
+from cann_jax.files.errors import InfeasibleError, InputError, ResourceError
 
 
-@pytest.mark.parametrize("error, status", [(InputError, 2), (InfeasibleError, 3)])
+@pytest.mark.parametrize("error, status", [(InputError, 2), (ResourceError, 3), (InfeasibleError, 4)])
 def test_run_command_prints_one_line(capsys, error, status):
     def main(argv):
         raise error("fix\nthis")
