@@ -84,9 +84,8 @@ def fit(
                 checkpoints.save(state, last=last, loss=heldout.get("heldout_loss"))
                 if stopping:
                     raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
-            _check_finite(
-                pace, (float(fetch(jax.jit(optax.tree.norm)(state.weights))),), pace.steps, checkpoints
-            )
+            norm = fetch(jax.jit(optax.tree.norm)(state.weights))
+            _check_finite(pace, (float(norm),), pace.steps, checkpoints)
             if best:
                 state = _best_state(pace, state, checkpoints)
             if watch is not None:

@@ -120,9 +120,8 @@ def _solve_path(table: Table, settings: Lanes, start: np.ndarray, way: _Way) -> 
         rows = np.minimum(np.arange(begin, begin + size), count - 1)
         chunk = jax.tree.map(lambda setting, rows=rows: setting[rows], settings)
         path, solutions = _solve_chunk(table, chunk, np.arange(begin, begin + size) < count, path, way)
-        path = jax.device_get(
-            path
-        )  # with arrays of a device for the host's of the first call, it compiled twice
+        # With arrays of a device for the host's of the first call, it compiled twice.
+        path = jax.device_get(path)
         found.append(solutions)
     return cast(DualSolution, jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found))
 

@@ -65,9 +65,8 @@ class _Header:
 
     def skip_tensor(self) -> None:
         self.skip_text()
-        self.skip(
-            8 * self.count(DIMENSIONS, "dimensions of a tensor", "I") + 4 + 8
-        )  # its type and place follow
+        dimensions = self.count(DIMENSIONS, "dimensions of a tensor", "I")
+        self.skip(8 * dimensions + 4 + 8)  # its type and place follow
 
 
 def check_header(path: Path) -> None:
