@@ -1,6 +1,7 @@
 """Which settings the stages really read, noted while they run."""
 
 import dataclasses
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ class Recorder:
         def watched(settings: Any, name: str) -> Any:
             value = object.__getattribute__(settings, name)
             key = self._keys.get(id(settings)) if self._stage is not None else None
-            if key is not None:
+            # A cache whose key is a section compares it with the sections of other stages.
+            if key is not None and sys._getframe(1).f_code.co_name not in ("__eq__", "__hash__"):
                 # vars() reads every field at once.
                 read = value if name == "__dict__" else {name: value}
                 self.reads[self._stage] |= {
