@@ -15,7 +15,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
+from cann_jax.runtime.distributed import agreed, barrier, is_first
 from cann_jax.runtime.placement import shapes_of_parameters
+from cann_jax.training.checkpoint_digests import damage, drop_damaged, write_digests
 from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
@@ -28,13 +30,19 @@ class Checkpoints:
     """The checkpoints of a training: one ``every`` so many steps.
 
     The newest ``keep`` of them are kept, and with ``best`` the one of the least loss that ``save`` was told.
+    Damaged ones are deleted first.
     """
 
     def __init__(self, folder: epath.PathLike, keep: int, every: int, *, best: bool = False):
         self.folder, self.best = _absolute(folder), best
+        self.saving = 0  # steps after which the checkpoint was taken that is being written
         options = _options(keep, every, best)
+        options.async_options = ocp.AsyncOptions(post_finalization_callback=self._before_commit)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if is_first():
+                drop_damaged(self.folder, best=best)
+            barrier("checkpoints looked through")
             self.manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
             )
@@ -57,11 +65,20 @@ class Checkpoints:
         known = loss is not None and math.isfinite(loss)
         metrics = {LOSS: loss if known else None} if self.best else None
         with writing(self.folder):
+            self.manager.wait_until_finished()
+            self.saving = int(state.step)
             self.manager.save(
-                int(state.step), args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
+                self.saving, args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
             )
             if last:
                 self.manager.wait_until_finished()
+
+    def _before_commit(self) -> None:
+        """Add the digests, in Orbax's thread of the process that commits."""
+        unfinished = self.folder.glob(f"{self.saving}.orbax-checkpoint-tmp*")
+        for folder in (self.folder / str(self.saving), *unfinished):  # object stores have no temporary names
+            if folder.exists():
+                write_digests(folder)
 
     def drop(self, step: int) -> int | None:
         """Delete the checkpoint after ``step`` steps, if there is one, and return the newest that stays."""
@@ -90,10 +107,20 @@ class Checkpoints:
             return None
         folder = self.folder / str(step)
         with _restoring(folder):
+            _check_whole(folder)
             _check_saved(like, self.manager.item_metadata(step), self.folder)
             saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
         state: TrainState = _like(like, saved, folder)
         return state
+
+
+def _check_whole(folder: epath.Path) -> None:
+    """Check a checkpoint on process 0, for all."""
+    found = damage(folder) if is_first() else None
+    if agreed([found is not None])[0]:
+        raise InputError(
+            f"{folder} is damaged ({found or 'see process 0'}); start again to go on from one before it"
+        )
 
 
 def _options(keep: int, every: int, best: bool) -> ocp.CheckpointManagerOptions:
@@ -218,6 +245,9 @@ def _restoring(folder: epath.Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        # What TensorStore cannot read, Orbax raises as a plain Exception; a shortage of memory passes.
+        if not isinstance(error, ValueError | KeyError | OSError) and type(error) is not Exception:
+            raise
+        reason = str(error).partition("\n")[0].partition(". See full")[0]
         raise InputError(f"{folder} cannot be restored ({reason}); delete it and start again") from None

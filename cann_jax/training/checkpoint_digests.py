@@ -1,0 +1,83 @@
+"""Digests of a checkpoint's files: whether a training that goes on may trust it.
+
+Orbax notices what it cannot parse; a flipped byte of a small array it restores as another number.
+"""
+
+from etils import epath
+
+from cann_jax.files.atomic import read_json, write_json
+from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import files_below, fingerprints
+from cann_jax.files.paths import is_remote
+
+DIGESTS = "digests.json"
+# Orbax writes these last, as the commit; the first with its time.
+METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
+
+
+def write_digests(checkpoint: epath.Path) -> None:
+    """Write the digest of every file of a checkpoint that is about to be committed."""
+    write_json(checkpoint / DIGESTS, _digests(checkpoint))
+
+
+def damage(checkpoint: epath.Path) -> str | None:
+    """Return which file of a checkpoint is not as it was written, and how; None where all are."""
+    for name in (DIGESTS, METADATA):
+        if not (checkpoint / name).exists():
+            return f"{name} is missing"
+    try:
+        recorded = read_json(checkpoint / DIGESTS)
+        read_json(checkpoint / METADATA)
+    except InputError as error:
+        return str(error).partition(";")[0]
+    present = _digests(checkpoint)
+    if not isinstance(recorded, dict) or recorded == present:
+        return None if recorded == present else f"{DIGESTS} is corrupt"
+    name = min(name for name, _ in recorded.items() ^ present.items())
+    if name not in present:
+        return f"{name} is missing"
+    return f"{name} was {'altered' if name in recorded else 'added'}"
+
+
+def drop_damaged(folder: epath.Path, *, best: bool) -> None:
+    """Delete damaged checkpoints newer than the one to go on from, and say which they were.
+
+    With ``best``, any of them may be the one that is kept in the end: all from a damaged one on are deleted,
+    and the training makes them again.
+
+    Raises:
+        InputError: None is left to go on from; nothing is deleted.
+    """
+    steps = sorted((int(child.name) for child in folder.iterdir() if _is_committed(child)), reverse=True)
+    damaged: dict[int, str] = {}
+    for step in steps:
+        if found := damage(folder / str(step)):
+            damaged[step] = found
+        elif not best:
+            break
+    if not damaged:
+        return
+    said = "; ".join(f"that after step {step}: {found}" for step, found in damaged.items())
+    whole = (
+        [step for step in steps if step < min(damaged)]
+        if best
+        else [step for step in steps if step not in damaged]
+    )
+    if not whole:
+        raise InputError(
+            f"{folder}: no checkpoint is left to go on from, because of damaged ones ({said}); delete the "
+            "folder to train from the start"
+        )
+    print(f"{folder}: damaged checkpoint deleted ({said}); going on after step {whole[0]}", flush=True)
+    for step in steps:
+        if step > whole[0]:
+            (folder / str(step)).rmtree()
+
+
+def _digests(checkpoint: epath.Path) -> dict[str, str]:
+    return fingerprints(checkpoint, set(files_below(checkpoint)) - {DIGESTS, METADATA, COMMITTED})
+
+
+def _is_committed(path: epath.Path) -> bool:
+    """Return whether a path is a checkpoint; in object stores, unfinished ones have final names too."""
+    return path.name.isdecimal() and (not is_remote(path) or (path / COMMITTED).exists())
