@@ -137,6 +137,17 @@ def commit(folder: epath.PathLike, expected: Record, writes: Iterable[str]) -> N
     write_json(folder / MANIFEST, {**expected, OUTPUTS: outputs})
 
 
+def committed(folder: epath.PathLike) -> Record:
+    """Return what a finished stage's manifest records of its settings and inputs.
+
+    Raises:
+        InputError: The manifest is corrupt.
+    """
+    made = _read(epath.Path(folder) / MANIFEST)
+    del made[OUTPUTS]
+    return made
+
+
 def commit_fingerprint(folder: epath.PathLike) -> str | None:
     """Return the fingerprint of a stage's commit, times of change left out; None where it has none."""
     path = epath.Path(folder) / MANIFEST
