@@ -15,25 +15,33 @@ DIGESTS = "digests.json"
 METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 
-def write_digests(checkpoint: epath.Path) -> None:
-    """Write the digest of every file of a checkpoint that is about to be committed."""
-    write_json(checkpoint / DIGESTS, _digests(checkpoint))
+def write_digests(checkpoint: epath.Path, rows: str) -> None:
+    """Write the digest of every file of a checkpoint that is about to be committed, and that of ``rows``."""
+    write_json(checkpoint / DIGESTS, {"files": _digests(checkpoint), "rows": rows})
+
+
+def rows_digest(checkpoint: epath.Path) -> str:
+    """Return the digest of the rows of metrics up to a checkpoint that is whole."""
+    return str(read_json(checkpoint / DIGESTS)["rows"])
 
 
 def damage(checkpoint: epath.Path) -> str | None:
     """Return which file of a checkpoint is not as it was written, and how; None where all are."""
-    for name in (DIGESTS, METADATA):
-        if not (checkpoint / name).exists():
-            return f"{name} is missing"
+    if not (checkpoint / DIGESTS).exists():
+        return f"{DIGESTS} is missing, as in those of older versions"
+    if not (checkpoint / METADATA).exists():
+        return f"{METADATA} is missing"
     try:
-        recorded = read_json(checkpoint / DIGESTS)
+        recorded = dict(dict(read_json(checkpoint / DIGESTS))["files"])
         read_json(checkpoint / METADATA)
     except InputError as error:
         return str(error).partition(";")[0]
+    except (KeyError, TypeError, ValueError):
+        return f"{DIGESTS} is corrupt"
     present = _digests(checkpoint)
-    if not isinstance(recorded, dict) or recorded == present:
-        return None if recorded == present else f"{DIGESTS} is corrupt"
-    name = min(name for name, _ in recorded.items() ^ present.items())
+    if recorded == present:
+        return None
+    name = min(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
     if name not in present:
         return f"{name} is missing"
     return f"{name} was {'altered' if name in recorded else 'added'}"

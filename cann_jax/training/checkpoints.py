@@ -17,7 +17,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
 from cann_jax.runtime.distributed import agreed, barrier, is_first
 from cann_jax.runtime.placement import shapes_of_parameters
-from cann_jax.training.checkpoint_digests import damage, drop_damaged, write_digests
+from cann_jax.training.checkpoint_digests import damage, drop_damaged, rows_digest, write_digests
 from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
@@ -35,7 +35,7 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, keep: int, every: int, *, best: bool = False):
         self.folder, self.best = _absolute(folder), best
-        self.saving = 0  # steps after which the checkpoint was taken that is being written
+        self.saving, self.rows = 0, ""  # steps and digest of the metrics of the checkpoint being written
         options = _options(keep, every, best)
         options.async_options = ocp.AsyncOptions(post_finalization_callback=self._before_commit)
         with writing(self.folder):
@@ -54,10 +54,13 @@ class Checkpoints:
         with writing(self.folder):
             self.manager.close()
 
-    def save(self, state: TrainState, *, last: bool = False, loss: float | None = None) -> None:
+    def save(
+        self, state: TrainState, *, last: bool = False, loss: float | None = None, rows: str = ""
+    ) -> None:
         """Save the state if it is due, or in any case if it is the ``last``.
 
-        ``loss`` is what the ``best`` has the least of; None where it is not known.
+        ``loss`` is what the ``best`` has the least of; None where it is not known. ``rows`` is the digest of
+        the metrics up to here.
 
         Raises:
             InputError: This save or an earlier one failed.
@@ -66,7 +69,7 @@ class Checkpoints:
         metrics = {LOSS: loss if known else None} if self.best else None
         with writing(self.folder):
             self.manager.wait_until_finished()
-            self.saving = int(state.step)
+            self.saving, self.rows = int(state.step), rows
             self.manager.save(
                 self.saving, args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
             )
@@ -78,7 +81,7 @@ class Checkpoints:
         unfinished = self.folder.glob(f"{self.saving}.orbax-checkpoint-tmp*")
         for folder in (self.folder / str(self.saving), *unfinished):  # object stores have no temporary names
             if folder.exists():
-                write_digests(folder)
+                write_digests(folder, self.rows)
 
     def drop(self, step: int) -> int | None:
         """Delete the checkpoint after ``step`` steps, if there is one, and return the newest that stays."""
@@ -91,6 +94,10 @@ class Checkpoints:
     def best_step(self) -> int:
         """Return the number of steps of the best checkpoint."""
         return int(self.manager.best_step())
+
+    def rows_of(self, step: int) -> str:
+        """Return the ``rows`` that ``save`` was told after ``step`` steps."""
+        return rows_digest(self.folder / str(step))
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState | None:
         """Restore a checkpoint onto the current mesh, whatever mesh and processes saved it.

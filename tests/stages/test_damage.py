@@ -117,11 +117,14 @@ def test_what_a_killed_run_left_is_not_trusted_where_it_was_damaged(finished, co
         flip(folder / name)
     newest = folder / "align/checkpoints/5"
     flip(max(files_of(newest), key=lambda path: path.stat().st_size))
+    rows = folder / "align/metrics.jsonl"
+    rows.write_text(rows.read_text().replace('loss": 0.', 'loss": 1.', 1))
     said = again("--stages", "sample,score,dual,align")
     for name in damaged:
         assert f"{folder / name} or its .sha256 was altered or cut off; it is made again" in said
     assert said.count("it is made again") == len(damaged)
     assert "damaged checkpoint deleted (that after step 5: " in said and "align: resumed after step 4" in said
+    assert "metrics.jsonl was damaged: of 4 steps, the rows of 0 are lost and those of others may" in said
     duals = [json.loads((run / "dual/dual.json").read_text()) for run in (folder, finished / "runs/tiny")]
     assert duals[0]["multipliers"] == duals[1]["multipliers"]
     ours, theirs = (saved_weights(run / "align/weights") for run in (folder, finished / "runs/tiny"))

@@ -83,9 +83,13 @@ def test_numbered_checkpoints_are_refused(projections, tmp_path):
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder, keep=1, every=1) as checkpoints:
         checkpoints.manager.save(2, args=ocp.args.StandardSave(numbered))
-        checkpoints.manager.wait_until_finished()
-        with pytest.raises(InputError, match=f"/checkpoints {OLD.format(folder=tmp_path)}"):
-            checkpoints.restore(state)
+    with (
+        pytest.raises(
+            InputError, match=r"no checkpoint is left .*digests.json is missing.*delete the folder"
+        ),
+        Checkpoints(folder, keep=1, every=1),
+    ):
+        pass
 
 
 def state_after(step: int) -> TrainState:
@@ -158,7 +162,7 @@ def test_where_none_is_whole_nothing_is_deleted(copy):
     for step in "123":
         (copy / step / "digests.json").unlink()
     with pytest.raises(
-        InputError, match=r"step 3: digests.json is missing; .* train from the start$"
+        InputError, match=r"step 3: digests.json is missing.* train from the start$"
     ) as caught:
         restored(copy)
     assert "\n" not in str(caught.value) and len(list(copy.iterdir())) == 3
