@@ -5,46 +5,34 @@ Orbax notices what it cannot parse; a flipped byte of a small array it restores 
 
 from etils import epath
 
-from cann_jax.files.atomic import read_json, write_json
+from cann_jax.files.atomic import read_json
+from cann_jax.files.digests import DIGESTS, damage, write_digests
 from cann_jax.files.errors import InputError
-from cann_jax.files.hashes import files_below, fingerprints
 from cann_jax.files.paths import is_remote
 
-DIGESTS = "digests.json"
 # Orbax writes these last, as the commit; the first with its time.
 METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 
-def write_digests(checkpoint: epath.Path, rows: str) -> None:
-    """Write the digest of every file of a checkpoint that is about to be committed, and that of ``rows``."""
-    write_json(checkpoint / DIGESTS, {"files": _digests(checkpoint), "rows": rows})
+def seal(checkpoint: epath.Path, rows: str) -> None:
+    """Write the digests of a checkpoint that is about to be committed, and that of the metrics up to it."""
+    write_digests(checkpoint, (METADATA,), rows=rows)
 
 
 def rows_digest(checkpoint: epath.Path) -> str:
-    """Return the digest of the rows of metrics up to a checkpoint that is whole."""
+    """Return the digest of the metrics up to a checkpoint that is whole."""
     return str(read_json(checkpoint / DIGESTS)["rows"])
 
 
-def damage(checkpoint: epath.Path) -> str | None:
+def broken(checkpoint: epath.Path) -> str | None:
     """Return which file of a checkpoint is not as it was written, and how; None where all are."""
     if not (checkpoint / DIGESTS).exists():
         return f"{DIGESTS} is missing, as in those of older versions"
-    if not (checkpoint / METADATA).exists():
-        return f"{METADATA} is missing"
     try:
-        recorded = dict(dict(read_json(checkpoint / DIGESTS))["files"])
         read_json(checkpoint / METADATA)
     except InputError as error:
         return str(error).partition(";")[0]
-    except (KeyError, TypeError, ValueError):
-        return f"{DIGESTS} is corrupt"
-    present = _digests(checkpoint)
-    if recorded == present:
-        return None
-    name = min(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
-    if name not in present:
-        return f"{name} is missing"
-    return f"{name} was {'altered' if name in recorded else 'added'}"
+    return damage(checkpoint)
 
 
 def drop_damaged(folder: epath.Path, *, best: bool) -> None:
@@ -59,7 +47,7 @@ def drop_damaged(folder: epath.Path, *, best: bool) -> None:
     steps = sorted((int(child.name) for child in folder.iterdir() if _is_committed(child)), reverse=True)
     damaged: dict[int, str] = {}
     for step in steps:
-        if found := damage(folder / str(step)):
+        if found := broken(folder / str(step)):
             damaged[step] = found
         elif not best:
             break
@@ -80,10 +68,6 @@ def drop_damaged(folder: epath.Path, *, best: bool) -> None:
     for step in steps:
         if step > whole[0]:
             (folder / str(step)).rmtree()
-
-
-def _digests(checkpoint: epath.Path) -> dict[str, str]:
-    return fingerprints(checkpoint, set(files_below(checkpoint)) - {DIGESTS, METADATA, COMMITTED})
 
 
 def _is_committed(path: epath.Path) -> bool:

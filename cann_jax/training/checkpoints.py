@@ -17,7 +17,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
 from cann_jax.runtime.distributed import agreed, barrier, is_first
 from cann_jax.runtime.placement import shapes_of_parameters
-from cann_jax.training.checkpoint_digests import damage, drop_damaged, rows_digest, write_digests
+from cann_jax.training.checkpoint_digests import broken, drop_damaged, rows_digest, seal
 from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
@@ -81,7 +81,7 @@ class Checkpoints:
         unfinished = self.folder.glob(f"{self.saving}.orbax-checkpoint-tmp*")
         for folder in (self.folder / str(self.saving), *unfinished):  # object stores have no temporary names
             if folder.exists():
-                write_digests(folder, self.rows)
+                seal(folder, self.rows)
 
     def drop(self, step: int) -> int | None:
         """Delete the checkpoint after ``step`` steps, if there is one, and return the newest that stays."""
@@ -123,7 +123,7 @@ class Checkpoints:
 
 def _check_whole(folder: epath.Path) -> None:
     """Check a checkpoint on process 0, for all."""
-    found = damage(folder) if is_first() else None
+    found = broken(folder) if is_first() else None
     if agreed([found is not None])[0]:
         raise InputError(
             f"{folder} is damaged ({found or 'see process 0'}); start again to go on from one before it"

@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from cann_jax.files.errors import InputError
-from cann_jax.training.checkpoint_digests import damage
+from cann_jax.training.checkpoint_digests import broken
 from cann_jax.training.checkpoints import Checkpoints, load_weights, save_weights
 from cann_jax.training.step import TrainState, start
 from tests.builders.damage import DAMAGES, damaged
@@ -128,12 +128,12 @@ def test_damage_of_any_file_is_seen(copy):
     for path in paths:
         for kind in DAMAGES:
             with damaged(path, kind):
-                found = damage(checkpoint)
+                found = broken(checkpoint)
                 # The commit's file says nothing, and the other of Orbax's own only when.
                 own = path.parent.name == "3" and path.name in ("commit_success.txt", "_CHECKPOINT_METADATA")
                 assert own or (found and (path.name in found or path.name == "digests.json")), (path, kind)
                 seen += bool(found)
-    assert seen > 30 and damage(checkpoint) is None
+    assert seen > 30 and broken(checkpoint) is None
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
