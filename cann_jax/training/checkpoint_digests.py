@@ -3,6 +3,8 @@
 Orbax notices what it cannot parse; a flipped byte of a small array it restores as another number.
 """
 
+from typing import TypedDict
+
 from etils import epath
 
 from cann_jax.files.atomic import read_json
@@ -14,9 +16,19 @@ from cann_jax.files.paths import is_remote
 METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 
-def seal(checkpoint: epath.Path, rows: str) -> None:
-    """Write the digests of a checkpoint that is about to be committed, and that of the metrics up to it."""
-    write_digests(checkpoint, (METADATA,), rows=rows)
+class Loss(TypedDict):
+    """The loss of a checkpoint; None where it is not known."""
+
+    step: int
+    heldout_loss: float | None
+
+
+def seal(checkpoint: epath.Path, rows: str, best: Loss | None) -> None:
+    """Write the digests of a checkpoint that is about to be committed.
+
+    ``rows`` is that of the metrics up to it, ``best`` the best checkpoint before it, where one is kept.
+    """
+    write_digests(checkpoint, (METADATA,), rows=rows, best=best)
 
 
 def rows_digest(checkpoint: epath.Path) -> str:
@@ -35,39 +47,44 @@ def broken(checkpoint: epath.Path) -> str | None:
     return damage(checkpoint)
 
 
-def drop_damaged(folder: epath.Path, *, best: bool) -> None:
-    """Delete damaged checkpoints newer than the one to go on from, and say which they were.
+def drop_damaged(folder: epath.Path) -> None:
+    """Delete damaged checkpoints and what follows the one to go on from, and say so.
 
-    With ``best``, any of them may be the one that is kept in the end: all from a damaged one on are deleted,
-    and the training makes them again.
+    It is the newest that is whole and whose best predecessor is. A best one that is lost is thus made again.
 
     Raises:
         InputError: None is left to go on from; nothing is deleted.
     """
     steps = sorted((int(child.name) for child in folder.iterdir() if _is_committed(child)), reverse=True)
-    damaged: dict[int, str] = {}
-    for step in steps:
-        if found := broken(folder / str(step)):
-            damaged[step] = found
-        elif not best:
-            break
-    if not damaged:
+    found = {step: broken(folder / str(step)) for step in steps}
+    whole = [step for step in steps if found[step] is None]
+    chosen = next((step for step in whole if _needed(folder / str(step)) in (None, *whole)), None)
+    if whole == steps and chosen == max(steps, default=None):
         return
-    said = "; ".join(f"that after step {step}: {found}" for step, found in damaged.items())
-    whole = (
-        [step for step in steps if step < min(damaged)]
-        if best
-        else [step for step in steps if step not in damaged]
-    )
-    if not whole:
+    said = "; ".join(f"that after step {step}: {what}" for step, what in found.items() if what)
+    said = said or "the best one is missing"
+    if chosen is None:
         raise InputError(
             f"{folder}: no checkpoint is left to go on from, because of damaged ones ({said}); delete the "
             "folder to train from the start"
         )
-    print(f"{folder}: damaged checkpoint deleted ({said}); going on after step {whole[0]}", flush=True)
+    print(f"{folder}: damaged checkpoint deleted ({said}); going on after step {chosen}", flush=True)
     for step in steps:
-        if step > whole[0]:
+        if step > chosen or step not in whole:
             (folder / str(step)).rmtree()
+
+
+def _needed(checkpoint: epath.Path) -> int | None:
+    """Return the steps of the best checkpoint before this one; None where there is none, or this is better.
+
+    Orbax deletes a best one after it was surpassed, and may have been killed in the middle of that.
+    """
+    best: Loss | None = read_json(checkpoint / DIGESTS)["best"]
+    if best is None:
+        return None
+    own, known = (value["heldout_loss"] for value in (read_json(checkpoint / "metrics/metrics"), best))
+    surpassed = known is None or (own is not None and own <= known)
+    return None if surpassed else int(best["step"])
 
 
 def _is_committed(path: epath.Path) -> bool:

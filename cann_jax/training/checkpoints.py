@@ -17,7 +17,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
 from cann_jax.runtime.distributed import agreed, barrier, is_first
 from cann_jax.runtime.placement import shapes_of_parameters
-from cann_jax.training.checkpoint_digests import broken, drop_damaged, rows_digest, seal
+from cann_jax.training.checkpoint_digests import Loss, broken, drop_damaged, rows_digest, seal
 from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
@@ -35,13 +35,15 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, keep: int, every: int, *, best: bool = False):
         self.folder, self.best = _absolute(folder), best
-        self.saving, self.rows = 0, ""  # steps and digest of the metrics of the checkpoint being written
+        # Of the checkpoint being written: steps, digest of the metrics, and the best one before it.
+        self.saving, self.rows = 0, ""
+        self.before: Loss | None = None
         options = _options(keep, every, best)
         options.async_options = ocp.AsyncOptions(post_finalization_callback=self._before_commit)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if is_first():
-                drop_damaged(self.folder, best=best)
+                drop_damaged(self.folder)
             barrier("checkpoints looked through")
             self.manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
@@ -69,7 +71,7 @@ class Checkpoints:
         metrics = {LOSS: loss if known else None} if self.best else None
         with writing(self.folder):
             self.manager.wait_until_finished()
-            self.saving, self.rows = int(state.step), rows
+            self.saving, self.rows, self.before = int(state.step), rows, self._best()
             self.manager.save(
                 self.saving, args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
             )
@@ -81,7 +83,7 @@ class Checkpoints:
         unfinished = self.folder.glob(f"{self.saving}.orbax-checkpoint-tmp*")
         for folder in (self.folder / str(self.saving), *unfinished):  # object stores have no temporary names
             if folder.exists():
-                seal(folder, self.rows)
+                seal(folder, self.rows, self.before)
 
     def drop(self, step: int) -> int | None:
         """Delete the checkpoint after ``step`` steps, if there is one, and return the newest that stays."""
@@ -90,6 +92,10 @@ class Checkpoints:
             self.manager.delete(step)
         newest: int | None = self.manager.latest_step()
         return newest
+
+    def _best(self) -> Loss | None:
+        step = self.manager.best_step() if self.best else None
+        return None if step is None else {"step": step, LOSS: self.manager.metrics(step)[LOSS]}
 
     def best_step(self) -> int:
         """Return the number of steps of the best checkpoint."""
@@ -109,14 +115,15 @@ class Checkpoints:
             InputError: The checkpoint cannot be read, is of another model or of the old layout, or an array
                 was restored onto another sharding.
         """
-        step = self.manager.latest_step() if step is None else step
-        if step is None:
+        found = self.manager.latest_step() if step is None else step
+        if found is None:
             return None
-        folder = self.folder / str(step)
+        folder = self.folder / str(found)
         with _restoring(folder):
-            _check_whole(folder)
-            _check_saved(like, self.manager.item_metadata(step), self.folder)
-            saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
+            if step is not None:  # the newest was checked when the folder was opened
+                _check_whole(folder)
+            _check_saved(like, self.manager.item_metadata(found), self.folder)
+            saved = self.manager.restore(found, args=ocp.args.StandardRestore(_target(like)))
         state: TrainState = _like(like, saved, folder)
         return state
 

@@ -158,6 +158,14 @@ def test_what_follows_a_damaged_best_is_made_again(copy, capsys):
     assert sorted(path.name for path in copy.iterdir()) == ["1"]
 
 
+def test_what_was_being_deleted_is_not_missed(copy, capsys):
+    """Killed while Orbax deleted the checkpoint that the second surpassed."""
+    shutil.rmtree(copy / "1/default")
+    assert restored(copy, best=True) == 3
+    assert "that after step 1: default/" in capsys.readouterr().out
+    assert sorted(path.name for path in copy.iterdir()) == ["2", "3"]
+
+
 def test_where_none_is_whole_nothing_is_deleted(copy):
     for step in "123":
         (copy / step / "digests.json").unlink()
