@@ -221,7 +221,7 @@ def run_part(
     own: Mapping[str, Any],
     writes: Iterable[str],
 ) -> Iterator[epath.Path | None]:
-    """Enter one part of a stage ``in_parts``: its folder, committed on the way out; None where it is fresh.
+    """Enter one part of a stage: its folder, committed on the way out; None where it is fresh.
 
     Args:
         run: The run.
