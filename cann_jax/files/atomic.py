@@ -78,7 +78,7 @@ def is_whole(path: epath.PathLike) -> bool:
     path, recorded = epath.Path(path), epath.Path(f"{path}{DIGEST}")
     if not path.exists():
         return False
-    whole = recorded.exists() and recorded.read_bytes() == fingerprint_file(path).encode()
+    whole: bool = recorded.exists() and recorded.read_bytes() == fingerprint_file(path).encode()
     if not whole:
         print(f"{path} or its {DIGEST} was altered or cut off; it is made again", flush=True)
     return whole

@@ -95,7 +95,7 @@ class Checkpoints:
 
     def _best(self) -> Loss | None:
         step = self.manager.best_step() if self.best else None
-        return None if step is None else {"step": step, LOSS: self.manager.metrics(step)[LOSS]}
+        return None if step is None else Loss(step=step, heldout_loss=self.manager.metrics(step)[LOSS])
 
     def best_step(self) -> int:
         """Return the number of steps of the best checkpoint."""

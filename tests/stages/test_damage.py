@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from cann_jax.files.atomic import read_json
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
 from cann_jax.reporting.finished_run import finished_run
-from cann_jax.run.execution import plan
+from cann_jax.run.execution import altered_since, expected_of, plan
 from cann_jax.run.folder import CONFIG
-from cann_jax.run.manifest import MANIFEST, OUTPUTS, flattened
+from cann_jax.run.manifest import MANIFEST, OUTPUTS, flattened, stage_state
 from cann_jax.run.pipeline import NO_SETTINGS
 from cann_jax.run.run import Run
+from cann_jax.run.stages import holding
 from tests.builders import ROOT
 from tests.builders.damage import DAMAGES, changed, damaged
 from tests.builders.runs import saved_weights
@@ -52,38 +54,46 @@ def said_by_report(run: Run) -> str:
     return ", ".join(different)
 
 
-@pytest.mark.parametrize("which", ["finished", "calibrated"])
-def test_each_file_of_a_finished_run(which, request, tmp_path, monkeypatch):
+@pytest.fixture(params=["finished", "calibrated"])
+def run(request, tmp_path, monkeypatch) -> Run:
+    """A finished run in a folder of its own, as its next start sees it."""
     monkeypatch.chdir(ROOT)
-    shutil.copytree(request.getfixturevalue(which), tmp_path, dirs_exist_ok=True)
+    shutil.copytree(request.getfixturevalue(request.param), tmp_path, dirs_exist_ok=True)
     flags = ["--config", str(tmp_path / "tiny.yaml"), "--run_dir", str(tmp_path / "runs")]
-    run = Run(parse_run(flags)[0])
+    return Run(parse_run(flags)[0])
+
+
+def test_each_file_of_a_finished_run(run):
     folder = Path(run.folder)
     assert said_by_plan(run) == said_by_report(run) == ""
-    outputs, unseen = outputs_of(folder), []
-    for path in files_of(folder):
-        name, stage = path.relative_to(folder), path.relative_to(folder).parts[0]
+    outputs = outputs_of(folder)
+    others = [path for path in files_of(folder) if path not in outputs and path.name != MANIFEST]
+    assert len(outputs) > 15 and len(others) > 30
+    for stage in run.stages:
+        expected, writes = expected_of(run, stage), holding(stage.writes, run.config)
+        here = folder / stage.name
+        for path in sorted(path for path in outputs if here in path.parents):
+            line = f"outputs.{path.relative_to(here)} was altered after the stage ended"
+            for kind in DAMAGES:
+                with damaged(path, kind):
+                    state = stage_state(here, expected, writes)
+                    assert state.state == "altered" and state.differences == (line,)
+                    assert altered_since(run, stage) == (line,)
         for kind in DAMAGES:
-            with damaged(path, kind):
-                start, shown = said_by_plan(run), said_by_report(run)
-            assert "\n" not in start + shown
-            if path in outputs:
-                line = f"outputs.{path.relative_to(folder / stage)} was altered after the stage ended"
-                seen = (
-                    f"{stage}: ('{line}" in start and f"stage {stage!r} is stale: {line}; start tr" in shown
-                )
-            elif path.name == MANIFEST and len(name.parts) == 2:
-                # The byte in the middle may be that of a time, where the content is looked at instead.
-                seen = bool(start and shown) or kind == "flipped"
-            elif path.name == CONFIG and len(name.parts) == 1:
-                # The next start writes it again.
-                seen = start == "" and (bool(shown) or kind == "flipped")
-            else:
-                seen = start == shown == ""
-            if not seen:
-                unseen.append((str(name), kind, start, shown))
-    assert not unseen
-    assert len(outputs) > 15
+            with damaged(here / MANIFEST, kind):
+                said = said_by_plan(run), said_by_report(run)
+            # The bit in the middle may be that of a time, where the content is looked at instead.
+            assert all(said) or kind == "flipped"
+            assert not any("\n" in line for line in said)
+    for kind in DAMAGES:
+        with ExitStack() as stack:
+            for path in others:
+                if path != folder / CONFIG:
+                    stack.enter_context(damaged(path, kind))
+            assert said_by_plan(run) == said_by_report(run) == ""
+        with damaged(folder / CONFIG, kind):
+            assert said_by_plan(run) == ""  # the next start writes it again
+            assert said_by_report(run) or kind == "flipped"
 
 
 def flip(path: Path) -> None:
