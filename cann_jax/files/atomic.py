@@ -6,6 +6,7 @@ half a file under the final name. Object stores (gs://) cannot rename, but there
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import mmap
@@ -23,10 +24,11 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from cann_jax.files.errors import InputError, ResourceError
-from cann_jax.files.hashes import as_json
+from cann_jax.files.hashes import as_json, fingerprint_file
 from cann_jax.files.paths import is_remote
 
 PARTIAL = ".partial"
+DIGEST = ".sha256"  # the file beside another that has its digest
 # Whether this process of a run writes a file; set by ``cann_jax.runtime.distributed``.
 writes_here: ContextVar[bool] = ContextVar("writes_here", default=True)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -34,8 +36,10 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _FAILED = {os.strerror(number): number for number in (*_NO_SPACE, errno.EROFS, errno.EACCES, errno.EIO)}
 
 
-def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
+def write_bytes_atomic(path: epath.PathLike, data: bytes, *, digest: bool = False) -> None:
     """Write a file atomically, if this process writes files: readers see the old content or the new.
+
+    With ``digest``, ``is_whole`` tells it from one that was altered or cut off.
 
     Raises:
         ResourceError: The disk is full, or the folder cannot be written; no partial file is left.
@@ -43,6 +47,8 @@ def write_bytes_atomic(path: epath.PathLike, data: bytes) -> None:
     path = epath.Path(path)
     if not writes_here.get():
         return
+    if digest:  # first: a process that is killed in between leaves no file without its digest
+        write_bytes_atomic(f"{path}{DIGEST}", hashlib.sha256(data).hexdigest().encode())
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(path):
@@ -67,11 +73,22 @@ def read_json(path: epath.PathLike) -> Any:
         return json.loads(epath.Path(path).read_bytes())
 
 
-def write_table(path: epath.PathLike, table: pa.Table) -> None:
+def is_whole(path: epath.PathLike) -> bool:
+    """Return whether a file is as ``write_bytes_atomic`` wrote it with its digest; say so where it is not."""
+    path, recorded = epath.Path(path), epath.Path(f"{path}{DIGEST}")
+    if not path.exists():
+        return False
+    whole: bool = recorded.exists() and recorded.read_bytes() == fingerprint_file(path).encode()
+    if not whole:
+        print(f"{path} or its {DIGEST} was altered or cut off; it is made again", flush=True)
+    return whole
+
+
+def write_table(path: epath.PathLike, table: pa.Table, *, digest: bool = False) -> None:
     """Write a Parquet file as ``write_bytes_atomic`` does."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_bytes_atomic(path, sink.getvalue())
+    write_bytes_atomic(path, sink.getvalue(), digest=digest)
 
 
 def read_table(path: epath.PathLike) -> pa.Table:
@@ -80,11 +97,11 @@ def read_table(path: epath.PathLike) -> pa.Table:
         return pq.read_table(pa.BufferReader(epath.Path(path).read_bytes()))
 
 
-def write_array(path: epath.PathLike, array: np.ndarray) -> None:
+def write_array(path: epath.PathLike, array: np.ndarray, *, digest: bool = False) -> None:
     """Write a ``.npy`` file as ``write_bytes_atomic`` does."""
     sink = io.BytesIO()
     np.lib.format.write_array(sink, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False)
-    write_bytes_atomic(path, sink.getvalue())
+    write_bytes_atomic(path, sink.getvalue(), digest=digest)
 
 
 def read_array(path: epath.PathLike) -> np.ndarray:

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
@@ -24,6 +26,22 @@ def fingerprint_file(path: epath.PathLike) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check the path") from None
     return digest.hexdigest()
+
+
+def files_below(folder: epath.Path, prefix: str = "") -> list[str]:
+    """Return the names of all files below the folder, relative to it."""
+    found = []
+    for child in folder.iterdir():
+        name = f"{prefix}{child.name}"
+        found += files_below(child, f"{name}/") if child.is_dir() else [name]
+    return found
+
+
+def fingerprints(folder: epath.Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the fingerprints of files in a folder by name, several read at once."""
+    names = sorted(names)
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(names, threads.map(lambda name: fingerprint_file(folder / name), names), strict=True))
 
 
 def fingerprint_json(value: Any) -> str:

@@ -8,8 +8,10 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.atomic import read_json
 from cann_jax.files.errors import InputError
+from cann_jax.run.execution import altered_since
 from cann_jax.run.folder import CONFIG
-from cann_jax.run.manifest import MANIFEST
+from cann_jax.run.manifest import MANIFEST, MISSING
+from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import Run
 
 REPORTED = ("dual", "align", "evaluate")
@@ -19,7 +21,8 @@ def finished_run(path: str) -> Run:
     """Return the run in a folder, which may have been moved since it ran.
 
     Raises:
-        InputError: The folder does not hold a run of ``train``, or a stage that the report shows is missing.
+        InputError: The folder does not hold a run of ``train``, a stage that the report shows is missing, or
+            a file was altered since the run ended.
     """
     folder = epath.Path(path)
     if not (folder / CONFIG).exists():
@@ -28,11 +31,25 @@ def finished_run(path: str) -> Run:
         config = from_mapping(RunConfig, read_json(folder / CONFIG))
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: is not the configuration of a run of train ({error})") from None
-    for stage in REPORTED:
-        if not (folder / stage / MANIFEST).exists():
+    for name in REPORTED:
+        if not (folder / name / MANIFEST).exists():
             raise InputError(
-                f"{path}: the run is not finished, its stage {stage!r} is missing; "
+                f"{path}: the run is not finished, its stage {name!r} is missing; "
                 "start train again to continue it"
             )
     run = Run(config)
-    return run if run.folder == folder else Run(replace(config, run_dir=str(folder.parent), name=folder.name))
+    if run.folder != folder:
+        run = Run(replace(config, run_dir=str(folder.parent), name=folder.name))
+    for stage in run.stages:
+        if (folder / stage.name / MANIFEST).exists():
+            _check_unaltered(run, stage, path)
+    return run
+
+
+def _check_unaltered(run: Run, stage: Stage, path: str) -> None:
+    """Check a stage's files; large ones that the report does not show may have been deleted."""
+    different = [line for line in altered_since(run, stage) if not line.endswith(MISSING)]
+    if different:
+        raise InputError(
+            f"{path}: stage {stage.name!r} is stale: {different[0]}; start train again to make it anew"
+        )

@@ -17,6 +17,7 @@ from cann_jax.run.manifest import (
     begin,
     commit,
     commit_fingerprint,
+    committed,
     expectation,
     stage_state,
 )
@@ -78,6 +79,23 @@ def expected_of(run: ModelRun[Any], stage: Stage) -> Record:
     for each in inputs_of(stage, run.pipeline, run.config):
         inputs[each.name] = commit_fingerprint(run.folder / each.name) or "missing"
     return expectation(stage.name, run.settings_of(stage), inputs)
+
+
+def altered_since(run: ModelRun[Any], stage: Stage) -> tuple[str, ...]:
+    """Return how what a finished stage left differs from the configuration, its inputs and its own commit.
+
+    Files from outside are not looked at, nor are stages that were removed.
+    """
+    folder = run.folder / stage.name
+    made = committed(folder)
+    settings = {key: value for key, value in run.settings_of(stage).items() if key in made["settings"]}
+    stages = {each.name for each in run.pipeline}
+    inputs = {
+        name: (commit_fingerprint(run.folder / name) or value) if name in stages else value
+        for name, value in made["inputs"].items()
+    }
+    expected = expectation(stage.name, made["settings"] | settings, inputs)
+    return stage_state(folder, expected, holding(stage.writes, run.config)).differences
 
 
 def run_stages(
@@ -203,7 +221,7 @@ def run_part(
     own: Mapping[str, Any],
     writes: Iterable[str],
 ) -> Iterator[epath.Path | None]:
-    """Enter one part of a stage ``in_parts``: its folder, committed on the way out; None where it is fresh.
+    """Enter one part of a stage: its folder, committed on the way out; None where it is fresh.
 
     Args:
         run: The run.

@@ -17,7 +17,13 @@ from etils import epath
 
 from cann_jax.files.atomic import PARTIAL, read_json, write_json, writing
 from cann_jax.files.errors import InputError
-from cann_jax.files.hashes import as_json, fingerprint_file, fingerprint_json
+from cann_jax.files.hashes import (
+    as_json,
+    files_below,
+    fingerprint_file,
+    fingerprint_json,
+    fingerprints,
+)
 from cann_jax.files.paths import is_remote
 
 LAYOUT = 3  # version of the files in a stage's folder; a change of it makes finished stages anew
@@ -122,15 +128,24 @@ def commit(folder: epath.PathLike, expected: Record, writes: Iterable[str]) -> N
         FileNotFoundError: No file matches a pattern.
     """
     folder = epath.Path(folder)
-    names = _files(folder)
+    names = files_below(folder)
     for pattern in writes:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise FileNotFoundError(f"{folder} has no file {pattern!r}, which its stage writes")
-    outputs = {
-        name: _stamp(folder / name) | {"sha256": fingerprint_file(folder / name)}
-        for name in matching(names, writes)
-    }
+    made = fingerprints(folder, matching(names, writes))
+    outputs = {name: _stamp(folder / name) | {"sha256": digest} for name, digest in made.items()}
     write_json(folder / MANIFEST, {**expected, OUTPUTS: outputs})
+
+
+def committed(folder: epath.PathLike) -> Record:
+    """Return what a finished stage's manifest records of its settings and inputs.
+
+    Raises:
+        InputError: The manifest is corrupt.
+    """
+    made = _read(epath.Path(folder) / MANIFEST)
+    del made[OUTPUTS]
+    return made
 
 
 def commit_fingerprint(folder: epath.PathLike) -> str | None:
@@ -147,7 +162,7 @@ def commit_fingerprint(folder: epath.PathLike) -> str | None:
 def committed_outputs(folder: epath.PathLike, patterns: Iterable[str]) -> list[str]:
     """Return the first output of each pattern that a stage committed, or the folder that it lies in."""
     path = epath.Path(folder) / MANIFEST
-    names = list(read_json(path)[OUTPUTS]) if path.exists() else []
+    names = list(_read(path)[OUTPUTS]) if path.exists() else []
     return [found[0].partition("/")[0] for pattern in patterns if (found := matching(names, (pattern,)))]
 
 
@@ -160,7 +175,7 @@ def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
 def _altered(
     folder: epath.Path, outputs: Mapping[str, Record], writes: Iterable[str], verify: bool
 ) -> Iterator[str]:
-    present = set(matching(_files(folder), writes))
+    present = set(matching(files_below(folder), writes))
     for name in sorted(present - outputs.keys()):
         yield f"{OUTPUTS}.{name} was added after the stage ended"
     for name, recorded in outputs.items():
@@ -179,15 +194,6 @@ def _stamp(path: epath.Path) -> Record:
         return {"bytes": found.length, "modified": int(found.mtime or 0) * 1_000_000_000}
     local = os.stat(path)
     return {"bytes": local.st_size, "modified": local.st_mtime_ns}
-
-
-def _files(folder: epath.Path, prefix: str = "") -> list[str]:
-    """Return the names of all files below the folder, relative to it."""
-    found = []
-    for child in folder.iterdir():
-        name = f"{prefix}{child.name}"
-        found += _files(child, f"{name}/") if child.is_dir() else [name]
-    return found
 
 
 def _present(folder: epath.Path) -> list[str]:

@@ -16,7 +16,7 @@ from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.run.run import ModelRun, Run
-from cann_jax.runtime.distributed import agreed, barrier, writing_shard
+from cann_jax.runtime.distributed import barrier, kept_shards, writing_shard
 from cann_jax.scorers import Context, Scored, Scorer, ScorerKind, check_finite
 
 ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
@@ -99,7 +99,7 @@ def score_shards(
     """
     total, prefix = responses.shape[0], f"scores-{name}" if name else "scores"
     paths = [epath.Path(folder) / f"{prefix}-{index:05d}.parquet" for index in range(-(-total // size))]
-    there = agreed([path.exists() for path in paths])
+    there = kept_shards([(path,) for path in paths])
     counts: Counter[tuple[str, str]] = Counter()
     for start in track(
         range(0, total, size), f"scoring {name}".strip(), unit=size, noun="prompts", total=total
@@ -108,7 +108,7 @@ def score_shards(
             block = responses.take(range(start, min(start + size, total)))
             with writing_shard(start // size):
                 table = _score_block(scorers, block, reference_logps[start : start + size])
-                write_table(paths[start // size], table)
+                write_table(paths[start // size], table, digest=True)
     barrier(f"scored {name}")
     tables = [read_table(path) for path in paths]
     for table in tables:

@@ -18,9 +18,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from cann_jax.config.mesh import DistributedConfig
-from cann_jax.files.atomic import write_bytes_atomic, writes_here
+from cann_jax.files.atomic import is_whole, write_bytes_atomic, writes_here
 from cann_jax.files.errors import AbsentError, InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.runtime import rollcall
@@ -195,6 +196,12 @@ def _missing(error: Exception) -> str:
     lost = re.findall(r"[Tt]ask (\d+) heartbeat timeout", str(error))
     absent = sorted(set(map(int, listed[1].split() if listed else lost)))
     return f"; missing: process {', '.join(map(str, absent))}" if absent else ""
+
+
+def kept_shards(shards: Sequence[Sequence[epath.Path]]) -> list[bool]:
+    """Return which shards an earlier start left whole, all of each one's files, as process 0 finds them."""
+    first = is_first()  # the others need not read what they would not be asked about
+    return agreed([first and all([is_whole(path) for path in files]) for files in shards])
 
 
 def agreed(flags: Sequence[bool]) -> list[bool]:

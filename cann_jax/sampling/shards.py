@@ -23,7 +23,7 @@ from cann_jax.files.progress import track
 from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.prefix import Prefix
-from cann_jax.runtime.distributed import agreed, barrier, writing_shard
+from cann_jax.runtime.distributed import barrier, kept_shards, writing_shard
 from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.placement import fetch, place_batch, place_parameters
 from cann_jax.sampling.generate import Samples, generate
@@ -42,7 +42,7 @@ def sample_shards(
     name: str,
     feature_layers: tuple[int, ...] = (),
 ) -> Responses:
-    """Sample K responses to all prompts; shards ``folder/name-00000.parquet``, … that exist are kept.
+    """Sample K responses to all prompts; whole shards ``folder/name-00000.parquet``, … are kept.
 
     The draw is a function of (seed, index of the prompt, response, position). With ``feature_layers``, each
     shard's features go to ``folder/features-00000.npy``, …, float16 (prompts, K, layers · hidden).
@@ -52,7 +52,7 @@ def sample_shards(
     paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
     features = [epath.Path(folder) / f"{FEATURES}-{index:05d}.npy" for index in range(len(starts))]
     kinds = (paths, features) if feature_layers else (paths,)
-    exists = agreed([all(path.exists() for path in shard) for shard in zip(*kinds, strict=True)])
+    exists = kept_shards(list(zip(*kinds, strict=True)))
     if not all(exists):
         stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
         batch = Batch(size, responses, bucket_width(max(map(len, prompts.ids))), config.max_new_tokens)
@@ -67,8 +67,10 @@ def sample_shards(
                     samples = _sample(placed, prefix, own, start, stop, size, seed, static)
                     with writing_shard(index):
                         if samples.features is not None:
-                            write_array(features[index], np.asarray(samples.features, np.float16))
-                        write_table(paths[index], responses_table(prompts, start, samples, model.tokenizer))
+                            found = np.asarray(samples.features, np.float16)
+                            write_array(features[index], found, digest=True)
+                        table = responses_table(prompts, start, samples, model.tokenizer)
+                        write_table(paths[index], table, digest=True)
     barrier(f"{name} sampled")
     return _read(paths, config.max_new_tokens)
 

@@ -19,6 +19,8 @@ from cann_jax.core.prepare import group_values
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, write_json
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.execution import run_part
+from cann_jax.run.manifest import commit_fingerprint
 from cann_jax.run.outputs import (
     RESPONSES,
     Columns,
@@ -112,10 +114,18 @@ def _round(
     shared: Round, weights: Any, multipliers: Multipliers, number: int, folder: epath.Path
 ) -> tuple[Any, dict[str, Any]]:
     """Run one round, or read back a finished one; return the weights and the round's record."""
+    before = commit_fingerprint(folder.parent / f"{number - 1:02d}")
+    outputs = (ROUND, f"{WEIGHTS}/*")
+    with run_part(shared.run, "rounds", folder.name, (), {"after": before}, outputs) as part:
+        if part is not None:
+            return _new_round(shared, weights, multipliers, number, folder)
+    return load_weights(folder / WEIGHTS, shared.model.reference), read_json(folder / ROUND)
+
+
+def _new_round(
+    shared: Round, weights: Any, multipliers: Multipliers, number: int, folder: epath.Path
+) -> tuple[Any, dict[str, Any]]:
     run, model = shared.run, shared.model
-    if (folder / ROUND).exists():
-        return load_weights(folder / WEIGHTS, model.reference), read_json(folder / ROUND)
-    folder.mkdir(parents=True, exist_ok=True)
     chosen = _prompts_of_round(shared, number)
     policy = LanguageModel.of(model.decoder(weights), run.files)
     prompts, seed = encoded_prompts(run, "train").take(chosen), run.config.seed + SEED * number

@@ -15,7 +15,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from cann_jax.files.atomic import writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
+from cann_jax.runtime.distributed import agreed, barrier, is_first
 from cann_jax.runtime.placement import shapes_of_parameters
+from cann_jax.training.checkpoint_digests import Loss, broken, drop_damaged, rows_digest, seal
 from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
@@ -28,13 +30,21 @@ class Checkpoints:
     """The checkpoints of a training: one ``every`` so many steps.
 
     The newest ``keep`` of them are kept, and with ``best`` the one of the least loss that ``save`` was told.
+    Damaged ones are deleted first.
     """
 
     def __init__(self, folder: epath.PathLike, keep: int, every: int, *, best: bool = False):
         self.folder, self.best = _absolute(folder), best
+        # Of the checkpoint being written: steps, digest of the metrics, and the best one before it.
+        self.saving, self.rows = 0, ""
+        self.before: Loss | None = None
         options = _options(keep, every, best)
+        options.async_options = ocp.AsyncOptions(post_finalization_callback=self._before_commit)
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if is_first():
+                drop_damaged(self.folder)
+            barrier("checkpoints looked through")
             self.manager = ocp.CheckpointManager(
                 self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
             )
@@ -46,10 +56,13 @@ class Checkpoints:
         with writing(self.folder):
             self.manager.close()
 
-    def save(self, state: TrainState, *, last: bool = False, loss: float | None = None) -> None:
+    def save(
+        self, state: TrainState, *, last: bool = False, loss: float | None = None, rows: str = ""
+    ) -> None:
         """Save the state if it is due, or in any case if it is the ``last``.
 
-        ``loss`` is what the ``best`` has the least of; None where it is not known.
+        ``loss`` is what the ``best`` has the least of; None where it is not known. ``rows`` is the digest of
+        the metrics up to here.
 
         Raises:
             InputError: This save or an earlier one failed.
@@ -57,11 +70,20 @@ class Checkpoints:
         known = loss is not None and math.isfinite(loss)
         metrics = {LOSS: loss if known else None} if self.best else None
         with writing(self.folder):
+            self.manager.wait_until_finished()
+            self.saving, self.rows, self.before = int(state.step), rows, self._best()
             self.manager.save(
-                int(state.step), args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
+                self.saving, args=ocp.args.StandardSave(_nested(state)), metrics=metrics, force=last
             )
             if last:
                 self.manager.wait_until_finished()
+
+    def _before_commit(self) -> None:
+        """Add the digests, in Orbax's thread of the process that commits."""
+        unfinished = self.folder.glob(f"{self.saving}.orbax-checkpoint-tmp*")
+        for folder in (self.folder / str(self.saving), *unfinished):  # object stores have no temporary names
+            if folder.exists():
+                seal(folder, self.rows, self.before)
 
     def drop(self, step: int) -> int | None:
         """Delete the checkpoint after ``step`` steps, if there is one, and return the newest that stays."""
@@ -71,9 +93,17 @@ class Checkpoints:
         newest: int | None = self.manager.latest_step()
         return newest
 
+    def _best(self) -> Loss | None:
+        step = self.manager.best_step() if self.best else None
+        return None if step is None else Loss(step=step, heldout_loss=self.manager.metrics(step)[LOSS])
+
     def best_step(self) -> int:
         """Return the number of steps of the best checkpoint."""
         return int(self.manager.best_step())
+
+    def rows_of(self, step: int) -> str:
+        """Return the ``rows`` that ``save`` was told after ``step`` steps."""
+        return rows_digest(self.folder / str(step))
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState | None:
         """Restore a checkpoint onto the current mesh, whatever mesh and processes saved it.
@@ -85,15 +115,26 @@ class Checkpoints:
             InputError: The checkpoint cannot be read, is of another model or of the old layout, or an array
                 was restored onto another sharding.
         """
-        step = self.manager.latest_step() if step is None else step
-        if step is None:
+        found = self.manager.latest_step() if step is None else step
+        if found is None:
             return None
-        folder = self.folder / str(step)
+        folder = self.folder / str(found)
         with _restoring(folder):
-            _check_saved(like, self.manager.item_metadata(step), self.folder)
-            saved = self.manager.restore(step, args=ocp.args.StandardRestore(_target(like)))
+            if step is not None:  # the newest was checked when the folder was opened
+                _check_whole(folder)
+            _check_saved(like, self.manager.item_metadata(found), self.folder)
+            saved = self.manager.restore(found, args=ocp.args.StandardRestore(_target(like)))
         state: TrainState = _like(like, saved, folder)
         return state
+
+
+def _check_whole(folder: epath.Path) -> None:
+    """Check a checkpoint on process 0, for all."""
+    found = broken(folder) if is_first() else None
+    if agreed([found is not None])[0]:
+        raise InputError(
+            f"{folder} is damaged ({found or 'see process 0'}); start again to go on from one before it"
+        )
 
 
 def _options(keep: int, every: int, best: bool) -> ocp.CheckpointManagerOptions:
@@ -218,6 +259,9 @@ def _restoring(folder: epath.Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        # What TensorStore cannot read, Orbax raises as a plain Exception; a shortage of memory passes.
+        if not isinstance(error, ValueError | KeyError | OSError) and type(error) is not Exception:
+            raise
+        reason = str(error).partition("\n")[0].partition(". See full")[0]
         raise InputError(f"{folder} cannot be restored ({reason}); delete it and start again") from None

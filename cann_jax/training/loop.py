@@ -10,6 +10,7 @@ import optax
 from etils import epath
 
 from cann_jax.files.errors import InputError, Preempted
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.runtime.placement import fetch
 from cann_jax.runtime.preemption import deferred
@@ -62,7 +63,9 @@ def fit(
         if first:
             print(f"{pace.stage}: resumed after step {first}", flush=True)
         with (
-            Metrics(folder, first, pace.stage, every) as metrics,
+            Metrics(
+                folder, first, pace.stage, every, checkpoints.rows_of(first) if first else None
+            ) as metrics,
             Profile(folder) as profile,
             deferred() as stop_after,
         ):
@@ -81,7 +84,8 @@ def fit(
                 behind.catch_up(heldout)
                 if watched is not None:
                     watched.report(folder, metrics.rows)
-                checkpoints.save(state, last=last, loss=heldout.get("heldout_loss"))
+                loss = heldout.get("heldout_loss")
+                checkpoints.save(state, last=last, loss=loss, rows=fingerprint_json(metrics.rows))
                 if stopping:
                     raise Preempted(f"{pace.stage}: saved after step {step + 1}; start again to continue")
             norm = fetch(jax.jit(optax.tree.norm)(state.weights))

@@ -1,33 +1,43 @@
 """Metrics of every training step, as JSON lines and as TensorBoard events."""
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from etils import epath
 
 from cann_jax.files.atomic import write_bytes_atomic, writes_here, writing
+from cann_jax.files.hashes import fingerprint_json
+from cann_jax.files.json_lines import BadRow, json_object
 from cann_jax.files.paths import is_remote
 
 
 class Metrics:
     """Writer of ``metrics.jsonl`` and TensorBoard events from step ``first`` on.
 
-    A resumed training drops what was written after its checkpoint. In an object store, where nothing can be
-    appended, the whole file is written again ``every`` so many steps.
+    A resumed training drops what was written after its checkpoint, and says if the rows before it are not
+    those of the ``digest``. In an object store, where nothing can be appended, the whole file is written
+    again ``every`` so many steps.
     """
 
-    def __init__(self, folder: epath.Path, first: int, stage: str, every: int = 1):
+    def __init__(self, folder: epath.Path, first: int, stage: str, every: int = 1, digest: str | None = None):
         self.stage, self.every, self.writes = stage, every, writes_here.get()
         self.rows: list[dict[str, Any]] = []  # of all steps so far, on the process that writes
         if not self.writes:
             return
         self.path = folder / "metrics.jsonl"
-        before = self.path.read_text().splitlines() if self.path.exists() else []
-        self.rows += [json.loads(line) for line in before if _step_of(line) < first]
+        found = {row["step"]: row for row in _rows(self.path)}
+        self.rows += [found[step] for step in range(first) if step in found]
+        if digest not in (None, fingerprint_json(self.rows)):
+            lost = first - len(self.rows)
+            print(
+                f"{stage}: {self.path} was damaged: of {first} steps, the rows of {lost} are lost and those "
+                "of others may be wrong; the weights are not affected"
+            )
         self._write_whole()
         with writing(self.path):
             self.file = None if is_remote(folder) else self.path.open("a")
@@ -104,8 +114,10 @@ def _scalar(name: str, value: float) -> dict[str, Any]:
     return {"tag": name, "simple_value": value}
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the process was killed in the middle of the line
-        return float("inf")
+def _rows(path: epath.Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file, without lines that are none."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(BadRow):  # the process was killed in the middle of the line
+            row = json_object(line)
+            if isinstance(row.get("step"), int):
+                yield row

@@ -9,7 +9,7 @@ from etils import epath
 
 from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
-from cann_jax.runtime.distributed import agreed
+from cann_jax.runtime.distributed import kept_shards
 from cann_jax.runtime.placement import fetch
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import PreferenceObjective
@@ -32,7 +32,7 @@ def with_reference(
     places = {f"{step:05d}": data.places(step) for step in range(data.steps)}
     places |= {f"heldout-{number:05d}": place for number, place in enumerate(data.other_places())}
     paths = [folder / f"reference-{name}.parquet" for name in places]
-    there = agreed([path.exists() for path in paths])
+    there = kept_shards([(path,) for path in paths])
     shards = list(zip(places.values(), paths, there, strict=True))
     for (rows, columns), path, is_there in track(shards, "reference log-probs"):
         if not np.isnan(reference[rows, columns]).any():
@@ -40,7 +40,7 @@ def with_reference(
         logps = _kept(path, rows, columns) if is_there else None
         if logps is None:
             logps = fetch(forward(objective, weights, frozen, data.of(rows, columns)))
-            write_table(path, _shard(rows, columns, logps))
+            write_table(path, _shard(rows, columns, logps), digest=True)
         reference[rows, columns] = logps
     return dataclasses.replace(data, reference=reference)
 

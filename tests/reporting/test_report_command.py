@@ -12,6 +12,8 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
 from cann_jax.report import main
 from cann_jax.reporting.markdown import _table as markdown_table
+from cann_jax.run.manifest import commit, expectation
+from cann_jax.run.run import Run
 from tests.command_line.test_run_options import BASE
 
 ROW = {"measured": 0.6, "interval": [0.5, 0.7], "before": 0.1, "after": 0.7, "predicted_interval": [0.3, 0.7]}
@@ -77,9 +79,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "run.yaml").write_text(BASE)
     config, _ = parse_run(["--config", "run.yaml"])
     run = tmp_path / "runs" / "trial"
-    for stage in ("dual", "align", "evaluate"):
+    made = ("dual", "align", "evaluate")
+    for stage in made:
         (run / stage).mkdir(parents=True)
-        (run / stage / "manifest.json").write_text(json.dumps({"outputs": {}}))
     (run / "config.json").write_text(json.dumps(as_json(config)))
     (run / "dual" / "dual.json").write_text(json.dumps(DUAL))
     (run / "align" / "metrics.jsonl").write_text(json.dumps(METRICS) + "\n")
@@ -89,6 +91,9 @@ def folder(tmp_path, monkeypatch):
     table |= {"reward": [0.0, 1.0], "safe": [0.5, 1.0]}
     for name in ("reference", "aligned"):
         pq.write_table(pa.table(table), run / "evaluate" / f"{name}.parquet")
+    for stage in Run(config).stages:
+        if stage.name in made:
+            commit(run / stage.name, expectation(stage.name, Run(config).settings_of(stage), {}), ("*",))
     return run
 
 
@@ -116,6 +121,24 @@ def test_all_folders_are_checked_before_the_first_report(folder, tmp_path):
     with pytest.raises(InputError, match=r"other: the run is not finished, its stage 'evaluate' is missing"):
         main([str(folder), str(other)])
     assert not (folder / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    "name, old, new, stale",
+    [
+        ("dual/dual.json", "1.5", "2.5", r"'dual' is stale: outputs\.dual\.json was altered"),
+        ("evaluate/aligned.parquet", "", "", r"'evaluate' is stale: outputs\.aligned\.parquet was altered"),
+        ("dual/manifest.json", "0", "1", r"'dual' is stale: "),
+        ("config.json", '"confidence": 0.95', '"confidence": 0.85', r"'dual' is stale: settings\.evaluate"),
+        ("align/manifest.json", "{", "", r"align/manifest.json is corrupt; delete the folder"),
+    ],
+)
+def test_no_report_of_altered_files(folder, name, old, new, stale):
+    path = folder / name
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode(), 1) if old else b"PAR1")
+    with pytest.raises(InputError, match=stale) as caught:
+        main([str(folder)])
+    assert "\n" not in str(caught.value) and not (folder / "report.md").exists()
 
 
 @pytest.mark.parametrize(

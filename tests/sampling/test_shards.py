@@ -1,6 +1,7 @@
 """A set of prompts, a shard at a time: what is finished survives, and comes out the same."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError
 from cann_jax.sampling.shards import read_features, read_shards, sample_shards
+from tests.builders.damage import DAMAGES, changed
 from tests.builders.features import features_by_forward
 
 TEXTS = (
@@ -73,7 +75,7 @@ def test_batches_of_another_size_give_the_same_responses(finished, tiny_model, p
     whole = sample_shards(
         tiny_model, prompts, replace(CONFIG, prompts_per_batch=5), 3, 0, tmp_path, "responses"
     )
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.parquet"))) == 1
     np.testing.assert_array_equal(whole.tokens, finished[1].tokens)
     np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
 
@@ -94,7 +96,7 @@ def test_features_lie_beside_the_responses(finished, tiny_model, prompts, tmp_pa
     assert read_features(folder) is None
 
     contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(contents) == 6
+    assert len(contents) == 12  # each with its digest
     for name in ("features-00001.npy", "responses-00002.parquet"):
         for path in tmp_path.iterdir():
             os.utime(path, ns=(1, 1))
@@ -102,8 +104,8 @@ def test_features_lie_beside_the_responses(finished, tiny_model, prompts, tmp_pa
         sample_shards(*arguments)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
         made = {path.name for path in tmp_path.iterdir() if path.stat().st_mtime_ns != 1}
-        index = name.partition(".")[0][-5:]
-        assert made == {f"features-{index}.npy", f"responses-{index}.parquet"}
+        files = {f"{kind}-{name.partition('.')[0][-5:]}" for kind in ("features", "responses")}
+        assert {name.partition(".")[0] for name in made} == files
 
 
 def test_corrupt_features_are_named(tmp_path):
@@ -113,7 +115,15 @@ def test_corrupt_features_are_named(tmp_path):
             read_features(tmp_path)
 
 
-def test_a_corrupt_shard_is_named(finished, tiny_model, prompts, tmp_path):
-    (tmp_path / "responses-00000.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(InputError, match=r"responses-00000.parquet is corrupt .* delete it"):
-        sample_shards(tiny_model, prompts, CONFIG, 3, 0, tmp_path, "responses")
+def test_a_damaged_shard_is_made_again(finished, tiny_model, prompts, tmp_path, capsys):
+    """A flipped byte of a Parquet file may well be read, as another log-prob."""
+    folder, before = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shards = sorted(tmp_path.glob("*.parquet"))
+    contents = [shard.read_bytes() for shard in shards]
+    for shard, kind in zip(shards, DAMAGES, strict=True):
+        shard.write_bytes(changed(shard.read_bytes(), kind))
+    assert_same(sample_shards(tiny_model, prompts, CONFIG, 3, 0, tmp_path, "responses"), before)
+    said = capsys.readouterr().out
+    assert all(f"{shard} or its .sha256 was altered or cut off; it is made again" in said for shard in shards)
+    assert [shard.read_bytes() for shard in shards] == contents

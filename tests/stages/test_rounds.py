@@ -8,6 +8,7 @@ import pytest
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from tests.builders.damage import changed
 from tests.builders.runs import saved_weights
 
 FLAGS = ("--rounds", "3", "--online.responses", "3", "--online.prompts", "10", "--stages", "align,rounds")
@@ -46,11 +47,14 @@ def test_multipliers_move_by_the_margin_that_is_missed(rounds):
     assert [record["round"] for record in records(rounds)] == [2, 3]
 
 
-def test_a_killed_round_ends_as_an_undisturbed_one(rounds, again):
+def test_a_round_that_was_altered_ends_as_an_undisturbed_one(rounds, again):
     found, trained = records(rounds), saved_weights(rounds / "runs/tiny/rounds/weights")
     (rounds / "runs/tiny/rounds/manifest.json").unlink()
-    (rounds / "runs/tiny/rounds/03/round.json").unlink()
-    assert "rounds: continuing with what was finished before" in again(*FLAGS)
+    record = rounds / "runs/tiny/rounds/03/round.json"
+    record.write_bytes(changed(record.read_bytes(), "flipped"))
+    said = again(*FLAGS)
+    assert "rounds: continuing with what was finished before" in said and "rounds/02: done already" in said
+    assert "rounds/03: outputs.round.json was altered after the stage ended" in said
     assert records(rounds) == found
     jax.tree.map(np.testing.assert_array_equal, saved_weights(rounds / "runs/tiny/rounds/weights"), trained)
 

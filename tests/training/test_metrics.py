@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from cann_jax.config.training import OptimizerConfig
 from cann_jax.files.errors import InputError, ResourceError
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.optimizer import schedule
 from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
@@ -70,6 +71,25 @@ def test_metrics_file_after_a_kill(tmp_path):
     rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
     assert [(row["step"], row["loss"]) for row in rows] == [(0, 0.0), (1, 0.5), (2, 9.0)]
     assert rows[0]["margin"] is None
+
+
+@pytest.mark.parametrize(
+    "old, new, lost", [("0.5", "0.7", 0), ('"step": 1', '"step": 0', 1), ("{", "[", 2), ("loss", "\udcff", 1)]
+)
+def test_rows_that_are_not_as_they_were_written_are_told(tmp_path, old, new, lost, capsys):
+    folder, path = epath.Path(tmp_path), tmp_path / "metrics.jsonl"
+    with Metrics(folder, 0, "align") as metrics:
+        for step in range(2):
+            metrics.write(step, {"loss": step / 2})
+        digest = fingerprint_json(metrics.rows)
+    with Metrics(folder, 2, "align", digest=digest):
+        assert not capsys.readouterr().out
+    text = path.read_text()
+    changes = -1 if lost == 2 else 1
+    path.write_bytes(text.replace(old, new, changes).encode(errors="surrogateescape"))
+    with Metrics(folder, 2, "align", digest=digest) as metrics:
+        assert len(metrics.rows) == 2 - lost
+    assert f"damaged: of 2 steps, the rows of {lost} are lost" in capsys.readouterr().out
 
 
 def events(folder) -> list[Event]:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN, Part, by_part, hub_urls, is_hidden, local_files, rows
 from cann_jax.data.builders.records import record
 from cann_jax.files.atomic import writing
-from cann_jax.files.errors import InputError
+from cann_jax.files.digests import DIGESTS, damage, write_digests
+from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.files.json_lines import BadRow
 
@@ -48,7 +50,8 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         config = tfds.core.BuilderConfig(name=self._identity(), version=self.VERSION)
         # TFDS warns of every configuration that its own catalogue does not list.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        with writing(settings.prepared or "the folder of TFDS"):
+        where = settings.prepared or "the folder of TFDS"
+        with writing(where), _opening(f"{where}/…/{config.name}"):
             super().__init__(config=config, data_dir=settings.prepared, file_format="array_record")
 
     def chosen_is(self, name: str) -> str | None:
@@ -59,12 +62,19 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         """Download and write ArrayRecord files, unless that was done before.
 
         Raises:
-            InputError: A download fails, a row is malformed, or nothing is left.
+            InputError: A download fails, a row is malformed, or nothing is left; or what was made before is
+                damaged.
         """
         tfds.disable_progress_bar()
         # TFDS prints banners with absolute paths; the caller prints the one line that a user needs.
         with writing(self.data_path), contextlib.redirect_stdout(io.StringIO()):
             self.download_and_prepare()
+        folder = epath.Path(self.data_path)
+        if not (folder / DIGESTS).exists():
+            with contextlib.suppress(ResourceError):  # a copy of an older version, which others share to read
+                write_digests(folder)
+        elif found := damage(folder):
+            raise InputError(_damaged(folder, found))
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
@@ -160,3 +170,18 @@ def _is_heldout(turns: list[dict[str, str]], share: float) -> bool:
     """Return whether a prompt is among the ``share`` that is held out, by a hash of its text."""
     text = "\x00".join(turn["text"] for turn in turns)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) < share * 2**32
+
+
+@contextlib.contextmanager
+def _opening(folder: str) -> Iterator[None]:
+    """Turn what TFDS raises of a description that it cannot read, of several types, into one line."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(_damaged(folder, " ".join(str(error).split()))) from None
+
+
+def _damaged(folder: epath.PathLike, found: str) -> str:
+    return f"preferences: the prepared copy {folder} is damaged ({found}); delete it to prepare it again"

@@ -11,6 +11,7 @@ from cann_jax.data.prepared_pairs import Pair, PreparedPairs
 from cann_jax.data.prompts import Turn
 from cann_jax.files.errors import InputError
 from tests.builders import ROOT
+from tests.builders.damage import DAMAGES, damaged
 from tests.builders.preferences import dialogue, hh_row, pku_row, prepare, write_lines, write_parquet
 
 
@@ -139,6 +140,19 @@ def test_prepared_once_and_anew_for_other_content(tmp_path):
     write_lines(path, [pku_row(n, better_response_id=1) for n in range(30)])
     second = prepare(tmp_path, "local", path)
     assert second.name != first.name and pairs(second)[0].better == 1
+
+
+def test_a_damaged_copy_is_refused(tmp_path):
+    path = write_lines(tmp_path / "own.jsonl", [pku_row(n) for n in range(30)])
+    prepare(tmp_path, "local", path)
+    files = [each for each in (tmp_path / "prepared").rglob("*") if each.is_file()]
+    assert len(files) > 5
+    for each in files:
+        for kind in DAMAGES:
+            with damaged(each, kind), pytest.raises(InputError, match=r"is damaged .*; delete it") as caught:
+                prepare(tmp_path, "local", path)
+            assert "\n" not in str(caught.value)
+    prepare(tmp_path, "local", path)
 
 
 def test_tensorflow_is_not_needed(tmp_path):

@@ -18,6 +18,7 @@ from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.linear import LoraParam
+from tests.builders.damage import damaged
 from tests.builders.forward import our_logits, random_ids
 from tests.builders.models import save_tiny, tiny_torch
 
@@ -172,6 +173,9 @@ def test_adapter_that_is_not_whole(copy, tiny_folder, tmp_path):
     data = (copy / WEIGHTS).read_bytes()
     (copy / WEIGHTS).write_bytes(data[:-9])
     assert "truncated or corrupt" in refused(tiny_folder, copy)
+    for kind in ("half", "empty"):
+        with damaged(copy / "adapter_config.json", kind):
+            assert "adapter_config.json is not valid JSON" in refused(tiny_folder, copy)
     (copy / WEIGHTS).unlink()
     assert "adapter_model.safetensors is missing" in refused(tiny_folder, copy)
     assert "adapter_config.json is missing" in refused(tiny_folder, tmp_path / "nothing")

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+from tests.builders.damage import damaged
 from tests.builders.forward import changed_copy
 from tests.builders.models import save_tiny
 
@@ -132,6 +133,17 @@ def test_missing_shard_of_the_index(sharded, tmp_path):
     gone = sorted(folder.glob("*.safetensors"))[1]
     gone.unlink()
     assert f"{gone.name} is missing" in refused(folder)
+
+
+def test_each_file_cut_off(sharded, tmp_path):
+    """Of a flipped byte, a folder of weights cannot tell; a run sees it as another model."""
+    folder = Path(shutil.copytree(sharded, tmp_path / "copy"))
+    paths = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
+    assert len(paths) > 5
+    for path in paths:
+        for kind in ("half", "empty"):
+            with damaged(path, kind):
+                assert path.name in refused(folder) or path.name.startswith("tokenizer"), (path, kind)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])

@@ -10,6 +10,7 @@ import pytest
 
 from cann_jax.files.errors import InputError
 from cann_jax.training.checkpoints import load_weights, save_weights
+from tests.builders.damage import changed
 from tests.builders.processes import finish, start, start_together
 
 PROGRAM = ["-m", "tests.runtime.sharding.resume"]
@@ -42,7 +43,11 @@ def saved(tiny_folder, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("mesh, processes", [("4x2x1", 1), ("1x1x1", 1), ("2x2x2", 2)])
 def test_goes_on_elsewhere(mesh, processes, saved, undisturbed, tiny_folder, tmp_path):
+    """Also where the newest checkpoint is damaged: no process may take it."""
     folder = shutil.copytree(saved, tmp_path / "copy")
+    newest = shutil.copytree(folder / "checkpoints/3", folder / "checkpoints/5")
+    largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    largest.write_bytes(changed(largest.read_bytes(), "flipped"))
     command = [*PROGRAM, str(tiny_folder), mesh, str(folder), "6"]
     finish(*([start(command, 8)] if processes == 1 else start_together(command, 8 // processes, processes)))
     for ours, theirs in zip(arrays(folder / "restored-3.npz"), arrays(saved / "saved-3.npz"), strict=True):
