@@ -57,7 +57,8 @@ class SampleConfig:
         temperature: 1 samples the reference itself; anything else another reference policy.
         top_p: Nucleus mass; 1 keeps the whole vocabulary.
         allow_changed_reference: Accept a temperature or top_p other than 1 for alignment.
-        prompts_per_batch: Prompts sampled at once, and the size of a shard on disk.
+        prompts_per_batch: Prompts sampled at once, and the size of a shard on disk; it may be changed between
+            starts of a run.
         stop: Further texts that end a response; each must be one token.
         feature_layers: Layers whose residual stream, averaged over a response, is stored as its features: n
             is after n layers; null takes five at even depths, and an empty list none. A response's features
