@@ -106,11 +106,14 @@ def attend_shared(rule: AttentionRule, q: Array, prompt: KeyValue, own: KeyValue
         q: (B, K, heads, head_dim), rotated.
         prompt: Keys and values (B, P, kv_heads, head_dim), held once for all K.
         own: Keys and values (B, K, kv_heads, T, head_dim), this token's already written.
-        mask: (B, P), True where the token sees the prompt, and (T,), where it sees its own past.
+        mask: (B, P), True where the token sees the prompt, and (B, T), where it sees its own past.
     """
-    grouped, (prompt_mask, own_mask) = by_kv_head(q, prompt[0].shape[2]), mask
+    grouped, prompt_mask, own_mask = (
+        by_kv_head(q, prompt[0].shape[2]),
+        *(x[:, None, None, None] for x in mask),
+    )
     scores = jnp.concatenate([
-        _scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask[:, None, None, None]),
+        _scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask),
         _scores(rule, "bkhgd,bkhtd->bkhgt", grouped, own[0], own_mask),
     ], axis=-1)  # fmt: skip
     weights = jax.nn.softmax(scores, axis=-1)

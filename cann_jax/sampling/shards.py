@@ -27,8 +27,9 @@ from cann_jax.runtime.distributed import barrier, writing_shard
 from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.placement import fetch, place_batch, place_parameters
 from cann_jax.runtime.shards import finished_shards, in_order, shard_path, shards_in, unfinished
-from cann_jax.sampling.generate import Samples, generate
+from cann_jax.sampling.generate import generate
 from cann_jax.sampling.mesh import Batch, check_batch, on_sampling_mesh, smaller_batch
+from cann_jax.sampling.slots import Samples
 
 FEATURES = "features-{}.npy"  # the features' shards
 
@@ -55,7 +56,8 @@ def sample_shards(
     left = unfinished(finished, total, size)
     if left:
         stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
-        batch = Batch(size, responses, bucket_width(max(map(len, prompts.ids))), config.max_new_tokens)
+        width = bucket_width(max(map(len, prompts.ids)))
+        batch = Batch(size, responses, width, config.max_new_tokens, config.slots)
         check_batch(model.weights, model.config, batch)
         remedy = partial(smaller_batch, model.weights, model.config, batch)
         with within_memory(f"sampling {name}", remedy), on_sampling_mesh(model.weights, model.config, batch):
@@ -158,6 +160,7 @@ def static_arguments(
         "max_new_tokens": config.max_new_tokens,
         "temperature": config.temperature,
         "top_p": config.top_p,
+        "slots": config.slots,
     }
 
 
