@@ -4,8 +4,8 @@ Same model (SmolLM2-135M-Instruct, exported once to a temporary folder), prompts
 responses of one prompt and of each of four, the same number of new tokens (no stop), temperature 1.
 transformers takes one prompt at a time, and all at once. Contestants take turns in one process; medians.
 
-``--lengths`` writes another table alone: of the quickstart's prompts and stop tokens, all responses at once
-against a quarter as many slots, in rows computed and processor seconds.
+``--lengths`` writes another table alone: the quickstart's prompts and stop tokens, in lockstep and in as many
+slots, in rows computed and processor seconds.
 
     python benchmarks/sampling.py [--responses 64] [--new_tokens 48] [--rounds 3] [--lengths]
 """
@@ -43,7 +43,7 @@ from cann_jax.sampling.shards import stop_tokens
 RESULTS = Path(__file__).resolve().parent / "results/sampling.md"
 LENGTHS = RESULTS.with_name("sampling_lengths.md")
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs/quickstart.yaml"
-BATCH, SLOTS = 32, 4  # prompts, and batches of responses that take turns in the slots
+PROMPTS, AT_ONCE = 64, 16  # in all, and those whose responses are in progress at once
 NEVER = 1 << 30  # no id: every response runs to the limit
 DTYPES = ("float32", "bfloat16")
 
@@ -124,50 +124,59 @@ def theirs(model, prompts: np.ndarray, size: int, given: argparse.Namespace) -> 
 def write_lengths(rounds: int) -> None:
     """Write the table of lockstep against slots, at the quickstart's limit and at four times as much."""
     config = from_mapping(RunConfig, yaml.safe_load(QUICKSTART.read_text()))
-    files = open_model(config.model.path)
+    files, sample = open_model(config.model.path), config.sample
     model = LanguageModel.of(load_decoder(files, config.model.dtype), files)
-    prompts = read_prompts(config.prompts.train)[:BATCH]
+    prompts = read_prompts(config.prompts.train)[:PROMPTS]
     encoded = encode_prompts(prompts, files.tokenizer, config.prompts, files.config.context)
+    limits = (sample.max_new_tokens, 4 * sample.max_new_tokens)
     parts = [
         "# Responses of lengths that differ",
         f"    JAX_PLATFORMS=cpu python benchmarks/sampling.py --lengths --rounds {rounds}",
         machine("jax"),
-        f"The quickstart's first {BATCH} prompts, K = {config.sample.responses}, its stop tokens, features; "
-        f"medians of {rounds} rounds, in turn. Rows computed are steps × responses in progress; the least is "
-        "the number of tokens drawn.",
-        "| limit | mean length | at the limit | in progress | rows computed | least | processor s |\n"
-        "|---:|---:|---:|---:|---:|---:|---:|",
+        f"The quickstart's first {PROMPTS} prompts, K = {sample.responses}, its stop tokens, features; "
+        f"medians of {rounds} rounds, in turn. {AT_ONCE * sample.responses} responses are in progress: "
+        f"in lockstep those of {AT_ONCE} prompts until the longest ends, in slots those that are next. Rows "
+        "computed are steps × responses in progress; the least is the number of tokens drawn.",
+        "| limit | mean length | at the limit | | rows computed | least | processor s |\n"
+        "|---:|---:|---:|---|---:|---:|---:|"
+        + "".join(row for limit in limits for row in differing(model, encoded.ids, sample, limit, rounds)),
     ]
-    for limit in (config.sample.max_new_tokens, 4 * config.sample.max_new_tokens):
-        parts[-1] += "".join(differing(model, encoded, config.sample, limit, rounds))
     LENGTHS.write_text("\n\n".join(parts) + "\n")
     print(LENGTHS.read_text())
 
 
-def differing(model, encoded, sample, limit: int, rounds: int) -> Iterator[str]:
+def differing(model, ids, sample, limit: int, rounds: int) -> Iterator[str]:
     """Yield the rows of one limit."""
-    prefix, own = model.split_prefix(encoded.ids)
-    ids, sizes = bucketed(own)
-    every = BATCH * sample.responses
-    counts, seconds = (every, every // SLOTS), {}
-    layers = chosen_layers(sample.feature_layers, model.config.layers)
+    prefix, own = model.split_prefix(ids)
+    settings = {"responses": sample.responses, "max_new_tokens": limit, "prefix": prefix}
+    settings["feature_layers"] = chosen_layers(sample.feature_layers, model.config.layers)
+    stop, at_once = stop_tokens(model.files, sample), AT_ONCE * sample.responses
+
+    def draw(size: int, slots: int | None) -> np.ndarray:
+        found = []
+        for start in range(0, PROMPTS, size):
+            batch = *bucketed(own[start : start + size]), np.arange(start, start + size)
+            seed = jax.random.key(0)
+            samples = generate(model.graph, model.weights, *batch, seed, stop, slots=slots, **settings)
+            found.append(np.asarray(samples.lengths))
+        return np.concatenate(found)
+
+    ways = {"lockstep": (AT_ONCE, None), "slots": (PROMPTS, at_once)}
+    seconds, lengths = {name: [] for name in ways}, {}
     for turn in range(rounds + 1):
-        for slots in counts:
+        for name, way in ways.items():
             start = time.process_time()
-            found = generate(
-                model.graph, model.weights, ids, sizes, np.arange(BATCH), jax.random.key(0),
-                stop_tokens(model.files, sample), prefix=prefix, responses=sample.responses,
-                max_new_tokens=limit, feature_layers=layers, slots=slots,
-            )  # fmt: skip
-            lengths = np.asarray(found.lengths).reshape(-1)
+            lengths[name] = draw(*way)
             taken = time.process_time() - start
-            print(f"round {turn}: limit {limit}, {slots} slots: {taken:.1f} s", flush=True)
+            print(f"round {turn}: limit {limit}, {name}: {taken:.1f} s", flush=True)
             if turn:  # the first compiles
-                seconds.setdefault(slots, []).append(taken)
-    for slots in counts:
+                seconds[name].append(taken)
+    longest = lengths["lockstep"].reshape(-1, at_once).max(axis=1)
+    computed = {"lockstep": longest.sum(), "slots": steps(lengths["slots"].reshape(-1), at_once)}
+    for name, drawn in lengths.items():
         yield (
-            f"\n| {limit} | {lengths.mean():.1f} | {(lengths == limit).mean():.0%} | {slots} | "
-            f"{slots * steps(lengths, slots)} | {lengths.sum()} | {statistics.median(seconds[slots]):.1f} |"
+            f"\n| {limit} | {drawn.mean():.1f} | {(drawn == limit).mean():.0%} | {name} | "
+            f"{at_once * computed[name]} | {drawn.sum()} | {statistics.median(seconds[name]):.0f} |"
         )
 
 

@@ -130,7 +130,7 @@ class Block(nnx.Module):
         self,
         x: Array,
         inputs: AttentionInputs,
-        prompt: KeyValue,
+        prompt: KeyValue | None,
         caches: KeysValues,
         layer: Array,
         column: Array,

@@ -15,7 +15,6 @@ from cann_jax.sampling.draw import response_keys
 from cann_jax.sampling.replacement import replaced
 from cann_jax.sampling.slots import Prompts, Sampler, Samples, Slots
 
-
 STATIC = ("graph", "responses", "max_new_tokens", "temperature", "top_p", "feature_layers", "slots")
 
 
@@ -59,7 +58,8 @@ def _together(sampler: Sampler, prompts: Prompts, keys: jax.Array) -> Samples:
     def body(slots: Slots) -> Slots:
         return sampler.draw(*sampler.read(slots, prompts), keys)
 
-    return sampler.results(jax.lax.while_loop(going, body, sampler.start(prompts, keys)))
+    begun = sampler.start(prompts, keys, sampler.empty_cache(keys.shape))
+    return sampler.results(jax.lax.while_loop(going, body, begun))
 
 
 def _prefill(model: Decoder, tokens: jax.Array, lengths: jax.Array, prefix: Prefix | None) -> Prompts:

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from cann_jax.models.bfloat16_words import to_words
-from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import KeysValues
 from cann_jax.runtime.sharding import constrain
@@ -40,13 +39,13 @@ class Prompts(NamedTuple):
     """Computed prompts.
 
     Args:
-        keys_values: (layers, B, P, kv_heads, head_dim).
+        keys_values: (layers, B, P, kv_heads, head_dim); None where they are in the responses' own caches.
         valid: (B, P), False on padding.
         lengths: (B,) tokens of each.
         hidden: (B, hidden), the state of each prompt's last token.
     """
 
-    keys_values: KeysValues
+    keys_values: KeysValues | None
     valid: Array
     lengths: Array
     hidden: Array
@@ -59,7 +58,8 @@ class Slots(NamedTuple):
         step: How often the slots have drawn.
         positions: (groups,) of the tokens to draw next, in their responses.
         tokens: (groups, rows) drawn last, to be read next.
-        own: Keys and values (layers, groups, rows, kv_heads, T, head_dim) of the tokens read, a ring.
+        own: Keys and values (layers, groups, rows, kv_heads, T, head_dim) of the tokens read, a ring; behind
+            those of the prompt where the slots hold it.
         samples: What was drawn; without features.
         sums: Of the features, over the tokens read.
     """
@@ -83,19 +83,27 @@ class Sampler:
     top_p: float
     feature_layers: tuple[int, ...]
 
-    def start(self, prompts: Prompts, keys: Array) -> Slots:
+    def start(self, prompts: Prompts, keys: Array, own: KeysValues) -> Slots:
         """Return slots for responses of these ``keys`` (groups, rows), their first tokens drawn."""
-        length, config = self.max_new_tokens, self.model.config
         shape = (len(keys), keys.shape[1])
         slots = Slots(
             step=jnp.int32(0),
             positions=jnp.zeros(len(keys), jnp.int32),
             tokens=jnp.zeros(shape, jnp.int32),
-            own=_empty_cache(config, shape, length, self.model.dtype),
-            samples=_empty_samples(shape, length),
-            sums=empty_sums(self.feature_layers, shape, config.hidden),
+            own=own,
+            samples=_empty_samples(shape, self.max_new_tokens),
+            sums=empty_sums(self.feature_layers, shape, self.model.config.hidden),
         )
-        return self.draw(slots, by_row(prompts.hidden, keys), keys)
+        hidden = jnp.broadcast_to(prompts.hidden[:, None], (*shape, prompts.hidden.shape[-1]))
+        return self.draw(slots, hidden, keys)
+
+    def empty_cache(self, shape: tuple[int, ...]) -> KeysValues:
+        """Return room for the keys and values of responses (groups, rows)."""
+        config, length = self.model.config, self.max_new_tokens
+        sizes = (config.layers, *shape, config.kv_heads, length, config.head_dim)
+        cache = to_words(jnp.zeros(sizes, self.model.dtype))
+        cache = constrain(cache, "layers", "batch", "any", "kv_heads", "any", "any")
+        return KeysValues(cache, cache)
 
     def read(self, slots: Slots, prompts: Prompts) -> tuple[Slots, Array]:
         """Read the tokens drawn last; return their hidden states (groups, rows, hidden) too."""
@@ -131,11 +139,6 @@ class Sampler:
         return slots.samples._replace(features=mean(slots.sums, slots.samples.lengths))
 
 
-def by_row(hidden: Array, keys: Array) -> Array:
-    """Return the hidden state (groups, hidden) of each group's prompt for all its rows."""
-    return jnp.broadcast_to(hidden[:, None], (*keys.shape, hidden.shape[-1]))
-
-
 def _append(samples: Samples, positions: Array, tokens: Array, logps: Array, stop_tokens: Array) -> Samples:
     length = samples.tokens.shape[-1]
     # A step that only reads the last tokens, for their features, draws beyond the limit.
@@ -152,9 +155,3 @@ def _append(samples: Samples, positions: Array, tokens: Array, logps: Array, sto
 def _empty_samples(shape: tuple[int, int], length: int) -> Samples:
     zeros = partial(jnp.zeros, dtype=jnp.int32)
     return Samples(zeros((*shape, length)), zeros(shape), jnp.zeros((*shape, length)), jnp.zeros(shape, bool))
-
-
-def _empty_cache(config: DecoderConfig, shape: tuple[int, int], length: int, dtype: Any) -> KeysValues:
-    cache = to_words(jnp.zeros((config.layers, *shape, config.kv_heads, length, config.head_dim), dtype))
-    cache = constrain(cache, "layers", "batch", "any", "kv_heads", "any", "any")
-    return KeysValues(cache, cache)

@@ -81,6 +81,13 @@ def test_batches_of_another_size_give_the_same_responses(finished, tiny_model, p
     np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
 
 
+def test_slots_give_the_same_responses(finished, tiny_model, prompts, tmp_path):
+    config = replace(CONFIG, prompts_per_batch=5, slots=4)
+    whole = sample_shards(tiny_model, prompts, config, 3, 0, tmp_path, "responses")
+    np.testing.assert_array_equal(whole.tokens, finished[1].tokens)
+    np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_finished_shards_count_whatever_the_batch_size(finished, tiny_model, prompts, tmp_path, size):
     """Prompts 2 and 3 were finished in a batch of two; only the others are sampled, ``size`` at once."""

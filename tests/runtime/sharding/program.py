@@ -107,24 +107,23 @@ def samples(model: str) -> dict:
     prompts, lengths = random.integers(5, 300, (8, 6), np.int32), random.integers(1, 7, 8, np.int32)
     common = random.integers(5, 300, 9, np.int32)
     rows = [np.concatenate([common, ids[:length]]) for ids, length in zip(prompts, lengths, strict=True)]
-    drawn = generated(language_model, rows, [1])
+    drawn = generated(language_model, rows)
     tokens, token_logps, counts = (fetch(x) for x in (drawn.tokens, drawn.logps, drawn.lengths))
     scores = language_model.logps(rows, tokens, counts)
     found = {"tokens": tokens, "logps": token_logps, "scores": scores, "features": fetch(drawn.features)}
-    in_lockstep, in_slots = (generated(language_model, rows, range(0, 300, 6), slots=n) for n in (None, 8))
-    found |= {"in_lockstep": fetch(in_lockstep.tokens), "in_slots": fetch(in_slots.tokens)}
+    found["in_slots"] = fetch(generated(language_model, rows, slots=8).tokens)
     if current_mesh() is not None:
         found["resampled"] = resampled(language_model, rows)
     return {name: values.tolist() for name, values in found.items()}
 
 
-def generated(model: LanguageModel, rows: list, stop, slots: int | None = None) -> Samples:
+def generated(model: LanguageModel, rows: list, slots: int | None = None) -> Samples:
     prefix, own = model.split_prefix(rows)
     assert prefix is not None
     prompts, lengths = pad(own, 6)
     batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
     return generate(
-        model.graph, model.weights, *batch, jax.random.key(3), jnp.array(stop), responses=4, max_new_tokens=8,
+        model.graph, model.weights, *batch, jax.random.key(3), jnp.arange(0, 300, 12), responses=4, max_new_tokens=8,
         feature_layers=(1, 3), prefix=prefix, slots=slots,
     )  # fmt: skip
 
@@ -136,7 +135,7 @@ def resampled(model: LanguageModel, rows: list) -> np.ndarray:
     mesh.memory_of = lambda device: half / mesh.ROOM
     with mesh.on_sampling_mesh(model.weights, model.config, batch):
         assert dict(current_mesh().shape) == {"data": 4, "fsdp": 1, "tensor": 2}
-        drawn = generated(replace(model, weights=place_parameters(model.weights)), rows, [1])
+        drawn = generated(replace(model, weights=place_parameters(model.weights)), rows)
     return fetch(drawn.tokens)
 
 
