@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from cann_jax.models.layers import KeysValues
-from cann_jax.runtime.sharding import axis_size
+from cann_jax.runtime.sharding import axis_size, constrain
 from cann_jax.sampling.slots import Prompts, Sampler, Samples, Slots
 
 
@@ -88,8 +88,8 @@ def _exchange(
 def _with_room(caches: KeysValues, places: Array, sampler: Sampler) -> KeysValues:
     """Return the caches of prompts at those places, with room for the tokens of a response."""
     room = [(0, 0)] * 4 + [(0, sampler.max_new_tokens), (0, 0)]
-    found: KeysValues = jax.tree.map(lambda x: jnp.pad(_take(x, places, axis=1), room), caches)
-    return found
+    found = (jnp.pad(_take(x, places, axis=1), room) for x in caches)
+    return KeysValues(*(constrain(x, "layers", "batch", "any", "kv_heads", "any", "any") for x in found))
 
 
 def _emptied(slots: Slots, begins: Array) -> Slots:

@@ -123,8 +123,8 @@ def generated(model: LanguageModel, rows: list, slots: int | None = None) -> Sam
     prompts, lengths = pad(own, 6)
     batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
     return generate(
-        model.graph, model.weights, *batch, jax.random.key(3), jnp.arange(0, 300, 12), responses=4, max_new_tokens=8,
-        feature_layers=(1, 3), prefix=prefix, slots=slots,
+        model.graph, model.weights, *batch, jax.random.key(3), jnp.arange(0, 300, 12),
+        responses=4, max_new_tokens=8, feature_layers=(1, 3), prefix=prefix, slots=slots,
     )  # fmt: skip
 
 
