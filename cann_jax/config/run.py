@@ -57,7 +57,10 @@ class SampleConfig:
         temperature: 1 samples the reference itself; anything else another reference policy.
         top_p: Nucleus mass; 1 keeps the whole vocabulary.
         allow_changed_reference: Accept a temperature or top_p other than 1 for alignment.
-        prompts_per_batch: Prompts sampled at once, and the size of a shard on disk.
+        prompts_per_batch: Prompts sampled at once, and the size of a shard on disk; it may be changed between
+            starts of a run.
+        slots: Responses in progress at once: one that ends makes room for the next of the batch, whose
+            prompts are all computed first. null for all responses of the batch, until its longest ends.
         stop: Further texts that end a response; each must be one token.
         feature_layers: Layers whose residual stream, averaged over a response, is stored as its features: n
             is after n layers; null takes five at even depths, and an empty list none. A response's features
@@ -70,6 +73,7 @@ class SampleConfig:
     top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
     allow_changed_reference: bool = False
     prompts_per_batch: PositiveInt = 16
+    slots: PositiveInt | None = None
     stop: tuple[Text, ...] = ()
     feature_layers: Layers | None = None
 
@@ -229,6 +233,8 @@ class RunConfig(JobConfig):
             "sample.prompts_per_batch": self.sample.prompts_per_batch,
             "align.prompts_per_step / align.accumulation": align.prompts_per_step // align.accumulation,
         }
+        if self.sample.slots is not None:
+            found["sample.slots"] = self.sample.slots
         if self.to_prealign():
             size = self.prealign.pairs_per_step // self.prealign.accumulation
             found["prealign.pairs_per_step / prealign.accumulation"] = size

@@ -35,7 +35,7 @@ def trace_sampling(config: RunConfig, shape: DecoderConfig, width: int, stop_tok
     graph, weights = nnx.split(_decoder(config.model, shape))
     batch = [_integers(size, width), *[_integers(size)] * 2]
     layers = chosen_layers(sample.feature_layers, shape.layers)
-    sizes = Batch(size, responses, width, sample.max_new_tokens)
+    sizes = Batch(size, responses, width, sample.max_new_tokens, sample.slots)
     with on_sampling_mesh(weights, shape, sizes):
         arrays = (shapes_of_parameters(weights), *shapes_of_batch(batch), _key(), _integers(stop_tokens))
         return generate.trace(graph, *arrays, **static_arguments(sample, responses, layers))

@@ -96,7 +96,9 @@ def _cudnn(rule: AttentionRule, q: Array, k: Array, v: Array, mask: Array) -> Ar
     return out[:, :size]
 
 
-def attend_shared(rule: AttentionRule, q: Array, prompt: KeyValue, own: KeyValue, mask: KeyValue) -> Array:
+def attend_shared(
+    rule: AttentionRule, q: Array, prompt: KeyValue | None, own: KeyValue, mask: KeyValue
+) -> Array:
     """Return the attention of one token of each of K responses over their shared prompt and their own past.
 
     The result is (B, K, heads · head_dim) float32.
@@ -104,19 +106,23 @@ def attend_shared(rule: AttentionRule, q: Array, prompt: KeyValue, own: KeyValue
     Args:
         rule: The model's.
         q: (B, K, heads, head_dim), rotated.
-        prompt: Keys and values (B, P, kv_heads, head_dim), held once for all K.
+        prompt: Keys and values (B, P, kv_heads, head_dim), held once for all K; None where they are the
+            first P of the response's own.
         own: Keys and values (B, K, kv_heads, T, head_dim), this token's already written.
-        mask: (B, P), True where the token sees the prompt, and (T,), where it sees its own past.
+        mask: (B, P), True where the token sees the prompt, and (B, T), where it sees its own past.
     """
-    grouped, (prompt_mask, own_mask) = by_kv_head(q, prompt[0].shape[2]), mask
-    scores = jnp.concatenate([
-        _scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask[:, None, None, None]),
-        _scores(rule, "bkhgd,bkhtd->bkhgt", grouped, own[0], own_mask),
-    ], axis=-1)  # fmt: skip
-    weights = jax.nn.softmax(scores, axis=-1)
-    shared, single = jnp.split(weights, [prompt_mask.shape[-1]], axis=-1)
-    out = _dot(rule, "bkhgp,bphd->bkhgd", shared, prompt[1])
-    out += _dot(rule, "bkhgt,bkhtd->bkhgd", single, own[1])
+    grouped, prompt_mask, own_mask = by_kv_head(q, own[0].shape[2]), *(x[:, None, None, None] for x in mask)
+    scores = []
+    if prompt is not None:
+        scores.append(_scores(rule, "bkhgd,bphd->bkhgp", grouped, prompt[0], prompt_mask))
+    else:
+        own_mask = jnp.concatenate([prompt_mask, own_mask], axis=-1)
+    scores.append(_scores(rule, "bkhgd,bkhtd->bkhgt", grouped, own[0], own_mask))
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+    shared, single = jnp.split(weights, [weights.shape[-1] - own_mask.shape[-1]], axis=-1)
+    out = _dot(rule, "bkhgt,bkhtd->bkhgd", single, own[1])
+    if prompt is not None:
+        out += _dot(rule, "bkhgp,bphd->bkhgd", shared, prompt[1])
     return out.reshape(*q.shape[:2], -1)
 
 

@@ -73,8 +73,8 @@ class AttentionInputs(NamedTuple):
     Args:
         tables: Cosines and sines, (B, S, size) each; S is 1 for a decoding step.
         mask: For whole sequences (B, S, P + S), True where the row sees the column, or a ``SequenceMask``.
-            For a decoding step the pair of (B, P), where the token sees the prompt, and (T,), where it sees
-            its own response.
+            For a decoding step the pair of (B, P), where the token sees the prompt, and (B, T), where it
+            sees its own response.
     """
 
     tables: Tables
@@ -126,18 +126,22 @@ def sequence_inputs(
 
 
 def step_inputs(
-    config: DecoderConfig, positions: Array, prompt_mask: Array, step: Array, size: int
+    config: DecoderConfig, positions: Array, prompt_mask: Array, past: Array, column: Array, size: int
 ) -> InputsByKind:
-    """Return the inputs for token ``step`` of a response of ``size`` tokens, at ``positions (B,)``."""
+    """Return the inputs for tokens at ``positions (B,)`` that go to this column of a ring of ``size``.
+
+    Each is behind ``past (B,)`` tokens of its own response.
+    """
     prompt_positions = jnp.cumsum(prompt_mask, axis=1) - 1
     distance = positions[:, None] - prompt_positions
-    own_distance = step - jnp.arange(size)
+    own_distance = (column - jnp.arange(size)) % size
+    own_mask = own_distance <= past[:, None]
 
     def inputs_of(kind: LayerKind) -> AttentionInputs:
         tables = _tables(config, kind, positions[:, None], positions[:, None] + 1)
         if kind.window is None:
-            return AttentionInputs(tables, (prompt_mask, own_distance >= 0))
-        near = (own_distance >= 0) & (own_distance < kind.window)
+            return AttentionInputs(tables, (prompt_mask, own_mask))
+        near = own_mask & (own_distance < kind.window)
         return AttentionInputs(tables, (prompt_mask & (distance < kind.window), near))
 
     return InputsByKind(config, inputs_of)

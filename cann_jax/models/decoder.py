@@ -142,10 +142,11 @@ class Decoder(nnx.Module):
         self,
         tokens: Array,
         positions: Array,
-        prompt: KeysValues,
+        prompt: KeysValues | None,
         prompt_mask: Array,
         own: KeysValues,
-        step: Array,
+        past: Array,
+        column: Array,
         kept: Any = None,
         keep: Callable[[Any, Array, Array], Any] = lambda kept, *_: kept,
     ) -> tuple[Array, KeysValues, Any]:
@@ -154,10 +155,12 @@ class Decoder(nnx.Module):
         Args:
             tokens: (B, K) ids.
             positions: (B,) of these tokens.
-            prompt: (layers, B, P, kv_heads, head_dim), from ``prefill``.
+            prompt: (layers, B, P, kv_heads, head_dim), from ``prefill``; None where each response has its own
+                copy in the first P columns of ``own``.
             prompt_mask: (B, P), False on padding.
-            own: (layers, B, K, kv_heads, T, head_dim); positions before ``step`` are filled.
-            step: Index of these tokens within their responses.
+            own: (layers, B, K, kv_heads, T, head_dim), a ring that ends with the token before.
+            past: (B,), how many tokens of their own responses these tokens have before them.
+            column: Where in the ring these tokens are written.
             kept: What ``keep`` takes at the first layer.
             keep: Function of what it returned at the layer before, the residual stream (B, K, hidden) after
                 this layer, and this layer's index.
@@ -166,7 +169,9 @@ class Decoder(nnx.Module):
             Hidden states (B, K, hidden) after the final norm, ``own`` with these tokens written, and what
             ``keep`` returned last.
         """
-        inputs = step_inputs(self.config, positions, prompt_mask, step, own.keys.shape[-2])
+        before = prompt_mask.shape[1] if prompt is None else 0
+        size = own.keys.shape[-2] - before
+        inputs = step_inputs(self.config, positions, prompt_mask, past, column, size)
         graph, weights = nnx.split(self.layers)
 
         # The cache is carried and written in place; as scanned input and output it would be copied whole at
@@ -175,7 +180,7 @@ class Decoder(nnx.Module):
             x, caches, kept = carry
             weights, prompt, index, kind = layer
             block = nnx.merge(graph, from_words(weights))
-            x, caches = block.decode(x, inputs.at(kind), from_words(prompt), caches, index, step)
+            x, caches = block.decode(x, inputs.at(kind), from_words(prompt), caches, index, before + column)
             return (x, caches, keep(kept, x, index)), None
 
         layers = (to_words(weights), prompt, jnp.arange(self.config.layers), inputs.indices)

@@ -130,15 +130,15 @@ class Block(nnx.Module):
         self,
         x: Array,
         inputs: AttentionInputs,
-        prompt: KeyValue,
+        prompt: KeyValue | None,
         caches: KeysValues,
         layer: Array,
-        step: Array,
+        column: Array,
     ) -> tuple[Array, KeysValues]:
         """Return the residual stream (B, K, hidden) of one token of each response, and all layers' caches."""
         normed = self._norm("pre_attention_norm", x)
         q, *new = self.attention.project(normed, inputs.tables, [None] * 4)
-        caches = KeysValues(*(_write(old, one, layer, step) for old, one in zip(caches, new, strict=True)))
+        caches = KeysValues(*(_write(old, one, layer, column) for old, one in zip(caches, new, strict=True)))
         k, v = (from_words(jax.lax.dynamic_index_in_dim(cache, layer, keepdims=False)) for cache in caches)
         attended = attend_shared(self.attention.rule, q, prompt, (k, v), inputs.mask)
         return self._add(x, self.attention.o_proj(attended), [None] * 3), caches
@@ -152,7 +152,7 @@ class Block(nnx.Module):
         return getattr(self, name)(x) if hasattr(self, name) else x
 
 
-def _write(cache: Array, new: Array, layer: Array, step: Array) -> Array:
-    """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, step]``."""
+def _write(cache: Array, new: Array, layer: Array, column: Array) -> Array:
+    """Put ``new (B, K, kv_heads, head_dim)`` at ``cache[layer, :, :, :, column]``."""
     words = to_words(new.astype(from_words(cache[:0]).dtype))
-    return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, step, 0))
+    return jax.lax.dynamic_update_slice(cache, words[None, :, :, :, None], (layer, 0, 0, 0, column, 0))

@@ -26,7 +26,7 @@ from cann_jax.files.hashes import (
 )
 from cann_jax.files.paths import is_remote
 
-LAYOUT = 3  # version of the files in a stage's folder; a change of it makes finished stages anew
+LAYOUT = 4  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
 MISSING = "is missing"
 # Names of what a killed writer leaves and nobody reads: ours, and Orbax's.

@@ -81,7 +81,7 @@ class Stage:
 NO_SETTINGS = (
     *("model.path", "model.revision", "model.adapter", "preferences.path", "preferences.prepared"),
     *("prompts.train", "prompts.calibration", "prompts.heldout", "name", "run_dir", "mesh", "distributed"),
-    *("sample.allow_changed_reference", "evaluate.examples"),
+    *("sample.allow_changed_reference", "sample.prompts_per_batch", "sample.slots", "evaluate.examples"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")
 GOALS = ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")

@@ -16,7 +16,8 @@ from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.run.run import ModelRun, Run
-from cann_jax.runtime.distributed import barrier, kept_shards, writing_shard
+from cann_jax.runtime.distributed import barrier, writing_shard
+from cann_jax.runtime.shards import finished_shards, in_order, shard_path, unfinished
 from cann_jax.scorers import Context, Scored, Scorer, ScorerKind, check_finite
 
 ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
@@ -81,7 +82,7 @@ def score_shards(
     size: int,
     name: str = "",
 ) -> tuple[pa.Table, Counts]:
-    """Score block by block; finished blocks ``folder/scores-00000.parquet``, … are kept and read back.
+    """Score block by block; finished blocks ``folder/scores-000000-000064.parquet``, … are kept.
 
     Args:
         scorers: Scorers by column name.
@@ -97,20 +98,19 @@ def score_shards(
     Raises:
         InputError: A scorer fails, or a score is NaN or infinite.
     """
-    total, prefix = responses.shape[0], f"scores-{name}" if name else "scores"
-    paths = [epath.Path(folder) / f"{prefix}-{index:05d}.parquet" for index in range(-(-total // size))]
-    there = kept_shards([(path,) for path in paths])
-    counts: Counter[tuple[str, str]] = Counter()
-    for start in track(
-        range(0, total, size), f"scoring {name}".strip(), unit=size, noun="prompts", total=total
+    total, pattern = responses.shape[0], f"scores-{name}-{{}}.parquet" if name else "scores-{}.parquet"
+    finished = finished_shards(folder, [pattern], total)
+    left, done = unfinished(finished, total, size), sum(map(len, finished))
+    for index, chosen in enumerate(
+        track(left, f"scoring {name}".strip(), unit=size, noun="prompts", total=total, initial=done)
     ):
-        if not there[start // size]:
-            block = responses.take(range(start, min(start + size, total)))
-            with writing_shard(start // size):
-                table = _score_block(scorers, block, reference_logps[start : start + size])
-                write_table(paths[start // size], table, digest=True)
+        with writing_shard(index):
+            block = responses.take(chosen)
+            table = _score_block(scorers, block, reference_logps[chosen.start : chosen.stop])
+            write_table(shard_path(folder, pattern, chosen), table, digest=True)
     barrier(f"scored {name}")
-    tables = [read_table(path) for path in paths]
+    tables = [read_table(shard_path(folder, pattern, chosen)) for chosen in in_order(finished, left)]
+    counts: Counter[tuple[str, str]] = Counter()
     for table in tables:
         counts.update(dict(_counts(table)))
     return pa.concat_tables([table.replace_schema_metadata() for table in tables]), counts

@@ -8,10 +8,11 @@ from cann_jax.models.attention import NEGATIVE
 BLOCK = 256  # vocabulary entries per block; 49,152 / 256 = 192 block sums
 
 
-def uniform(keys: jax.Array, position: jax.Array | int) -> jax.Array:
+def uniform(keys: jax.Array, positions: jax.Array | int) -> jax.Array:
     """Return two numbers in [0, 1) for each of ``keys (…)``, (…, 2), a function of (key, position) alone."""
-    numbers = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position), (2,)))
-    return numbers(keys.reshape(-1)).reshape(*keys.shape, 2)
+    numbers = jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position), (2,)))
+    positions = jnp.broadcast_to(positions, keys.shape)
+    return numbers(keys.reshape(-1), positions.reshape(-1)).reshape(*keys.shape, 2)
 
 
 def response_keys(seed: jax.Array, prompts: jax.Array, responses: int) -> jax.Array:

@@ -21,12 +21,26 @@ ROOM = 0.8  # of a device's memory for weights, caches and logits; the rest is f
 
 
 class Batch(NamedTuple):
-    """Sizes of a batch: its prompts, responses to each, tokens of a prompt and of a response with padding."""
+    """Sizes of a batch: its prompts, responses to each, tokens of a prompt and of a response with padding.
+
+    ``slots`` are the responses in progress at once, None where all are.
+    """
 
     prompts: int
     responses: int
     width: int
     length: int
+    slots: int | None = None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether responses wait for a slot."""
+        return self.slots is not None and self.slots < self.prompts * self.responses
+
+    @property
+    def rows(self) -> int:
+        """Responses in progress at once."""
+        return self.slots if self.slots is not None and self.replaces else self.prompts * self.responses
 
 
 @contextlib.contextmanager
@@ -54,9 +68,13 @@ def check_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> None:
     needed = batch_bytes(weights, shape, batch, axis_size("batch"), axis_size("kv_heads"))
     if memory is not None and needed > memory:
         raise ResourceError(
-            f"{batch.prompts} × {batch.responses} responses need {needed / 1e9:,.1f} GB of a device, "
+            f"{_in_progress(batch)} need {needed / 1e9:,.1f} GB of a device, "
             f"which has {memory / 1e9:,.1f}; {smaller_batch(weights, shape, batch)}"
         )
+
+
+def _in_progress(batch: Batch) -> str:
+    return f"{batch.rows} slots" if batch.replaces else f"{batch.prompts} × {batch.responses} responses"
 
 
 def _device() -> jax.Device:
@@ -79,7 +97,7 @@ def sharing(weights: Any, shape: DecoderConfig, batch: Batch, devices: int, memo
     """
     for shared in range(1, devices + 1):
         copies, rest = divmod(devices, shared)
-        if rest or batch.prompts % copies or not divides(shape, "tensor", shared):
+        if rest or batch.prompts % copies or batch.rows % copies or not divides(shape, "tensor", shared):
             continue
         if bytes_needed(weights, shape, batch, copies, shared) <= ROOM * memory:
             return shared
@@ -89,16 +107,17 @@ def sharing(weights: Any, shape: DecoderConfig, batch: Batch, devices: int, memo
 def smaller_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> str:
     """Say which smaller batch fits, of those that the devices divide: the largest, or the least."""
     shards, memory = axis_size("batch"), memory_of(_device())
-    smaller = [n for n in range(shards, batch.prompts, shards) if batch.prompts % n == 0]
+    name, most = ("slots", batch.rows) if batch.replaces else ("prompts", batch.prompts)
+    smaller = [n for n in range(shards, most, shards) if most % n == 0]
     if not smaller:
         return "lower sample.responses or sample.max_new_tokens, or give the mesh more devices"
     sizes = {
-        n: batch_bytes(weights, shape, batch._replace(prompts=n), shards, axis_size("kv_heads"))
+        n: batch_bytes(weights, shape, batch._replace(**{name: n}), shards, axis_size("kv_heads"))
         for n in smaller
     }
     fitting = [n for n, size in sizes.items() if memory is not None and size <= ROOM * memory]
-    fits = max(fitting, default=smaller[0])
-    return f"lower sample.prompts_per_batch from {batch.prompts} to {fits}"
+    setting = {"slots": "slots", "prompts": "prompts_per_batch"}[name]
+    return f"lower sample.{setting} from {most} to {max(fitting, default=smaller[0])}"
 
 
 def bytes_needed(weights: Any, shape: DecoderConfig, batch: Batch, copies: int, shared: int) -> float:
@@ -115,8 +134,10 @@ def bytes_needed(weights: Any, shape: DecoderConfig, batch: Batch, copies: int, 
 def batch_bytes(weights: Any, shape: DecoderConfig, batch: Batch, copies: int, shared: int) -> float:
     """Return the bytes of a device's part of the batch: keys and values, and logits."""
     itemsize: int = max(jax.tree.leaves(weights), key=lambda leaf: leaf.size).dtype.itemsize
-    prompts = batch.prompts / copies
-    tokens = prompts * (batch.width + batch.responses * batch.length)
+    rows = batch.rows / copies
+    tokens = batch.prompts / copies * batch.width + rows * batch.length
+    if batch.replaces:  # each slot holds its prompt
+        tokens += rows * batch.width
     cache = 2 * shape.layers * shape.kv_heads / shared * shape.head_dim * tokens * itemsize
-    logits = 3 * 4 * prompts * batch.responses * shape.vocabulary  # and their exponentials, in two shapes
+    logits = 3 * 4 * rows * shape.vocabulary  # and their exponentials, in two shapes
     return cache + logits

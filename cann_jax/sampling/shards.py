@@ -23,13 +23,15 @@ from cann_jax.files.progress import track
 from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.models.prefix import Prefix
-from cann_jax.runtime.distributed import barrier, kept_shards, writing_shard
+from cann_jax.runtime.distributed import barrier, writing_shard
 from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.placement import fetch, place_batch, place_parameters
-from cann_jax.sampling.generate import Samples, generate
+from cann_jax.runtime.shards import finished_shards, in_order, shard_path, shards_in, unfinished
+from cann_jax.sampling.generate import generate
 from cann_jax.sampling.mesh import Batch, check_batch, on_sampling_mesh, smaller_batch
+from cann_jax.sampling.slots import Samples
 
-FEATURES = "features"  # prefix of the features' shards
+FEATURES = "features-{}.npy"  # the features' shards
 
 
 def sample_shards(
@@ -42,42 +44,44 @@ def sample_shards(
     name: str,
     feature_layers: tuple[int, ...] = (),
 ) -> Responses:
-    """Sample K responses to all prompts; whole shards ``folder/name-00000.parquet``, … are kept.
+    """Sample K responses to all prompts; whole shards ``folder/name-000000-000064.parquet``, … are kept.
 
     The draw is a function of (seed, index of the prompt, response, position). With ``feature_layers``, each
-    shard's features go to ``folder/features-00000.npy``, …, float16 (prompts, K, layers · hidden).
+    shard's features go to ``folder/features-000000-000064.npy``, …, float16 (prompts, K, layers · hidden).
     """
-    size = config.prompts_per_batch
-    starts = range(0, len(prompts), size)
-    paths = [epath.Path(folder) / f"{name}-{index:05d}.parquet" for index in range(len(starts))]
-    features = [epath.Path(folder) / f"{FEATURES}-{index:05d}.npy" for index in range(len(starts))]
-    kinds = (paths, features) if feature_layers else (paths,)
-    exists = kept_shards(list(zip(*kinds, strict=True)))
-    if not all(exists):
+    responses_of = f"{name}-{{}}.parquet"
+    patterns = (responses_of, FEATURES) if feature_layers else (responses_of,)
+    size, total = config.prompts_per_batch, len(prompts)
+    finished = finished_shards(folder, patterns, total)
+    left = unfinished(finished, total, size)
+    if left:
         stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
-        batch = Batch(size, responses, bucket_width(max(map(len, prompts.ids))), config.max_new_tokens)
+        width = bucket_width(max(map(len, prompts.ids)))
+        batch = Batch(size, responses, width, config.max_new_tokens, config.slots)
         check_batch(model.weights, model.config, batch)
         remedy = partial(smaller_batch, model.weights, model.config, batch)
         with within_memory(f"sampling {name}", remedy), on_sampling_mesh(model.weights, model.config, batch):
             placed = replace(model, weights=place_parameters(model.weights))
             prefix, own = placed.split_prefix(prompts.ids)
-            for start in track(starts, f"sampling {name}", unit=size, noun="prompts", total=len(prompts)):
-                index = start // size
-                if not exists[index]:
-                    samples = _sample(placed, prefix, own, start, stop, size, seed, static)
-                    with writing_shard(index):
-                        if samples.features is not None:
-                            found = np.asarray(samples.features, np.float16)
-                            write_array(features[index], found, digest=True)
-                        table = responses_table(prompts, start, samples, model.tokenizer)
-                        write_table(paths[index], table, digest=True)
+            done = sum(map(len, finished))
+            for index, chosen in enumerate(
+                track(left, f"sampling {name}", unit=size, noun="prompts", total=total, initial=done)
+            ):
+                samples = _sample(placed, prefix, own, chosen, stop, size, seed, static)
+                with writing_shard(index):
+                    if samples.features is not None:
+                        features = np.asarray(samples.features, np.float16)
+                        write_array(shard_path(folder, FEATURES, chosen), features, digest=True)
+                    table = responses_table(prompts, chosen.start, samples, model.tokenizer)
+                    write_table(shard_path(folder, responses_of, chosen), table, digest=True)
     barrier(f"{name} sampled")
-    return _read(paths, config.max_new_tokens)
+    return _read(folder, responses_of, in_order(finished, left), config.max_new_tokens)
 
 
 def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Responses:
     """Read all shards of a finished stage."""
-    return _read(sorted(epath.Path(folder).glob(f"{name}-*.parquet")), max_new_tokens)
+    pattern = f"{name}-{{}}.parquet"
+    return _read(folder, pattern, shards_in(folder, pattern), max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def read_features(folder: epath.PathLike) -> FeatureTable | None:
     Raises:
         InputError: A shard is corrupt.
     """
-    paths = sorted(epath.Path(folder).glob(f"{FEATURES}-*.npy"))
+    paths = [shard_path(folder, FEATURES, prompts) for prompts in shards_in(folder, FEATURES)]
     if not paths:
         return None
     if is_remote(folder):
@@ -122,8 +126,9 @@ def read_features(folder: epath.PathLike) -> FeatureTable | None:
     return FeatureShards(tuple(paths), ends, (int(ends[-1]), *shapes[0][1:]))
 
 
-def _read(paths: list[epath.Path], max_new_tokens: int) -> Responses:
-    return responses_from_table(pa.concat_tables([read_table(path) for path in paths]), max_new_tokens)
+def _read(folder: epath.PathLike, pattern: str, shards: Sequence[range], max_new_tokens: int) -> Responses:
+    tables = [read_table(shard_path(folder, pattern, prompts)) for prompts in shards]
+    return responses_from_table(pa.concat_tables(tables), max_new_tokens)
 
 
 def stop_tokens(files: ModelFiles, config: SampleConfig) -> np.ndarray:
@@ -155,6 +160,7 @@ def static_arguments(
         "max_new_tokens": config.max_new_tokens,
         "temperature": config.temperature,
         "top_p": config.top_p,
+        "slots": config.slots,
     }
 
 
@@ -162,19 +168,18 @@ def _sample(
     model: LanguageModel,
     prefix: Prefix | None,
     prompts: Sequence[np.ndarray],
-    start: int,
+    chosen: range,
     stop: np.ndarray,
     size: int,
     seed: int,
     static: dict[str, Any],
 ) -> Samples:
-    """Sample one shard; the last one is padded to the same shape, so that it needs no other program."""
-    count = min(size, len(prompts) - start)
-    indices = np.arange(start, start + size, dtype=np.int32)
-    ids, lengths = bucketed([prompts[index] for index in np.minimum(indices, len(prompts) - 1)])
+    """Sample one shard; a smaller one is padded to ``size``, so that it needs no other program."""
+    indices = np.arange(chosen.start, chosen.start + size, dtype=np.int32)
+    ids, lengths = bucketed([prompts[index] for index in np.minimum(indices, chosen.stop - 1)])
     batch = place_batch([ids, lengths, indices])
     samples = generate(
         model.graph, model.weights, *batch, jax.random.key(seed), stop, prefix=prefix, **static
     )
-    fetched: Samples = jax.tree.map(lambda x: fetch(x)[:count], samples)
+    fetched: Samples = jax.tree.map(lambda x: fetch(x)[: len(chosen)], samples)
     return fetched

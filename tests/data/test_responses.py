@@ -5,7 +5,7 @@ import numpy as np
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import responses_from_table, responses_table
-from cann_jax.sampling.generate import Samples
+from cann_jax.sampling.slots import Samples
 from tests.builders.models import tiny_tokenizer
 
 

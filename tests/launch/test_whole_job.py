@@ -131,5 +131,7 @@ def test_other_launchers_begin_a_real_run(script, variables, alone, tiny_folder,
     )
     _, said = job.communicate(timeout=300)
     assert job.returncode == 0, said[-3000:]
-    ours, theirs = (pq.read_table(each / "sample/responses-00000.parquet") for each in (folder, alone))
+    ours, theirs = (
+        pq.read_table(each / "sample/responses-000000-000004.parquet") for each in (folder, alone)
+    )
     assert ours.column("text").equals(theirs.column("text"))

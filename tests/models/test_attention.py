@@ -79,8 +79,8 @@ def test_soft_cap_by_its_formula(inputs):
 def test_shared_prompt_is_the_last_row_of_the_whole(inputs, cap):
     """Five tokens of prompt, four of each of two responses, under a mask of any form."""
     q, k, v, mask = inputs
-    own_mask = jnp.array([True, False, True, True])
-    whole = jnp.concatenate([mask[:, -1:, :5], jnp.broadcast_to(own_mask, (2, 1, 4))], axis=-1)
+    own_mask = jnp.array([[True, False, True, True], [False, True, True, False]])
+    whole = jnp.concatenate([mask[:, -1:, :5], own_mask[:, None]], axis=-1)
     expected = attend(rule(cap), q[:, -1:], k, v, whole)
     own = [jnp.repeat(x[:, None, 5:].swapaxes(2, 3), 2, axis=1) for x in (k, v)]
     queries = jnp.repeat(q[:, -1:], 2, axis=1)

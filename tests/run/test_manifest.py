@@ -139,7 +139,7 @@ def test_a_folder_of_the_layout_before_is_made_anew(folder):
     old = {**expected(), "layout": 2, "outputs": {"table": "c" * 64}}
     (folder / "manifest.json").write_text(json.dumps(old))
     state = stage_state(folder, expected(), ["table"])
-    assert state.state == "changed" and state.differences == ("layout: 2 → 3",)
+    assert state.state == "changed" and state.differences == ("layout: 2 → 4",)
     assert commit_fingerprint(folder)
     assert begin(folder, expected()) is False
 

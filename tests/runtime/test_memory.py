@@ -56,5 +56,7 @@ def test_which_batch_fits(tiny_model, monkeypatch):
     monkeypatch.setattr("cann_jax.sampling.mesh.memory_of", lambda device: 1.0)
     least = smaller_batch(tiny_model.weights, tiny_model.config, batch)
     assert least == "lower sample.prompts_per_batch from 12 to 1"
+    slots = smaller_batch(tiny_model.weights, tiny_model.config, batch._replace(slots=10))
+    assert slots == "lower sample.slots from 10 to 1"
     alone = smaller_batch(tiny_model.weights, tiny_model.config, batch._replace(prompts=1))
     assert alone.startswith("lower sample.responses")

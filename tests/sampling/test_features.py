@@ -44,6 +44,16 @@ def test_features_are_means_of_normalized_residual_streams(tiny_model, free):
     assert {1, LIMIT} < seen and len(seen) >= 5
 
 
+def test_what_would_come_behind_the_limit_stops_nothing(tiny_model, free):
+    """The last token is read for its features, and what it predicts drawn: a stop token there is no end."""
+    longer = sample(tiny_model, max_new_tokens=LIMIT + 1)
+    np.testing.assert_array_equal(longer.tokens[..., :LIMIT], free.tokens)
+    behind = np.setdiff1d(longer.tokens[..., LIMIT], free.tokens)
+    assert len(behind) > 3
+    samples = sample(tiny_model, stop=behind, feature_layers=LAYERS)
+    assert not samples.stopped.any() and (samples.lengths == LIMIT).all()
+
+
 def test_responses_of_one_token(tiny_model):
     samples = sample(tiny_model, rows=(1,), max_new_tokens=1, feature_layers=(2,))
     assert (samples.lengths == 1).all() and not samples.stopped.any()

@@ -37,6 +37,19 @@ def test_bytes_of_llama_7b(llama):
     assert found == pytest.approx(expected, rel=2e-3) and found > expected
 
 
+def test_slots_hold_their_own_prompts(llama):
+    """Of 256 responses 64 are in progress, each beside a copy of its prompt; 256 slots replace nothing."""
+    token = 2 * 2 * 32 * 16 * 128
+    logits = 3 * 4 * 32_000
+    found = {
+        slots: bytes_needed(*llama, BATCH._replace(slots=slots), copies=8, shared=2)
+        for slots in (None, 64, 256)
+    }
+    assert found[256] == found[None]
+    saved = (32 - 8) * (512 * token + logits) - 8 * 512 * token
+    assert found[None] - found[64] == pytest.approx(saved)
+
+
 @pytest.mark.parametrize(
     "name, devices, memory, batch, expected",
     [

@@ -59,7 +59,8 @@ def test_what_comes_out(finished, prompts, tiny_model):
 def test_one_lost_shard_is_made_again_and_no_other(finished, tiny_model, prompts):
     folder, before = finished
     paths = sorted(folder.glob("responses-*.parquet"))
-    assert [path.name for path in paths] == [f"responses-0000{n}.parquet" for n in range(3)]
+    ranges = ("000000-000002", "000002-000004", "000004-000005")
+    assert [path.name for path in paths] == [f"responses-{each}.parquet" for each in ranges]
     content = paths[1].read_bytes()
     for path in paths:
         os.utime(path, ns=(1, 1))
@@ -80,6 +81,54 @@ def test_batches_of_another_size_give_the_same_responses(finished, tiny_model, p
     np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
 
 
+def test_slots_give_the_same_responses(finished, tiny_model, prompts, tmp_path):
+    config = replace(CONFIG, prompts_per_batch=5, slots=4)
+    whole = sample_shards(tiny_model, prompts, config, 3, 0, tmp_path, "responses")
+    np.testing.assert_array_equal(whole.tokens, finished[1].tokens)
+    np.testing.assert_allclose(whole.logps, finished[1].logps, atol=5e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_finished_shards_count_whatever_the_batch_size(finished, tiny_model, prompts, tmp_path, size):
+    """Prompts 2 and 3 were finished in a batch of two; only the others are sampled, ``size`` at once."""
+    folder, before = finished
+    kept = tmp_path / "responses-000002-000004.parquet"
+    for suffix in ("", ".sha256"):
+        shutil.copy(f"{folder / kept.name}{suffix}", tmp_path)
+    os.utime(kept, ns=(1, 1))
+    config = replace(CONFIG, prompts_per_batch=size)
+    whole = sample_shards(tiny_model, prompts, config, 3, 0, tmp_path, "responses")
+    assert kept.stat().st_mtime_ns == 1
+    np.testing.assert_array_equal(whole.tokens, before.tokens)
+    np.testing.assert_allclose(whole.logps, before.logps, atol=5e-5)
+    assert [prompt.text for prompt in whole.prompts.prompts] == list(TEXTS)
+    assert_same(read_shards(tmp_path, "responses", 6), whole)
+
+
+def test_half_a_shard_is_removed_before_other_batches_hold_its_prompts(
+    finished, tiny_model, prompts, tmp_path
+):
+    features = sampled_with_features(tiny_model, prompts, tmp_path, 2)
+    (tmp_path / "responses-000002-000004.parquet").unlink()
+    again = sampled_with_features(tiny_model, prompts, tmp_path, 1)
+    assert not (tmp_path / "features-000002-000004.npy").exists()
+    np.testing.assert_allclose(again, features, rtol=1e-3, atol=1e-4)
+
+
+def sampled_with_features(model, prompts, folder, size) -> np.ndarray:
+    config = replace(CONFIG, prompts_per_batch=size)
+    sample_shards(model, prompts, config, 3, 0, folder, "responses", LAYERS)
+    return read_features(folder)[np.arange(5)]
+
+
+def test_shards_that_hold_the_same_prompts_are_refused(finished, tmp_path):
+    shard = finished[0] / "responses-000002-000004.parquet"
+    for name in ("responses-000002-000004", "responses-000003-000005"):
+        shutil.copy(shard, tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"000002-000004.parquet and .*000003-000005.parquet hold the same"):
+        read_shards(tmp_path, "responses", 6)
+
+
 LAYERS = (1, 3)
 
 
@@ -97,21 +146,21 @@ def test_features_lie_beside_the_responses(finished, tiny_model, prompts, tmp_pa
 
     contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(contents) == 12  # each with its digest
-    for name in ("features-00001.npy", "responses-00002.parquet"):
+    for name in ("features-000002-000004.npy", "responses-000004-000005.parquet"):
         for path in tmp_path.iterdir():
             os.utime(path, ns=(1, 1))
         (tmp_path / name).unlink()
         sample_shards(*arguments)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
         made = {path.name for path in tmp_path.iterdir() if path.stat().st_mtime_ns != 1}
-        files = {f"{kind}-{name.partition('.')[0][-5:]}" for kind in ("features", "responses")}
-        assert {name.partition(".")[0] for name in made} == files
+        index = name.partition(".")[0][-13:]
+        assert {each.partition(".")[0] for each in made} == {f"features-{index}", f"responses-{index}"}
 
 
 def test_corrupt_features_are_named(tmp_path):
     for content in (b"", b"PAR1 cut off", np.lib.format.magic(1, 0)):
-        (tmp_path / "features-00000.npy").write_bytes(content)
-        with pytest.raises(InputError, match=r"features-00000.npy is corrupt .* delete it"):
+        (tmp_path / "features-000000-000002.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"features-000000-000002.npy is corrupt .* delete it"):
             read_features(tmp_path)
 
 

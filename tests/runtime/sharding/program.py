@@ -27,8 +27,9 @@ from cann_jax.runtime.mesh import current_mesh, make_mesh, on_mesh
 from cann_jax.runtime.placement import fetch, own_rows, place, place_batch, place_parameters, place_rows
 from cann_jax.runtime.sharding import parameter_specs
 from cann_jax.sampling import mesh
-from cann_jax.sampling.generate import Samples, generate
+from cann_jax.sampling.generate import generate
 from cann_jax.sampling.mesh import Batch, bytes_needed
+from cann_jax.sampling.slots import Samples
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
 from cann_jax.training.step import forward, start, train_step
@@ -110,19 +111,20 @@ def samples(model: str) -> dict:
     tokens, token_logps, counts = (fetch(x) for x in (drawn.tokens, drawn.logps, drawn.lengths))
     scores = language_model.logps(rows, tokens, counts)
     found = {"tokens": tokens, "logps": token_logps, "scores": scores, "features": fetch(drawn.features)}
+    found["in_slots"] = fetch(generated(language_model, rows, slots=8).tokens)
     if current_mesh() is not None:
         found["resampled"] = resampled(language_model, rows)
     return {name: values.tolist() for name, values in found.items()}
 
 
-def generated(model: LanguageModel, rows: list) -> Samples:
+def generated(model: LanguageModel, rows: list, slots: int | None = None) -> Samples:
     prefix, own = model.split_prefix(rows)
     assert prefix is not None
     prompts, lengths = pad(own, 6)
     batch = place_batch([prompts, lengths, np.arange(8, dtype=np.int32)])
     return generate(
-        model.graph, model.weights, *batch, jax.random.key(3), jnp.array([1]), responses=4, max_new_tokens=8,
-        feature_layers=(1, 3), prefix=prefix,
+        model.graph, model.weights, *batch, jax.random.key(3), jnp.arange(0, 300, 12),
+        responses=4, max_new_tokens=8, feature_layers=(1, 3), prefix=prefix, slots=slots,
     )  # fmt: skip
 
 

@@ -34,6 +34,9 @@ def assert_equal(found: dict, alone: dict, same_tokens: bool) -> None:
     print(f"{changed.sum()} of {changed.size} responses differ")
     assert changed.sum() <= 1
     assert (np.array(found["resampled"]) != theirs).any(-1).sum() <= 1
+    assert alone["in_slots"] == alone["tokens"]
+    assert (np.array(found["in_slots"]) != theirs).any(-1).sum() <= 1
+    assert len({np.count_nonzero(row) for row in theirs.reshape(-1, 8)}) > 4
     for key in ("logps", "scores", "features"):
         a, b = (np.array(each[key])[~changed] for each in (found, alone))
         np.testing.assert_allclose(a, b, atol=1e-4, err_msg=key)

@@ -80,6 +80,7 @@ def test_impossible_whatever_the_devices(mesh, message):
     "flags, message",
     [
         ({"sample": {"prompts_per_batch": 6}}, "sample.prompts_per_batch is 6 and does not divide over 4"),
+        ({"sample": {"prompts_per_batch": 4, "slots": 6}}, "sample.slots is 6 and does not divide over 4"),
         ({"align": {"prompts_per_step": 8, "accumulation": 4}}, "align.accumulation is 2 and does not"),
     ],
 )
