@@ -21,12 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from contest import contest, machine, table
+from contest import contest, machine, product_rate, table
 from transformers import AutoModelForCausalLM
 
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
+from cann_jax.models.flops import Row, forward_flops
 from cann_jax.models.language_model import PACKED_TOKENS, LanguageModel, batch_logps, responses_together
 
 RESULTS = Path(__file__).resolve().parent / "results/scoring.md"
@@ -59,6 +60,7 @@ def main() -> None:
         f"{given.responses} responses of {given.tokens} tokens to one prompt. Medians of {given.rounds} "
         "rounds, in turn. transformers keeps the prompt's keys and values; n a call are responses together.",
     ]
+    rates = {dtype: rate(dtype) for dtype in ("float32", "bfloat16")}
     for length in (32, 256):
         prompt = random.integers(3, files.config.vocabulary, length).astype(np.int32)
         logps = {name: scoring(prompt, responses) for name, scoring in scorings.items()}
@@ -68,6 +70,7 @@ def main() -> None:
         parts.append(table(f"prompt of {length}", speeds, "tokens/s", lambda name: "transformers" in name))
         size = -logps["cann_jax float32"].mean()
         parts.append(f"float32 log-probs differ by at most {apart:.1g} nats of {size:.0f}.")
+        parts.append(floor(files, length, responses.shape, rates))
     parts += ["## Memory", "    JAX_PLATFORMS=cpu python benchmarks/scoring.py --memory", memory(files)]
     RESULTS.write_text("\n\n".join(parts) + "\n")
     print(RESULTS.read_text())
@@ -79,6 +82,32 @@ def work(scoring: Scoring, prompt: np.ndarray, responses: np.ndarray) -> Callabl
         return responses.size
 
     return run
+
+
+def rate(dtype: str) -> float:
+    """Return the operations a second of a plain product, by JAX or torch, whichever is faster."""
+    rows, inner, columns = 2048, 576, 1536
+    a, b = (jnp.ones(shape, dtype) for shape in ((rows, inner), (inner, columns)))
+    multiply = jax.jit(jnp.matmul)
+    c, d = (torch.ones(shape, dtype=getattr(torch, dtype)) for shape in ((rows, inner), (inner, columns)))
+    runs: list[Callable[[], object]] = [lambda: multiply(a, b).block_until_ready(), lambda: c @ d]
+    return max(product_rate(run, rows, inner, columns) for run in runs)
+
+
+def floor(files: ModelFiles, prompt: int, responses: tuple[int, ...], rates: dict[str, float]) -> str:
+    """Return how many tokens a second there would be if products at their best rate were all."""
+    count, tokens = responses
+    work = forward_flops(files.config, Row(prompt, 0)) + count * forward_flops(
+        files.config, Row(tokens, tokens)
+    )
+    limits = [
+        f"{count * tokens / work * reached:.0f} in {dtype} ({reached / 1e9:.0f} GFLOP/s)"
+        for dtype, reached in rates.items()
+    ]
+    return (
+        f"The products are {work / 1e12:.2f} TFLOP, attention to the prompt left out. At the best rate of a "
+        f"plain one, 2,048 × 576 by 576 × 1,536, that makes {' and '.join(limits)} tokens/s."
+    )
 
 
 def ours(files: ModelFiles, dtype: str) -> Scoring:

@@ -46,6 +46,7 @@ CONTESTANTS = {
     "Tunix float32": ("tunix",),
     "Tunix bfloat16": ("tunix", *BFLOAT16),
 }
+TUNIX = [name for name in CONTESTANTS if name.startswith("Tunix")]
 NOTES = """\
 SmolLM2-135M-Instruct, DPO, 8 pairs of random ids a step, LoRA of rank 8 on all seven projections, AdamW,
 log-probs of the reference computed before. Seconds are the median over all rounds, after one step in each
@@ -55,13 +56,20 @@ too: the clock then depends on them, and threads that wait for each other spin (
 lets those of torch sleep). "elementwise" and "everything" are what `rematerialise` computes again in the
 backward pass; TRL's checkpointing is the latter. TRL's bfloat16 has frozen weights in bfloat16 under
 autocast; "autocast" keeps them in float32. TRL 1.16 has no padding-free DPO (it warns and pads); no
-sequence here needs padding. TRL also computes entropies and accuracies of all tokens for its log."""
+sequence of the first two shapes needs padding. Mixed pairs are 48, of 16 to 512 tokens a prompt or a
+response (log-normal, median 90); a measurement is the mean over all six steps of them: ours in the rows,
+order and widths that a run gives them, TRL's one pair at a time, eight to a step, so that only a pair is
+padded. TRL also computes entropies and accuracies of all tokens for its log."""
 RATES = """\
 Operations are those of docs/metrics.md; the peers' rows hold a prompt twice, ours once. The share is that
 of a step whose processor seconds are spread over all cores, of the best rate of a plain product in that
 dtype, 2,048 × 576 by 576 × 1,536, by JAX or torch:"""
 CORES = os.cpu_count() or 1
-SHAPES = {"128-64": (128, 64), "32-48": (32, 48)}  # tokens of the prompt, and of each response
+SHAPES = {
+    "128-64": "prompt 128, responses 64",
+    "32-48": "prompt 32, responses 48",
+    "mixed": "16 to 512 tokens, log-normal",
+}
 Measured = dict[str, Any]
 Turn = tuple[int, str, str]  # round, pairs, contestant
 
@@ -106,7 +114,7 @@ def install(folder: Path, find_links: str, torch: str) -> None:
         listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         found = {each["name"]: each["version"] for each in listed if each["name"] in packages}
         versions.write_text(json.dumps(found))
-    if not (folder / "adapter").exists():
+    if not (folder / "mixed.npz").exists():
         run(folder, "our", "prepare")
 
 
@@ -115,7 +123,9 @@ def missing(folder: Path, given: argparse.Namespace) -> list[Turn]:
     done = {(row["round"], row["pairs"], row["name"]) for row in measured(folder)}
     turns = [(0, "32-48", "parity")]
     turns += itertools.product(range(1, given.rounds + 1), given.pairs, given.only)
-    return [turn for turn in turns if turn not in done]
+    # Tunix pads everything to one length that is given beforehand.
+    never = {("mixed", name) for name in TUNIX}
+    return [turn for turn in turns if turn not in done and turn[1:] not in never]
 
 
 def measured(folder: Path) -> list[Measured]:
@@ -181,7 +191,7 @@ def page(folder: Path, note: str) -> str:
         "    python benchmarks/train_step.py --peers FOLDER",
         f"{machine('jax')[:-1]}, {', '.join(f'{name} {found}' for name, found in versions.items())}.",
         f"{NOTES} {note}".strip(),
-        *(table(pairs, steps) for pairs in compared),
+        *(table(folder, pairs, steps) for pairs in compared),
         f"{RATES} {rates(steps)}.",
         "## The same loss and gradient",
         agreement(next(row for row in rows if row["name"] == "parity")),
@@ -218,12 +228,11 @@ def short(name: str) -> str:
     return name.removeprefix("base_model.model.model.").removesuffix(".weight")
 
 
-def table(pairs: str, everything: list[Measured]) -> str:
+def table(folder: Path, pairs: str, everything: list[Measured]) -> str:
     """Return the table of one shape, with ratios to TRL in float32, and a line with that to the best peer."""
-    prompt, response = SHAPES[pairs]
     steps = [row for row in everything if row["pairs"] == pairs]
     lines = [
-        f"| prompt {prompt}, responses {response} | s a step | least and most | steps | speed of {BASE} | "
+        f"| {SHAPES[pairs]} | s a step | least and most | steps | speed of {BASE} | "
         "processor s | speed by these | peak, GB | TFLOP | of a product |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -232,7 +241,7 @@ def table(pairs: str, everything: list[Measured]) -> str:
     works = {name: min(found) for name, found in cpu.items()}
     for name, median in medians.items():
         peak = max(row["peak_gb"] for row in steps if row["name"] == name)
-        flops = operations(prompt, response, packed=is_ours(name))
+        flops = operations(folder / f"{pairs}.npz", packed=is_ours(name))
         share = flops * CORES / works[name] / best_rate(everything, "float32" in name)
         lines.append(
             f"| {name} | {median:.2f} | {min(seconds[name]):.2f} to {max(seconds[name]):.2f} | "
@@ -262,11 +271,13 @@ def is_ours(name: str) -> bool:
     return name.startswith("cann_jax")
 
 
-def operations(prompt: int, response: int, *, packed: bool) -> float:
-    """Return the operations of a step; packed rows hold a prompt and both its responses."""
-    shape = open_model(MODEL).config
-    row = Row(prompt + 2 * response, 2 * response) if packed else Row(prompt + response, response)
-    return training_flops(shape, row, all_weights=False) * PAIRS * (1 if packed else 2)
+def operations(pairs: Path, *, packed: bool) -> float:
+    """Return the mean operations of a step; packed rows hold a prompt and both its responses."""
+    shape, arrays = open_model(MODEL).config, np.load(pairs)
+    prompts, responses = arrays["prompt_lengths"], arrays["response_lengths"].astype(float)
+    predicted = responses.sum(1, keepdims=True) if packed else responses
+    rows = [Row(n + each, each) for n, ours in zip(prompts, predicted, strict=True) for each in ours]
+    return sum(training_flops(shape, row, all_weights=False) for row in rows) * PAIRS / len(prompts)
 
 
 def best_rate(steps: list[Measured], float32: bool) -> float:

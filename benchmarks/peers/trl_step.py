@@ -3,7 +3,8 @@
     PEERS/bin/python benchmarks/peers/trl_step.py step FOLDER --pairs 128-64 --dtype bfloat16 --checkpointing
     PEERS/bin/python benchmarks/peers/trl_step.py parity FOLDER
 
-FOLDER holds ``model`` (of transformers), ``adapter`` (of PEFT) and the pairs in ``PROMPT-RESPONSE.npz``.
+FOLDER holds ``model`` (of transformers), ``adapter`` (of PEFT) and the pairs in ``PROMPT-RESPONSE.npz`` and
+``mixed.npz``. Mixed pairs are a micro-batch each, so that only a pair is padded, to its longer response.
 Timed is what ``DPOTrainer.train`` does between the events "a step begins" and "a step ends".
 """
 
@@ -27,6 +28,7 @@ from trl import DPOConfig, DPOTrainer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from contest import peak_gb, product_rate
 
+PAIRS = 8
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -65,16 +67,25 @@ def main() -> None:
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         pairs = given.folder / f"{given.pairs}.npz"
-        made = trainer(given.folder, pairs, lora, out, given.dtype, given.checkpointing, given.steps + 1)
+        steps, mixed = given.steps + 1, given.pairs == "mixed"
+        made = trainer(given.folder, pairs, lora, out, given.dtype, given.checkpointing, steps, mixed)
         made.add_callback(clock)
+        reached = rate(given.dtype)  # a warm-up too, for mixed pairs: all their steps are timed
         made.train()
-    peak = peak_gb()
-    seconds, cpu = zip(*clock.times[1:], strict=True)
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak, "rate": rate(given.dtype)}))
+    times = np.mean(clock.times, axis=0, keepdims=True) if mixed else np.array(clock.times[1:])
+    seconds, cpu = times.T.tolist()
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_gb": peak_gb(), "rate": reached}))
 
 
 def trainer(
-    folder: Path, pairs: Path, lora: PeftConfig, out: str, dtype: str, checkpointing: bool, steps: int
+    folder: Path,
+    pairs: Path,
+    lora: PeftConfig,
+    out: str,
+    dtype: str,
+    checkpointing: bool,
+    steps: int,
+    mixed: bool = False,
 ) -> TokenizedTrainer:
     """Return TRL's trainer of the pairs, reference log-probs computed beforehand if it is to take steps."""
     stored = torch.bfloat16 if dtype == "bfloat16" else torch.float32
@@ -82,7 +93,9 @@ def trainer(
     rows = dataset(pairs)
     config = DPOConfig(
         out, use_cpu=True, bf16=dtype != "float32", gradient_checkpointing=checkpointing, beta=0.1,
-        per_device_train_batch_size=len(rows), max_steps=max(steps, 1), learning_rate=1e-4, weight_decay=0.05,
+        per_device_train_batch_size=1 if mixed else len(rows),
+        gradient_accumulation_steps=PAIRS if mixed else 1,
+        max_steps=len(rows) // PAIRS if mixed else max(steps, 1), learning_rate=1e-4, weight_decay=0.05,
         precompute_ref_log_probs=steps > 0, max_length=None, save_strategy="no", report_to="none",
         logging_strategy="no", disable_tqdm=True, optim="adamw_torch",
     )  # fmt: skip
@@ -95,9 +108,13 @@ def trainer(
 def dataset(pairs: Path) -> Dataset:
     """Return the pairs as the rows that TRL makes of text; the first response is the chosen one."""
     arrays = np.load(pairs)
-    chosen, rejected = arrays["responses"].swapaxes(0, 1)
-    columns = {"prompt_ids": arrays["prompts"], "chosen_ids": chosen, "rejected_ids": rejected}
-    return Dataset.from_dict({name: ids.tolist() for name, ids in columns.items()})
+    chosen, rejected = zip(*map(cut, arrays["responses"], arrays["response_lengths"]), strict=True)
+    prompts = cut(arrays["prompts"], arrays["prompt_lengths"])
+    return Dataset.from_dict({"prompt_ids": prompts, "chosen_ids": chosen, "rejected_ids": rejected})
+
+
+def cut(ids: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+    return [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
 
 
 def parity(folder: Path, pairs: Path) -> None:
