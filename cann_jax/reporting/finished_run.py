@@ -12,7 +12,7 @@ from cann_jax.run.folder import CONFIG
 from cann_jax.run.manifest import MANIFEST
 from cann_jax.run.run import Run
 
-REPORTED = ("dual", "align", "evaluate")
+REPORTED = {"dual", "align", "evaluate"}
 
 
 def finished_run(path: str) -> Run:
@@ -28,11 +28,11 @@ def finished_run(path: str) -> Run:
         config = from_mapping(RunConfig, read_json(folder / CONFIG))
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: is not the configuration of a run of train ({error})") from None
-    for stage in REPORTED:
+    run = Run(config)
+    for stage in (stage.name for stage in run.stages if stage.name in REPORTED):
         if not (folder / stage / MANIFEST).exists():
             raise InputError(
                 f"{path}: the run is not finished, its stage {stage!r} is missing; "
                 "start train again to continue it"
             )
-    run = Run(config)
     return run if run.folder == folder else Run(replace(config, run_dir=str(folder.parent), name=folder.name))

@@ -22,13 +22,18 @@ class When:
 ALWAYS = When("", lambda config: True)
 PAIRS = When("there is a section `preferences`", lambda c: c.preferences is not None)
 PREALIGNED = When("an implicit scorer has `prealigned.preference`", lambda c: bool(c.to_prealign()))
+EXPERTS = When("`align.combination` is sequence or soup", lambda c: c.trains and bool(c.experts()))
+STEP = When("`align.combination` is sum or sequence", lambda c: c.align.combination != "soup")
+DENOISED = When("`align.labels` is denoised", lambda c: c.align.labels == "denoised")
+TRAINED = When("`evaluate.policy` is aligned", lambda c: c.trains)
+RESAMPLED = When("`evaluate.policy` is resample", lambda c: c.evaluate.policy == "resample")
 SCORED_PAIRS = When(
     "`align.pairs` is dataset and `align.preference` pseudo_reward",
-    lambda c: not c.align.supervision.from_samples and c.align.supervision.label is None,
+    lambda c: c.trains and not c.align.supervision.from_samples and c.align.supervision.label is None,
 )
-CALIBRATED = When("`prompts.calibration` is set", lambda c: c.calibrated)
+CALIBRATED = When("`prompts.calibration` is set", lambda c: c.trains and c.calibrated)
 UNCALIBRATED = When("`prompts.calibration` is null", lambda c: not c.calibrated)
-ROUNDS = When("`rounds` is 2 or more", lambda c: c.rounds > 1)
+ROUNDS = When("`rounds` is 2 or more", lambda c: c.trains and c.rounds > 1)
 TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)
 HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompts.heldout == PREFERENCES)
 ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
@@ -119,15 +124,20 @@ PIPELINE = (
     Stage("pair_scores", "How good are the responses that people compared?", when=SCORED_PAIRS,
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
-    Stage("align", "What does one preference step with r_λ give?",
+    Stage("experts", "What does a score teach by itself?", when=EXPERTS, in_parts=True,
+          settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
+          files=("model",),
+          reads=always("sample", "score") | {"dual": DENOISED},
+          writes=always("*/weights/*", "*/metrics.jsonl", "*/health.json")),
+    Stage("align", "What does one preference step with r_λ give?", when=TRAINED,
           settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
-                 "dual": BY_R_LAMBDA},
-          writes=always("weights/*", "metrics.jsonl", "health.json") | EXPORTS_UNSCALED),
+                 "dual": BY_R_LAMBDA, "experts": EXPERTS},
+          writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP} | EXPORTS_UNSCALED),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
-          settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.export", "seed",
-                    "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
+          settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.combination",
+                    "align.export", "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
           files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
           reads={"align": ALWAYS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
           writes=always("scale.json") | EXPORTS),
@@ -139,11 +149,13 @@ PIPELINE = (
           | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
           writes=always("weights/*", "rounds.json") | EXPORTS),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
-          settings=("model", "prompts", "sample", "evaluate", "align.lora", "rounds", "dual.beta", "seed",
+          settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "rounds",
+                    "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
-          reads=always("score", "dual", "align")
-          | {"calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
+          reads=always("score", "dual")
+          | {"align": TRAINED, "calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED,
+             "pairs": HELDOUT_FROM_PAIRS},
           writes=always("results.json", "reference.parquet", "aligned.parquet")),
 )
 

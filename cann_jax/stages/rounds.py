@@ -6,7 +6,7 @@ samples under the new labels; the KL penalty and the reference log-probs stay th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ from cann_jax.core.prepare import group_values
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, write_json
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.compute import Compute
+from cann_jax.run.manifest import COMPUTE
 from cann_jax.run.outputs import (
     RESPONSES,
     Columns,
@@ -114,7 +116,23 @@ def _round(
     """Run one round, or read back a finished one; return the weights and the round's record."""
     run, model = shared.run, shared.model
     if (folder / ROUND).exists():
-        return load_weights(folder / WEIGHTS, model.reference), read_json(folder / ROUND)
+        record = read_json(folder / ROUND)
+        run.ledger.add(Compute(**record.get(COMPUTE, {})))
+        return load_weights(folder / WEIGHTS, model.reference), record
+    with run.ledger.metered() as meter:
+        weights, record = _work(shared, weights, multipliers, number, folder)
+    # Without the time, so that a round that was killed ends as an undisturbed one.
+    record[COMPUTE] = asdict(replace(meter.counted, seconds=0.0))
+    save_weights(folder / WEIGHTS, weights)
+    write_json(folder / ROUND, record)
+    return weights, record
+
+
+def _work(
+    shared: Round, weights: Any, multipliers: Multipliers, number: int, folder: epath.Path
+) -> tuple[Any, dict[str, Any]]:
+    """Sample, move λ, and train; return the weights and the record."""
+    run, model = shared.run, shared.model
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _prompts_of_round(shared, number)
     policy = LanguageModel.of(model.decoder(weights), run.files)
@@ -128,14 +146,13 @@ def _round(
     rewards = pseudo_reward(
         problem_of(run.config, scores, responses.groups()).scores,
         np.array([record["multipliers"][name] for name in run.config.constraints], np.float32),
+        shared.dual.reward_weight,
     )
     every = encoded_prompts(run, "train").prompts
     data = preference_data(shared.training, responses, np.asarray(rewards), among=every)
     # Copied: the first step donates what it is given, and the policy that sampled may still be asked for.
     weights = train(run, shared.training, model, data, folder, jax.tree.map(jnp.copy, weights))
     record["warnings"] = [sign.text for sign in read_health(folder).warnings]
-    save_weights(folder / WEIGHTS, weights)
-    write_json(folder / ROUND, record)
     return weights, record
 
 

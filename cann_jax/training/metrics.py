@@ -12,6 +12,15 @@ from etils import epath
 from cann_jax.files.atomic import write_bytes_atomic, writes_here, writing
 from cann_jax.files.paths import is_remote
 
+METRICS = "metrics.jsonl"
+
+
+def tokens_trained(folder: epath.Path) -> float:
+    """Return the tokens of all steps in a training's ``metrics.jsonl``; 0 where another process writes it."""
+    path = folder / METRICS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return float(sum(json.loads(line)["tokens"] for line in lines))
+
 
 class Metrics:
     """Writer of ``metrics.jsonl`` and TensorBoard events from step ``first`` on.
@@ -25,7 +34,7 @@ class Metrics:
         self.rows: list[dict[str, Any]] = []  # of all steps so far, on the process that writes
         if not self.writes:
             return
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         before = self.path.read_text().splitlines() if self.path.exists() else []
         self.rows += [json.loads(line) for line in before if _step_of(line) < first]
         self._write_whole()

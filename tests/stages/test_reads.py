@@ -20,7 +20,7 @@ from tests.builders.runs import STAGES
 
 
 def test_stages_read_no_setting_that_the_table_does_not_name(finished, prealigned, calibrated, recorder):
-    assert set(recorder.reads) >= {stage.name for stage in PIPELINE} - {"rounds"}
+    assert set(recorder.reads) >= {stage.name for stage in PIPELINE} - {"rounds", "experts"}
     assert len(recorder.reads["align"]) > 15  # it records
     assert not recorder.undeclared()
 
@@ -121,7 +121,9 @@ def test_an_altered_manifest_is_seen(run, stage):
         # A size or a time that no longer fits has the content looked at, which is as it was.
         text = original.decode(errors="replace")
         line = text[: place + 1].splitlines()[-1] if text[: place + 1].splitlines() else ""
-        harmless = '"bytes"' in line or '"modified"' in line or not original[place : place + 1].strip()
+        # What the stage has cost decides nothing.
+        told = ("bytes", "modified", "policy_rounds", "generated_tokens", "training_flops", "seconds")
+        harmless = any(f'"{key}"' in line for key in told) or not original[place : place + 1].strip()
         if all(states) and not harmless:
             wrong.append((place, line))
         path.write_bytes(original)
