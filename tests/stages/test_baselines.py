@@ -1,9 +1,10 @@
-"""Every command of docs/baselines.md, on the tiny model over one run's samples and scores."""
+"""Every command of docs/baselines.md, on the tiny model over the same samples and scores."""
 
 import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +28,12 @@ from cann_jax.run.training import split_decoder
 from cann_jax.stages import align
 from cann_jax.training.preference_data import PreferenceData
 from tests.builders import ROOT
-from tests.builders.runs import saved_weights
+from tests.builders.runs import calibrated_changes, saved_weights, write_config
 
 PAGE = (ROOT / "docs/baselines.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| (\w[^|]*?) \| `(--[^`]*)` \|", PAGE, re.MULTILINE))
-BETA = 0.3  # of the run whose samples are shared
+BETA = 0.3
+SHORT = ("--online.prompts", "8", "--online.responses", "4")  # rounds are much alike
 
 
 @dataclass
@@ -39,21 +41,33 @@ class Baseline:
     """A finished baseline.
 
     Args:
+        run: Runs its command again with more flags.
         folder: Its run.
-        flags: What its command added.
-        data: What the stage `align` trained on, if it ran.
+        data: What the stage `align` trained on, if it did.
     """
 
+    run: Callable[..., None]
     folder: Path
-    flags: list[str]
     data: PreferenceData | None
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
 
+    @property
+    def first_step(self) -> dict[str, float]:
+        return json.loads((self.folder / "align/metrics.jsonl").read_text().splitlines()[0])
+
+    @property
+    def compute(self) -> dict[str, Any]:
+        return self.json("evaluate/results.json")["summary"]["compute"]
+
     @cached_property
-    def summary(self) -> dict[str, Any]:
-        return self.json("evaluate/results.json")["summary"]
+    def predicted(self) -> dict[str, np.ndarray]:
+        return self.columns("dual/predicted.parquet")
+
+    @cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        return self.columns("score/scores.parquet")
 
     def columns(self, name: str, width: int = 4) -> dict[str, np.ndarray]:
         table = pq.read_table(self.folder / name)
@@ -64,42 +78,60 @@ class Baseline:
 
 
 @pytest.fixture(scope="module")
-def baseline(calibrated, tmp_path_factory, recorder):
-    """Run a row of the page, once: samples and scores are those of the run ``calibrated``."""
-    done: dict[str, Baseline] = {}
+def shared(tmp_path_factory, tiny_folder) -> Path:
+    """The samples and scores that all baselines share; features tell something of both scores."""
+    folder = tmp_path_factory.mktemp("shared")
+    changes = calibrated_changes(folder)
+    length = {"kind": "function", "function": "tests.builders.toy_scorers:length", "better": "lower"}
+    changes["reward"] = {"scorer": length}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        train.main(["--config", write_config(folder, tiny_folder, **changes), "--stages", "sample,score"])
+    return folder
+
+
+@pytest.fixture
+def baseline(shared, tmp_path, monkeypatch, recorder):
+    """Run a row of the page over these samples."""
+    monkeypatch.chdir(ROOT)
+    shutil.copytree(shared / "runs/tiny", tmp_path / "tiny")
+    seen: list[PreferenceData] = []
+    original = align.train
+
+    def noted(run: Any, training: Any, model: Any, data: PreferenceData, *more: Any) -> Any:
+        seen.append(data)
+        return original(run, training, model, data, *more)
+
+    monkeypatch.setattr(align, "train", noted)
 
     def baseline(name: str) -> Baseline:
-        if name not in done:
-            folder = tmp_path_factory.mktemp("baseline")
-            (folder / "tiny").mkdir()
-            for part in ("config.json", "sample", "score"):
-                source = calibrated / "runs/tiny" / part
-                (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / "tiny" / part)
-            seen: list[PreferenceData] = []
-            original = align.train
+        given = ["--config", str(shared / "tiny.yaml"), "--run_dir", str(tmp_path), *SHORT]
 
-            def noted(run: Any, training: Any, model: Any, data: PreferenceData, *more: Any) -> Any:
-                seen.append(data)
-                return original(run, training, model, data, *more)
+        def run(*more: str) -> None:
+            with recorder.recording():
+                train.main([*given, *shlex.split(ROWS[name]), *more])
 
-            flags = shlex.split(ROWS[name])
-            with pytest.MonkeyPatch.context() as patch, recorder.recording():
-                patch.chdir(ROOT)
-                patch.setattr(align, "train", noted)
-                train.main(["--config", str(calibrated / "tiny.yaml"), "--run_dir", str(folder), *flags])
-            done[name] = Baseline(folder / "tiny", flags, seen[-1] if seen else None)
-        return done[name]
+        run()
+        return Baseline(run, tmp_path / "tiny", seen[-1] if seen else None)
 
     return baseline
 
 
+def generated(folder: Path) -> int:
+    """The tokens of all responses that a run left in shards, prompts left out."""
+    tables = [pq.read_table(path) for path in folder.rglob("*-0*.parquet")]
+    found = [table.column("response_ids") for table in tables if "response_ids" in table.column_names]
+    return sum(len(ids) for column in found for ids in column.to_pylist())
+
+
 @pytest.mark.parametrize("name", ROWS)
-def test_it_runs_over_the_same_samples_and_counts_what_it_costs(baseline, calibrated, name, recorder):
+def test_baseline(baseline, shared, capsys, recorder, name):
+    """It uses the shared samples, counts what it costs, and is what it says it is."""
     found = baseline(name)
     for part in ("sample", "score"):
-        manifests = [path / part / "manifest.json" for path in (found.folder, calibrated / "runs/tiny")]
+        manifests = [path / part / "manifest.json" for path in (found.folder, shared / "runs/tiny")]
         assert manifests[0].read_bytes() == manifests[1].read_bytes()
-    compute = found.summary["compute"]
+    compute = found.compute
     assert compute["policy_rounds"] == len(list(found.folder.rglob("metrics.jsonl")))
     assert compute["generated_tokens"] == generated(found.folder)
     stages = compute.pop("stages")
@@ -109,147 +141,65 @@ def test_it_runs_over_the_same_samples_and_counts_what_it_costs(baseline, calibr
     assert (compute["training_flops"] > 0) == (compute["policy_rounds"] > 0)
     assert "FLOPs), " in (found.folder / "report.md").read_text()
     assert not recorder.undeclared()
+    capsys.readouterr()
+    PROPERTIES[name](found, capsys)
 
 
-def generated(folder: Path) -> int:
-    """The tokens of all responses that a run left in shards, prompts left out."""
-    total = 0
-    for path in folder.rglob("*-0*.parquet"):
-        table = pq.read_table(path)
-        if "response_ids" in table.column_names:
-            total += sum(map(len, table.column("response_ids").to_pylist()))
-    return total
-
-
-def test_operations_are_those_of_the_steps(baseline):
-    found = baseline("weighted sum")
-    row = found.data.row
-    shape = finished_run(str(found.folder)).files.config
-    lines = (found.folder / "align/metrics.jsonl").read_text().splitlines()
-    tokens = sum(json.loads(line)["tokens"] for line in lines)
-    expected = tokens * flops_a_token(shape, row, all_weights=False)
-    assert found.summary["compute"]["training_flops"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_reference_is_drawn_anew(baseline):
-    found = baseline("reference")
+def is_drawn_anew(found: Baseline, capsys) -> None:
     before, after = (
         pq.read_table(found.folder / f"evaluate/{name}.parquet") for name in ("reference", "aligned")
     )
     assert before.column("text") != after.column("text")
-    assert after.column("logp") == after.column("reference_logp") and found.summary["kl"] == 0
-    assert found.summary["compute"]["policy_rounds"] == 0
+    assert after.column("logp") == after.column("reference_logp")
     assert {path.name for path in found.folder.iterdir() if path.is_dir()} == {
         "sample", "score", "dual", "evaluate",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name, weights",
-    [("DPO on the reward", (1, 0)), ("DPO on the constraint", (0, 1)), ("weighted sum", (0.7, 0.3))],
-)
-def test_labels_are_those_of_the_sum(baseline, name, weights):
-    found = baseline(name)
-    scores = found.columns("dual/predicted.parquet")
-    expected = weights[0] * scores["reward"] + weights[1] * scores["relevance"]
-    np.testing.assert_allclose(found.data.reward, expected, rtol=1e-5, atol=1e-6)
-    assert np.ptp(found.data.reward, axis=1).min() > 0
-    assert found.json("dual/dual.json")["chosen"]["by"] == "given"
-    assert found.summary["multipliers"] == pytest.approx({"relevance": weights[1]})
+def has_labels_of(reward: float, relevance: float) -> Callable[[Baseline, Any], None]:
+    def check(found: Baseline, capsys: Any) -> None:
+        expected = reward * found.predicted["reward"] + relevance * found.predicted["relevance"]
+        np.testing.assert_allclose(found.data.reward, expected, rtol=1e-5, atol=1e-6)
+        assert np.ptp(found.data.reward, axis=1).min() > 0
+        chosen = found.json("dual/dual.json")["chosen"]
+        assert (chosen["by"], chosen["reward_weight"]) == ("given", reward)
+        assert chosen["multipliers"] == pytest.approx([relevance])
+        # The forecast has weights by the sum of the predictions, and the true scores.
+        weights = softmax(expected / BETA, axis=1)
+        for name, value in (
+            ("relevance", chosen["forecast"]["improvement"][0]),
+            ("reward", chosen["forecast"]["reward"]),
+        ):
+            gain = np.sum(weights * found.scores[name], axis=1) - found.scores[name].mean(1)
+            assert value["value"] == pytest.approx(gain.mean(), rel=1e-3, abs=1e-5)
+        lines = (found.folder / "align/metrics.jsonl").read_text().splitlines()
+        tokens = sum(json.loads(line)["tokens"] for line in lines)
+        shape = finished_run(str(found.folder)).files.config
+        operations = tokens * flops_a_token(shape, found.data.row, all_weights=False)
+        assert found.compute["training_flops"] == pytest.approx(operations, rel=1e-6)
+
+    return check
 
 
-def test_the_forecast_is_that_of_the_sum(baseline):
-    """Weights from the sum of predictions, applied to the true scores."""
-    found = baseline("DPO on the constraint")
-    predicted, true = found.columns("dual/predicted.parquet"), found.columns("score/scores.parquet")
-    weights = softmax(predicted["relevance"] / BETA, axis=1)
-    forecast = found.json("dual/dual.json")["chosen"]["forecast"]
-    for name, value in (("relevance", forecast["improvement"][0]), ("reward", forecast["reward"])):
-        gain = np.sum(weights * true[name], axis=1) - true[name].mean(1)
-        assert value["value"] == pytest.approx(gain.mean(), rel=1e-3, abs=1e-6)
-
-
-def test_primal_dual_begins_at_zero(baseline):
-    found = baseline("primal-dual")
-    dual, records = found.json("dual/dual.json"), found.json("rounds/rounds.json")
-    assert dual["multipliers"] != [0.0] and dual["chosen"]["multipliers"] == [0.0]
-    before = 0.0
-    for record in records:
-        assert record["multipliers_before"]["relevance"] == pytest.approx(before, rel=1e-6)
-        missed = dual["margins"][0] - record["measured_improvement"]["relevance"]
-        before = max(before + missed * BETA / dual["spread"][0] ** 2, 0.0)
-        assert record["multipliers"]["relevance"] == pytest.approx(before, rel=1e-5, abs=1e-7)
-    reward = found.columns("dual/predicted.parquet")["reward"]
-    np.testing.assert_allclose(found.data.reward, reward, rtol=1e-6)
-    assert found.summary["compute"]["policy_rounds"] == 1 + len(records) == 4
-
-
-def test_resample_keeps_one_of_each_prompts_draws(baseline):
-    found = baseline("resample")
-    kept = found.columns("evaluate/aligned.parquet", width=2)
-    multiplier = found.json("dual/dual.json")["chosen"]["multipliers"][0]
-    for number in range(2):
-        shards = sorted((found.folder / "evaluate").glob(f"scores-aligned-{number:02d}-*.parquet"))
-        scores = pa.concat_tables([pq.read_table(path) for path in shards])
-        reward, relevance = (scores.column(key).to_numpy().reshape(-1, 4) for key in ("reward", "relevance"))
-        weights = softmax((reward + multiplier * relevance) / BETA, axis=1)
-        for prompt in range(len(weights)):
-            column = np.flatnonzero(
-                (reward[prompt] == kept["reward"][prompt, number])
-                & (relevance[prompt] == kept["relevance"][prompt, number])
-            )
-            assert len(column)
-            gained = kept["logp"][prompt, number] - kept["reference_logp"][prompt, number]
-            assert gained == pytest.approx(np.log(4 * weights[prompt, column[0]]), abs=1e-4)
-    assert found.summary["compute"]["policy_rounds"] == 0
-
-
-def test_choices_are_as_frequent_as_their_weights():
-    weights = softmax(np.array([1.0, -1.0, 0.5, 0.0, -50.0]))
-    count = 40_000
-    chosen = choices(np.tile(weights, (count, 1)), np.random.default_rng(0))
-    assert chosen.shape == (count, 1)
-    found = np.bincount(chosen[:, 0], minlength=5) / count
-    assert np.all(np.abs(found - weights) <= 4 * np.sqrt(weights * (1 - weights) / count))
-
-
-def test_safe_responses_are_preferred_by_the_offset(baseline):
+def has_safe_responses_preferred(found: Baseline, capsys) -> None:
     """Flags, labels and the first loss, by NumPy from the score table."""
-    found = baseline("SafeDPO")
-    scores = found.columns("score/scores.parquet")
-    safe = scores["relevance"] >= scores["relevance"].mean() + 0.01
+    safe = found.scores["relevance"] >= found.scores["relevance"].mean() + 0.01
     kept = safe.any(1)
     assert 0 < safe.mean() < 1 and not kept.all()
-    safe, reward = safe[kept], scores["reward"][kept]
+    safe, reward = safe[kept], found.scores["reward"][kept]
     np.testing.assert_array_equal(found.data.safe, safe)
     np.testing.assert_allclose(found.data.reward, reward, rtol=1e-6)
     rows, columns = found.data.places(0)
     labels, losses = found.data.labels(rows, columns), []
-    for row, prompt in enumerate(rows[:, 0]):
-        for first in range(4):
-            for second in range(first + 1, 4):
-                i, j = columns[row, first], columns[row, second]
-                by_reward = 1 / (1 + np.exp(reward[prompt, j] - reward[prompt, i]))
-                flags = safe[prompt, i], safe[prompt, j]
-                label = by_reward if flags[0] == flags[1] else float(flags[0])
-                assert labels[row, first, second] == pytest.approx(label, abs=1e-6)
-                # π = π_ref at the first step; Δ = 1.
-                losses.append({(1, 1): np.log(2), (0, 0): 0.0}.get(tuple(map(int, flags)), np.log(1 + np.e)))
-    first_loss = json.loads((found.folder / "align/metrics.jsonl").read_text().splitlines()[0])["loss"]
-    assert first_loss == pytest.approx(np.mean(losses), abs=1e-5)
-
-
-def test_a_soup_is_the_average_of_the_updates(baseline):
-    found = baseline("adapter soup")
-    reward, relevance, soup = (
-        adapters(found.folder / name / "weights") for name in ("experts/reward", "experts/relevance", "align")
-    )
-    assert reward.keys() == relevance.keys() == soup.keys() and len(soup) == 3
-    for layer, (a, b) in soup.items():
-        assert a.shape[-1] == b.shape[-2] == 4  # two of rank 2
-        expected = 0.7 * np.matmul(*reward[layer]) + 0.3 * np.matmul(*relevance[layer])
-        np.testing.assert_allclose(np.matmul(a, b), expected, rtol=1e-5, atol=1e-9)
-        assert np.abs(expected).max() > 1e-6
+    for row, first, second in zip(*np.nonzero(np.triu(np.ones((len(rows), 4, 4)), 1)), strict=True):
+        prompt, i, j = rows[row, 0], columns[row, first], columns[row, second]
+        flags = bool(safe[prompt, i]), bool(safe[prompt, j])
+        by_reward = 1 / (1 + np.exp(reward[prompt, j] - reward[prompt, i]))
+        label = by_reward if flags[0] == flags[1] else float(flags[0])
+        assert labels[row, first, second] == pytest.approx(label, abs=1e-6)
+        # π = π_ref at the first step, and Δ = 1.
+        losses.append({(True, True): np.log(2), (False, False): 0.0}.get(flags, np.log(1 + np.e)))
+    assert found.first_step["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def adapters(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -261,53 +211,112 @@ def adapters(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {layer: (each["a"], each["b"]) for layer, each in found.items()}
 
 
-def test_another_soup_trains_nothing(baseline, calibrated, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    shutil.copytree(baseline("adapter soup").folder, tmp_path / "tiny")
-    flags = [*baseline("adapter soup").flags, "--dual.multipliers", "{reward: 0.2, relevance: 0.8}"]
-    capsys.readouterr()
-    train.main(["--config", str(calibrated / "tiny.yaml"), "--run_dir", str(tmp_path), *flags])
+def is_the_average_of_updates(found: Baseline, capsys) -> None:
+    def check(shares: tuple[float, float]) -> None:
+        reward, relevance, soup = (
+            adapters(found.folder / name / "weights")
+            for name in ("experts/reward", "experts/relevance", "align")
+        )
+        assert reward.keys() == relevance.keys() == soup.keys() and len(soup) == 3
+        for layer, (a, b) in soup.items():
+            assert a.shape[-1] == b.shape[-2] == 4  # two of rank 2
+            terms = [
+                share * np.matmul(*each[layer])
+                for share, each in zip(shares, (reward, relevance), strict=True)
+            ]
+            np.testing.assert_allclose(np.matmul(a, b), sum(terms), rtol=1e-4, atol=1e-8)
+            assert min(np.abs(term).max() for term in terms) > 1e-6
+
+    check((0.7, 0.3))
+    before = found.compute["stages"]["experts"]
+    found.run("--dual.multipliers", "{reward: 1, relevance: 4}")
     said = capsys.readouterr().out
     assert "experts/reward: done already" in said and "experts/relevance: done already" in said
-    assert "align: a soup of 0.200 reward, 0.800 relevance" in said and "training" not in said
-    results = json.loads((tmp_path / "tiny/evaluate/results.json").read_text())
-    again = results["summary"]["compute"]["stages"]["experts"]
-    before = baseline("adapter soup").summary["compute"]["stages"]["experts"]
-    assert {**again, "seconds": 0} == {**before, "seconds": 0} and again["seconds"] > 0
+    assert "align: a soup of 0.200 reward, 0.800 relevance" in said
+    check((0.2, 0.8))  # without any training, which is counted all the same
+    assert {**found.compute["stages"]["experts"], "seconds": 0} == {**before, "seconds": 0}
 
 
-def test_the_second_step_has_the_first_policy_for_its_reference(baseline):
-    found = baseline("SACPO")
-    predicted = found.columns("dual/predicted.parquet")
-    np.testing.assert_allclose(found.data.reward, 5 * predicted["relevance"], rtol=1e-5, atol=1e-6)
-    first = json.loads((found.folder / "align/metrics.jsonl").read_text().splitlines()[0])
-    assert first["loss"] == pytest.approx(np.log(4), abs=1e-5) and first["log_ratio"] == 0
+def goes_on_from_the_policy_of_the_reward(found: Baseline, capsys) -> None:
+    np.testing.assert_allclose(found.data.reward, 5 * found.predicted["relevance"], rtol=1e-5, atol=1e-6)
+    assert found.first_step["loss"] == pytest.approx(np.log(4), abs=1e-5)
+    assert found.first_step["log_ratio"] == 0
     run = finished_run(str(found.folder))
     model = split_decoder(run, run.config.align.lora)
     weights = read_weights(run, "experts/reward", model.reference)
-    policy = LanguageModel.of(model.decoder(weights), run.files)
-    responses = read_samples(run)
+    policy, responses = LanguageModel.of(model.decoder(weights), run.files), read_samples(run)
     expected = policy.logps(responses.prompts.ids, responses.tokens, responses.lengths)
     assert np.abs(expected - responses.logps).max() > 1e-2  # it has moved
-    for path in sorted((found.folder / "align").glob("reference-*.parquet")):
+    for path in (found.folder / "align").glob("reference-*.parquet"):
         table = pq.read_table(path)
         prompt, response, logp = (table.column(key).to_numpy() for key in ("prompt", "response", "logp"))
         np.testing.assert_allclose(logp, expected[prompt, response], atol=1e-3)
+
+
+def begins_at_zero(found: Baseline, capsys) -> None:
+    dual, records = found.json("dual/dual.json"), found.json("rounds/rounds.json")
+    assert dual["multipliers"] != [0.0] and dual["chosen"]["multipliers"] == [0.0]
+    np.testing.assert_allclose(found.data.reward, found.predicted["reward"], rtol=1e-6)
+    before = 0.0
+    for record in records:
+        assert record["multipliers_before"]["relevance"] == pytest.approx(before, rel=1e-6)
+        missed = dual["margins"][0] - record["measured_improvement"]["relevance"]
+        before = max(before + missed * BETA / dual["spread"][0] ** 2, 0.0)
+        assert record["multipliers"]["relevance"] == pytest.approx(before, rel=1e-5, abs=1e-7)
+    assert found.compute["policy_rounds"] == 1 + len(records) == 4
+
+
+def keeps_one_of_each_draw(found: Baseline, capsys) -> None:
+    kept = found.columns("evaluate/aligned.parquet", width=2)
+    multiplier = found.json("dual/dual.json")["chosen"]["multipliers"][0]
+    for number in range(2):
+        shards = sorted((found.folder / "evaluate").glob(f"scores-aligned-{number:02d}-*.parquet"))
+        scores = pa.concat_tables([pq.read_table(path) for path in shards])
+        reward, relevance = (scores.column(key).to_numpy().reshape(-1, 4) for key in ("reward", "relevance"))
+        weights = softmax((reward + multiplier * relevance) / BETA, axis=1)
+        for prompt in range(len(weights)):
+            own = kept["reward"][prompt, number], kept["relevance"][prompt, number]
+            column = np.flatnonzero((reward[prompt] == own[0]) & (relevance[prompt] == own[1]))
+            assert len(column)
+            gained = kept["logp"][prompt, number] - kept["reference_logp"][prompt, number]
+            assert gained == pytest.approx(np.log(4 * weights[prompt, column[0]]), abs=1e-4)
+
+
+PROPERTIES = {
+    "reference": is_drawn_anew,
+    "DPO on the reward": has_labels_of(1, 0),
+    "DPO on the constraint": has_labels_of(0, 1),
+    "weighted sum": has_labels_of(0.7, 0.3),
+    "SACPO": goes_on_from_the_policy_of_the_reward,
+    "SafeDPO": has_safe_responses_preferred,
+    "adapter soup": is_the_average_of_updates,
+    "primal-dual": begins_at_zero,
+    "resample": keeps_one_of_each_draw,
+}
+
+
+def test_choices_are_as_frequent_as_their_weights():
+    weights, count = softmax(np.array([1.0, -1.0, 0.5, 0.0, -50.0])), 40_000
+    chosen = choices(np.tile(weights, (count, 1)), np.random.default_rng(0))
+    assert chosen.shape == (count, 1)
+    found = np.bincount(chosen[:, 0], minlength=5) / count
+    assert np.all(np.abs(found - weights) <= 4 * np.sqrt(weights * (1 - weights) / count))
+
+
+def test_the_flags_are_those_of_the_quickstart(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert ROWS.keys() == PROPERTIES.keys()
+    for flags in ROWS.values():
+        parse_run(["--config", "configs/quickstart.yaml", "--name", "own", *shlex.split(flags)])
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
         (["--dual.multipliers", "{vowels: 1}"], "dual.multipliers.relevance is missing"),
-        (
-            ["--dual.multipliers", "{relevance: 1, x: 1}"],
-            "dual.multipliers.x is no score; the scores are",
-        ),
+        (["--dual.multipliers", "{relevance: 1, x: 1}"], "dual.multipliers.x is no score; the scores are"),
         (["--dual.multipliers", "{relevance: 0, reward: 0}"], "dual.multipliers are all 0"),
-        (
-            ["--dual.multipliers", "{relevance: -1}"],
-            "dual.multipliers.relevance is -1.0; it must be a finite",
-        ),
+        (["--dual.multipliers", "{relevance: -1}"], "dual.multipliers.relevance is -1.0; it must be"),
         (["--dual.multipliers", "plugin"], "is 'plugin'; it must be one of attainable, plug_in or a mapping"),
         (["--align.safety_offset", "1"], "align.safety_offset is 1, and align.loss 'listwise'"),
         (["--align.combination", "soup", "--rounds", "2"], "align.combination is 'soup', and rounds"),
@@ -318,7 +327,8 @@ def test_the_second_step_has_the_first_policy_for_its_reference(baseline):
         ),
     ],
 )
-def test_settings_that_do_not_fit(calibrated, flags, message):
-    given = ["--config", str(calibrated / "tiny.yaml"), "--align.export", "none", *flags]
+def test_settings_that_do_not_fit(monkeypatch, flags, message):
+    monkeypatch.chdir(ROOT)
+    given = ["--config", "configs/quickstart.yaml", "--align.export", "none"]
     with pytest.raises(InputError, match=re.escape(message)):
-        parse_run([*given, "--prompts.calibration", "null"])
+        parse_run([*given, "--prompts.calibration", "null", *flags])
