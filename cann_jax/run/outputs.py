@@ -121,7 +121,8 @@ def read_safe(run: Run) -> np.ndarray:
     """Read which of the reference's responses (N, K) meet every constraint by themselves: 1, or 0."""
     scores, constraints = read_scores(run), constraints_of(run.config)
     groups = read_samples(run).groups()
-    return np.all([meets(each, scores[each.name], groups) for each in constraints], axis=0).astype(np.int8)
+    safe = [meets(each, scores[each.name], groups) for each in constraints]
+    return np.asarray(np.all(safe, axis=0), np.int8)
 
 
 def read_dual(run: Run) -> DualAnswer:
