@@ -19,21 +19,28 @@ class When:
     holds: Callable[[Any], bool]
 
 
+def both(first: When, second: When) -> When:
+    """Return the condition that both hold."""
+    return When(f"{first.words} and {second.words}", lambda c: first.holds(c) and second.holds(c))
+
+
 ALWAYS = When("", lambda config: True)
 PAIRS = When("there is a section `preferences`", lambda c: c.preferences is not None)
 PREALIGNED = When("an implicit scorer has `prealigned.preference`", lambda c: bool(c.to_prealign()))
-EXPERTS = When("`align.combination` is sequence or soup", lambda c: c.trains and bool(c.experts()))
-STEP = When("`align.combination` is sum or sequence", lambda c: c.align.combination != "soup")
-DENOISED = When("`align.labels` is denoised", lambda c: c.align.labels == "denoised")
 TRAINED = When("`evaluate.policy` is aligned", lambda c: c.trains)
-RESAMPLED = When("`evaluate.policy` is resample", lambda c: c.evaluate.policy == "resample")
-SCORED_PAIRS = When(
-    "`align.pairs` is dataset and `align.preference` pseudo_reward",
-    lambda c: c.trains and not c.align.supervision.from_samples and c.align.supervision.label is None,
+STEP = When("`align.combination` is sum or sequence", lambda c: c.align.combination != "soup")
+EXPERTS = both(When("`align.combination` is sequence or soup", lambda c: bool(c.experts())), TRAINED)
+DENOISED = When("`align.labels` is denoised", lambda c: c.align.labels == "denoised")
+SCORED_PAIRS = both(
+    When(
+        "`align.pairs` is dataset and `align.preference` pseudo_reward",
+        lambda c: not c.align.supervision.from_samples and c.align.supervision.label is None,
+    ),
+    TRAINED,
 )
-CALIBRATED = When("`prompts.calibration` is set", lambda c: c.trains and c.calibrated)
+CALIBRATED = both(When("`prompts.calibration` is set", lambda c: c.calibrated), TRAINED)
 UNCALIBRATED = When("`prompts.calibration` is null", lambda c: not c.calibrated)
-ROUNDS = When("`rounds` is 2 or more", lambda c: c.trains and c.rounds > 1)
+ROUNDS = both(When("`rounds` is 2 or more", lambda c: c.rounds > 1), TRAINED)
 TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)
 HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompts.heldout == PREFERENCES)
 ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
@@ -42,11 +49,6 @@ BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supe
 MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
 ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
 FEATURES = When("`sample.feature_layers` is not empty", lambda c: c.sample.feature_layers != ())
-
-
-def both(first: When, second: When) -> When:
-    """Return the condition that both hold."""
-    return When(f"{first.words} and {second.words}", lambda c: first.holds(c) and second.holds(c))
 
 
 def always(*names: str) -> dict[str, When]:
