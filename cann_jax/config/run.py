@@ -5,7 +5,7 @@ both. ``Args`` is the help text of the command line.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
@@ -17,6 +17,7 @@ from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.config.ranges import (
     Layers,
     Must,
+    NonNegative,
     NonNegativeInt,
     Positive,
     PositiveInt,
@@ -24,7 +25,7 @@ from cann_jax.config.ranges import (
     Text,
 )
 from cann_jax.config.scorers import ScorerConfig, ToPrealign
-from cann_jax.config.training import AlignConfig, OnlineConfig, PrealignConfig
+from cann_jax.config.training import AlignConfig, LoraConfig, OnlineConfig, PrealignConfig
 
 # Names with a meaning of their own in the tables and results of a run, which no score may take.
 RESERVED = (
@@ -119,14 +120,20 @@ class DualConfig:
         method: ``lbfgsb`` (jaxopt) or ``newton`` (safeguarded projected Newton).
         multipliers: ``plug_in`` solves the dual on the scores themselves, as the paper does; ``attainable``
             on what the model's features tell of them on prompts that were left out, which is what training
-            can reach.
+            can reach. A mapping gives λ itself, a number for each constraint by name, and by ``reward`` the
+            weight of r in r_λ where it is not 1: a weighted sum.
         folds: Parts of the prompts, each predicted from the others.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
     method: Literal["lbfgsb", "newton"] = "lbfgsb"
-    multipliers: Literal["attainable", "plug_in"] = "plug_in"
+    multipliers: Literal["attainable", "plug_in"] | dict[str, NonNegative] = "plug_in"
     folds: Annotated[int, Ge(2)] = 8
+
+    @property
+    def given(self) -> dict[str, float] | None:
+        """The weights of reward and constraints in r_λ; None where the dual finds them."""
+        return None if isinstance(self.multipliers, str) else {"reward": 1.0} | self.multipliers
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,9 @@ class EvaluateConfig:
         bootstrap: Bootstrap resamples of the prompts.
         examples: Before/after samples in the report.
         also: Further scorers that are measured only, by name: ``kind`` and that kind's keys.
+        policy: What is compared with the reference: what the run ``aligned``; or, with nothing trained, the
+            ``reference`` itself, drawn anew, or ``resample``: one of sample.responses responses of the
+            reference, chosen by the weights softmax(r_λ/β) of their scores.
     """
 
     responses: PositiveInt = 8
@@ -169,6 +179,7 @@ class EvaluateConfig:
     bootstrap: PositiveInt = 2000
     examples: NonNegativeInt = 12
     also: dict[ScoreName, ScorerConfig] = field(default_factory=dict)
+    policy: Literal["aligned", "reference", "resample"] = "aligned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +214,19 @@ class RunConfig(JobConfig):
     online: OnlineConfig = field(default_factory=OnlineConfig)
     preferences: PreferencesConfig | None = None
     prealign: PrealignConfig = field(default_factory=PrealignConfig)
+
+    def experts(self) -> tuple[str, ...]:
+        """Return the scores that a policy is trained on by themselves before the policy is made of those."""
+        every = {"sum": (), "sequence": ("reward",), "soup": ("reward", *self.constraints)}
+        return every[self.align.combination]
+
+    @property
+    def policy_lora(self) -> LoraConfig | None:
+        """Return the adapters of the trained policy; those of a soup lie side by side."""
+        lora, parts = self.align.lora, len(self.experts())
+        if self.align.combination != "soup" or lora is None:
+            return lora
+        return replace(lora, rank=parts * lora.rank, alpha=parts * lora.alpha)
 
     def trained_on(self) -> dict[str, tuple[str, ScorerConfig]]:
         """Return the scorers that the dual reads: (key in the configuration, settings) by column name."""
@@ -241,6 +265,11 @@ class RunConfig(JobConfig):
         return found
 
     @property
+    def trains(self) -> bool:
+        """Return whether a policy is trained."""
+        return self.evaluate.policy == "aligned"
+
+    @property
     def calibrated(self) -> bool:
         """Return whether the trained step is scaled on calibration prompts."""
         return self.prompts.calibration is not None
@@ -267,6 +296,8 @@ class RunConfig(JobConfig):
                 f"is {self.align.export}, but model.adapter is a part of what the new adapter is trained on; "
                 "use merged, or give a model.path with the first adapter merged",
             )
+        if self.dual.given is not None:
+            yield from self._weight_conflicts(self.dual.given)
         if self.sample.feature_layers == ():
             yield from self._feature_conflicts()
         if self.calibrated and self.align.lora is None:
@@ -275,10 +306,20 @@ class RunConfig(JobConfig):
                 "is set, and only an adapter can be scaled; set align.lora, or leave it out",
             )
         yield from self._data_conflicts()
-        if self.rounds > 1 or self.calibrated:
-            yield from self._new_sample_conflicts()
+        yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
+
+    def _weight_conflicts(self, given: dict[str, float]) -> Iterator[tuple[str, str]]:
+        names = ("reward", *self.constraints)
+        for name in sorted(given.keys() ^ {*names}):
+            unknown = f"is no score; the scores are {', '.join(names)}"
+            yield f"dual.multipliers.{name}", "is missing; give a number" if name in names else unknown
+        if self.align.combination == "sequence" and given["reward"] != 1:
+            problem = "is {:g}, and the first step of align.combination sequence is on r; leave it out"
+            yield "dual.multipliers.reward", problem.format(given["reward"])
+        if not any(given.values()):
+            yield "dual.multipliers", "are all 0, so that no response would be better than another; raise one"
 
     def _feature_conflicts(self) -> Iterator[tuple[str, str]]:
         needs = "and sample.feature_layers is empty; leave that out, or use"
@@ -315,6 +356,14 @@ class RunConfig(JobConfig):
                 "align.pairs",
                 "is 'dataset', and rounds train on samples; set rounds to 1, or pairs to samples",
             )
+        if self.align.safety_offset is not None:
+            yield (
+                "align.safety_offset",
+                "is set, and rounds label by r_λ; set rounds to 1, or the offset to null",
+            )
+        if self.align.combination != "sum":
+            problem = f"is {self.align.combination!r}, and rounds train on r_λ; set rounds to 1, or use sum"
+            yield "align.combination", problem
         if self.online.responses < self.align.group_size:
             yield (
                 "online.responses",
@@ -322,9 +371,14 @@ class RunConfig(JobConfig):
             )
 
     def _new_sample_conflicts(self) -> Iterator[tuple[str, str]]:
-        for key, scorer in (self.trained_on() if self.rounds > 1 else self.constraint_scorers()).values():
+        every, constraints = self.trained_on(), self.constraint_scorers()
+        needs = {
+            "evaluate.policy to aligned": every if self.evaluate.policy == "resample" else {},
+            "rounds to 1": every if self.trains and self.rounds > 1 else {},
+            "prompts.calibration to null": constraints if self.trains and self.calibrated else {},
+        }
+        for setting, (key, scorer) in ((s, each) for s, found in needs.items() for each in found.values()):
             if not scorer.scores_new_responses:
-                setting = "rounds to 1" if self.rounds > 1 else "prompts.calibration to null"
                 yield (
                     key,
                     f"is a {scorer.kind}, which cannot score new samples; set {setting}, or use another",

@@ -169,6 +169,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     plain, section = _unwrap(hint), section_type(hint)
     if plain is not hint and value in (None, "null"):
         return None
+    plain = _member(plain, value)
     if section is not None:
         return from_mapping(section, value, key)
     if get_origin(plain) is dict:
@@ -178,6 +179,17 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
             for n, v in _named(value, key)
         }
     return _leaf(plain, value, key, hint)
+
+
+def _member(hint: Any, value: Any) -> Any:
+    """Return the member of a union of a mapping and one other type that a value is meant for."""
+    members = get_args(hint) if _is_union(hint) else ()
+    mappings = [each for each in members if get_origin(each) is dict]
+    if not mappings:
+        return hint
+    braces = isinstance(value, str) and value.lstrip().startswith("{")
+    (other,) = (each for each in members if each not in mappings)
+    return mappings[0] if braces or isinstance(value, Mapping) else other
 
 
 def _named(value: Any, key: str) -> Iterable[tuple[str, Any]]:

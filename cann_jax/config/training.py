@@ -139,6 +139,12 @@ class AlignConfig(PreferenceTrainingConfig):
         group_size: Responses of one prompt taken at once; all of them enter the loss.
         selection: ``extremes`` takes each prompt's highest and lowest pseudo-rewards,
             ``random`` a fresh random subset in every epoch.
+        combination: How the reward and the constraints come together: as the ``sum`` r_λ; in ``sequence``, a
+            step on r and then one on ⟨λ, g⟩ from there, with that policy for its reference (SACPO); or as a
+            ``soup``, the average of an adapter for each score, with the weights 1 and λ over their sum.
+        safety_offset: Δ of SafeDPO: of a safe and an unsafe response the safe one is preferred, by this
+            offset; two unsafe ones are no pair. Null labels by r_λ alone. A response of the reference is safe
+            if it meets every constraint by itself; one of a dataset, if people said so.
         export: ``merged`` writes the aligned model as a Hugging Face folder, ``align/model``; ``adapter``
             writes its LoRA in PEFT's format, ``align/adapter``; or ``both``, or ``none``.
     """
@@ -152,6 +158,8 @@ class AlignConfig(PreferenceTrainingConfig):
     prompts_per_step: PositiveInt = 8
     group_size: Annotated[int, Ge(2)] = 2
     selection: Literal["extremes", "random"] = "random"
+    combination: Literal["sum", "sequence", "soup"] = "sum"
+    safety_offset: NonNegative | None = None
     export: Literal["merged", "adapter", "both", "none"] = "merged"
 
     @property
@@ -185,6 +193,12 @@ class AlignConfig(PreferenceTrainingConfig):
                 f"is {self.loss!r}, which reads r_λ and no labels of pairs; leave out align.preference, "
                 "align.soft_labels, align.label_temperature and align.label_smoothing, or use dpo or ipo",
             )
+        if self.safety_offset is not None and self.loss != "dpo":
+            yield (
+                "safety_offset",
+                f"is {self.safety_offset:g}, and align.loss {self.loss!r}; use dpo, or null",
+            )
+        yield from self._combination_conflicts()
         if self.labels == "denoised" and (human or not self.supervision.from_samples):
             yield (
                 "labels",
@@ -193,6 +207,17 @@ class AlignConfig(PreferenceTrainingConfig):
             )
         if self.export in ("adapter", "both") and self.lora is None:
             yield "export", f"is {self.export} and align.lora null, so there is no adapter; use merged"
+
+    def _combination_conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.combination == "sum":
+            return
+        what = f"is {self.combination!r}"
+        if not self.supervision.from_samples:
+            yield "combination", f"{what}, of scores of the reference's samples; use sum, or pairs: samples"
+        if self.safety_offset is not None:
+            yield "combination", f"{what}, and align.safety_offset is set; use sum, or set that to null"
+        if self.combination == "soup" and self.lora is None:
+            yield "combination", f"{what}, of adapters, and align.lora null; set it, or use sum or sequence"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,18 @@ def bradley_terry_loss(difference: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def dpo_loss(
-    policy_margin: jax.Array, reference_margin: jax.Array, label: jax.Array, beta: float | jax.Array
+    policy_margin: jax.Array,
+    reference_margin: jax.Array,
+    label: jax.Array,
+    beta: float | jax.Array,
+    offset: float | jax.Array = 0.0,
 ) -> jax.Array:
     """Return the DPO loss (Rafailov et al. 2023, eq. 7) under soft labels, in nats.
 
-    It is ``bradley_terry_loss`` at β·(policy_margin − reference_margin).
+    It is ``bradley_terry_loss`` at β·(policy_margin − reference_margin) − ``offset``, by which the first of
+    two responses must win. SafeDPO (Kim et al. 2025) has Δ·(safe(first) − safe(second)) there.
     """
-    return bradley_terry_loss(beta * (policy_margin - reference_margin), label)
+    return bradley_terry_loss(beta * (policy_margin - reference_margin) - offset, label)
 
 
 def ipo_loss(

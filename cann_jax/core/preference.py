@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cann_jax.core.arrays import Array
 from cann_jax.core.compilation import jit
@@ -9,9 +10,13 @@ from cann_jax.core.scores import Scores
 
 
 @jit()
-def pseudo_reward(scores: Scores, multipliers: Array) -> Array:
-    """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences."""
-    return scores.reward + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
+def pseudo_reward(scores: Scores, multipliers: Array, reward_weight: float | Array = 1.0) -> Array:
+    """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences.
+
+    A weighted sum of scores has a ``reward_weight`` of r other than 1.
+    """
+    weighted = jnp.asarray(reward_weight, scores.reward.dtype) * scores.reward
+    return weighted + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
 
 
 @jax.jit
@@ -22,3 +27,12 @@ def preference_probability(first: Array, second: Array, temperature: float = 1.0
     leaves β out of its implicit scores; ``temperature=beta`` on scores of ``implicit_scores`` reproduces it.
     """
     return jax.nn.sigmoid((first - second) / temperature)
+
+
+def safer_first(labels: np.ndarray, safe: np.ndarray) -> np.ndarray:
+    """Return labels (…, R, R), P(i ≻ j), by which a safe response is always preferred to an unsafe one.
+
+    It is SafeDPO's change of the data (Kim et al. 2025); ``safe (…, R)`` says which responses are.
+    """
+    first, second = safe[..., :, None], safe[..., None, :]
+    return np.where(first == second, labels, first)

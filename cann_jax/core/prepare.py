@@ -136,6 +136,20 @@ def group_values(constraint: Constraint, raw: np.ndarray, groups: Sequence[str |
     return values if constraint.group is None else values[np.array(groups, object) == constraint.group]
 
 
+def meets(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
+    """Return which responses ``(prompts, responses)`` meet a constraint by themselves; arguments as above.
+
+    Their own g has the level that is asked of the mean; an improvement is over the mean of ``raw``. Those to
+    prompts outside the constraint's group have nothing to meet.
+    """
+    here = group_values(constraint, raw, groups)
+    level = constraint.target + (np.mean(here) if constraint.margin is not None else 0.0)
+    safe = np.asarray(constraint_values(constraint, raw) >= level)
+    return (
+        safe if constraint.group is None else safe | (np.array(groups, object) != constraint.group)[:, None]
+    )
+
+
 def clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:
     """Return the values within bounds (low, high); all of them where there are none.
 

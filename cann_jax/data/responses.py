@@ -65,6 +65,13 @@ class Responses:
         arrays = {name: getattr(self, name)[index] for name in names}
         return Responses(self.prompts.take(rows), texts=[self.texts[row] for row in rows], **arrays)
 
+    def of_columns(self, columns: np.ndarray) -> "Responses":
+        """Return, of each prompt, the responses at these indices (N, R)."""
+        names, rows = ("tokens", "lengths", "stopped", "logps"), np.arange(len(columns))[:, None]
+        arrays = {name: getattr(self, name)[rows, columns] for name in names}
+        texts = [[row[k] for k in chosen] for row, chosen in zip(self.texts, columns, strict=True)]
+        return Responses(self.prompts, texts=texts, **arrays)
+
     def prompt_texts(self) -> list[str]:
         """Return the prompt of each response, in row order."""
         return [prompt.text for prompt in self.prompts.prompts for _ in range(self.shape[1])]

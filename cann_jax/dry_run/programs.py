@@ -62,6 +62,8 @@ def trace_training(
     graph, weights, frozen = split(_decoder(model, shape, lora, wide=lora is None), lora)
     objective = objective_of(training, graph, steps)
     batch = _preferences(training.batching, width, length)._replace(room=room)
+    if training.safety_offset is not None:
+        batch = batch._replace(safe=batch.reference_logps)
     state, frozen, batch = _placed(objective, weights, frozen, batch)
     return {
         "reference log-probs": forward.trace(objective, state.weights, frozen, batch),

@@ -31,7 +31,7 @@ from cann_jax.run.checks import check_prompts, check_warmup
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import context_of
 from cann_jax.run.stages import Pipeline
-from cann_jax.run.training import Training, alignment, prealignments
+from cann_jax.run.training import Training, alignment, prealignments, training_folders
 from cann_jax.sampling.shards import stop_tokens
 from cann_jax.scorers import ScorerKind
 from cann_jax.training.batch_order import steps_in
@@ -111,7 +111,8 @@ def _scorer_lines(run: Run, data: KnownData, opened: bool) -> Iterator[str]:
 def trainings(run: Run) -> dict[str, Training]:
     """Return every preference training of a run, by a name for people."""
     own = {f"prealign/{name}": training for name, training in prealignments(run.config).items()}
-    return own | {"training": alignment(run.config)}
+    names = training_folders(run.config)
+    return own | {"training" if name == names[-1] else name: alignment(run.config) for name in names}
 
 
 def _sampling_line(run: Run, sampled: Extent) -> str:

@@ -6,8 +6,9 @@ from cann_jax.reporting.plots import draw_clouds, draw_training
 from cann_jax.reporting.results import print_results
 from cann_jax.run import outputs
 from cann_jax.run.run import Run
-from cann_jax.run.training import alignment
+from cann_jax.run.training import alignment, training_folders
 from cann_jax.training.health import read_health
+from cann_jax.training.metrics import METRICS
 
 __all__ = ["write_report"]
 
@@ -22,8 +23,11 @@ def write_report(run: Run) -> None:
     before = outputs.read_responses_with_scores(run, outputs.REFERENCE)
     after = outputs.read_responses_with_scores(run, outputs.ALIGNED)
     draw_clouds(folder / "clouds.png", before, after, list(run.config.constraints))
-    draw_training(folder / "training.png", folder / "align" / outputs.METRICS, alignment(run.config).start)
-    health = read_health(folder / "align")
+    names = training_folders(run.config)
+    health = {name: read_health(folder / name) for name in names}
+    if names:
+        metrics = {name: folder / name / METRICS for name in names}
+        draw_training(folder / "training.png", metrics, alignment(run.config).start)
     text = report_text(run, results, outputs.read_dual(run), health, before, after)
     write_bytes_atomic(folder / "report.md", text.encode())
     print(f"report: {folder / 'report.md'}")

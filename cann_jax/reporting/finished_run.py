@@ -14,7 +14,7 @@ from cann_jax.run.manifest import MANIFEST, MISSING
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import Run
 
-REPORTED = ("dual", "align", "evaluate")
+REPORTED = {"dual", "align", "evaluate"}
 
 
 def finished_run(path: str) -> Run:
@@ -31,13 +31,13 @@ def finished_run(path: str) -> Run:
         config = from_mapping(RunConfig, read_json(folder / CONFIG))
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: is not the configuration of a run of train ({error})") from None
-    for name in REPORTED:
+    run = Run(config)
+    for name in (stage.name for stage in run.stages if stage.name in REPORTED):
         if not (folder / name / MANIFEST).exists():
             raise InputError(
                 f"{path}: the run is not finished, its stage {name!r} is missing; "
                 "start train again to continue it"
             )
-    run = Run(config)
     if run.folder != folder:
         run = Run(replace(config, run_dir=str(folder.parent), name=folder.name))
     for stage in run.stages:

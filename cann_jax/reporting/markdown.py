@@ -1,6 +1,6 @@
 """``report.md``: what was asked, predicted and measured, with pictures and samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,17 @@ MEASURES = {
 
 
 def report_text(
-    run: Run, results: dict[str, Any], dual: DualAnswer, health: Health, before: pa.Table, after: pa.Table
+    run: Run,
+    results: dict[str, Any],
+    dual: DualAnswer,
+    health: Mapping[str, Health],
+    before: pa.Table,
+    after: pa.Table,
 ) -> str:
     """Return the whole report as Markdown.
 
-    ``before`` and ``after`` are the held-out responses of the reference and of the aligned model with scores.
+    ``health`` is that of each training, by name; ``before`` and ``after`` are the held-out responses, with
+    scores, of the reference and of the policy that is compared with it.
     """
     config, found = run.config, results["summary"]
     parts = [
@@ -46,9 +52,7 @@ def report_text(
         _list(_dual_lines(dual)),
         "## Before and after",
         "![score clouds of the reference and of the aligned model](clouds.png)",
-        "## The training",
-        "![training](training.png)",
-        _list(_training_lines(health, read_rounds(run))),
+        *_training_parts(run, health),
         "## Samples",
         "The same draw from both policies on held-out prompts, chosen evenly over the file.",
         *_samples(config, before, after),
@@ -85,6 +89,15 @@ def _dual_lines(dual: DualAnswer) -> list[str]:
         f"KL of the policy that tilts by the scores themselves: {dual.kl_share_of_log_responses:.0%} of ln K",
     ]
     return lines + [f"note: {sentence}" for sentence in dual.warnings]
+
+
+def _training_parts(run: Run, health: Mapping[str, Health]) -> list[str]:
+    if not health:
+        return [f"Nothing was trained: `evaluate.policy` is {run.config.evaluate.policy}."]
+    lines, rounds = [], read_rounds(run)
+    for name, each in health.items():
+        lines += [line if len(health) == 1 else f"{name}: {line}" for line in _training_lines(each, rounds)]
+    return ["## The training", "![training](training.png)", _list(lines)]
 
 
 def _training_lines(health: Health, rounds: Sequence[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +15,7 @@ from cann_jax.files.atomic import write_bytes_atomic
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BEFORE, AFTER = "#7f7f7f", "#1f77b4"
@@ -37,15 +40,23 @@ def draw_clouds(path: epath.PathLike, before: pa.Table, after: pa.Table, constra
 
 
 def draw_training(
-    path: epath.PathLike, metrics: epath.PathLike, start: tuple[str, float] | None = None
+    path: epath.PathLike, metrics: Mapping[str, epath.PathLike], start: tuple[str, float] | None = None
 ) -> None:
-    """Draw the loss, and the implicit reward margins of the pairs, by step.
+    """Draw the loss, and the implicit reward margins of the pairs, by step, of each training by name.
 
     ``start`` is the loss of the reference, as a formula and in numbers.
     """
-    rows = [json.loads(line) for line in epath.Path(metrics).read_text().splitlines()]
+    figure, axes = plt.subplots(len(metrics), 2, figsize=(10.4, 3.6 * len(metrics)), squeeze=False)
+    for (name, file), (left, right) in zip(metrics.items(), axes, strict=True):
+        rows = [json.loads(line) for line in epath.Path(file).read_text().splitlines()]
+        _draw_steps(left, right, rows, start)
+        if len(metrics) > 1:
+            left.set_title(literal(name))
+    _save(figure, path)
+
+
+def _draw_steps(left: Axes, right: Axes, rows: list[Any], start: tuple[str, float] | None) -> None:
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.6))
     left.plot(columns["step"], columns["loss"], color=AFTER)
     if start is not None:
         left.axhline(start[1], color=BEFORE, linestyle=":", label=f"{start[0]}, the reference")
@@ -55,7 +66,6 @@ def draw_training(
     right.plot(columns["step"], columns["margin_mean"], color=AFTER)
     right.axhline(0, color=BEFORE, linestyle=":")
     right.set(xlabel="step", ylabel="β · log-ratio margin, 10 to 90 %")
-    _save(figure, path)
 
 
 def _save(figure: Figure, path: epath.PathLike) -> None:

@@ -63,13 +63,27 @@ def summary_lines(results: Results) -> list[str]:
         found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
     )
     multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
+    # What was evaluated before there were weighted sums has no weight.
+    weight = found.get("reward_weight", 1.0)
+    summed = "" if weight == 1 else f", weight of the reward {weight:g}"
     predicted = "no forecast" if found["kl_predicted"] is None else f"predicted {found['kl_predicted']:.3f}"
     return [
-        f"λ: {multipliers} (β = {found['beta']:g}); scale of the trained step: {found['scale']:.3f}",
+        f"λ: {multipliers}{summed} (β = {found['beta']:g}); scale of the trained step: {found['scale']:.3f}",
         f"KL to the reference: {found['kl']:.3f} nats a response ({predicted} at scale 1)",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
         f"log-prob a token under the reference: {fluency[0]:.3f} → {fluency[1]:.3f} nats",
+        *_compute_line(found.get("compute")),
+    ]
+
+
+def _compute_line(found: Results | None) -> list[str]:
+    if found is None or found["seconds"] is None:  # a stage of an earlier version has counted nothing
+        return []
+    return [
+        f"compute of all stages: {found['policy_rounds']} trainings of a policy "
+        f"({found['training_flops']:.3g} FLOPs), {found['generated_tokens']:,} tokens generated, "
+        f"{found['seconds']:.0f} s"
     ]
 
 

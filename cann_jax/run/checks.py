@@ -52,19 +52,20 @@ def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> N
 
 
 def _uses_prompts(stage: Stage) -> bool:
-    return stage.name == "align" or any(name.startswith("prompts.") for name in stage.files)
+    return stage.name in ("align", "experts") or any(name.startswith("prompts.") for name in stage.files)
 
 
 def _check_sets(run: Run, names: Iterable[PromptSet]) -> None:
     sets, training = {name: encoded_prompts(run, name) for name in names}, alignment(run.config)
     check_prompts(run.config, sets)
-    if "train" in sets and training.supervision.from_samples:
+    if run.config.trains and "train" in sets and training.supervision.from_samples:
         _check_steps(training, sets["train"].prompts)
 
 
 def _check_pairs(run: Run) -> None:
     pairs = read_pairs(run, "train")
-    for training in (*prealignments(run.config).values(), alignment(run.config)):
+    own = (alignment(run.config),) if run.config.trains else ()
+    for training in (*prealignments(run.config).values(), *own):
         if not training.supervision.from_samples:
             label = training.supervision.label
             learnt = pairs if label is None else pairs.take(labelled(pairs, label))

@@ -2,14 +2,15 @@
 
 import pkgutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from etils import epath
 
 from cann_jax.files.errors import InputError
+from cann_jax.run.compute import Compute, Meter, compute_of
 from cann_jax.run.inputs import fingerprints
 from cann_jax.run.manifest import (
     Record,
@@ -170,8 +171,11 @@ def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
         return
     if stage.verifies:
         refuse_stale(run, (stage,), verify=True)
-    stage_function(stage)(run)
-    leave(folder, expected, writes, stage.name)
+    read = upstream(run, (stage,))
+    run.ledger.before = {s.name: compute_of(run.folder / s.name) for s in run.pipeline if s.name in read}
+    with run.ledger.metered() as meter:
+        stage_function(stage)(run)
+        leave(folder, expected, writes, stage.name, meter)
 
 
 def stage_function(stage: Stage) -> Callable[[ModelRun[Any]], None]:
@@ -204,11 +208,11 @@ def enter(
     return True
 
 
-def leave(folder: epath.Path, expected: Record, writes: Iterable[str], name: str) -> None:
-    """Commit a stage's folder."""
+def leave(folder: epath.Path, expected: Record, writes: Iterable[str], name: str, meter: Meter) -> None:
+    """Commit a stage's folder, with what its work has cost."""
     distributed.barrier(f"stage {name} worked")
     if distributed.is_first():
-        commit(folder, expected, writes)
+        commit(folder, expected, writes, asdict(meter.total))
     distributed.barrier(f"stage {name} ends")
 
 
@@ -220,6 +224,7 @@ def run_part(
     sections: Iterable[str],
     own: Mapping[str, Any],
     writes: Iterable[str],
+    known: Collection[str] = (),
 ) -> Iterator[epath.Path | None]:
     """Enter one part of a stage: its folder, committed on the way out; None where it is fresh.
 
@@ -230,13 +235,17 @@ def run_part(
         sections: Sections of the configuration, of those that the stage reads, that this part depends on.
         own: Settings of this part alone.
         writes: Patterns of its outputs.
+        known: Stages of whose outputs ``own`` has all that this part reads; their commits do not matter.
     """
     stage = next(stage for stage in run.pipeline if stage.name == name)
     wanted, folder, label = set(sections), run.folder / name / part, f"{name}/{part}"
     shared = {key: value for key, value in run.settings_of(stage).items() if key.partition(".")[0] in wanted}
-    expected = expectation(label, {**shared, **own}, expected_of(run, stage)["inputs"])
+    inputs = {key: value for key, value in expected_of(run, stage)["inputs"].items() if key not in known}
+    expected = expectation(label, {**shared, **own}, inputs)
     if not enter(folder, expected, writes, label, verify=True):
+        run.ledger.add(compute_of(folder) or Compute())
         yield None
         return
-    yield folder
-    leave(folder, expected, writes, label)
+    with run.ledger.metered() as meter:
+        yield folder
+        leave(folder, expected, writes, label, meter)

@@ -28,6 +28,7 @@ from cann_jax.files.paths import is_remote
 
 LAYOUT = 4  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
+COMPUTE = "compute"  # what a stage has cost, in its manifest; it decides nothing
 MISSING = "is missing"
 # Names of what a killed writer leaves and nobody reads: ours, and Orbax's.
 _UNFINISHED = (PARTIAL, ".orbax-checkpoint-tmp")
@@ -115,13 +116,16 @@ def begin(
     return same and _present(folder) != [SETTINGS]
 
 
-def commit(folder: epath.PathLike, expected: Record, writes: Iterable[str]) -> None:
+def commit(
+    folder: epath.PathLike, expected: Record, writes: Iterable[str], compute: Record | None = None
+) -> None:
     """Write the manifest, last of all.
 
     Args:
         folder: The stage's folder.
         expected: As given to ``begin``.
         writes: Patterns of the outputs, relative to ``folder``.
+        compute: What the work has cost.
 
     Raises:
         InputError: A file cannot be read or the folder not be written.
@@ -134,7 +138,7 @@ def commit(folder: epath.PathLike, expected: Record, writes: Iterable[str]) -> N
             raise FileNotFoundError(f"{folder} has no file {pattern!r}, which its stage writes")
     made = fingerprints(folder, matching(names, writes))
     outputs = {name: _stamp(folder / name) | {"sha256": digest} for name, digest in made.items()}
-    write_json(folder / MANIFEST, {**expected, OUTPUTS: outputs})
+    write_json(folder / MANIFEST, {**expected, OUTPUTS: outputs, COMPUTE: compute})
 
 
 def committed(folder: epath.PathLike) -> Record:
@@ -157,6 +161,12 @@ def commit_fingerprint(folder: epath.PathLike) -> str | None:
     if made["layout"] != LAYOUT:
         return fingerprint_json(made)
     return fingerprint_json({**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}})
+
+
+def recorded_compute(folder: epath.PathLike) -> Any:
+    """Return what ``commit`` was told of the cost; None where it was not, or nothing was committed."""
+    path = epath.Path(folder) / MANIFEST
+    return read_json(path).get(COMPUTE) if path.exists() else None
 
 
 def committed_outputs(folder: epath.PathLike, patterns: Iterable[str]) -> list[str]:
@@ -219,13 +229,14 @@ def _record(folder: epath.Path) -> Record | None:
 
 
 def _read(path: epath.Path) -> Record:
-    """Read a manifest or settings.
+    """Read a manifest, without its cost, or settings.
 
     Raises:
         InputError: The file is corrupt, or not what ``begin`` and ``commit`` write.
     """
     try:
         made = dict(read_json(path))
+        made.pop(COMPUTE, None)
         # A manifest of another layout is whole in its own way; its stage is made anew, and says why.
         whole = made.keys() >= {"stage", "layout", "settings", "inputs"} and (
             made["layout"] != LAYOUT

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.run import RunConfig
 from cann_jax.core.features import FeatureTable
-from cann_jax.core.prepare import constraint_values, prepare
+from cann_jax.core.prepare import constraint_values, meets, prepare
 from cann_jax.core.problem import Constraint, Problem
+from cann_jax.core.scores import Scores
 from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
 from cann_jax.data.responses import Responses
@@ -23,7 +25,7 @@ from cann_jax.training.checkpoints import load_weights, save_weights
 REWARD = "reward"  # the reward's column, beside one a constraint
 RESPONSES = "responses"  # prefix of the sample stage's shards
 PREDICTED = "predicted.parquet"  # scores predicted from features, by the stage dual
-WEIGHTS, METRICS, MODEL = "weights", "metrics.jsonl", "model"
+WEIGHTS, MODEL = "weights", "model"
 REFERENCE, ALIGNED = "reference", "aligned"  # the two policies of the evaluation
 
 Columns = Mapping[str, np.ndarray]  # scores (N, K) by name
@@ -59,6 +61,7 @@ class DualAnswer:
     Args:
         labels: Names as the dual prints them, with group.
         multipliers: λ that the run aligns with.
+        reward_weight: Weight of r in r_λ, 1 but in weighted sums.
         margins: Improvement that was asked for, b.
         spread: Standard deviation of the score within a prompt.
         forecast: What λ will give; None where the run has no features.
@@ -71,6 +74,7 @@ class DualAnswer:
 
     labels: dict[str, str]
     multipliers: dict[str, float]
+    reward_weight: float
     margins: dict[str, float]
     spread: dict[str, float]
     forecast: Forecast | None
@@ -113,6 +117,14 @@ def read_problem(run: Run) -> Problem:
     return problem_of(run.config, columns, table.column("group").to_pylist()[::count])
 
 
+def read_safe(run: Run) -> np.ndarray:
+    """Read which of the reference's responses (N, K) meet every constraint by themselves: 1, or 0."""
+    scores, constraints = read_scores(run), constraints_of(run.config)
+    groups = read_samples(run).groups()
+    safe = [meets(each, scores[each.name], groups) for each in constraints]
+    return np.asarray(np.all(safe, axis=0), np.int8)
+
+
 def read_dual(run: Run) -> DualAnswer:
     """Read the dual's answer."""
     found = read_json(run.folder / "dual" / "dual.json")
@@ -129,7 +141,10 @@ def read_dual(run: Run) -> DualAnswer:
     }
     plain = ("beta", "feasible", "kkt_residual", "kl_share_of_log_responses", "warnings")
     forecast = None if chosen["forecast"] is None else _forecast(chosen["forecast"], names)
-    return DualAnswer(**by_name, forecast=forecast, **{key: found[key] for key in plain})
+    weight = chosen.get("reward_weight", 1.0)  # what ended before there were weighted sums has none
+    return DualAnswer(
+        **by_name, reward_weight=weight, forecast=forecast, **{key: found[key] for key in plain}
+    )
 
 
 def _forecast(found: Mapping[str, Any], names: Sequence[str]) -> Forecast:
@@ -161,16 +176,24 @@ def write_predicted(run: Run, reward: np.ndarray, constraints: np.ndarray) -> No
     write_table(run.folder / "dual" / PREDICTED, rows)
 
 
+def read_labelling_scores(run: Run) -> Scores:
+    """Read the scores that r_λ is made of: as measured, or as predicted from the reference's features."""
+    if run.config.align.labels == "scores":
+        return read_problem(run).scores
+    print("labels from predicted scores, each fitted on other prompts (align.labels: denoised)")
+    return Scores(*read_predicted(run))
+
+
 def read_pair_rewards(run: Run) -> tuple[np.ndarray, Columns]:
     """Read r_λ (n, 2) of the training pairs, and the scores that it is made of, by name."""
     constraints = constraints_of(run.config)
     names = (REWARD, *(constraint.name for constraint in constraints))
     columns = _columns(read_table(run.folder / "pair_scores" / "scores.parquet"), names)
-    reward: np.ndarray = columns[REWARD].astype(np.float32)
-    multipliers = read_dual(run).multipliers
+    dual = read_dual(run)
+    reward: np.ndarray = np.float32(dual.reward_weight) * columns[REWARD].astype(np.float32)
     for constraint in constraints:
         values = constraint_values(constraint, columns[constraint.name])
-        reward = reward + np.float32(multipliers[constraint.name]) * values
+        reward = reward + np.float32(dual.multipliers[constraint.name]) * values
     return reward, columns
 
 
@@ -182,6 +205,11 @@ def read_weights(run: ModelRun[Any], stage: str, like: Any) -> Any:
 def write_weights(run: ModelRun[Any], stage: str, weights: Any) -> None:
     """Write the weights that a stage trained."""
     save_weights(run.folder / stage / WEIGHTS, weights)
+
+
+def expert_folder(name: str) -> str:
+    """Return the folder, below the run's, of the policy that was trained on one score."""
+    return f"experts/{quote(name, safe='')}"
 
 
 def read_multipliers(run: Run) -> np.ndarray:
@@ -209,7 +237,9 @@ def write_scale(run: Run, record: Mapping[str, Any]) -> None:
 
 def read_rounds(run: Run) -> list[dict[str, Any]]:
     """Read what each round after the first measured, how λ moved, and its warnings; none in one shot."""
-    return [] if run.config.rounds == 1 else list(read_json(run.folder / "rounds" / "rounds.json"))
+    if not run.config.trains or run.config.rounds == 1:
+        return []
+    return list(read_json(run.folder / "rounds" / "rounds.json"))
 
 
 def write_rounds(run: Run, records: Sequence[Mapping[str, Any]]) -> None:

@@ -19,16 +19,28 @@ class When:
     holds: Callable[[Any], bool]
 
 
+def both(first: When, second: When) -> When:
+    """Return the condition that both hold."""
+    return When(f"{first.words} and {second.words}", lambda c: first.holds(c) and second.holds(c))
+
+
 ALWAYS = When("", lambda config: True)
 PAIRS = When("there is a section `preferences`", lambda c: c.preferences is not None)
 PREALIGNED = When("an implicit scorer has `prealigned.preference`", lambda c: bool(c.to_prealign()))
-SCORED_PAIRS = When(
-    "`align.pairs` is dataset and `align.preference` pseudo_reward",
-    lambda c: not c.align.supervision.from_samples and c.align.supervision.label is None,
+TRAINED = When("`evaluate.policy` is aligned", lambda c: c.trains)
+STEP = When("`align.combination` is sum or sequence", lambda c: c.align.combination != "soup")
+EXPERTS = both(When("`align.combination` is sequence or soup", lambda c: bool(c.experts())), TRAINED)
+DENOISED = When("`align.labels` is denoised", lambda c: c.align.labels == "denoised")
+SCORED_PAIRS = both(
+    When(
+        "`align.pairs` is dataset and `align.preference` pseudo_reward",
+        lambda c: not c.align.supervision.from_samples and c.align.supervision.label is None,
+    ),
+    TRAINED,
 )
-CALIBRATED = When("`prompts.calibration` is set", lambda c: c.calibrated)
+CALIBRATED = both(When("`prompts.calibration` is set", lambda c: c.calibrated), TRAINED)
 UNCALIBRATED = When("`prompts.calibration` is null", lambda c: not c.calibrated)
-ROUNDS = When("`rounds` is 2 or more", lambda c: c.rounds > 1)
+ROUNDS = both(When("`rounds` is 2 or more", lambda c: c.rounds > 1), TRAINED)
 TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)
 HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompts.heldout == PREFERENCES)
 ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
@@ -37,11 +49,6 @@ BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supe
 MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
 ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
 FEATURES = When("`sample.feature_layers` is not empty", lambda c: c.sample.feature_layers != ())
-
-
-def both(first: When, second: When) -> When:
-    """Return the condition that both hold."""
-    return When(f"{first.words} and {second.words}", lambda c: first.holds(c) and second.holds(c))
 
 
 def always(*names: str) -> dict[str, When]:
@@ -119,15 +126,20 @@ PIPELINE = (
     Stage("pair_scores", "How good are the responses that people compared?", when=SCORED_PAIRS,
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
-    Stage("align", "What does one preference step with r_λ give?",
+    Stage("experts", "What does a score teach by itself?", when=EXPERTS, in_parts=True,
+          settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
+          files=("model",),
+          reads=always("sample", "score") | {"dual": DENOISED},
+          writes=always("*/weights/*", "*/metrics.jsonl", "*/health.json")),
+    Stage("align", "What does one preference step with r_λ give?", when=TRAINED,
           settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
-                 "dual": BY_R_LAMBDA},
-          writes=always("weights/*", "metrics.jsonl", "health.json") | EXPORTS_UNSCALED),
+                 "dual": BY_R_LAMBDA, "experts": EXPERTS},
+          writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP} | EXPORTS_UNSCALED),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
-          settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.export", "seed",
-                    "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
+          settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.combination",
+                    "align.export", "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
           files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
           reads={"align": ALWAYS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
           writes=always("scale.json") | EXPORTS),
@@ -139,11 +151,13 @@ PIPELINE = (
           | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
           writes=always("weights/*", "rounds.json") | EXPORTS),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
-          settings=("model", "prompts", "sample", "evaluate", "align.lora", "rounds", "dual.beta", "seed",
+          settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "rounds",
+                    "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
-          reads=always("score", "dual", "align")
-          | {"calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
+          reads=always("score", "dual")
+          | {"align": TRAINED, "calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED,
+             "pairs": HELDOUT_FROM_PAIRS},
           writes=always("results.json", "reference.parquet", "aligned.parquet")),
 )
 

@@ -10,7 +10,8 @@ from cann_jax.core.problem import Constraint
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.outputs import REFERENCE, Columns
+from cann_jax.run.compute import Compute
+from cann_jax.run.outputs import Columns
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers, score_shards
 from cann_jax.sampling.shards import sample_shards
@@ -73,8 +74,9 @@ def sample_policy(run: Run, scorers: Scorers, policy: LanguageModel, draw: Draw,
     """
     sample = run.config.sample
     responses = sample_shards(policy, draw.prompts, sample, draw.responses, draw.seed, draw.folder, name)
+    run.ledger.add(Compute(generated_tokens=int(responses.lengths.sum())))
     logps = responses.logps
-    if name != REFERENCE:
+    if policy is not run.reference:
         logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
     table, _ = score_shards(scorers, responses, logps, draw.folder, sample.prompts_per_batch, name)
     scores = {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers}

@@ -21,6 +21,7 @@ from cann_jax.models.files.generation import not_applied
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.compute import Ledger
 from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE, Stage
 from cann_jax.run.stages import Pipeline, reads_setting, stages_of
@@ -42,6 +43,7 @@ class ModelRun(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config: C = config
+        self.ledger = Ledger()
         self.fingerprints: dict[str, dict[str, str]] = {}  # of outside files, filled by run/inputs.py
 
     @property

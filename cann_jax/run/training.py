@@ -12,6 +12,7 @@ from flax import nnx
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import LoraConfig, Loss, PreferenceTrainingConfig, Supervision
 from cann_jax.core.losses import listwise_floor
+from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
@@ -22,7 +23,8 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.flops import flops_a_token
 from cann_jax.models.linear import LoraParam
-from cann_jax.run.outputs import MODEL, read_pairs, read_scale, read_weights
+from cann_jax.run.compute import Compute
+from cann_jax.run.outputs import MODEL, expert_folder, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
 from cann_jax.runtime.memory import smaller_step, within_memory
@@ -30,6 +32,7 @@ from cann_jax.training.batching import Batching
 from cann_jax.training.health import Watch
 from cann_jax.training.heldout import Heldout, heldout_rows
 from cann_jax.training.loop import Pace, fit
+from cann_jax.training.metrics import tokens_trained
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import PreferenceObjective
@@ -50,6 +53,7 @@ class Training:
         batching: How a step's batch is drawn.
         loss: As in ``AlignConfig``.
         beta: β of the loss.
+        safety_offset: As in ``AlignConfig``.
     """
 
     key: str
@@ -58,11 +62,13 @@ class Training:
     batching: Batching
     loss: Loss
     beta: float
+    safety_offset: float | None = None
 
     @property
     def scale(self) -> float | None:
         """What r_λ is divided by in the log-ratios that the loss has its minimum at; None where it is not."""
-        if self.supervision.label is not None or self.loss == "ipo":
+        safe = self.safety_offset is not None
+        if self.supervision.label is not None or self.loss == "ipo" or safe:
             return None
         return self.beta * (self.batching.label_temperature if self.loss == "dpo" else 1)
 
@@ -70,6 +76,8 @@ class Training:
     def start(self) -> tuple[str, float] | None:
         """The loss of the reference, as a formula and in numbers; None where it depends on the data."""
         size = self.batching.group_size
+        if self.safety_offset is not None:
+            return None
         known = {
             "dpo": ("ln 2", np.log(2)),
             "ipo": ("1/(4β²)", 1 / (4 * self.beta**2)),
@@ -106,7 +114,15 @@ def alignment(config: RunConfig) -> Training:
         ragged=not supervision.from_samples,
         accumulation=align.accumulation,
     )
-    return Training("align", align, supervision, batching, align.loss, config.dual.beta)
+    return Training("align", align, supervision, batching, align.loss, config.dual.beta, align.safety_offset)
+
+
+def training_folders(config: RunConfig) -> tuple[str, ...]:
+    """Return the folders, below the run's, of the trainings that the policy is made of."""
+    if not config.trains:
+        return ()
+    step = () if config.align.combination == "soup" else ("align",)
+    return (*map(expert_folder, config.experts()), *step)
 
 
 def prealignments(config: RunConfig) -> dict[str, Training]:
@@ -153,6 +169,7 @@ def objective_of(training: Training, graph: Any, steps: int) -> PreferenceObject
         loss=training.loss,
         beta=training.beta,
         chunks=settings.vocabulary_chunks,
+        safety_offset=training.safety_offset or 0.0,
         rematerialise=settings.rematerialise,
         accumulation=settings.accumulation,
     )
@@ -206,7 +223,9 @@ def _train(
     pace = Pace(training.key, rate, data.steps, settings.checkpoint_every, settings.keep_checkpoints, flops)
     watch = _watch(training, objective, model, data, weights)
     state = start(objective, model.reference if weights is None else weights)
-    return fit(objective, state, model.frozen, data.batch, seed, pace, folder, watch).weights
+    trained = fit(objective, state, model.frozen, data.batch, seed, pace, folder, watch).weights
+    run.ledger.add(Compute(policy_rounds=1, training_flops=flops * tokens_trained(folder)))
+    return trained
 
 
 def _watch(
@@ -256,7 +275,7 @@ def _listwise_bounds(training: Training, data: PreferenceData) -> str:
 
 def aligned_decoder(run: Run) -> Decoder:
     """Load the model that the run trained, adapters in place and scaled."""
-    model = split_decoder(run, run.config.align.lora)
+    model = split_decoder(run, run.config.policy_lora)
     if run.config.rounds > 1:
         return model.decoder(read_weights(run, "rounds", model.reference))
     return model.decoder(one_shot_weights(run, model))
@@ -287,6 +306,7 @@ def preference_data(
     reward: np.ndarray,
     scores: dict[str, np.ndarray] | None = None,
     among: Sequence[Prompt] | None = None,
+    safe: np.ndarray | None = None,
 ) -> PreferenceData:
     """Return the data of a training whose reference log-probs are not known yet.
 
@@ -296,10 +316,33 @@ def preference_data(
         reward: (N, K) r_λ, or which response people prefer.
         scores: Its terms, for display.
         among: As in ``heldout_of``.
+        safe: (N, K) 1 safe, 0 unsafe, ABSENT not known. A training with ``safety_offset`` leaves out, and
+            counts, prompts with one that is not known or none that is safe; others do not read it.
+
+    Raises:
+        InputError: No prompt is left.
     """
+    if training.safety_offset is None:
+        safe = None
+    if safe is not None:
+        rows = _with_safe(training, safe)
+        responses, reward, safe = responses.take(rows), reward[rows], safe[rows]
+        scores = {name: values[rows] for name, values in (scores or {}).items()}
     unknown = np.full(responses.shape, np.nan, np.float32)
     heldout = heldout_of(training, responses.prompts.prompts, among)
-    return PreferenceData(training.batching, responses, reward, unknown, scores or {}, heldout)
+    return PreferenceData(training.batching, responses, reward, unknown, scores or {}, heldout, safe)
+
+
+def _with_safe(training: Training, safe: np.ndarray) -> np.ndarray:
+    """Return the indices of the rows with a safe response, and all judged; print how many are not."""
+    unknown, unsafe = (safe == ABSENT).any(1), (safe == 0).all(1)
+    rows = np.flatnonzero(~unknown & ~unsafe)
+    counts = f"{unsafe.sum()} of {len(safe)} have no safe response, {unknown.sum()} are not judged"
+    if not len(rows):
+        raise InputError(f"{training.key}.safety_offset: no prompt is left ({counts}); set it to null")
+    share = np.mean(safe[rows] == 1)
+    print(f"{training.key}: {counts}; left out. Of the others' responses, {share:.0%} are safe")
+    return rows
 
 
 def heldout_of(
@@ -335,4 +378,5 @@ def human_preferences(run: Run, training: Training) -> PreferenceData:
         without = len(pairs) - len(chosen)
         print(f"preferences: {without} of {len(pairs)} pairs have no label {dimension!r}; left out")
     reward = np.eye(2, dtype=np.float32)[getattr(pairs, dimension)[chosen]]
-    return preference_data(training, pairs.take(chosen).responses, reward)
+    pairs = pairs.take(chosen)
+    return preference_data(training, pairs.responses, reward, safe=pairs.safe)

@@ -1,21 +1,32 @@
-"""The one unconstrained alignment, on pairs labelled by r + ⟨λ*, g⟩ or, for the baselines, by people."""
+"""The one unconstrained alignment, on pairs labelled by r + ⟨λ*, g⟩ or, for the baselines, by people.
 
+Two more baselines take the scores apart: the second step of SACPO, and soups.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from cann_jax.core.preference import pseudo_reward
-from cann_jax.core.scores import Scores
+from cann_jax.models.adapters.soup import soup
 from cann_jax.run.outputs import (
     REWARD,
+    expert_folder,
     read_dual,
+    read_labelling_scores,
     read_pair_rewards,
     read_pairs,
-    read_predicted,
-    read_problem,
+    read_safe,
     read_samples,
+    read_weights,
     write_weights,
 )
 from cann_jax.run.run import Run
 from cann_jax.run.training import (
+    Model,
     Training,
     alignment,
     export,
@@ -38,14 +49,34 @@ def run(run: Run) -> None:
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.
     """
-    training, folder = alignment(run.config), run.folder / "align"
-    data = _data(run, training)
-    data.show_pairs()
-    model = split_decoder(run, training.settings.lora)
-    weights = train(run, training, model, data, folder)
+    folder, model = run.folder / "align", split_decoder(run, run.config.policy_lora)
+    is_soup = run.config.align.combination == "soup"
+    weights = _soup(run) if is_soup else _step(run, model, folder)
     write_weights(run, "align", weights)
     if not run.config.calibrated:
         export(run, model.decoder(weights), run.config.align.export, folder)
+
+
+def _soup(run: Run) -> Any:
+    """Average the policies that were trained on a score each, with its weight in r_λ over the sum of all."""
+    config, dual = run.config, read_dual(run)
+    weights = {REWARD: dual.reward_weight} | dual.multipliers
+    shares = {name: weights[name] / sum(weights.values()) for name in config.experts()}
+    print("align: a soup of " + ", ".join(f"{share:.3f} {name}" for name, share in shares.items()))
+    like = split_decoder(run, config.align.lora).reference
+    return soup([read_weights(run, expert_folder(name), like) for name in shares], list(shares.values()))
+
+
+def _step(run: Run, model: Model, folder: epath.Path) -> Any:
+    """Train on pairs, or groups, from the reference; or from the policy of r, as the reference."""
+    training = alignment(run.config)
+    data = _data(run, training)
+    data.show_pairs()
+    if run.config.align.combination == "sum":
+        return train(run, training, model, data, folder)
+    start = read_weights(run, expert_folder(REWARD), model.reference)
+    # Copied: the first step donates what it is given, and this policy stays the reference.
+    return train(run, training, model._replace(reference=start), data, folder, jax.tree.map(jnp.copy, start))
 
 
 def _data(run: Run, training: Training) -> PreferenceData:
@@ -54,19 +85,13 @@ def _data(run: Run, training: Training) -> PreferenceData:
     if supervision.label is not None:
         return human_preferences(run, training)
     if not supervision.from_samples:
-        reward, scores = read_pair_rewards(run)
-        return preference_data(training, read_pairs(run, "train").responses, reward, dict(scores))
-    found = _labelling_scores(run)
-    reward = np.asarray(pseudo_reward(found, read_dual(run).ordered(run.config)))
+        (reward, scores), pairs = read_pair_rewards(run), read_pairs(run, "train")
+        return preference_data(training, pairs.responses, reward, dict(scores), safe=pairs.safe)
+    found, dual = read_labelling_scores(run), read_dual(run)
+    weight = 0.0 if run.config.align.combination == "sequence" else dual.reward_weight
+    reward = np.asarray(pseudo_reward(found, dual.ordered(run.config), weight))
     constraints = np.asarray(found.constraints)
     scores = {REWARD: np.asarray(found.reward)}
     scores |= {name: constraints[..., index] for index, name in enumerate(run.config.constraints)}
-    return preference_data(training, read_samples(run), reward, scores)
-
-
-def _labelling_scores(run: Run) -> Scores:
-    """Read the scores that r_λ is made of: as measured, or as predicted from the reference's features."""
-    if run.config.align.labels == "scores":
-        return read_problem(run).scores
-    print("align: labels from predicted scores, each fitted on other prompts (align.labels: denoised)")
-    return Scores(*read_predicted(run))
+    safe = None if training.safety_offset is None else read_safe(run)
+    return preference_data(training, read_samples(run), reward, scores, safe=safe)

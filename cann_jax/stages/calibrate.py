@@ -52,7 +52,7 @@ def run(run: Run) -> None:
         InputError: The adapter is zero, so that no scale of it changes anything; or a scorer fails.
     """
     config, folder = run.config, run.folder / "calibrate"
-    model = split_decoder(run, config.align.lora)
+    model = split_decoder(run, config.policy_lora)
     weights = read_weights(run, "align", model.reference)
     if is_zero(weights):
         raise InputError(

@@ -1,6 +1,7 @@
 """What the aligned model does on prompts that it never saw, compared with what was asked and predicted."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import stats
 from cann_jax.config.run import EvaluateConfig, RunConfig
 from cann_jax.core.certificate import Certificate, Verdict, certify
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.compute import summed
 from cann_jax.run.outputs import (
     ALIGNED,
     REFERENCE,
@@ -24,12 +26,14 @@ from cann_jax.run.outputs import (
 )
 from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
 from cann_jax.run.prompts import encoded_prompts, print_overlong
+from cann_jax.run.resample import resample_policy
 from cann_jax.run.run import Run
-from cann_jax.run.scorers import load_scorers
+from cann_jax.run.scorers import Scorers, load_scorers
 from cann_jax.run.training import aligned_decoder
 
 # Added to the run's seed, so that held-out draws are not those of the training prompts.
 HELDOUT_SEED = 1_000_003
+ANEW = 5_000_011  # added to it, for a second draw of the reference
 
 
 def run(run: Run) -> None:
@@ -40,12 +44,22 @@ def run(run: Run) -> None:
     """
     config, prompts = run.config, encoded_prompts(run, "heldout")
     print_overlong("evaluate", prompts)
-    scorers = load_scorers(run, config.measured())
+    wanted = config.measured() | (config.trained_on() if config.evaluate.policy == "resample" else {})
+    scorers = load_scorers(run, wanted)
     draw = Draw(prompts, config.evaluate.responses, config.seed + HELDOUT_SEED, run.folder / "evaluate")
     reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
-    aligned = sample_policy(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED)
+    aligned = _compared(run, scorers, draw)
     tables = {REFERENCE: _table(reference), ALIGNED: _table(aligned)}
     write_evaluation(run, tables, results(run, reference, aligned))
+
+
+def _compared(run: Run, scorers: Scorers, draw: Draw) -> Sampled:
+    """Sample and score the policy that ``evaluate.policy`` names."""
+    if run.config.evaluate.policy == "resample":
+        return resample_policy(run, scorers, draw, ALIGNED)
+    if run.config.evaluate.policy == "reference":  # by other random numbers, to show what chance alone does
+        return sample_policy(run, scorers, run.reference, replace(draw, seed=draw.seed + ANEW), ALIGNED)
+    return sample_policy(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED)
 
 
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
@@ -71,7 +85,9 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
     found = summary(reference, aligned, dual, multipliers)
-    found |= {"scale": read_scale(run), "verdict": str(verdict)}
+    found |= {"scale": read_scale(run) if config.trains else 1.0}
+    compute = summed(run.ledger.before | {"evaluate": run.ledger.total})
+    found |= {"verdict": str(verdict), "compute": compute}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}
 
 
@@ -151,6 +167,7 @@ def summary(
         "kl": aligned.kl,
         **{f"kl_{key}": value for key, value in kl.items()},
         "multipliers": dict(multipliers),
+        "reward_weight": dual.reward_weight,
         "beta": dual.beta,
         "prompts": reference.responses.shape[0],
         "responses": reference.responses.shape[1],

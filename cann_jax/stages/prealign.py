@@ -6,11 +6,11 @@ Each is a LoRA adapter beside the reference's weights, which scoring shares: thr
 from etils import epath
 
 from cann_jax.run.execution import run_part
-from cann_jax.run.outputs import METRICS
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import ADAPTER
 from cann_jax.run.training import Training, export, human_preferences, prealignments, split_decoder, train
 from cann_jax.training.health import HEALTH
+from cann_jax.training.metrics import METRICS
 
 
 def run(run: Run) -> None:

@@ -138,6 +138,7 @@ def _new_round(
     rewards = pseudo_reward(
         problem_of(run.config, scores, responses.groups()).scores,
         np.array([record["multipliers"][name] for name in run.config.constraints], np.float32),
+        shared.dual.reward_weight,
     )
     every = encoded_prompts(run, "train").prompts
     data = preference_data(shared.training, responses, np.asarray(rewards), among=every)

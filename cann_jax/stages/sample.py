@@ -1,6 +1,7 @@
 """K responses of the reference to every training prompt."""
 
 from cann_jax.data.responses import Responses
+from cann_jax.run.compute import Compute
 from cann_jax.run.outputs import RESPONSES
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
@@ -22,6 +23,7 @@ def run(run: Run) -> None:
     responses = sample_shards(
         run.reference, prompts, settings, settings.responses, config.seed, folder, RESPONSES, layers
     )
+    run.ledger.add(Compute(generated_tokens=int(responses.lengths.sum())))
     _print_summary(responses)
 
 

@@ -16,6 +16,7 @@ from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import export_score_model
 from cann_jax.models.flops import flops_a_token
+from cann_jax.run.compute import Compute
 from cann_jax.run.outputs import MODEL, read_pairs, write_weights
 from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import Model, split_decoder
@@ -26,6 +27,7 @@ from cann_jax.runtime.sharding import partition
 from cann_jax.training.batching import Batching
 from cann_jax.training.calibration import Accuracy, Reliability, accuracy, draw_reliability, reliability
 from cann_jax.training.loop import Pace, fit
+from cann_jax.training.metrics import tokens_trained
 from cann_jax.training.optimizer import optimizer
 from cann_jax.training.score_data import ScoreData
 from cann_jax.training.score_objective import ScoreObjective, ScoreWeights, learnt_differences
@@ -62,6 +64,7 @@ def run(run: ScoreModelRun) -> None:
     with within_memory("score_model", remedy):
         state = start(objective, weights)
         weights = fit(objective, state, model.frozen, train.batch, seed, pace, folder).weights
+    run.ledger.add(Compute(training_flops=pace.flops * tokens_trained(folder)))
     write_weights(run, "score_model", weights)
     _report(run, heldout, heldout_scores(objective, weights, model.frozen, heldout), folder)
     export_score_model(

@@ -15,6 +15,15 @@ from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.json_lines import BadRow, json_object
 from cann_jax.files.paths import is_remote
 
+METRICS = "metrics.jsonl"
+
+
+def tokens_trained(folder: epath.Path) -> float:
+    """Return the tokens of all steps in a training's ``metrics.jsonl``; 0 where another process writes it."""
+    path = folder / METRICS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return float(sum(json.loads(line)["tokens"] for line in lines))
+
 
 class Metrics:
     """Writer of ``metrics.jsonl`` and TensorBoard events from step ``first`` on.
@@ -29,7 +38,7 @@ class Metrics:
         self.rows: list[dict[str, Any]] = []  # of all steps so far, on the process that writes
         if not self.writes:
             return
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         found = {row["step"]: row for row in _rows(self.path)}
         self.rows += [found[step] for step in range(first) if step in found]
         if digest not in (None, fingerprint_json(self.rows)):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cann_jax.core.losses import smoothed
-from cann_jax.core.preference import preference_probability
+from cann_jax.core.preference import preference_probability, safer_first
 from cann_jax.runtime.placement import place_rows
 from cann_jax.training.batching import GroupData, Places
 from cann_jax.training.preference_objective import PreferenceBatch
@@ -22,12 +22,14 @@ class PreferenceData(GroupData):
         reference: (N, K) log π_ref(y|x) as training computes it; NaN where no step reads it.
         scores: The (N, K) terms of r_λ by name; for display only.
         heldout: Indices of the prompts that no step takes, on which the training is watched.
+        safe: (N, K) 1 safe, 0 unsafe, where the safe one of two is preferred (SafeDPO).
     """
 
     reward: np.ndarray
     reference: np.ndarray
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     heldout: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    safe: np.ndarray | None = None
 
     @cached_property
     def trained(self) -> np.ndarray:
@@ -81,11 +83,16 @@ class PreferenceData(GroupData):
     def _labelled(
         self, rows: np.ndarray, columns: np.ndarray, arrays: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        return arrays | {
-            "reference_logps": self.reference[rows, columns],
-            "labels": self.labels(rows, columns).astype(np.float32),
-            "rewards": self.reward[rows, columns].astype(np.float32),
-        }
+        safe = {} if self.safe is None else {"safe": self.safe[rows, columns].astype(np.float32)}
+        return (
+            arrays
+            | safe
+            | {
+                "reference_logps": self.reference[rows, columns],
+                "labels": self.labels(rows, columns).astype(np.float32),
+                "rewards": self.reward[rows, columns].astype(np.float32),
+            }
+        )
 
     def labels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the labels (B, R, R) of all pairs of the groups at these ``places``."""
@@ -98,6 +105,8 @@ class PreferenceData(GroupData):
             labels = (1 + np.sign(first - second)) / 2
         if not how.soft_labels:
             labels = drawn_labels(labels, rows[:, 0], columns, how.seed)
+        if self.safe is not None:
+            labels = safer_first(labels, self.safe[rows, columns])
         return np.asarray(smoothed(labels, how.label_smoothing))
 
     def show_pairs(self, count: int = 3) -> None:

@@ -26,6 +26,7 @@ class PreferenceBatch(NamedTuple):
         labels: (B, R, R), P(i ≻ j) at [b, i, j]; read where i < j.
         rewards: (B, R) r_λ; read by the regression and the listwise loss.
         room: As ``response_logps``.
+        safe: (B, R) 1 safe, 0 unsafe, where the safe one of two is preferred (SafeDPO).
     """
 
     prompts: jax.Array
@@ -36,6 +37,7 @@ class PreferenceBatch(NamedTuple):
     labels: jax.Array
     rewards: jax.Array
     room: Room | None = None
+    safe: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class PreferenceObjective(Objective[PreferenceBatch]):
             of r_λ; ``listwise`` fits the log-ratios of all responses of a group to r_λ.
         beta: β of the loss.
         chunks: Chunks of the vocabulary.
+        safety_offset: Δ of SafeDPO, in batches that say what is safe.
     """
 
     loss: Loss
     beta: float
     chunks: int
+    safety_offset: float = 0.0
 
     def outputs(self, weights: Any, frozen: Any, batch: PreferenceBatch, key: jax.Array | None) -> jax.Array:
         """Return the log-probs (B, R) of the responses."""
@@ -68,9 +72,11 @@ class PreferenceObjective(Objective[PreferenceBatch]):
         margins, reference = _margins(outputs), _margins(batch.reference_logps)
         if self.loss == "regression":
             losses = regression_loss(margins, reference, _margins(batch.rewards), self.beta)
+        elif self.loss == "ipo":
+            losses = ipo_loss(margins, reference, batch.labels, self.beta)
         else:
-            loss = {"dpo": dpo_loss, "ipo": ipo_loss}[self.loss]
-            losses = loss(margins, reference, batch.labels, self.beta)
+            offset = 0.0 if batch.safe is None else self.safety_offset * _margins(batch.safe)
+            losses = dpo_loss(margins, reference, batch.labels, self.beta, offset)
         return jnp.where(_is_pair(batch), losses, 0)
 
     def terms(self, batch: PreferenceBatch) -> int:
@@ -109,5 +115,9 @@ def _margins(values: jax.Array) -> jax.Array:
 
 
 def _is_pair(batch: PreferenceBatch) -> jax.Array:
+    """Return which (i, j) are pairs: i before j, and not both unsafe."""
     count = batch.labels.shape[-1]
-    return jnp.arange(count)[:, None] < jnp.arange(count)
+    before = jnp.arange(count)[:, None] < jnp.arange(count)
+    if batch.safe is None:
+        return before
+    return before & ((batch.safe[:, :, None] > 0) | (batch.safe[:, None, :] > 0))

@@ -34,6 +34,15 @@ def test_dpo_and_ipo_by_hand(policy, reference, label, beta):
     assert ipo_loss(policy, reference, label, beta) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("policy, reference, label, beta", CASES)
+def test_an_offset_is_what_the_first_must_win_by(policy, reference, label, beta):
+    z = beta * (policy - reference) - 0.75
+    expected = -label * log_sigmoid(z) - (1 - label) * log_sigmoid(-z)
+    assert dpo_loss(policy, reference, label, beta, 0.75) == pytest.approx(expected, rel=1e-5)
+    swapped = dpo_loss(-policy, -reference, 1 - label, beta, -0.75)  # the pair the other way round
+    assert swapped == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("loss", [dpo_loss, ipo_loss])
 def test_a_soft_label_is_the_mean_over_its_draws(loss):
     hard = [float(loss(1.3, 0.2, label, 0.4)) for label in (1.0, 0.0)]

@@ -9,7 +9,7 @@ import pytest
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.feasibility import largest_margin
 from cann_jax.core.preference import pseudo_reward
-from cann_jax.core.prepare import prepare
+from cann_jax.core.prepare import meets, prepare
 from cann_jax.core.problem import Constraint
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.solve import solve_dual
@@ -121,3 +121,22 @@ def test_mistakes_are_named(constraint, match):
     groups = {"harm": GROUP, "none": np.zeros(32, bool)}
     with pytest.raises(InputError, match=match):
         prepare(REWARD, SCORES, [constraint], groups)
+
+
+@pytest.mark.parametrize(
+    "constraint, expected",
+    [
+        (Constraint("safe", margin=0.1), [[0, 1, 0], [0, 0, 1]]),  # at least the mean .3, and .1
+        (Constraint("safe", at_least=0.2), [[0, 1, 1], [0, 0, 1]]),
+        (Constraint("safe", max_unsafe=0.3, unsafe_below=0.2), [[0, 1, 1], [0, 0, 1]]),
+        (Constraint("safe", margin=0.1, clip=(0.0, 0.5)), [[0, 1, 0], [0, 0, 1]]),  # of .0 .5 .2 .0 .1 .5
+        (
+            Constraint("safe", margin=0.1, group="a"),
+            [[0, 1, 0], [1, 1, 1]],
+        ),  # the mean .3 of "a"
+        (Constraint("safe", at_least=0.2, group="b"), [[1, 1, 1], [0, 0, 1]]),
+    ],
+)
+def test_responses_that_meet_a_constraint_by_themselves(constraint, expected):
+    raw = np.array([[-0.1, 0.8, 0.2], [-0.1, 0.1, 0.9]], np.float32)
+    np.testing.assert_array_equal(meets(constraint, raw, ["a", "b"]), expected)

@@ -6,6 +6,7 @@ import pytest
 
 from cann_jax import train
 from cann_jax.files.errors import InputError
+from cann_jax.stages import align
 from tests.builders import ROOT
 from tests.builders.preferences import pku_row, write_lines
 from tests.builders.runs import metrics, write_config
@@ -88,3 +89,32 @@ def test_a_dimension_that_no_pair_has(run, tmp_path):
     write_lines(tmp_path / "own.jsonl", rows)
     with pytest.raises(InputError, match="no 'safer' labels, which this configuration needs"):
         run("--align.preference", "safer", "--stages", "pairs,align")
+
+
+def test_safe_dpo_on_a_data_sets_pairs(run, tmp_path, monkeypatch):
+    """People say which responses are safe: one of two, both, neither, or it is not known."""
+    flags = [(False, True), (True, True), (False, False), (True, None)]
+    rows = [
+        pku_row(n, is_response_0_safe=flags[n % 4][0], is_response_1_safe=flags[n % 4][1]) for n in range(32)
+    ]
+    write_lines(tmp_path / "own.jsonl", rows)
+    seen = []
+
+    def stop(run, training, model, data, folder):
+        seen.append(data)
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(align, "train", stop)
+    with pytest.raises(InputError, match="seen enough"):
+        run("--align.preference", "better", "--align.safety_offset", "1", "--stages", "pairs,align")
+    (data,), pairs = seen, pq.read_table(tmp_path / "runs/tiny/pairs/train.parquet")
+    texts, safe = (
+        np.stack([pairs.column(f"{name}_{i}").to_pylist() for i in (0, 1)], axis=1)
+        for name in ("response", "safe")
+    )
+    kept = (safe != -1).all(1) & (safe == 1).any(1)
+    assert 0 < kept.sum() < len(kept)
+    assert data.responses.texts == texts[kept].tolist()
+    labels = data.labels(np.arange(kept.sum())[:, None], np.tile([0, 1], (kept.sum(), 1)))
+    # The first is better in all rows; where only the second is safe, the second is preferred.
+    np.testing.assert_array_equal(labels[:, 0, 1], safe[kept][:, 0])

@@ -20,7 +20,7 @@ from tests.builders.runs import STAGES
 
 
 def test_stages_read_no_setting_that_the_table_does_not_name(finished, prealigned, calibrated, recorder):
-    assert set(recorder.reads) >= {stage.name for stage in PIPELINE} - {"rounds"}
+    assert set(recorder.reads) >= {stage.name for stage in PIPELINE} - {"rounds", "experts"}
     assert len(recorder.reads["align"]) > 15  # it records
     assert not recorder.undeclared()
 
@@ -122,6 +122,9 @@ def test_an_altered_manifest_is_seen(run, stage):
         text = original.decode(errors="replace")
         line = text[: place + 1].splitlines()[-1] if text[: place + 1].splitlines() else ""
         harmless = '"bytes"' in line or '"modified"' in line or not original[place : place + 1].strip()
+        harmless |= place > original.index(
+            b'"compute": {'
+        )  # the last entry: what it has cost decides nothing
         if all(states) and not harmless:
             wrong.append((place, line))
         path.write_bytes(original)
