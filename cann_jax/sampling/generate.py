@@ -13,6 +13,7 @@ from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import KeysValues, behind
 from cann_jax.models.prefix import Prefix
+from cann_jax.runtime.memory import checked
 from cann_jax.runtime.sharding import constrain
 from cann_jax.sampling.draw import draw, nucleus, response_keys, take, uniform
 from cann_jax.sampling.features import Sums, adding, empty_sums, mean
@@ -45,6 +46,7 @@ class _Loop(NamedTuple):
     sums: Sums  # of the features, over the tokens read
 
 
+@checked
 @partial(
     jax.jit,
     static_argnames=("graph", "responses", "max_new_tokens", "temperature", "top_p", "feature_layers"),

@@ -27,7 +27,7 @@ from cann_jax.runtime.distributed import agreed, barrier, writing_shard
 from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.placement import fetch, place_batch, place_parameters
 from cann_jax.sampling.generate import Samples, generate
-from cann_jax.sampling.mesh import Batch, check_batch, on_sampling_mesh, smaller_batch
+from cann_jax.sampling.mesh import Batch, on_sampling_mesh, smaller_batch
 
 FEATURES = "features"  # prefix of the features' shards
 
@@ -56,7 +56,6 @@ def sample_shards(
     if not all(exists):
         stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
         batch = Batch(size, responses, bucket_width(max(map(len, prompts.ids))), config.max_new_tokens)
-        check_batch(model.weights, model.config, batch)
         remedy = partial(smaller_batch, model.weights, model.config, batch)
         with within_memory(f"sampling {name}", remedy), on_sampling_mesh(model.weights, model.config, batch):
             placed = replace(model, weights=place_parameters(model.weights))
