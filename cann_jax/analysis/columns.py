@@ -101,8 +101,8 @@ def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """
     if pa.types.is_dictionary(column.type):
         rows, texts = codes(column)
-        values, wrong = numbers(pa.chunked_array([texts]))
-        return np.append(values, np.nan)[rows], np.append(wrong, False)[rows]
+        found, unfit = numbers(pa.chunked_array([texts]))
+        return np.append(found, np.nan)[rows], np.append(unfit, False)[rows]
     wrong = np.zeros(len(column), bool)
     if is_text(column.type):
         values = _parsed(column)
