@@ -88,7 +88,9 @@ def test_functions_of_the_architecture_are_where_it_says():
 
 
 def test_example_of_the_readme_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     found: dict = {}
     exec(example, found)
     assert found["solution"].converged and found["label"].shape == (2,)
