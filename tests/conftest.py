@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.builders import ROOT
+from tests.builders.processes import quick_flags
 
 # Before JAX starts, and for the processes that tests start. What one of them compiled serves all others.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tiny programs run for milliseconds, and compiling them takes most of the suite's time: a training step
 # compiles in 1 s of CPU time this way and in 8 s at XLA's defaults. XLA_FLAGS="" tests at the defaults.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", quick_flags())
 
 import jax
 import pytest

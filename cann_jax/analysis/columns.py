@@ -42,9 +42,15 @@ class FirstFault:
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column with dictionaries and run lengths decoded, decimals as floats, and lists as lists."""
-    wanted = plain_type(column.type)
-    return column if wanted == column.type else column.cast(wanted)
+    """Return the column with run lengths decoded, decimals as floats, and lists as lists.
+
+    Dictionaries are decoded but for those of texts, which may be thousands of times as large then.
+    """
+    kind = column.type
+    wanted = plain_type(kind)
+    if pa.types.is_dictionary(kind) and (is_text(wanted) or pa.types.is_binary(wanted)):
+        return column
+    return column if wanted == kind else column.cast(wanted)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -93,6 +99,10 @@ def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
     Text counts as the number that it spells, but for spaces around it.
     """
+    if pa.types.is_dictionary(column.type):
+        rows, texts = codes(column)
+        found, unfit = numbers(pa.chunked_array([texts]))
+        return np.append(found, np.nan)[rows], np.append(unfit, False)[rows]
     wrong = np.zeros(len(column), bool)
     if is_text(column.type):
         values = _parsed(column)
@@ -141,6 +151,8 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
     Values are numbered as they first appear. Nested values, such as the turns of a chat, count as their JSON.
     """
+    if pa.types.is_dictionary(column.type):
+        return _codes_in_dictionaries(column)
     if pa.types.is_nested(column.type):
         written = (None if v is None else json.dumps(v, default=str) for v in column.to_pylist())
         column = pa.chunked_array([pa.array(written, pa.large_string())])
@@ -151,6 +163,20 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
         return np.zeros(0, np.int64), pa.array([], column.type)
     found = [np.asarray(pc.fill_null(chunk.indices, -1), np.int64) for chunk in encoded.chunks]
     return np.concatenate(found), encoded.chunk(0).dictionary
+
+
+def _codes_in_dictionaries(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Return ``codes`` of a column whose dictionaries may have unused, equal or missing entries."""
+    kind = column.type.value_type
+    of_entry, values = codes(pa.chunked_array([chunk.dictionary for chunk in column.chunks], kind))
+    parts, first = [np.zeros(0, np.int64)], 0
+    for chunk in column.chunks:
+        own = of_entry[first : first + len(chunk.dictionary)]
+        parts.append(np.append(own, -1)[np.asarray(pc.fill_null(chunk.indices, -1), np.int64)])
+        first += len(own)
+    found = np.concatenate(parts)
+    rows, used = codes(pa.chunked_array([pa.array(found, mask=found < 0)]))
+    return rows, values.take(used)
 
 
 def labels(column: pa.ChunkedArray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.analysis.columns import is_list, is_numeric
+from cann_jax.analysis.columns import is_list, is_numeric, plain_type
 from cann_jax.analysis.raw_table import RawTable
 from cann_jax.files.errors import InputError
 
@@ -101,7 +101,9 @@ def _from_columns(where: str, chunked: Iterable[pa.ChunkedArray], table: RawTabl
 def _from_nested(where: str, column: pa.Array, table: RawTable) -> np.ndarray:
     """Return ``(rows, F)`` from a list for each prompt, with a list, or a number, for each response."""
     if not is_list(column.type):
-        raise InputError(f"{where} holds {column.type}; give a list of lists of numbers for each prompt")
+        raise InputError(
+            f"{where} holds {plain_type(column.type)}; give a list of lists of numbers for each prompt"
+        )
     lengths = np.where(np.asarray(column.is_valid()), pc.fill_null(pc.list_value_length(column), 0), 0)
     wrong = lengths != table.mask.sum(1)
     if wrong.any():
@@ -118,7 +120,7 @@ def _vectors(where: str, column: pa.Array, name_of: Callable[[int], str]) -> np.
     if is_numeric(column.type):
         return _floats(column)[:, None]
     if not is_list(column.type) or not is_numeric(column.type.value_type):
-        raise InputError(f"{where} holds {column.type}; give a list of numbers for each response")
+        raise InputError(f"{where} holds {plain_type(column.type)}; give a list of numbers for each response")
     there = np.asarray(column.is_valid())
     lengths = np.asarray(pc.list_value_length(column.drop_null()))
     width = int(lengths[0]) if len(lengths) else 0

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from etils import epath
 
 from cann_jax.analysis.columns import numbers, parse
 from cann_jax.files.errors import InputError
 from cann_jax.files.expansion import check_expansion, gunzip
+from cann_jax.files.parquet import opened
 from cann_jax.files.paths import reached
 
 TEXT = (".csv", ".tsv", ".jsonl", ".json")
@@ -29,7 +29,6 @@ FORMATS = (*TABLES, ".npz")
 SEPARATORS = (",", ";", "\t", "|")
 TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
 DEEP = 500  # brackets in a line that are looked at; Python reads 1000 in one another, and Arrow 10,000
-WIDTH = 8  # bytes of a number
 BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
 
 
@@ -96,10 +95,8 @@ def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
     with reading(path):
         data = epath.Path(path).read_bytes()
         if suffix == ".parquet":
-            with pq.ParquetFile(pa.BufferReader(data)) as opened:  # read_table imports pyarrow.dataset first
-                holds = opened.metadata.num_rows * opened.metadata.num_columns
-                check_expansion(path, len(data), WIDTH * holds)
-                return opened.read()
+            with opened(path, data) as file:
+                return file.read()
         data = _utf8(path, gunzip(path, data) if path.lower().endswith(".gz") else data)
         return (
             _read_json(path, data)
@@ -116,12 +113,12 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
     """
     with reading(path):
         data = epath.Path(path).read_bytes()
-        opened = np.load(io.BytesIO(data), allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
+        arrays = np.load(io.BytesIO(data), allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: holds one array without a name; write it by numpy.savez")
-        with opened, zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with arrays, zipfile.ZipFile(io.BytesIO(data)) as archive:
             check_expansion(path, len(data), sum(entry.file_size for entry in archive.infolist()))
-            return dict(opened)
+            return dict(arrays)
 
 
 def _utf8(path: str, data: bytes) -> bytes:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cann_jax.analysis.columns import codes, plain
 from cann_jax.analysis.formats import UNFIT, reading
@@ -12,6 +11,7 @@ from cann_jax.analysis.long_table import read_long
 from cann_jax.analysis.raw_table import RawTable, larger_is_better
 from cann_jax.analysis.table_layout import LONG, Layout
 from cann_jax.analysis.wide_table import read_wide
+from cann_jax.files.parquet import opened
 
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
 RESPONSES = 1 << 7  # of a prompt, about: a row of a wide table holds all of them
@@ -80,11 +80,6 @@ def _starts(layout: Layout, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _row_groups(layout: Layout) -> Iterator[pa.RecordBatch]:
-    """Yield all rows in order.
-
-    One reader over all row groups would keep everything that it has read: 4 GB for 10⁹ scores.
-    """
-    rows = rows_at_once(layout)
-    with reading(layout.path), pq.ParquetFile(layout.path) as file:
-        for group in range(file.num_row_groups):
-            yield from file.iter_batches(rows, row_groups=[group], columns=layout.columns)
+    """Yield all rows in order."""
+    with reading(layout.path), opened(layout.path) as file:
+        yield from file.batches(rows_at_once(layout), layout.columns)

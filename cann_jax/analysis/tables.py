@@ -17,6 +17,7 @@ from cann_jax.analysis.parts import adjacent, parts, read_part, rows_at_once
 from cann_jax.analysis.raw_table import RawTable, check_whole, joined
 from cann_jax.analysis.table_layout import Layout, feature_columns, layout_of
 from cann_jax.files.errors import InputError
+from cann_jax.files.parquet import opened
 
 
 class Source(Protocol):
@@ -103,6 +104,6 @@ class _Columns:
                 raise
         if adjacent(hashes):
             return joined(found)
-        with reading(self.layout.path):
-            table = pq.read_table(self.layout.path, columns=self.layout.columns)
+        with reading(self.layout.path), opened(self.layout.path) as file:
+            table = file.read(self.layout.columns)
         return self._at_once(table)

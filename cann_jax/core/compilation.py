@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 # At 1,000 × 32 scores a solve takes 5 ms, 2 to 3 times as long as at XLA's defaults, and compiles in a fifth
 # of their 4 s.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 SMALL = 1 << 15  # numbers in the table; a curve of 200 points then takes a fifth of a second longer
 
 
@@ -24,11 +24,14 @@ def jit(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         full: Callable[P, R] = jax.jit(function, **options)
-        quick: Callable[P, R] = jax.jit(function, compiler_options=QUICK, **options)
+
+        @cache
+        def quick() -> Callable[P, R]:
+            return jax.jit(function, compiler_options=_known_options(), **options)
 
         @wraps(function)
         def call(*arguments: P.args, **named: P.kwargs) -> R:
-            chosen = quick if arguments and _is_small(arguments) else full
+            chosen = quick() if arguments and _is_small(arguments) else full
             return chosen(*arguments, **named)
 
         return call
@@ -42,14 +45,18 @@ def _is_small(arguments: tuple[Any, ...]) -> bool:
     # JAX takes options for the outermost program only, of which a traced function is a part
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(arguments), jnp.zeros(()))):
         return False
-    return jax.default_backend() == "cpu" and _options_known()
+    return jax.default_backend() == "cpu"
 
 
 @cache
-def _options_known() -> bool:
-    """Return whether this version of XLA still has the options."""
-    try:
-        jax.jit(lambda x: x, compiler_options=QUICK)(0.0)
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
+def _known_options() -> dict[str, int | bool]:
+    """Return those of the options that this version of XLA has: the fusion emitters' went in jax 0.11.1."""
+
+    def is_known(name: str) -> bool:
+        try:
+            jax.jit(lambda x: x, compiler_options={name: QUICK[name]})(0.0)
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in QUICK.items() if is_known(name)}

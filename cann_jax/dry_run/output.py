@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from cann_jax.run.execution import plan, refuse_stale
 from cann_jax.run.run import ModelRun
 from cann_jax.run.stages import Pipeline
 from cann_jax.runtime.devices import memory_of
+from cann_jax.runtime.memory import Held, held
 from cann_jax.runtime.mesh import current_mesh
 from cann_jax.runtime.sharding import check_model
 
@@ -44,7 +45,7 @@ def print_dry_run(
     """
     for line in lines:
         out.print(line)
-    needs = {name: _memory(program) for name, program in trace().items()}
+    needs = {name: held(program.lower().compile()) for name, program in trace().items()}
     own = memory_of(jax.devices()[0])
     out.print(_memory_table(needs, own))
     out.print(f"nothing was computed, and {run.folder} is as it was")
@@ -114,28 +115,12 @@ def plan_lines(run: ModelRun[Any], stages: Pipeline, *, opened: bool) -> Iterato
             yield f"stage {each.stage.name}: {'done already' if each.fresh else why}"
 
 
-class _Memory(NamedTuple):
-    """Bytes of a compiled program on one device."""
-
-    arguments: int
-    temporaries: int
-    output: int
-    together: int
-
-
-def _memory(program: Any) -> _Memory:
-    found = program.lower().compile().memory_analysis()
-    parts = (found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
-    # Donated arguments are the output's memory too, and count once.
-    return _Memory(*parts, sum(parts) - found.alias_size_in_bytes)
-
-
-def _memory_table(needs: Mapping[str, _Memory], own: float | None) -> Table:
+def _memory_table(needs: Mapping[str, Held], own: float | None) -> Table:
     """Return a table of what each program needs of a device."""
     has = "" if own is None else f", of {own / MIB:,.0f}"
     title = f"compiled memory, MiB per device{has} ({jax.default_backend()})"
     table = Table(title=title, title_justify="left")
-    for heading in ("program", *_Memory._fields):
+    for heading in ("program", *Held._fields):
         table.add_column(heading, justify="left" if heading == "program" else "right")
     for name, sizes in needs.items():
         table.add_row(name, *(f"{size / MIB:.1f}" for size in sizes))

@@ -18,6 +18,7 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.logprobs import response_logps
 from cann_jax.models.prefix import SHORTEST, Prefix, common_length
+from cann_jax.runtime.memory import checked
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.runtime.sharding import axis_size
 
@@ -142,6 +143,7 @@ def calls(prompts: np.ndarray, responses: int, devices: int) -> Iterator[tuple[n
         start += size
 
 
+@checked
 @partial(jax.jit, static_argnames="graph")
 def _prefix(graph: Any, weights: Any, rows: Array, lengths: Array) -> Prefix:
     """Return the prefix that each of the ``rows`` (B, P) holds."""
@@ -152,6 +154,7 @@ def _prefix(graph: Any, weights: Any, rows: Array, lengths: Array) -> Prefix:
     return Prefix(jax.tree.map(lambda x: x[:, :1], keys_values), lengths[0])
 
 
+@checked
 @partial(jax.jit, static_argnames="graph")
 def batch_logps(
     graph: Any, weights: Any, prompts: Array, prompt_lengths: Array,

@@ -25,6 +25,7 @@ from cann_jax.models.files.folder_files import read_json, reading
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import ModelFiles, open_model
 from cann_jax.models.files.weight_names import HEAD, check_weights
+from cann_jax.runtime.memory import checked
 from cann_jax.runtime.placement import fetch, place_batch
 from cann_jax.runtime.sharding import axis_size
 
@@ -155,6 +156,7 @@ def _last(row: np.ndarray, padding: int | None) -> int:
     return int(real[-1]) if len(real) else 0
 
 
+@checked
 @partial(jax.jit, static_argnames="graph")
 def _head_outputs(graph: Any, weights: Any, head: Array, ids: Array, lengths: Array, last: Array) -> Array:
     """Return the head's float32 output (B,) at the last tokens."""

@@ -98,7 +98,7 @@ class ModelRun(ABC, Generic[C]):
             wide: Whether weights are float32, as for training them, whatever the dtype of products.
         """
         model = self.config.model
-        with within_memory("model", lambda: "give the mesh more devices (mesh.fsdp, mesh.tensor)"):
+        with within_memory("model", lambda _: "give the mesh more devices (mesh.fsdp, mesh.tensor)"):
             decoder = load_decoder(
                 self.files, model.dtype, lora, seed=self.config.seed, wide=wide, attention=model.attention
             )

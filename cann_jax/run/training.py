@@ -199,8 +199,8 @@ def train(
     """
     settings, size = training.settings, training.batching.prompts_per_step
 
-    def remedy() -> str:
-        return smaller_step(f"{training.key}.", settings.accumulation, size, settings.rematerialise)
+    def remedy(times: float) -> str:
+        return smaller_step(f"{training.key}.", settings.accumulation, size, settings.rematerialise, times)
 
     with within_memory(training.key, remedy):
         return _train(run, training, model, data, folder, weights)

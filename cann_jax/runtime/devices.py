@@ -4,10 +4,11 @@ Sources: the specification tables of cloud.google.com/tpu/docs/v4, /v5e, /v5p an
 sheets of A100 (SXM), H100 (SXM) and H200, without sparsity (read November 2026).
 """
 
-import os
 from typing import NamedTuple
 
 import jax
+
+from cann_jax.runtime import host_memory
 
 
 class Device(NamedTuple):
@@ -39,6 +40,6 @@ def memory_of(device: jax.Device) -> float | None:
     if device.device_kind in DEVICES:
         return DEVICES[device.device_kind].memory
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
+        return host_memory.total() / jax.local_device_count()
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return None if limit is None else float(limit)

@@ -11,6 +11,7 @@ from cann_jax.models.attention_inputs import causal_mask
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.layers import KeysValues, behind
 from cann_jax.models.prefix import Prefix
+from cann_jax.runtime.memory import checked
 from cann_jax.sampling.draw import response_keys
 from cann_jax.sampling.replacement import replaced
 from cann_jax.sampling.slots import Prompts, Sampler, Samples, Slots
@@ -18,6 +19,7 @@ from cann_jax.sampling.slots import Prompts, Sampler, Samples, Slots
 STATIC = ("graph", "responses", "max_new_tokens", "temperature", "top_p", "feature_layers", "slots")
 
 
+@checked
 @partial(jax.jit, static_argnames=STATIC)
 def generate(
     graph: Any, weights: Any, prompts: jax.Array, prompt_lengths: jax.Array, prompt_indices: jax.Array,

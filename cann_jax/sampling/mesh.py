@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from cann_jax.files.errors import ResourceError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.runtime.devices import memory_of
 from cann_jax.runtime.mesh import AXES, current_mesh, on_mesh
@@ -58,25 +57,6 @@ def on_sampling_mesh(weights: Any, shape: DecoderConfig, batch: Batch) -> Iterat
         yield
 
 
-def check_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> None:
-    """Check that a device can hold its part of the batch; on a CPU, XLA would end the process.
-
-    Raises:
-        ResourceError: It cannot; the message says which batch can.
-    """
-    memory = memory_of(_device())
-    needed = batch_bytes(weights, shape, batch, axis_size("batch"), axis_size("kv_heads"))
-    if memory is not None and needed > memory:
-        raise ResourceError(
-            f"{_in_progress(batch)} need {needed / 1e9:,.1f} GB of a device, "
-            f"which has {memory / 1e9:,.1f}; {smaller_batch(weights, shape, batch)}"
-        )
-
-
-def _in_progress(batch: Batch) -> str:
-    return f"{batch.rows} slots" if batch.replaces else f"{batch.prompts} × {batch.responses} responses"
-
-
 def _device() -> jax.Device:
     """Return a device of the current mesh."""
     mesh = current_mesh()
@@ -104,8 +84,11 @@ def sharing(weights: Any, shape: DecoderConfig, batch: Batch, devices: int, memo
     return None
 
 
-def smaller_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> str:
-    """Say which smaller batch fits, of those that the devices divide: the largest, or the least."""
+def smaller_batch(weights: Any, shape: DecoderConfig, batch: Batch, times: float = 1.0) -> str:
+    """Say which smaller batch fits, of those that the devices divide: the largest, or the least.
+
+    ``times`` is how many times too large this one is, at least.
+    """
     shards, memory = axis_size("batch"), memory_of(_device())
     name, most = ("slots", batch.rows) if batch.replaces else ("prompts", batch.prompts)
     smaller = [n for n in range(shards, most, shards) if most % n == 0]
@@ -115,7 +98,8 @@ def smaller_batch(weights: Any, shape: DecoderConfig, batch: Batch) -> str:
         n: batch_bytes(weights, shape, batch._replace(**{name: n}), shards, axis_size("kv_heads"))
         for n in smaller
     }
-    fitting = [n for n, size in sizes.items() if memory is not None and size <= ROOM * memory]
+    few = [n for n in smaller if n * times <= most]
+    fitting = [n for n in few if memory is not None and sizes[n] <= ROOM * memory]
     setting = {"slots": "slots", "prompts": "prompts_per_batch"}[name]
     return f"lower sample.{setting} from {most} to {max(fitting, default=smaller[0])}"
 

@@ -28,7 +28,7 @@ from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.placement import fetch, place_batch, place_parameters
 from cann_jax.runtime.shards import finished_shards, in_order, shard_path, shards_in, unfinished
 from cann_jax.sampling.generate import generate
-from cann_jax.sampling.mesh import Batch, check_batch, on_sampling_mesh, smaller_batch
+from cann_jax.sampling.mesh import Batch, on_sampling_mesh, smaller_batch
 from cann_jax.sampling.slots import Samples
 
 FEATURES = "features-{}.npy"  # the features' shards
@@ -58,7 +58,6 @@ def sample_shards(
         stop, static = stop_tokens(model.files, config), static_arguments(config, responses, feature_layers)
         width = bucket_width(max(map(len, prompts.ids)))
         batch = Batch(size, responses, width, config.max_new_tokens, config.slots)
-        check_batch(model.weights, model.config, batch)
         remedy = partial(smaller_batch, model.weights, model.config, batch)
         with within_memory(f"sampling {name}", remedy), on_sampling_mesh(model.weights, model.config, batch):
             placed = replace(model, weights=place_parameters(model.weights))

@@ -57,8 +57,8 @@ def run(run: ScoreModelRun) -> None:
         flops_a_token(run.files.config, train.row._replace(predicted=0), all_weights=config.lora is None),
     )
 
-    def remedy() -> str:
-        return smaller_step("", config.accumulation, config.pairs_per_step, config.rematerialise)
+    def remedy(times: float) -> str:
+        return smaller_step("", config.accumulation, config.pairs_per_step, config.rematerialise, times)
 
     seed = jax.random.key(config.seed)
     with within_memory("score_model", remedy):

@@ -22,8 +22,10 @@ from cann_jax.training.step import TrainState
 
 LOSS = "heldout_loss"
 
-# Orbax raises what goes wrong, and logs it too: 340 lines of tracebacks for one full disk.
+# Orbax raises what goes wrong, and logs it too: 340 lines of tracebacks for one full disk. Where several
+# arrays cannot be written it awaits one, and asyncio tells of the others when they are collected.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
 
 
 class Checkpoints:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cann_jax.runtime.memory import checked
 from cann_jax.runtime.placement import place
 from cann_jax.runtime.sharding import constrain, constrain_parameters, partition
 
@@ -65,6 +66,7 @@ def start(objective: Objective[Any], weights: Any) -> TrainState:
     return TrainState(place(jnp.int32(0), partition(())), weights, fresh)
 
 
+@checked
 @partial(jax.jit, static_argnames="objective", donate_argnames="state")
 def train_step(
     objective: Objective[Batch], state: TrainState, frozen: Any, batch: Batch, seed: jax.Array
@@ -101,6 +103,7 @@ def train_step(
     return constrain_parameters(TrainState(state.step + 1, weights, optimizer)), measured
 
 
+@checked
 @partial(jax.jit, static_argnames="objective")
 def forward(objective: Objective[Batch], weights: Any, frozen: Any, batch: Batch) -> jax.Array:
     """Return the outputs (B, R) of a batch as ``train_step`` computes them, but without dropout."""

@@ -9,7 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cann_jax.analysis.columns import codes, numbers
+from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz
+from cann_jax.analysis.stream_reader import open_stream
+from cann_jax.analysis.tables import read_scores
 from cann_jax.files.errors import InputError
 from tests.builders.limits import fault
 
@@ -24,6 +28,17 @@ def read(path) -> object:
 def parquet(rows: int) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.table({"reward": np.zeros(rows, "f4"), "safe": np.zeros(rows, "f4")}), sink)
+    return sink.getvalue()
+
+
+def texts(rows: int, nested: bool = False) -> bytes:
+    """One long text in every row, or four times in every row's list, and scores: some kilobytes."""
+    long, sink = "w" * 4000, io.BytesIO()
+    prompts = (
+        pa.array([[long] * 4] * rows) if nested else pa.array([long]).take(pa.array(np.zeros(rows, int)))
+    )
+    scores = np.tile(np.float32([1, 2, 3]), rows)[:rows]
+    pq.write_table(pa.table({"prompt": prompts, "reward": scores, "safe": scores}), sink)
     return sink.getvalue()
 
 
@@ -43,6 +58,7 @@ FILES = {
         "become 64 MB or more, over",
     ),
     "a.parquet": (lambda: parquet(MANY // 16), "become 100 MB or more, over 100 times"),
+    "chats.parquet": (lambda: texts(20_000, nested=True), "become 305 MB or more, over 100 times"),
     "a.npz": (lambda: npz(MANY), "become 100 MB or more, over 100 times"),
     "claims.npz": (lambda: npz(2**40, zipfile.ZIP_STORED), "not a readable npz table"),
     "a.jsonl": (lambda: b'{"a":' + b"[" * 300_000 + b"]" * 300_000 + b"}\n", "line 1 is not JSON"),
@@ -74,3 +90,35 @@ def test_what_may_become_much_larger_is_read(tmp_path):
 def test_brackets_in_a_text_are_no_nesting(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"prompt":"' + b"[{" * 5000 + b'","reward":1}\n' * 1)
     assert read(tmp_path / "a.jsonl").num_rows == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_long_text_in_every_row_stays_one(stream, tmp_path):
+    """One prompt of 100,000 rows, which would be 400 MB decoded, read at once and in parts."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(texts(100_000))
+    flags = DualFlags(scores=str(path), margin=("safe=0",))
+    sizes = []
+
+    def solve() -> None:
+        found = (
+            open_stream(str(path), flags).seen.responses
+            if stream
+            else read_scores(str(path), flags).mask.sum()
+        )
+        sizes.append(int(found))
+
+    assert not fault(solve) and sizes == [100_000]
+
+
+def test_texts_in_dictionaries_are_what_they_are_as_texts(tmp_path):
+    """With entries that are unused, equal, missing, or in another order than they appear."""
+    entries = pa.array(["unused", "b", "a", "b", None, "7", " 1e3 "])
+    indices = pa.array([3, 2, None, 1, 4, 2, 3], pa.int32())
+    column = pa.chunked_array([pa.DictionaryArray.from_arrays(indices, entries)] * 2)
+    decoded = column.cast(pa.string())
+    for found, expected in zip(codes(column), codes(decoded), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    column = pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array([5, 6, None, 1]), entries)])
+    for found, expected in zip(numbers(column), numbers(column.cast(pa.string())), strict=True):
+        np.testing.assert_array_equal(found, expected)

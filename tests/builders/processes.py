@@ -4,8 +4,17 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 
 from tests.builders import ROOT
+
+
+def quick_flags() -> str:
+    """XLA's flags that compile quickly. It ends the process at one that it does not know."""
+    flags = ["--xla_backend_optimization_level=0"]
+    if tuple(map(int, version("jaxlib").split(".")[:3])) < (0, 11, 1):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
 
 
 def environment(devices: int = 1, **variables: str) -> dict[str, str]:

@@ -29,8 +29,7 @@ def test_the_answer_is_right_at_any_effort(monkeypatch, limit):
 
 @pytest.mark.parametrize(("size", "fails"), [(4, True), (compilation.SMALL + 1, False)])
 def test_only_small_tables_are_compiled_quickly(monkeypatch, size, fails):
-    monkeypatch.setattr(compilation, "QUICK", {"xla_has_no_such_option": True})
-    monkeypatch.setattr(compilation, "_options_known", lambda: True)
+    monkeypatch.setattr(compilation, "_known_options", lambda: {"xla_has_no_such_option": True})
     plus_one, values = compilation.jit()(lambda values: values + 1), np.ones(size, np.float32)
     if fails:
         with pytest.raises(jax.errors.JaxRuntimeError, match="xla_has_no_such_option"):
@@ -48,9 +47,11 @@ def test_a_traced_function_may_hold_a_table():
 
 
 def test_options_that_xla_no_longer_has_are_left_out(monkeypatch):
-    monkeypatch.setattr(compilation, "QUICK", {"xla_has_no_such_option": True})
-    compilation._options_known.cache_clear()
+    known = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(compilation, "QUICK", {"xla_has_no_such_option": True, **known})
+    compilation._known_options.cache_clear()
     try:
+        assert compilation._known_options() == known
         assert compilation.jit()(lambda values: values + 1)(np.ones(2, np.float32)).tolist() == [2, 2]
     finally:
-        compilation._options_known.cache_clear()
+        compilation._known_options.cache_clear()

@@ -9,7 +9,7 @@ import pytest
 from cann_jax.config.scorers import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
@@ -62,6 +62,16 @@ def test_files_of_the_architecture_exist():
     assert not [name for name in files if found_at(name) is None]
 
 
+@pytest.mark.parametrize("page", ["SECURITY.md", "CONTRIBUTING.md"])
+def test_files_and_targets_that_the_rules_name_exist(page):
+    text, makefile = (ROOT / page).read_text(encoding="utf-8"), (ROOT / "Makefile").read_text()
+    files = set(re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|md))?)`", text))
+    targets = set(re.findall(r"make ([a-z][a-z-]*)", text))
+    assert len(files) > 4 and targets
+    assert not [name for name in files if found_at(name) is None]
+    assert not [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
+
+
 def test_functions_of_the_architecture_are_where_it_says():
     """Written as `function` (`file`), or as `file`, `function`."""
     path, name = r"`((?:\w+/)+\w+\.py)`", r"`(\w+)`"
@@ -78,7 +88,9 @@ def test_functions_of_the_architecture_are_where_it_says():
 
 
 def test_example_of_the_readme_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     found: dict = {}
     exec(example, found)
     assert found["solution"].converged and found["label"].shape == (2,)

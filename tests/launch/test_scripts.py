@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.builders import ROOT
+from tests.builders.secrets import MARKER, SECRETS, told
 
 STAND_INS = Path(__file__).resolve().parent
 
@@ -245,3 +246,40 @@ def test_print_of_the_others():
     ):
         done = launch(script, "--print", *words)
         assert done.returncode == 0 and "-m cann_jax.train --config x.yaml" in done.stdout, script
+
+
+def test_no_secret_is_printed_or_put_into_a_manifest(tmp_path):
+    """Nor said to a cloud's command: a pod gets its secrets from its cluster, a job from its environment."""
+    jobset = {"IMAGE": "i", "HOSTS": "1", "CHIPS": "1", "ACCELERATOR": "a", "TOPOLOGY": "1x1"}
+    flags, fails = ("--config", "x.yaml"), tmp_path / "fails"
+    fails.write_text("#!/bin/bash\necho 'ValueError: a fault' >&2\nexit 2\n")
+    fails.chmod(0o755)
+    given = {
+        **POD,
+        **jobset,
+        **SECRETS,
+        "PORT": "1",
+        "PYTHON": str(fails),
+        "REMOTE": str(tmp_path / "remote"),
+    }
+    starts = {
+        "gke.sh": ((), ("--print",)),
+        "tpu_pod.sh": (("run",), ("--print", "run")),
+        "gpu_node.sh": ((), ("--print",)),
+        "slurm.sbatch": ((), ("--print",)),
+        "local.sh": (("2", str(fails)), ("--print", "2", str(fails))),
+    }
+    for script, calls in starts.items():
+        for number, call in enumerate(calls):
+            asked = tmp_path / "asked" / f"{script}{number}"
+            asked.parent.mkdir(exist_ok=True)
+            own = {**given, "ASKED": str(asked)} | ({"PORT": ""} if script == "gke.sh" else {})
+            done = launch(script, *call, *flags, SLURM_SUBMIT_DIR=str(tmp_path), **own)
+            said = done.stdout + done.stderr
+            assert (said or asked.exists()) and MARKER not in said, script
+    assert {path.name for path in (tmp_path / "asked").iterdir()} > {
+        "gke.sh0",
+        "tpu_pod.sh0",
+        "slurm.sbatch0",
+    }
+    assert not told(tmp_path)

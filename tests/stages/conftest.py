@@ -1,6 +1,8 @@
 """One undisturbed run that several tests look at."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tests.builders import ROOT
 from tests.builders.preferences import pku_row, write_lines
 from tests.builders.recording import Recorder
 from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, calibrated_changes, implicit, write_config
+from tests.builders.secrets import SECRETS
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +21,20 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+@contextlib.contextmanager
+def at_root_with_secrets() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny_folder, recorder) -> Path:
     """The folder of a configuration ``tiny.yaml`` whose run has ended; look, do not touch."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch, recorder.recording():
-        patch.chdir(ROOT)
+    with at_root_with_secrets(), recorder.recording():
         train.main(["--config", write_config(folder, tiny_folder)])
     return folder
 
@@ -52,8 +63,7 @@ def prealigned(tiny_folder, tmp_path_factory, recorder):
 def calibrated(tmp_path_factory, tiny_folder, recorder) -> Path:
     """As ``finished``, of a run that forecasts from features, scales its step and exports the adapter."""
     folder = tmp_path_factory.mktemp("calibrated")
-    with pytest.MonkeyPatch.context() as patch, recorder.recording():
-        patch.chdir(ROOT)
+    with at_root_with_secrets(), recorder.recording():
         train.main(["--config", write_config(folder, tiny_folder, **calibrated_changes(folder))])
     return folder
 

@@ -13,6 +13,7 @@ import pytest
 
 from cann_jax import train
 from cann_jax.command_line.errors import run_command
+from cann_jax.runtime import host_memory
 from tests.builders import ROOT
 from tests.builders.runs import run_process, write_config
 
@@ -141,8 +142,17 @@ def test_disk_full_while_writing_a_shard(refused, small_disk):
 
 
 def test_more_responses_than_memory_holds(refused):
-    """A million responses of 2,048 tokens: XLA would end the process as it runs."""
+    """A million responses of 2,048 tokens: XLA would end the process as it runs, or Linux."""
     flags = ("--sample.responses", "1000000", "--sample.max_new_tokens", "2048")
     message = refused(*flags, status=3)
-    assert "4 × 1000000 responses need" in message and "GB of a device, which has" in message
+    assert "memory is exhausted (a program needs" in message and "GB are left)" in message
     assert "lower sample.prompts_per_batch from 4 to 1" in message
+
+
+def test_a_training_step_that_outgrows_the_memory(refused, tmp_path, tiny_folder, monkeypatch):
+    config = write_config(tmp_path, tiny_folder)
+    train.main(["--config", config, "--stages", "sample,score,dual"])
+    monkeypatch.setattr(host_memory, "available", lambda: 1)
+    message = refused("--stages", "align", status=3, config=config)
+    assert message.startswith("error: align: this machine's memory is exhausted (a program needs 0.")
+    assert "GB are left); raise align.accumulation from 1 to 5" in message

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.expansion import check_expansion
 from cann_jax.files.json_lines import BadRow, json_object
+from cann_jax.files.parquet import decoded_texts, opened
 from cann_jax.files.paths import reached
 
 Part = Literal["train", "heldout"]
@@ -138,11 +139,14 @@ def rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRow]]
 
 
 def _parquet(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(1024):
-        for row in _of_batch(batch):
-            number += 1
-            yield number, row
+    number = texts = 0
+    with opened(str(path)) as file:
+        for batch in file.batches(1024):
+            texts += decoded_texts(batch.columns)  # all rows are kept until they are written
+            check_expansion(name, file.size, texts)
+            for row in _of_batch(batch):
+                number += 1
+                yield number, row
 
 
 def _of_batch(batch: pa.RecordBatch) -> Sequence[dict[str, Any] | BadRow]:

@@ -10,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cann_jax.data.builders.files import by_part, rows
@@ -161,5 +163,19 @@ def test_a_line_without_end(tmp_path):
         path = tmp_path / f"a.jsonl{suffix}"
         path.write_bytes(pack(b'{"prompt":"' + bytes([48]) * (20 << 20)))
         with pytest.raises(InputError, match=r":1: the line has over 16 MB; divide it"):
+            list(rows(path.name, path))
+        assert not fault(lambda path=path: list(rows(path.name, path)))
+
+
+def test_a_parquet_file_whose_rows_are_one_long_text(tmp_path):
+    """Some kilobytes of Parquet, in a column or in lists, are gigabytes of rows."""
+    long, many = "w" * 10_000, 20_000
+    for name, rows_of in {
+        "prompt": [long] * many,
+        "turns": [[{"role": "user", "text": long}]] * many,
+    }.items():
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({name: rows_of}), path)
+        with pytest.raises(InputError, match=rf"{name}\.parquet: its \d+ bytes become \d+ MB or more"):
             list(rows(path.name, path))
         assert not fault(lambda path=path: list(rows(path.name, path)))
