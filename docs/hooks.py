@@ -52,18 +52,17 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the measurements, and whatever else the pages link to outside of docs/."""
     from mkdocs.structure.files import File, InclusionLevel  # absent where only tests run
 
-    pages = [Path(file.abs_src_path) for file in files.documentation_pages()] + sorted(RESULTS.glob("*.md"))
     seen = {DOCS / file.src_uri for file in files}
+    pages = [Path(file.abs_src_path) for file in files.documentation_pages()] + sorted(RESULTS.glob("*.md"))
     while pages:
         page = pages.pop()
-        text = page.read_text(encoding="utf-8") if page.suffix == ".md" else ""
-        pages += {link.target for link in links(page, text)} - seen - set(pages)
         if page not in seen:
-            level = InclusionLevel.UNDEFINED if page.parent == RESULTS else InclusionLevel.NOT_IN_NAV
-            lexer = LEXERS.get(page.suffix)
-            given = {"content": _listing(page, lexer)} if lexer else {"abs_src_path": str(page)}
-            files.append(File.generated(config, source(page), inclusion=level, **given))
             seen.add(page)
+            level = InclusionLevel.UNDEFINED if page.parent == RESULTS else InclusionLevel.NOT_IN_NAV
+            files.append(File.generated(config, source(page), inclusion=level, **_content(page)))
+        text = page.read_text(encoding="utf-8") if page.suffix == ".md" else ""
+        # MkDocs itself reports what is not there.
+        pages += {link.target for link in links(page, text) if link.target.is_file()} - seen - set(pages)
     return files
 
 
@@ -87,6 +86,8 @@ def _link(page: Path, found: re.Match[str]) -> Link | None:
     return Link(Path(os.path.normpath(page.parent / path)) if path else page, anchor)
 
 
-def _listing(page: Path, lexer: str) -> str:
-    name = page.relative_to(ROOT).as_posix()
-    return f"# `{name}`\n\n````{lexer}\n{page.read_text(encoding='utf-8')}\n````\n"
+def _content(page: Path) -> dict[str, str]:
+    if page.suffix not in LEXERS:
+        return {"abs_src_path": str(page)}
+    name, text = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8")
+    return {"content": f"# `{name}`\n\n````{LEXERS[page.suffix]}\n{text}\n````\n"}
