@@ -2,9 +2,9 @@
 
 import argparse
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import docstring_parser
 
@@ -14,17 +14,35 @@ from cann_jax.config.schema import dotted, is_required, named_section_type, sect
 Arguments = dict[str, dict[str, Any]]  # what argparse's add_argument takes, by key
 
 
+class Setting(NamedTuple):
+    """A key that a user may set, as help text and documentation describe it.
+
+    Args:
+        key: Its dotted key.
+        metavar: What stands for its value.
+        meaning: What it decides.
+        expected: What its value must be, in words.
+        default: Its default as one writes it in a YAML file; None where it is required.
+    """
+
+    key: str
+    metavar: str
+    meaning: str
+    expected: str
+    default: str | None
+
+
 def help_text(
     command: Command[Any], schema: type | None = None, variants: Mapping[str, type] | None = None
 ) -> str:
     """Return the whole help text; arguments as in ``parse_configured``."""
-    sections = [("Flags", _own_arguments(command))]
+    groups = [("Flags", own_arguments(command))]
     if schema is not None:
-        sections += _sections(schema, "", summary(schema))
+        groups += _groups(schema, "", summary(schema))
     for title, variant in (variants or {}).items():
-        sections += _sections(variant, "SCORER", f"{title}: {summary(variant)}")
+        groups += _groups(variant, "SCORER", f"{title}: {summary(variant)}")
     description = inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0].rstrip() + "\n"
-    rendered = [_render(title, arguments) for title, arguments in sections if arguments]
+    rendered = [_render(title, arguments) for title, arguments in groups if arguments]
     return "\n".join([_usage(command), "", description, *command.notes, *rendered])
 
 
@@ -50,50 +68,65 @@ def _usage(command: Command[Any]) -> str:
     return " ".join(["usage: python -m", command.module, *flags, rest])
 
 
-def _own_arguments(command: Command[Any]) -> Arguments:
+def own_arguments(command: Command[Any]) -> Arguments:
     """Describe the command's own flags, of which some are switches and some may be repeated."""
     hints, documented = get_type_hints(command.flags), _documented(command.flags)
-    arguments = _arguments(command.flags, "")
+    arguments = _arguments(_settings(command.flags, ""))
     for item in fields(command.flags):
         metavar, text = documented[item.name]
         if item.default is False:
-            arguments[f"--{item.name}"] = {"action": "store_true", "help": text}
+            arguments[f"--{item.name}"] = {"action": "store_true", "help": _plain(text)}
         elif get_origin(hints[item.name]) is tuple:
-            arguments[f"--{item.name}"] = {"metavar": metavar, "help": f"{text} (may be repeated)"}
+            arguments[f"--{item.name}"] = {"metavar": metavar, "help": f"{_plain(text)} (may be repeated)"}
     if command.positional is not None:
         arguments[command.positional] = arguments.pop(f"--{command.positional}")
     return arguments
 
 
-def _sections(schema: type, key: str, title: str) -> Iterator[tuple[str, Arguments]]:
+def sections(schema: type, key: str, title: str) -> Iterator[tuple[str, list[Setting]]]:
     """Yield a title and the plain keys of the dataclass, then the same for each dataclass inside."""
-    yield title, _arguments(schema, key)
+    yield title, _settings(schema, key)
     for name, hint in get_type_hints(schema).items():
         if section := section_type(hint) or named_section_type(hint):
             by_name = f"{name}.NAME" if named_section_type(hint) else name
-            yield from _sections(section, dotted(key, by_name), _documented(schema)[name][1])
+            yield from sections(section, dotted(key, by_name), _documented(schema)[name][1])
 
 
-def _arguments(schema: type, key: str) -> Arguments:
+def _settings(schema: type, key: str) -> list[Setting]:
     """Describe the keys of a dataclass that are not sections."""
     hints, documented = get_type_hints(schema, include_extras=True), _documented(schema)
-    arguments = {}
-    for item in fields(schema):
-        hint, (metavar, text) = hints[item.name], documented[item.name]
-        if not (section_type(hint) or named_section_type(hint)):
-            text = f"{text} ({type_name(hint)}; {_default(item)})"
-            arguments[f"--{dotted(key, item.name)}"] = {"metavar": metavar, "help": text}
-    return arguments
+    return [
+        Setting(dotted(key, item.name), *documented[item.name], type_name(hints[item.name]), _default(item))
+        for item in fields(schema)
+        if not (section_type(hints[item.name]) or named_section_type(hints[item.name]))
+    ]
 
 
-def _default(item: Field[Any]) -> str:
-    """Return the default of a field as one writes it in a YAML file."""
+def _default(item: Field[Any]) -> str | None:
     if is_required(item):
-        return "required"
+        return None
     value = item.default if item.default_factory is MISSING else item.default_factory()
     if isinstance(value, tuple):
-        return f"default: [{', '.join(map(str, value))}]"
-    return f"default: {str(value).lower() if isinstance(value, bool) else 'null' if value is None else value}"
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _groups(schema: type, key: str, title: str) -> Iterator[tuple[str, Arguments]]:
+    return ((_plain(found), _arguments(settings)) for found, settings in sections(schema, key, title))
+
+
+def _arguments(settings: Iterable[Setting]) -> Arguments:
+    found = {}
+    for each in settings:
+        default = "required" if each.default is None else f"default: {each.default}"
+        text = f"{_plain(each.meaning)} ({each.expected}; {default})"
+        found[f"--{each.key}"] = {"metavar": each.metavar, "help": text}
+    return found
+
+
+def _plain(text: str) -> str:
+    """Return a docstring's text without its marks of code, for a terminal."""
+    return text.replace("``", "'")
 
 
 def _render(title: str, arguments: Arguments) -> str:
@@ -112,6 +145,6 @@ def _documented(schema: type) -> dict[str, tuple[str, str]]:
     docstrings = [docstring_parser.parse(vars(each).get("__doc__") or "") for each in schema.__mro__[::-1]]
     found = {}
     for param in (param for docstring in docstrings for param in docstring.params):
-        text = " ".join((param.description or "").replace("``", "'").split())
+        text = " ".join((param.description or "").split())
         found[param.arg_name] = param.type_name or param.arg_name.upper(), text
     return found

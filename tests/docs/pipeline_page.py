@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE, SCORE_MODEL_PIPELINE, Stage, When
+from tests.docs.markdown import code, table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pipeline.md"
 COMMAND = "python -m tests.docs.pipeline_page"
@@ -31,7 +32,7 @@ def pipeline_page() -> str:
         *_section("python -m cann_jax.reward", SCORE_MODEL_PIPELINE),
         "## Settings that no stage depends on",
         "Where a file lies is not a setting, because what it holds is an input; the others change no result.",
-        ", ".join(map(_code, NO_SETTINGS)) + ".",
+        ", ".join(map(code, NO_SETTINGS)) + ".",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -39,14 +40,14 @@ def pipeline_page() -> str:
 def _section(command: str, pipeline: Iterable[Stage]) -> Iterator[str]:
     stages = tuple(pipeline)
     yield f"## `{command}`"
-    yield _table(
+    yield table(
         ("stage", "question", "when"),
-        ((_code(stage.name), stage.question, stage.when.words or "always") for stage in stages),
+        ((code(stage.name), stage.question, stage.when.words or "always") for stage in stages),
     )
     for stage in stages:
         yield f"### {stage.name}"
         yield f"{stage.question} Function: `run` in `cann_jax/stages/{stage.name}.py`."
-        yield _table(("", ""), _rows(stage))
+        yield table(("", ""), _rows(stage))
 
 
 def _rows(stage: Stage) -> Iterator[tuple[str, str]]:
@@ -61,22 +62,13 @@ def _rows(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "verifies", "hashes the contents of everything that it reads before it starts"
 
 
-def _table(heading: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
-    every = (heading, ("---",) * len(heading), *rows)
-    return "\n".join("| " + " | ".join(row) + " |" for row in every)
-
-
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(_code, names)) or "none"
+    return ", ".join(map(code, names)) or "none"
 
 
 def _conditional(names: Mapping[str, When]) -> str:
-    found = (f"{_code(name)} ({when.words})" if when.words else _code(name) for name, when in names.items())
+    found = (f"{code(name)} ({when.words})" if when.words else code(name) for name, when in names.items())
     return ", ".join(found) or "none"
-
-
-def _code(name: str) -> str:
-    return f"`{name}`"
 
 
 if __name__ == "__main__":

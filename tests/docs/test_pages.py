@@ -1,6 +1,7 @@
 """What the documentation names exists: files, rooms, links and examples."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -9,25 +10,26 @@ import pytest
 from cann_jax.config.scorers import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+HOOKS = runpy.run_path(str(ROOT / "docs/hooks.py"))
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks/results").glob("*.md")),
+]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
 def anchors(page: Path) -> set[str]:
-    """The names by which GitHub links to a page's headings."""
+    """The names by which a page's headings are linked to."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return set(map(HOOKS["slug"], headings))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        if "://" in link:
-            continue
-        path, _, anchor = link.partition("#")
-        target = page.parent / path if path else page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
+    for target, anchor in HOOKS["links"](page, page.read_text(encoding="utf-8")):
+        assert target.exists(), target
+        assert not anchor or anchor.removeprefix("#") in anchors(target), anchor
 
 
 def test_rooms_and_floors_are_those_of_the_contract():
