@@ -53,13 +53,14 @@ def checked(function: F) -> F:
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         if jax.default_backend() == "cpu" and (shapes := _shapes((arguments, named))) not in known:
-            if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, named))):
+            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, named)))
+            if not traced:  # else it is part of another program
                 _check_room(jitted.lower(*arguments, **named).compile(), (arguments, named))
-            known.add(shapes)
+                known.add(shapes)
         return jitted(*arguments, **named)
 
     found: Any = call
-    found.trace = jitted.trace
+    found.trace, found.lower = jitted.trace, jitted.lower
     return cast(F, found)
 
 

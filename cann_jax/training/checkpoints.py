@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -23,9 +24,12 @@ from cann_jax.training.step import TrainState
 LOSS = "heldout_loss"
 
 # Orbax raises what goes wrong, and logs it too: 340 lines of tracebacks for one full disk. Where several
-# arrays cannot be written it awaits one, and asyncio tells of the others when they are collected.
+# arrays cannot be written it awaits one; asyncio tells of the others when they are collected, and Python of
+# the storage library's calls into the event loop that is closed by then.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+_tell = sys.unraisablehook
+sys.unraisablehook = lambda error: None if str(error.exc_value) == "Event loop is closed" else _tell(error)
 
 
 class Checkpoints:

@@ -15,6 +15,8 @@ from tests.builders import ROOT
 from tests.builders.judge import write_judge
 from tests.builders.runs import calibrated_changes, write_config
 
+# What Python cannot raise, it prints with a traceback.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 FREED = 1.25  # the disk grows by this factor after each failure
 
 

@@ -9,6 +9,9 @@ from cann_jax.files.errors import InputError
 from cann_jax.training.checkpoints import Checkpoints, save_weights
 from cann_jax.training.step import TrainState
 
+# What Python cannot raise, it prints with a traceback.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
 
 def state_at(step: int, size: int = 300_000) -> TrainState:
     noise = jax.random.normal(jax.random.key(step), (size,))  # does not compress
