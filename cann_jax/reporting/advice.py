@@ -8,7 +8,7 @@ from cann_jax.reporting.results import NOT_MEASURED, constraint_rows, number
 
 
 def next_steps(findings: Findings) -> list[str]:
-    """Return what to do, a sentence each, the likeliest remedy first; nothing where every constraint holds."""
+    """Return what to do, a sentence each; nothing where every constraint holds."""
     if findings.results is None:
         return [_unfinished(findings)]
     steps: list[str] = []
@@ -67,8 +67,7 @@ def _remedy(findings: Findings, label: str) -> str:
     if not config.calibrated:
         return "set prompts.calibration, by which the trained step is scaled until it meets the margin"
     if calibration is not None and not calibration["met"]:
-        limits = (
-            f"calibrate.{name} ({getattr(config.calibrate, name):g})" for name in ("kl_limit", "largest")
-        )
-        return f"no scale within {' and '.join(limits)} met it; raise them, or set rounds to 2"
+        limits = "calibrate.kl_limit ({0.kl_limit:g}) and calibrate.largest ({0.largest:g})"
+        found = limits.format(config.calibrate)
+        return f"no scale within {found} met it; raise them, or set rounds to 2"
     return f"set rounds to {config.rounds + 1}, which go on from here with λ raised by what is missing"

@@ -164,7 +164,8 @@ def _outcomes(axes: Axes, results: Mapping[str, Any], label: str) -> None:
             continue
         marker, colour = style
         spread = [np.abs(np.array([each[ends]]).T - at) for each, at in ((row, x), (reward, y))]
-        axes.errorbar(x, y, spread[1], spread[0], fmt=marker, color=colour, capsize=2, label=name)
+        axes.errorbar(x, y, spread[1], spread[0], fmt=marker, color=colour, capsize=2)
+        axes.plot(x, y, marker, color=colour, label=name)  # a legend of error bars shows their caps
 
 
 def _sampled(points: Mapping[str, np.ndarray], *names: str) -> list[list[str]]:
@@ -207,7 +208,7 @@ def _by_step(
         if level is not None:
             axes.axhline(level, color=MUTED, linestyle=":", label=f"{level:.3g}, {_meaning(title)}")
         axes.set(xlabel="steps taken", ylabel=title)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize="small")
+        legend_below(axes, -0.3)
 
     by_step = [dict(zip(*each, strict=True)) for each in known.values()]
     rows = [[str(step + 1), *(_cell(each.get(step)) for each in by_step)] for step in _steps_of(known)]

@@ -14,8 +14,8 @@ from cann_jax.files.paths import is_remote
 from cann_jax.reporting.charts import Chart, compared
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.markdown import table
-from cann_jax.reporting.page import TEMPLATES, state
-from cann_jax.reporting.results import NOT_MEASURED, interval, number, score_rows
+from cann_jax.reporting.page import TEMPLATES, state, verdicts_of
+from cann_jax.reporting.results import NOT_MEASURED, Verdict, interval, number, score_rows
 
 PAGE, TEXT = "comparison.html", "comparison.md"
 HEADINGS = ("run", "score", "verdict", "asked", "predicted", "measured", "interval")
@@ -29,6 +29,7 @@ class Comparison:
 
     names: tuple[str, ...]
     states: tuple[str, ...]
+    verdicts: list[list[Verdict]]
     scores: list[tuple[str, ...]]
     summaries: list[tuple[str, ...]]
     settings: list[tuple[str, ...]]
@@ -42,6 +43,7 @@ def compare(runs: Sequence[Findings]) -> Comparison:
     return Comparison(
         names=names,
         states=tuple(map(state, runs)),
+        verdicts=[verdicts_of(each) for each in runs],
         scores=[row for name, each in named.items() for row in _scores(name, each)],
         summaries=[_summary(name, each) for name, each in named.items()],
         settings=different([each.run.settings for each in runs]),

@@ -60,7 +60,7 @@ class Findings:
         return found
 
     def _is_current(self, stage: Stage, current: Mapping[str, Json]) -> bool:
-        """Return whether a stage has ended and nothing was made anew under it; deleted files do not matter."""
+        """Return whether a stage has ended, with nothing made anew under it; deleted files do not matter."""
         folder = self.run.folder
         if not (folder / stage.name / MANIFEST).exists():
             return False

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 
-from cann_jax.analysis.curve_plots import literal
+from cann_jax.analysis.curve_plots import legend_below, literal
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.results import interval, number
@@ -93,7 +93,7 @@ def _distribution(name: str, score: str, part: Part) -> Chart:
             axes.stairs(shares, edges, color=colour, linestyle=style, linewidth=1.4, label=label)
             axes.axvline(values.mean(), color=colour, linestyle=style, linewidth=0.9)
         axes.set(xlabel=literal(score), ylabel="share of responses", ylim=(0, None))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2, frameon=False, fontsize="small")
+        legend_below(axes, -0.3)
 
     title = f"{score} of {part.name}: reference and aligned, means as lines"
     rows = [[label, *_quantiles(values)] for label, values, _, _ in _policies(part)]

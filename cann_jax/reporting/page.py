@@ -11,7 +11,15 @@ from cann_jax.reporting.findings import Findings, Json
 from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
 from cann_jax.reporting.groups import changes, distributions
 from cann_jax.reporting.multipliers import multiplier_lines
-from cann_jax.reporting.results import HEADINGS, bound_lines, number, result_rows, summary_lines, verdicts
+from cann_jax.reporting.results import (
+    HEADINGS,
+    Verdict,
+    bound_lines,
+    number,
+    result_rows,
+    summary_lines,
+    verdicts,
+)
 from cann_jax.reporting.samples import samples
 from cann_jax.run.manifest import OUTPUTS, committed_outputs
 from cann_jax.run.pipeline import Stage
@@ -37,7 +45,7 @@ def page(findings: Findings) -> str:
         name=run.config.name,
         model=run.config.model.path,
         state=state(findings),
-        verdicts=[] if results is None else verdicts(results),
+        verdicts=verdicts_of(findings),
         results=results,
         steps=next_steps(findings),
         headings=HEADINGS,
@@ -70,6 +78,13 @@ def state(findings: Findings) -> str:
     """Return the run's state in a word: the verdict on all constraints, or that there is none yet."""
     results = findings.results
     return "not evaluated" if results is None else str(results["summary"]["verdict"])
+
+
+def verdicts_of(findings: Findings) -> list[Verdict]:
+    """Return the verdicts of a run; of one that was not evaluated, that."""
+    if findings.results is not None:
+        return verdicts(findings.results)
+    return [Verdict(state(findings), "not evaluated: nothing is known yet of prompts that nobody has used")]
 
 
 def stages(findings: Findings) -> list[dict[str, Any]]:
