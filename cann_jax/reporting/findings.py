@@ -61,25 +61,28 @@ class Findings:
 
     def _is_current(self, stage: Stage, current: Mapping[str, Json]) -> bool:
         """Return whether a stage has ended, with nothing made anew under it; deleted files do not matter."""
-        folder = self.run.folder
-        if not (folder / stage.name / MANIFEST).exists():
-            return False
-        read = (each.name for each in inputs_of(stage, self.run.pipeline, self.run.config))
-        if any(name not in current and (folder / name).exists() for name in read):
+        ended = (self.run.folder / stage.name / MANIFEST).exists()
+        if not ended or self._renewed_under(stage, current):
             return False
         return all(line.endswith(MISSING) for line in altered_since(self.run, stage))
 
+    def _renewed_under(self, stage: Stage, current: Mapping[str, Json]) -> bool:
+        """Return whether a stage that this one reads is there and has not ended; a deleted one does not matter."""
+        read = (each.name for each in inputs_of(stage, self.run.pipeline, self.run.config))
+        return any(name not in current and (self.run.folder / name).exists() for name in read)
+
     def _is_underway(self, name: str) -> bool:
         """Return whether what a stage's folder holds is by the run's present settings, ended or not."""
-        folder = self.run.folder / name
-        if name in self.commits or (folder / MANIFEST).exists() or not (folder / SETTINGS).exists():
-            return name in self.commits
-        made, stage = read_json(folder / SETTINGS), next(s for s in self.run.stages if s.name == name)
-        read = [each.name for each in inputs_of(stage, self.run.pipeline, self.run.config)]
-        now = {each: commit_fingerprint(self.run.folder / each) for each in read}
-        return made["inputs"].items() >= now.items() and made["settings"] == as_json(
-            self.run.settings_of(stage)
-        )
+        folder, stage = self.run.folder / name, next(s for s in self.run.stages if s.name == name)
+        if name in self.commits:
+            return True
+        if (folder / MANIFEST).exists() or not (folder / SETTINGS).exists():
+            return False
+        made = read_json(folder / SETTINGS)
+        known = {each: commit_fingerprint(self.run.folder / each) for each in self.commits}
+        same = all(known.get(each, value) == value for each, value in made["inputs"].items())
+        settings = as_json(self.run.settings_of(stage))
+        return same and made["settings"] == settings and not self._renewed_under(stage, self.commits)
 
     @cached_property
     def dual(self) -> dict[str, Any] | None:

@@ -77,7 +77,9 @@ HEALTH = {
     "warnings": [SIGN],
 }
 METRICS = [
-    {"step": step, "loss": 0.7 - step / 20, "gradient_norm": 1.0, "log_ratio": None} for step in range(3)
+    {"step": 0, "loss": 0.7, "gradient_norm": 2.0, "log_ratio": 0.0},
+    {"step": 1, "loss": 0.65, "gradient_norm": 1.5, "log_ratio": None, "heldout_loss": 0.62},
+    {"step": 2, "loss": 0.6, "gradient_norm": 1.0, "log_ratio": -0.1},
 ]
 CURVE = {
     "along": ["margin"] * 4 + ["beta"],

@@ -1,7 +1,6 @@
 """report.html: whole without a network, safe with hostile texts, and there for whatever a run has left."""
 
 import json
-import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -92,11 +91,10 @@ def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
     assert "λ* of safe, on the scores: 1.2 [1, inf]" in lines
     assert "attainable λ of safe, by what the model can tell: 1.5 [1.1, 1.9]; trained with 1.5" in lines
     assert any("every further 0.01 of safe costs about 0.015 of E[reward] − β·KL" in line for line in lines)
-    rows = [re.split(r"\s*\n\s*", text.strip()) for text in found.texts("tr")]
-    cells = ["".join(row) for row in rows]
-    assert "reward" + "all prompts" + "3" + "0.875" + "1.375" + "+0.500" + "[+0.500, +0.500]" in cells
-    assert "safe" + "plain" + "1" + "0.500" + "1.000" + "+0.500" + "[+0.500, +0.500]" in cells
-    assert "3" + "0.6" + "–" in cells  # the third step's loss; nothing was measured on kept prompts then
+    rows = [text.strip() for text in found.texts("tr")]
+    assert "reward" + "all prompts" + "3" + "0.875" + "1.375" + "+0.500" + "[+0.500, +0.500]" in rows
+    assert "safe" + "plain" + "1" + "0.500" + "1.000" + "+0.500" + "[+0.500, +0.500]" in rows
+    assert "3" + "0.6" + "–" in rows  # the third step's loss; nothing was measured on kept prompts then
     assert any("after step 2 of 4" in text for text in found.texts("p"))
 
 
@@ -123,13 +121,21 @@ def test_a_run_of_some_stages_has_a_page_of_what_there_is(folder, capsys, there,
     assert state in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_results_by_earlier_settings_are_not_shown(folder):
+@pytest.mark.parametrize(
+    "old, new, current",
+    [
+        ('"confidence": 0.95', '"confidence": 0.85', []),
+        ('"bootstrap": 2000', '"bootstrap": 9', ["dual", "align"]),
+    ],
+)
+def test_results_by_earlier_settings_are_not_shown(folder, old, new, current):
     """A run of some stages after a change writes a report too; the other stages are of the old settings."""
     path = folder / "config.json"
-    path.write_text(path.read_text().replace('"confidence": 0.95', '"confidence": 0.85'))
+    path.write_text(path.read_text().replace(old, new))
     config = from_mapping(RunConfig, json.loads(path.read_text()))
     findings = Findings(Run(config))
-    assert list(findings.commits) == ["align"] and findings.dual is None and findings.results is None
+    assert list(findings.commits) == current and findings.results is None
+    assert (findings.dual is None, findings.trainings == []) == (not current, not current)
     assert "not evaluated" in page(findings).lower()
 
 
