@@ -180,33 +180,39 @@ def trainings(findings: Findings) -> list[tuple[TrainingLog, list[Chart]]]:
 
 
 def _training(log: TrainingLog, index: int) -> Iterator[Chart]:
+    kept = "on prompts kept from training"
+    loss = {"training": log.column("loss"), kept: log.column("heldout_loss")}
     start = log.health and log.health.start_loss
-    kept = {"prompts kept from training": "heldout_loss"}
-    yield from _by_step(log, f"{index}-loss", "loss", {"training": "loss", **kept}, start)
-    slope = {"on prompts kept from training": "heldout_slope"}
-    yield from _by_step(log, f"{index}-slope", "calibration slope", slope, 1.0)
-    norm = {"before clipping": "gradient_norm"}
+    yield from _by_step(log, f"{index}-loss", "loss", loss, (start, "at the start"))
+    slope = {kept: log.column("heldout_slope")}
+    yield from _by_step(log, f"{index}-slope", "calibration slope", slope, (1.0, "as far as it knows"))
+    norm = {"before clipping": log.column("gradient_norm")}
     yield from _by_step(log, f"{index}-norm", "gradient norm", norm)
-    ratio = {"on the reference's samples, −KL(π_ref ‖ π)": "log_ratio"}
-    yield from _by_step(log, f"{index}-kl", "mean log-ratio, nats", ratio, 0.0)
+    steps, ratio = log.column("log_ratio")
+    away = {"estimate of each step's batch": (steps, -ratio)}
+    yield from _by_step(log, f"{index}-kl", "KL(π_ref ‖ π), nats", away, (0.0, "the reference"))
 
 
 def _by_step(
-    log: TrainingLog, name: str, title: str, columns: Mapping[str, str], level: float | None = None
+    log: TrainingLog,
+    name: str,
+    title: str,
+    columns: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    level: tuple[float | None, str] = (None, ""),
 ) -> Iterator[Chart]:
     """Yield a chart of values by step, with a level to compare them with, if there are any."""
-    known = {label: log.column(column) for label, column in columns.items()}
-    known = {label: values for label, values in known.items() if len(values[0])}
+    known = {label: values for label, values in columns.items() if len(values[0])}
     if not known:
         return
+    at, meaning = level
 
     def draw(axes: Axes) -> None:
-        styles = (("-", AFTER), ("o--", BEFORE)) if "loss" in name else (("-", AFTER),)
+        styles = (("-", AFTER), ("o--", BEFORE))
         for (label, (steps, values)), (style, colour) in zip(known.items(), styles, strict=False):
             few = "o-" if len(steps) < 2 * POINTS and style == "-" else style
             axes.plot(steps + 1, values, few, color=colour, markersize=4, label=label)
-        if level is not None:
-            axes.axhline(level, color=MUTED, linestyle=":", label=f"{level:.3g}, {_meaning(title)}")
+        if at is not None:
+            axes.axhline(at, color=MUTED, linestyle=":", label=f"{at:.3g}, {meaning}")
         axes.set(xlabel="steps taken", ylabel=title)
         legend_below(axes, -0.3)
 
@@ -214,10 +220,6 @@ def _by_step(
     rows = [[str(step + 1), *(_cell(each.get(step)) for each in by_step)] for step in _steps_of(known)]
     whole = f"{log.name}: {title} by step"
     yield Chart(whole, drawn(draw, f"training-{name}", whole, LOW), ("step", *known), rows)
-
-
-def _meaning(title: str) -> str:
-    return {"loss": "at the start", "calibration slope": "as far as it knows"}.get(title, "the reference")
 
 
 def _steps_of(known: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[int]:

@@ -38,6 +38,11 @@ class TrainingLog:
     rows: list[dict[str, Any]]
     health: Health | None
 
+    @property
+    def tokens(self) -> int | None:
+        """The tokens that it has seen, where the log has them."""
+        return sum(row["tokens"] for row in self.rows) if all("tokens" in row for row in self.rows) else None
+
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps at which a value is known, and the values."""
         known = [row for row in self.rows if row.get(name) is not None]
@@ -67,7 +72,7 @@ class Findings:
         return all(line.endswith(MISSING) for line in altered_since(self.run, stage))
 
     def _renewed_under(self, stage: Stage, current: Mapping[str, Json]) -> bool:
-        """Return whether a stage that this one reads is there and has not ended; a deleted one does not matter."""
+        """Return whether a stage that this one reads is there and has not ended."""
         read = (each.name for each in inputs_of(stage, self.run.pipeline, self.run.config))
         return any(name not in current and (self.run.folder / name).exists() for name in read)
 

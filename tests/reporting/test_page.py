@@ -155,6 +155,18 @@ def test_margins_out_of_reach_are_shown_by_a_dual_that_has_no_answer(folder):
     assert "no finite price: the margin of safe cannot be reached on the sample" in found.texts("li")
 
 
+def test_what_stages_have_cost_is_shown_where_it_is_known(folder):
+    findings = Findings(finished_run(str(folder)))
+    spent = {"policy_rounds": 1, "generated_tokens": 1234, "training_flops": 2.5e12, "seconds": 61.4}
+    findings.commits["align"] |= {"compute": spent}
+    findings.results["summary"]["compute"] = spent | {"seconds": None}
+    rows = [" ".join(text.split()) for text in Elements(page(findings)).texts("tr")]
+    assert any(row.startswith("align") and "ended 61 s 1,234 2.5e+12" in row for row in rows)
+    assert any(row.startswith("score") and row.endswith("to be run – – –") for row in rows)
+    text = " ".join(page(findings).split())
+    assert "1 trainings of a policy; 1,234 tokens drawn; 2.5e+12 training FLOPs; unknown seconds." in text
+
+
 def test_the_versions_of_a_run_are_recorded():
     found = versions()
     assert found["jax"].count(".") >= 2 and found["devices"].split(" × ")[0].isdigit()
