@@ -11,7 +11,8 @@ from rich.table import Table
 from cann_jax.files.atomic import write_bytes_atomic
 from cann_jax.files.console import console
 from cann_jax.files.paths import is_remote
-from cann_jax.reporting.charts import Chart, compared
+from cann_jax.reporting.charts import Chart
+from cann_jax.reporting.estimate_charts import compared
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.markdown import table
 from cann_jax.reporting.page import TEMPLATES, state, verdicts_of

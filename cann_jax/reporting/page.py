@@ -6,7 +6,8 @@ from typing import Any
 import jinja2
 
 from cann_jax.reporting.advice import next_steps
-from cann_jax.reporting.charts import curves, improvements, trainings
+from cann_jax.reporting.curve_charts import curves
+from cann_jax.reporting.estimate_charts import improvements
 from cann_jax.reporting.findings import Findings, Json
 from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
 from cann_jax.reporting.groups import changes, distributions
@@ -21,6 +22,7 @@ from cann_jax.reporting.results import (
     verdicts,
 )
 from cann_jax.reporting.samples import samples
+from cann_jax.reporting.training_charts import trainings
 from cann_jax.run.manifest import OUTPUTS, committed_outputs
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.stages import holding

@@ -160,10 +160,11 @@ def test_what_stages_have_cost_is_shown_where_it_is_known(folder):
     spent = {"policy_rounds": 1, "generated_tokens": 1234, "training_flops": 2.5e12, "seconds": 61.4}
     findings.commits["align"] |= {"compute": spent}
     findings.results["summary"]["compute"] = spent | {"seconds": None}
-    rows = [" ".join(text.split()) for text in Elements(page(findings)).texts("tr")]
+    html = page(findings)
+    rows = [" ".join(text.split()) for text in Elements(html).texts("tr")]
     assert any(row.startswith("align") and "ended 61 s 1,234 2.5e+12" in row for row in rows)
     assert any(row.startswith("score") and row.endswith("to be run – – –") for row in rows)
-    text = " ".join(page(findings).split())
+    text = " ".join(html.split())
     assert "1 trainings of a policy; 1,234 tokens drawn; 2.5e+12 training FLOPs; unknown seconds." in text
 
 
