@@ -23,7 +23,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["cann_jax", "cann_jax.*"]), "cann_jax_tools"],
     package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
-    package_data={"cann_jax": ["py.typed"], "cann_jax.scorers": ["templates/*.yaml"]},
+    package_data={
+        "cann_jax": ["py.typed"],
+        "cann_jax.scorers": ["templates/*.yaml"],
+        "cann_jax.reporting": ["templates/*"],
+    },
     install_requires=[
         *JAX_AND_FLAX,
         "optax",
@@ -52,6 +56,7 @@ setup(
         "tensorboardX",
         "etils[epath]",
         "jinja2",
+        "markupsafe",
     ],
     entry_points={"console_scripts": ["cann-jax = cann_jax.__main__:main"]},
     extras_require={

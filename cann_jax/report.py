@@ -1,4 +1,4 @@
-"""``python -m cann_jax.report runs/NAME ...``: write the reports of finished runs again."""
+"""``python -m cann_jax.report runs/NAME ...``: write the reports of runs, and compare several."""
 
 import os
 import sys
@@ -13,18 +13,22 @@ from cann_jax.command_line.parser import parse_flags
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write ``report.md`` and its pictures of each run, and print its result.
+    """Write the reports of each run, and of several a comparison, and print the results.
 
     Raises:
-        InputError: A folder does not hold a run, or the run is not finished.
+        InputError: A folder does not hold a run, or a file was altered since.
     """
     flags = parse_flags(argv, REPORT)
     # Imported here: a run brings the model libraries, seconds that --help need not wait for.
+    from etils import epath
+
     from cann_jax.reporting import write_report
+    from cann_jax.reporting.comparison import write_comparison
     from cann_jax.reporting.finished_run import finished_run
 
-    for run in [finished_run(folder) for folder in flags.runs]:
-        write_report(run)
+    found = [write_report(run) for run in [finished_run(folder) for folder in flags.runs]]
+    if len(found) > 1:
+        write_comparison(found, epath.Path(flags.out))
 
 
 if __name__ == "__main__":

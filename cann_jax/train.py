@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import Options, parse_run
-from cann_jax.files.errors import NotHeldError
+from cann_jax.files.errors import InfeasibleError, NotConvergedError, NotHeldError
 
 if TYPE_CHECKING:
     from cann_jax.run.run import Run
@@ -56,9 +56,12 @@ def _run(run: "Run", options: Options) -> None:
     from cann_jax.run.checks import run_checked_stages
 
     with open_folder(run.folder, run.config):
-        run_checked_stages(run, options.stages, verify=options.verify)
-        if run.stages[-1] in options.stages:
-            _report(run)
+        try:
+            run_checked_stages(run, options.stages, verify=options.verify)
+        except (InfeasibleError, NotConvergedError):
+            _report(run)  # shows what can be reached
+            raise
+        _report(run)
     if options.require is not None:
         _check_verdict(run)
 
@@ -79,7 +82,7 @@ def _check_verdict(run: "Run") -> None:
     verdict = read_results(run)["summary"]["verdict"]
     if verdict != "holds":
         raise NotHeldError(
-            f"--require holds: the verdict is {verdict!r} (see {run.folder / 'report.md'}); lower the "
+            f"--require holds: the verdict is {verdict!r} (see {run.folder / 'report.html'}); lower the "
             "margin, train on more prompts, or evaluate on more"
         )
 

@@ -18,10 +18,10 @@ def write_results(
     folder: epath.PathLike, found: Analysis, notes: list[str], more: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """Write ``dual.json`` (with ``more`` in it), ``curve.parquet`` and ``dual.png``; return their names."""
-    folder = epath.Path(folder)
-    write_json(folder / "dual.json", as_json(found, notes) | dict(more or {}))
-    write_table(folder / "curve.parquet", curve_table(found))
-    draw_analysis(folder / "dual.png", found)
+    folder, answer, curve = epath.Path(folder), as_json(found, notes), curve_table(found)
+    write_json(folder / "dual.json", answer | dict(more or {}))
+    write_table(folder / "curve.parquet", curve)
+    draw_analysis(folder / "dual.png", found, answer, curve)
     return "dual.json", "curve.parquet", "dual.png"
 
 

@@ -123,13 +123,15 @@ class RewardFlags(ConfiguredFlags):
 
 @dataclass(frozen=True)
 class ReportFlags:
-    """Write the reports of finished runs again.
+    """Write the reports of runs again, and compare several.
 
     Args:
-        runs (RUN): Folders of finished runs, for example runs/quickstart.
+        runs (RUN): Folders of runs, finished or not, for example runs/quickstart.
+        out (FOLDER): Folder of the comparison of several runs.
     """
 
     runs: tuple[str, ...]
+    out: str = "."
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The finished run that a folder holds."""
+"""The run that a folder holds, finished or not."""
 
 from dataclasses import replace
 
@@ -14,15 +14,12 @@ from cann_jax.run.manifest import MANIFEST, MISSING
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import Run
 
-REPORTED = {"dual", "align", "evaluate"}
-
 
 def finished_run(path: str) -> Run:
     """Return the run in a folder, which may have been moved since it ran.
 
     Raises:
-        InputError: The folder does not hold a run of ``train``, a stage that the report shows is missing, or
-            a file was altered since the run ended.
+        InputError: The folder does not hold a run of ``train``, or a file was altered since its stage ended.
     """
     folder = epath.Path(path)
     if not (folder / CONFIG).exists():
@@ -32,12 +29,6 @@ def finished_run(path: str) -> Run:
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: is not the configuration of a run of train ({error})") from None
     run = Run(config)
-    for name in (stage.name for stage in run.stages if stage.name in REPORTED):
-        if not (folder / name / MANIFEST).exists():
-            raise InputError(
-                f"{path}: the run is not finished, its stage {name!r} is missing; "
-                "start train again to continue it"
-            )
     if run.folder != folder:
         run = Run(replace(config, run_dir=str(folder.parent), name=folder.name))
     for stage in run.stages:

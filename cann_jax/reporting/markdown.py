@@ -1,17 +1,12 @@
-"""``report.md``: what was asked, predicted and measured, with pictures and samples."""
+"""``report.md`` and ``comparison.md``: the verdict and the tables, for terminals and for code hosts."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import pyarrow as pa
-
-from cann_jax.config.run import RunConfig
+from cann_jax.reporting.advice import next_steps
+from cann_jax.reporting.findings import Findings
+from cann_jax.reporting.multipliers import multiplier_lines
 from cann_jax.reporting.results import HEADINGS, bound_lines, result_rows, summary_lines, verdict_lines
-from cann_jax.run.manifest import committed_outputs
-from cann_jax.run.outputs import DualAnswer, read_rounds
-from cann_jax.run.run import Run
-from cann_jax.run.stages import holding
+from cann_jax.reporting.samples import Sample, samples
 from cann_jax.training.health import Health
 
 # What is measured on prompts kept from training, and how the report names it.
@@ -23,116 +18,76 @@ MEASURES = {
 }
 
 
-def report_text(
-    run: Run,
-    results: dict[str, Any],
-    dual: DualAnswer,
-    health: Mapping[str, Health],
-    before: pa.Table,
-    after: pa.Table,
-) -> str:
-    """Return the whole report as Markdown.
-
-    ``health`` is that of each training, by name; ``before`` and ``after`` are the held-out responses, with
-    scores, of the reference and of the policy that is compared with it.
-    """
-    config, found = run.config, results["summary"]
-    parts = [
-        f"# {config.name}: {found['verdict'].upper()}",
-        "\n".join(f"**{line}**  " for line in verdict_lines(results)),
-        f"Model `{config.model.path}`; {found['prompts']} held-out prompts × {found['responses']} responses; "
-        f"intervals: paired bootstrap over prompts, {config.evaluate.confidence:.0%}.",
-        "## Asked, predicted, measured",
-        "Improvement over the reference, in each score's units; predicted for λ before the training, on "
-        "training prompts that were left out.",
-        _table(HEADINGS, result_rows(results)),
-        _list([*summary_lines(results), *bound_lines(results)]),
-        "## The dual",
-        "![dual curve with λ*, predicted trade-off, score cloud](dual/dual.png)",
-        _list(_dual_lines(dual)),
-        "## Before and after",
-        "![score clouds of the reference and of the aligned model](clouds.png)",
-        *_training_parts(run, health),
-        "## Samples",
-        "The same draw from both policies on held-out prompts, chosen evenly over the file.",
-        *_samples(config, before, after),
-        "## Files",
-        _list(_stage_lines(run)),
-    ]
+def report_text(findings: Findings, state: str) -> str:
+    """Return the report as Markdown; ``state`` is the verdict, or that there is none yet."""
+    config, results = findings.run.config, findings.results
+    parts = [f"# {config.name}: {state.upper()}"]
+    if results is not None:
+        parts.append("\n".join(f"**{line}**  " for line in verdict_lines(results)))
+    if steps := next_steps(findings):
+        parts += ["## What to do next", _list(steps)]
+    parts.append(f"Model `{config.model.path}`. [report.html](report.html) has all of it, with charts.")
+    if results is not None:
+        lines = [*summary_lines(results), *bound_lines(results)]
+        parts += ["## Asked, predicted, measured", table(HEADINGS, result_rows(results)), _list(lines)]
+    if dual := findings.dual:
+        lines = [*multiplier_lines(dual), *(f"note: {sentence}" for sentence in dual["warnings"])]
+        picture = "![multiplier, trade-off and responses](dual/dual.png)"
+        parts += ["## The dual", picture, _list(lines)]
+    if lines := _training_lines(findings):
+        parts += ["## The training", _list(lines)]
+    elif not config.trains:
+        parts.append(f"Nothing was trained: `evaluate.policy` is {config.evaluate.policy}.")
+    if shown := samples(findings, config.evaluate.examples):
+        parts += ["## Samples", *map(_sample, shown)]
     return "\n\n".join(parts) + "\n"
 
 
-def _stage_lines(run: Run) -> list[str]:
-    """Return a line a stage, with its question and links to what it left."""
-    lines = []
-    for stage in run.stages:
-        left = committed_outputs(run.folder / stage.name, holding(stage.writes, run.config))
-        links = ", ".join(f"[{name}]({stage.name}/{name})" for name in left)
-        if links:
-            lines.append(f"{stage.name} ({stage.question}) {links}")
-    return lines
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first column is words."""
     cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)  # a name may hold what parts them
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *cells]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _list(lines: list[str]) -> str:
+def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _dual_lines(dual: DualAnswer) -> list[str]:
-    lines = [
-        f"feasible: {dual.feasible}; KKT residual {dual.kkt_residual:.1e} of the scores' spread",
-        f"KL of the policy that tilts by the scores themselves: {dual.kl_share_of_log_responses:.0%} of ln K",
-    ]
-    return lines + [f"note: {sentence}" for sentence in dual.warnings]
+def _training_lines(findings: Findings) -> list[str]:
+    """Return how each training went on the prompts that were kept from it, and its warnings."""
+    logs = findings.trainings
+    lines = []
+    for log in logs:
+        name = f"{log.name}: " if len(logs) > 1 else ""
+        lines += [name + line for line in ([] if log.health is None else _health_lines(log.health))]
+    return lines
 
 
-def _training_parts(run: Run, health: Mapping[str, Health]) -> list[str]:
-    if not health:
-        return [f"Nothing was trained: `evaluate.policy` is {run.config.evaluate.policy}."]
-    lines, rounds = [], read_rounds(run)
-    for name, each in health.items():
-        lines += [line if len(health) == 1 else f"{name}: {line}" for line in _training_lines(each, rounds)]
-    return ["## The training", "![training](training.png)", _list(lines)]
-
-
-def _training_lines(health: Health, rounds: Sequence[dict[str, Any]]) -> list[str]:
-    """Return how the training went on the prompts that were kept from it, and its warnings."""
-    lines = ["no warning"] if not health.warnings and not any(each["warnings"] for each in rounds) else []
+def _health_lines(health: Health) -> list[str]:
+    lines = [] if health.warnings else ["no warning"]
     kept = next((check for check in health.checks if check["step"] == health.kept_step), None)
     if kept is not None:
         known = {name: kept.get(f"heldout_{key}") for key, name in MEASURES.items()}
         loss = f"loss {health.start_loss:.3f} → {kept['heldout_loss']:.3f}"
         others = [f"{name} {value:.3f}" for name, value in known.items() if value is not None]
         lines.append(f"{health.heldout_prompts} prompts kept from training: {', '.join([loss, *others])}")
-    if health.kept_step != health.steps:
+    if health.kept_step not in (None, health.steps):
         lines.append(f"stopped early: the weights are those after step {health.kept_step} of {health.steps}")
-    lines += [
+    return lines + [
         f"**warning**, after step {sign.first} and last after step {sign.last}: {sign.text}"
         for sign in health.warnings
     ]
-    lines += [
-        f"**warning** in round {record['round']}: {text}" for record in rounds for text in record["warnings"]
-    ]
-    return lines
 
 
-def _samples(config: RunConfig, before: pa.Table, after: pa.Table) -> list[str]:
-    names = ["reward", *config.constraints]
-    firsts = np.flatnonzero(before.column("response").to_numpy() == 0)
-    chosen = firsts[np.unique(np.linspace(0, len(firsts) - 1, config.evaluate.examples).astype(int))]
-    return [_sample(before, after, int(row), names) for row in chosen]
-
-
-def _sample(before: pa.Table, after: pa.Table, row: int, names: list[str]) -> str:
-    lines = [f"**{_one_line(before.column('prompt')[row].as_py())}**", ""]
-    for label, table in (("before", before), ("after", after)):
-        scores = [f"{n} {table.column(n)[row].as_py():.2f}" for n in names if n in table.column_names]
-        lines.append(f"- {label} ({', '.join(scores)}): {_one_line(table.column('text')[row].as_py())}")
+def _sample(sample: Sample) -> str:
+    lines = [f"**{_one_line(sample.prompt)}**", ""]
+    for label, text, found in (
+        ("before", sample.before, sample.scores_before),
+        ("after", sample.after, sample.scores_after),
+    ):
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+        lines.append(f"- {label} ({scores}): {_one_line(text)}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """The result of a run in words and text cells, for the terminal and the report alike."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
@@ -9,7 +9,16 @@ from cann_jax.files.console import console
 
 HEADINGS = ("score", "asked", "predicted", "measured", "interval", "before → after")
 
+NOT_MEASURED = "not measured"
+
 Results = Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What a constraint's evaluation has shown: ``holds``, ``fails``, ``undecided`` or NOT_MEASURED."""
+
+    kind: str
+    text: str
 
 
 def print_results(results: Results) -> None:
@@ -28,32 +37,42 @@ def print_results(results: Results) -> None:
 
 def result_rows(results: Results) -> list[tuple[str, ...]]:
     """Return one row a constraint, then the reward, then what was only measured."""
-    rows = [_cells(name, row) for name, row in (*_constraints(results), ("reward", results["reward"]))]
-    return rows + [_cells(name, row, " (measured only)") for name, row in results["also"].items()]
+    also = results["also"].keys()
+    return [
+        _cells(name, row, " (measured only)" if name in also else "") for name, row in score_rows(results)
+    ]
 
 
-def _constraints(results: Results) -> list[tuple[str, Results]]:
+def score_rows(results: Results) -> list[tuple[str, Results]]:
+    """Return what is known of each score, by name, in the order of the tables."""
+    return [*constraint_rows(results), ("reward", results["reward"]), *results["also"].items()]
+
+
+def constraint_rows(results: Results) -> list[tuple[str, Results]]:
+    """Return what is known of each constraint, by name."""
     return [(name, row) for name, row in results.items() if name not in ("summary", "also", "reward")]
 
 
 def _cells(name: str, row: Results, remark: str = "") -> tuple[str, ...]:
-    predicted, spread = _number(row.get("predicted")), row.get("predicted_interval")
+    predicted, spread = number(row.get("predicted")), row.get("predicted_interval")
     return (
         row.get("label", name) + remark,
-        _number(row.get("asked")),
-        predicted if spread is None else f"{predicted} {_interval(spread)}",
-        _number(row["measured"]),
-        "–" if row["interval"] is None else _interval(row["interval"]),
+        number(row.get("asked")),
+        predicted if spread is None else f"{predicted} {interval(spread)}",
+        number(row["measured"]),
+        "–" if row["interval"] is None else interval(row["interval"]),
         "–" if row["before"] is None else f"{row['before']:.3f} → {row['after']:.3f}",
     )
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a difference with its sign, or a dash."""
     return "–" if value is None else f"{value:+.3f}"
 
 
-def _interval(interval: Sequence[float]) -> str:
-    return f"[{_number(interval[0])}, {_number(interval[1])}]"
+def interval(ends: Sequence[float]) -> str:
+    """Return the ends of an interval."""
+    return f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def summary_lines(results: Results) -> list[str]:
@@ -87,39 +106,47 @@ def _compute_line(found: Results | None) -> list[str]:
     ]
 
 
-def verdict_lines(results: Results) -> list[str]:
+def verdicts(results: Results) -> list[Verdict]:
     """Return a verdict on each constraint ("relevance: HOLDS. Asked …"), and one on all of several."""
-    constraints, found = _constraints(results), results["summary"]
-    lines = [_verdict(name, row) for name, row in constraints]
+    constraints, found = constraint_rows(results), results["summary"]
+    each = [_verdict(name, row) for name, row in constraints]
     if len(constraints) > 1:
-        lines.append(f"all constraints together, at {found['confidence']:.0%}: {found['verdict'].upper()}")
-    return lines
+        text = f"all constraints together, at {found['confidence']:.0%}: {found['verdict'].upper()}"
+        each.append(Verdict(found["verdict"], text))
+    return each
+
+
+def verdict_lines(results: Results) -> list[str]:
+    """Return the verdicts as lines."""
+    return [verdict.text for verdict in verdicts(results)]
 
 
 def bound_lines(results: Results) -> list[str]:
     """Return what each verdict rests on: the certificate's bounds, and the prompts that would decide."""
     return [
         f"certificate of {row.get('label', name)}: {_bounds(row['certificate'])}"
-        for name, row in _constraints(results)
+        for name, row in constraint_rows(results)
         if row["certificate"] is not None
     ]
 
 
-def _verdict(name: str, row: Results) -> str:
+def _verdict(name: str, row: Results) -> Verdict:
     label, certificate = row.get("label", name), row["certificate"]
     if certificate is None:
-        return f"{label}: NOT MEASURED, since its scores exist for the training samples only"
-    return (
-        f"{label}: {certificate['verdict'].upper()}. Asked {_number(row['asked'])}, measured "
-        f"{_number(row['measured'])} {_interval(row['interval'])} on {certificate['prompts']} unseen prompts"
+        why = "since its scores exist for the training samples only"
+        return Verdict(NOT_MEASURED, f"{label}: NOT MEASURED, {why}")
+    text = (
+        f"{label}: {certificate['verdict'].upper()}. Asked {number(row['asked'])}, measured "
+        f"{number(row['measured'])} {interval(row['interval'])} on {certificate['prompts']} unseen prompts"
     )
+    return Verdict(certificate["verdict"], text)
 
 
 def _bounds(certificate: Results) -> str:
     lower, upper = (
-        "none" if certificate[end] is None else _number(certificate[end]) for end in ("lower", "upper")
+        "none" if certificate[end] is None else number(certificate[end]) for end in ("lower", "upper")
     )
-    line = f"lower bound {lower}, upper bound {upper}, for {_number(certificate['bound'])}"
+    line = f"lower bound {lower}, upper bound {upper}, for {number(certificate['bound'])}"
     if certificate["verdict"] != "undecided":
         return line
     needed = certificate["prompts_needed"]

@@ -1,11 +1,15 @@
-"""A run's folder: who may write there, and the configuration that it was last started with."""
+"""A run's folder: who may write there, and the configuration and versions that it was last started with."""
 
 import contextlib
+import importlib.metadata
+import platform
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 
+import cann_jax
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InputError
 from cann_jax.files.lock import LOCK, sole_writer
@@ -15,6 +19,8 @@ from cann_jax.runtime import distributed
 CONFIG = (
     "config.json"  # the last configuration that the run was started with; also marks the folder as a run's
 )
+VERSIONS = "versions.json"  # of the programs that it was last started with, and its devices
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
 def check_folder(folder: epath.Path) -> None:
@@ -48,5 +54,14 @@ def open_folder(folder: epath.Path, config: Any) -> Iterator[None]:
             if distributed.is_first():
                 stack.enter_context(sole_writer(folder))
             write_json(folder / CONFIG, config)
+            write_json(folder / VERSIONS, versions())
             distributed.check_shared(folder / CONFIG)
         yield
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes a run's numbers, and the devices that it runs on."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    own = {"cann_jax": cann_jax.__version__, "python": platform.python_version()}
+    return own | packages | {"devices": devices}

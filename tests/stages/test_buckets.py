@@ -70,7 +70,8 @@ def test_stages_run_and_are_found_again(bucket, tiny_folder, tmp_path, capsys):
     command += ["--stages", "sample,score,dual"]
     train.main(command)
     folder = bucket / "runs/tiny"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "dual", "sample", "score"]
+    files = ["config.json", "report.html", "report.md", "versions.json"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*files, "dual", "sample", "score"])
     assert json.loads((folder / "dual/dual.json").read_text())["converged"]
     capsys.readouterr()
     train.main(command)

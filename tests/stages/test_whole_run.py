@@ -11,9 +11,9 @@ from tests.builders.runs import STAGES, metrics
 
 LEFT = [
     "config.json",
+    "versions.json",
+    "report.html",
     "report.md",
-    "clouds.png",
-    "training.png",
     *(f"{stage}/manifest.json" for stage in STAGES),
     "sample/responses-000000-000004.parquet",
     "sample/features-000000-000004.npy",
@@ -62,17 +62,18 @@ def test_results_hold_asked_predicted_measured_and_interval(finished):
     assert found["summary"]["verdict"] == expected
 
 
-def test_report_links_to_files_that_exist(finished):
-    text = (finished / "runs/tiny/report.md").read_text()
+def test_reports_link_to_files_that_exist(finished):
+    folder = finished / "runs/tiny"
+    text, page = ((folder / name).read_text() for name in ("report.md", "report.html"))
     links = re.findall(r"\]\(([^)]+)\)", text)
-    assert all((finished / "runs/tiny" / link).stat().st_size > 0 for link in links)
-    pictures, files = links[:3], links[3:]
-    assert pictures == ["dual/dual.png", "clouds.png", "training.png"]
-    assert [link.partition("/")[0] for link in files] == sorted(
-        (link.partition("/")[0] for link in files), key=STAGES.index
-    )
-    assert {link.partition("/")[0] for link in files} == set(STAGES)
-    assert text.count("- before (") == 3
+    assert links == ["report.html", "dual/dual.png"] and text.count("- before (") == 3
+    files = [link for link in re.findall(r'href="([^"#]+)"', page) if not link.startswith("data:")]
+    assert all((folder / link).exists() for link in files)
+    stages = [link.partition("/")[0] for link in files]
+    assert stages == sorted(stages, key=STAGES.index) and {*stages} == {*STAGES}
+    assert page.count('class="sample"') == 6
+    for group in ("even", "odd"):
+        assert f"of {group}: reference and aligned" in page
 
 
 def test_training_saw_every_prompt_twice_and_no_batch_was_dropped(finished):

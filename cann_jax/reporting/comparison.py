@@ -1,0 +1,158 @@
+"""Several runs side by side: verdicts, asked, predicted and measured, and what differs in their settings."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from etils import epath
+from rich.table import Table
+
+from cann_jax.files.atomic import write_bytes_atomic
+from cann_jax.files.console import console
+from cann_jax.files.paths import is_remote
+from cann_jax.reporting.charts import Chart
+from cann_jax.reporting.estimate_charts import compared
+from cann_jax.reporting.findings import Findings
+from cann_jax.reporting.markdown import table
+from cann_jax.reporting.page import TEMPLATES, state, verdicts_of
+from cann_jax.reporting.results import NOT_MEASURED, Verdict, interval, number, score_rows
+
+PAGE, TEXT = "comparison.html", "comparison.md"
+HEADINGS = ("run", "score", "verdict", "asked", "predicted", "measured", "interval")
+SUMMARY = ("run", "verdict", "λ", "KL, nats", "predicted KL", "tokens a response", "scale", "seconds")
+WHERE = ("name", "run_dir")  # settings in which runs differ anyway
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tables of several runs; ``names`` are theirs, the shortest that tell them apart."""
+
+    names: tuple[str, ...]
+    states: tuple[str, ...]
+    verdicts: list[list[Verdict]]
+    scores: list[tuple[str, ...]]
+    summaries: list[tuple[str, ...]]
+    settings: list[tuple[str, ...]]
+    charts: list[Chart]
+
+
+def compare(runs: Sequence[Findings]) -> Comparison:
+    """Return the tables of a comparison."""
+    names = names_of([each.run.folder for each in runs])
+    named = dict(zip(names, runs, strict=True))
+    return Comparison(
+        names=names,
+        states=tuple(map(state, runs)),
+        verdicts=[verdicts_of(each) for each in runs],
+        scores=[row for name, each in named.items() for row in _scores(name, each)],
+        summaries=[_summary(name, each) for name, each in named.items()],
+        settings=different([each.run.settings for each in runs]),
+        charts=compared(named),
+    )
+
+
+def names_of(folders: Sequence[epath.Path]) -> tuple[str, ...]:
+    """Return the folders' names; with those above them where two are called the same."""
+    parts = [folder.parts for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = tuple("/".join(each[-count:]) for each in parts)
+        if len(set(names)) == len(names):
+            return names
+    return tuple(f"{name} ({place})" for place, name in enumerate(names, 1))
+
+
+def _scores(name: str, findings: Findings) -> list[tuple[str, ...]]:
+    results = findings.results
+    if results is None:
+        return []
+    return [
+        (
+            *(name, row.get("label", score), _verdict(row)),
+            *(number(row.get(key)) for key in ("asked", "predicted", "measured")),
+            "–" if row["interval"] is None else interval(row["interval"]),
+        )
+        for score, row in score_rows(results)
+    ]
+
+
+def _verdict(row: Mapping[str, object]) -> str:
+    if "certificate" not in row:
+        return "–"
+    certificate = row["certificate"]
+    return certificate["verdict"] if isinstance(certificate, Mapping) else NOT_MEASURED
+
+
+def _summary(name: str, findings: Findings) -> tuple[str, ...]:
+    if findings.results is None:
+        return (name, state(findings), *("–" for _ in SUMMARY[2:]))
+    found = findings.results["summary"]
+    return (
+        *(name, found["verdict"]),
+        ", ".join(f"{label} {value:.4g}" for label, value in found["multipliers"].items()),
+        f"{found['kl']:.3f}",
+        "–" if found["kl_predicted"] is None else f"{found['kl_predicted']:.3f}",
+        "{:.1f} → {:.1f}".format(*found["response_tokens"]),
+        f"{found['scale']:.3f}",
+        _seconds(found.get("compute")),
+    )
+
+
+def _seconds(compute: Mapping[str, float | None] | None) -> str:
+    seconds = (compute or {}).get("seconds")
+    return "–" if seconds is None else f"{seconds:,.0f}"
+
+
+def different(settings: Sequence[Mapping[str, object]]) -> list[tuple[str, ...]]:
+    """Return a row a setting in which runs differ: its key, and each run's value."""
+    keys = dict.fromkeys(key for each in settings for key in each if key not in WHERE)
+    rows = [(key, *(_value(each, key) for each in settings)) for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _value(settings: Mapping[str, object], key: str) -> str:
+    return json.dumps(settings[key], ensure_ascii=False) if key in settings else "–"
+
+
+def write_comparison(runs: Sequence[Findings], folder: epath.Path) -> None:
+    """Write a comparison as a page and as Markdown, and print its tables, the verdicts last."""
+    found = compare(runs)
+    pages = [_link(each.run.folder, folder) for each in runs]
+    html = TEMPLATES.get_template("comparison.html").render(
+        found=found, pages=pages, headings=HEADINGS, summary=SUMMARY
+    )
+    write_bytes_atomic(folder / PAGE, html.encode())
+    write_bytes_atomic(folder / TEXT, _markdown(found).encode())
+    print(f"comparison: {folder / PAGE}, {TEXT}")
+    _print(HEADINGS, found.scores)
+    _print(("setting", *found.names), found.settings)
+    _print(SUMMARY, found.summaries)
+    for name, verdict in zip(found.names, found.states, strict=True):
+        print(f"{name}: {verdict.upper()}")
+
+
+def _link(run: epath.Path, folder: epath.Path) -> str:
+    """Return the address of a run's page as seen from the comparison's."""
+    if is_remote(run) or is_remote(folder):
+        return f"{run}/report.html"
+    return f"{os.path.relpath(run, folder)}/report.html"
+
+
+def _markdown(found: Comparison) -> str:
+    verdicts = zip(found.names, found.states, strict=True)
+    parts = ["# " + " against ".join(found.names)]
+    parts.append("\n".join(f"**{name}: {verdict.upper()}**  " for name, verdict in verdicts))
+    parts += [table(SUMMARY, found.summaries), table(HEADINGS, found.scores)]
+    parts.append("## What differs in their settings")
+    parts.append(table(("setting", *found.names), found.settings) if found.settings else "Nothing.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    shown = Table()
+    for index, heading in enumerate(headings):
+        shown.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    if rows:
+        console().print(shown)

@@ -1,0 +1,40 @@
+"""λ in words: its value with interval, and what the margin costs at the edge."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cann_jax.analysis.curve_plots import interval_of
+
+
+def multiplier_lines(dual: Mapping[str, Any]) -> list[str]:
+    """Return a line on the λ of each constraint, and one on its shadow price."""
+    return [line for index in range(len(dual["constraints"])) for line in _lines(dual, index)]
+
+
+def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
+    label, reach = dual["constraints"][index], dual.get("attainable")
+    lines = [f"λ* of {label}, on the scores: {_with_interval(dual, index)}"]
+    value = float(dual["multipliers"][index])
+    if reach is not None:
+        lines.append(f"attainable λ of {label}, by what the model can tell: {_with_interval(reach, index)}")
+    chosen = dual.get("chosen")
+    if chosen is not None and chosen["multipliers"][index] is not None:
+        value = float(chosen["multipliers"][index])
+        lines[-1] += f"; trained with {value:.4g}"
+    return [*lines, _shadow_price(label, value)]
+
+
+def _with_interval(found: Mapping[str, Any], index: int) -> str:
+    value, ends = float(found["multipliers"][index]), interval_of(found, "multipliers", index)
+    return f"{value:.4g}" + ("" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]")
+
+
+def _shadow_price(label: str, value: float) -> str:
+    if value == float("inf"):
+        return f"no finite price: the margin of {label} cannot be reached on the sample"
+    if value == 0:
+        return f"shadow price: none; what is best for the reward alone meets the margin of {label}"
+    return (
+        f"shadow price: at this margin, every further 0.01 of {label} costs about {0.01 * value:.3g} of "
+        "E[reward] − β·KL"
+    )

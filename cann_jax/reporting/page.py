@@ -1,0 +1,140 @@
+"""``report.html``: a run on one page that needs no network."""
+
+import json
+from typing import Any
+
+import jinja2
+
+from cann_jax.reporting.advice import next_steps
+from cann_jax.reporting.curve_charts import curves
+from cann_jax.reporting.estimate_charts import improvements
+from cann_jax.reporting.findings import Findings, Json
+from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
+from cann_jax.reporting.groups import changes, distributions
+from cann_jax.reporting.multipliers import multiplier_lines
+from cann_jax.reporting.results import (
+    HEADINGS,
+    Verdict,
+    bound_lines,
+    number,
+    result_rows,
+    summary_lines,
+    verdicts,
+)
+from cann_jax.reporting.samples import samples
+from cann_jax.reporting.training_charts import trainings
+from cann_jax.run.manifest import OUTPUTS, committed_outputs
+from cann_jax.run.pipeline import Stage
+from cann_jax.run.stages import holding
+
+SAMPLES = 200  # prompts of the page; 1,000 with texts of 250 tokens would be 2 MB
+
+# Texts of models and people are hostile until escaped.
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("cann_jax.reporting"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(findings: Findings) -> str:
+    """Return the report as HTML, with whatever the run has left so far."""
+    results, run = findings.results, findings.run
+    shown = samples(findings, SAMPLES)
+    return TEMPLATES.get_template("report.html").render(
+        name=run.config.name,
+        model=run.config.model.path,
+        state=state(findings),
+        verdicts=verdicts_of(findings),
+        results=results,
+        steps=next_steps(findings),
+        headings=HEADINGS,
+        rows=[] if results is None else result_rows(results),
+        lines=[] if results is None else [*summary_lines(results), *bound_lines(results)],
+        improvements=improvements(findings),
+        dual=findings.dual,
+        multipliers=[] if findings.dual is None else multiplier_lines(findings.dual),
+        curves=curves(findings),
+        group_headings=GROUP_HEADINGS,
+        groups=changes(findings),
+        distributions=distributions(findings),
+        trainings=trainings(findings),
+        calibration=findings.calibration,
+        tries=tries(findings),
+        rounds=rounds(findings),
+        samples=shown,
+        sample_groups=sorted({sample.group for sample in shown if sample.group}),
+        scores=findings.scores,
+        stages=stages(findings),
+        compute=None if results is None else results["summary"].get("compute"),
+        settings={key: json.dumps(value, ensure_ascii=False) for key, value in run.settings.items()},
+        hashes=hashes,
+        versions=findings.versions,
+        commits=findings.commits,
+    )
+
+
+def state(findings: Findings) -> str:
+    """Return the run's state in a word: the verdict on all constraints, or that there is none yet."""
+    results = findings.results
+    return "not evaluated" if results is None else str(results["summary"]["verdict"])
+
+
+def verdicts_of(findings: Findings) -> list[Verdict]:
+    """Return the verdicts of a run; of one that was not evaluated, that."""
+    if findings.results is not None:
+        return verdicts(findings.results)
+    return [Verdict(state(findings), "not evaluated: nothing is known yet of prompts that nobody has used")]
+
+
+def stages(findings: Findings) -> list[dict[str, Any]]:
+    """Return what each stage asks, whether it has ended, its cost where that is known, and its files."""
+    return [
+        {
+            "name": stage.name,
+            "question": stage.question,
+            "ended": stage.name in findings.commits,
+            "cost": findings.commits.get(stage.name, {}).get("compute") or {},
+            "files": _files(findings, stage),
+        }
+        for stage in findings.run.stages
+    ]
+
+
+def _files(findings: Findings, stage: Stage) -> list[str]:
+    if stage.name not in findings.commits:
+        return []
+    return committed_outputs(findings.run.folder / stage.name, holding(stage.writes, findings.run.config))
+
+
+def tries(findings: Findings) -> list[tuple[str, ...]]:
+    """Return a row a scale whose policy was sampled: the scale, each constraint's improvement, and the KL."""
+    found = findings.calibration
+    return (
+        []
+        if found is None
+        else [
+            (f"{each['scale']:.3f}", ", ".join(map(number, each["improvement"])), f"{each['kl']:.3f}")
+            for each in found["tries"]
+        ]
+    )
+
+
+def rounds(findings: Findings) -> list[tuple[str, ...]]:
+    """Return a row a round: what each constraint had reached before it, and λ in it."""
+    return [
+        (
+            str(each["round"]),
+            ", ".join(f"{name} {number(value)}" for name, value in each["measured_improvement"].items()),
+            ", ".join(f"{name} {value:.4g}" for name, value in each["multipliers"].items()),
+        )
+        for each in findings.rounds
+    ]
+
+
+def hashes(commit: Json) -> list[tuple[str, str]]:
+    """Return what a stage read and wrote, each with its hash."""
+    made = {name: each["sha256"] for name, each in commit[OUTPUTS].items()}
+    return [*commit["inputs"].items(), *made.items()]

@@ -1,0 +1,220 @@
+"""report.html: whole without a network, safe with hostile texts, and there for whatever a run has left."""
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from cann_jax.config.run import RunConfig
+from cann_jax.config.schema import from_mapping
+from cann_jax.report import main
+from cann_jax.reporting.findings import Findings
+from cann_jax.reporting.finished_run import finished_run
+from cann_jax.reporting.page import page
+from cann_jax.run.folder import versions
+from cann_jax.run.manifest import begin, expectation
+from cann_jax.run.run import Run
+from tests.reporting.conftest import DUAL, HOSTILE
+
+VOID = {"meta", "link", "input", "br"}
+
+
+class Elements(HTMLParser):
+    """Collects elements with their attributes and, of each, the text up to its end."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.open: list[tuple[str, list[str]]] = []
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.all.append((tag, dict(attrs), []))
+        if tag not in VOID:
+            self.open.append((tag, self.all[-1][2]))
+
+    def handle_startendtag(self, tag, attrs):
+        self.all.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for _, texts in self.open:
+            texts.append(data)
+
+    def texts(self, tag: str) -> list[str]:
+        return ["".join(texts) for name, _, texts in self.all if name == tag]
+
+    def values(self, *keys: str) -> list[str]:
+        return [attrs[key] for _, attrs, _ in self.all for key in keys if attrs.get(key) is not None]
+
+
+def elements(folder) -> Elements:
+    main([str(folder)])
+    return Elements((folder / "report.html").read_text())
+
+
+def test_it_is_whole_accessible_and_escaped(folder):
+    found = elements(folder)
+    ids = found.values("id")
+    assert len(set(ids)) == len(ids)
+    local = [value for value in found.values("href", "src") if not value.startswith(("#", "data:"))]
+    assert local and all((folder / value).exists() for value in local)
+    named = [value.partition("#")[2] for value in found.values("href", "aria-labelledby") if "#" in value]
+    assert {*named, *found.values("aria-labelledby")} - {""} <= set(ids)
+    styles = " ".join(found.texts("style"))
+    assert "url(" not in styles and "@import" not in styles
+    assert len(found.texts("script")) == 1  # its own; those of a sample are text
+    assert not any(name in ("img", "iframe", "object") for name, _, _ in found.all)
+    assert not any(key.startswith("on") for _, attrs, _ in found.all for key in attrs)
+    assert found.texts("h3").count(HOSTILE) == 1 and HOSTILE in found.texts("option")
+    assert sum(HOSTILE in text for text in found.texts("figcaption")) == 2  # a group's, of two scores
+    assert len(found.texts("h1")) == 1 and found.texts("title")[0] == "trial: undecided"
+    charts = [attrs for name, attrs, _ in found.all if name == "svg" and attrs.get("role") == "img"]
+    assert len(charts) == len(found.texts("figure")) > 8
+    assert len(found.texts("table")) == len(found.texts("caption"))
+
+
+def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
+    found = elements(folder)
+    verdict = "safe: UNDECIDED. Asked +0.500, measured +0.600 [+0.500, +0.700] on 2 unseen prompts"
+    assert found.texts("p")[0].strip() == verdict
+    lines = found.texts("li")
+    assert lines[0] == (
+        "safe: evaluate on about 9 held-out prompts instead of 2 (prompts.heldout); at this estimate they "
+        "would decide."
+    )
+    assert "λ* of safe, on the scores: 1.2 [1, inf]" in lines
+    assert "attainable λ of safe, by what the model can tell: 1.5 [1.1, 1.9]; trained with 1.5" in lines
+    assert any("every further 0.01 of safe costs about 0.015 of E[reward] − β·KL" in line for line in lines)
+    rows = [text.strip() for text in found.texts("tr")]
+    assert "reward" + "all prompts" + "3" + "0.875" + "1.375" + "+0.500" + "[+0.500, +0.500]" in rows
+    assert "safe" + "plain" + "1" + "0.500" + "1.000" + "+0.500" + "[+0.500, +0.500]" in rows
+    assert "3" + "0.6" + "–" in rows  # the third step's loss; nothing was measured on kept prompts then
+    assert any("after step 2 of 4" in text for text in found.texts("p"))
+
+
+@pytest.mark.parametrize(
+    "there, state, step",
+    [
+        ((), "NOT EVALUATED", "sample, score, dual, align, evaluate are still to run"),
+        (("dual",), "NOT EVALUATED", "sample, score, align, evaluate are still to run"),
+        (("align",), "NOT EVALUATED", "sample, score, dual, evaluate are still to run"),
+        (("evaluate",), "UNDECIDED", "evaluate on about 9 held-out prompts"),
+    ],
+)
+def test_a_run_of_some_stages_has_a_page_of_what_there_is(folder, capsys, there, state, step):
+    for stage in {"dual", "align", "evaluate"} - {*there}:
+        shutil.rmtree(folder / stage)
+    found = elements(folder)
+    assert found.texts("h1") == [f"trial: {state}"] and step in found.texts("li")[0]
+    headings = " ".join(found.texts("h2"))
+    assert ("trade-off" in headings, "Training" in headings, "Samples" in headings) == (
+        "dual" in there,
+        "align" in there,
+        "evaluate" in there,
+    )
+    assert state in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "old, new, current",
+    [
+        ('"confidence": 0.95', '"confidence": 0.85', []),
+        ('"bootstrap": 2000', '"bootstrap": 9', ["dual", "align"]),
+    ],
+)
+def test_results_by_earlier_settings_are_not_shown(folder, old, new, current):
+    """A run of some stages after a change writes a report too; the other stages are of the old settings."""
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace(old, new))
+    config = from_mapping(RunConfig, json.loads(path.read_text()))
+    findings = Findings(Run(config))
+    assert list(findings.commits) == current and findings.results is None
+    assert (findings.dual is None, findings.trainings == []) == (not current, not current)
+    assert "not evaluated" in page(findings).lower()
+
+
+def test_margins_out_of_reach_are_shown_by_a_dual_that_has_no_answer(folder):
+    run = finished_run(str(folder))
+    (stage,) = (stage for stage in run.stages if stage.name == "dual")
+    begin(folder / "dual", expectation("dual", run.settings_of(stage), {}), keep_work=False)
+    nowhere = {"multipliers": ["inf"], "feasible": "no", "intervals": None, "attainable": None}
+    nothing = {"by": "attainable", "multipliers": [None], "forecast": None}
+    (folder / "dual" / "dual.json").write_text(json.dumps(DUAL | nowhere | {"chosen": nothing}))
+    found = elements(folder)
+    assert found.texts("h1") == ["trial: NOT EVALUATED"]  # what was evaluated read another dual
+    assert found.texts("li")[0] == (
+        "The margins are out of reach (safe asks +0.500, of +0.900 at most): lower them, and start train "
+        "again."
+    )
+    assert "no finite price: the margin of safe cannot be reached on the sample" in found.texts("li")
+
+
+def test_what_stages_have_cost_is_shown_where_it_is_known(folder):
+    findings = Findings(finished_run(str(folder)))
+    spent = {"policy_rounds": 1, "generated_tokens": 1234, "training_flops": 2.5e12, "seconds": 61.4}
+    findings.commits["align"] |= {"compute": spent}
+    findings.results["summary"]["compute"] = spent | {"seconds": None}
+    html = page(findings)
+    rows = [" ".join(text.split()) for text in Elements(html).texts("tr")]
+    assert any(row.startswith("align") and "ended 61 s 1,234 2.5e+12" in row for row in rows)
+    assert any(row.startswith("score") and row.endswith("to be run – – –") for row in rows)
+    text = " ".join(html.split())
+    assert "1 trainings of a policy; 1,234 tokens drawn; 2.5e+12 training FLOPs; unknown seconds." in text
+
+
+def test_the_versions_of_a_run_are_recorded():
+    found = versions()
+    assert found["jax"].count(".") >= 2 and found["devices"].split(" × ")[0].isdigit()
+
+
+DRIVE = """<script>
+const form = document.getElementById("filters").elements, shown = document.getElementById("shown");
+const tell = [shown.textContent];
+const ask = (name, value) => {
+  form[name].value = value;
+  form[name].dispatchEvent(new Event("input", {bubbles: true}));
+};
+ask("search", "ALERT four"); tell.push(shown.textContent);
+ask("search", "tell"); tell.push(shown.textContent);
+ask("search", ""); ask("group", "plain"); tell.push(shown.textContent);
+ask("group", ""); ask("order", "-1 0");
+const button = document.getElementById("theme"); button.click(); button.click();
+tell.push(button.hidden, button.textContent, document.documentElement.dataset.theme);
+document.title = JSON.stringify(tell);
+</script></body>"""
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Open a page in a headless browser; return its document and what the console said."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium here")
+
+    def visit(path) -> tuple[str, list[str]]:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+        own = f"--user-data-dir={tmp_path / 'browser'}"
+        done = subprocess.run(
+            [program, *flags, own, f"file://{path}"], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return visit
+
+
+def test_search_order_and_theme_work_in_a_browser_without_an_error(folder, browser):
+    elements(folder)
+    text = (folder / "report.html").read_text()
+    (folder / "driven.html").write_text(text.replace("</body>", DRIVE))
+    dom, said = browser(folder / "driven.html")
+    assert not said
+    told = json.loads(Elements(dom.partition("\n")[2] or dom).texts("title")[0])
+    assert told[:4] == ["3 of 3 shown", "0 of 3 shown", "1 of 3 shown", "1 of 3 shown"]
+    assert told[4:] == [False, "Theme: dark", "dark"]
