@@ -82,7 +82,7 @@ def _mark_lambda(
     if interval is not None:
         low, high = interval
         top = high if np.isfinite(high) else room * value
-        aside = offset_copy(axes.transData, axes.figure, x=shift, units="points")
+        aside = offset_copy(axes.transData, axes.get_figure(root=True), x=shift, units="points")
         axes.plot([margin] * 2, [low, top], color=colour, linewidth=3, alpha=0.5, transform=aside)
         heights.append(1.15 * top)
     axes.plot([margin], [value], marker, color=colour, markersize=7, label=f"{name} = {value:.4g}")
@@ -111,5 +111,5 @@ def draw_trade_off(
 
 def legend_below(axes: Axes, below: float = -0.19) -> None:
     """Put the legend under the axes, where it hides nothing."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, below)}
-    axes.legend(**place, ncols=2, frameon=False, fontsize="small")
+    place = (0.5, below)
+    axes.legend(loc="upper center", bbox_to_anchor=place, ncols=2, frameon=False, fontsize="small")
