@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
+from matplotlib.transforms import offset_copy
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ def draw_multiplier(
     axes.plot(points["margin"], points["multiplier"], color=colours.line, label="λ* by the margin")
     axes.axvline(margin, color=colours.ink, linewidth=1, label=f"margin = {margin:.4g}")
     heights = [1e-3, float(np.quantile(points["multiplier"], 0.9)) if len(points["multiplier"]) else 0.0]
-    heights += _mark_lambda(axes, margin, answer, index, ("o", colours.point, "λ*", 2.5))
+    heights += _mark_lambda(axes, margin, answer, index, ("o", colours.point, "λ*", 2.5, -5))
     if reach is not None:
         ceiling = float(reach["ceiling"][index])
         axes.axvline(ceiling, color=colours.reach, linestyle="--", label="ceiling of training")
-        style = ("s", colours.reach, "attainable λ", 1.2)
+        style = ("s", colours.reach, "attainable λ", 1.2, 5)
         heights += _mark_lambda(axes, margin, reach, index, style) if reach["reachable"] else []
     largest = float(answer["largest_margin"][index])
     axes.axvline(largest, color=colours.muted, linestyle=":", label="largest on the sample")
@@ -70,10 +71,10 @@ def draw_multiplier(
 
 
 def _mark_lambda(
-    axes: Axes, margin: float, found: Mapping[str, Any], index: int, style: tuple[str, str, str, float]
+    axes: Axes, margin: float, found: Mapping[str, Any], index: int, style: tuple[str, str, str, float, int]
 ) -> list[float]:
-    """Draw a λ with its interval at the margin; return the heights that the picture should have for it."""
-    marker, colour, name, room = style
+    """Draw a λ at the margin, its interval beside it; return the heights that the picture should have."""
+    marker, colour, name, room, shift = style
     value, interval = float(found["multipliers"][index]), interval_of(found, "multipliers", index)
     if not np.isfinite(value):
         return []
@@ -81,7 +82,8 @@ def _mark_lambda(
     if interval is not None:
         low, high = interval
         top = high if np.isfinite(high) else room * value
-        axes.plot([margin] * 2, [low, top], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        aside = offset_copy(axes.transData, axes.get_figure(root=True), x=shift, units="points")
+        axes.plot([margin] * 2, [low, top], color=colour, linewidth=3, alpha=0.5, transform=aside)
         heights.append(1.15 * top)
     axes.plot([margin], [value], marker, color=colour, markersize=7, label=f"{name} = {value:.4g}")
     return heights
@@ -109,5 +111,5 @@ def draw_trade_off(
 
 def legend_below(axes: Axes, below: float = -0.19) -> None:
     """Put the legend under the axes, where it hides nothing."""
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, below)}
-    axes.legend(**place, ncols=2, frameon=False, fontsize="small")
+    place = (0.5, below)
+    axes.legend(loc="upper center", bbox_to_anchor=place, ncols=2, frameon=False, fontsize="small")

@@ -66,7 +66,7 @@ def _means(axes: Axes, found: Analysis) -> None:
     weights, baseline = weights_and_baseline(found.problem.scores)
     there = present(found.problem.scores)
     rewards = np.where(there, found.problem.scores.reward, 0).sum(1) / np.maximum(there.sum(1), 1)
-    style = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
+    style: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
     asked = float(baseline[0] + found.problem.margins[0])
     axes.axhline(asked, color=COLOURS.ink, linewidth=1, label="asked of the mean")
     before = float(weights @ rewards), float(baseline[0])

@@ -1,14 +1,14 @@
 """Charts of the dual's curve, with what the run was predicted to do and did."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from matplotlib.axes import Axes
 
 from cann_jax.analysis.curve_plots import draw_multiplier, draw_trade_off, legend_below, points_along
 from cann_jax.reporting.charts import Chart, evenly
-from cann_jax.reporting.findings import Findings
+from cann_jax.reporting.findings import Findings, Json
 from cann_jax.reporting.results import constraint_rows
 from cann_jax.reporting.svg import BEFORE, COLOURS, INK, drawn
 
@@ -17,16 +17,17 @@ HEIGHT = 3.3  # inches
 
 def curves(findings: Findings) -> list[Chart]:
     """Return, for each constraint, λ by the margin, and the trade-off with this run's point on it."""
-    if findings.dual is None or findings.curve is None:
+    answer, curve = findings.dual, findings.curve
+    if answer is None or curve is None:
         return []
     found = []
-    for index in range(len(findings.dual["constraints"])):
-        found += [_multiplier(findings, index), _trade_off(findings, index)]
+    for index in range(len(answer["constraints"])):
+        outcome = findings.results, findings.reference_reward
+        found += [_multiplier(answer, curve, index), _trade_off(answer, curve, index, *outcome)]
     return found
 
 
-def _multiplier(findings: Findings, index: int) -> Chart:
-    curve, answer = findings.curve, findings.dual
+def _multiplier(answer: Json, curve: pa.Table, index: int) -> Chart:
     label = answer["constraints"][index]
 
     def draw(axes: Axes) -> None:
@@ -40,15 +41,15 @@ def _multiplier(findings: Findings, index: int) -> Chart:
     return Chart(title, svg, ("margin", "λ*", "KL, nats"), _sampled(points, "margin", "multiplier", "kl"))
 
 
-def _trade_off(findings: Findings, index: int) -> Chart:
-    curve, answer, base = findings.curve, findings.dual, findings.reference_reward
+def _trade_off(answer: Json, curve: pa.Table, index: int, results: Json | None, base: float | None) -> Chart:
+    """Draw rewards less the reference's, ``base``; as they are and without outcomes where that is unknown."""
     label = answer["constraints"][index]
     known = base is not None
 
     def draw(axes: Axes) -> None:
-        draw_trade_off(axes, curve, answer, index, COLOURS, base if known else 0.0)
-        if known and findings.results is not None:
-            _outcomes(axes, findings.results, label)
+        draw_trade_off(axes, curve, answer, index, COLOURS, base or 0.0)
+        if known and results is not None:
+            _outcomes(axes, results, label)
         axes.set(title="", ylabel="change of reward" if known else "reward")
         legend_below(axes, -0.22)
 
@@ -60,7 +61,7 @@ def _trade_off(findings: Findings, index: int) -> Chart:
     return Chart(title, svg, headings, _sampled(points, "predicted_improvement", "predicted_reward", "kl"))
 
 
-def _outcomes(axes: Axes, results: Mapping[str, Any], label: str) -> None:
+def _outcomes(axes: Axes, results: Json, label: str) -> None:
     """Mark what the trained policy was predicted to do, and what it did, with intervals."""
     row = next(row for name, row in constraint_rows(results) if row.get("label", name) == label)
     reward = results["reward"]

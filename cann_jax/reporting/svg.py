@@ -7,6 +7,7 @@ theme, where plotly.js adds 4 MB to every page and Vega 0.8 MB.
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -22,7 +23,7 @@ INK, MUTED, BEFORE, AFTER, REACH, TINT = (f"#0{n}0{n}0{n}" for n in range(1, 7))
 VARIABLES = {INK: "ink", MUTED: "muted", BEFORE: "before", AFTER: "after", REACH: "reach", TINT: "tint"}
 COLOURS = Colours(ink=INK, muted=MUTED, line=BEFORE, point=AFTER, reach=REACH)
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cann_jax",  # the same picture is the same text
     "font.size": 9,

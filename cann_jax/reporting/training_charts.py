@@ -21,7 +21,7 @@ def trainings(findings: Findings) -> list[tuple[TrainingLog, list[Chart]]]:
 def _training(log: TrainingLog, index: int) -> Iterator[Chart]:
     kept = "on prompts kept from training"
     loss = {"training": log.column("loss"), kept: log.column("heldout_loss")}
-    start = log.health and log.health.start_loss
+    start = None if log.health is None else log.health.start_loss
     yield from _by_step(log, f"{index}-loss", "loss", loss, (start, "at the start"))
     slope = {kept: log.column("heldout_slope")}
     yield from _by_step(log, f"{index}-slope", "calibration slope", slope, (1.0, "as far as it knows"))
