@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from flax import nnx
 
 from cann_jax import reward
@@ -18,51 +17,22 @@ from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import split_decoder
 from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
 from tests.builders import ROOT
-from tests.builders.preferences import pku_row, write_lines
+from tests.builders.preferences import telling_rows, write_lines
 from tests.builders.processes import finish, start, start_together
+from tests.builders.runs import write_score_model_config
 from tests.builders.scorers import load_scorer
 
 PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
-
-
-def rows(count: int) -> list[dict]:
-    """The better response says "good" and is safe, the other says "bad" and is not; sides alternate."""
-    found = []
-    for n in range(count):
-        side = n % 2
-        texts = {f"response_{side}": f"good good {n}", f"response_{1 - side}": f"bad bad {n}"}
-        safe = {f"is_response_{side}_safe": True, f"is_response_{1 - side}_safe": False}
-        found.append(pku_row(n, better_response_id=side, safer_response_id=side, **texts, **safe))
-    return found
 
 
 @pytest.fixture
 def train(tmp_path, tiny_folder, monkeypatch, capsys):
     """Train on 60 pairs that a tiny model can tell apart; returns what was printed."""
     monkeypatch.chdir(ROOT)
-    values = {
-        "name": "judge",
-        "run_dir": str(tmp_path / "runs"),
-        "model": {"path": str(tiny_folder)},
-        "preferences": {
-            "dataset": "local",
-            "on_overlong": "error",
-            "path": str(write_lines(tmp_path / "own.jsonl", rows(60))),
-            "prepared": str(tmp_path / "prepared"),
-            "heldout": 0.3,
-        },
-        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": ["q_proj", "v_proj", "down_proj"]},
-        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0},
-        "epochs": 4,
-        "pairs_per_step": 8,
-        "accumulation": 2,
-        "export": "hf",
-    }
-    path = tmp_path / "judge.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path = write_score_model_config(tmp_path, tiny_folder)
 
     def train(*flags: str) -> str:
-        reward.main(["--config", str(path), *flags])
+        reward.main(["--config", path, *flags])
         return capsys.readouterr().out
 
     return train
@@ -155,7 +125,9 @@ def chatml(tiny_folder, tmp_path):
 
 def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml):
     """In both layouts, on dialogues: template, end token, turns before and all."""
-    dialogues = [{**row, "prompt": [*PAST, {"role": "user", "content": row["prompt"]}]} for row in rows(60)]
+    dialogues = [
+        {**row, "prompt": [*PAST, {"role": "user", "content": row["prompt"]}]} for row in telling_rows(60)
+    ]
     write_lines(tmp_path / "own.jsonl", dialogues)
     flags = ("--model.path", str(chatml), "--epochs", "1")
     train(*flags)
@@ -205,14 +177,14 @@ def test_mistakes(train, flags, message):
 
 
 def test_a_dimension_that_is_absent(train, tmp_path):
-    write_lines(tmp_path / "own.jsonl", [{**row, "better_response_id": None} for row in rows(60)])
+    write_lines(tmp_path / "own.jsonl", [{**row, "better_response_id": None} for row in telling_rows(60)])
     with pytest.raises(InputError, match="no 'better' labels"):
         train()
 
 
 def test_a_cost_without_safety_labels(train, tmp_path):
     unknown = {"is_response_0_safe": None, "is_response_1_safe": None}
-    write_lines(tmp_path / "own.jsonl", [row | unknown for row in rows(60)])
+    write_lines(tmp_path / "own.jsonl", [row | unknown for row in telling_rows(60)])
     with pytest.raises(InputError, match="no training pair says which response is safe"):
         train("--objective", "cost", "--dry_run")
 
