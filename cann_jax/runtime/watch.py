@@ -44,6 +44,7 @@ class Watch(threading.Thread):
         self.heard = dict.fromkeys(peers, time.monotonic())
         self.failed: dict[int, float] = {}
         self.over = threading.Event()
+        self.stderr, self.nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
 
     def run(self) -> None:
         """Listen and give signs of life until the watch is over."""
@@ -73,7 +74,7 @@ class Watch(threading.Thread):
         try:
             message = self.peers[index].recv_bytes(1000)
         except (EOFError, OSError):
-            return self._lose(index, "is gone")
+            return self._lose(index, "failed" if index in self.failed else "is gone")
         self.heard[index] = time.monotonic()
         if message == LEFT:
             del self.peers[index]
@@ -100,12 +101,9 @@ class Watch(threading.Thread):
     def _end(self, text: str) -> None:
         if self.over.is_set():  # this process is about to end by itself
             return
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-        sys.stderr.write(f"error: {text}\n")
-        sys.stderr.flush()
-        # Until the process has ended, JAX's client may begin to report the same in a page of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        # First of all, and with nothing to open: when process 0 is gone, JAX's client reports it by a page.
+        os.dup2(self.nowhere, 2)
+        os.write(self.stderr, f"error: {text}\n".encode())
         os._exit(AbsentError.exit_status)  # the main thread may be in a collective, which nothing interrupts
 
 
