@@ -58,6 +58,8 @@ def _row(drill: str, rows: Sequence[dict[str, Any]]) -> str:
     printed = Counter(_pattern(row["said"]) or "nothing" for row in done)
     lines = "; ".join(f"{text} ({count})" for text, count in printed.most_common(3))
     more = f"; {len(printed) - 3} others" if len(printed) > 3 else ""
+    if page := sum(row.get("page", False) for row in done):
+        more += f"; {page} times after a page of JAX's client, whose coordination service had gone"
     differed = sum(bool(row["differed"]) for row in done)
     return (
         f"| `{drill}` | {len(done)} | {what} | {differed or 'none'} "

@@ -162,7 +162,9 @@ def test_a_process_that_is_lost_ends_the_others_in_a_collective(by, how, lost):
         ((_, said),) = finish(processes[1 - lost], status=75)
     finally:
         processes[lost].kill()
-    assert said == f"error: process {lost} {how}; {AGAIN}", said
+    line = f"error: process {lost} {how}; {AGAIN}"
+    # With process 0 its coordination service is killed, and JAX's client may be first to print a page.
+    assert said.endswith(line) if (by, lost) == (signal.SIGKILL, 0) else said == line
     assert time.monotonic() - since < 30
     processes[lost].communicate()
 
