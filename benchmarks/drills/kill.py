@@ -2,7 +2,8 @@
 
 import random
 import signal
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from benchmarks.drills.outcome import differences
 from benchmarks.drills.runs import Drilled, processor, run, send_within, start
@@ -12,34 +13,49 @@ EXPECTED = {signal.SIGKILL: -9, signal.SIGTERM: 75}
 TO_THE_END = 5  # every so many drills, all behind the stage runs too
 
 
+class Killed(NamedTuple):
+    """A run that was killed: after how many seconds of the stage, its status, and what it said."""
+
+    folder: Path
+    after: float
+    status: int
+    said: str
+    processor: float
+
+
 def kill(drilled: Drilled, stage: str, number: int, seed: int) -> dict[str, Any]:
     """Run drill ``number`` of a stage, and return what happened."""
     draw, sent = random.Random(f"{seed} {stage} {number}"), SIGNALS[number % 2]
-    calm = drilled.undisturbed(stage)
-    while True:
-        after, folder = draw.uniform(0, calm["seconds"]), drilled.cut(stage)
-        with processor() as first:
-            processes = start(drilled, folder.parent, "--stages", stage)
-            in_time = send_within(processes, 0, folder / stage, after, sent)
-            said = processes[0].communicate()[1]
-        status = processes[0].returncode
-        if in_time and status != 0:  # otherwise the stage has ended before its moment
-            break
+    calm, late = drilled.undisturbed(stage), 0
+    while (killed := _killed(drilled, stage, draw.uniform(0, calm["seconds"]), sent)) is None:
+        late += 1  # the stage had ended before its moment
     with processor() as second:
-        ended = run(drilled, folder.parent, "--stages", stage)
+        ended = run(drilled, killed.folder.parent, "--stages", stage)
     checked = [stage]
     if number % TO_THE_END == TO_THE_END - 1 and not ended[0]:
-        ended, checked = run(drilled, folder.parent), drilled.stages
-    differ = differences(folder, drilled.whole, checked)
-    if status != EXPECTED[sent]:
-        differ.append(f"status {status}")
+        ended, checked = run(drilled, killed.folder.parent), drilled.stages
+    differ = differences(killed.folder, drilled.whole, checked) + pages(killed.said)
+    if killed.status != EXPECTED[sent]:
+        differ.append(f"status {killed.status}")
     if ended[0]:
-        differ.append(f"started again: status {ended[0]}")
-    repeated = first[0] + second[0] - calm["stage"] - calm["start"]
+        differ.append(f"started again: status {ended[0]}: {last_line(ended[1])}")
+    repeated = killed.processor + second[0] - calm["stage"] - calm["start"]
     return {
-        "sent": sent.name, "after": after, "of": calm["seconds"], "status": status, "said": last_line(said),
-        "lost": max(repeated, 0.0), "differed": differ + pages(said),
+        "sent": sent.name, "after": killed.after, "of": calm["seconds"], "late": late,
+        "status": killed.status, "said": last_line(killed.said), "lost": max(repeated, 0.0),
+        "differed": differ,
     }  # fmt: skip
+
+
+def _killed(drilled: Drilled, stage: str, after: float, sent: signal.Signals) -> Killed | None:
+    """Start a stage and kill it ``after`` seconds into it; None if it ended before."""
+    folder = drilled.cut(stage)
+    with processor() as spent:
+        processes = start(drilled, folder.parent, "--stages", stage)
+        in_time = send_within(processes, 0, folder / stage, after, sent)
+        said = processes[0].communicate()[1]
+    status = processes[0].returncode
+    return Killed(folder, after, status, said, spent[0]) if in_time and status != 0 else None
 
 
 def last_line(said: str) -> str:
