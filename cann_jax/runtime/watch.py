@@ -40,7 +40,7 @@ class Watch(threading.Thread):
 
     def __init__(self, peers: dict[int, Connection], patience: int) -> None:
         super().__init__(daemon=True)
-        self.peers, self.patience = peers, patience
+        self.peers, self.patience, self.beat = peers, patience, min(BEAT_SECONDS, patience / 4)
         self.heard = dict.fromkeys(peers, time.monotonic())
         self.failed: dict[int, float] = {}
         self.over = threading.Event()
@@ -48,15 +48,19 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Listen and give signs of life until the watch is over."""
-        said = 0.0
+        said = before = time.monotonic()
         while self.peers and not self.over.is_set():
-            ready = wait(list(self.peers.values()), BEAT_SECONDS)
+            ready = wait(list(self.peers.values()), self.beat)
             for index in [index for index, peer in self.peers.items() if peer in ready]:
                 self._hear(index)
-            if time.monotonic() - said >= BEAT_SECONDS:
+            now = time.monotonic()
+            if now - said >= self.beat:
                 self.tell(BEAT)
-                said = time.monotonic()
-            self._judge()
+                said = now
+            if now - before > self.patience / 2:  # this process was stopped, perhaps with the whole job
+                self.heard = dict.fromkeys(self.peers, now)
+            self._judge(now)
+            before = now
 
     def tell(self, message: bytes) -> None:
         """Send a message to all peers; one that is gone is noticed when it is listened to."""
@@ -83,12 +87,11 @@ class Watch(threading.Thread):
         elif message != BEAT:
             self._end(message.decode())
 
-    def _judge(self) -> None:
-        now = time.monotonic()
+    def _judge(self, now: float) -> None:
         for index in list(self.peers):
             if now - self.failed.get(index, now) > GRACE_SECONDS:
                 self._lose(index, "failed")
-            if now - self.heard[index] > self.patience:
+            elif now - self.heard[index] > self.patience:
                 self._lose(index, f"has not answered for {self.patience} s")
 
     def _lose(self, index: int, how: str) -> None:
