@@ -25,26 +25,28 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         return stopped.exit_status
     except KeyboardInterrupt:
         print("interrupted; start again to continue with what is finished", file=sys.stderr)
-        return INTERRUPTED
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else "MemoryError"
-        remedy = "use a smaller batch or table, a machine with more, or, for tables of dual, --stream"
-        sys.stderr.write(f"error: memory is exhausted ({reason}); {remedy}; what is finished is kept\n")
-        return _leave(ResourceError.exit_status)
+        return _leave(INTERRUPTED)
     except BrokenPipeError:
         if _stdout_has_reader():
             raise
         # Python flushes standard output once more as it exits, and would report that failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE)
+    except Exception as error:
+        if not _out_of_memory(error):
+            _crash(error)
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else "MemoryError"
+        remedy = "use a smaller batch or table, a machine with more, or, for tables of dual, --stream"
+        sys.stderr.write(f"error: memory is exhausted ({reason}); {remedy}; what is finished is kept\n")
+        return _leave(ResourceError.exit_status)
     return 0
 
 
 def _out_of_memory(error: Exception) -> bool:
     """Return whether an error says so: Python's, Arrow's, or XLA's, known by its text: JAX may be absent."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    of_memory = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return of_memory or isinstance(error, MemoryError)
 
 
 def _leave(status: int) -> int:
@@ -54,6 +56,14 @@ def _leave(status: int) -> int:
     from cann_jax.runtime import distributed
 
     return distributed.left(status)
+
+
+def _crash(error: Exception) -> None:
+    """End a process among several, which would otherwise wait for the others; return in a run of one."""
+    if "jax" in sys.modules:
+        from cann_jax.runtime import distributed
+
+        distributed.crashed(error)
 
 
 def _stdout_has_reader() -> bool:

@@ -38,7 +38,7 @@ class DistributedConfig:
         processes: Number of processes.
         process: Index of this process.
         timeout_seconds: Longest wait for the coordinator, and for the other processes at a barrier.
-        heartbeat_timeout_seconds: Silence after which a process counts as lost.
+        heartbeat_timeout_seconds: Silence after which a process counts as lost and the others end.
     """
 
     coordinator: str | None = None

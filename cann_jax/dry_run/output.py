@@ -45,7 +45,7 @@ def print_dry_run(
     """
     for line in lines:
         out.print(line)
-    needs = {name: held(program.lower().compile()) for name, program in trace().items()}
+    needs = {name: _held(program) for name, program in trace().items()}
     own = memory_of(jax.devices()[0])
     out.print(_memory_table(needs, own))
     out.print(f"nothing was computed, and {run.folder} is as it was")
@@ -113,6 +113,10 @@ def plan_lines(run: ModelRun[Any], stages: Pipeline, *, opened: bool) -> Iterato
             differences = "; ".join(each.state.differences)
             why = f"computed again: {differences}" if differences else "to do"
             yield f"stage {each.stage.name}: {'done already' if each.fresh else why}"
+
+
+def _held(program: Any) -> Held:
+    return held(program.lower().compile())
 
 
 def _memory_table(needs: Mapping[str, Held], own: float | None) -> Table:

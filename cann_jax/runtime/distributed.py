@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -24,7 +25,7 @@ from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.atomic import is_whole, write_bytes_atomic, writes_here
 from cann_jax.files.errors import AbsentError, InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
-from cann_jax.runtime import rollcall
+from cann_jax.runtime import rollcall, watch
 
 # Variables that launchers set on each process, where JAX cannot detect them.
 VARIABLES = {
@@ -33,8 +34,6 @@ VARIABLES = {
     "process": "CANN_JAX_PROCESS",
 }
 DETECT = "CANN_JAX_DISTRIBUTED"  # "auto": a pod that JAX can detect (TPU VM, GKE, Slurm)
-
-LEAVE_SECONDS = 5  # time for other processes that fail too to report it before this one exits
 
 _patience: ContextVar[int] = ContextVar("timeout_seconds", default=300)
 _barriers = itertools.count()
@@ -79,6 +78,8 @@ def joined(config: DistributedConfig) -> Iterator[None]:
         if found is not None:
             _join(found)
         with contextlib.ExitStack() as stack:
+            if jax.process_count() > 1:
+                stack.enter_context(watch.watched(config.heartbeat_timeout_seconds))
             stack.enter_context(_writing(is_first()))
             if not is_first():  # standard output comes from one process; errors, on stderr, from each
                 nowhere = stack.enter_context(open(os.devnull, "w"))
@@ -102,7 +103,8 @@ def _join(found: DistributedConfig) -> None:
                 # Otherwise Slurm's variables would restrict this process to one device, whatever the flags.
                 cluster_detection_method=None if found.coordinator is None else "deactivate",
                 initialization_timeout=2 * patience,
-                heartbeat_timeout_seconds=found.heartbeat_timeout_seconds,
+                # The watch is first: JAX's client ends a process by SIGABRT, with a stack trace.
+                heartbeat_timeout_seconds=2 * found.heartbeat_timeout_seconds,
                 shutdown_timeout_seconds=patience,
             )
     except ValueError as error:
@@ -142,12 +144,28 @@ def left(status: int) -> int:
     """
     if not jax.distributed.is_initialized():
         return status
+    watch.failed()
     with contextlib.suppress(Exception):
-        _wait("leaving", LEAVE_SECONDS)
+        _wait("leaving", watch.LEAVE_SECONDS)
         time.sleep(1 if is_first() else 0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def crashed(error: Exception) -> None:
+    """Report an unexpected error of one process among several, and exit; do nothing in a run of one.
+
+    If it is a collective's, another process may be lost, and the watch is given the time to say which. If all
+    come here, none is.
+    """
+    if not (patience := watch.patience()):
+        return
+    of_collective = re.match(r"[A-Z_]+: ", str(error))  # XLA's errors begin with a status
+    with contextlib.suppress(Exception):
+        _wait("crashed", patience + watch.BEAT_SECONDS if of_collective else 2 * watch.BEAT_SECONDS)
+    traceback.print_exception(error)
+    left(1)
 
 
 @contextlib.contextmanager

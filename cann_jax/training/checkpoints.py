@@ -27,7 +27,11 @@ LOSS = "heldout_loss"
 # arrays cannot be written it awaits one; asyncio tells of the others when they are collected, and Python of
 # the storage library's calls into the event loop that is closed by then.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+logging.getLogger("asyncio").addFilter(
+    lambda record: (
+        not (record.exc_info and isinstance(record.exc_info[1], OSError) or "orbax" in record.getMessage())
+    )
+)
 _tell = sys.unraisablehook
 sys.unraisablehook = lambda error: None if str(error.exc_value) == "Event loop is closed" else _tell(error)
 

@@ -28,6 +28,17 @@ def pku_row(number: int, **changes) -> dict:
     return {name: value for name, value in row.items() if value is not ...}
 
 
+def telling_rows(count: int) -> list[dict]:
+    """The better response says "good" and is safe, the other says "bad" and is not; sides alternate."""
+    found = []
+    for n in range(count):
+        side = n % 2
+        texts = {f"response_{side}": f"good good {n}", f"response_{1 - side}": f"bad bad {n}"}
+        safe = {f"is_response_{side}_safe": True, f"is_response_{1 - side}_safe": False}
+        found.append(pku_row(n, better_response_id=side, safer_response_id=side, **texts, **safe))
+    return found
+
+
 def dialogue(*turns: str) -> str:
     """Turns from a human's on, as hh-rlhf writes them."""
     speakers = ("Human", "Assistant")

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import yaml
 
 from tests.builders import ROOT
+from tests.builders.preferences import pku_row, telling_rows, write_lines
 from tests.builders.processes import environment
 
 STAGES = ("sample", "score", "dual", "align", "evaluate")  # without preference data
@@ -100,6 +101,45 @@ def calibrated_changes(folder: Path) -> dict[str, Any]:
 def implicit(beta: float, **source: str) -> dict[str, Any]:
     """Settings of a scorer whose pre-aligned model comes from ``source``."""
     return {"kind": "implicit", "beta": beta, "prealigned": source}
+
+
+def prealigned_changes(folder: Path) -> dict[str, Any]:
+    """What makes of that configuration the whole of PeCAN: π_r and π_g are trained inside the run."""
+    section = {"dataset": "local", "on_overlong": "error", "prepared": str(folder / "prepared")}
+    section["path"] = str(write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)]))
+    optimizer = {"learning_rate": 1e-2, "warmup_steps": 1}
+    return {
+        "reward": {"scorer": implicit(REWARD_BETA, preference="better")},
+        "constraints": {"safe": {"scorer": implicit(SAFER_BETA, preference="safer"), "margin": 0.02}},
+        "dual": {"beta": BETA},
+        "preferences": section,
+        "prealign": {"optimizer": optimizer, "pairs_per_step": 4, "checkpoint_every": 3},
+    }
+
+
+def write_score_model_config(folder: Path, model: Path, **changes: Any) -> str:
+    """A configuration of ``cann_jax.reward`` with 60 pairs that a tiny model can tell apart."""
+    values = {
+        "name": "judge",
+        "run_dir": str(folder / "runs"),
+        "model": {"path": str(model)},
+        "preferences": {
+            "dataset": "local",
+            "on_overlong": "error",
+            "path": str(write_lines(folder / "own.jsonl", telling_rows(60))),
+            "prepared": str(folder / "prepared"),
+            "heldout": 0.3,
+        },
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": ["q_proj", "v_proj", "down_proj"]},
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2, "weight_decay": 0.0},
+        "epochs": 4,
+        "pairs_per_step": 8,
+        "accumulation": 2,
+        "export": "hf",
+    }
+    path = folder / "judge.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return str(path)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """How processes find each other, and what is said when they do not."""
 
+import signal
 import socket
 import time
 
@@ -12,6 +13,7 @@ from cann_jax.runtime.distributed import plan
 from tests.builders.processes import finish, free_port, start, start_together
 from tests.builders.runs import write_config
 
+AGAIN = "see its log, and start all processes again to continue\n"
 GIVEN = {"CANN_JAX_COORDINATOR": "a:1", "CANN_JAX_PROCESSES": "4", "CANN_JAX_PROCESS": "2"}
 
 
@@ -81,11 +83,18 @@ from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.errors import InputError
 me = os.environ["CANN_JAX_PROCESS"]
 def main(argv):
-    with distributed.joined(DistributedConfig(timeout_seconds=int(argv[1]))):
+    limits = {"timeout_seconds": int(argv[1]), "heartbeat_timeout_seconds": int((argv[2:] or ["100"])[0])}
+    with distributed.joined(DistributedConfig(**limits)):
         if argv[0] == "differ":
             distributed.check_alike({"seed": me})
         if me == "1" and argv[0] == "fails":
             raise InputError("of process 1 alone")
+        if me == "1" and argv[0] == "crashes":
+            raise KeyError("a bug")
+        if argv[0] == "computes":
+            print("begun", file=sys.stderr, flush=True)
+            while distributed.agreed([True]):
+                pass
         if me == "1" and argv[0] == "sleeps":
             time.sleep(30)
         distributed.barrier("middle")
@@ -126,13 +135,38 @@ def test_no_cluster_where_one_was_promised():
     )
 
 
-def test_one_that_fails_alone_does_not_wait_for_the_others():
+@pytest.mark.parametrize(
+    "how, status, said", [("fails", 2, "error: of process 1 alone\n"), ("crashes", 1, "KeyError: 'a bug'\n")]
+)
+def test_one_that_fails_alone_does_not_wait_and_ends_the_others(how, status, said):
     begun = time.monotonic()
-    first, second = start_together(["-c", PROGRAM, "fails", "120"])
-    ((_, said),) = finish(second, status=2)
-    assert said == "error: of process 1 alone\n" and time.monotonic() - begun < 60
-    first.kill()
-    first.communicate()
+    first, second = start_together(["-c", PROGRAM, how, "120"])
+    ((_, of_second),) = finish(second, status=status)
+    assert of_second.endswith(said)
+    ((_, of_first),) = finish(first, status=75)
+    assert of_first == f"error: process 1 failed; {AGAIN}" and time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(
+    "by, how", [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "has not answered for 4 s")]
+)
+def test_a_process_that_is_lost_ends_the_others_in_a_collective(by, how, lost):
+    processes = start_together(["-c", PROGRAM, "computes", "120", "4"])
+    for process in processes:
+        assert process.stderr.readline() == "begun\n"
+    time.sleep(0.5)
+    processes[lost].send_signal(by)
+    since = time.monotonic()
+    try:
+        ((_, said),) = finish(processes[1 - lost], status=75)
+    finally:
+        processes[lost].kill()
+    line = f"error: process {lost} {how}; {AGAIN}"
+    # With process 0 its coordination service is killed, and JAX's client may be first to print a page.
+    assert said.endswith(line) if (by, lost) == (signal.SIGKILL, 0) else said == line
+    assert time.monotonic() - since < 30
+    processes[lost].communicate()
 
 
 def test_the_roll_call_says_who_is_missing():

@@ -9,9 +9,8 @@ import pytest
 
 from cann_jax import train
 from tests.builders import ROOT
-from tests.builders.preferences import pku_row, write_lines
 from tests.builders.recording import Recorder
-from tests.builders.runs import BETA, REWARD_BETA, SAFER_BETA, calibrated_changes, implicit, write_config
+from tests.builders.runs import calibrated_changes, prealigned_changes, write_config
 from tests.builders.secrets import SECRETS
 
 
@@ -43,17 +42,7 @@ def finished(tmp_path_factory, tiny_folder, recorder) -> Path:
 def prealigned(tiny_folder, tmp_path_factory, recorder):
     """The whole of PeCAN on a data set's 30 pairs: π_r and π_g are trained inside the run."""
     folder = tmp_path_factory.mktemp("prealigned")
-    section = {"dataset": "local", "on_overlong": "error", "prepared": str(folder / "prepared")}
-    section["path"] = str(write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)]))
-    optimizer = {"learning_rate": 1e-2, "warmup_steps": 1}
-    changes = {
-        "reward": {"scorer": implicit(REWARD_BETA, preference="better")},
-        "constraints": {"safe": {"scorer": implicit(SAFER_BETA, preference="safer"), "margin": 0.02}},
-        "dual": {"beta": BETA},
-        "preferences": section,
-        "prealign": {"optimizer": optimizer, "pairs_per_step": 4, "checkpoint_every": 3},
-    }
-    config = write_config(folder, tiny_folder, **changes)
+    config = write_config(folder, tiny_folder, **prealigned_changes(folder))
     with recorder.recording():
         train.main(["--config", config, "--align.pairs", "dataset"])
     return config, folder / "runs/tiny"

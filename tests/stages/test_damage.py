@@ -119,8 +119,8 @@ def test_what_a_killed_run_left_is_not_trusted_where_it_was_damaged(finished, co
     for stage in ("sample", "score", "align"):
         (folder / stage / MANIFEST).unlink()
     damaged = [
-        "sample/responses-00001.parquet",
-        "score/scores-00000.parquet",
+        "sample/responses-000004-000008.parquet",
+        "score/scores-000000-000004.parquet",
         "align/reference-00000.parquet",
     ]
     for name in damaged:

@@ -12,8 +12,7 @@ import pytest
 from cann_jax import reward, train
 from cann_jax.command_line.errors import run_command
 from tests.builders import ROOT
-from tests.builders.judge import write_judge
-from tests.builders.runs import calibrated_changes, write_config
+from tests.builders.runs import calibrated_changes, write_config, write_score_model_config
 
 # What Python cannot raise, it prints with a traceback.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -36,6 +35,7 @@ def command(tmp_path, tiny_folder, monkeypatch, capsys):
 
 def outcome(folder):
     results = json.loads((folder / "tiny/evaluate/results.json").read_text())
+    del results["summary"]["compute"]  # its seconds
     scale = json.loads((folder / "tiny/calibrate/scale.json").read_text())
     return results, scale["scale"]
 
@@ -80,7 +80,7 @@ def test_a_reward_models_disk_and_that_of_its_prepared_data(
     until_it_ends, small_disk, tmp_path, tiny_folder, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
-    config = write_judge(tmp_path, tiny_folder, epochs=1, checkpoint_every=2)
+    config = write_score_model_config(tmp_path, tiny_folder, epochs=1, checkpoint_every=2)
 
     def command(folder: Path) -> tuple[int, list[str]]:
         places = ("--run_dir", f"{folder}/runs", "--preferences.prepared", f"{folder}/prepared")

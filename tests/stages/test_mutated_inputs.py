@@ -18,6 +18,7 @@ import yaml
 from cann_jax import reward, train
 from cann_jax.command_line.errors import run_command
 from cann_jax.dry_run import output
+from cann_jax.runtime.memory import Held
 from tests.builders import ROOT
 from tests.builders.models import save_tiny
 from tests.builders.mutations import (
@@ -117,7 +118,7 @@ def test_changed_files(kind, whole, tmp_path, monkeypatch):
     files, change, commands = KINDS[kind]
     monkeypatch.syspath_prepend(str(ROOT))
     # Traced programs are not compiled: XLA takes 10 s, reads no input and is tried by the test above.
-    monkeypatch.setattr(output, "_memory", lambda program: output._Memory(0, 0, 0, 0))
+    monkeypatch.setattr(output, "_held", lambda program: Held(0, 0, 0, 0))
     faults = {}
     for seed in range(-(-EXAMPLES // len(KINDS))):
         rng, folder = np.random.default_rng([*kind.encode(), seed]), tmp_path / str(seed)

@@ -46,7 +46,7 @@ def run(tmp_path, tiny_folder, monkeypatch, capsys):
 
 def sampled(tmp_path, stage: str, name: str):
     """Rows by prompt of what a stage sampled."""
-    paths = (tmp_path / "runs/tiny" / stage).glob(f"{name}-*")
+    paths = (tmp_path / "runs/tiny" / stage).glob(f"{name}-*.parquet")
     return {row["prompt_id"]: row for path in paths for row in pq.read_table(path).to_pylist()}
 
 

@@ -17,9 +17,9 @@ from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import split_decoder
 from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
 from tests.builders import ROOT
-from tests.builders.judge import rows, write_judge
-from tests.builders.preferences import write_lines
+from tests.builders.preferences import telling_rows, write_lines
 from tests.builders.processes import finish, start, start_together
+from tests.builders.runs import write_score_model_config
 from tests.builders.scorers import load_scorer
 
 PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
@@ -29,7 +29,7 @@ PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "
 def train(tmp_path, tiny_folder, monkeypatch, capsys):
     """Train on 60 pairs that a tiny model can tell apart; returns what was printed."""
     monkeypatch.chdir(ROOT)
-    path = write_judge(tmp_path, tiny_folder)
+    path = write_score_model_config(tmp_path, tiny_folder)
 
     def train(*flags: str) -> str:
         reward.main(["--config", path, *flags])
@@ -125,7 +125,9 @@ def chatml(tiny_folder, tmp_path):
 
 def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml):
     """In both layouts, on dialogues: template, end token, turns before and all."""
-    dialogues = [{**row, "prompt": [*PAST, {"role": "user", "content": row["prompt"]}]} for row in rows(60)]
+    dialogues = [
+        {**row, "prompt": [*PAST, {"role": "user", "content": row["prompt"]}]} for row in telling_rows(60)
+    ]
     write_lines(tmp_path / "own.jsonl", dialogues)
     flags = ("--model.path", str(chatml), "--epochs", "1")
     train(*flags)
@@ -175,14 +177,14 @@ def test_mistakes(train, flags, message):
 
 
 def test_a_dimension_that_is_absent(train, tmp_path):
-    write_lines(tmp_path / "own.jsonl", [{**row, "better_response_id": None} for row in rows(60)])
+    write_lines(tmp_path / "own.jsonl", [{**row, "better_response_id": None} for row in telling_rows(60)])
     with pytest.raises(InputError, match="no 'better' labels"):
         train()
 
 
 def test_a_cost_without_safety_labels(train, tmp_path):
     unknown = {"is_response_0_safe": None, "is_response_1_safe": None}
-    write_lines(tmp_path / "own.jsonl", [row | unknown for row in rows(60)])
+    write_lines(tmp_path / "own.jsonl", [row | unknown for row in telling_rows(60)])
     with pytest.raises(InputError, match="no training pair says which response is safe"):
         train("--objective", "cost", "--dry_run")
 
