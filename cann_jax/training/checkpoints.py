@@ -29,7 +29,7 @@ LOSS = "heldout_loss"
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 logging.getLogger("asyncio").addFilter(
     lambda record: (
-        not (record.exc_info and isinstance(record.exc_info[1], OSError) or "orbax" in record.getMessage())
+        not isinstance((record.exc_info or (None, None))[1], OSError) and "orbax" not in record.getMessage()
     )
 )
 _tell = sys.unraisablehook
