@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from cann_jax import train
+from cann_jax.command_line.run_options import Options
 from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
+from cann_jax.files.errors import InfeasibleError
 from cann_jax.report import main
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.finished_run import finished_run
@@ -153,6 +156,19 @@ def test_margins_out_of_reach_are_shown_by_a_dual_that_has_no_answer(folder):
         "again."
     )
     assert "no finite price: the margin of safe cannot be reached on the sample" in found.texts("li")
+
+
+def test_train_writes_it_where_the_margins_are_out_of_reach(folder, monkeypatch, capsys):
+    def refuse(run, stages, *, verify):
+        raise InfeasibleError("above what this model can tell")
+
+    monkeypatch.setattr("cann_jax.run.checks.run_checked_stages", refuse)
+    run = finished_run(str(folder))
+    shutil.rmtree(folder / "evaluate")
+    with pytest.raises(InfeasibleError):
+        train._run(run, Options(run.stages))
+    assert capsys.readouterr().out.splitlines()[-1] == "trial: NOT EVALUATED"
+    assert "numpy" in (folder / "report.html").read_text()  # of the versions, recorded as the run starts
 
 
 def test_what_stages_have_cost_is_shown_where_it_is_known(folder):
