@@ -47,7 +47,7 @@ def _filled(drilled: Drilled, mount: Path, size: int) -> dict[str, Any]:
     now = _commits(folder)
     differ += [f"{name} was computed again" for name, when in kept.items() if now.get(name) != when]
     return {
-        "sent": "no room", "size": size, "status": status, "stage": drilled.stages[len(kept)],
+        "sent": "no room", "size": size, "status": status, "stage": [*drilled.stages, "report"][len(kept)],
         "said": last_line(said), "lost": max(spent[0] - calm["processor"], 0.0), "differed": differ,
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ BEAT_SECONDS = 1
 CONNECT_SECONDS = 10
 GRACE_SECONDS = 5  # for processes that fail alike to report it themselves
 LEAVE_SECONDS = 3  # less: the first of them must be gone before the others end, or JAX aborts it
+LAST_SECONDS = 0.5  # that the others go on: a launcher must see first with which status the lost one ended
 BEAT, LEFT, FAILED = b"beat", b"left", b"failed"
 
 
@@ -97,6 +98,8 @@ class Watch(threading.Thread):
     def _lose(self, index: int, how: str) -> None:
         text = f"process {index} {how}; see its log, and start all processes again to continue"
         del self.peers[index]
+        if index != 0:  # without process 0, JAX's client would end this one by SIGABRT
+            time.sleep(LAST_SECONDS)
         if not self.over.is_set():
             self.tell(text.encode())
             self._end(text)
