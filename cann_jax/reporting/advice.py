@@ -57,6 +57,8 @@ def _falls_short(certificate: Mapping[str, Any]) -> bool:
 def _remedy(findings: Findings, label: str) -> str:
     """Return what to change for a larger improvement of one constraint."""
     config, dual, calibration = findings.run.config, findings.dual, findings.calibration
+    if not config.trains:
+        return f"evaluate.policy {config.evaluate.policy} trains nothing; set it to aligned"
     if dual is not None and label in dual["constraints"]:
         index = dual["constraints"].index(label)
         asked, most = float(dual["margins"][index]), _ceilings(dual)[index]
