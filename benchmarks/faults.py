@@ -60,7 +60,7 @@ def main() -> None:
 def drills(runs: dict[str, Drilled]) -> dict[str, Drill]:
     """Return all drills by name; a stage that several runs have is drilled in the first of them."""
     found: dict[str, Drill] = {}
-    for name in ("calibrated", "prealigned", "score_model"):
+    for name in ("calibrated", "prealigned", "stepwise", "score_model"):
         for stage in runs[name].stages:
             found.setdefault(f"kill:{stage}", partial(kill, runs[name], stage))
     found["lost"] = partial(lose, runs["together"], "lost", signal.SIGKILL)

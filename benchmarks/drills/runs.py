@@ -106,12 +106,18 @@ def drilled(work: Path) -> dict[str, Drilled]:
     model = work / "model"
     if not model.exists():
         save_tiny(model)
-    folders = {name: work / name for name in ("calibrated", "prealigned", "score_model", "together")}
+    folders = {
+        name: work / name for name in ("calibrated", "prealigned", "stepwise", "score_model", "together")
+    }
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     return {
         "calibrated": Drilled(folders["calibrated"], _calibrated(folders["calibrated"], model)),
         "prealigned": Drilled(folders["prealigned"], _prealigned(folders["prealigned"], model)),
+        "stepwise": Drilled(
+            folders["stepwise"],
+            ("--config", write_config(folders["stepwise"], model), "--align.combination", "sequence"),
+        ),
         "score_model": Drilled(
             folders["score_model"],
             ("--config", write_score_model_config(folders["score_model"], model)),
