@@ -8,7 +8,6 @@ Each finished drill is a line of ``results/faults.jsonl`` and is not repeated; t
 import argparse
 import json
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -93,4 +92,4 @@ def told(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,6 +21,8 @@ def fill(drilled: Drilled, number: int, seed: int) -> dict[str, Any]:
     size = draw.randrange(LEAST, sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()))
     mount = drilled.folder / "disk"
     mount.mkdir(exist_ok=True)
+    if mount.is_mount():  # by a drill that was killed
+        _unmount(mount)
     try:
         _mount(mount, f"size={size}")
     except (OSError, subprocess.CalledProcessError):
@@ -28,11 +30,12 @@ def fill(drilled: Drilled, number: int, seed: int) -> dict[str, Any]:
     try:
         return _filled(drilled, mount, size)
     finally:
-        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+        _unmount(mount)
 
 
 def _filled(drilled: Drilled, mount: Path, size: int) -> dict[str, Any]:
-    calm = json.loads((drilled.folder / "whole.json").read_text())
+    calm = json.loads((drilled.folder / "whole.json").read_text())["processor"]
+    calm += drilled.undisturbed(drilled.stages[0])["start"]
     folder = mount / drilled.name
     with processor() as spent:
         status, said = run(drilled, mount)
@@ -48,7 +51,7 @@ def _filled(drilled: Drilled, mount: Path, size: int) -> dict[str, Any]:
     differ += [f"{name} was computed again" for name, when in kept.items() if now.get(name) != when]
     return {
         "sent": "no room", "size": size, "status": status, "stage": [*drilled.stages, "report"][len(kept)],
-        "said": last_line(said), "lost": max(spent[0] - calm["processor"], 0.0), "differed": differ,
+        "said": last_line(said), "lost": max(spent[0] - calm, 0.0), "differed": differ,
     }  # fmt: skip
 
 
@@ -60,3 +63,7 @@ def _commits(folder: Path) -> dict[str, int]:
 def _mount(mount: Path, options: str) -> None:
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _unmount(mount: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
