@@ -15,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from benchmarks.contest import machine
 from benchmarks.drills.disk import fill
 from benchmarks.drills.kill import kill
 from benchmarks.drills.page import page
 from benchmarks.drills.processes import BOUND, lose
 from benchmarks.drills.runs import HEARTBEAT, Drilled, drilled, version
+from cann_jax.files.lock import sole_writer
 from tests.builders import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
@@ -39,8 +42,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "cann_jax_faults")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of faults.jsonl and faults.md")
     given = parser.parse_args()
-    runs = drilled(given.work / version())
-    all_drills = drills(runs)
+    work = given.work / version()
+    work.mkdir(parents=True, exist_ok=True)
+    with sole_writer(epath.Path(work)):  # two at once would cut each other's runs
+        run_drills(drills(drilled(work)), given)
+
+
+def run_drills(all_drills: dict[str, Drill], given: argparse.Namespace) -> None:
+    """Run the drills that are asked for and have not been finished, and print what happened."""
     rows = read_rows(given.results / "faults.jsonl")
     for name, drill in all_drills.items():
         kind = name.partition(":")[0]

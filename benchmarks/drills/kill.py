@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.drills.outcome import differences
-from benchmarks.drills.runs import Drilled, processor, run, send_within, start
+from benchmarks.drills.runs import Drilled, processor, run, seconds_of, send_within, start
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)  # in turn
 EXPECTED = {signal.SIGKILL: -9, signal.SIGTERM: 75}
@@ -27,10 +27,12 @@ def kill(drilled: Drilled, stage: str, number: int, seed: int) -> dict[str, Any]
     """Run drill ``number`` of a stage, and return what happened."""
     draw, sent = random.Random(f"{seed} {stage} {number}"), SIGNALS[number % 2]
     calm, late = drilled.undisturbed(stage), 0
-    while (killed := _killed(drilled, stage, draw.uniform(0, calm["seconds"]), sent)) is None:
-        late += 1  # the stage had ended before its moment
+    seconds = calm["seconds"]
+    while (killed := _killed(drilled, stage, draw.uniform(0, seconds), sent)) is None:
+        late += 1  # the stage had ended before its moment, perhaps because the machine has less to do now
+        seconds = min(seconds, seconds_of(drilled.folder / "cut" / drilled.name / stage))
     with processor() as second:
-        ended = run(drilled, killed.folder.parent, "--stages", stage)
+        ended = run(drilled, killed.folder.parent, *drilled.only(stage))
     checked = [stage]
     if number % TO_THE_END == TO_THE_END - 1 and not ended[0]:
         ended, checked = run(drilled, killed.folder.parent), drilled.stages
@@ -41,7 +43,7 @@ def kill(drilled: Drilled, stage: str, number: int, seed: int) -> dict[str, Any]
         differ.append(f"started again: status {ended[0]}: {last_line(ended[1])}")
     repeated = killed.processor + second[0] - calm["stage"] - calm["start"]
     return {
-        "sent": sent.name, "after": killed.after, "of": calm["seconds"], "late": late,
+        "sent": sent.name, "after": killed.after, "of": seconds, "late": late,
         "status": killed.status, "said": last_line(killed.said), "lost": max(repeated, 0.0),
         "differed": differ,
     }  # fmt: skip
@@ -51,7 +53,7 @@ def _killed(drilled: Drilled, stage: str, after: float, sent: signal.Signals) ->
     """Start a stage and kill it ``after`` seconds into it; None if it ended before."""
     folder = drilled.cut(stage)
     with processor() as spent:
-        processes = start(drilled, folder.parent, "--stages", stage)
+        processes = start(drilled, folder.parent, *drilled.only(stage))
         in_time = send_within(processes, 0, folder / stage, after, sent)
         said = processes[0].communicate()[1]
     status = processes[0].returncode

@@ -1,6 +1,7 @@
 """Whether two runs ended alike: every output of every stage, byte for byte, and weights by value."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from tests.builders.runs import saved_weights
 
 OF_THE_CLOCK = ("tokens_per_second", "mfu")  # of a step in metrics.jsonl
-WEIGHTS = "weights"
+OF_WEIGHTS = re.compile(r"((?:.*/)?weights)/")  # a stage's own, or those of each of its parts
 
 
 def differences(ours: Path, theirs: Path, stages: list[str]) -> list[str]:
@@ -22,21 +23,20 @@ def _different(ours: Path, theirs: Path) -> list[str]:
     left, right = (
         set(json.loads((each / "manifest.json").read_text())["outputs"]) for each in (ours, theirs)
     )
-    files = {name for name in left | right if name.partition("/")[0] != WEIGHTS}
+    weights = {found[1] for name in left | right if (found := OF_WEIGHTS.match(name))}
+    files = {name for name in left | right if not OF_WEIGHTS.match(name)}
     found = [
         name
         for name in sorted(files)
         if name not in left & right or _content(ours / name) != _content(theirs / name)
     ]
-    if (theirs / WEIGHTS).exists() and not _same_weights(ours / WEIGHTS, theirs / WEIGHTS):
-        found.append(WEIGHTS)
-    return found
+    return found + [name for name in sorted(weights) if not _same_weights(ours / name, theirs / name)]
 
 
 def _content(path: Path) -> object:
     if path.name == "results.json":
         results = json.loads(path.read_text())
-        del results["summary"]["compute"]  # its seconds
+        results.get("summary", {}).pop("compute", None)  # its seconds; a score model has none
         return results
     if path.name != "metrics.jsonl":
         return path.read_bytes()

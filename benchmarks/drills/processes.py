@@ -21,13 +21,13 @@ def lose(drilled: Drilled, drill: str, sent: signal.Signals, number: int, seed: 
     while True:
         lost, after, folder = draw.randrange(2), draw.uniform(0, calm["seconds"]), drilled.cut(stage)
         with processor() as first:
-            processes = start(drilled, folder.parent, "--stages", stage)
+            processes = start(drilled, folder.parent, *drilled.only(stage))
             in_time = send_within(processes, lost, folder / stage, after, sent)
             waited, said = _outlived(processes, lost)
         if in_time:
             break
     with processor() as second:
-        ended = run(drilled, folder.parent, "--stages", stage)
+        ended = run(drilled, folder.parent, *drilled.only(stage))
     status = processes[1 - lost].returncode
     differ, page = differences(folder, drilled.whole, [stage]), pages(said)
     if lost != 0 or sent != signal.SIGKILL:  # otherwise JAX's client may be first: it lost its service

@@ -83,6 +83,10 @@ class Drilled:
             shutil.rmtree(folder / name)
         return folder
 
+    def only(self, stage: str) -> tuple[str, ...]:
+        """Return the flags that run one stage; ``cann_jax.reward`` has none, and its training is the last."""
+        return ("--stages", stage) if self.module == "cann_jax.train" else ()
+
     def undisturbed(self, stage: str) -> dict[str, float]:
         """Return the seconds within a stage, and the processor seconds of its run and of a start alone."""
         path = self.folder / f"undisturbed-{stage}.json"
@@ -91,12 +95,9 @@ class Drilled:
             spent = {}
             for what in ("stage", "start"):  # the second finds the stage done
                 with processor() as seconds:
-                    check(self, run(self, folder.parent, "--stages", stage))
+                    check(self, run(self, folder.parent, *self.only(stage)))
                 spent[what] = seconds[0]
-            begun, ended = (
-                (folder / stage / f"{name}.json").stat().st_mtime for name in ("settings", "manifest")
-            )
-            path.write_text(json.dumps({"seconds": ended - begun, **spent}))
+            path.write_text(json.dumps({"seconds": seconds_of(folder / stage), **spent}))
         return dict(json.loads(path.read_text()))
 
 
@@ -141,6 +142,12 @@ def _calibrated(folder: Path, model: Path) -> tuple[str, ...]:
 
 def _prealigned(folder: Path, model: Path) -> tuple[str, ...]:
     return "--config", write_config(folder, model, **prealigned_changes(folder)), "--align.pairs", "dataset"
+
+
+def seconds_of(stage: Path) -> float:
+    """Return the seconds from a finished stage's start to its commit."""
+    begun, ended = ((stage / f"{name}.json").stat().st_mtime for name in ("settings", "manifest"))
+    return ended - begun
 
 
 def version() -> str:

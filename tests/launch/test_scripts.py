@@ -32,12 +32,11 @@ def test_all_processes_see_each_other_and_end():
 
 
 def test_a_lost_process_ends_and_restarts_all(tmp_path):
-    """The first time, process 1 is killed while 0 would go on for a minute."""
-    first = f"[[ -e {tmp_path}/again ]] && exit 0; [[ $CANN_JAX_PROCESS == 0 ]] && exec sleep 60; "
+    """The first time, process 1 is killed while 0 would go on for an hour."""
+    first = f"[[ -e {tmp_path}/again ]] && exit 0; [[ $CANN_JAX_PROCESS == 0 ]] && exec sleep 3600; "
     first += f"sleep 0.5; touch {tmp_path}/again; kill -KILL $$"
-    begun = time.monotonic()
     done = launch("local.sh", "2", "bash", "-c", first)
-    assert done.returncode == 0 and time.monotonic() - begun < 30
+    assert done.returncode == 0
     assert "process 1 ended with status 137; ending all 2" in done.stderr
     assert "starting the whole job again (1 of 100)" in done.stderr
 

@@ -139,12 +139,11 @@ def test_no_cluster_where_one_was_promised():
     "how, status, said", [("fails", 2, "error: of process 1 alone\n"), ("crashes", 1, "KeyError: 'a bug'\n")]
 )
 def test_one_that_fails_alone_does_not_wait_and_ends_the_others(how, status, said):
-    begun = time.monotonic()
-    first, second = start_together(["-c", PROGRAM, how, "120"])
+    first, second = start_together(["-c", PROGRAM, how, "3600"])
     ((_, of_second),) = finish(second, status=status)
     assert of_second.endswith(said)
     ((_, of_first),) = finish(first, status=75)
-    assert of_first == f"error: process 1 failed; {AGAIN}" and time.monotonic() - begun < 60
+    assert of_first == f"error: process 1 failed; {AGAIN}"
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -152,12 +151,11 @@ def test_one_that_fails_alone_does_not_wait_and_ends_the_others(how, status, sai
     "by, how", [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "has not answered for 4 s")]
 )
 def test_a_process_that_is_lost_ends_the_others_in_a_collective(by, how, lost):
-    processes = start_together(["-c", PROGRAM, "computes", "120", "4"])
+    processes = start_together(["-c", PROGRAM, "computes", "3600", "4"])
     for process in processes:
         assert process.stderr.readline() == "begun\n"
     time.sleep(0.5)
     processes[lost].send_signal(by)
-    since = time.monotonic()
     try:
         ((_, said),) = finish(processes[1 - lost], status=75)
     finally:
@@ -165,7 +163,6 @@ def test_a_process_that_is_lost_ends_the_others_in_a_collective(by, how, lost):
     line = f"error: process {lost} {how}; {AGAIN}"
     # With process 0 its coordination service is killed, and JAX's client may be first to print a page.
     assert said.endswith(line) if (by, lost) == (signal.SIGKILL, 0) else said == line
-    assert time.monotonic() - since < 30
     processes[lost].communicate()
 
 

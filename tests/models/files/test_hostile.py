@@ -1,4 +1,4 @@
-"""Model folders and files that lie: one line, in less than a second and 200 MB, and nothing of theirs is run.
+"""Model folders and files that lie: one line, at once and in 200 MB, and nothing of theirs is run.
 
 ``HEADERS=2000`` tries that many changed headers.
 """
