@@ -8,7 +8,8 @@ Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``; the sam
 shared. A seed determines the initial adapters, the order of the prompts, the responses taken, and the draws
 of calibration and evaluation; the reference's draws there are shared among the runs of a seed. Finished
 rows are kept in ``benchmarks/results/constraint.jsonl``, so that the script goes on where it was
-interrupted; it also writes ``constraint.md`` and ``constraint.png``. About ten minutes a run on two cores.
+interrupted; it also writes ``constraint.md``, ``constraint.png`` and the picture of the base in the README.
+About ten minutes a run on two cores.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import numpy as np
 from contest import processor
 
 RESULTS = Path(__file__).resolve().parent / "results"
+README = RESULTS.parents[1] / "docs/images/asked_measured.png"
 ROWS = RESULTS / "constraint.jsonl"
 CONFIG = "configs/quickstart.yaml"
 NAME = "relevance"
@@ -217,6 +219,7 @@ def write_report() -> None:
         ]
     (RESULTS / "constraint.md").write_text("\n\n".join(parts) + "\n")
     draw(RESULTS / "constraint.png", every, variants)
+    draw(README, every, ["base"])
 
 
 HEADINGS = (
@@ -298,25 +301,36 @@ def summary(own: Sequence[dict[str, Any]]) -> list[str]:
     return ["\n".join(lines)]
 
 
+# Colours that the colour-blind tell apart.
+MARKS = {"holds": ("#0072B2", "o"), "undecided": ("#999999", "s"), "fails": ("#D55E00", "X")}
+
+
 def draw(path: Path, every: Sequence[dict[str, Any]], variants: Sequence[str]) -> None:
-    """Draw measured against asked, a panel a variant, with the diagonal."""
+    """Draw measured against asked, a panel a variant: one mark a run, by its verdict, and the diagonal."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not variants:
         return
-    figure = Figure(figsize=(3.6 * len(variants), 3.8))
+    figure = Figure(figsize=(3.6 * len(variants) + 0.8, 4.2))
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(variants), squeeze=False, sharey=True)[0]
     for axis, variant in zip(axes, variants, strict=True):
-        own = [row for row in every if row["key"][0] == variant and "refused" not in row]
-        for row in own:
-            x = row["key"][1] + 0.006 * (row["key"][2] - 2)
-            axis.plot([x, x], row["interval"], color="C0", linewidth=1)
-            axis.plot(x, row["measured"], "o", color="C0", markersize=4)
-        axis.plot([0.05, 0.3], [0.05, 0.3], color="grey", linestyle=":")
-        axis.set(title=variant, xlabel=f"margin of {NAME} asked", xlim=(0.05, 0.3))
+        for verdict, (colour, marker) in MARKS.items():
+            own = [row for row in every if row["key"][0] == variant and row.get("verdict") == verdict]
+            x = np.array([row["key"][1] + 0.006 * (row["key"][2] - 2) for row in own])
+            y = np.array([row["measured"] for row in own])
+            ends = np.array([row["interval"] for row in own]).reshape(-1, 2).T
+            axis.errorbar(
+                x, y, yerr=abs(ends - y), color=colour, marker=marker, linestyle="", elinewidth=1,
+                markersize=5, label=verdict,
+            )  # fmt: skip
+        axis.plot([0.05, 0.3], [0.05, 0.3], color="0.4", linestyle=":")
+        axis.set(xlabel=f"margin of {NAME} asked", xlim=(0.07, 0.28), ylim=(0, 0.36))
+        if len(variants) > 1:
+            axis.set_title(variant)
     axes[0].set_ylabel("measured on unseen prompts, 95 %")
+    axes[0].legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
