@@ -22,11 +22,16 @@ def main(argv: Sequence[str]) -> None:
     # Imported here: a run brings the model libraries, seconds that --help need not wait for.
     from etils import epath
 
-    from cann_jax.reporting import write_report
+    from cann_jax.reporting import write_report, write_score_model_report
     from cann_jax.reporting.comparison import write_comparison
     from cann_jax.reporting.finished_run import finished_run
+    from cann_jax.run.run import Run
 
-    found = [write_report(run) for run in [finished_run(folder) for folder in flags.runs]]
+    runs = [finished_run(folder) for folder in flags.runs]
+    for run in runs:
+        if not isinstance(run, Run):
+            write_score_model_report(run)
+    found = [write_report(run) for run in runs if isinstance(run, Run)]
     if len(found) > 1:
         write_comparison(found, epath.Path(flags.out))
 

@@ -45,10 +45,16 @@ def _run(run: "ScoreModelRun", flags: RewardFlags) -> None:
 
         check_folder(run.folder)
         return dry_run_score_model(run, flags.model_config)
+    from cann_jax.reporting import write_score_model_report
     from cann_jax.run.execution import run_stages
+    from cann_jax.runtime import distributed
+    from cann_jax.runtime.mesh import alone
 
     with open_folder(run.folder, run.config):
         run_stages(run, run.stages, verify=flags.verify)
+        if distributed.is_first():
+            with alone():
+                write_score_model_report(run)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from cann_jax.files.atomic import write_bytes_atomic
 from cann_jax.reporting.advice import next_steps
-from cann_jax.reporting.findings import Findings
+from cann_jax.reporting.findings import Findings, ScoreModelFindings
 from cann_jax.reporting.markdown import report_text
 from cann_jax.reporting.page import page, state
 from cann_jax.reporting.results import print_results
-from cann_jax.run.run import Run
+from cann_jax.reporting.score_model_page import score_model_page, score_model_text, score_model_verdicts
+from cann_jax.run.run import Run, ScoreModelRun
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_score_model_report"]
 
 PAGE, TEXT = "report.html", "report.md"
 
@@ -20,9 +21,7 @@ def write_report(run: Run) -> Findings:
         InputError: A file of the run cannot be read, or the folder cannot be written.
     """
     findings = Findings(run)
-    write_bytes_atomic(run.folder / PAGE, page(findings).encode())
-    write_bytes_atomic(run.folder / TEXT, report_text(findings, state(findings)).encode())
-    print(f"report: {run.folder / PAGE}, {TEXT}")
+    _write(run, page(findings), report_text(findings, state(findings)))
     for step in next_steps(findings):
         print(f"next: {step}")
     if findings.results is None:
@@ -30,3 +29,21 @@ def write_report(run: Run) -> Findings:
     else:
         print_results(findings.results)
     return findings
+
+
+def write_score_model_report(run: ScoreModelRun) -> None:
+    """Write both reports of a reward or cost model's run, and print how far it tells pairs apart.
+
+    Raises:
+        InputError: A file of the run cannot be read, or the folder cannot be written.
+    """
+    findings = ScoreModelFindings(run)
+    _write(run, score_model_page(findings), score_model_text(findings))
+    for verdict in score_model_verdicts(findings):
+        print(f"{run.config.name}: {verdict.text}")
+
+
+def _write(run: Run | ScoreModelRun, html: str, text: str) -> None:
+    write_bytes_atomic(run.folder / PAGE, html.encode())
+    write_bytes_atomic(run.folder / TEXT, text.encode())
+    print(f"report: {run.folder / PAGE}, {TEXT}")

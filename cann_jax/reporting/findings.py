@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from cann_jax.run.execution import altered_since
 from cann_jax.run.folder import VERSIONS
 from cann_jax.run.manifest import MANIFEST, MISSING, SETTINGS, commit_fingerprint
 from cann_jax.run.pipeline import Stage
-from cann_jax.run.run import Run
+from cann_jax.run.run import ModelRun, Run, ScoreModelRun
 from cann_jax.run.stages import inputs_of
 from cann_jax.training.health import HEALTH, Health, read_health
 from cann_jax.training.metrics import METRICS
@@ -50,11 +50,14 @@ class TrainingLog:
         return np.array([row["step"] for row in known], int), np.array([row[name] for row in known], float)
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The run, and what its ended stages have written; read at first use, None for what is not there."""
+R = TypeVar("R", bound=ModelRun[Any])
 
-    run: Run
+
+@dataclass(frozen=True)
+class EndedStages(Generic[R]):
+    """A run, and what its ended stages have written; read at first use, None for what is not there."""
+
+    run: R
 
     @cached_property
     def commits(self) -> dict[str, Json]:
@@ -89,6 +92,34 @@ class Findings:
         same = all(known.get(each, value) == value for each, value in made["inputs"].items())
         settings = as_json(self.run.settings_of(stage))
         return same and made["settings"] == settings and not self._renewed_under(stage, self.commits)
+
+    @cached_property
+    def trainings(self) -> list[TrainingLog]:
+        """Every training's log, in the order of the stages."""
+        return list(self._logs())
+
+    def _logs(self) -> Iterator[TrainingLog]:
+        for stage in self.run.stages:
+            top = self.run.folder / stage.name
+            if not self._is_underway(stage.name):
+                continue
+            below = sorted(top.iterdir(), key=lambda path: path.name)
+            for folder in (top, *(path for path in below if path.is_dir())):
+                if (folder / METRICS).exists() and (rows := _rows(folder / METRICS)):
+                    name = "/".join(folder.parts[len(self.run.folder.parts) :])
+                    health = read_health(folder) if (folder / HEALTH).exists() else None
+                    yield TrainingLog(name, rows, health)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The versions of what the run was last started with."""
+        path = self.run.folder / VERSIONS
+        return dict(read_json(path)) if path.exists() else {}
+
+
+@dataclass(frozen=True)
+class Findings(EndedStages[Run]):
+    """What an alignment has left: λ, trainings, samples and results."""
 
     @cached_property
     def dual(self) -> dict[str, Any] | None:
@@ -139,28 +170,16 @@ class Findings:
         """What each round after the first measured."""
         return outputs.read_rounds(self.run) if "rounds" in self.commits else []
 
-    @cached_property
-    def trainings(self) -> list[TrainingLog]:
-        """Every training's log, in the order of the stages."""
-        return list(self._logs())
 
-    def _logs(self) -> Iterator[TrainingLog]:
-        for stage in self.run.stages:
-            top = self.run.folder / stage.name
-            if not self._is_underway(stage.name):
-                continue
-            below = sorted(top.iterdir(), key=lambda path: path.name)
-            for folder in (top, *(path for path in below if path.is_dir())):
-                if (folder / METRICS).exists() and (rows := _rows(folder / METRICS)):
-                    name = "/".join(folder.parts[len(self.run.folder.parts) :])
-                    health = read_health(folder) if (folder / HEALTH).exists() else None
-                    yield TrainingLog(name, rows, health)
+@dataclass(frozen=True)
+class ScoreModelFindings(EndedStages[ScoreModelRun]):
+    """What the training of a reward or cost model has left."""
 
     @cached_property
-    def versions(self) -> dict[str, str]:
-        """The versions of what the run was last started with."""
-        path = self.run.folder / VERSIONS
-        return dict(read_json(path)) if path.exists() else {}
+    def results(self) -> dict[str, Any] | None:
+        """``results.json``: accuracy and calibration on held-out pairs."""
+        path = self.run.folder / "score_model" / "results.json"
+        return dict(read_json(path)) if "score_model" in self.commits else None
 
 
 def _rows(path: epath.Path) -> list[dict[str, Any]]:

@@ -6,41 +6,47 @@ from etils import epath
 
 from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
+from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.files.atomic import read_json
 from cann_jax.files.errors import InputError
 from cann_jax.run.execution import altered_since
 from cann_jax.run.folder import CONFIG
 from cann_jax.run.manifest import MANIFEST, MISSING
 from cann_jax.run.pipeline import Stage
-from cann_jax.run.run import Run
+from cann_jax.run.run import Run, ScoreModelRun
 
 
-def finished_run(path: str) -> Run:
-    """Return the run in a folder, which may have been moved since it ran.
+def finished_run(path: str) -> Run | ScoreModelRun:
+    """Return the run in a folder, of ``train`` or of ``reward``, which may have been moved since it ran.
 
     Raises:
-        InputError: The folder does not hold a run of ``train``, or a file was altered since its stage ended.
+        InputError: The folder does not hold a run, or a file was altered since its stage ended.
     """
     folder = epath.Path(path)
     if not (folder / CONFIG).exists():
         raise InputError(f"{path}: is not a run's folder, it has no {CONFIG}; give one, like runs/quickstart")
-    try:
-        config = from_mapping(RunConfig, read_json(folder / CONFIG))
-    except InputError as error:
-        raise InputError(f"{folder / CONFIG}: is not the configuration of a run of train ({error})") from None
-    run = Run(config)
-    if run.folder != folder:
-        run = Run(replace(config, run_dir=str(folder.parent), name=folder.name))
+    run = _run_of(folder)
     for stage in run.stages:
         if (folder / stage.name / MANIFEST).exists():
             _check_unaltered(run, stage, path)
     return run
 
 
-def _check_unaltered(run: Run, stage: Stage, path: str) -> None:
+def _run_of(folder: epath.Path) -> Run | ScoreModelRun:
+    values = read_json(folder / CONFIG)
+    place = {"run_dir": str(folder.parent), "name": folder.name}
+    try:
+        if isinstance(values, dict) and "objective" in values:  # what a score model is trained for
+            return ScoreModelRun(replace(from_mapping(ScoreModelConfig, values), **place))
+        return Run(replace(from_mapping(RunConfig, values), **place))
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: is not the configuration of a run ({error})") from None
+
+
+def _check_unaltered(run: Run | ScoreModelRun, stage: Stage, path: str) -> None:
     """Check a stage's files; large ones that the report does not show may have been deleted."""
     different = [line for line in altered_since(run, stage) if not line.endswith(MISSING)]
     if different:
         raise InputError(
-            f"{path}: stage {stage.name!r} is stale: {different[0]}; start train again to make it anew"
+            f"{path}: stage {stage.name!r} is stale: {different[0]}; start its command again to make it anew"
         )

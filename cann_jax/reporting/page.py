@@ -8,7 +8,7 @@ import jinja2
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.curve_charts import curves
 from cann_jax.reporting.estimate_charts import improvements
-from cann_jax.reporting.findings import Findings, Json
+from cann_jax.reporting.findings import EndedStages, Findings, Json
 from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
 from cann_jax.reporting.groups import changes, distributions
 from cann_jax.reporting.multipliers import multiplier_lines
@@ -41,11 +41,10 @@ TEMPLATES = jinja2.Environment(
 
 def page(findings: Findings) -> str:
     """Return the report as HTML, with whatever the run has left so far."""
-    results, run = findings.results, findings.run
+    results = findings.results
     shown = samples(findings, SAMPLES)
     return TEMPLATES.get_template("report.html").render(
-        name=run.config.name,
-        model=run.config.model.path,
+        **what_every_run_has(findings),
         state=state(findings),
         verdicts=verdicts_of(findings),
         results=results,
@@ -60,20 +59,29 @@ def page(findings: Findings) -> str:
         group_headings=GROUP_HEADINGS,
         groups=changes(findings),
         distributions=distributions(findings),
-        trainings=trainings(findings),
         calibration=findings.calibration,
         tries=tries(findings),
         rounds=rounds(findings),
         samples=shown,
         sample_groups=sorted({sample.group for sample in shown if sample.group}),
         scores=findings.scores,
-        stages=stages(findings),
         compute=None if results is None else results["summary"].get("compute"),
-        settings={key: json.dumps(value, ensure_ascii=False) for key, value in run.settings.items()},
-        hashes=hashes,
-        versions=findings.versions,
-        commits=findings.commits,
     )
+
+
+def what_every_run_has(findings: EndedStages[Any]) -> dict[str, Any]:
+    """Return what ``base.html``, ``trainings.html`` and ``stages.html`` show, of a run of any kind."""
+    run = findings.run
+    return {
+        "name": run.config.name,
+        "model": run.config.model.path,
+        "trainings": trainings(findings),
+        "stages": stages(findings),
+        "settings": {key: json.dumps(value, ensure_ascii=False) for key, value in run.settings.items()},
+        "hashes": hashes,
+        "versions": findings.versions,
+        "commits": findings.commits,
+    }
 
 
 def state(findings: Findings) -> str:
@@ -89,7 +97,7 @@ def verdicts_of(findings: Findings) -> list[Verdict]:
     return [Verdict(state(findings), "not evaluated: nothing is known yet of prompts that nobody has used")]
 
 
-def stages(findings: Findings) -> list[dict[str, Any]]:
+def stages(findings: EndedStages[Any]) -> list[dict[str, Any]]:
     """Return what each stage asks, whether it has ended, its cost where that is known, and its files."""
     return [
         {
@@ -103,7 +111,7 @@ def stages(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def _files(findings: Findings, stage: Stage) -> list[str]:
+def _files(findings: EndedStages[Any], stage: Stage) -> list[str]:
     if stage.name not in findings.commits:
         return []
     return committed_outputs(findings.run.folder / stage.name, holding(stage.writes, findings.run.config))

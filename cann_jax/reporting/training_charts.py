@@ -1,19 +1,20 @@
 """Charts of how a training went, by step."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from cann_jax.analysis.curve_plots import legend_below
 from cann_jax.reporting.charts import POINTS, Chart, evenly
-from cann_jax.reporting.findings import Findings, TrainingLog
+from cann_jax.reporting.findings import EndedStages, TrainingLog
 from cann_jax.reporting.svg import AFTER, BEFORE, MUTED, drawn
 
 HEIGHT = 2.3  # inches
 
 
-def trainings(findings: Findings) -> list[tuple[TrainingLog, list[Chart]]]:
+def trainings(findings: EndedStages[Any]) -> list[tuple[TrainingLog, list[Chart]]]:
     """Return each training with its charts: loss, calibration slope, gradient norm, and KL, by step."""
     return [(log, list(_training(log, index))) for index, log in enumerate(findings.trainings)]
 

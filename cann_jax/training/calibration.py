@@ -1,10 +1,14 @@
 """How often a score model orders held-out pairs correctly, and how well its confidence is calibrated."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 from scipy import special, stats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BINS = 10
 
@@ -67,14 +71,18 @@ def draw_reliability(path: epath.PathLike, found: Reliability) -> None:
 
     figure = Figure(figsize=(5, 4.5))
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    plot_reliability(figure.subplots(), found, "C0", "grey")
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+
+
+def plot_reliability(axes: "Axes", found: Reliability, colour: str, muted: str) -> None:
+    """Draw the bins that hold pairs, sized by count, and the diagonal of a calibrated model."""
     held = found.counts > 0
-    axes.plot([0.5, 1], [0.5, 1], color="grey", linestyle=":", label="calibrated")
-    axes.plot(found.confidence[held], found.accuracy[held], color="C0")
+    axes.plot([0.5, 1], [0.5, 1], color=muted, linestyle=":", label="calibrated")
+    axes.plot(found.confidence[held], found.accuracy[held], color=colour)
     sizes = 20 + 300 * found.counts[held] / found.counts.sum()
-    axes.scatter(found.confidence[held], found.accuracy[held], sizes, color="C0", label="held-out pairs")
+    axes.scatter(found.confidence[held], found.accuracy[held], sizes, color=colour, label="held-out pairs")
     axes.set(xlabel="confidence σ(|difference|)", ylabel="share ordered correctly", xlim=(0.48, 1.02))
     axes.set_ylim(min(0.3, float(np.min(found.accuracy[held]))) - 0.02, 1.02)
     axes.set_title(f"calibration error {found.error:.3f}")
-    axes.legend()
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    axes.legend(frameon=False, loc="lower right")

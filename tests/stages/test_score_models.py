@@ -21,6 +21,7 @@ from tests.builders.preferences import telling_rows, write_lines
 from tests.builders.processes import finish, start, start_together
 from tests.builders.runs import write_score_model_config
 from tests.builders.scorers import load_scorer
+from tests.reporting.test_page import elements
 
 PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
 
@@ -104,6 +105,13 @@ def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
     results = json.loads((folder(tmp_path) / "results.json").read_text())
     assert results["accuracy"]["accuracy"] > 0.9 and results["sign"]["accuracy"] > 0.9
     assert "the cost's sign is right" in said
+    found = elements(tmp_path / "runs/judge")  # by the report command, which writes what the training wrote
+    verdicts = [text.strip() for text in found.texts("p")[:2]]
+    assert verdicts[0].endswith("held-out pairs in the order that people gave: better than chance")
+    assert verdicts[1].endswith("held-out responses on the right side of zero: better than chance")
+    assert said.splitlines()[-2:] == [f"judge: {text}" for text in verdicts]
+    assert found.texts("h1") == ["judge: 100.0% of held-out pairs in the right order"]
+    assert [text for text in found.texts("figcaption") if "how often it is right" in text]
     config = json.loads((folder(tmp_path) / "model/config.json").read_text())
     assert config["architectures"] == ["LlamaForScore"] and config["score_type"] == "cost"
     assert config["score_dim"] == 1 and config["do_normalize"] is False
