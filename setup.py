@@ -27,6 +27,7 @@ setup(
         "cann_jax": ["py.typed"],
         "cann_jax.scorers": ["templates/*.yaml"],
         "cann_jax.reporting": ["templates/*"],
+        "cann_jax.run": ["templates/*"],
     },
     install_requires=[
         *JAX_AND_FLAX,

@@ -5,7 +5,7 @@ from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.markdown import report_text
 from cann_jax.reporting.page import page, state
-from cann_jax.reporting.results import print_results
+from cann_jax.run.results import print_results
 from cann_jax.run.run import Run
 
 __all__ = ["write_report"]
