@@ -64,6 +64,9 @@ setup(
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
+        "wandb": ["wandb"],
+        "trackio": ["trackio>=0.43"],
+        "mlflow": ["mlflow-skinny"],
         "tpu": ["jax[tpu]", "gcsfs"],  # run folders of a pod lie on gs://
         "gpu": ["jax[cuda12]"],
     },

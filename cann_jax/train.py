@@ -47,7 +47,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(run: "Run", options: Options) -> None:
     from cann_jax.run.folder import check_folder, open_folder
+    from cann_jax.run.tracking import check_tracking, conclude, tracked
 
+    check_tracking(run)
     if options.dry_run:
         from cann_jax.dry_run.run import dry_run
 
@@ -55,13 +57,14 @@ def _run(run: "Run", options: Options) -> None:
         return dry_run(run, options.stages, options.model_config)
     from cann_jax.run.checks import run_checked_stages
 
-    with open_folder(run.folder, run.config):
+    with open_folder(run.folder, run.config), tracked(run):
         try:
             run_checked_stages(run, options.stages, verify=options.verify)
         except (InfeasibleError, NotConvergedError):
             _report(run)  # shows what can be reached
             raise
         _report(run)
+        conclude(run)
     if options.require is not None:
         _check_verdict(run)
 

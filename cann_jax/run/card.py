@@ -22,8 +22,8 @@ from cann_jax.run.results import HEADINGS, bound_lines, result_rows, summary_lin
 from cann_jax.run.run import Run
 
 CARD, SETTINGS = "README.md", "run.yaml"
-# Where files and machines were is not for others, and the model does not depend on it.
-OWN = ("run_dir", "mesh", "distributed")
+# Where files, machines and logs were is not for others, and the model does not depend on it.
+OWN = ("run_dir", "mesh", "distributed", "metrics", "on_step")
 # By format, what the Hub is told: the library that opens it, and what it is to its base.
 LIBRARIES = {
     "adapter": ("peft", "adapter"),

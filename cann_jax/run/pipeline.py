@@ -93,6 +93,7 @@ NO_SETTINGS = (
     *("model.path", "model.revision", "model.adapter", "preferences.path", "preferences.prepared"),
     *("prompts.train", "prompts.calibration", "prompts.heldout", "name", "run_dir", "mesh", "distributed"),
     *("sample.allow_changed_reference", "sample.prompts_per_batch", "sample.slots", "evaluate.examples"),
+    *("metrics", "on_step"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")
 GOALS = ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")

@@ -17,7 +17,7 @@ from cann_jax.run.outputs import read_scale, read_weights, write_weights
 from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder, split_decoder
 from cann_jax.stages import calibrate
-from tests.builders import ROOT
+from tests.builders import ROOT, toy_hook
 from tests.builders.runs import saved_weights
 
 
@@ -68,6 +68,12 @@ def test_the_scaled_step_is_what_leaves_the_run(calibrated):
     folder = calibrated / "runs/tiny"
     config = json.loads((folder / "export/adapter/adapter_config.json").read_text())
     assert config["lora_alpha"] == pytest.approx(4 * read(calibrated, "calibrate/scale.json")["scale"])
+
+
+def test_the_hook_was_told_every_step(calibrated):
+    rows = [json.loads(line) for line in (calibrated / "runs/tiny/align/metrics.jsonl").open()]
+    told = [(step, values["loss"]) for stage, step, values in toy_hook.STEPS if stage == "align"]
+    assert told == [(row["step"], row["loss"]) for row in rows] and len(rows) > 3
 
 
 def test_a_second_start_finds_everything_done(copied, capsys):
