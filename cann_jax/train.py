@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(run: "Run", options: Options) -> None:
     from cann_jax.run.folder import check_folder, open_folder
-    from cann_jax.run.tracking import check_tracking, conclude, tracked
+    from cann_jax.run.tracking import check_tracking, tracked
 
     check_tracking(run)
     if options.dry_run:
@@ -64,19 +64,21 @@ def _run(run: "Run", options: Options) -> None:
             _report(run)  # shows what can be reached
             raise
         _report(run)
-        conclude(run)
     if options.require is not None:
         _check_verdict(run)
 
 
 def _report(run: "Run") -> None:
     from cann_jax.reporting import write_report
+    from cann_jax.run.tracking import conclude
     from cann_jax.runtime import distributed
     from cann_jax.runtime.mesh import alone
 
     if distributed.is_first():
         with alone():
-            write_report(run)
+            found = write_report(run)
+        if found.results is not None:
+            conclude(run, found.results, run.config.export if "export" in found.commits else ())
 
 
 def _check_verdict(run: "Run") -> None:

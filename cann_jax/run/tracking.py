@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from cann_jax.config.tracking import TrackerName
 from cann_jax.files.errors import InputError
 from cann_jax.files.functions import named_function
 from cann_jax.files.hashes import fingerprint_json
-from cann_jax.run.outputs import read_results
+from cann_jax.files.paths import is_remote
 from cann_jax.run.results import constraint_rows, verdicts
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.runtime import distributed
@@ -81,11 +81,14 @@ def tracked(run: ModelRun[Any]) -> Iterator[None]:
             tracker.close()
 
 
-def conclude(run: Run) -> None:
-    """Tell the trackers in use what an evaluated run has come to; nothing without an evaluation."""
-    if not (run.folder / FILES[-1]).exists() or not trackers.get():
-        return
-    results, local = read_results(run), os.fspath(run.folder)
+def conclude(run: Run, results: Mapping[str, Any], exported: Sequence[str]) -> None:
+    """Tell the trackers in use what a run has come to.
+
+    Args:
+        run: The run, reported.
+        results: Those of its evaluation.
+        exported: The formats that its model is there in.
+    """
     values = {
         f"{row.get('label', name)}/{key}": float(row[key])
         for name, row in (*constraint_rows(results), ("reward", results["reward"]))
@@ -94,13 +97,13 @@ def conclude(run: Run) -> None:
     }
     values |= {"kl": float(results["summary"]["kl"]), "scale": float(results["summary"]["scale"])}
     texts = {"verdict": results["summary"]["verdict"], "verdict_in_words": _words(results)}
-    paths = (*FILES, *(f"export/{form}" for form in run.config.export))
-    files = [Path(local) / path for path in paths if (run.folder / path).exists()]
+    paths = (*FILES, *(f"export/{form}" for form in exported))
+    files = [] if is_remote(run.folder) else [Path(run.folder / path) for path in paths]
     for tracker in trackers.get():
         tracker.conclude(Outcome(texts, values, files))
 
 
-def _words(results: dict[str, Any]) -> str:
+def _words(results: Mapping[str, Any]) -> str:
     return "; ".join(verdict.text for verdict in verdicts(results))
 
 

@@ -40,8 +40,8 @@ from cann_jax.training.preference_data import PreferenceData
 def run(run: Run) -> None:
     """Train the policy on pairs and write its weights.
 
-    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl`` and ``health.json`` (how it went on prompts
-    kept from training, and warnings).
+    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl`` and ``health.json`` (how it went on
+    prompts kept from training, and warnings).
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.

@@ -48,9 +48,8 @@ def fit(
 ) -> TrainState:
     """Train to the end, from the newest checkpoint in ``folder`` if there is one, and return the state.
 
-    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl``
-    and, with a ``watch``, ``health.json``. If the watch stops early, the state is that of
-    its best checkpoint.
+    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl`` and,
+    with a ``watch``, ``health.json``. If the watch stops early, the state is that of its best checkpoint.
 
     Raises:
         InputError: A loss is not finite; the last good checkpoint stays.

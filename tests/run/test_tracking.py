@@ -9,6 +9,7 @@ from etils import epath
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.run.outputs import read_results
 from cann_jax.run.run import Run
 from cann_jax.run.tracking import check_tracking, conclude, tracked
 from cann_jax.training.metrics import Metrics
@@ -26,11 +27,13 @@ def run(folder) -> Run:  # noqa: F811
 def logged(run: Run, *names: str, steps: range = range(3)) -> None:
     """Log a training of 3 steps, and the outcome."""
     given = Run(dataclasses.replace(run.config, metrics=("jsonl", *names)))
+    for name in ("report.html", "report.md"):
+        (run.folder / name).write_text("undecided")
     with tracked(given):
         with Metrics(run.folder / "align", steps.start, "align") as metrics:
             for step in steps:
                 metrics.write(step, {"loss": 1 - step / 4, "margin": float("nan")})
-        conclude(given)
+        conclude(given, read_results(run), ())
 
 
 def test_tensorboard(run):
@@ -73,7 +76,9 @@ def test_mlflow_on_this_machine(run, monkeypatch, tmp_path):
     assert [(each.step, each.value) for each in history] == [(0, 1.0), (1, 0.75), (2, 0.5), (3, 0.25)]
     assert found.data.metrics["safe/measured"] == pytest.approx(0.6)
     assert found.data.tags["verdict"] == "undecided" and found.data.params["dual.beta"] == "0.1"
-    assert [each.path for each in client.list_artifacts(found.info.run_id)] == ["results.json"]
+    assert [each.path for each in client.list_artifacts(found.info.run_id)] == [
+        *("report.html", "report.md", "results.json")
+    ]
     assert found.info.status == "FINISHED"
 
 
