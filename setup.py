@@ -27,6 +27,7 @@ setup(
         "cann_jax": ["py.typed"],
         "cann_jax.scorers": ["templates/*.yaml"],
         "cann_jax.reporting": ["templates/*"],
+        "cann_jax.run": ["templates/*"],
     },
     install_requires=[
         *JAX_AND_FLAX,
@@ -63,6 +64,9 @@ setup(
         "inoffensive": INOFFENSIVE,
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
+        "wandb": ["wandb"],
+        "trackio": ["trackio>=0.43"],
+        "mlflow": ["mlflow-skinny"],
         "tpu": ["jax[tpu]", "gcsfs"],  # run folders of a pod lie on gs://
         "gpu": ["jax[cuda12]"],
     },

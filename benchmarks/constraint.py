@@ -87,7 +87,7 @@ def flags_of(folder: str, name: str, seed: int) -> list[str]:
     """Return the flags that all runs have."""
     return [
         *("--config", CONFIG, "--run_dir", folder, "--name", name, "--seed", str(seed)),
-        *("--calibrate.aim", "margin", "--align.export", "none"),
+        *("--calibrate.aim", "margin", "--export", "[]"),
     ]
 
 

@@ -126,7 +126,7 @@ def one_run(folder: Path, config: Path, key: list[Any], flags: tuple[str, ...]) 
     scorers, method, dial, seed = key
     seeds = folder / scorers / str(seed)
     name = method if dial is None else f"{method}-{dial:g}"
-    command = [sys.executable, "-m", "cann_jax.train", "--config", str(config), "--align.export", "none"]
+    command = [sys.executable, "-m", "cann_jax.train", "--config", str(config), "--export", "[]"]
     command += ["--run_dir", str(seeds), "--seed", str(seed), "--name", name, *flags]
     take_over(seeds, seeds / name)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)

@@ -24,10 +24,10 @@ def main(argv: Sequence[str]) -> None:
 
     from cann_jax.reporting import write_report, write_score_model_report
     from cann_jax.reporting.comparison import write_comparison
-    from cann_jax.reporting.finished_run import finished_run
+    from cann_jax.reporting.finished_run import any_finished_run
     from cann_jax.run.run import Run
 
-    runs = [finished_run(folder) for folder in flags.runs]
+    runs = [any_finished_run(folder) for folder in flags.runs]
     for run in runs:
         if not isinstance(run, Run):
             write_score_model_report(run)

@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(run: "ScoreModelRun", flags: RewardFlags) -> None:
     from cann_jax.run.folder import check_folder, open_folder
+    from cann_jax.run.tracking import check_tracking, tracked
 
+    check_tracking(run)
     if flags.dry_run:
         from cann_jax.dry_run.score_model import dry_run_score_model
 
@@ -50,7 +52,7 @@ def _run(run: "ScoreModelRun", flags: RewardFlags) -> None:
     from cann_jax.runtime import distributed
     from cann_jax.runtime.mesh import alone
 
-    with open_folder(run.folder, run.config):
+    with open_folder(run.folder, run.config), tracked(run):
         run_stages(run, run.stages, verify=flags.verify)
         if distributed.is_first():
             with alone():

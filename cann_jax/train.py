@@ -47,7 +47,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(run: "Run", options: Options) -> None:
     from cann_jax.run.folder import check_folder, open_folder
+    from cann_jax.run.tracking import check_tracking, tracked
 
+    check_tracking(run)
     if options.dry_run:
         from cann_jax.dry_run.run import dry_run
 
@@ -55,7 +57,7 @@ def _run(run: "Run", options: Options) -> None:
         return dry_run(run, options.stages, options.model_config)
     from cann_jax.run.checks import run_checked_stages
 
-    with open_folder(run.folder, run.config):
+    with open_folder(run.folder, run.config), tracked(run):
         try:
             run_checked_stages(run, options.stages, verify=options.verify)
         except (InfeasibleError, NotConvergedError):
@@ -68,12 +70,15 @@ def _run(run: "Run", options: Options) -> None:
 
 def _report(run: "Run") -> None:
     from cann_jax.reporting import write_report
+    from cann_jax.run.tracking import conclude
     from cann_jax.runtime import distributed
     from cann_jax.runtime.mesh import alone
 
     if distributed.is_first():
         with alone():
-            write_report(run)
+            found = write_report(run)
+        if found.results is not None:
+            conclude(run, found.results, run.config.export if "export" in found.commits else ())
 
 
 def _check_verdict(run: "Run") -> None:

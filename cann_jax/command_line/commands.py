@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.config.export import Format
 from cann_jax.files.errors import InputError
 
 Flags = TypeVar("Flags")
@@ -135,6 +136,29 @@ class ReportFlags:
 
 
 @dataclass(frozen=True)
+class ExportFlags:
+    """Write the model of a finished run in one more format, and push it to the Hugging Face Hub.
+
+    Args:
+        run (RUN): Folder of the run, for example runs/quickstart.
+        format: ``adapter`` (PEFT's format), ``merged`` (a Hugging Face folder) or ``gguf`` (for llama.cpp).
+        push (OWNER/NAME): Repository on the Hub to upload the folder to. One that does not exist is made; it
+            is private.
+        public: The repository that is made is public.
+    """
+
+    run: str
+    format: Format = "adapter"
+    push: str | None = None
+    public: bool = False
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each flag whose value does not fit the others, with the reason."""
+        if self.public and self.push is None:
+            yield "public", "belongs to --push; add that, or leave it out"
+
+
+@dataclass(frozen=True)
 class CompileCheckFlags:
     """Compile a run's programs for a TPU slice, without a TPU, and count what they need.
 
@@ -161,7 +185,8 @@ TRAIN = Command("train", TrainFlags, notes=(CONFIGURED, SCORERS))
 DUAL = Command("dual", DualFlags, notes=(DUAL_EXAMPLES,))
 REWARD = Command("reward", RewardFlags, notes=(CONFIGURED,))
 REPORT = Command("report", ReportFlags, positional="runs")
+EXPORT = Command("export", ExportFlags, positional="run")
 COMPILE_CHECK = Command("compile-check", CompileCheckFlags, notes=(CONFIGURED, SCORERS))
 COMMANDS: dict[str, Command[Any]] = {
-    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, COMPILE_CHECK)
+    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, COMPILE_CHECK)
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from cann_jax.config.mesh import DistributedConfig, MeshConfig
 from cann_jax.config.model import ModelConfig
 from cann_jax.config.ranges import FolderName, Seed, Text
+from cann_jax.config.tracking import TrackerNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,10 @@ class JobConfig:
         distributed: Processes of one job.
         run_dir: Folder of all jobs.
         seed: Seed of every random choice.
+        metrics: Where each step's numbers are logged: ``jsonl`` (always), ``tensorboard``, ``wandb``,
+            ``trackio`` and ``mlflow``. The last three get verdict, report and exported models too.
+        on_step: A function of yours, ``package.module:name``, that is called after each step with stage, step
+            and values.
     """
 
     name: FolderName
@@ -26,3 +31,5 @@ class JobConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     run_dir: Text = "runs"
     seed: Seed = 0
+    metrics: TrackerNames = ("jsonl", "tensorboard")
+    on_step: Text | None = None

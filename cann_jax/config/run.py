@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 
 from cann_jax.config.constraint import Requirement
+from cann_jax.config.export import Formats
 from cann_jax.config.job import JobConfig
 from cann_jax.config.model import PREFERENCES, PromptsConfig
 from cann_jax.config.preferences import PreferencesConfig
@@ -200,6 +201,8 @@ class RunConfig(JobConfig):
         online: Rounds after the first.
         preferences: Human preferences to train on; null where nothing reads them.
         prealign: DPO of the models that implicit scorers with ``prealigned.preference`` ask for.
+        export: Formats of the aligned model, each with a model card: ``adapter`` (its LoRA in PEFT's format),
+            ``merged`` (a Hugging Face folder) and ``gguf`` (a file for llama.cpp). An empty list for none.
     """
 
     prompts: PromptsConfig
@@ -214,6 +217,7 @@ class RunConfig(JobConfig):
     online: OnlineConfig = field(default_factory=OnlineConfig)
     preferences: PreferencesConfig | None = None
     prealign: PrealignConfig = field(default_factory=PrealignConfig)
+    export: Formats = ("adapter",)
 
     def experts(self) -> tuple[str, ...]:
         """Return the scores that a policy is trained on by themselves before the policy is made of those."""
@@ -290,12 +294,8 @@ class RunConfig(JobConfig):
                 "align.group_size",
                 f"is {self.align.group_size}; use 2 up to sample.responses, which is {self.sample.responses}",
             )
-        if self.align.export in ("adapter", "both") and self.model.adapter is not None:
-            yield (
-                "align.export",
-                f"is {self.align.export}, but model.adapter is a part of what the new adapter is trained on; "
-                "use merged, or give a model.path with the first adapter merged",
-            )
+        if self.trains and "adapter" in self.export:
+            yield from self._adapter_conflicts()
         if self.dual.given is not None:
             yield from self._weight_conflicts(self.dual.given)
         if self.sample.feature_layers == ():
@@ -309,6 +309,16 @@ class RunConfig(JobConfig):
         yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
+
+    def _adapter_conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.align.lora is None:
+            yield "export", "has adapter, and align.lora is null, so there is none; use [merged]"
+        if self.model.adapter is not None:
+            yield (
+                "export",
+                "has adapter, but model.adapter is a part of what the new one is trained on; use [merged], "
+                "or give a model.path with the first adapter merged",
+            )
 
     def _weight_conflicts(self, given: dict[str, float]) -> Iterator[tuple[str, str]]:
         names = ("reward", *self.constraints)

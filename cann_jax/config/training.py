@@ -145,8 +145,6 @@ class AlignConfig(PreferenceTrainingConfig):
         safety_offset: Δ of SafeDPO: of a safe and an unsafe response the safe one is preferred, by this
             offset; two unsafe ones are no pair. Null labels by r_λ alone. A response of the reference is safe
             if it meets every constraint by itself; one of a dataset, if people said so.
-        export: ``merged`` writes the aligned model as a Hugging Face folder, ``align/model``; ``adapter``
-            writes its LoRA in PEFT's format, ``align/adapter``; or ``both``, or ``none``.
     """
 
     loss: Loss = "dpo"
@@ -160,7 +158,6 @@ class AlignConfig(PreferenceTrainingConfig):
     selection: Literal["extremes", "random"] = "random"
     combination: Literal["sum", "sequence", "soup"] = "sum"
     safety_offset: NonNegative | None = None
-    export: Literal["merged", "adapter", "both", "none"] = "merged"
 
     @property
     def supervision(self) -> "Supervision":
@@ -205,8 +202,6 @@ class AlignConfig(PreferenceTrainingConfig):
                 "is 'denoised', and only scores of the reference's samples are predicted; "
                 "use scores, or pairs: samples and preference: pseudo_reward",
             )
-        if self.export in ("adapter", "both") and self.lora is None:
-            yield "export", f"is {self.export} and align.lora null, so there is no adapter; use merged"
 
     def _combination_conflicts(self) -> Iterator[tuple[str, str]]:
         if self.combination == "sum":

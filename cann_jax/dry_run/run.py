@@ -28,6 +28,7 @@ from cann_jax.files.console import console
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.generation import not_applied
 from cann_jax.run.checks import check_prompts, check_warmup
+from cann_jax.run.exports import check_exports
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import context_of
 from cann_jax.run.stages import Pipeline
@@ -56,6 +57,8 @@ def dry_run(run: Run, stages: Pipeline, model_config: str | None = None) -> None
     shape = shape_of_model(run, model_config, out)
     data = known_data(run, opened=opened)
     check_prompts(run.config, data.prompts)
+    if opened and "export" in {stage.name for stage in stages}:
+        check_exports(run)
     lines = not_applied(run.files.generation) if opened else []
     lines += [*_data_lines(run, data), *_scorer_lines(run, data, opened)]
     planned = [_planned(run, name, training, data) for name, training in trainings(run).items()]

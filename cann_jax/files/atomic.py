@@ -126,11 +126,13 @@ def staged(path: epath.PathLike) -> Iterator[Path]:
     """Yield a local path for libraries that can write local files only.
 
     It is ``path`` itself, or, for one in an object store, a temporary file or folder that is copied there at
-    the end.
+    the end. A local file gets the permissions that a new file has: safetensors leaves its own to the owner.
     """
     path = epath.Path(path)
     if not is_remote(path):
         yield Path(path)
+        if path.is_file():
+            os.chmod(path, 0o666 & ~_umask())
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / path.name
@@ -139,6 +141,12 @@ def staged(path: epath.PathLike) -> Iterator[Path]:
             target = path / file.relative_to(local) if local.is_dir() else path
             with file.open("rb") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # can only be asked for by setting it
+    os.umask(mask)
+    return mask
 
 
 @contextlib.contextmanager

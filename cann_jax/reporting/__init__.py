@@ -5,8 +5,8 @@ from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.findings import Findings, ScoreModelFindings
 from cann_jax.reporting.markdown import report_text
 from cann_jax.reporting.page import page, state
-from cann_jax.reporting.results import print_results
 from cann_jax.reporting.score_model_page import score_model_page, score_model_text, score_model_verdicts
+from cann_jax.run.results import print_results
 from cann_jax.run.run import Run, ScoreModelRun
 
 __all__ = ["write_report", "write_score_model_report"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cann_jax.reporting.findings import Findings
-from cann_jax.reporting.results import NOT_MEASURED, constraint_rows, number
+from cann_jax.run.results import NOT_MEASURED, constraint_rows, number
 
 
 def next_steps(findings: Findings) -> list[str]:

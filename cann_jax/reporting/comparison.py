@@ -16,7 +16,7 @@ from cann_jax.reporting.estimate_charts import compared
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.markdown import table
 from cann_jax.reporting.page import TEMPLATES, state, verdicts_of
-from cann_jax.reporting.results import NOT_MEASURED, Verdict, interval, number, score_rows
+from cann_jax.run.results import NOT_MEASURED, Verdict, interval, number, score_rows
 
 PAGE, TEXT = "comparison.html", "comparison.md"
 HEADINGS = ("run", "score", "verdict", "asked", "predicted", "measured", "interval")

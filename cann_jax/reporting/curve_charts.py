@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from cann_jax.analysis.curve_plots import draw_multiplier, draw_trade_off, legend_below, points_along
 from cann_jax.reporting.charts import Chart, evenly
 from cann_jax.reporting.findings import Findings, Json
-from cann_jax.reporting.results import constraint_rows
 from cann_jax.reporting.svg import BEFORE, COLOURS, INK, drawn
+from cann_jax.run.results import constraint_rows
 
 HEIGHT = 3.3  # inches
 

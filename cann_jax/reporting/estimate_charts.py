@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from cann_jax.analysis.curve_plots import literal
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
-from cann_jax.reporting.results import score_rows
 from cann_jax.reporting.svg import AFTER, BEFORE, INK, MUTED, TINT, drawn
+from cann_jax.run.results import score_rows
 
 HEIGHT = 1.5  # inches
 

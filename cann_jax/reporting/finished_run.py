@@ -16,7 +16,19 @@ from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import Run, ScoreModelRun
 
 
-def finished_run(path: str) -> Run | ScoreModelRun:
+def finished_run(path: str) -> Run:
+    """Return the run of ``train`` in a folder, which may have been moved since it ran.
+
+    Raises:
+        InputError: The folder does not hold such a run, or a file was altered since its stage ended.
+    """
+    run = any_finished_run(path)
+    if not isinstance(run, Run):
+        raise InputError(f"{path}: holds a score model, no aligned policy; give the folder of a run of train")
+    return run
+
+
+def any_finished_run(path: str) -> Run | ScoreModelRun:
     """Return the run in a folder, of ``train`` or of ``reward``, which may have been moved since it ran.
 
     Raises:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from cann_jax.analysis.curve_plots import legend_below, literal
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
-from cann_jax.reporting.results import interval, number
 from cann_jax.reporting.svg import AFTER, BEFORE, drawn
 from cann_jax.run.outputs import ALIGNED, REFERENCE
+from cann_jax.run.results import interval, number
 from cann_jax.stages.evaluate import measure
 
 ALL = "all prompts"

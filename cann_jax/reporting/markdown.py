@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.multipliers import multiplier_lines
-from cann_jax.reporting.results import HEADINGS, bound_lines, result_rows, summary_lines, verdict_lines
 from cann_jax.reporting.samples import Sample, samples
+from cann_jax.run.results import HEADINGS, bound_lines, result_rows, summary_lines, verdict_lines
 from cann_jax.training.health import Health
 
 # What is measured on prompts kept from training, and how the report names it.

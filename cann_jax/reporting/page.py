@@ -12,7 +12,11 @@ from cann_jax.reporting.findings import EndedStages, Findings, Json
 from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
 from cann_jax.reporting.groups import changes, distributions
 from cann_jax.reporting.multipliers import multiplier_lines
-from cann_jax.reporting.results import (
+from cann_jax.reporting.samples import samples
+from cann_jax.reporting.training_charts import trainings
+from cann_jax.run.manifest import OUTPUTS, committed_outputs
+from cann_jax.run.pipeline import Stage
+from cann_jax.run.results import (
     HEADINGS,
     Verdict,
     bound_lines,
@@ -21,10 +25,6 @@ from cann_jax.reporting.results import (
     summary_lines,
     verdicts,
 )
-from cann_jax.reporting.samples import samples
-from cann_jax.reporting.training_charts import trainings
-from cann_jax.run.manifest import OUTPUTS, committed_outputs
-from cann_jax.run.pipeline import Stage
 from cann_jax.run.stages import holding
 
 SAMPLES = 200  # prompts of the page; 1,000 with texts of 250 tokens would be 2 MB

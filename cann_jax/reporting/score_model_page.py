@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import ScoreModelFindings
 from cann_jax.reporting.page import TEMPLATES, what_every_run_has
-from cann_jax.reporting.results import Verdict
 from cann_jax.reporting.svg import AFTER, MUTED, drawn
+from cann_jax.run.results import Verdict
 from cann_jax.training.calibration import Reliability, plot_reliability
 
 UNTOLD = np.log(2)  # log loss of a model that knows nothing

@@ -12,6 +12,7 @@ from cann_jax.data.encoded_prompts import EncodedPrompts, shared_prompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, named
 from cann_jax.run.execution import run_stages, upstream
+from cann_jax.run.exports import check_exports
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.prompts import encoded_prompts
@@ -27,12 +28,14 @@ def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> N
     """Run stages as ``run_stages`` does, after checking settings against prompts and pairs.
 
     Raises:
-        InputError: As ``run_stages`` and ``check_prompts``; a layer that the model does not have; or a
-            warm-up that outlasts its training.
+        InputError: As ``run_stages`` and ``check_prompts``; a layer that the model does not have; a
+            format that it cannot be exported in; or a warm-up that outlasts its training.
     """
     names = {stage.name for stage in stages}
     if "sample" in names:
         chosen_layers(run.config.sample.feature_layers, run.files.config.layers)
+    if "export" in names:
+        check_exports(run)
     pairs = "pairs" in names | upstream(run, stages)
     sources = run.config.prompts.sources() if any(map(_uses_prompts, stages)) else {}
     sets = [name for name, source in sources.items() if pairs or source != PREFERENCES]

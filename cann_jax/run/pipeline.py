@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cann_jax.config.export import FORMATS
 from cann_jax.config.model import PREFERENCES
 
 
@@ -39,16 +40,19 @@ SCORED_PAIRS = both(
     TRAINED,
 )
 CALIBRATED = both(When("`prompts.calibration` is set", lambda c: c.calibrated), TRAINED)
-UNCALIBRATED = When("`prompts.calibration` is null", lambda c: not c.calibrated)
 ROUNDS = both(When("`rounds` is 2 or more", lambda c: c.rounds > 1), TRAINED)
 TRAIN_FROM_PAIRS = When("`prompts.train` is preferences", lambda c: c.prompts.train == PREFERENCES)
 HELDOUT_FROM_PAIRS = When("`prompts.heldout` is preferences", lambda c: c.prompts.heldout == PREFERENCES)
 ON_SAMPLES = When("`align.pairs` is samples", lambda c: c.align.supervision.from_samples)
 ON_PAIRS = When("`align.pairs` is dataset", lambda c: not c.align.supervision.from_samples)
 BY_R_LAMBDA = When("`align.preference` is pseudo_reward", lambda c: c.align.supervision.label is None)
-MERGED = When("`align.export` is merged or both", lambda c: c.align.export in ("merged", "both"))
-ADAPTER = When("`align.export` is adapter or both", lambda c: c.align.export in ("adapter", "both"))
+EXPORTED = both(When("`export` is not empty", lambda c: bool(c.export)), TRAINED)
 FEATURES = When("`sample.feature_layers` is not empty", lambda c: c.sample.feature_layers != ())
+
+
+def exported(name: str) -> When:
+    """Return the condition that a format is exported."""
+    return When(f"`export` has {name}", lambda c: name in c.export)
 
 
 def always(*names: str) -> dict[str, When]:
@@ -89,6 +93,7 @@ NO_SETTINGS = (
     *("model.path", "model.revision", "model.adapter", "preferences.path", "preferences.prepared"),
     *("prompts.train", "prompts.calibration", "prompts.heldout", "name", "run_dir", "mesh", "distributed"),
     *("sample.allow_changed_reference", "sample.prompts_per_batch", "sample.slots", "evaluate.examples"),
+    *("metrics", "on_step"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")
 GOALS = ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")
@@ -99,9 +104,6 @@ PREALIGNED_BY = tuple(
     for name in ("kind", "beta", "prealigned.preference")
 )
 TEMPLATE = ("template", "next_turn", "system", "date")
-# What a training writes besides its weights; a step that is still to be scaled leaves the run by `calibrate`.
-EXPORTS = {"model/*": MERGED, "adapter/*": ADAPTER}
-EXPORTS_UNSCALED = {name: both(when, UNCALIBRATED) for name, when in EXPORTS.items()}
 
 # fmt: off
 PIPELINE = (
@@ -136,20 +138,20 @@ PIPELINE = (
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
                  "dual": BY_R_LAMBDA, "experts": EXPERTS},
-          writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP} | EXPORTS_UNSCALED),
+          writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP}),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
           settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.combination",
-                    "align.export", "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
+                    "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
           files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
           reads={"align": ALWAYS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
-          writes=always("scale.json") | EXPORTS),
+          writes=always("scale.json")),
     Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
           settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.train", "scorers"),
           reads=always("score", "dual", "align")
           | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
-          writes=always("weights/*", "rounds.json") | EXPORTS),
+          writes=always("weights/*", "rounds.json")),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "rounds",
                     "dual.beta", "seed",
@@ -159,6 +161,10 @@ PIPELINE = (
           | {"align": TRAINED, "calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED,
              "pairs": HELDOUT_FROM_PAIRS},
           writes=always("results.json", "reference.parquet", "aligned.parquet")),
+    Stage("export", "What leaves the run, in the formats of others?", when=EXPORTED, verifies=True,
+          settings=("*",), files=("model",),  # its card tells the whole configuration
+          reads=always("dual", "align", "evaluate") | {"calibrate": CALIBRATED, "rounds": ROUNDS},
+          writes={f"{name}/*": exported(name) for name in FORMATS}),
 )
 
 # The pipeline of ``python -m cann_jax.reward``.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,16 +17,13 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
-from cann_jax.models.export.folder import export_folder
 from cann_jax.models.flops import flops_a_token
 from cann_jax.models.linear import LoraParam
 from cann_jax.run.compute import Compute
-from cann_jax.run.outputs import MODEL, expert_folder, read_pairs, read_scale, read_weights
+from cann_jax.run.outputs import expert_folder, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
-from cann_jax.run.scorers import ADAPTER
 from cann_jax.runtime.memory import smaller_step, within_memory
 from cann_jax.training.batching import Batching
 from cann_jax.training.health import Watch
@@ -38,8 +35,6 @@ from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import PreferenceObjective
 from cann_jax.training.reference import with_reference
 from cann_jax.training.step import start
-
-Export = Literal["merged", "adapter", "both", "none"]
 
 
 @dataclass(frozen=True)
@@ -275,29 +270,22 @@ def _listwise_bounds(training: Training, data: PreferenceData) -> str:
 
 def aligned_decoder(run: Run) -> Decoder:
     """Load the model that the run trained, adapters in place and scaled."""
+    decoder, scale = trained_decoder(run)
+    return decoder if scale == 1 else scaled_decoder(decoder, scale)
+
+
+def trained_decoder(run: Run) -> tuple[Decoder, float]:
+    """Load the model that the run trained, adapters as they were trained, and their scale."""
     model = split_decoder(run, run.config.policy_lora)
-    if run.config.rounds > 1:
-        return model.decoder(read_weights(run, "rounds", model.reference))
-    return model.decoder(one_shot_weights(run, model))
+    if run.config.rounds > 1:  # which begin with the scaled step
+        return model.decoder(read_weights(run, "rounds", model.reference)), 1.0
+    return model.decoder(read_weights(run, "align", model.reference)), read_scale(run)
 
 
 def one_shot_weights(run: Run, model: Model) -> Any:
     """Read what the one preference step gave, at the scale that was chosen for it."""
     weights = read_weights(run, "align", model.reference)
     return scaled(weights, read_scale(run)) if run.config.calibrated else weights
-
-
-def export(run: Run, decoder: Decoder, wanted: Export, folder: epath.Path, scale: float = 1.0) -> None:
-    """Write a trained model as others open it: merged into one folder, as an adapter, or both.
-
-    The update of its adapters is ``scale`` times as large in what is written.
-    """
-    model = run.config.model
-    if wanted in ("merged", "both"):
-        merged = decoder if scale == 1 else scaled_decoder(decoder, scale)
-        export_folder(merged, run.files, folder / MODEL, model.dtype)
-    if wanted in ("adapter", "both"):
-        export_adapter(decoder, folder / ADAPTER, model.path, run.files.fingerprint(), scale)
 
 
 def preference_data(

@@ -1,9 +1,6 @@
 """A user's own function over lists of prompts and responses."""
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +9,7 @@ import numpy as np
 
 from cann_jax.config.scorers import Better
 from cann_jax.files.errors import InputError
+from cann_jax.files.functions import named_function
 from cann_jax.files.hashes import fingerprint_file
 from cann_jax.scorers.base import Context, ProbedKind, Scored, TextScorer, sign
 
@@ -30,11 +28,11 @@ class FunctionScorer(ProbedKind):
     better: Better
 
     def open(self, context: Context) -> "Function":
-        return Function(_function(self.function, context.key), self, context.key)
+        return Function(named_function(self.function, f"{context.key}.function"), self, context.key)
 
     def identity(self, context: Context) -> dict[str, str]:
         """Return the fingerprint of the file that defines the function; what it imports is not followed."""
-        function = _function(self.function, context.key)
+        function = named_function(self.function, f"{context.key}.function")
         try:
             return {context.key: fingerprint_file(inspect.getsourcefile(inspect.unwrap(function)) or "")}
         except TypeError:  # compiled, or an instance
@@ -61,27 +59,6 @@ class Function(TextScorer):
                 f"{len(responses)} responses; return one number a response"
             )
         return Scored(sign(self.config.better) * values.astype(np.float32))
-
-
-def _function(name: str, key: str) -> Callable[..., Any]:
-    """Import the function ``package.module:name``, also of a module in the working folder.
-
-    Raises:
-        InputError: There is none.
-    """
-    module, _, attribute = name.partition(":")
-    if not (module and attribute):
-        raise InputError(f"{key}.function is {name!r}; write package.module:name")
-    if os.getcwd() not in sys.path:  # a user's own module lies beside the configuration
-        sys.path.insert(0, os.getcwd())
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        problem = f"cannot be imported ({error}); check the spelling"
-        raise InputError(f"{key}.function {name!r} {problem}") from None
-    if not callable(function):
-        raise InputError(f"{key}.function {name!r} is not a function; name one")
-    return function
 
 
 def zero(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:

@@ -29,7 +29,6 @@ from cann_jax.run.training import (
     Model,
     Training,
     alignment,
-    export,
     human_preferences,
     preference_data,
     split_decoder,
@@ -41,20 +40,15 @@ from cann_jax.training.preference_data import PreferenceData
 def run(run: Run) -> None:
     """Train the policy on pairs and write its weights.
 
-    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl``, ``health.json`` (how it went on prompts
-    kept from training, and warnings), TensorBoard events and what ``align.export`` asks for: ``model`` (a
-    Hugging Face folder, adapters merged) and ``adapter`` (PEFT); where a scale is still to be found, that is
-    left to the stage ``calibrate``.
+    Files: ``weights`` (what was trained, Orbax), ``metrics.jsonl`` and ``health.json`` (how it went on
+    prompts kept from training, and warnings).
 
     Raises:
         InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.
     """
     folder, model = run.folder / "align", split_decoder(run, run.config.policy_lora)
     is_soup = run.config.align.combination == "soup"
-    weights = _soup(run) if is_soup else _step(run, model, folder)
-    write_weights(run, "align", weights)
-    if not run.config.calibrated:
-        export(run, model.decoder(weights), run.config.align.export, folder)
+    write_weights(run, "align", _soup(run) if is_soup else _step(run, model, folder))
 
 
 def _soup(run: Run) -> Any:

@@ -19,7 +19,7 @@ from cann_jax.run.policies import Draw, Sampled, difference_range, differences, 
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
-from cann_jax.run.training import export, split_decoder
+from cann_jax.run.training import split_decoder
 
 # Added to the run's seed: these draws are not those of the training prompts.
 CALIBRATION_SEED = 3_000_017
@@ -44,9 +44,9 @@ class Goal:
 
 
 def run(run: Run) -> None:
-    """Write ``scale.json``, and the scaled policy as ``align.export`` asks.
+    """Write ``scale.json``.
 
-    Files: besides these, responses and scores of the reference and of each policy that was tried.
+    Files: besides it, responses and scores of the reference and of each policy that was tried.
 
     Raises:
         InputError: The adapter is zero, so that no scale of it changes anything; or a scorer fails.
@@ -80,7 +80,6 @@ def run(run: Run) -> None:
     search = _search(config, goals, known, reference, sampled)
     _print(goals, search)
     write_scale(run, _record(goals, search))
-    export(run, model.decoder(weights), config.align.export, folder, scale=search.found.scale)
 
 
 def _goals(run: Run, problem: Problem) -> list[Goal]:

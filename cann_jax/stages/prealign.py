@@ -6,9 +6,10 @@ Each is a LoRA adapter beside the reference's weights, which scoring shares: thr
 from etils import epath
 
 from cann_jax.run.execution import run_part
+from cann_jax.run.exports import write_adapter
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import ADAPTER
-from cann_jax.run.training import Training, export, human_preferences, prealignments, split_decoder, train
+from cann_jax.run.training import Training, human_preferences, prealignments, split_decoder, train
 from cann_jax.training.health import HEALTH
 from cann_jax.training.metrics import METRICS
 
@@ -35,4 +36,4 @@ def _prealign(run: Run, training: Training, folder: epath.Path) -> None:
     data.show_pairs()
     model = split_decoder(run, training.settings.lora)
     weights = train(run, training, model, data, folder)
-    export(run, model.decoder(weights), "adapter", folder)
+    write_adapter(run, model.decoder(weights), folder / ADAPTER)

@@ -41,7 +41,6 @@ from cann_jax.run.training import (
     Model,
     Training,
     alignment,
-    export,
     heldout_of,
     one_shot_weights,
     preference_data,
@@ -85,8 +84,7 @@ def run(run: Run) -> None:
     run.
 
     Files: a folder a round (``02``, …) with its samples, scores and metrics; ``rounds.json`` (λ before and
-    after each round, improvement measured, margin, warnings); ``weights``; and what ``align.export`` asks
-    for.
+    after each round, improvement measured, margin, warnings); and ``weights``.
 
     Raises:
         InputError: A loss that is not finite, or a scorer that fails.
@@ -107,7 +105,6 @@ def run(run: Run) -> None:
         records.append(record)
     write_weights(run, "rounds", weights)
     write_rounds(run, records)
-    export(run, model.decoder(weights), config.align.export, folder)
 
 
 def _round(

@@ -28,7 +28,7 @@ LAG = 2  # steps between a step and the host's reading of what it measured
 class Pace:
     """How long a training runs, and how often it saves."""
 
-    stage: str  # for messages and TensorBoard
+    stage: str  # for messages and trackers
     rate: str  # configuration key of the learning rate, for messages
     steps: int
     checkpoint_every: int
@@ -48,9 +48,8 @@ def fit(
 ) -> TrainState:
     """Train to the end, from the newest checkpoint in ``folder`` if there is one, and return the state.
 
-    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl``,
-    TensorBoard events and, with a ``watch``, ``health.json``. If the watch stops early, the state is that of
-    its best checkpoint.
+    The ``state`` before the first step is donated. ``folder`` receives checkpoints, ``metrics.jsonl`` and,
+    with a ``watch``, ``health.json``. If the watch stops early, the state is that of its best checkpoint.
 
     Raises:
         InputError: A loss is not finite; the last good checkpoint stays.

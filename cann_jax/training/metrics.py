@@ -1,10 +1,8 @@
-"""Metrics of every training step, as JSON lines and as TensorBoard events."""
+"""Metrics of every training step, as JSON lines and to the trackers in use."""
 
 import contextlib
 import json
 import math
-import os
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -14,6 +12,7 @@ from cann_jax.files.atomic import write_bytes_atomic, writes_here, writing
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.json_lines import BadRow, json_object
 from cann_jax.files.paths import is_remote
+from cann_jax.training.trackers.base import trackers
 
 METRICS = "metrics.jsonl"
 
@@ -26,7 +25,7 @@ def tokens_trained(folder: epath.Path) -> float:
 
 
 class Metrics:
-    """Writer of ``metrics.jsonl`` and TensorBoard events from step ``first`` on.
+    """Writer of ``metrics.jsonl``, and teller of the trackers, from step ``first`` on.
 
     A resumed training drops what was written after its checkpoint, and says if the rows before it are not
     those of the ``digest``. In an object store, where nothing can be appended, the whole file is written
@@ -50,7 +49,9 @@ class Metrics:
         self._write_whole()
         with writing(self.path):
             self.file = None if is_remote(folder) else self.path.open("a")
-        self.board = Board(folder / "tensorboard", first)
+        self.trackers = trackers.get()
+        for tracker in self.trackers:
+            tracker.begin(stage, folder, first)
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +64,8 @@ class Metrics:
         else:
             with writing(self.path):
                 self.file.close()
-        self.board.close()
+        for tracker in self.trackers:
+            tracker.end()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step."""
@@ -78,49 +80,12 @@ class Metrics:
                 self.file.flush()
         elif (step + 1) % self.every == 0:
             self._write_whole()
-        named = {f"{self.stage}/{name}": value for name, value in known.items() if value is not None}
-        self.board.write(step, named)
+        finite = {name: value for name, value in known.items() if value is not None}
+        for tracker in self.trackers:
+            tracker.step(self.stage, step, finite)
 
     def _write_whole(self) -> None:
         write_bytes_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
-
-
-class Board:
-    """Writer of TensorBoard events, in this thread.
-
-    tensorboardX's ``SummaryWriter`` writes in another, which ends where the disk is full; training then
-    waited for ever to hand it the next value.
-    """
-
-    def __init__(self, folder: epath.Path, first: int):
-        from tensorboardX.event_file_writer import EventsWriter, directory_check
-
-        self.folder = folder
-        with writing(folder):
-            directory_check(os.fspath(folder))
-            self.events = EventsWriter(os.fspath(folder / "events"))
-            # Values of the steps from here on replace those of a run that was cut off.
-            self._write(step=first, session_log={"status": "START"})
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a step."""
-        with writing(self.folder):
-            self._write(step=step, summary={"value": [_scalar(name, x) for name, x in values.items()]})
-            self.events.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        with writing(self.folder):
-            self.events.close()
-
-    def _write(self, **fields: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        self.events.write_event(Event(wall_time=time.time(), **fields))
-
-
-def _scalar(name: str, value: float) -> dict[str, Any]:
-    return {"tag": name, "simple_value": value}
 
 
 def _rows(path: epath.Path) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from tests.builders import ROOT
 from tests.builders.preferences import pku_row, telling_rows, write_lines
 from tests.builders.processes import environment
 
-STAGES = ("sample", "score", "dual", "align", "evaluate")  # without preference data
+STAGES = ("sample", "score", "dual", "align", "evaluate", "export")  # without preference data
 
 BETA, REWARD_BETA, SAFER_BETA = 0.3, 0.2, 0.1  # of the dual, and of the two pre-aligned models
 
@@ -88,7 +88,6 @@ def calibrated_changes(folder: Path) -> dict[str, Any]:
             "loss": "listwise",
             "labels": "denoised",
             "group_size": 4,
-            "export": "adapter",
             "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
             "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
             "prompts_per_step": 4,

@@ -44,7 +44,9 @@ def test_process_exits_with_the_status_and_without_traceback(tmp_path):
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["", ".train", ".dual", ".reward", ".report", ".compile_check"])
+@pytest.mark.parametrize(
+    "command", ["", ".train", ".dual", ".reward", ".report", ".export", ".compile_check"]
+)
 def test_help_into_a_closed_pipe_ends_quietly(command):
     """As in ``--help | head``: the reader is gone before the text is written."""
     process = subprocess.Popen(

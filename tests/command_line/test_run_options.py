@@ -61,7 +61,7 @@ def test_file_is_read_with_defaults(parse):
     assert config.reward.scorer == RelevanceScorer(neutral_prompt="Say something.", per_token=True)
     assert config.constraints["safe"].scorer.clip == 1e-5
     names = [stage.name for stage in options.stages]
-    assert names == ["sample", "score", "dual", "align", "evaluate"] and not options.dry_run
+    assert names == ["sample", "score", "dual", "align", "evaluate", "export"] and not options.dry_run
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_file_is_read_with_defaults(parse):
         (["--constraints.safe.margin", "-0.7"], lambda c: c.constraints["safe"].margin, -0.7),
         (["--constraints.safe.scorer.clip", "1e-3"], lambda c: c.constraints["safe"].scorer.clip, 1e-3),
         (["--reward.scorer.per_token", "false"], lambda c: c.reward.scorer.per_token, False),
-        (["--align.lora", "null"], lambda c: c.align.lora, None),
+        (["--align.lora", "null", "--export", "[]"], lambda c: c.align.lora, None),
         (["--align.lora", "null", "--align.lora.rank", "3"], lambda c: c.align.lora.alpha, 16.0),
         (["--align.lora.targets", "[o_proj]"], lambda c: c.align.lora.targets, ("o_proj",)),
         (["--name", "123"], lambda c: c.name, "123"),

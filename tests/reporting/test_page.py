@@ -104,9 +104,9 @@ def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
 @pytest.mark.parametrize(
     "there, state, step",
     [
-        ((), "NOT EVALUATED", "sample, score, dual, align, evaluate are still to run"),
-        (("dual",), "NOT EVALUATED", "sample, score, align, evaluate are still to run"),
-        (("align",), "NOT EVALUATED", "sample, score, dual, evaluate are still to run"),
+        ((), "NOT EVALUATED", "sample, score, dual, align, evaluate, export are still to run"),
+        (("dual",), "NOT EVALUATED", "sample, score, align, evaluate, export are still to run"),
+        (("align",), "NOT EVALUATED", "sample, score, dual, evaluate, export are still to run"),
         (("evaluate",), "UNDECIDED", "evaluate on about 9 held-out prompts"),
     ],
 )

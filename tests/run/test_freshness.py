@@ -52,6 +52,8 @@ CHOSEN: dict[str, Any] = {
     "prompts.template": "Q: {prompt}",
     "align.accumulation": 5,
     "mesh.data": 2,
+    "metrics": ["jsonl"],
+    "export": ["merged"],
     "distributed.process": 1,
     **{f"constraints.{name}.scorer.probe": PROBE for name in ("length", "vowels")},
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cann_jax import train
-from tests.builders import ROOT
+from tests.builders import ROOT, toy_hook
 from tests.builders.recording import Recorder
 from tests.builders.runs import calibrated_changes, prealigned_changes, write_config
 from tests.builders.secrets import SECRETS
@@ -50,10 +50,14 @@ def prealigned(tiny_folder, tmp_path_factory, recorder):
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory, tiny_folder, recorder) -> Path:
-    """As ``finished``, of a run that forecasts from features, scales its step and exports the adapter."""
+    """As ``finished``, of a run that forecasts from features, scales its step and exports the adapter.
+
+    ``toy_hook`` has noted its steps.
+    """
     folder = tmp_path_factory.mktemp("calibrated")
     with at_root_with_secrets(), recorder.recording():
-        train.main(["--config", write_config(folder, tiny_folder, **calibrated_changes(folder))])
+        config = write_config(folder, tiny_folder, **calibrated_changes(folder))
+        train.main(["--config", config, "--on_step", f"{toy_hook.__name__}:note"])
     return folder
 
 

@@ -333,6 +333,6 @@ def test_the_flags_are_those_of_the_quickstart(monkeypatch):
 )
 def test_settings_that_do_not_fit(monkeypatch, flags, message):
     monkeypatch.chdir(ROOT)
-    given = ["--config", "configs/quickstart.yaml", "--align.export", "none"]
+    given = ["--config", "configs/quickstart.yaml", "--export", "[]"]
     with pytest.raises(InputError, match=re.escape(message)):
         parse_run([*given, "--prompts.calibration", "null", *flags])

@@ -17,7 +17,7 @@ from cann_jax.run.outputs import read_scale, read_weights, write_weights
 from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder, split_decoder
 from cann_jax.stages import calibrate
-from tests.builders import ROOT
+from tests.builders import ROOT, toy_hook
 from tests.builders.runs import saved_weights
 
 
@@ -66,9 +66,14 @@ def test_the_step_is_scaled_and_the_scaled_policy_is_what_is_measured(copied):
 
 def test_the_scaled_step_is_what_leaves_the_run(calibrated):
     folder = calibrated / "runs/tiny"
-    assert not (folder / "align/model").exists() and not (folder / "align/adapter").exists()
-    config = json.loads((folder / "calibrate/adapter/adapter_config.json").read_text())
+    config = json.loads((folder / "export/adapter/adapter_config.json").read_text())
     assert config["lora_alpha"] == pytest.approx(4 * read(calibrated, "calibrate/scale.json")["scale"])
+
+
+def test_the_hook_was_told_every_step(calibrated):
+    rows = [json.loads(line) for line in (calibrated / "runs/tiny/align/metrics.jsonl").open()]
+    told = [(step, values["loss"]) for stage, step, values in toy_hook.STEPS if stage == "align"]
+    assert told == [(row["step"], row["loss"]) for row in rows] and len(rows) > 3
 
 
 def test_a_second_start_finds_everything_done(copied, capsys):

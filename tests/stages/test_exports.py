@@ -1,44 +1,80 @@
-"""What leaves an alignment: merged, adapter, or fully fine-tuned; others open it to the same numbers."""
+"""What leaves a run: adapter, merged, GGUF, or fully fine-tuned; others open it to the same numbers."""
+
+import os
+import re
+import stat
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
 from tests.builders.forward import folder_logits, random_ids, torch_logits
 
 IDS = random_ids((2, 9))
 
 
-def test_adapter_on_its_base_is_the_merged_model(again, copy, tiny_folder):
-    said = again("--align.export", "both")
-    assert 'align: settings.align.export: "merged" → "both"' in said
-    align = copy / "runs/tiny/align"
+def test_all_formats_are_one_model(again, copy, tiny_folder):
+    said = again("--export", "[adapter, merged, gguf]")
+    assert "evaluate: done already" in said and "export: settings.export: " in said
+    folder = copy / "runs/tiny/export"
     theirs = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32), align / "adapter"
+        AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32), folder / "adapter"
     )
     assert theirs.peft_config["default"].base_model_name_or_path == str(tiny_folder)
     with torch.no_grad():
         adapted = theirs(torch.tensor(IDS)).logits.numpy()
-    np.testing.assert_allclose(adapted, torch_logits(align / "model", IDS), atol=1e-5)
     assert np.abs(adapted - torch_logits(tiny_folder, IDS)).max() > 1e-4
-    said = again("--model.adapter", str(align / "adapter"), "--stages", "sample")
+    np.testing.assert_allclose(adapted, torch_logits(folder / "merged", IDS), atol=1e-5)
+    np.testing.assert_allclose(adapted, folder_logits(folder / "gguf/model.gguf", IDS), atol=1e-5)
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert {"model.gguf", "adapter_model.safetensors", "model-00001.safetensors", "README.md"} < {*modes}
+    assert {*modes.values()} == {0o666 & ~mask}
+    said = again("--model.adapter", str(folder / "adapter"), "--stages", "sample", "--export", "[]")
     assert "sample: inputs.model:" in said
 
 
+def test_the_card_has_the_verdict_and_the_whole_configuration(calibrated):
+    run = calibrated / "runs/tiny"
+    text = (run / "export/adapter/README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["library_name"] == "peft" and "base_model" not in front  # a folder is no name on the Hub
+    verdict = (run / "report.md").read_text().splitlines()[2]
+    assert re.fullmatch(r"\*\*relevance: [A-Z]+\. Asked \+0\.010, measured .*\*\*  ", verdict)
+    assert verdict in body.splitlines()
+    for part in (
+        "λ: relevance",
+        "scale of the trained step",
+        "kind relevance",
+        "margin 0.01",
+        "heldout.jsonl",
+    ):
+        assert part in body
+    assert str(calibrated) not in body
+    config, _ = parse_run(["--config", str(run / "export/adapter/run.yaml"), "--run_dir", str(run.parent)])
+    assert config == parse_run(["--config", str(calibrated / "tiny.yaml")])[0]
+
+
 def test_full_fine_tuning_from_end_to_end(again, copy, tiny_folder):
-    said = again("--align.lora", "null")
+    said = again("--align.lora", "null", "--export", "[merged]")
     assert "evaluate: inputs.align:" in said
-    folder = copy / "runs/tiny/align/model"
+    folder = copy / "runs/tiny/export/merged"
     np.testing.assert_allclose(torch_logits(folder, IDS), folder_logits(folder, IDS), atol=1e-4)
     assert np.abs(torch_logits(folder, IDS) - torch_logits(tiny_folder, IDS)).max() > 1e-4
-    assert not (copy / "runs/tiny/align/adapter").exists()
+    assert not (copy / "runs/tiny/export/adapter").exists()
 
 
 def test_exports_that_cannot_be(again):
-    with pytest.raises(InputError, match=r"align\.export is adapter and align\.lora null"):
-        again("--align.lora", "null", "--align.export", "adapter")
-    with pytest.raises(InputError, match=r"align\.export is both, but model\.adapter is a part"):
-        again("--model.adapter", "somewhere", "--align.export", "both")
+    with pytest.raises(InputError, match=r"export has adapter, and align\.lora is null"):
+        again("--align.lora", "null")
+    with pytest.raises(InputError, match=r"export has adapter, but model\.adapter is a part"):
+        again("--model.adapter", "somewhere")
+    with pytest.raises(InputError, match=r"it must be a list like .*: a list that names each format once"):
+        again("--export", "[merged, merged]")

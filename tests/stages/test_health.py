@@ -13,7 +13,7 @@ from tests.builders.runs import metrics, saved_weights
 OVERSHOOT = (
     *("--align.optimizer.learning_rate", "0.3", "--align.optimizer.clip_norm", "0.01"),
     *("--align.epochs", "8", "--align.heldout_prompts", "3", "--align.group_size", "4"),
-    *("--align.export", "none", "--align.lora.dropout", "0"),
+    *("--export", "[]", "--align.lora.dropout", "0"),
 )
 STOP = ("--align.early_stop", "true", "--stages", "align")
 
@@ -94,6 +94,6 @@ def test_nothing_to_stop_by(again, flags, message):
 
 
 def test_no_prompt_is_kept_where_none_is_wanted(again, copy):
-    again("--align.heldout_prompts", "0", "--stages", "align", "--align.export", "none")
+    again("--align.heldout_prompts", "0", "--stages", "align", "--export", "[]")
     assert not checks(copy) and read_health(copy / "runs/tiny/align").checks == []
     assert len(list((copy / "runs/tiny/align").glob("reference-*.parquet"))) == 5

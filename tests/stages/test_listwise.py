@@ -9,7 +9,7 @@ from cann_jax.run.outputs import read_dual, read_predicted, read_scores, write_p
 from cann_jax.run.run import Run
 from tests.builders.runs import metrics
 
-FLAGS = ("--stages", "align", "--align.loss", "listwise", "--align.export", "none")
+FLAGS = ("--stages", "align", "--align.loss", "listwise", "--export", "[]")
 ALL = ("--align.heldout_prompts", "0")
 DENOISED = ("--align.labels", "denoised")
 

@@ -12,7 +12,7 @@ from tests.builders.preferences import pku_row, write_lines
 from tests.builders.runs import metrics, write_config
 
 NO_GROUP = ("--constraints.length.group", "null")
-SHORT = ("--align.epochs", "1", "--align.prompts_per_step", "4", "--align.export", "none")
+SHORT = ("--align.epochs", "1", "--align.prompts_per_step", "4", "--export", "[]")
 
 
 @pytest.fixture

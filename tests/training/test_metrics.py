@@ -17,6 +17,8 @@ from cann_jax.files.hashes import fingerprint_json
 from cann_jax.training.metrics import Metrics
 from cann_jax.training.optimizer import schedule
 from cann_jax.training.preference_objective import PreferenceBatch, PreferenceObjective
+from cann_jax.training.trackers.base import trackers
+from cann_jax.training.trackers.tensorboard import TensorBoard
 
 
 def test_measures_by_hand():
@@ -103,7 +105,15 @@ def events(folder) -> list[Event]:
     return found
 
 
-def test_tensorboard_events(tmp_path):
+@pytest.fixture
+def board(tmp_path):
+    """TensorBoard in use, by a run in a folder of its own."""
+    token = trackers.set((TensorBoard(epath.Path(tmp_path / "run")),))
+    yield
+    trackers.reset(token)
+
+
+def test_tensorboard_events(tmp_path, board):
     with Metrics(epath.Path(tmp_path), 3, "align") as metrics:
         metrics.write(3, {"loss": 0.5, "margin_mean": math.nan})
     version, start, row = events(tmp_path / "tensorboard")
@@ -115,7 +125,7 @@ def test_tensorboard_events(tmp_path):
 
 
 @pytest.mark.disk("12k")
-def test_a_disk_that_fills_up_while_training(small_disk):
+def test_a_disk_that_fills_up_while_training(small_disk, board):
     """tensorboardX's own writer thread died then, and the training waited for it for ever."""
     with pytest.raises(ResourceError, match="disk full while writing"), contextlib.ExitStack() as stack:
         metrics = stack.enter_context(Metrics(epath.Path(small_disk), 0, "align"))

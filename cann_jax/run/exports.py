@@ -1,0 +1,76 @@
+"""What leaves a run: the aligned model in the formats of others."""
+
+from dataclasses import replace
+
+from etils import epath
+
+from cann_jax.config.export import Format
+from cann_jax.config.mesh import DistributedConfig, MeshConfig
+from cann_jax.config.run import RunConfig
+from cann_jax.config.schema import from_mapping
+from cann_jax.files.errors import InputError
+from cann_jax.files.hashes import as_json
+from cann_jax.models.adapters.peft import check_adaptable, export_adapter
+from cann_jax.models.adapters.scale import scaled_decoder
+from cann_jax.models.decoder import Decoder
+from cann_jax.models.export.folder import export_folder
+from cann_jax.models.export.gguf import check_gguf, export_gguf
+from cann_jax.models.files.model_files import public_name
+from cann_jax.run.execution import run_stages
+from cann_jax.run.folder import open_folder
+from cann_jax.run.run import Run
+from cann_jax.run.stages import chosen_stages
+from cann_jax.runtime.session import session
+
+GGUF_FILE = "model.gguf"
+
+
+def check_exports(run: Run) -> None:
+    """Check, before anything is computed, that the model can be written in the formats asked for.
+
+    Raises:
+        InputError: It cannot.
+    """
+    config = run.config
+    if "adapter" in config.export and config.align.lora is not None:
+        check_adaptable(run.files.config, config.align.lora.targets)
+    if "gguf" in config.export:
+        check_gguf(run.files)
+
+
+def export_again(run: Run, form: Format) -> epath.Path:
+    """Let the stage ``export`` of a finished run write one more format; return the folder of that.
+
+    Nothing else is made anew, and what is there by the same settings and inputs is kept.
+
+    Raises:
+        InputError: The run has not ended, trained nothing, or cannot be written in the format.
+    """
+    formats = tuple(dict.fromkeys((*run.config.export, form)))
+    config = from_mapping(RunConfig, as_json(run.config) | {"export": formats})
+    if not config.trains:
+        problem = f"{run.folder}: evaluate.policy is {config.evaluate.policy}, so that nothing was trained"
+        raise InputError(f"{problem}; export a run that trains")
+    # The run's mesh may have been another machine's.
+    here = Run(replace(config, mesh=MeshConfig(), distributed=DistributedConfig()))
+    with session(here.config, {}), open_folder(here.folder, config):
+        check_exports(here)
+        run_stages(here, chosen_stages(here.pipeline, config, "export"))
+    return here.folder / "export" / form
+
+
+def write_model(run: Run, form: Format, decoder: Decoder, scale: float, folder: epath.Path) -> None:
+    """Write a trained model in one format; the update of its adapters is ``scale`` times as large there."""
+    if form == "adapter":
+        return write_adapter(run, decoder, folder, scale)
+    merged, dtype = decoder if scale == 1 else scaled_decoder(decoder, scale), run.config.model.dtype
+    if form == "merged":
+        export_folder(merged, run.files, folder, dtype)
+    else:
+        export_gguf(merged, run.files, folder / GGUF_FILE, dtype)
+
+
+def write_adapter(run: Run, decoder: Decoder, folder: epath.Path, scale: float = 1.0) -> None:
+    """Write a model's adapters in PEFT's format; their update is ``scale`` times as large there."""
+    path = run.config.model.path
+    export_adapter(decoder, folder, public_name(path) or path, run.files.fingerprint(), scale)

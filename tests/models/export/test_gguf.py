@@ -1,0 +1,89 @@
+"""A GGUF file that was exported: llama.cpp computes the same from it, and what it cannot hold is refused."""
+
+import dataclasses
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from cann_jax.files.errors import InputError
+from cann_jax.models.config import DecoderConfig
+from cann_jax.models.export.gguf import check_gguf, export_gguf
+from cann_jax.models.files.load import load_decoder
+from cann_jax.models.files.model_files import open_model
+from tests.builders.forward import our_logits, random_ids
+
+TEXT = "Tell my neighbour: 12 plants, naïve!"
+IDS = random_ids((2, 17))
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, tiny_files, tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
+    export_gguf(tiny, tiny_files, path)
+    return path
+
+
+def test_it_opens_here_as_the_model_that_it_was(exported, tiny, tiny_files, tmp_path):
+    files = open_model(str(exported))
+    np.testing.assert_allclose(
+        our_logits(load_decoder(files, "float32"), IDS), our_logits(tiny, IDS), atol=1e-5
+    )
+    ours, theirs = tiny_files.tokenizer, files.tokenizer
+    assert theirs(TEXT)["input_ids"] == ours(TEXT)["input_ids"] and theirs.chat_template == ours.chat_template
+    assert files.ends == tiny_files.ends
+    again = tmp_path / "again.gguf"
+    export_gguf(tiny, files, again)  # the tokenizer is copied from file to file
+    assert open_model(str(again)).tokenizer.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+
+
+def test_bfloat16_takes_half(exported, tiny, tiny_files, tmp_path):
+    export_gguf(tiny, tiny_files, tmp_path / "narrow.gguf", "bfloat16")
+    assert (tmp_path / "narrow.gguf").stat().st_size < 0.6 * exported.stat().st_size
+    narrow = load_decoder(open_model(str(tmp_path / "narrow.gguf")), "float32")
+    np.testing.assert_allclose(our_logits(narrow, IDS), our_logits(tiny, IDS), atol=0.1)
+
+
+def test_llama_cpp_computes_the_same(exported, tiny, tiny_files):
+    """From ids, and from a text that it tokenizes itself; its cache of keys is float16."""
+    llama = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+    settings = llama.CommonParams()
+    settings.model.path, settings.n_ctx, settings.n_parallel, settings.warmup = str(exported), 256, 1, False
+    server, ids = llama.Server(settings), tiny_files.tokenizer(TEXT)["input_ids"]
+    for prompt, known in ((IDS[0].tolist(), IDS[0]), (TEXT, np.array(ids))):
+        found: list[dict] = []
+        asked = {"prompt": prompt, "n_predict": 1, "n_probs": 10, "temperature": 0.0, "stream": False}
+        server.handle_completions(asked, lambda answer, found=found: found.append(answer))
+        expected = np.asarray(jax.nn.log_softmax(our_logits(tiny, known[None])[0, -1]))
+        (token,) = found[0]["choices"][0]["logprobs"]["content"]
+        assert {each["id"] for each in token["top_logprobs"]} == {*np.argsort(-expected)[:10].tolist()}
+        for each in token["top_logprobs"]:
+            assert each["logprob"] == pytest.approx(expected[each["id"]], abs=2e-2)
+
+
+LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model_type": "qwen2"}, {"attention_bias": True}, {"hidden_act": "gelu"}, {"rope_scaling": LLAMA_3}],
+    ids=str,
+)
+def test_other_models_are_refused(tiny_files, changes):
+    values = tiny_files.config.to_hf() | changes
+    if "rope_scaling" in changes:
+        values["rope_scaling"] |= {"original_max_position_embeddings": 64, "rope_theta": 1e4}
+    config = DecoderConfig.from_hf(values, "config.json")
+    with pytest.raises(InputError, match=r"export: gguf is written of Llama models .*convert_hf_to_gguf\.py"):
+        check_gguf(dataclasses.replace(tiny_files, config=config))
+
+
+def test_tokenizers_that_cut_otherwise_are_refused(tiny_files):
+    text = tiny_files.tokenizer.backend_tokenizer.to_str()
+    for old, new in (('"use_regex":true', '"use_regex":false'), ('"BPE"', '"WordPiece"')):
+        assert old in text
+        changed = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=partial(text.replace, old, new)))
+        with pytest.raises(InputError, match="the tokenizer is not of a kind"):
+            check_gguf(dataclasses.replace(tiny_files, tokenizer=changed))
