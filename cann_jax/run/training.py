@@ -17,6 +17,7 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.attach import with_adapters
 from cann_jax.models.adapters.peft import export_adapter
 from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
@@ -274,8 +275,12 @@ def _listwise_bounds(training: Training, data: PreferenceData) -> str:
 
 
 def aligned_decoder(run: Run) -> Decoder:
-    """Load the model that the run trained, adapters in place and scaled."""
-    model = split_decoder(run, run.config.policy_lora)
+    """Return the model that the run trained, adapters in place and scaled, over the reference's own weights.
+
+    Without adapters it is loaded whole, beside the reference.
+    """
+    lora = run.config.policy_lora
+    model = split_decoder(run, None) if lora is None else Model(*with_adapters(run.reference, lora))
     if run.config.rounds > 1:
         return model.decoder(read_weights(run, "rounds", model.reference))
     return model.decoder(one_shot_weights(run, model))
