@@ -62,7 +62,7 @@ def test_the_aligned_model_has_moved_and_shares_the_weights_of_the_reference(pol
 
 
 def test_a_conversation(policies, capsys):
-    """Replies are context, each policy's own; after a reset, and asked once more, the answers are the same."""
+    """Replies are context, each policy's own; after a reset the same prompt has the same answers."""
     typed = ["Hello there", "", "And then?", "/again", "/agian", "/reset", "Hello there", "x" * 4000, "/quit"]
     lines = iter(typed)
     converse(policies, 5, read=lambda _: next(lines))

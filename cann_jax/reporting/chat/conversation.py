@@ -24,10 +24,15 @@ class Conversation:
     _draws: int = 0  # further ones of an answer
     _last: tuple[str, dict[str, Turns]] | None = None
 
+    @property
+    def seed_of_draw(self) -> int:
+        """The seed of the next answer."""
+        return self.seed + self._draws
+
     def ask(self, text: str) -> dict[str, Answer]:
         """Return both answers to the next prompt, and keep them as turns; raises as ``Policies.answers``."""
         prompts = {name: Prompt("chat", text, None, turns) for name, turns in self.earlier.items()}
-        found = self.policies.answers(prompts, self.seed + self._draws)
+        found = self.policies.answers(prompts, self.seed_of_draw)
         self._last = text, self.earlier
         if self.policies.converses:
             self.earlier = {
