@@ -141,7 +141,10 @@ def test_answers_stand_side_by_side_only_where_there_is_room():
         assert max(map(len, shown[width].splitlines())) == width
         assert "\x1b" not in shown[width] and "one�[31m" in shown[width]
         assert "safe    0.750 (+0.250)" in shown[width] and "reward  1.000 (+0.000)" in shown[width]
-        assert "8 tokens, cut off at the limit" in shown[width] and "cut on the left" in shown[width]
+        assert (
+            "8 tokens, cut off at the limit" in shown[width]
+            and "prompt too long, cut on the left" in shown[width]
+        )
     assert shown[WIDE].count("┏") == 1 and shown[WIDE - 1].count("┏") == 2
 
 
@@ -176,7 +179,7 @@ def _older(folder, tmp_path):
     [
         (_untrained, "trained no model .evaluate.policy is reference"),
         (_unfinished, "stage 'align' has not ended"),
-        (_cut_off, r"weights cannot be restored|weights"),
+        (_cut_off, r"align/weights cannot be restored"),
         (_other_model, "has another model than the one that was trained from"),
         (_older, "stage 'align' is stale: layout: 3 → 4; start train again"),
         (shutil.rmtree, "is not a run's folder"),

@@ -46,5 +46,5 @@ def _facts(answer: Answer, before: Answer | None = None) -> str:
     ]
     lines.append(f"{answer.tokens} tokens" + ("" if answer.stopped else ", cut off at the limit"))
     if answer.truncated:
-        lines.append("the prompt was too long and was cut on the left (prompts.on_overlong)")
+        lines.append("prompt too long, cut on the left")
     return "\n".join(lines)
