@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cann_jax import dual
-from cann_jax.command_line.commands import DUAL
+from cann_jax.command_line.commands import CHAT, DUAL
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.parser import parse_flags
 from cann_jax.command_line.run_options import parse_compile_check, parse_run, parse_score_model
@@ -28,6 +28,7 @@ PARSERS: dict[str, Any] = {
     "reward": parse_score_model,
     "compile_check": parse_compile_check,
     "dual": lambda argv: parse_flags(argv, DUAL),
+    "chat": lambda argv: parse_flags(argv, CHAT),
 }
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]\d+)?")
 

@@ -20,6 +20,9 @@ COMMANDS = {
     "/quit": "ends",
 }
 
+# Shown on a terminal alone, while it is so: a new length of prompts takes half a minute on two cores.
+ANSWERING = "answering; new lengths of prompts are compiled first"
+
 
 def answer_one(policies: Policies, text: str, seed: int) -> None:
     """Answer one prompt.
@@ -86,8 +89,11 @@ def _turn(out: Console, conversation: Conversation, text: str) -> None:
         print("\n".join(f"{name}  {meaning}" for name, meaning in COMMANDS.items()))
     elif text == "/reset":
         conversation.reset()
+        print("the conversation begins anew")
     elif text == "/again":
-        if (answers := conversation.again()) is None:
+        with out.status(ANSWERING):
+            answers = conversation.again()
+        if answers is None:
             raise InputError("there is no prompt to answer again; write one")
         print(f"seed {conversation.seed_of_draw}")
         print_answers(out, answers)
@@ -95,7 +101,9 @@ def _turn(out: Console, conversation: Conversation, text: str) -> None:
         raise InputError(f"{text} is no command; did you mean {nearest(text, COMMANDS)}?")
     elif text:
         _check(text)
-        print_answers(out, conversation.ask(text))
+        with out.status(ANSWERING):
+            answers = conversation.ask(text)
+        print_answers(out, answers)
 
 
 def _check(text: str) -> None:
