@@ -179,7 +179,7 @@ def _older(folder, tmp_path):
     [
         (_untrained, "trained no model .evaluate.policy is reference"),
         (_unfinished, "stage 'align' has not ended"),
-        (_cut_off, r"align/weights cannot be restored"),
+        (_cut_off, "stage 'align' has lost its weights; put them back"),
         (_other_model, "has another model than the one that was trained from"),
         (_older, "stage 'align' is stale: layout: 3 → 4; start train again"),
         (shutil.rmtree, "is not a run's folder"),

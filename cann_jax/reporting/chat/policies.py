@@ -9,7 +9,7 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.reporting.finished_run import finished_run
 from cann_jax.run.inputs import fingerprints
 from cann_jax.run.manifest import MANIFEST, committed
-from cann_jax.run.outputs import ALIGNED, REFERENCE, read_scale
+from cann_jax.run.outputs import ALIGNED, REFERENCE, WEIGHTS, read_scale
 from cann_jax.run.policies import answer
 from cann_jax.run.prompts import encoded
 from cann_jax.run.run import Run
@@ -103,10 +103,11 @@ def aligned_run(path: str) -> Run:
             f"{path}: trained no model (evaluate.policy is {run.config.evaluate.policy}); give a run that did"
         )
     for stage in run.stages:
-        if stage.name in TRAINED and not (run.folder / stage.name / MANIFEST).exists():
-            raise InputError(
-                f"{path}: stage {stage.name!r} has not ended; start train again to go on with it"
-            )
+        folder, label = run.folder / stage.name, f"{path}: stage {stage.name!r}"
+        if stage.name in TRAINED and not (folder / MANIFEST).exists():
+            raise InputError(f"{label} has not ended; start train again to go on")
+        if f"{WEIGHTS}/*" in stage.writes and stage.name in TRAINED and not (folder / WEIGHTS).exists():
+            raise InputError(f"{label} has lost its {WEIGHTS}; put them back, or start train again")
     then = committed(run.folder / "align")["inputs"]
     for name, now in fingerprints(run, "model").items():
         if then.get(name) != now:
