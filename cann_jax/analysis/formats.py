@@ -71,7 +71,8 @@ def reading(path: str, errors: tuple[type[Exception], ...] = BROKEN) -> Iterator
     except errors as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         kind = Path(path.lower().removesuffix(".gz")).suffix[1:]
-        raise InputError(f"{path}: not a readable {kind} table ({reason}); write it again") from error
+        what = f"{kind} table" if kind else "table"
+        raise InputError(f"{path}: not a readable {what} ({reason}); write it again") from error
 
 
 class KeyColumns(NamedTuple):

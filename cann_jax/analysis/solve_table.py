@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,10 +29,10 @@ from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.raw_table import RawTable
 from cann_jax.analysis.reach import Features, shortfall_message
-from cann_jax.analysis.tables import open_scores
+from cann_jax.analysis.tables import Source, open_scores
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.prepare import prepare
-from cann_jax.core.problem import Problem
+from cann_jax.core.problem import Constraint, Problem
 from cann_jax.core.scores import check_total_weight
 from cann_jax.files.errors import InfeasibleError, NotConvergedError
 
@@ -92,6 +93,17 @@ def table_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:
     """
     source = open_scores(path, flags, names_asked(flags))
     constraints = constraints_asked(flags, source.names[1:])  # before rows are read, which may take long
+    return problem_of(source, constraints, flags)
+
+
+def problem_of(
+    source: Source, constraints: Sequence[Constraint], flags: DualFlags
+) -> tuple[Problem, RawTable]:
+    """Read an opened table, and return the problem that constraints make on it, and the table.
+
+    Raises:
+        InputError: A bad table, or a constraint about a group that it does not have.
+    """
     table = source.read()
     names = group_names({column: groups_of(values) for column, values in table.groups.items()})
     weights = table.weights

@@ -63,7 +63,12 @@ def open_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> Sour
         if rows > rows_at_once(layout):
             return _Columns(layout, flags.cost, None, [])
     keys = KeyColumns((flags.prompt, flags.response), flags.groups or ("group",))
-    whole = read_arrow(path, suffix, keys)
+    return open_arrow(path, read_arrow(path, suffix, keys), flags, names)
+
+
+def open_arrow(path: str, whole: pa.Table, flags: DualFlags, wanted: Iterable[str] = ()) -> Source:
+    """Open a table of Arrow, which messages call ``path``; as ``open_scores``."""
+    names = list(wanted)
     features = feature_columns(path, whole.column_names, flags, names)
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
     layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from annotated_types import Interval
 
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.config.export import Format
@@ -27,6 +29,12 @@ Examples:
   python -m cann_jax.dual --scores scores.parquet --margin safe@inviting=1 --at_least polite=0.2
   python -m cann_jax.dual --scores scores.parquet --max_unsafe safe=0.2 --unsafe_below safe=-2
   python -m cann_jax.dual --scores scores.parquet --features embedding --margin safe=1
+"""
+CHAT_EXAMPLES = """\
+Examples:
+  python -m cann_jax.chat runs/quickstart
+  python -m cann_jax.chat runs/quickstart --prompt "How do I boil an egg?" --seed 7
+  python -m cann_jax.chat runs/quickstart < prompts.txt
 """
 
 
@@ -159,6 +167,23 @@ class ExportFlags:
 
 
 @dataclass(frozen=True)
+class ChatFlags:
+    """Ask a finished run's model, beside the reference, and see the scores of both answers.
+
+    Without ``--prompt``, prompts are read from the terminal, as a conversation, or from a pipe, one a line.
+
+    Args:
+        run (RUN): Folder of a run whose model has been trained, for example runs/quickstart.
+        prompt (TEXT): A prompt to answer; then end.
+        seed: Seed of the answers; null takes the run's. The same prompt and seed give the same answers.
+    """
+
+    run: str
+    prompt: str | None = None
+    seed: Annotated[int, Interval(ge=0, lt=2**31)] | None = None
+
+
+@dataclass(frozen=True)
 class CompileCheckFlags:
     """Compile a run's programs for a TPU slice, without a TPU, and count what they need.
 
@@ -186,7 +211,8 @@ DUAL = Command("dual", DualFlags, notes=(DUAL_EXAMPLES,))
 REWARD = Command("reward", RewardFlags, notes=(CONFIGURED,))
 REPORT = Command("report", ReportFlags, positional="runs")
 EXPORT = Command("export", ExportFlags, positional="run")
+CHAT = Command("chat", ChatFlags, positional="run", notes=(CHAT_EXAMPLES,))
 COMPILE_CHECK = Command("compile-check", CompileCheckFlags, notes=(CONFIGURED, SCORERS))
 COMMANDS: dict[str, Command[Any]] = {
-    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, COMPILE_CHECK)
+    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, CHAT, COMPILE_CHECK)
 }

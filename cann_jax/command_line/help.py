@@ -60,12 +60,14 @@ def summary(schema: type) -> str:
 
 
 def _usage(command: Command[Any]) -> str:
-    documented = _documented(command.flags)
+    documented, hints = _documented(command.flags), get_type_hints(command.flags)
     required = {f.name: documented[f.name][0] for f in fields(command.flags) if is_required(f)}
-    many = required.pop(command.positional or "", None)
+    positional = required.pop(command.positional or "", None)
     flags = [f"--{name} {metavar}" for name, metavar in required.items()]
-    rest = f"{many} ..." if many else "[--KEY VALUE ...]"
-    return " ".join(["usage: python -m", command.module, *flags, rest])
+    if positional is not None:
+        flags.append(positional)
+    many = positional is not None and get_origin(hints[str(command.positional)]) is tuple
+    return " ".join(["usage: python -m", command.module, *flags, "..." if many else "[--KEY VALUE ...]"])
 
 
 def own_arguments(command: Command[Any]) -> Arguments:

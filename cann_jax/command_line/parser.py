@@ -92,6 +92,8 @@ def _own_flags(pairs: Pairs, command: Command[Flags]) -> Flags:
     for name, text in pairs:
         if get_origin(hints[name]) is tuple:
             values.setdefault(name, []).append(text)
+        elif name in values and name == command.positional:
+            raise InputError(f"command line: {text!r} is one argument too many; give one")
         elif name in values:
             raise InputError(f"command line: --{name} is given twice; give it once")
         else:

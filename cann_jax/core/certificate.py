@@ -22,6 +22,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.display import display
 from cann_jax.files.errors import InputError
 
 METHODS = ("robust", "student")
@@ -66,6 +67,9 @@ class Certificate:
         if Verdict.FAILS in self.verdicts:
             return Verdict.FAILS
         return Verdict.UNDECIDED if Verdict.UNDECIDED in self.verdicts else Verdict.HOLDS
+
+    def _repr_html_(self) -> str:
+        return str(display("html:certificate_html")(self))
 
 
 def certify(

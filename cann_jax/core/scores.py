@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 
 from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
 from cann_jax.core.compilation import jit
+from cann_jax.core.display import display
 from cann_jax.files.errors import InputError
 
 
@@ -43,6 +45,54 @@ class Scores:
             if isinstance(value, Array) and not _is_wide(value.dtype):
                 value = value.astype(jax.dtypes.canonicalize_dtype(float))
             object.__setattr__(self, field, value)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        reward: str = "reward",
+        constraints: Sequence[str] | None = None,
+        *,
+        cost: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        prompt: str = "prompt",
+        response: str = "response",
+        prompt_weights: str | None = None,
+        drop_missing: bool = False,
+    ) -> "Scores":
+        """Read a score table by the rules of the dual command (docs/dual.md), from the host.
+
+        Prompts are in the order in which they first appear, and responses in the table's. Messages number
+        rows from 1.
+
+        Args:
+            table: A file (Parquet, CSV, TSV, JSON or npz), a pandas ``DataFrame``, or a table of Arrow.
+            reward: Column of the reward.
+            constraints: Columns of the constraints, in order; None takes every other column of numbers. A
+                name ``safe@inviting`` is that score on one group of prompts.
+            cost: Columns of which less is better; their sign is changed.
+            groups: Prompt columns that name groups; ``group`` by default, where the table has it.
+            prompt: Column of the prompts, in a table with a row for each response.
+            response: Column of the responses, if there is one.
+            prompt_weights: Column of prompt weights.
+            drop_missing: Leave out, and warn of, rows that lack something, which else are an error.
+
+        Raises:
+            InputError: A column is missing or holds no numbers, or a row is at fault.
+        """
+        read = display("frames:scores_of")
+        found: Scores = read(
+            table,
+            reward,
+            constraints,
+            cost=cost,
+            groups=groups,
+            prompt=prompt,
+            response=response,
+            prompt_weights=prompt_weights,
+            drop_missing=drop_missing,
+        )
+        return found
 
     @property
     def dtype(self) -> np.dtype:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from etils import epath
 
 from cann_jax.core.prepare import group_values
@@ -13,8 +14,8 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.compute import Compute
 from cann_jax.run.outputs import Columns
 from cann_jax.run.run import Run
-from cann_jax.run.scorers import Scorers, score_shards
-from cann_jax.sampling.shards import sample_shards
+from cann_jax.run.scorers import Scorers, score_block, score_shards
+from cann_jax.sampling.shards import sample_prompts, sample_shards
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,30 @@ def sample_policy(run: Run, scorers: Scorers, policy: LanguageModel, draw: Draw,
     sample = run.config.sample
     responses = sample_shards(policy, draw.prompts, sample, draw.responses, draw.seed, draw.folder, name)
     run.ledger.add(Compute(generated_tokens=int(responses.lengths.sum())))
-    logps = responses.logps
-    if policy is not run.reference:
-        logps = run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
+    logps = _reference_logps(run, policy, responses)
     table, _ = score_shards(scorers, responses, logps, draw.folder, sample.prompts_per_batch, name)
+    return _sampled(scorers, responses, logps, table)
+
+
+def answer(run: Run, scorers: Scorers, policy: LanguageModel, prompts: EncodedPrompts, seed: int) -> Sampled:
+    """Sample and score one response of a policy to each of a few prompts; nothing is written.
+
+    Raises:
+        InputError: As ``sample_policy``.
+    """
+    responses = sample_prompts(policy, prompts, run.config.sample, 1, seed)
+    logps = _reference_logps(run, policy, responses)
+    return _sampled(scorers, responses, logps, score_block(scorers, responses, logps))
+
+
+def _reference_logps(run: Run, policy: LanguageModel, responses: Responses) -> np.ndarray:
+    """Return (N, K) log π_ref(y|x), which for the reference is what it was sampled by."""
+    if policy is run.reference:
+        return responses.logps
+    return run.reference.logps(responses.prompts.ids, responses.tokens, responses.lengths)
+
+
+def _sampled(scorers: Scorers, responses: Responses, logps: np.ndarray, table: pa.Table) -> Sampled:
     scores = {key: table.column(key).to_numpy().reshape(responses.shape) for key in scorers}
     return Sampled(responses, logps, scores)
 

@@ -1,5 +1,7 @@
 """The prompts of a run, encoded: from its files, or from the preference pairs."""
 
+from collections.abc import Iterable
+
 from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
@@ -18,14 +20,23 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
     if name not in run.encoded:
         config = run.config
         source = config.prompts.sources()[name]
-        room = run.files.config.context - config.sample.max_new_tokens
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES
             else read_prompts(source, config.prompts.limit)
         )
-        run.encoded[name] = encode_prompts(prompts, run.files.tokenizer, config.prompts, room)
+        run.encoded[name] = encoded(run, prompts)
     return run.encoded[name]
+
+
+def encoded(run: Run, prompts: Iterable[Prompt]) -> EncodedPrompts:
+    """Return prompts as the run's own are encoded.
+
+    Raises:
+        InputError: As ``encode_prompts``.
+    """
+    room = run.files.config.context - run.config.sample.max_new_tokens
+    return encode_prompts(prompts, run.files.tokenizer, run.config.prompts, room)
 
 
 def print_overlong(stage: str, prompts: EncodedPrompts) -> None:

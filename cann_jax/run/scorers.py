@@ -106,7 +106,7 @@ def score_shards(
     ):
         with writing_shard(index):
             block = responses.take(chosen)
-            table = _score_block(scorers, block, reference_logps[chosen.start : chosen.stop])
+            table = score_block(scorers, block, reference_logps[chosen.start : chosen.stop])
             write_table(shard_path(folder, pattern, chosen), table, digest=True)
     barrier(f"scored {name}")
     tables = [read_table(shard_path(folder, pattern, chosen)) for chosen in in_order(finished, left)]
@@ -122,8 +122,14 @@ def print_counts(stage: str, counts: Counts, rows: int) -> None:
         print(f"{stage}: {name}: {count} of {rows} {what}")
 
 
-def _score_block(scorers: Scorers, block: Responses, reference_logps: np.ndarray) -> pa.Table:
-    """Return one block's rows; counts travel in the table's metadata, so that a resumed run repeats them."""
+def score_block(scorers: Scorers, block: Responses, reference_logps: np.ndarray) -> pa.Table:
+    """Score one block and return its rows.
+
+    Counts travel in the table's metadata, so that a resumed run repeats them.
+
+    Raises:
+        InputError: A scorer fails, or a score is NaN or infinite.
+    """
     prompts, repeats = block.prompts.prompts, block.shape[1]
     columns: dict[str, Any] = {
         "prompt_id": [prompt.id for prompt in prompts for _ in range(repeats)],

@@ -17,6 +17,7 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
+from cann_jax.models.adapters.attach import with_adapters
 from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.flops import flops_a_token
@@ -269,14 +270,18 @@ def _listwise_bounds(training: Training, data: PreferenceData) -> str:
 
 
 def aligned_decoder(run: Run) -> Decoder:
-    """Load the model that the run trained, adapters in place and scaled."""
+    """Return the model that the run trained, adapters in place and scaled."""
     decoder, scale = trained_decoder(run)
     return decoder if scale == 1 else scaled_decoder(decoder, scale)
 
 
 def trained_decoder(run: Run) -> tuple[Decoder, float]:
-    """Load the model that the run trained, adapters as they were trained, and their scale."""
-    model = split_decoder(run, run.config.policy_lora)
+    """Return the model that the run trained, adapters as they were trained, and their scale.
+
+    It is over the reference's own weights; without adapters it is loaded whole, beside the reference.
+    """
+    lora = run.config.policy_lora
+    model = split_decoder(run, None) if lora is None else Model(*with_adapters(run.reference, lora))
     if run.config.rounds > 1:  # which begin with the scaled step
         return model.decoder(read_weights(run, "rounds", model.reference)), 1.0
     return model.decoder(read_weights(run, "align", model.reference)), read_scale(run)

@@ -77,6 +77,17 @@ def sample_shards(
     return _read(folder, responses_of, in_order(finished, left), config.max_new_tokens)
 
 
+def sample_prompts(
+    model: LanguageModel, prompts: EncodedPrompts, config: SampleConfig, responses: int, seed: int
+) -> Responses:
+    """Sample K responses to a few prompts, all at once, and keep nothing; the draw is ``sample_shards``'."""
+    stop, static = stop_tokens(model.files, config), static_arguments(config, responses)
+    size = len(prompts)
+    samples = _sample(model, None, prompts.ids, range(size), stop, size, seed, static)
+    table = responses_table(prompts, 0, samples, model.tokenizer)
+    return responses_from_table(table, config.max_new_tokens)
+
+
 def read_shards(folder: epath.PathLike, name: str, max_new_tokens: int) -> Responses:
     """Read all shards of a finished stage."""
     pattern = f"{name}-{{}}.parquet"

@@ -8,7 +8,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import pytest
 
 from cann_jax import __main__ as program
-from cann_jax.command_line.commands import COMMANDS, DUAL, REPORT
+from cann_jax.command_line.commands import CHAT, COMMANDS, DUAL, REPORT
 from cann_jax.command_line.help import command_list, help_text
 from cann_jax.command_line.parser import parse_flags
 from cann_jax.files.errors import InputError
@@ -23,7 +23,7 @@ def run(monkeypatch, *arguments):
 def test_without_a_command_the_commands_are_listed(monkeypatch, capsys, arguments):
     assert run(monkeypatch, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name in ("train", "dual", "reward", "report", "export", "compile-check"):
+    for name in ("train", "dual", "reward", "report", "export", "chat", "compile-check"):
         assert [line for line in lines if line.startswith(f"  {name} ")], name
 
 
@@ -84,6 +84,13 @@ def test_mistakes(argv, problem):
 def test_a_missing_argument_is_named():
     with pytest.raises(InputError, match=r"an argument is missing; see python -m cann_jax\.report --help"):
         parse_flags([], REPORT)
+
+
+def test_one_argument_is_one():
+    with pytest.raises(InputError, match="command line: 'b' is one argument too many; give one"):
+        parse_flags(["a", "b"], CHAT)
+    assert help_text(CHAT).startswith("usage: python -m cann_jax.chat RUN [--KEY VALUE ...]\n")
+    assert help_text(REPORT).startswith("usage: python -m cann_jax.report RUN ...\n")
 
 
 OUTSIDE = {"gt": 0, "ge": -1, "lt": 0, "le": 1}  # what to add to a bound to be just outside of it

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cann_jax import dual
-from cann_jax.command_line.commands import DUAL, EXPORT
+from cann_jax.command_line.commands import CHAT, DUAL, EXPORT
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.parser import parse_flags
 from cann_jax.command_line.run_options import parse_compile_check, parse_run, parse_score_model
@@ -29,6 +29,7 @@ PARSERS: dict[str, Any] = {
     "compile_check": parse_compile_check,
     "dual": lambda argv: parse_flags(argv, DUAL),
     "export": lambda argv: parse_flags(argv, EXPORT),
+    "chat": lambda argv: parse_flags(argv, CHAT),
 }
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]\d+)?")
 

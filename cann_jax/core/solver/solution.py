@@ -1,12 +1,14 @@
 """The solution of a dual problem, and the statistics at it that certify it."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from cann_jax.core.arrays import Array
+from cann_jax.core.display import display
 from cann_jax.core.feasibility import Feasible, verdict
 from cann_jax.core.objective import Objective, natural_residual
 
@@ -66,6 +68,17 @@ class DualSolution:
     def predicted_improvement(self) -> Array:
         """``(m,)``: E_{π_λ*}[g_j] − E_ref[g_j]."""
         return self.predicted_constraints - self.baseline
+
+    def to_frame(self, names: Sequence[str] | None = None) -> Any:
+        """Return a pandas ``DataFrame`` with a row for each constraint, by ``names`` or by number.
+
+        What is the whole solution's stands in each row. Solutions with a leading axis, as ``dual_curve``
+        returns them, have a row for each point and constraint.
+        """
+        return display("frames:solution_frame")(self, names)
+
+    def _repr_html_(self) -> str | None:
+        return cast(str | None, display("html:solution_html")(self))
 
 
 def certify_point(objective: Objective, found: Minimum, tolerance: float) -> DualSolution:

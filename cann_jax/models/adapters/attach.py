@@ -1,5 +1,6 @@
 """Adapters attached to weights that they share: several pre-aligned models in the memory of one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,8 +39,18 @@ def open_attachable(files: ModelFiles, folder: Path) -> Adapter:
 
 def attach_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
     """Return a model without adapters with one from ``open_attachable``; other arrays are not copied."""
-    base, own = dict(flat_state(model.weights)), _arrays(model.config, adapter)
-    decoder, place, lora = model.decoder, parameter_sharding(), _lora(model.config, adapter)
+    lora, own = _lora(model.config, adapter), _arrays(model.config, adapter)
+    return LanguageModel.of(nnx.merge(*with_adapters(model, lora, own)), model.files)
+
+
+def with_adapters(
+    model: LanguageModel, lora: LoraConfig, arrays: Mapping[ArrayPath, np.ndarray] | None = None
+) -> tuple[Any, Any, Any]:
+    """Split a model without adapters as one that has some: graph, the adapters' arrays, and the others.
+
+    The others are the model's own, not copied. ``arrays`` are the adapters' by path, zero by default.
+    """
+    base, decoder, place = dict(flat_state(model.weights)), model.decoder, parameter_sharding()
     dtype = str(jnp.dtype(decoder.dtype))
     abstract = abstract_decoder(model.config, dtype, lora, attention=decoder.kernel)
     graph, *states = nnx.split(abstract, LoraParam, ...)
@@ -47,9 +58,9 @@ def attach_adapter(model: LanguageModel, adapter: Adapter) -> LanguageModel:
     for path, leaf in flat_state(rest):
         leaf.set_value(base[path][...])
     for path, leaf in flat_state(adapters):
-        array = jnp.asarray(own[path])
+        array = jnp.zeros(leaf.shape, leaf.dtype) if arrays is None else jnp.asarray(arrays[path])
         leaf.set_value(array if place is None else jax.device_put(array, place(path)))
-    return LanguageModel.of(nnx.merge(graph, adapters, rest), model.files)
+    return graph, adapters, rest
 
 
 def _layers(config: DecoderConfig) -> dict[Weight, list[str]]:

@@ -1,0 +1,107 @@
+"""Scores from tables of pandas or Arrow, by the reader of the dual command, and solutions as such tables."""
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cann_jax.analysis.console import table_notes
+from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.formats import UNFIT
+from cann_jax.analysis.solve_table import problem_of
+from cann_jax.analysis.tables import Source, open_arrow, open_scores
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.problem import Constraint
+from cann_jax.core.scores import Scores
+from cann_jax.core.solver.solution import DualSolution
+from cann_jax.files.errors import InputError
+
+FRAME = "table"  # what messages call one without a file
+# Columns of a solution's frame: what each constraint has, and what is the whole solution's.
+OF_EACH = ("multipliers", "predicted_improvement", "slack", "predicted_constraints", "baseline")
+OF_ALL = ("predicted_reward", "kl", "value", "effective_sample_size", "kkt_residual", "converged")
+
+
+def scores_of(table: Any, reward: str, constraints: Iterable[str] | None, **columns: Any) -> Scores:
+    """Return the scores in a table; arguments as ``Scores.from_table``."""
+    lists = {"constraints": constraints, "cost": columns["cost"], "groups": columns["groups"]}
+    for name, given in lists.items():
+        if isinstance(given, str):
+            raise InputError(f"{name}: {given!r} is one text; give a list, [{given!r}]")
+    columns |= {name: tuple(columns[name]) for name in ("cost", "groups")}
+    flags = DualFlags(reward=reward, **columns)
+    asked = [] if constraints is None else list(constraints)
+    source = _source(table, flags, list(dict.fromkeys(name.partition("@")[0] for name in asked)))
+    for name in flags.cost:
+        if name not in source.names:
+            raise InputError(f"cost: {name} is neither the reward nor a constraint; leave it out")
+    wanted = asked or source.names[1:]
+    goals = [Constraint(score, margin=0.0, group=group) for score, group in map(_split, wanted)]
+    problem, read = problem_of(source, goals, flags)
+    for note in table_notes((), read.dropped, read.repeated):
+        warnings.warn(note, stacklevel=3)
+    return problem.scores
+
+
+def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
+    """Return the frame of a solution; see ``DualSolution.to_frame``."""
+    import pandas as pd
+
+    multipliers = np.asarray(solution.multipliers)
+    points, m = int(np.prod(multipliers.shape[:-1])), multipliers.shape[-1]
+    labels = constraint_names(m, names)
+    columns = {name: np.asarray(getattr(solution, name)) for name in OF_EACH}
+    whole = {name: np.asarray(getattr(solution, name)) for name in OF_ALL}
+    whole["feasible"] = np.vectorize(feasible_word)(np.asarray(solution.feasible))
+    columns |= {name: np.repeat(values[..., None], m, axis=-1) for name, values in whole.items()}
+    index = pd.MultiIndex.from_product([range(points), labels], names=["point", "constraint"])
+    frame = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index)
+    return frame if multipliers.ndim > 1 else frame.droplevel("point")
+
+
+def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
+    """Return the names of m constraints, their numbers by default.
+
+    Raises:
+        InputError: There are not m names.
+    """
+    found = [f"constraint {j}" for j in range(m)] if names is None else list(names)
+    if len(found) != m:
+        raise InputError(f"names: {len(found)} given for {m} constraints; give one each")
+    return found
+
+
+def feasible_word(code: int) -> str:
+    """Return a ``Feasible`` code in words: yes, no or undetermined."""
+    return Feasible(int(code)).name.lower()
+
+
+def _source(table: Any, flags: DualFlags, wanted: list[str]) -> Source:
+    if isinstance(table, str | os.PathLike):
+        return open_scores(os.fspath(table), flags, wanted)
+    return open_arrow(FRAME, _arrow(table), flags, wanted)
+
+
+def _arrow(table: Any) -> pa.Table:
+    """Return a table as one of Arrow, with the index of a DataFrame where its levels have names."""
+    try:
+        if isinstance(table, pa.Table):
+            return table
+        if hasattr(table, "columns") and hasattr(table, "index"):
+            return pa.Table.from_pandas(table, preserve_index=None not in table.index.names)
+        if hasattr(table, "__arrow_c_stream__"):  # polars and others
+            return pa.table(table)
+    except (*UNFIT, ValueError, TypeError) as error:
+        reason = " ".join(map(str, error.args))
+        raise InputError(
+            f"{FRAME}: {' '.join(reason.split())}; give each column one type and a name"
+        ) from None
+    raise InputError(f"{FRAME}: a {type(table).__name__}; give a file's name or a pandas DataFrame")
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    score, sign, group = name.partition("@")
+    return score, group if sign else None

@@ -1,0 +1,50 @@
+"""Two answers as a table: side by side where the terminal is wide enough, else one below the other."""
+
+import unicodedata
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cann_jax.reporting.chat.policies import Answer
+from cann_jax.run.outputs import ALIGNED, REFERENCE
+
+WIDE = 80  # columns from which two answers stand side by side; 36 characters of each fit in a line then
+
+
+def print_answers(out: Console, answers: Mapping[str, Answer]) -> None:
+    """Print the reference's and the aligned model's answer, with what is known of each."""
+    before, after = answers[REFERENCE], answers[ALIGNED]
+    columns = {
+        "reference": (printable(before.text), _facts(before)),
+        "aligned": (printable(after.text), _facts(after, before)),
+    }
+    side_by_side = out.width >= WIDE
+    for names in [list(columns)] if side_by_side else [[name] for name in columns]:
+        table = Table(expand=True, show_lines=True, header_style="bold")
+        for name in names:
+            table.add_column(name, ratio=1, overflow="fold")
+        for cells in zip(*(columns[name] for name in names), strict=True):
+            table.add_row(*map(Text, cells))
+        out.print(table)
+
+
+def printable(text: str) -> str:
+    """Return a text with ``�`` for control characters, by which a model could steer the terminal."""
+    lines = text.replace("\r\n", "\n").expandtabs(4)
+    return "".join("�" if unicodedata.category(c) == "Cc" and c != "\n" else c for c in lines)
+
+
+def _facts(answer: Answer, before: Answer | None = None) -> str:
+    """Return the scores, with their change, and the length, a line each."""
+    width = max(map(len, answer.scores), default=0)
+    lines = [
+        f"{name:{width}}  {value:z.3f}"
+        + ("" if before is None else f" ({value - before.scores[name]:+z.3f})")
+        for name, value in answer.scores.items()
+    ]
+    lines.append(f"{answer.tokens} tokens" + ("" if answer.stopped else ", cut off at the limit"))
+    if answer.truncated:
+        lines.append("prompt too long, cut on the left")
+    return "\n".join(lines)
