@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cann_jax.config.mesh import DistributedConfig
     from cann_jax.judging.judge import judge_run
-    from cann_jax.reporting import write_report
+    from cann_jax.reporting import write_pages
     from cann_jax.reporting.finished_run import finished_run
     from cann_jax.reporting.judged import write_judged
     from cann_jax.run.run import Run
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     keep_compilations()
     with session(here.config, {} if config.prompts.path is None else sampled):
         found = judge_run(here, config)
-    write_report(run)
+    write_pages(run)
     write_judged(run, found)
 
 

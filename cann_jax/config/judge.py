@@ -17,10 +17,11 @@ def _is_address(text: str) -> bool:
         parts = urlsplit(text)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    bare = "@" not in parts.netloc and not parts.query and not parts.fragment
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and bare
 
 
-Address = Annotated[str, Must("an address of http or https, without a user or a password", _is_address)]
+Address = Annotated[str, Must("an address of http or https, without user, password or query", _is_address)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,8 @@ def length_controlled(wins: np.ndarray, lengths: np.ndarray, confidence: float) 
 
     With y the wins and x = tanh(d/s), d the differences of lengths and s their standard deviation, a and b
     minimise −Σ [y ln σ(a + b x) + (1 − y) ln(1 − σ(a + b x))] + b²/2. The rate is σ(a); its interval is
-    σ(a ± z·se), by the sandwich estimate of a's variance. b²/2 keeps b finite where lengths tell all wins.
+    σ(a ± z·se), where se² is a's entry of the inverse Hessian: the variance of wins that are 0 or 1, as in
+    ``rate``. b²/2 keeps b finite where lengths tell all wins.
 
     Args:
         wins: (n,) from 0 to 1, one a prompt.
@@ -67,8 +68,7 @@ def length_controlled(wins: np.ndarray, lengths: np.ndarray, confidence: float) 
     weights = optimize.minimize(loss, np.zeros(2), jac=True, method="BFGS").x
     fitted = special.expit(design @ weights)
     inverse = np.linalg.inv(design.T @ (design * (fitted * (1 - fitted))[:, None]) + np.diag(ridge))
-    scores = design * (wins - fitted)[:, None]
-    half = _quantile(confidence) * np.sqrt((inverse @ scores.T @ scores @ inverse)[0, 0])
+    half = _quantile(confidence) * np.sqrt(inverse[0, 0])
     low, value, high = special.expit(weights[0] + np.array([-half, 0.0, half]))
     return LengthControlled(float(value), (float(low), float(high)), float(weights[1]))
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from cann_jax.files.errors import InputError, shown
 from cann_jax.judging.replies import Answer, Asked, Book, Reply, read_answer
+from cann_jax.scorers.question import Template
 
 NONSENSE = 20  # answers of which none can be read, after which no more is paid for
 
@@ -29,8 +30,8 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
     """
     names = [book.name(each) for each in asked]
     found = {name: book.read(name) for name in {*names} & book.names}
-    allowed = asked[0].template.answers
-    check = _Sense(key, allowed, min(NONSENSE, len({*names})))
+    template = asked[0].template
+    check = _Sense(key, template, min(NONSENSE, len({*names})))
     for reply in found.values():
         check(reply)
 
@@ -45,22 +46,23 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
         print(f"{key}: {len(found)} answers were there before, {len(missing)} are asked for", flush=True)
     if missing:
         judge.ask(missing, keep)
-    return [read_answer(found[name], allowed) for name in names]
+    return [read_answer(found[name], template) for name in names]
 
 
 class _Sense:
     """Raises InputError when so many answers have come and none can be read."""
 
-    def __init__(self, key: str, allowed: Sequence[str], most: int) -> None:
-        self.key, self.allowed, self.most = key, allowed, most
+    def __init__(self, key: str, template: Template, most: int) -> None:
+        self.key, self.template, self.most = key, template, most
         self.counts: Counter[str] = Counter()
 
     def __call__(self, reply: Reply) -> None:
-        self.counts[read_answer(reply, self.allowed).status] += 1
+        self.counts[read_answer(reply, self.template).status] += 1
         unread = self.counts["malformed"] + self.counts["cut off"]
+        allowed = ", ".join(self.template.answers)
         if unread >= self.most and unread == self.counts.total():
             raise InputError(
-                f"{self.key}: none of the judge's {unread} answers is one of {', '.join(self.allowed)}; "
+                f"{self.key}: none of the judge's {unread} answers is one of {allowed}; "
                 f"the last was {shown(reply.text)}; use another judge or template, or raise "
                 "judge.answer_tokens where they were cut off; the answers so far are kept"
             )

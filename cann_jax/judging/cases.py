@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.config.judge import JudgeConfig, QuestionConfig
+from cann_jax.config.judge import JudgeConfig
 from cann_jax.config.model import PREFERENCES
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts, shared_prompts
 from cann_jax.data.prompts import Prompt, read_prompts, turns_from
@@ -45,16 +45,16 @@ class Cases:
     tokens: dict[str, np.ndarray]
     left_out: dict[str, int]
 
-    def chosen(self, question: QuestionConfig, key: str) -> list[int]:
-        """Return the indices of the prompts that a question is about.
+    def chosen(self, name: str | None, key: str) -> list[int]:
+        """Return the indices of the prompts in a set, or of all; ``key`` is the question, for messages.
 
         Raises:
             InputError: None is.
         """
-        found = [n for n, each in enumerate(self.sets) if question.set in (None, each)]
+        found = [n for n, each in enumerate(self.sets) if name in (None, each)]
         if not found:
             known = ", ".join(sorted({str(each) for each in self.sets if each is not None})) or "none"
-            raise InputError(f"{key}.set is {question.set!r}, and no prompt is in it; the sets are {known}")
+            raise InputError(f"{key}.set is {name!r}, and no prompt is in it; the sets are {known}")
         return found
 
 

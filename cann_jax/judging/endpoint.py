@@ -120,13 +120,11 @@ class Endpoint:
         return read_completion(self._without_key(raw.text))
 
     def _unconnected(self, error: Exception) -> Reply:
-        cause = type(error.__cause__).__name__
-        if isinstance(error, self._openai.APITimeoutError) and cause != "ConnectTimeout":
+        if isinstance(error, self._openai.APITimeoutError) and _reason(error) != "ConnectTimeout":
             return Reply(failure="timed out")
-        # Only the kind of error: the texts of some quote the request's headers, which have the key.
         raise InputError(
-            f"judge.base_url {self.config.base_url}: cannot be reached ({cause}); start the server, or fix "
-            f"the address; {KEPT}"
+            f"judge.base_url {self.config.base_url}: cannot be reached ({_reason(error)}); start the server, "
+            f"or fix the address; {KEPT}"
         )
 
     def _status(self, error: Any) -> Reply:
@@ -152,13 +150,26 @@ def read_completion(body: str) -> tuple[Reply, int]:
         message, ending = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content"), message.get("refusal")
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
-        return Reply(_kept(body)), 0
+        return Reply(_kept(body), "malformed"), 0
     usage = found.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
     tokens = max(tokens, 0) if isinstance(tokens, int) else 0
     if refusal or ending == "content_filter":
         return Reply(_kept(refusal or text), "refused"), tokens
     return Reply(_kept(text), "cut off" if ending == "length" else None), tokens
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason of a failed connection, or the kind of its error.
+
+    Texts of other errors are not told: some quote the request's headers, which have the key.
+    """
+    kind, cause = type(error.__cause__).__name__, error.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return kind
 
 
 def _kept(text: object) -> str:

@@ -13,10 +13,11 @@ from cann_jax.judging.asking import Judge
 from cann_jax.judging.cases import EVALUATE, POLICIES, Cases, cases_of
 from cann_jax.judging.endpoint import Endpoint
 from cann_jax.judging.local import LocalJudge
-from cann_jax.judging.measures import Row, compare, share
+from cann_jax.judging.measures import Question, Row, compare, share
 from cann_jax.judging.replies import Book
 from cann_jax.run.manifest import commit_fingerprint
 from cann_jax.run.run import Run
+from cann_jax.scorers.question import Template, read_pair_template, read_template
 
 COMPARISONS = ("helpfulness", "safety")  # of two responses; the other questions are about one
 RESULTS, VERDICTS, ANSWERS = "results.json", "verdicts.parquet", "answers"
@@ -44,19 +45,29 @@ def judge_run(run: Run, config: JudgeConfig) -> dict[str, Any]:
             or answers nonsense. The answers so far are kept, and another start goes on from them.
     """
     with sole_writer(run.folder):
+        templates = {key: _template(key, each.template) for key, each in config.questions().items()}
         cases = cases_of(run, config)
+        # All of it before anything is paid for.
+        questions = [
+            Question(key, templates[key], cases.chosen(each.set, key))
+            for key, each in config.questions().items()
+        ]
         judge: Judge = Endpoint(config.judge) if config.judge.path is None else LocalJudge(config.judge)
         folder = judge_folder(run)
         book = Book(folder / ANSWERS, judge.identity)
         found, rows = dict[str, Any](), list[Row]()
-        for key, question in config.questions().items():
-            measure = compare if key in COMPARISONS else share
-            found[key], more = measure(judge, book, cases, key, question, config.confidence)
+        for question in questions:
+            measure = compare if question.key in COMPARISONS else share
+            found[question.key], more = measure(judge, book, cases, question, config.confidence)
             rows += more
         results = {**_about(run, config, cases), "questions": found}
         write_table(folder / VERDICTS, pa.Table.from_pylist(rows, _SCHEMA))
         write_json(folder / RESULTS, results)
     return dict(as_json(results))
+
+
+def _template(key: str, name: str) -> Template:
+    return read_pair_template(name, key) if key in COMPARISONS else read_template(name, key)
 
 
 def _about(run: Run, config: JudgeConfig, cases: Cases) -> dict[str, Any]:

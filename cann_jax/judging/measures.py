@@ -2,17 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cann_jax.config.judge import QuestionConfig
 from cann_jax.core.rates import Rate, length_controlled, rate
 from cann_jax.judging.asking import Judge, answers_to
 from cann_jax.judging.cases import POLICIES, Cases
 from cann_jax.judging.replies import Answer, Asked, Book
 from cann_jax.run.outputs import ALIGNED, REFERENCE
-from cann_jax.scorers.question import read_pair_template, read_template
+from cann_jax.scorers.question import Template
 
 Row = dict[str, Any]
 ORDERS = ((REFERENCE, ALIGNED), (ALIGNED, REFERENCE))
@@ -20,15 +19,23 @@ FIRST, SECOND, TIE = range(3)  # the answers of a pair's template
 WORSE = 1  # that of another template which speaks against the response
 
 
+class Question(NamedTuple):
+    """A question: its key in the configuration, its template, and the indices of the prompts it is about."""
+
+    key: str
+    template: Template
+    prompts: list[int]
+
+
 def compare(
-    judge: Judge, book: Book, cases: Cases, key: str, question: QuestionConfig, confidence: float
+    judge: Judge, book: Book, cases: Cases, question: Question, confidence: float
 ) -> tuple[dict[str, Any], list[Row]]:
     """Return the win rate of the aligned model by a question about two responses, and a row an answer.
 
     Both orders are asked. A pair is won where both prefer the aligned model, lost where both prefer the
     reference, and a tie where they differ or prefer neither; without an answer of both it is excluded.
     """
-    template, prompts = read_pair_template(question.template, key), cases.chosen(question, key)
+    key, template, prompts = question
     places = [(n, k) for n in prompts for k in range(len(cases.texts[REFERENCE][n]))]
     asked = [
         Asked(template, template.turns(cases.prompts[n], *(cases.texts[policy][n][k] for policy in order)))
@@ -47,10 +54,10 @@ def compare(
 
 
 def share(
-    judge: Judge, book: Book, cases: Cases, key: str, question: QuestionConfig, confidence: float
+    judge: Judge, book: Book, cases: Cases, question: Question, confidence: float
 ) -> tuple[dict[str, Any], list[Row]]:
     """Return the share of each policy's responses that a question speaks against, also by category."""
-    template, prompts = read_template(question.template, key), cases.chosen(question, key)
+    key, template, prompts = question
     places = [
         (policy, n, k) for policy in POLICIES for n in prompts for k in range(len(cases.texts[policy][n]))
     ]
@@ -69,7 +76,7 @@ def share(
             policy: _rate(values[categories == name], confidence) for policy, values in by_policy.items()
         }
         for name in np.unique(categories)
-        if name
+        if name and len({*categories}) > 1
     }
     return found | {"categories": parts} | _counts(answers), rows
 

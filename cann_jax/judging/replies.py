@@ -1,7 +1,7 @@
 """Replies of a judge: what they say, and their copies on disk, by which no question is paid for twice."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -37,12 +37,13 @@ class Reply:
 
     Args:
         text: What the judge wrote.
-        ending: How it says that it ended: ``cut off`` at the limit of tokens, or ``refused``.
+        ending: How it ended: ``cut off`` at the limit of tokens, ``refused``, or ``malformed``: no completion,
+            whatever its text.
         failure: Why nothing came back; such a reply is not kept.
     """
 
     text: str = ""
-    ending: Literal["cut off", "refused"] | None = None
+    ending: Literal["cut off", "refused", "malformed"] | None = None
     failure: Literal["timed out", "rate limited", "failed", "too long"] | None = None
 
 
@@ -54,10 +55,14 @@ class Answer(NamedTuple):
     text: str
 
 
-def read_answer(reply: Reply, answers: Sequence[str]) -> Answer:
-    """Return which of the answers a reply gives: one of them alone, or it is excluded, and why."""
-    given = reply.text.strip(AROUND).casefold()
-    allowed = [answer.strip(AROUND).casefold() for answer in answers]
+def read_answer(reply: Reply, template: Template) -> Answer:
+    """Return which of a template's answers a reply gives: one of them alone, or it is excluded, and why.
+
+    Of a guard model, whose template is the ``conversation``, the first line counts: reasons follow it.
+    """
+    text = reply.text.strip()
+    given = (text.partition("\n")[0] if template.layout == "conversation" else text).strip(AROUND).casefold()
+    allowed = [answer.strip(AROUND).casefold() for answer in template.answers]
     if reply.failure is not None:
         return Answer(reply.failure, None, "")
     if reply.ending is not None:

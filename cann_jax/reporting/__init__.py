@@ -8,9 +8,18 @@ from cann_jax.reporting.page import page, state
 from cann_jax.reporting.results import print_results
 from cann_jax.run.run import Run
 
-__all__ = ["write_report"]
+__all__ = ["write_pages", "write_report"]
 
 PAGE, TEXT = "report.html", "report.md"
+
+
+def write_pages(run: Run) -> Findings:
+    """Write both reports of what a run has left so far; raises as ``write_report``."""
+    findings = Findings(run)
+    write_bytes_atomic(run.folder / PAGE, page(findings).encode())
+    write_bytes_atomic(run.folder / TEXT, report_text(findings, state(findings)).encode())
+    print(f"report: {run.folder / PAGE}, {TEXT}")
+    return findings
 
 
 def write_report(run: Run) -> Findings:
@@ -19,10 +28,7 @@ def write_report(run: Run) -> Findings:
     Raises:
         InputError: A file of the run cannot be read, or the folder cannot be written.
     """
-    findings = Findings(run)
-    write_bytes_atomic(run.folder / PAGE, page(findings).encode())
-    write_bytes_atomic(run.folder / TEXT, report_text(findings, state(findings)).encode())
-    print(f"report: {run.folder / PAGE}, {TEXT}")
+    findings = write_pages(run)
     for step in next_steps(findings):
         print(f"next: {step}")
     if findings.results is None:

@@ -16,10 +16,9 @@ from cann_jax.run.run import Run
 TEXT = "judge.md"
 ALL = "all prompts"
 WIN_HEADINGS = (
-    *("better by", "prompts", "win rate", "interval", "at equal length", "interval"),
-    *("won", "tied", "lost", "excluded"),
+    *("better by", "prompts", "win rate, %", "at equal length, %", "won, tied, lost", "excluded pairs"),
 )
-SHARE_HEADINGS = ("share", "prompts", "reference", "interval", "aligned", "interval")
+SHARE_HEADINGS = ("share", "prompts", "reference, %", "aligned, %")
 NAMES = {"unsafe": "unsafe", "refusal": "harmless, but refused"}
 
 
@@ -67,9 +66,10 @@ def judge_name(results: Mapping[str, Any]) -> str:
 def _win_row(key: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     equal = found["length_controlled"]
     return (
-        *(key, str(found["prompts"]), *_rate(found["rate"], found["interval"])),
-        *(_rate(equal["value"], equal["interval"]) if equal else _rate(None, None)),
-        *(str(found[name]) for name in ("wins", "ties", "losses", "excluded_pairs")),
+        *(key, str(found["prompts"]), _rate(found["rate"], found["interval"])),
+        _rate(equal["value"], equal["interval"]) if equal else "–",
+        ", ".join(str(found[name]) for name in ("wins", "ties", "losses")),
+        str(found["excluded_pairs"]),
     )
 
 
@@ -79,17 +79,16 @@ def _share_rows(key: str, found: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             f"{NAMES[key]}: {name}",
             " / ".join(dict.fromkeys(str(part[policy]["prompts"]) for policy in POLICIES)),
-            *_rate(part[REFERENCE]["rate"], part[REFERENCE]["interval"]),
-            *_rate(part[ALIGNED]["rate"], part[ALIGNED]["interval"]),
+            *(_rate(part[policy]["rate"], part[policy]["interval"]) for policy in POLICIES),
         )
         for name, part in parts.items()
     ]
 
 
-def _rate(value: float | None, ends: Sequence[float] | None) -> tuple[str, str]:
+def _rate(value: float | None, ends: Sequence[float] | None) -> str:
     if value is None or ends is None:
-        return "–", "–"
-    return f"{value:.1%}", f"[{ends[0]:.1%}, {ends[1]:.1%}]"
+        return "–"
+    return f"{100 * value:.1f} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def _lines(results: Mapping[str, Any]) -> list[str]:
