@@ -37,8 +37,8 @@ class Reply:
 
     Args:
         text: What the judge wrote.
-        ending: How it ended: ``cut off`` at the limit of tokens, ``refused``, or ``malformed``: no completion,
-            whatever its text.
+        ending: How it ended, if not by an answer: ``cut off`` at the limit of tokens, ``refused``, or
+            ``malformed``, no completion at all, whatever its text.
         failure: Why nothing came back; such a reply is not kept.
     """
 

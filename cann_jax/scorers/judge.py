@@ -23,8 +23,8 @@ class JudgeScorer(ProbedKind):
     """Log-odds of the better over the worse answer to a question about prompt and response, nats.
 
     Args:
-        template: The question: ``helpful_v1``, ``polite_v1``, ``safe_v1``, ``guard_v1``, or a .yaml file of
-            your own.
+        template: The question: ``helpful_v1``, ``polite_v1``, ``safe_v1``, ``answers_v1``, ``guard_v1``, or a
+            .yaml file of your own.
         path: The model that is asked; null asks the run's reference.
         revision: Of a model on the Hub.
         dtype: Dtype of that model's matrix products; the reference keeps its own.

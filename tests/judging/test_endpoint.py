@@ -104,7 +104,7 @@ def fails(asker, server, count=30, **more) -> str:
     [
         (
             completion("Well, it depends."),
-            "none of the judge's 20 answers is one of safe, unsafe; the last was 'Well",
+            "answers is one of safe, unsafe; the last was 'Well",
         ),
         (completion("saf", "length"), "raise judge.answer_tokens where they were cut off"),
         (Said({"error": {}}, 500), "questions in a row had no reply, the last failed"),
