@@ -163,7 +163,12 @@ class JudgeConfig:
 
     def questions(self) -> dict[str, QuestionConfig]:
         """Return what is asked, by its key."""
-        found = {name: getattr(self, name) for name in ("helpfulness", "safety", "unsafe", "refusal")}
+        found: dict[str, QuestionConfig | None] = {
+            "helpfulness": self.helpfulness,
+            "safety": self.safety,
+            "unsafe": self.unsafe,
+            "refusal": self.refusal,
+        }
         return {name: question for name, question in found.items() if question is not None}
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

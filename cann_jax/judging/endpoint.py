@@ -81,9 +81,11 @@ class Endpoint:
             raise
 
     def _spend(self) -> None:
-        budgets = (("requests", self._requests), ("tokens", self._tokens))
-        for unit, spent in budgets:
-            most = getattr(self.config, f"budget_{unit}")
+        budgets = {
+            "requests": (self._requests, self.config.budget_requests),
+            "tokens": (self._tokens, self.config.budget_tokens),
+        }
+        for unit, (spent, most) in budgets.items():
             if most is not None and spent >= most:
                 self._stopped = True
                 raise InputError(
