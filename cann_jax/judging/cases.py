@@ -1,7 +1,7 @@
 """What is judged: prompts, and the responses of the reference and of the aligned model to them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.manifest import commit_fingerprint
 from cann_jax.run.outputs import ALIGNED, REFERENCE, read_pairs, read_responses_with_scores
-from cann_jax.run.prompts import encoded_prompts, print_overlong
+from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder
 from cann_jax.runtime.shards import finished_shards, unfinished
@@ -114,8 +114,11 @@ def _sampled(run: Run, config: JudgeConfig, path: str) -> Cases:
     every = read_prompts(path, group=config.prompts.category)
     sets = {prompt.id: prompt.group for prompt in read_prompts(path, group=config.prompts.set)}
     room = run.files.config.context - run.config.sample.max_new_tokens
-    encoded = encode_prompts(every, run.files.tokenizer, run.config.prompts, room)
-    print_overlong("judge", encoded)
+    # prompts.max_tokens is what the run could afford to train on; here all that the model can read is judged.
+    fitting = replace(run.config.prompts, max_tokens=max(room, 1), on_overlong="drop")
+    encoded = encode_prompts(every, run.files.tokenizer, fitting, room)
+    if encoded.dropped:
+        print(f"judge: {encoded.dropped} prompts are too long for the model's context; left out")
     fresh = _unseen(run, config, encoded, path)
     found = _sample(run, config, fresh)
     return Cases(
