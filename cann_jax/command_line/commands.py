@@ -184,6 +184,19 @@ class ChatFlags:
 
 
 @dataclass(frozen=True)
+class JudgeFlags:
+    """Ask an outside judge which model answers better, and how often each is unsafe.
+
+    Args:
+        run (RUN): Folder of a finished run, for example runs/quickstart.
+        config (FILE.yaml): YAML file of the keys below; without one they are given as flags.
+    """
+
+    run: str
+    config: str | None = None
+
+
+@dataclass(frozen=True)
 class CompileCheckFlags:
     """Compile a run's programs for a TPU slice, without a TPU, and count what they need.
 
@@ -212,7 +225,8 @@ REWARD = Command("reward", RewardFlags, notes=(CONFIGURED,))
 REPORT = Command("report", ReportFlags, positional="runs")
 EXPORT = Command("export", ExportFlags, positional="run")
 CHAT = Command("chat", ChatFlags, positional="run", notes=(CHAT_EXAMPLES,))
+JUDGE = Command("judge", JudgeFlags, positional="run", notes=(CONFIGURED,))
 COMPILE_CHECK = Command("compile-check", CompileCheckFlags, notes=(CONFIGURED, SCORERS))
 COMMANDS: dict[str, Command[Any]] = {
-    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, CHAT, COMPILE_CHECK)
+    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, CHAT, JUDGE, COMPILE_CHECK)
 }

@@ -35,7 +35,7 @@ def parse_configured(
 
     Args:
         argv: The command's own flags, and dotted keys that override the file's.
-        command: The command.
+        command: The command; where its ``config`` may be null, flags alone will do.
         schema: Dataclass of the configuration.
         variants: For the help text: dataclasses of which one section takes its keys, by title.
 
@@ -49,13 +49,13 @@ def parse_configured(
     flags = _own_flags([(key, text) for key, text in pairs if key in own], command)
     overrides = [(key, text) for key, text in pairs if key not in own]
     path = cast(Any, flags).config
-    values = read_yaml(path)
+    values = {} if path is None else read_yaml(path)
     for key, text in overrides:
         values = _overridden(values, key.split("."), key, text)
     try:
         return from_mapping(schema, values), flags
     except SchemaError as error:
-        by_flag = any(key == error.key or key.startswith(f"{error.key}.") for key, _ in overrides)
+        by_flag = path is None or any(f"{key}.".startswith(f"{error.key}.") for key, _ in overrides)
         raise InputError(f"{'command line' if by_flag else path}: {error}") from None
 
 

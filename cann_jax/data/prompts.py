@@ -68,10 +68,10 @@ def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
     return [every[index] for index in np.random.default_rng(seed).permutation(len(every))]
 
 
-def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
+def read_prompts(path: str, limit: int | None = None, group: str = "group") -> tuple[Prompt, ...]:
     """Read JSON lines, each with a ``prompt`` and optionally an ``id`` and a ``group``.
 
-    A prompt without an id gets its line number.
+    A prompt without an id gets its line number. ``group`` is the key under which the group stands.
 
     Raises:
         InputError: The file is missing or empty, a line is malformed, or two lines have the same id.
@@ -80,7 +80,7 @@ def read_prompts(path: str, limit: int | None = None) -> tuple[Prompt, ...]:
     places: dict[str, int] = {}
     prompts = []
     for number, line in numbered[:limit]:
-        prompt = _parse(path, number, line)
+        prompt = _parse(path, number, line, group)
         first = places.setdefault(prompt.id, number)
         if first != number:
             raise InputError(
@@ -106,15 +106,15 @@ def _object(line: bytes) -> dict[str, Any]:
         raise InputError(f"{error}; fix the line") from None
 
 
-def _parse(path: str, number: int, line: bytes) -> Prompt:
+def _parse(path: str, number: int, line: bytes, grouped_by: str) -> Prompt:
     with named(f"{path}, line {number}"):
         row = _object(line)
-        text, name, group = (row.get(key) for key in ("prompt", "id", "group"))
+        text, name, group = (row.get(key) for key in ("prompt", "id", grouped_by))
         if not isinstance(text, str) or not text.strip():
             raise InputError("no text under the key 'prompt'; add it")
         if not isinstance(name, str | int | None) or not isinstance(group, str | None):
-            raise InputError("'id' must be a string or a number and 'group' a string; fix the line")
-        for key, value in (("prompt", text), ("id", name), ("group", group)):
+            raise InputError(f"'id' must be a string or a number and {grouped_by!r} a string; fix the line")
+        for key, value in (("prompt", text), ("id", name), (grouped_by, group)):
             if isinstance(value, str) and not is_utf8(value):
                 raise InputError(f"{key!r} holds half a surrogate pair, which UTF-8 cannot; fix the line")
     return Prompt(str(number if name is None else name), text, group)

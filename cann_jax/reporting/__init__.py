@@ -9,9 +9,16 @@ from cann_jax.reporting.score_model_page import score_model_page, score_model_te
 from cann_jax.run.results import print_results
 from cann_jax.run.run import Run, ScoreModelRun
 
-__all__ = ["write_report", "write_score_model_report"]
+__all__ = ["write_pages", "write_report", "write_score_model_report"]
 
 PAGE, TEXT = "report.html", "report.md"
+
+
+def write_pages(run: Run) -> Findings:
+    """Write both reports of what a run has left so far; raises as ``write_report``."""
+    findings = Findings(run)
+    _write(run, page(findings), report_text(findings, state(findings)))
+    return findings
 
 
 def write_report(run: Run) -> Findings:
@@ -20,8 +27,7 @@ def write_report(run: Run) -> Findings:
     Raises:
         InputError: A file of the run cannot be read, or the folder cannot be written.
     """
-    findings = Findings(run)
-    _write(run, page(findings), report_text(findings, state(findings)))
+    findings = write_pages(run)
     for step in next_steps(findings):
         print(f"next: {step}")
     if findings.results is None:

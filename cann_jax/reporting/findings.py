@@ -12,6 +12,7 @@ from etils import epath
 
 from cann_jax.files.atomic import read_json, read_table
 from cann_jax.files.hashes import as_json
+from cann_jax.judging.judge import read_judged
 from cann_jax.run import outputs
 from cann_jax.run.execution import altered_since
 from cann_jax.run.folder import VERSIONS
@@ -169,6 +170,11 @@ class Findings(EndedStages[Run]):
     def rounds(self) -> list[dict[str, Any]]:
         """What each round after the first measured."""
         return outputs.read_rounds(self.run) if "rounds" in self.commits else []
+
+    @cached_property
+    def judged(self) -> dict[str, Any] | None:
+        """What an outside judge said of the evaluated run."""
+        return read_judged(self.run) if "evaluate" in self.commits else None
 
 
 @dataclass(frozen=True)

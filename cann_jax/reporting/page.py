@@ -11,6 +11,7 @@ from cann_jax.reporting.estimate_charts import improvements
 from cann_jax.reporting.findings import EndedStages, Findings, Json
 from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
 from cann_jax.reporting.groups import changes, distributions
+from cann_jax.reporting.judged import SHARE_HEADINGS, WIN_HEADINGS, judge_name, judged
 from cann_jax.reporting.multipliers import multiplier_lines
 from cann_jax.reporting.samples import samples
 from cann_jax.reporting.training_charts import trainings
@@ -56,6 +57,9 @@ def page(findings: Findings) -> str:
         dual=findings.dual,
         multipliers=[] if findings.dual is None else multiplier_lines(findings.dual),
         curves=curves(findings),
+        judged=None if findings.judged is None else judged(findings.judged),
+        judge=None if findings.judged is None else judge_name(findings.judged),
+        judge_headings=(WIN_HEADINGS, SHARE_HEADINGS),
         group_headings=GROUP_HEADINGS,
         groups=changes(findings),
         distributions=distributions(findings),

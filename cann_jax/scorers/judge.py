@@ -1,30 +1,21 @@
 """Log-odds of two answers to a question about prompt and response, under a language model."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from cann_jax.config.model import Dtype
-from cann_jax.config.ranges import TEMPLATE_DATE, Date
-from cann_jax.config.schema import from_mapping
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.data.templates import bare_ids, chat_ids, text_ids
+from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
-from cann_jax.files.yaml_text import load_yaml
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths
-
-TEMPLATES = Path(__file__).with_name("templates")
-FIELD = re.compile(r"\{(prompt|response)\}")
+from cann_jax.scorers.question import JudgeTemplate, read_template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +23,8 @@ class JudgeScorer(ProbedKind):
     """Log-odds of the better over the worse answer to a question about prompt and response, nats.
 
     Args:
-        template: The question: ``helpful_v1``, ``polite_v1``, ``safe_v1``, ``guard_v1``, or a .yaml file of
-            your own.
+        template: The question: ``helpful_v1``, ``polite_v1``, ``safe_v1``, ``answers_v1``, ``guard_v1``, or a
+            .yaml file of your own.
         path: The model that is asked; null asks the run's reference.
         revision: Of a model on the Hub.
         dtype: Dtype of that model's matrix products; the reference keeps its own.
@@ -68,7 +59,7 @@ class JudgeScorer(ProbedKind):
             found[f"{context.key}.model"] = open_model(self.path, self.revision).fingerprint()
         return found
 
-    def _template(self, key: str, tokenizer: Any) -> "JudgeTemplate":
+    def _template(self, key: str, tokenizer: Any) -> JudgeTemplate:
         """Return the template, tried on the tokenizer.
 
         Raises:
@@ -82,48 +73,6 @@ class JudgeScorer(ProbedKind):
             problem = "its answers must be two different texts; fix the template"
             raise InputError(f"{key}.template {self.template}: {problem}")
         return template
-
-
-@dataclass(frozen=True)
-class JudgeTemplate:
-    """A question and its two answers. A shipped file is never changed: a better question gets a new number.
-
-    Args:
-        layout: ``question`` puts the question as a user message into the model's chat template, ``text``
-            hands it over as it is, and ``conversation`` hands over prompt and response as a conversation, for
-            guard models, whose chat template is the question.
-        better: The answer that speaks for the response.
-        worse: The answer that speaks against it.
-        question: Text with {prompt} and {response}; not for ``conversation``.
-        system: System message; null leaves the chat template's default.
-        date: The day that the chat template takes for today.
-    """
-
-    layout: Literal["question", "text", "conversation"]
-    better: str
-    worse: str
-    question: str | None = None
-    system: str | None = None
-    date: Date = TEMPLATE_DATE
-
-    def ids(self, prompt: Prompt, response: str, tokenizer: Any) -> np.ndarray:
-        """Return the ids that stand before the answer."""
-        if self.layout == "conversation":
-            turns = (*prompt.dialogue, Turn("assistant", response))
-            return chat_ids(turns, tokenizer, self)
-        text = prompt.text
-        if prompt.earlier:
-            text = "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.dialogue)
-        values = {"prompt": text, "response": response}
-        question = FIELD.sub(lambda field: values[field[1]], self.question or "")
-        if self.layout == "question":
-            return chat_ids((Turn("user", question),), tokenizer, self)
-        return text_ids(question, tokenizer)
-
-    def answer_ids(self, tokenizer: Any) -> list[np.ndarray]:
-        """Return the ids of the better and of the worse answer."""
-        texts = (self.better, self.worse)
-        return [np.array(bare_ids(text, tokenizer), np.int32) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -148,29 +97,3 @@ class Judge(DialogueScorer):
             rows, np.broadcast_to(self.answers, shape), np.broadcast_to(self.lengths, shape[:2])
         )
         return Scored(logps[:, 0] - logps[:, 1])
-
-
-def read_template(name: str, key: str) -> JudgeTemplate:
-    """Read a template that is shipped, by its name, or a file.
-
-    Raises:
-        InputError: It does not exist, or is not a template.
-    """
-    shipped = {file.stem: file for file in TEMPLATES.glob("*.yaml")}
-    path = Path(name) if name.endswith(".yaml") else shipped.get(name, Path())
-    try:
-        values = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError:
-        hint = f"there are {', '.join(sorted(shipped))}, or name a .yaml file"
-        raise InputError(f"{key}.template: no template {name!r}; {hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{key}.template: {name} is not valid YAML ({reason}); fix the file") from None
-    template = from_mapping(JudgeTemplate, values, f"{key}.template")
-    asks = set(FIELD.findall(template.question or ""))
-    if template.layout == "conversation" and template.question is not None:
-        raise InputError(f"{key}.template {name}: the layout 'conversation' has no question; leave it out")
-    if template.layout != "conversation" and asks != {"prompt", "response"}:
-        problem = "its question must hold {prompt} and {response}; fix the template"
-        raise InputError(f"{key}.template {name}: {problem}")
-    return template

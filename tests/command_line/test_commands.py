@@ -23,7 +23,7 @@ def run(monkeypatch, *arguments):
 def test_without_a_command_the_commands_are_listed(monkeypatch, capsys, arguments):
     assert run(monkeypatch, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name in ("train", "dual", "reward", "report", "export", "chat", "compile-check"):
+    for name in ("train", "dual", "reward", "report", "export", "chat", "judge", "compile-check"):
         assert [line for line in lines if line.startswith(f"  {name} ")], name
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cann_jax.command_line.commands import COMMANDS, Command
 from cann_jax.command_line.help import Setting, own_arguments, sections, summary
+from cann_jax.config.judge import JudgeConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.config.scorers import KINDS, scorer_kind
@@ -33,6 +34,7 @@ def settings_page() -> str:
     for kind in KINDS:
         parts += _scorer(kind)
     parts += ["## `cann_jax.reward`", *_sections(ScoreModelConfig)]
+    parts += ["## `cann_jax.judge`", *_sections(JudgeConfig)]
     parts += ["## Flags", "What a command takes beside the keys of a configuration."]
     for command in COMMANDS.values():
         parts += _flags(command)

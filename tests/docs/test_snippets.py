@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from cann_jax import dual
-from cann_jax.command_line.commands import CHAT, DUAL, EXPORT
+from cann_jax.command_line.commands import CHAT, DUAL, EXPORT, JUDGE
 from cann_jax.command_line.errors import run_command
-from cann_jax.command_line.parser import parse_flags
+from cann_jax.command_line.parser import parse_configured, parse_flags
 from cann_jax.command_line.run_options import parse_compile_check, parse_run, parse_score_model
+from cann_jax.config.judge import JudgeConfig
 from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from tests.builders import ROOT
@@ -30,6 +31,8 @@ PARSERS: dict[str, Any] = {
     "dual": lambda argv: parse_flags(argv, DUAL),
     "export": lambda argv: parse_flags(argv, EXPORT),
     "chat": lambda argv: parse_flags(argv, CHAT),
+    # The page's own file is checked below.
+    "judge": lambda argv: "--config" in argv or parse_configured(argv, JUDGE, JudgeConfig),
 }
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]\d+)?")
 
@@ -67,6 +70,11 @@ def test_configurations_complete_the_quickstart(page):
         if language == "yaml":
             whole = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
             from_mapping(RunConfig, merged(whole, yaml.safe_load(text)))
+
+
+def test_configuration_of_the_judge_is_one():
+    (text,) = (text for language, text in blocks(ROOT / "docs/judge.md") if language == "yaml")
+    assert from_mapping(JudgeConfig, yaml.safe_load(text)).questions().keys() >= {"helpfulness", "refusal"}
 
 
 def merged(whole: Any, part: Any) -> Any:

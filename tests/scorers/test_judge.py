@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cann_jax.files.errors import InputError
-from cann_jax.scorers.judge import TEMPLATES, read_template
+from cann_jax.scorers.question import TEMPLATES, read_template
 from tests.builders.forward import torch_logits
 from tests.builders.models import save_tiny
 from tests.builders.scorers import TEXTS, load_scorer
@@ -62,7 +62,7 @@ def test_log_odds_equal_torch(name, model, tiny_folder, dialogues):
 
 
 def test_shipped_templates_are_known():
-    assert SHIPPED == ["guard_v1", "helpful_v1", "polite_v1", "safe_v1"]
+    assert SHIPPED == ["answers_v1", "guard_v1", "helpful_v1", "polite_v1", "safe_v1"]
 
 
 QUESTION = "layout: {}\nbetter: 'Yes'\nworse: 'No'\nquestion: 'Q {{prompt}} R {{response}}?'\n"
@@ -129,7 +129,7 @@ def test_bad_template(said, tmp_path, model):
 
 
 def test_template_that_is_not_there(model):
-    assert "no template 'helpful'; there are guard_v1, helpful_v1" in message("helpful", model)
+    assert "no template 'helpful'; there are answers_v1, guard_v1" in message("helpful", model)
     assert "no template 'nowhere.yaml'" in message("nowhere.yaml", model)
 
 

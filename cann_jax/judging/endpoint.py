@@ -1,0 +1,179 @@
+"""A judge behind an endpoint that speaks OpenAI's protocol."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any
+
+from cann_jax.config.judge import JudgeModelConfig
+from cann_jax.files.errors import InputError
+from cann_jax.files.progress import track
+from cann_jax.judging.replies import LONGEST, Asked, Reply
+
+SILENT = (
+    10  # questions in a row without a reply, each sent again as often as asked for: it will not come back
+)
+CONNECT_SECONDS = 10.0
+SAID = 200  # characters of a server's message in an error
+KEPT = "the answers so far are kept"
+
+
+class Endpoint:
+    """Sends questions, several at once, within a budget.
+
+    Raises:
+        InputError: The package openai is missing.
+    """
+
+    def __init__(self, config: JudgeModelConfig) -> None:
+        try:
+            import openai
+        except ImportError:
+            problem = "asks an endpoint, which needs the package openai; pip install 'cann-jax[judge]'"
+            raise InputError(f"judge.model {problem}") from None
+        self.config, self._openai = config, openai
+        self._key = os.environ.get(config.key_variable, "").strip()
+        wait = openai.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, config.timeout_seconds))
+        self._client = openai.OpenAI(
+            api_key=self._key or "none", base_url=config.base_url, timeout=wait, max_retries=config.retries
+        )
+        self._lock = Lock()
+        self._stopped = False
+        self._requests = self._tokens = self._silent = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its replies depend on besides the question."""
+        names = ("base_url", "model", "temperature", "answer_tokens")
+        return {name: getattr(self.config, name) for name in names}
+
+    def ask(self, asked: Mapping[str, Asked], keep: Callable[[str, Reply], None]) -> None:
+        """Send questions and hand each reply, with the question's name, to ``keep`` as it comes.
+
+        Raises:
+            InputError: The endpoint cannot be reached, refuses the key or the model, or leaves questions
+                unanswered one after the other; or a budget is spent. Replies to what was under way are kept.
+        """
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            futures = [pool.submit(self._ask, name, each, keep) for name, each in asked.items()]
+            try:
+                for future in track(futures, "judge", noun="questions"):
+                    future.result()
+            except BaseException:
+                self._stopped = True
+                raise
+
+    def _ask(self, name: str, asked: Asked, keep: Callable[[str, Reply], None]) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._spend()
+        try:
+            reply, tokens = self._send(asked)
+            with self._lock:
+                self._tokens += tokens
+                keep(name, reply)
+                self._count(reply)
+        except BaseException:
+            self._stopped = True
+            raise
+
+    def _spend(self) -> None:
+        budgets = {
+            "requests": (self._requests, self.config.budget_requests),
+            "tokens": (self._tokens, self.config.budget_tokens),
+        }
+        for unit, (spent, most) in budgets.items():
+            if most is not None and spent >= most:
+                self._stopped = True
+                raise InputError(
+                    f"judge.budget_{unit}: {spent} of {most} are spent and questions are left; {KEPT}: start "
+                    "again to go on with as many more, or raise it"
+                )
+        self._requests += 1
+
+    def _count(self, reply: Reply) -> None:
+        self._silent = 0 if reply.failure is None else self._silent + 1
+        if self._silent >= SILENT:
+            raise InputError(
+                f"judge.base_url {self.config.base_url}: {self._silent} questions in a row had no reply, the "
+                f"last {reply.failure}; {KEPT}: start again later, lower judge.concurrency, or raise "
+                "judge.timeout_seconds or judge.retries"
+            )
+
+    def _send(self, asked: Asked) -> tuple[Reply, int]:
+        """Return the reply, and the tokens that it took."""
+        messages = [{"role": turn.role, "content": turn.text} for turn in asked.turns]
+        if asked.template.system is not None:
+            messages.insert(0, {"role": "system", "content": asked.template.system})
+        settings: dict[str, Any] = {self.config.token_limit: self.config.answer_tokens}
+        if self.config.temperature is not None:
+            settings["temperature"] = self.config.temperature
+        create: Any = self._client.chat.completions.with_raw_response.create
+        try:
+            raw = create(model=self.config.model, messages=messages, **settings)
+        except self._openai.APIConnectionError as error:
+            return self._unconnected(error), 0
+        except self._openai.APIStatusError as error:
+            return self._status(error), 0
+        # Read by hand: the package hands over whatever a server sends, of whatever types.
+        return read_completion(self._without_key(raw.text))
+
+    def _unconnected(self, error: Exception) -> Reply:
+        if isinstance(error, self._openai.APITimeoutError) and _reason(error) != "ConnectTimeout":
+            return Reply(failure="timed out")
+        raise InputError(
+            f"judge.base_url {self.config.base_url}: cannot be reached ({_reason(error)}); start the server, "
+            f"or fix the address; {KEPT}"
+        )
+
+    def _status(self, error: Any) -> Reply:
+        said = self._without_key(" ".join(str(error.message).split()))[:SAID]
+        if error.code == "insufficient_quota":
+            raise InputError(f"judge.base_url {self.config.base_url}: out of budget there ({said}); {KEPT}")
+        if error.status_code in (401, 403, 404):
+            raise InputError(
+                f"judge.base_url {self.config.base_url}: refuses judge.model {self.config.model!r} ({said}); "
+                f"fix the model, the address, or the key in {self.config.key_variable}; {KEPT}"
+            )
+        return Reply(failure="rate limited" if error.status_code == 429 else "failed")
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def read_completion(body: str) -> tuple[Reply, int]:
+    """Return the reply in a chat completion, and the tokens that it took; nonsense is a reply of its text."""
+    try:
+        found = json.loads(body)
+        choice = found["choices"][0]
+        message, ending = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content"), message.get("refusal")
+    except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        return Reply(_kept(body), "malformed"), 0
+    usage = found.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
+    tokens = max(tokens, 0) if isinstance(tokens, int) else 0
+    if refusal or ending == "content_filter":
+        return Reply(_kept(refusal or text), "refused"), tokens
+    return Reply(_kept(text), "cut off" if ending == "length" else None), tokens
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason of a failed connection, or the kind of its error.
+
+    Texts of other errors are not told: some quote the request's headers, which have the key.
+    """
+    kind, cause = type(error.__cause__).__name__, error.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return kind
+
+
+def _kept(text: object) -> str:
+    """Return the beginning of a text, as UTF-8 can hold it; of another value, none."""
+    return text[:LONGEST].encode(errors="replace").decode() if isinstance(text, str) else ""

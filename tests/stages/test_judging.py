@@ -1,0 +1,116 @@
+"""The whole command on a finished run: its own responses, prompts of a file, and what is kept."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from cann_jax import judge
+from cann_jax.command_line.errors import run_command
+from cann_jax.files.errors import InputError
+from tests.builders.judge_server import completion, judge_server
+from tests.builders.secrets import told
+
+
+def answer(text: str, _: int):
+    if "A, B, or tie" in text:
+        return completion("A")
+    return completion("declines" if "answers or decline" in text else "safe")
+
+
+@pytest.fixture
+def asked(copy, monkeypatch):
+    """Judge the copy of the finished run; returns the results and the number of requests."""
+    run = copy / "runs/tiny"
+    monkeypatch.setenv("OPENAI_API_KEY", "do-not-tell-5e1f")
+
+    def asked(*flags, speak=answer):
+        with judge_server(speak) as server:
+            address = ["--judge.base_url", server.address, "--judge.model", "m"]
+            try:
+                judge.main([str(run), *address, *flags])
+            finally:
+                asked.requests = len(server.requests)
+        return json.loads((run / "judge/results.json").read_text())
+
+    asked.run = run
+    return asked
+
+
+def test_the_runs_own_responses(asked, capsys):
+    found = asked("--prompts.responses", "2")
+    table = pq.read_table(asked.run / "judge/verdicts.parquet").to_pylist()
+    assert len(table) == 3 * 24 and {row["status"] for row in table} == {"answered"}
+    assert found["questions"]["helpfulness"]["ties"] == 12 == found["questions"]["safety"]["changed_by_order"]
+    assert set(found["questions"]["unsafe"]["categories"]) == {"even", "odd"}
+    lines = capsys.readouterr().out
+    assert "helpfulness: 24 answers counted; excluded: none; 12 of 12 pairs changed by the order" in lines
+    assert "judge" in (asked.run / "report.html").read_text() and not told(asked.run)
+    for text in ("What m says", "unsafe: odd", "0, 12, 0"):
+        assert text in (asked.run / "report.html").read_text()
+
+
+def test_prompts_of_a_file_are_sampled_once(asked, copy):
+    path, rows = copy / "own.jsonl", [{"prompt": f"Describe {n}", "set": "ab"[n % 2]} for n in range(4)]
+    rows += [{"prompt": "tell me  about 3.", "set": "a"}]  # a training prompt, written otherwise
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--prompts.path", str(path), "--refusal.set", "b", "--helpfulness.set", "a", "--safety", "null"]
+    with pytest.raises(InputError, match="1 of 5 prompts are some that the run was trained or calibrated on"):
+        asked(*flags)
+    flags += ["--prompts.on_overlap", "drop"]
+    with pytest.raises(
+        InputError, match=r"helpfulness\.set is 'c', and no prompt is in it; the sets are a, b"
+    ):
+        asked(*flags[:5], "c", *flags[6:])
+    assert asked.requests == 0
+    found = asked(*flags)
+    (shard,) = (asked.run / "judge").glob("responses-*/aligned-*.parquet")
+    written = shard.stat().st_mtime_ns
+    assert (found["prompts"], found["left_out"]) == (4, {"overlong": 0, "used by the run": 1})
+    assert found["questions"]["refusal"]["reference"] | {"interval": 0} == {
+        "rate": 1,
+        "prompts": 2,
+        "interval": 0,
+    }
+    assert asked(*flags)["questions"] == found["questions"]
+    assert shard.stat().st_mtime_ns == written
+
+
+MISTAKES = {
+    "no model": ([], "judge.model is missing; name a model at judge.base_url, or give files by judge.path"),
+    "two judges": (["--judge.model", "m", "--judge.path", "p"], "judge.path is set beside judge.model"),
+    "no address": (["--judge.model", "m", "--judge.base_url", "ftp://x"], "must be text: an address of http"),
+    "a key in it": (["--judge.model", "m", "--judge.base_url", "http://a:b@x"], "without user, password or"),
+    "no prompts": (["--judge.model", "m", "--prompts.path", "none.jsonl"], "none.jsonl cannot be used"),
+    "a set of nothing": (
+        ["--judge.model", "m", "--unsafe.set", "a"],
+        "unsafe.set is 'a', and held-out prompts",
+    ),
+    "too many": (
+        ["--judge.model", "m", "--prompts.responses", "3"],
+        "the run was evaluated on 2; ask for fewer",
+    ),
+    "no template": (
+        ["--judge.model", "m", "--safety.template", "x"],
+        "there are helpful_pair_v1, safe_pair_v1",
+    ),
+    "one of another kind": (
+        ["--judge.model", "m", "--unsafe.template", "safe_pair_v1"],
+        "no template 'safe_pair",
+    ),
+}
+
+
+@pytest.mark.parametrize("flags, problem", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_line(copy, monkeypatch, capsys, flags, problem):
+    monkeypatch.setattr("sys.argv", ["judge", str(copy / "runs/tiny"), *flags])
+    assert run_command(judge.main) == 2
+    error = capsys.readouterr().err
+    assert problem in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def test_a_run_that_was_not_evaluated(asked):
+    (asked.run / "evaluate/manifest.json").unlink()
+    with pytest.raises(InputError, match="has not been evaluated; start train again"):
+        asked()
+    assert asked.requests == 0
