@@ -24,6 +24,7 @@ from cann_jax.models.export.folder import export_folder
 from cann_jax.models.flops import flops_a_token
 from cann_jax.models.linear import LoraParam
 from cann_jax.run.compute import Compute
+from cann_jax.run.dial import dialled_weights
 from cann_jax.run.outputs import MODEL, expert_folder, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import ADAPTER
@@ -121,7 +122,7 @@ def training_folders(config: RunConfig) -> tuple[str, ...]:
     """Return the folders, below the run's, of the trainings that the policy is made of."""
     if not config.trains:
         return ()
-    step = () if config.align.combination == "soup" else ("align",)
+    step = () if config.align.side_by_side else ("align",)
     return (*map(expert_folder, config.experts()), *step)
 
 
@@ -282,7 +283,9 @@ def aligned_decoder(run: Run) -> Decoder:
 
 
 def one_shot_weights(run: Run, model: Model) -> Any:
-    """Read what the one preference step gave, at the scale that was chosen for it."""
+    """Read what the one preference step gave, at the scale that was chosen for it, or as the dial is set."""
+    if run.config.align.dial:
+        return dialled_weights(run, model.reference)
     weights = read_weights(run, "align", model.reference)
     return scaled(weights, read_scale(run)) if run.config.calibrated else weights
 

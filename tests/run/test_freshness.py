@@ -61,6 +61,7 @@ WITH: dict[str, dict[str, Any]] = {
     "sample.top_p": {"sample.allow_changed_reference": True},
     "align.group_size": {"online.responses": 8},
     "align.combination": {"rounds": 1},
+    "align.dial": {"rounds": 1},
     "align.safety_offset": {"rounds": 1},
     "align.pairs": {"rounds": 1, "constraints.length.group": None},
     "align.preference": {"rounds": 1, "align.pairs": "dataset"},
