@@ -306,12 +306,12 @@ class RunConfig(JobConfig):
                 "prompts.calibration",
                 "is set, and only an adapter can be scaled; set align.lora, or leave it out",
             )
-        if self.align.dial and not self.calibrated:
-            yield "align.dial", "is true, and prompts.calibration null, on which the dial is set; name them"
         yield from self._data_conflicts()
         yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
+        if self.align.dial and not self.calibrated:
+            yield "align.dial", "is true, and prompts.calibration null, by which it is set; give a file"
 
     def _weight_conflicts(self, given: dict[str, float]) -> Iterator[tuple[str, str]]:
         names = ("reward", *self.constraints)
