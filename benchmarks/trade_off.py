@@ -8,7 +8,7 @@ scores of its seed. A method that takes a margin is asked for four; the others a
 ``exchanged`` makes the quickstart's reward the constraint, and its constraint the reward.
 
 Finished rows are kept in ``results/trade_off.jsonl`` and not run again; ``trade_off.md`` and ``.png`` are
-written after each. Six to 25 minutes a row on two cores, 33 rows a seed and pair of scorers.
+written after each. Six to 25 minutes a row on two cores, 37 rows a seed and pair of scorers.
 """
 
 import argparse
@@ -32,8 +32,9 @@ MARGINS = {"quickstart": (0.1, 0.15, 0.2, 0.25), "exchanged": (0.1, 0.2, 0.3, 0.
 WEIGHTS = (0.8, 0.6, 0.4, 0.2)  # of the reward; the constraint has the rest
 BAD_INPUT = 2  # the status of a margin that is out of reach
 UNSCALED = ("--prompts.calibration", "null")
-# What another run of the seed has already: its samples and scores, its experts, the reference's responses.
-SHARED = ("sample", "score", "experts", "calibrate", "evaluate")
+# What another run of the seed has already: samples, scores, and the reference's responses to other prompts. The
+# experts are those of a run by the same method.
+SHARED = ("config.json", "sample", "score", "calibrate", "evaluate")
 
 
 def points(scorers: str, name: str) -> dict[str, dict[float | None, tuple[str, ...]]]:
@@ -49,6 +50,7 @@ def points(scorers: str, name: str) -> dict[str, dict[float | None, tuple[str, .
     dpo = ("--align.loss", "dpo", "--align.labels", "scores")
     return {
         "one_shot": at_margins("--calibrate.aim", "certificate"),
+        "dial": at_margins("--calibrate.aim", "certificate", "--align.dial", "true"),
         "reference": {None: ("--evaluate.policy", "reference")},
         "reward": {None: (*multipliers(0), *UNSCALED)},
         "constraint": {None: (*multipliers(1, 0), *UNSCALED)},
@@ -128,39 +130,47 @@ def one_run(folder: Path, config: Path, key: list[Any], flags: tuple[str, ...]) 
     name = method if dial is None else f"{method}-{dial:g}"
     command = [sys.executable, "-m", "cann_jax.train", "--config", str(config), "--export", "[]"]
     command += ["--run_dir", str(seeds), "--seed", str(seed), "--name", name, *flags]
-    take_over(seeds, seeds / name)
+    take_over(seeds, seeds / name, method)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     print(done.stderr[-3000:], file=sys.stderr, flush=True)
     if done.returncode == BAD_INPUT:
         return {"refused": done.stderr.strip().splitlines()[-1]}
     if done.returncode:
         return None
-    keep(seeds / name, seeds)
+    keep(seeds / name, seeds, method)
     return measured(json.loads((seeds / name / "evaluate/results.json").read_text()))
 
 
-def take_over(seeds: Path, run: Path) -> None:
+def take_over(seeds: Path, run: Path, method: str) -> None:
     """Copy into a run's folder what its seed's runs share; ``train`` redoes what does not fit."""
-    for stage in ("config.json", *SHARED):
-        source, target = seeds / "shared" / stage, run / stage
-        if not source.exists() or target.exists():
-            continue
-        run.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy2(source, target)
+    for stage, place in shared(seeds, method):
+        if place.exists() and not (run / stage).exists():
+            run.mkdir(parents=True, exist_ok=True)
+            copy(place, run / stage)
 
 
-def keep(run: Path, seeds: Path) -> None:
+def keep(run: Path, seeds: Path, method: str) -> None:
     """Move a finished run's shared stages to where the seed's others find them; drop what fills the disk."""
-    for stage in ("config.json", *SHARED):
-        if (run / stage).exists() and not (seeds / "shared" / stage).exists():
-            (seeds / "shared").mkdir(exist_ok=True)
-            copy = shutil.copytree if (run / stage).is_dir() else shutil.copy2
-            copy(run / stage, seeds / "shared" / stage)
+    for stage, place in shared(seeds, method):
+        if (run / stage).exists() and not place.exists():
+            place.parent.mkdir(exist_ok=True)
+            copy(run / stage, place)
     for checkpoints in run.glob("*/checkpoints"):
         shutil.rmtree(checkpoints)
+
+
+def shared(seeds: Path, method: str) -> list[tuple[str, Path]]:
+    """Return what runs of a seed share, and where it is kept."""
+    kept = [(stage, seeds / "shared" / stage) for stage in SHARED]
+    return [*kept, ("experts", seeds / "shared" / f"experts-{method}")]
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder."""
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def measured(results: dict[str, Any]) -> dict[str, Any]:

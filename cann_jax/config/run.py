@@ -221,14 +221,15 @@ class RunConfig(JobConfig):
 
     def experts(self) -> tuple[str, ...]:
         """Return the scores that a policy is trained on by themselves before the policy is made of those."""
-        every = {"sum": (), "sequence": ("reward",), "soup": ("reward", *self.constraints)}
-        return every[self.align.combination]
+        if self.align.side_by_side:
+            return ("reward", *self.constraints)
+        return ("reward",) if self.align.combination == "sequence" else ()
 
     @property
     def policy_lora(self) -> LoraConfig | None:
-        """Return the adapters of the trained policy; those of a soup lie side by side."""
+        """Return the adapters of the trained policy; those of a soup or a dial lie side by side."""
         lora, parts = self.align.lora, len(self.experts())
-        if self.align.combination != "soup" or lora is None:
+        if not self.align.side_by_side or lora is None:
             return lora
         return replace(lora, rank=parts * lora.rank, alpha=parts * lora.alpha)
 
@@ -309,6 +310,8 @@ class RunConfig(JobConfig):
         yield from self._new_sample_conflicts()
         if self.rounds > 1:
             yield from self._round_conflicts()
+        if self.align.dial and not self.calibrated:
+            yield "align.dial", "is true, and prompts.calibration null, by which it is set; give a file"
 
     def _adapter_conflicts(self) -> Iterator[tuple[str, str]]:
         if self.align.lora is None:
@@ -374,6 +377,8 @@ class RunConfig(JobConfig):
         if self.align.combination != "sum":
             problem = f"is {self.align.combination!r}, and rounds train on r_λ; set rounds to 1, or use sum"
             yield "align.combination", problem
+        if self.align.dial:
+            yield "align.dial", "is true, and rounds train on r_λ; set rounds to 1, or dial to false"
         if self.online.responses < self.align.group_size:
             yield (
                 "online.responses",

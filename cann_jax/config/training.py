@@ -142,6 +142,8 @@ class AlignConfig(PreferenceTrainingConfig):
         combination: How the reward and the constraints come together: as the ``sum`` r_λ; in ``sequence``, a
             step on r and then one on ⟨λ, g⟩ from there, with that policy for its reference (SACPO); or as a
             ``soup``, the average of an adapter for each score, with the weights 1 and λ over their sum.
+        dial: Train an adapter for each score, none of them for a λ; ``calibrate`` adds them with the weights
+            that meet the margins, so that another margin needs no training.
         safety_offset: Δ of SafeDPO: of a safe and an unsafe response the safe one is preferred, by this
             offset; two unsafe ones are no pair. Null labels by r_λ alone. A response of the reference is safe
             if it meets every constraint by itself; one of a dataset, if people said so.
@@ -157,6 +159,7 @@ class AlignConfig(PreferenceTrainingConfig):
     group_size: Annotated[int, Ge(2)] = 2
     selection: Literal["extremes", "random"] = "random"
     combination: Literal["sum", "sequence", "soup"] = "sum"
+    dial: bool = False
     safety_offset: NonNegative | None = None
 
     @property
@@ -164,6 +167,11 @@ class AlignConfig(PreferenceTrainingConfig):
         """Which pairs are trained on, and who labels them."""
         label = None if self.preference == "pseudo_reward" else self.preference
         return Supervision(from_samples=self.pairs == "samples", label=label)
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the policy is made of an adapter for each score, side by side."""
+        return self.dial or self.combination == "soup"
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
@@ -204,15 +212,26 @@ class AlignConfig(PreferenceTrainingConfig):
             )
 
     def _combination_conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.combination == "sum":
+        if self.dial:
+            key, what, other = "dial", "is true", "false"
+            yield from self._dial_conflicts()
+        elif self.combination != "sum":
+            key, what, other = "combination", f"is {self.combination!r}", "sum"
+        else:
             return
-        what = f"is {self.combination!r}"
         if not self.supervision.from_samples:
-            yield "combination", f"{what}, of scores of the reference's samples; use sum, or pairs: samples"
+            yield key, f"{what}, of scores of the reference's samples; use {other}, or pairs: samples"
         if self.safety_offset is not None:
-            yield "combination", f"{what}, and align.safety_offset is set; use sum, or set that to null"
-        if self.combination == "soup" and self.lora is None:
-            yield "combination", f"{what}, of adapters, and align.lora null; set it, or use sum or sequence"
+            yield key, f"{what}, and align.safety_offset is set; use {other}, or set that to null"
+        if self.side_by_side and self.lora is None:
+            others = other if self.dial else "sum or sequence"
+            yield key, f"{what}, of adapters, and align.lora null; set it, or use {others}"
+
+    def _dial_conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.combination != "sum":
+            yield "dial", f"is true, and align.combination {self.combination!r}; use one of the two"
+        if self.loss == "ipo":
+            yield "dial", "is true, and log-ratios by align.loss 'ipo' do not add up; use dpo or listwise"
 
 
 @dataclass(frozen=True)

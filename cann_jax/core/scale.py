@@ -6,7 +6,7 @@ shape of improvement and KL in s; policies sampled at a few scales then correct 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -54,12 +54,19 @@ class Try:
         improvement: (m,), mean of each constraint over the reference.
         error: (m,), their standard errors.
         kl: KL to the reference, nats.
+        direction: (n,), coefficients of n adapters at scale 1; one adapter has 1.
     """
 
     scale: float
     improvement: np.ndarray
     error: np.ndarray
     kl: float
+    direction: np.ndarray = field(default_factory=lambda: np.ones(1))
+
+    @property
+    def coefficients(self) -> np.ndarray:
+        """Coefficients (n,) of the adapters."""
+        return self.scale * self.direction
 
 
 @dataclass(frozen=True)
@@ -110,30 +117,43 @@ def _reweighted_means(log_ratios: Array, scores: Scores, scales: Array) -> tuple
 
 def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_limit: float) -> Scale:
     """Return the smallest scale whose expected improvements reach ``targets (m,)`` within the KL limit."""
+    known = continued(known)
     scales = known.scales
     seen = [[(each.scale, each.improvement[j]) for each in tries] for j in range(len(targets))]
     curves = zip(known.improvements.T, seen, strict=True)
-    improvements = np.stack([_corrected(known, curve, IMPROVEMENT, own) for curve, own in curves], axis=1)
+    improvements = np.stack([_corrected(scales, curve, own) for curve, own in curves], axis=1)
     # A sampled KL of nothing or less is noise, and must not lift the limit.
-    kl = _corrected(known, known.kl, KL, [(t.scale, t.kl) for t in tries if t.kl > 0])
+    kl = _corrected(scales, known.kl, [(t.scale, t.kl) for t in tries if t.kl > 0])
     inside = kl <= kl_limit
     inside[0] = True
     reached = inside & np.all(improvements >= targets, axis=1)
     met = bool(reached.any())
-    shortfall = np.max(
-        (targets - improvements) / known.spreads, axis=1
-    )  # units differ, and a target may be 0
-    best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, shortfall, np.inf)))
+    short = shortfall(known, improvements, targets)
+    best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, short, np.inf)))
     return Scale(float(scales[best]), met, improvements[best], float(kl[best]))
 
 
-def _corrected(known: Shape, curve: np.ndarray, power: int, seen: list[tuple[float, float]]) -> np.ndarray:
-    """Return a curve (n,) over the scales, continued beyond what the weights tell, in the size seen."""
+def shortfall(known: Shape, improvements: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return by how much improvements (…, m) miss targets (m,) at most, over the constraints (…)."""
+    # In their spreads: units differ, and a target may be 0.
+    return np.asarray(np.max((targets - improvements) / known.spreads, axis=-1))
+
+
+def continued(known: Shape) -> Shape:
+    """Return the shape with its curves continued beyond what the weights tell."""
     scales = known.scales
     # The first step of the grid is always told: a slope of nothing would leave nothing to continue.
     last = max(int(np.flatnonzero(known.effective >= ENOUGH)[-1]), 1) if known.effective[0] > 0 else 1
-    tail = curve[last] * (scales / scales[last]) ** power
-    curve = np.where(scales <= scales[last], curve, tail)
+
+    def on(curves: np.ndarray, power: int) -> np.ndarray:
+        grown = (scales / scales[last]) ** power
+        return np.where(scales <= scales[last], curves.T, np.multiply.outer(curves[last], grown)).T
+
+    return replace(known, improvements=on(known.improvements, IMPROVEMENT), kl=on(known.kl, KL))
+
+
+def _corrected(scales: np.ndarray, curve: np.ndarray, seen: list[tuple[float, float]]) -> np.ndarray:
+    """Return a curve (n,) over the scales in the size seen."""
     if not seen:
         return curve
     at = np.array([scale for scale, _ in seen])

@@ -41,10 +41,27 @@ def response_logps(
     if room is not None:
         arrays = (prompts, prompt_lengths, responses, response_lengths)
         return _packed_logps(model, *arrays, room, chunks, key, rematerialise)
+    arrays = (prompts, prompt_lengths, responses, response_lengths)
+    before = predicting_states(model, *arrays, key=key, rematerialise=rematerialise, prefix=prefix)
+    return logps_of_states(model, before, responses, response_lengths, chunks=chunks)
+
+
+def predicting_states(
+    model: Decoder, prompts: Array, prompt_lengths: Array, responses: Array, response_lengths: Array, *,
+    key: Array | None = None, rematerialise: str | None = None, prefix: Prefix | None = None,
+) -> Array:  # fmt: skip
+    """Return the final state (B, R, T, hidden) before each response token; arguments as above."""
     inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
     hidden = _states(model, prompts, prompt_lengths, responses, inside, key, rematerialise, prefix)
-    before = _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
-    rows, cap = before.reshape(-1, hidden.shape[-1]), model.config.final_softcap
+    return _predicting(hidden, prompts.shape[1], prompt_lengths, responses.shape)
+
+
+def logps_of_states(
+    model: Decoder, before: Array, responses: Array, response_lengths: Array, *, chunks: int
+) -> Array:
+    """Return log π(y|x) (B, R) from the states ``predicting_states``."""
+    inside = jnp.arange(responses.shape[-1]) < response_lengths[..., None]
+    rows, cap = before.reshape(-1, before.shape[-1]), model.config.final_softcap
     logps = token_logps(rows, model.head, responses.reshape(-1), chunks, model.dtype, cap)
     return jnp.sum(jnp.where(inside, logps.reshape(responses.shape), 0), axis=-1)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cann_jax.config.run import RunConfig
 from cann_jax.reporting.findings import Findings
 from cann_jax.run.results import NOT_MEASURED, constraint_rows, number
 
@@ -71,5 +72,12 @@ def _remedy(findings: Findings, label: str) -> str:
     if calibration is not None and not calibration["met"]:
         limits = "calibrate.kl_limit ({0.kl_limit:g}) and calibrate.largest ({0.largest:g})"
         found = limits.format(config.calibrate)
-        return f"no scale within {found} met it; raise them, or set rounds to 2"
+        return f"no scale within {found} met it; raise them, or set {_beyond(config)}"
+    if config.align.dial:
+        return f"raise calibrate.responses, whose draws set the dial, or set {_beyond(config)}"
     return f"set rounds to {config.rounds + 1}, which go on from here with λ raised by what is missing"
+
+
+def _beyond(config: RunConfig) -> str:
+    """Return the setting by which a run goes on from its one shot."""
+    return "align.dial to false, which trains for these margins alone" if config.align.dial else "rounds to 2"

@@ -65,7 +65,8 @@ def plan(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> list[
         ]
         if anew:
             begun = stage_state(run.folder / stage.name, {}).state != "unfinished"
-            lines = tuple(f"inputs.{name}: computed again" for name in anew) if begun else ()
+            lines = tuple(f"inputs.{name}: computed again{_unless(stage, name)}" for name in anew)
+            lines = lines if begun else ()
             state = StageState("changed" if begun else "unfinished", lines)
         else:
             writes = holding(stage.writes, run.config)
@@ -78,8 +79,15 @@ def expected_of(run: ModelRun[Any], stage: Stage) -> Record:
     """Return what the stage's manifest must record to be fresh; the stages that it reads have ended."""
     inputs = {name: value for file in stage.files for name, value in fingerprints(run, file).items()}
     for each in inputs_of(stage, run.pipeline, run.config):
-        inputs[each.name] = commit_fingerprint(run.folder / each.name) or "missing"
+        found = commit_fingerprint(run.folder / each.name, stage.only.get(each.name))
+        inputs[each.name] = found or "missing"
     return expectation(stage.name, run.settings_of(stage), inputs)
+
+
+def _unless(stage: Stage, name: str) -> str:
+    """Say when the stage stays done although another that it reads is computed again."""
+    files = stage.only.get(name)
+    return "" if files is None else f" (done already if {', '.join(files)} stays as it is)"
 
 
 def altered_since(run: ModelRun[Any], stage: Stage) -> tuple[str, ...]:
@@ -92,7 +100,9 @@ def altered_since(run: ModelRun[Any], stage: Stage) -> tuple[str, ...]:
     settings = {key: value for key, value in run.settings_of(stage).items() if key in made["settings"]}
     stages = {each.name for each in run.pipeline}
     inputs = {
-        name: (commit_fingerprint(run.folder / name) or value) if name in stages else value
+        name: (commit_fingerprint(run.folder / name, stage.only.get(name)) or value)
+        if name in stages
+        else value
         for name, value in made["inputs"].items()
     }
     expected = expectation(stage.name, made["settings"] | settings, inputs)

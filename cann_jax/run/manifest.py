@@ -152,15 +152,21 @@ def committed(folder: epath.PathLike) -> Record:
     return made
 
 
-def commit_fingerprint(folder: epath.PathLike) -> str | None:
-    """Return the fingerprint of a stage's commit, times of change left out; None where it has none."""
+def commit_fingerprint(folder: epath.PathLike, only: Iterable[str] | None = None) -> str | None:
+    """Return the fingerprint of a stage's commit, times of change left out; None where it has none.
+
+    ``only`` are patterns of outputs, of which it then is the fingerprint, whatever else the commit records.
+    """
     path = epath.Path(folder) / MANIFEST
     if not path.exists():
         return None
     made = _read(path)
     if made["layout"] != LAYOUT:
         return fingerprint_json(made)
-    return fingerprint_json({**made, OUTPUTS: {name: each["sha256"] for name, each in made[OUTPUTS].items()}})
+    outputs = {name: each["sha256"] for name, each in made[OUTPUTS].items()}
+    if only is not None:
+        return fingerprint_json({name: outputs[name] for name in matching(outputs, only)})
+    return fingerprint_json({**made, OUTPUTS: outputs})
 
 
 def recorded_compute(folder: epath.PathLike) -> Any:

@@ -111,10 +111,14 @@ def read_scores(run: Run) -> Columns:
 
 def read_problem(run: Run) -> Problem:
     """Read those scores as the dual's problem; the scores in it are those that r_λ is made of."""
+    return _read_problem(run, constraints_of(run.config))
+
+
+def _read_problem(run: Run, constraints: Sequence[Constraint]) -> Problem:
     table = read_table(run.folder / "score" / "scores.parquet")
     columns = _columns(table, (REWARD, *run.config.constraints))
     count = columns[REWARD].shape[1]
-    return problem_of(run.config, columns, table.column("group").to_pylist()[::count])
+    return _problem(constraints, columns, table.column("group").to_pylist()[::count])
 
 
 def read_safe(run: Run) -> np.ndarray:
@@ -179,7 +183,7 @@ def write_predicted(run: Run, reward: np.ndarray, constraints: np.ndarray) -> No
 def read_labelling_scores(run: Run) -> Scores:
     """Read the scores that r_λ is made of: as measured, or as predicted from the reference's features."""
     if run.config.align.labels == "scores":
-        return read_problem(run).scores
+        return _read_problem(run, _without_targets(run.config)).scores
     print("labels from predicted scores, each fitted on other prompts (align.labels: denoised)")
     return Scores(*read_predicted(run))
 
@@ -213,11 +217,15 @@ def expert_folder(name: str) -> str:
 
 
 def read_multipliers(run: Run) -> np.ndarray:
-    """Read λ (m,) of the last round, in the configuration's order; the dual's where there was none."""
+    """Read λ (m,) of the last round or the dial, in the configuration's order; else the dual's."""
     rounds = read_rounds(run)
-    if not rounds:
+    if run.config.trains and run.config.align.dial:
+        found = read_calibration(run)["multipliers"]
+    elif rounds:
+        found = rounds[-1]["multipliers"]
+    else:
         return read_dual(run).ordered(run.config)
-    return np.array([rounds[-1]["multipliers"][name] for name in run.config.constraints], np.float32)
+    return np.array([found[name] for name in run.config.constraints], np.float32)
 
 
 def read_scale(run: Run) -> float:
@@ -228,6 +236,12 @@ def read_scale(run: Run) -> float:
 def read_calibration(run: Run) -> dict[str, Any]:
     """Read what the calibration tried and chose."""
     return dict(read_json(run.folder / "calibrate" / "scale.json"))
+
+
+def read_coefficients(run: Run) -> list[float]:
+    """Read the coefficients that the dial is set to, in the order of ``RunConfig.experts``."""
+    found = read_calibration(run)["coefficients"]
+    return [found[name] for name in run.config.experts()]
 
 
 def write_scale(run: Run, record: Mapping[str, Any]) -> None:
@@ -271,9 +285,25 @@ def read_responses_with_scores(run: Run, policy: str) -> pa.Table:
 
 def problem_of(config: RunConfig, columns: Columns, prompt_groups: Sequence[str | None]) -> Problem:
     """Return the constraints on scores ``(n, K)`` by name; ``prompt_groups`` holds each prompt's group."""
+    return _problem(constraints_of(config), columns, prompt_groups)
+
+
+def _problem(
+    constraints: Sequence[Constraint], columns: Columns, prompt_groups: Sequence[str | None]
+) -> Problem:
     groups = np.array(prompt_groups, object)
     members = {str(name): groups == name for name in set(prompt_groups) if name is not None}
-    return prepare(columns[REWARD], columns, constraints_of(config), groups=members)
+    return prepare(columns[REWARD], columns, constraints, groups=members)
+
+
+def _without_targets(config: RunConfig) -> list[Constraint]:
+    """Return the constraints as far as g is made by them; labels depend on nothing else."""
+    found = []
+    for name, item in config.constraints.items():
+        keys = ("max_unsafe", "unsafe_below", "group", "clip")
+        own: dict[str, Any] = {key: getattr(item, key) for key in keys}
+        found.append(Constraint(name=name, margin=0.0 if own["max_unsafe"] is None else None, **own))
+    return found
 
 
 def constraints_of(config: RunConfig) -> list[Constraint]:

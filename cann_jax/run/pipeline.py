@@ -30,7 +30,12 @@ PAIRS = When("there is a section `preferences`", lambda c: c.preferences is not 
 PREALIGNED = When("an implicit scorer has `prealigned.preference`", lambda c: bool(c.to_prealign()))
 TRAINED = When("`evaluate.policy` is aligned", lambda c: c.trains)
 STEP = When("`align.combination` is sum or sequence", lambda c: c.align.combination != "soup")
-EXPERTS = both(When("`align.combination` is sequence or soup", lambda c: bool(c.experts())), TRAINED)
+EXPERTS = both(
+    When("`align.combination` is sequence or soup, or `align.dial` true", lambda c: bool(c.experts())),
+    TRAINED,
+)
+DIAL = both(When("`align.dial` is true", lambda c: c.align.dial), TRAINED)
+ONE_STEP = both(TRAINED, When("`align.dial` is false", lambda c: not c.align.dial))
 DENOISED = When("`align.labels` is denoised", lambda c: c.align.labels == "denoised")
 SCORED_PAIRS = both(
     When(
@@ -74,6 +79,7 @@ class Stage:
         when: When a run has the stage.
         in_parts: Its work lies in folders with commits of their own, each made anew by itself.
         verifies: The content of everything that it reads is hashed first, whatever sizes and times say.
+        only: Of stages that it reads, patterns of the outputs that matter to it, where not all do.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Stage:
     when: When = field(default=ALWAYS)
     in_parts: bool = False
     verifies: bool = False
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 # Where files lie is not a setting: what they hold is an input. The others change no result; the report, which
@@ -98,6 +105,8 @@ NO_SETTINGS = (
 SCORERS = ("reward.scorer", "constraints.*.scorer")
 GOALS = ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")
 TARGETS = tuple(f"constraints.*.{name}" for name in GOALS)
+# What g is made of; how much of it is asked for changes no label.
+VALUES = tuple(f"constraints.*.{name}" for name in GOALS if name not in ("margin", "at_least"))
 PREALIGNED_BY = tuple(
     f"{scorer}.{name}"
     for scorer in (*SCORERS, "evaluate.also.*")
@@ -129,11 +138,11 @@ PIPELINE = (
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
     Stage("experts", "What does a score teach by itself?", when=EXPERTS, in_parts=True,
-          settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
+          settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *VALUES),
           files=("model",),
-          reads=always("sample", "score") | {"dual": DENOISED},
-          writes=always("*/weights/*", "*/metrics.jsonl", "*/health.json")),
-    Stage("align", "What does one preference step with r_λ give?", when=TRAINED,
+          reads=always("sample", "score") | {"dual": DENOISED}, only={"dual": ("predicted.parquet",)},
+          writes=always("*/weights/*", "*/metrics.jsonl", "*/health.json") | {"units.json": DIAL}),
+    Stage("align", "What does one preference step with r_λ give?", when=ONE_STEP,
           settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
           files=("model",),
           reads={"sample": ON_SAMPLES, "score": ON_SAMPLES, "pairs": ON_PAIRS, "pair_scores": SCORED_PAIRS,
@@ -141,9 +150,10 @@ PIPELINE = (
           writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP}),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
           settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.combination",
-                    "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
+                    "align.dial", "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
           files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
-          reads={"align": ALWAYS, "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
+          reads={"align": ONE_STEP, "experts": DIAL, "dual": DIAL, "prealign": PREALIGNED,
+                 "pairs": HELDOUT_FROM_PAIRS},
           writes=always("scale.json")),
     Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
           settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
@@ -153,17 +163,18 @@ PIPELINE = (
           | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
           writes=always("weights/*", "rounds.json")),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
-          settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "rounds",
-                    "dual.beta", "seed",
+          settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "align.dial",
+                    "rounds", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
           reads=always("score", "dual")
-          | {"align": TRAINED, "calibrate": CALIBRATED, "rounds": ROUNDS, "prealign": PREALIGNED,
-             "pairs": HELDOUT_FROM_PAIRS},
+          | {"align": ONE_STEP, "experts": DIAL, "calibrate": CALIBRATED, "rounds": ROUNDS,
+             "prealign": PREALIGNED, "pairs": HELDOUT_FROM_PAIRS},
           writes=always("results.json", "reference.parquet", "aligned.parquet")),
     Stage("export", "What leaves the run, in the formats of others?", when=EXPORTED, verifies=True,
           settings=("*",), files=("model",),  # its card tells the whole configuration
-          reads=always("dual", "align", "evaluate") | {"calibrate": CALIBRATED, "rounds": ROUNDS},
+          reads=always("dual", "evaluate")
+          | {"align": ONE_STEP, "experts": DIAL, "calibrate": CALIBRATED, "rounds": ROUNDS},
           writes={f"{name}/*": exported(name) for name in FORMATS}),
 )
 

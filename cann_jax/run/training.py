@@ -23,6 +23,7 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.flops import flops_a_token
 from cann_jax.models.linear import LoraParam
 from cann_jax.run.compute import Compute
+from cann_jax.run.dial import dialled_weights
 from cann_jax.run.outputs import expert_folder, read_pairs, read_scale, read_weights
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.runtime.memory import smaller_step, within_memory
@@ -117,7 +118,7 @@ def training_folders(config: RunConfig) -> tuple[str, ...]:
     """Return the folders, below the run's, of the trainings that the policy is made of."""
     if not config.trains:
         return ()
-    step = () if config.align.combination == "soup" else ("align",)
+    step = () if config.align.side_by_side else ("align",)
     return (*map(expert_folder, config.experts()), *step)
 
 
@@ -284,6 +285,8 @@ def trained_decoder(run: Run) -> tuple[Decoder, float]:
     model = split_decoder(run, None) if lora is None else Model(*with_adapters(run.reference, lora))
     if run.config.rounds > 1:  # which begin with the scaled step
         return model.decoder(read_weights(run, "rounds", model.reference)), 1.0
+    if run.config.align.dial:  # which the coefficients scale
+        return model.decoder(dialled_weights(run, model.reference)), 1.0
     return model.decoder(read_weights(run, "align", model.reference)), read_scale(run)
 
 

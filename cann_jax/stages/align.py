@@ -12,6 +12,7 @@ from etils import epath
 
 from cann_jax.core.preference import pseudo_reward
 from cann_jax.models.adapters.soup import soup
+from cann_jax.run.dial import expert_weights
 from cann_jax.run.outputs import (
     REWARD,
     expert_folder,
@@ -48,17 +49,16 @@ def run(run: Run) -> None:
     """
     folder, model = run.folder / "align", split_decoder(run, run.config.policy_lora)
     is_soup = run.config.align.combination == "soup"
-    write_weights(run, "align", _soup(run) if is_soup else _step(run, model, folder))
+    write_weights(run, "align", _soup(run, model) if is_soup else _step(run, model, folder))
 
 
-def _soup(run: Run) -> Any:
+def _soup(run: Run, model: Model) -> Any:
     """Average the policies that were trained on a score each, with its weight in r_λ over the sum of all."""
     config, dual = run.config, read_dual(run)
     weights = {REWARD: dual.reward_weight} | dual.multipliers
     shares = {name: weights[name] / sum(weights.values()) for name in config.experts()}
     print("align: a soup of " + ", ".join(f"{share:.3f} {name}" for name, share in shares.items()))
-    like = split_decoder(run, config.align.lora).reference
-    return soup([read_weights(run, expert_folder(name), like) for name in shares], list(shares.values()))
+    return soup(expert_weights(run, model.reference), list(shares.values()))
 
 
 def _step(run: Run, model: Model, folder: epath.Path) -> Any:

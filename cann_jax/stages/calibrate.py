@@ -1,7 +1,10 @@
-"""How far along the trained step to go: the smallest scale of the adapter that meets every margin."""
+"""How far along the trained step to go: the smallest scale of the adapter that meets every margin.
+
+With a dial, also in which direction: the coefficients of the scores' adapters, from λ on.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,17 +12,16 @@ from scipy import stats
 
 from cann_jax.config.run import RunConfig
 from cann_jax.core.certificate import certify
+from cann_jax.core.dial import Dial, Setting
 from cann_jax.core.problem import Constraint, Problem
-from cann_jax.core.scale import Scale, Shape, Try, choose_scale, shape
-from cann_jax.files.errors import InputError
-from cann_jax.models.adapters.scale import is_zero, scaled
-from cann_jax.models.language_model import LanguageModel
-from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, read_weights, write_scale
+from cann_jax.core.scale import Try
+from cann_jax.data.responses import Responses
+from cann_jax.run.adapters import Policies, read_policies
+from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, write_scale
 from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
-from cann_jax.run.training import split_decoder
 
 # Added to the run's seed: these draws are not those of the training prompts.
 CALIBRATION_SEED = 3_000_017
@@ -49,37 +51,32 @@ def run(run: Run) -> None:
     Files: besides it, responses and scores of the reference and of each policy that was tried.
 
     Raises:
-        InputError: The adapter is zero, so that no scale of it changes anything; or a scorer fails.
+        InputError: An adapter is zero, so that no scale of it changes anything; or a scorer fails.
     """
     config, folder = run.config, run.folder / "calibrate"
-    model = split_decoder(run, config.policy_lora)
-    weights = read_weights(run, "align", model.reference)
-    if is_zero(weights):
-        raise InputError(
-            "the adapter that was trained is zero, so no scale of it changes the model; raise "
-            "align.optimizer.learning_rate or align.epochs, and check that the scores vary within a prompt"
-        )
+    policies = read_policies(run)
     prompts = encoded_prompts(run, "calibration")
     print_overlong("calibrate", prompts)
     scorers = load_scorers(run, config.constraint_scorers())
     draw = Draw(prompts, config.calibrate.responses, config.seed + CALIBRATION_SEED, folder)
     reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
 
-    def policy(scale: float) -> LanguageModel:
-        return LanguageModel.of(model.decoder(scaled(weights, scale)), run.files)
-
-    def sampled(scale: float) -> Sampled:
-        return sample_policy(run, scorers, policy(scale), draw, f"scale-{scale:.4f}")
+    def sampled(coefficients: np.ndarray) -> Sampled:
+        name = "-".join(f"{each:.4f}" for each in coefficients)
+        return sample_policy(run, scorers, policies.policy(coefficients), draw, f"scale-{name}")
 
     whole = reference.responses
     unknown = {REWARD: np.zeros(whole.shape, np.float32)}  # a table's reward knows no new response
     problem = problem_of(config, unknown | dict(reference.scores), whole.groups())
     goals = _goals(run, problem)
-    log_ratios = policy(1.0).logps(prompts.ids, whole.tokens, whole.lengths) - whole.logps
-    known = shape(log_ratios, problem.scores, config.calibrate.largest)
-    search = _search(config, goals, known, reference, sampled)
-    _print(goals, search)
-    write_scale(run, _record(goals, search))
+    known = Dial(policies.log_ratios(whole), problem.scores, config.calibrate.largest)
+    search = _search(config, goals, known, policies.start, reference, sampled)
+    rounds, step = "set rounds to 2 or more, which start from here", "set align.dial to false"
+    _print(goals, search, step if config.align.dial else rounds)
+    record = _record(goals, search)
+    if config.align.dial:
+        record |= _dial(policies, search.found, known.log_ratios, whole)
+    write_scale(run, record)
 
 
 def _goals(run: Run, problem: Problem) -> list[Goal]:
@@ -96,59 +93,66 @@ class Search:
     """What a search for the scale found.
 
     Args:
-        found: The scale.
+        found: The coefficients, by a direction and the scale along it.
         targets: (m,), the improvements aimed at.
         tries: What the policies that were sampled on the way gave.
     """
 
-    found: Scale
+    found: Setting
     targets: np.ndarray
-    tries: list[Try]
+    tries: list[Try] = field(default_factory=list)
 
     @property
     def confirmed(self) -> bool:
-        """Whether a policy was sampled at about the scale; scale 0 is the reference itself."""
-        return self.found.scale == 0 or any(_near(each.scale, self.found.scale) for each in self.tries)
+        """Whether a policy was sampled at about the setting; scale 0 is the reference itself."""
+        if self.found.scale.scale == 0:
+            return True
+        return any(_near(each.coefficients, self.found.coefficients) for each in self.tries)
 
 
-def _near(tried: float, scale: float) -> bool:
-    return abs(scale - tried) <= CONFIRMED * tried
+def _near(tried: np.ndarray, coefficients: np.ndarray) -> bool:
+    return bool(np.max(np.abs(coefficients - tried)) <= CONFIRMED * np.max(np.abs(tried)))
 
 
 def _search(
     config: RunConfig,
     goals: Sequence[Goal],
-    known: Shape,
+    known: Dial,
+    start: np.ndarray,
     reference: Sampled,
-    sampled: Callable[[float], Sampled],
+    sampled: Callable[[np.ndarray], Sampled],
 ) -> Search:
-    """Find the scale, sampling the policy where it is expected until one try confirms it."""
+    """Find the setting, sampling the policy where it is expected until one try confirms it."""
     limit = config.calibrate.kl_limit
     targets = np.array([_target(config, goal, reference, reference) for goal in goals])
-    search = Search(choose_scale(known, [], targets, limit), targets, [])
+    search = Search(known.choose(start, [], targets, limit), targets)
     while len(search.tries) < config.calibrate.tries:
-        scale = search.found.scale
-        if scale == 0 and not search.found.met and not search.tries:
+        direction, scale = search.found.direction, search.found.scale.scale
+        if scale == 0 and not search.found.scale.met and not search.tries:
             # Weights that see no gain may be wrong, so that one policy is sampled all the same.
-            scale = float(known.scales[(known.kl <= limit) & (known.scales <= 1)].max())
+            along = known.along(direction)
+            scale = float(along.scales[(along.kl <= limit) & (along.scales <= 1)].max())
         elif search.confirmed:
             break
         if scale == 0:
             break
-        policy = sampled(scale)
-        tries = [*search.tries, _try(scale, goals, reference, policy)]
+        policy = sampled(scale * direction)
+        tries = [*search.tries, _try(scale, direction, goals, reference, policy)]
         targets = np.array([_target(config, goal, reference, policy) for goal in goals])
-        search = Search(choose_scale(known, tries, targets, limit), targets, tries)
+        search = Search(known.choose(start, tries, targets, limit), targets, tries)
     return search
 
 
-def _try(scale: float, goals: Sequence[Goal], reference: Sampled, policy: Sampled) -> Try:
+def _try(
+    scale: float, direction: np.ndarray, goals: Sequence[Goal], reference: Sampled, policy: Sampled
+) -> Try:
     gains = [_values(policy, goal).mean(1) - _values(reference, goal).mean(1) for goal in goals]
     return Try(
         scale,
         np.array([gain.mean() for gain in gains]),
         np.array([gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf for gain in gains]),
         policy.kl,
+        direction,
     )
 
 
@@ -188,8 +192,8 @@ def _reach(config: RunConfig, goal: Goal, found: np.ndarray | None) -> float:
     return float(stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)))
 
 
-def _print(goals: Sequence[Goal], search: Search) -> None:
-    found = search.found
+def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:
+    found = search.found.scale
     for goal, target, expected in zip(goals, search.targets, found.improvement, strict=True):
         print(
             f"calibrate: {goal.label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
@@ -198,8 +202,7 @@ def _print(goals: Sequence[Goal], search: Search) -> None:
     if not found.met:
         print(
             "calibrate: no scale within calibrate.kl_limit and calibrate.largest meets every aim; the "
-            "nearest is kept. Lower the margin, train on more prompts, or set rounds to 2 or more, which "
-            "start from here"
+            f"nearest is kept. Lower the margin, train on more prompts, or {otherwise}"
         )
     if not search.confirmed:
         print(
@@ -209,7 +212,7 @@ def _print(goals: Sequence[Goal], search: Search) -> None:
 
 
 def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:
-    found = search.found
+    found = search.found.scale
     by_name = {
         goal.constraint.name: {"asked": goal.asked, "target": target, "expected": expected}
         for goal, target, expected in zip(goals, search.targets, found.improvement, strict=True)
@@ -222,3 +225,25 @@ def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:
         "constraints": by_name,
         "tries": [asdict(each) for each in search.tries],
     }
+
+
+def _dial(policies: Policies, found: Setting, log_ratios: np.ndarray, responses: Responses) -> dict[str, Any]:
+    """Print and return how the dial is set, and whether adding weights does what adding log-probs would."""
+    names, units = policies.run.config.experts(), policies.units
+    assert units is not None, "a dial has units"
+    began, multipliers = (units.multipliers(each) for each in (policies.start, found.direction))
+    for name, value in multipliers.items():
+        moved = "" if value == began[name] else f", moved from the dual's {began[name]:.4g}"
+        print(f"calibrate: λ of {name}: {value:.4g}{moved}")
+    coefficients = dict(zip(names, found.coefficients.tolist(), strict=True))
+    print("calibrate: the dial is at " + ", ".join(f"{c:.3f} {name}" for name, c in coefficients.items()))
+    linear = None
+    if found.scale.scale > 0:
+        linear = policies.linearity(found.coefficients, log_ratios, responses)
+    for what, row in (linear or {}).items():
+        if row is not None:
+            print(
+                f"calibrate: log-ratios of the added weights against added {what.replace('_', '-')}: "
+                f"correlation {row['correlation']:.3f}, slope {row['slope']:.3f}"
+            )
+    return {"coefficients": coefficients, "multipliers": multipliers, "linear": linear}

@@ -1,10 +1,12 @@
-"""A policy for each score by itself: the first step of SACPO, and the adapters of a soup."""
+"""A policy for each score by itself: the first step of SACPO, and the adapters of a soup or a dial."""
 
 import hashlib
 
 import numpy as np
 
 from cann_jax.core.preference import pseudo_reward
+from cann_jax.core.scores import Scores
+from cann_jax.run.dial import units_of, write_units
 from cann_jax.run.execution import run_part
 from cann_jax.run.outputs import (
     REWARD,
@@ -25,14 +27,17 @@ def run(run: Run) -> None:
 
     Each has a folder of the score's name, with ``weights``, ``metrics.jsonl``, ``health.json`` and
     TensorBoard events. λ is none of its settings, so that another soup of the same policies costs nothing.
+    Those of a dial learn their scores in the units of ``units.json``.
 
     Raises:
-        InputError: A loss that is not finite, or settings that do not fit.
+        InputError: A loss that is not finite, settings that do not fit, or a dial's score that never varies.
     """
     training, found = alignment(run.config), read_labelling_scores(run)
+    sizes = _sizes(run, found) if run.config.align.dial else {}
     for name in run.config.experts():
         only = np.array([float(name == each) for each in run.config.constraints], np.float32)
-        reward = np.asarray(pseudo_reward(found, only, float(name == REWARD)))
+        size = np.float32(sizes.get(name, 1.0))
+        reward = size * np.asarray(pseudo_reward(found, only, float(name == REWARD)))
         own = {"score": name, "rewards": hashlib.sha256(reward.tobytes()).hexdigest()}
         sections, part = ("model", "align", "dual", "sample", "seed"), expert_folder(name).partition("/")[2]
         writes = (f"{WEIGHTS}/*", METRICS, HEALTH)
@@ -43,3 +48,13 @@ def run(run: Run) -> None:
             data.show_pairs()
             model = split_decoder(run, training.settings.lora)
             write_weights(run, expert_folder(name), train(run, training, model, data, folder))
+
+
+def _sizes(run: Run, found: Scores) -> dict[str, float]:
+    """Write the units of a dial; return what each score is multiplied by, so that it is learnt in its own."""
+    scale = alignment(run.config).scale
+    assert scale is not None, "the losses of a dial have their minimum at log-ratios r_λ/scale"
+    units = units_of(run.config.experts(), found, scale)
+    print("experts: a nat is " + ", ".join(f"{unit:.4g} of {name}" for name, unit in units.units.items()))
+    write_units(run, units)
+    return {name: scale / unit for name, unit in units.units.items()}

@@ -55,6 +55,8 @@ def _rows(stage: Stage) -> Iterator[tuple[str, str]]:
     yield "settings", _names(stage.settings)
     yield "files", _names(stage.files)
     yield "reads", _conditional(stage.reads)
+    for name, files in stage.only.items():
+        yield f"of `{name}`", f"{_names(files)} alone: other outputs of it do not matter"
     yield "writes", _conditional(stage.writes)
     if stage.in_parts:
         yield "in parts", "each folder below the stage's has a commit of its own and is recomputed by itself"

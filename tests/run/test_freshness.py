@@ -12,11 +12,11 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
-from cann_jax.run.execution import plan, refuse_stale
-from cann_jax.run.manifest import flattened
+from cann_jax.run.execution import expected_of, plan, refuse_stale
+from cann_jax.run.manifest import begin, commit, flattened
 from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE
 from cann_jax.run.run import Run
-from cann_jax.run.stages import reads_setting, stages_of
+from cann_jax.run.stages import holding, reads_setting, stages_of
 from tests.builders.ended_run import end_every_stage, whole_config
 from tests.builders.settings import type_at
 
@@ -63,6 +63,7 @@ WITH: dict[str, dict[str, Any]] = {
     "sample.top_p": {"sample.allow_changed_reference": True},
     "align.group_size": {"online.responses": 8},
     "align.combination": {"rounds": 1},
+    "align.dial": {"rounds": 1},
     "align.safety_offset": {"rounds": 1},
     "align.pairs": {"rounds": 1, "constraints.length.group": None},
     "align.preference": {"rounds": 1, "align.pairs": "dataset"},
@@ -273,3 +274,32 @@ def test_a_stage_that_never_ended_is_named(ended, tmp_path):
     asked = "run --stages pairs,prealign,sample,score,dual with"
     with pytest.raises(InputError, match=f"'dual' reads stage 'pairs', which has not ended in .*; {asked}"):
         refuse_stale(run, named(run, "dual"))
+
+
+@pytest.fixture
+def dial(tiny_folder, tmp_path) -> Run:
+    """A run of a dial, every stage ended, whose adapters learn predicted scores."""
+    flags = "--align.dial true --rounds 1 --align.labels denoised --align.loss listwise"
+    run = whole_config(tmp_path, tiny_folder, *flags.split())
+    end_every_stage(run)
+    return run
+
+
+@pytest.mark.parametrize("predicted", ["as before", "otherwise"])
+def test_another_margin_trains_no_dial(dial, predicted):
+    """Unless what features tell of the scores has changed with it, which the adapters learnt."""
+    run = Run(changed(dial.config, {"constraints.vowels.margin": 0.01}))
+    run.fingerprints = dial.fingerprints
+    assert "align" not in {stage.name for stage in run.stages}
+    lines = {each.stage.name: each.state.differences for each in plan(run, run.stages) if not each.fresh}
+    assert lines["experts"] == (
+        "inputs.dual: computed again (done already if predicted.parquet stays as it is)",
+    )
+    (dual,) = named(run, "dual")
+    folder = run.folder / "dual"
+    begin(folder, expected_of(run, dual))
+    if predicted == "otherwise":
+        (folder / "predicted.parquet").write_text("other")
+    commit(folder, expected_of(run, dual), holding(dual.writes, run.config))
+    stale = {each.stage.name for each in plan(run, run.stages) if not each.fresh}
+    assert stale == {"calibrate", "evaluate"} | ({"experts"} if predicted == "otherwise" else set())

@@ -24,7 +24,7 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.reporting.finished_run import finished_run
 from cann_jax.run.outputs import read_samples, read_weights
 from cann_jax.run.resample import choices
-from cann_jax.run.training import split_decoder
+from cann_jax.run.training import aligned_decoder, split_decoder
 from cann_jax.stages import align
 from cann_jax.training.preference_data import PreferenceData
 from tests.builders import ROOT
@@ -142,7 +142,13 @@ def test_baseline(baseline, shared, capsys, recorder, name):
     assert "FLOPs), " in (found.folder / "report.md").read_text()
     assert not recorder.undeclared()
     capsys.readouterr()
-    if name in ("reference", "SACPO", "SafeDPO", "adapter soup"):  # whose trainings are not those of any run
+    if name in (
+        "reference",
+        "SACPO",
+        "SafeDPO",
+        "adapter soup",
+        "dial",
+    ):  # whose trainings are not those of any run
         found.run("--dry_run")
         steps = re.findall(r"^(\S+): \d+ steps of up to", capsys.readouterr().out, re.MULTILINE)
         assert len(steps) == compute["policy_rounds"]
@@ -235,10 +241,51 @@ def is_the_average_of_updates(found: Baseline, capsys) -> None:
     before = found.compute["stages"]["experts"]
     found.run("--dual.multipliers", "{reward: 1, relevance: 4}")
     said = capsys.readouterr().out
-    assert "experts/reward: done already" in said and "experts/relevance: done already" in said
+    assert "experts: done already" in said
     assert "align: a soup of 0.200 reward, 0.800 relevance" in said
     check((0.2, 0.8))  # without any training, which is counted all the same
     assert {**found.compute["stages"]["experts"], "seconds": 0} == {**before, "seconds": 0}
+
+
+def is_set_without_training(found: Baseline, capsys) -> None:
+    """An adapter a score, learnt in its own unit; the policy is their exact sum; a margin trains nothing."""
+    folders = {path.name for path in found.folder.iterdir() if path.is_dir()}
+    assert folders == {"sample", "score", "dual", "experts", "calibrate", "evaluate"}
+    units = found.json("experts/units.json")
+    weights = np.array([units["units"][name] for name in ("reward", "relevance")])
+    predicted = [found.predicted[name] for name in ("reward", "relevance")]
+    spreads = [np.std(values - values.mean(1, keepdims=True)) for values in predicted]
+    np.testing.assert_allclose(weights, spreads, rtol=1e-4)
+
+    def check() -> float:
+        scale, run = found.json("calibrate/scale.json"), finished_run(str(found.folder))
+        policy = aligned_decoder(run).layers.attention.q_proj.lora
+        parts = [adapters(found.folder / f"experts/{name}/weights") for name in ("reward", "relevance")]
+        layer = next(name for name in parts[0] if "q_proj" in name)
+        coefficients = [scale["coefficients"][name] for name in ("reward", "relevance")]
+        terms = [c * np.matmul(*part[layer]) for c, part in zip(coefficients, parts, strict=True)]
+        found_update = np.matmul(np.asarray(policy.a[...]), np.asarray(policy.b[...]))
+        np.testing.assert_allclose(found_update, sum(terms), rtol=1e-4, atol=1e-8)
+        assert min(np.abs(np.matmul(*part[layer])).max() for part in parts) > 1e-6
+        # λ = c·β/u, by the coefficients that one step along the direction has.
+        multiplier = scale["multipliers"]["relevance"]
+        expected = scale["scale"] * np.array([1.0, multiplier]) * weights / BETA
+        np.testing.assert_allclose(coefficients, expected, rtol=1e-5)
+        summary = found.json("evaluate/results.json")["summary"]
+        assert summary["multipliers"]["relevance"] == pytest.approx(multiplier, rel=1e-6)
+        for row in scale["linear"].values():
+            assert row["correlation"] > 0.9 and row["slope"] == pytest.approx(1, abs=0.3)
+        return multiplier
+
+    before, made = check(), (found.folder / "experts/manifest.json").read_bytes()
+    config = json.loads((found.folder / "export/adapter/adapter_config.json").read_text())
+    assert config["r"] == 4  # two of rank 2
+    found.run("--constraints.relevance.margin", "0.03")
+    said = capsys.readouterr().out
+    assert "experts: done already" in said and "predicted scores" not in said
+    assert [f"\n{name}: computed again" in said for name in ("dual", "calibrate", "evaluate")] == [True] * 3
+    assert (found.folder / "experts/manifest.json").read_bytes() == made
+    assert check() > before
 
 
 def goes_on_from_the_policy_of_the_reward(found: Baseline, capsys) -> None:
@@ -294,6 +341,7 @@ PROPERTIES = {
     "SACPO": goes_on_from_the_policy_of_the_reward,
     "SafeDPO": has_safe_responses_preferred,
     "adapter soup": is_the_average_of_updates,
+    "dial": is_set_without_training,
     "primal-dual": begins_at_zero,
     "resample": keeps_one_of_each_draw,
 }
@@ -325,6 +373,18 @@ def test_the_flags_are_those_of_the_quickstart(monkeypatch):
         (["--align.safety_offset", "1"], "align.safety_offset is 1, and align.loss 'listwise'"),
         (["--align.combination", "soup", "--rounds", "2"], "align.combination is 'soup', and rounds"),
         (["--align.combination", "soup", "--align.lora", "null"], "align.combination is 'soup', of adapters"),
+        (["--align.dial", "true"], "align.dial is true, and prompts.calibration null"),
+        (
+            ["--align.dial", "true", "--align.combination", "soup"],
+            "align.dial is true, and align.combination",
+        ),
+        (["--align.dial", "true", "--rounds", "2"], "align.dial is true, and rounds train on r_λ"),
+        (["--align.dial", "true", "--align.lora", "null"], "align.dial is true, of adapters, and align.lora"),
+        (["--align.dial", "true", "--align.loss", "ipo"], "align.dial is true, and log-ratios by align.loss"),
+        (
+            ["--align.dial", "true", "--align.pairs", "dataset"],
+            "align.dial is true, of scores of the reference",
+        ),
         (
             ["--align.combination", "sequence", "--dual.multipliers", "{reward: 2, relevance: 1}"],
             "dual.multipliers.reward is 2, and the first step",

@@ -17,7 +17,12 @@ from cann_jax.run.scorers import load_scorers
 from cann_jax.run.training import aligned_decoder
 
 POLICIES = (REFERENCE, ALIGNED)
-TRAINED = ("align", "calibrate", "rounds")  # what the aligned model is made of, where a run has them
+TRAINED = (
+    "align",
+    "experts",
+    "calibrate",
+    "rounds",
+)  # what the aligned model is made of, where a run has them
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def aligned_run(path: str) -> Run:
             raise InputError(f"{label} has not ended; start train again to go on")
         if f"{WEIGHTS}/*" in stage.writes and stage.name in TRAINED and not (folder / WEIGHTS).exists():
             raise InputError(f"{label} has lost its {WEIGHTS}; put them back, or start train again")
-    then = committed(run.folder / "align")["inputs"]
+    then = committed(run.folder / ("experts" if run.config.align.dial else "align"))["inputs"]
     for name, now in fingerprints(run, "model").items():
         if then.get(name) != now:
             raise InputError(
