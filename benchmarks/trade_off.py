@@ -8,7 +8,7 @@ scores of its seed. A method that takes a margin is asked for four; the others a
 ``exchanged`` makes the quickstart's reward the constraint, and its constraint the reward.
 
 Finished rows are kept in ``results/trade_off.jsonl`` and not run again; ``trade_off.md`` and ``.png`` are
-written after each. Six to 25 minutes a row on two cores, 37 rows a seed and pair of scorers.
+written after each. Six to 25 minutes a row on two cores, 34 rows a seed and pair of scorers.
 """
 
 import argparse
@@ -32,8 +32,8 @@ MARGINS = {"quickstart": (0.1, 0.15, 0.2, 0.25), "exchanged": (0.1, 0.2, 0.3, 0.
 WEIGHTS = (0.8, 0.6, 0.4, 0.2)  # of the reward; the constraint has the rest
 BAD_INPUT = 2  # the status of a margin that is out of reach
 UNSCALED = ("--prompts.calibration", "null")
-# What another run of the seed has already: samples, scores, and the reference's responses to other prompts. The
-# experts are those of a run by the same method.
+# What another run of the seed has already: samples, scores, and the reference's responses to other prompts.
+# The experts are those of a run by the same method.
 SHARED = ("config.json", "sample", "score", "calibrate", "evaluate")
 
 
