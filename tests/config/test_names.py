@@ -77,5 +77,5 @@ def test_a_runs_name_does_not_leave_its_folder(tiny_folder, tmp_path, name):
 def test_a_judges_template_by_name_is_one_that_is_shipped():
     assert read_template("helpful_v1", "key").question
     for name in ("../templates/helpful_v1", "/etc/passwd", ""):
-        with pytest.raises(InputError, match=r"key\.template: no template .*there are guard_v1, helpful_v1"):
+        with pytest.raises(InputError, match=r"key\.template: no template .*there are answers_v1, guard_v1"):
             read_template(name, "key")
