@@ -174,7 +174,7 @@ def test_bytes_are_those_that_move():
     assert traffic(MOVES).memory == sum(found.values()) + 9 * ROW
 
 
-@pytest.mark.parametrize("lora", [[], ["--align.lora", "null"]])
+@pytest.mark.parametrize("lora", [[], ["--align.lora", "null", "--export", "[merged]"]])
 def test_operations_of_a_step_within_5_percent_of_the_formula(lora):
     config, _ = parse_run(["--config", str(ROOT / "configs/pod.yaml"), "--model.attention", "xla", *lora])
     sizes = json.loads((ROOT / "configs/models/llama-7b.json").read_text())
