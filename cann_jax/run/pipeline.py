@@ -68,7 +68,8 @@ class Stage:
         reads: Stages whose outputs it reads, and when.
         writes: Its outputs, and when; ``*`` is anything.
         when: When a run has the stage.
-        in_parts: Its work lies in folders with commits of their own, each made anew by itself.
+        parts: Names of folders in its own that have commits of their own, each made anew by itself; ``*`` is
+            anything.
         verifies: The content of everything that it reads is hashed first, whatever sizes and times say.
     """
 
@@ -79,7 +80,7 @@ class Stage:
     reads: Mapping[str, When]
     writes: Mapping[str, When]
     when: When = field(default=ALWAYS)
-    in_parts: bool = False
+    parts: tuple[str, ...] = ()
     verifies: bool = False
 
 
@@ -109,7 +110,7 @@ PIPELINE = (
           settings=("preferences", *(f"prompts.{name}" for name in TEMPLATE)),
           files=("tokenizer", "preferences"), reads={},
           writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl")),
-    Stage("prealign", "Which models speak for each preference (PeCAN)?", when=PREALIGNED, in_parts=True,
+    Stage("prealign", "Which models speak for each preference (PeCAN)?", when=PREALIGNED, parts=("*",),
           settings=("model", "prealign", "seed", *PREALIGNED_BY), files=("model",),
           reads=always("pairs"), writes=always("*/adapter/*")),
     Stage("sample", "What would the reference say?",
@@ -126,7 +127,7 @@ PIPELINE = (
     Stage("pair_scores", "How good are the responses that people compared?", when=SCORED_PAIRS,
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
-    Stage("experts", "What does a score teach by itself?", when=EXPERTS, in_parts=True,
+    Stage("experts", "What does a score teach by itself?", when=EXPERTS, parts=("*",),
           settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *TARGETS),
           files=("model",),
           reads=always("sample", "score") | {"dual": DENOISED},
@@ -138,6 +139,7 @@ PIPELINE = (
                  "dual": BY_R_LAMBDA, "experts": EXPERTS},
           writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP} | EXPORTS_UNSCALED),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
+          parts=("reference",),
           settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.combination",
                     "align.export", "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
           files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
@@ -151,6 +153,7 @@ PIPELINE = (
           | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
           writes=always("weights/*", "rounds.json") | EXPORTS),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
+          parts=("reference", "aligned*"),
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "rounds",
                     "dual.beta", "seed",
                     *SCORERS, *TARGETS),

@@ -15,7 +15,14 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.scale import is_zero, scaled
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, read_weights, write_scale
-from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
+from cann_jax.run.policies import (
+    Draw,
+    Sampled,
+    difference_range,
+    differences,
+    sample_policy,
+    sample_reference,
+)
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
@@ -63,7 +70,7 @@ def run(run: Run) -> None:
     print_overlong("calibrate", prompts)
     scorers = load_scorers(run, config.constraint_scorers())
     draw = Draw(prompts, config.calibrate.responses, config.seed + CALIBRATION_SEED, folder)
-    reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
+    reference = sample_reference(run, scorers, draw, REFERENCE)
 
     def policy(scale: float) -> LanguageModel:
         return LanguageModel.of(model.decoder(scaled(weights, scale)), run.files)

@@ -56,8 +56,8 @@ def _rows(stage: Stage) -> Iterator[tuple[str, str]]:
     yield "files", _names(stage.files)
     yield "reads", _conditional(stage.reads)
     yield "writes", _conditional(stage.writes)
-    if stage.in_parts:
-        yield "in parts", "each folder below the stage's has a commit of its own and is recomputed by itself"
+    if stage.parts:
+        yield "in parts", f"folders {_names(stage.parts)}: each has a commit of its own, recomputed by itself"
     if stage.verifies:
         yield "verifies", "hashes the contents of everything that it reads before it starts"
 
