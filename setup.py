@@ -16,6 +16,12 @@ NOTEBOOK = [*PANDAS, "nbclient", "nbformat", "ipykernel"]
 JUDGE = ["openai"]
 TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, *JUDGE, "torch", "peft"]
 
+# Folders of data, which setuptools takes for packages all the same.
+CONFIGS = [
+    "cann_jax.configs",
+    *(f"cann_jax.configs.{name}" for name in ("models", "prompts", "score_models")),
+]
+
 setup(
     name="cann-jax",
     version="0.1.0",
@@ -24,13 +30,31 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["cann_jax", "cann_jax.*"]), "cann_jax_tools"],
-    package_dir={"cann_jax_tools": "tools"},  # what reads XLA's programs for compile_check
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="RLHF DPO alignment safety constraints language-models JAX",
+    packages=[*find_packages(include=["cann_jax", "cann_jax.*"]), "cann_jax_tools", *CONFIGS],
+    package_dir={
+        "cann_jax_tools": "tools",  # what reads XLA's programs for compile_check
+        CONFIGS[0]: "configs",  # files/shipped.py finds them there, or in a checkout at the top level
+    },
     package_data={
         "cann_jax": ["py.typed"],
         "cann_jax.scorers": ["templates/*.yaml", "templates/pairs/*.yaml"],
         "cann_jax.reporting": ["templates/*"],
         "cann_jax.run": ["templates/*"],
+        **{name: ["*.yaml", "*.json", "*.jsonl", "*.txt"] for name in CONFIGS},
     },
     install_requires=[
         *JAX_AND_FLAX,

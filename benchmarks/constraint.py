@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 SHARED = ("sample", "score")
 # Stages that a variant has in common with the base's run of its margin and seed.
 AS_BASE = dict.fromkeys(("certified", "uncalibrated", "calibrated_by_4"), ("dual", "align"))
-# Work that depends on the seed alone, by stage: patterns of files.
-SEEDED = {
-    "calibrate": ("reference-*.parquet", "scores-reference-*.parquet"),
-    "evaluate": ("reference-*.parquet", "scores-reference-*.parquet"),
-}
+# The reference's draws depend on the seed alone: parts with commits of their own, by stage.
+SEEDED = {"calibrate": "reference", "evaluate": "reference"}
 
 # Another number of responses is another draw.
 STORED = {("calibrated_by_4", "calibrate"): "calibrate-by-4"}
@@ -144,15 +141,15 @@ def whole_run(run: Any, givers: Mapping[str, Any], stored: Mapping[str, Path]) -
         giver = givers.get(stage.name)
         if giver is not None and (giver.folder / stage.name / "manifest.json").exists():
             adopt(run, giver, stage)
-        elif patterns := SEEDED.get(stage.name, ()):
-            begin(folder, expected_of(run, stage))
-            copy(stored[stage.name], Path(folder), patterns)
+        elif part := SEEDED.get(stage.name):
+            begin(folder, expected_of(run, stage), parts=stage.parts)
+            copy(stored[stage.name], Path(folder) / part)
         try:
             run_checked_stages(run, (stage,))
         except InfeasibleError as error:
             return {"refused": str(error)}
         if stage.name in SEEDED:
-            copy(Path(folder), stored[stage.name], SEEDED[stage.name])
+            copy(Path(folder) / SEEDED[stage.name], stored[stage.name])
     results, found = read_results(run), read_dual(run)
     row = {
         "multiplier": found.multipliers[NAME],
@@ -188,13 +185,10 @@ def adopt(run: Any, giver: Any, stage: Any) -> None:
     commit(folder, expected_of(run, stage), holding(stage.writes, run.config))
 
 
-def copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
-    """Copy the files that match, which are not there yet."""
-    target.mkdir(parents=True, exist_ok=True)
-    for pattern in patterns:
-        for path in source.glob(pattern):
-            if not (target / path.name).exists():
-                shutil.copy2(path, target / path.name)
+def copy(source: Path, target: Path) -> None:
+    """Copy a part that there is, where there is none yet."""
+    if source.exists() and not target.exists():
+        shutil.copytree(source, target)
 
 
 def rows() -> list[dict[str, Any]]:

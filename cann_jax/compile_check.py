@@ -5,25 +5,13 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 # Before JAX starts: nothing runs on a device here, and a TPU's own runtime would claim it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from cann_jax_tools.chips import slice_of
-from cann_jax_tools.compiler import keep_dumps
-from cann_jax_tools.figures import chosen_programs, figures_of_programs
-from cann_jax_tools.table import figures_table, sentence
-from cann_jax_tools.topology import devices_of
-
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.run_options import parse_compile_check
-from cann_jax.files.atomic import write_bytes_atomic
-from cann_jax.files.console import console
-from cann_jax.models.config import DecoderConfig
-from cann_jax.models.files.folder_files import read_json
-from cann_jax.runtime.mesh import make_mesh, on_mesh
-from cann_jax.runtime.sharding import check_batches, check_model
+from cann_jax.files.shipped import architecture_file
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,10 +21,24 @@ def main(argv: Sequence[str]) -> None:
         InputError: One line that says what is wrong and how to fix it.
     """
     config, flags = parse_compile_check(argv)
+    # Imported here: JAX and the models take seconds, which --help and a mistyped key need not wait for.
+    from cann_jax_tools.chips import slice_of
+    from cann_jax_tools.compiler import keep_dumps
+    from cann_jax_tools.figures import chosen_programs, figures_of_programs
+    from cann_jax_tools.table import figures_table, sentence
+    from cann_jax_tools.topology import devices_of
+
+    from cann_jax.files.atomic import write_bytes_atomic
+    from cann_jax.files.console import console
+    from cann_jax.models.config import DecoderConfig
+    from cann_jax.models.files.folder_files import read_json
+    from cann_jax.runtime.mesh import make_mesh, on_mesh
+    from cann_jax.runtime.sharding import check_batches, check_model
+
     chosen = chosen_programs(flags.programs, flags.machine_code)
     dumps = None if flags.machine_code else keep_dumps()
     where = slice_of(flags.topology)
-    path = Path(flags.model_config or f"{config.model.path}/config.json")
+    path = architecture_file(flags.model_config or f"{config.model.path}/config.json")
     shape = DecoderConfig.from_hf(read_json(path), str(path))
     with on_mesh(make_mesh(config.mesh, devices_of(where))) as mesh:
         check_batches(config.batches(), mesh)

@@ -66,10 +66,12 @@ class ConfiguredFlags:
     """Flags of a command that trains.
 
     Args:
-        config (FILE.yaml): YAML file of the configuration.
+        config (FILE.yaml): YAML file of the configuration, or the name of one that the package carries:
+            ``quickstart`` and others; an unknown name lists them.
         dry_run: Check configuration, files, shapes and memory, and compute nothing.
         verify: Hash every file that earlier stages left, not only those whose size or time has changed.
-        model_config (FILE): A config.json that the dry run uses in place of a model that is not at hand.
+        model_config (FILE): A config.json that the dry run uses in place of a model that is not at hand, or
+            the name of one that the package carries, for example ``llama-7b``.
         profile (STEPS): Write a trace of steps START to STOP - 1 of each training, for XProf and TensorBoard.
             Write ``START:STOP``; ``2:5`` leaves out the first steps, which compile.
     """
@@ -201,9 +203,10 @@ class CompileCheckFlags:
     """Compile a run's programs for a TPU slice, without a TPU, and count what they need.
 
     Args:
-        config (FILE.yaml): YAML file of the run's configuration.
+        config (FILE.yaml): YAML file of the run's configuration, or the name of one that the package carries.
         topology (SLICE): TPU slice, for example v5e:4x4, v5p:4x4x4 or v6e:16x16.
-        model_config (FILE): A config.json; without it, the one in the folder model.path.
+        model_config (FILE): A config.json, or a name as ``llama-7b``; without it, the one in the folder
+            model.path.
         programs (PROGRAM,...): Some of: training step,sampling,scoring.
         json (FILE): File to write the figures to.
         machine_code: With ``no``, stop where the program is optimised and laid out in memory, a small part of

@@ -1,23 +1,25 @@
 """Configuration files."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.shipped import configuration_file, is_name, located
 from cann_jax.files.yaml_text import load_yaml
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Read the mapping in a YAML file.
+    """Read the mapping in a YAML file, or in a configuration that the package carries, by its name.
 
     Raises:
-        InputError: The file does not exist, is not valid YAML, gives a key twice (the message names the line)
-            or holds something other than a mapping.
+        InputError: The package carries no configuration of this name; or the file does not exist, is not
+            valid YAML, gives a key twice (the message names the line) or holds something other than a
+            mapping.
     """
+    file = configuration_file(path)
     try:
-        values = load_yaml(Path(path).read_text(encoding="utf-8"), _StrictLoader)
+        values = load_yaml(file.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); give --config an existing YAML file"
         raise InputError(f"{path}: {problem}") from None
@@ -27,7 +29,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise InputError(f"{path}{_problem(error)}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no settings; write 'key: value' lines, --help lists the keys")
-    return values
+    return located(values) if is_name(path) else values
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -1,7 +1,6 @@
 """What the dry runs of a run and of a score model print alike: model, lengths, stages and memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from cann_jax.data.padding import BUCKET
 from cann_jax.files.errors import InputError, ResourceError
+from cann_jax.files.shipped import architecture_file
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.files.folder_files import read_json
 from cann_jax.models.files.load import abstract_decoder
@@ -73,13 +73,14 @@ def shape_of_model(run: ModelRun[Any], model_config: str | None, out: Console) -
         check_weights(shapes, files.config, str(files.path))
         shape = files.config
     else:
-        if not Path(model_config).is_file():
+        file = architecture_file(model_config)
+        if not file.is_file():
             raise InputError(
                 f"--model_config {model_config} is not a file; give a model's config.json "
-                "(configs/models has some)"
+                "or a name that the package carries"
             )
         source = f"by {model_config}, no model opened"
-        shape = DecoderConfig.from_hf(read_json(Path(model_config)), model_config)
+        shape = DecoderConfig.from_hf(read_json(file), model_config)
     check_model(shape, current_mesh())
     decoder = abstract_decoder(shape, run.config.model.dtype, None, attention=run.config.model.attention)
     # Counted here and not in the files, where a tied head may have a copy.

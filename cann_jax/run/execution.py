@@ -24,7 +24,7 @@ from cann_jax.run.manifest import (
 )
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import ModelRun
-from cann_jax.run.stages import Pipeline, holding, inputs_of
+from cann_jax.run.stages import Pipeline, covered, holding, inputs_of
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import compiled
 
@@ -177,7 +177,7 @@ def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
     """Run one stage in its folder, unless it is fresh, and commit it."""
     folder, expected = run.folder / stage.name, expected_of(run, stage)
     writes = holding(stage.writes, run.config)
-    if not enter(folder, expected, writes, stage.name, verify, stage.in_parts):
+    if not enter(folder, expected, writes, stage.name, verify, stage.parts):
         return
     if stage.verifies:
         refuse_stale(run, (stage,), verify=True)
@@ -200,7 +200,7 @@ def enter(
     writes: Iterable[str],
     name: str,
     verify: bool,
-    in_parts: bool = False,
+    parts: Iterable[str] = (),
 ) -> bool:
     """Prepare a stage's folder; return whether there is work to do, and print why."""
     state = stage_state(folder, expected, writes, verify=verify)
@@ -212,7 +212,7 @@ def enter(
         print(f"{name}: {difference}")
     if state.differences:
         print(f"{name}: computed again, because of this", flush=True)
-    if distributed.is_first() and begin(folder, expected, keep_work=state.keeps_work, in_parts=in_parts):
+    if distributed.is_first() and begin(folder, expected, keep_work=state.keeps_work, parts=parts):
         print(f"{name}: continuing with what was finished before", flush=True)
     distributed.barrier(f"stage {name} begun")
     return True
@@ -231,7 +231,7 @@ def run_part(
     run: ModelRun[Any],
     name: str,
     part: str,
-    sections: Iterable[str],
+    settings: Iterable[str],
     own: Mapping[str, Any],
     writes: Iterable[str],
     known: Collection[str] = (),
@@ -242,14 +242,15 @@ def run_part(
         run: The run.
         name: The stage.
         part: The part, and its folder below the stage's.
-        sections: Sections of the configuration, of those that the stage reads, that this part depends on.
+        settings: Keys of the configuration, of those that the stage reads, that this part depends on;
+            sections whole; ``*`` is any name.
         own: Settings of this part alone.
         writes: Patterns of its outputs.
-        known: Stages of whose outputs ``own`` has all that this part reads; their commits do not matter.
+        known: Stages whose commits do not matter, for it reads nothing of them, or ``own`` has all of that.
     """
     stage = next(stage for stage in run.pipeline if stage.name == name)
-    wanted, folder, label = set(sections), run.folder / name / part, f"{name}/{part}"
-    shared = {key: value for key, value in run.settings_of(stage).items() if key.partition(".")[0] in wanted}
+    folder, label = run.folder / name / part, f"{name}/{part}"
+    shared = {key: value for key, value in run.settings_of(stage).items() if covered(key, settings)}
     inputs = {key: value for key, value in expected_of(run, stage)["inputs"].items() if key not in known}
     expected = expectation(label, {**shared, **own}, inputs)
     if not enter(folder, expected, writes, label, verify=True):

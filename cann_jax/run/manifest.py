@@ -90,17 +90,17 @@ def stage_state(
 
 
 def begin(
-    folder: epath.PathLike, expected: Record, *, keep_work: bool = True, in_parts: bool = False
+    folder: epath.PathLike, expected: Record, *, keep_work: bool = True, parts: Iterable[str] = ()
 ) -> bool:
-    """Prepare the folder for work by these settings; return whether earlier work of theirs was kept.
+    """Prepare the folder for work by these settings; return whether earlier work was kept.
 
-    A commit is withdrawn; work by other settings is cleared.
+    A commit is withdrawn; work by other settings is cleared, but for parts with commits of their own.
 
     Args:
         folder: The stage's folder.
         expected: From ``expectation``.
         keep_work: False clears work by the same settings too, because its files cannot be trusted.
-        in_parts: The work lies in folders with commits of their own, which are kept whatever the settings.
+        parts: Patterns of folders below, which have commits of their own: what they hold is judged by these.
 
     Raises:
         InputError: As ``stage_state``, or the folder cannot be written.
@@ -108,12 +108,11 @@ def begin(
     folder = epath.Path(folder)
     made = _record(folder) or {}
     made.pop(OUTPUTS, None)
-    same = in_parts or (keep_work and made == expected)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder, keep_work=same)
+        _clear(folder, keep_work and made == expected, parts)
     write_json(folder / SETTINGS, expected)
-    return same and _present(folder) != [SETTINGS]
+    return _present(folder) != [SETTINGS]
 
 
 def commit(
@@ -255,17 +254,16 @@ def _read(path: epath.Path) -> Record:
     return made
 
 
-def _clear(folder: epath.Path, keep_work: bool) -> None:
-    """Remove the commit first and the settings last, so that a folder always says what work it holds."""
+def _clear(folder: epath.Path, keep_work: bool, parts: Iterable[str]) -> None:
+    """Remove the commit first and leave the settings, so that a folder always says what work it holds."""
     (folder / MANIFEST).unlink(missing_ok=True)
     children = list(folder.iterdir()) if folder.exists() else []  # an object store has no empty folders
     for child in children:
         unfinished = any(mark in child.name for mark in _UNFINISHED)
-        if child.name != SETTINGS and (unfinished or not keep_work):
-            is_tree = child.is_dir() and not os.path.islink(child)
+        is_tree = child.is_dir() and not os.path.islink(child)
+        keeps = keep_work or (is_tree and any(fnmatchcase(child.name, part) for part in parts))
+        if child.name != SETTINGS and (unfinished or not keeps):
             child.rmtree() if is_tree else child.unlink()
-    if not keep_work:
-        (folder / SETTINGS).unlink(missing_ok=True)
 
 
 def _differences(old: Record, new: Record) -> tuple[str, ...]:

@@ -77,7 +77,8 @@ class Stage:
         reads: Stages whose outputs it reads, and when.
         writes: Its outputs, and when; ``*`` is anything.
         when: When a run has the stage.
-        in_parts: Its work lies in folders with commits of their own, each made anew by itself.
+        parts: Names of folders in its own that have commits of their own, each made anew by itself; ``*`` is
+            anything.
         verifies: The content of everything that it reads is hashed first, whatever sizes and times say.
         only: Of stages that it reads, patterns of the outputs that matter to it, where not all do.
     """
@@ -89,7 +90,7 @@ class Stage:
     reads: Mapping[str, When]
     writes: Mapping[str, When]
     when: When = field(default=ALWAYS)
-    in_parts: bool = False
+    parts: tuple[str, ...] = ()
     verifies: bool = False
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -120,7 +121,7 @@ PIPELINE = (
           settings=("preferences", *(f"prompts.{name}" for name in TEMPLATE)),
           files=("tokenizer", "preferences"), reads={},
           writes=always("train.parquet", "heldout.parquet", "contradictory.jsonl")),
-    Stage("prealign", "Which models speak for each preference (PeCAN)?", when=PREALIGNED, in_parts=True,
+    Stage("prealign", "Which models speak for each preference (PeCAN)?", when=PREALIGNED, parts=("*",),
           settings=("model", "prealign", "seed", *PREALIGNED_BY), files=("model",),
           reads=always("pairs"), writes=always("*/adapter/*")),
     Stage("sample", "What would the reference say?",
@@ -137,7 +138,7 @@ PIPELINE = (
     Stage("pair_scores", "How good are the responses that people compared?", when=SCORED_PAIRS,
           settings=("model", "prompts", "sample", "seed", *SCORERS), files=("model", "scorers"),
           reads={"pairs": ALWAYS, "prealign": PREALIGNED}, writes=always("scores.parquet")),
-    Stage("experts", "What does a score teach by itself?", when=EXPERTS, in_parts=True,
+    Stage("experts", "What does a score teach by itself?", when=EXPERTS, parts=("*",),
           settings=("model", "align", "dual.beta", "sample.max_new_tokens", "seed", *VALUES),
           files=("model",),
           reads=always("sample", "score") | {"dual": DENOISED}, only={"dual": ("predicted.parquet",)},
@@ -149,6 +150,7 @@ PIPELINE = (
                  "dual": BY_R_LAMBDA, "experts": EXPERTS},
           writes=always("weights/*") | {"metrics.jsonl": STEP, "health.json": STEP}),
     Stage("calibrate", "How far along the step: which scale meets the margins?", when=CALIBRATED,
+          parts=("reference",),
           settings=("model", "prompts", "sample", "calibrate", "align.lora", "align.combination",
                     "align.dial", "seed", "evaluate.responses", "evaluate.confidence", *SCORERS, *TARGETS),
           files=("model", "prompts.calibration", "prompts.heldout", "measured scorers"),
@@ -163,6 +165,7 @@ PIPELINE = (
           | {"calibrate": CALIBRATED, "pairs": TRAIN_FROM_PAIRS, "prealign": PREALIGNED},
           writes=always("weights/*", "rounds.json")),
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
+          parts=("reference", "aligned*"),
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "align.dial",
                     "rounds", "dual.beta", "seed",
                     *SCORERS, *TARGETS),

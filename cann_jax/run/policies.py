@@ -1,6 +1,6 @@
 """Policies sampled and scored on a set of prompts: what calibration, rounds and evaluation measure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,9 @@ from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.responses import Responses
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.compute import Compute
+from cann_jax.run.execution import run_part
 from cann_jax.run.outputs import Columns
+from cann_jax.run.pipeline import SCORERS
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers, score_block, score_shards
 from cann_jax.sampling.shards import sample_prompts, sample_shards
@@ -67,15 +69,45 @@ class Sampled:
         return None if values is None else np.asarray(values.mean(1))
 
 
+# What the reference's draws depend on, of the settings that a stage reads, besides their number and seed.
+DRAWN_BY = ("model", "prompts", "sample", "seed", *SCORERS, "evaluate.also", "evaluate.policy")
+# Stages that make another policy of the reference: its own responses and their scores depend on none of them.
+LATER = ("dual", "align", "calibrate", "rounds")
+
+
+def sample_reference(run: Run, scorers: Scorers, draw: Draw, name: str) -> Sampled:
+    """Sample and score the reference, as a part of the stage in the draw's folder, kept whatever λ is.
+
+    Raises:
+        InputError: As ``sample_policy``.
+    """
+    stage, own = draw.folder.name, {"responses": draw.responses, "draw": draw.seed}
+    writes = (f"{name}-*.parquet", f"scores-{name}-*.parquet")
+    with run_part(run, stage, name, DRAWN_BY, own, writes, known=LATER) as made:
+        found = _drawn(run, scorers, run.reference, replace(draw, folder=draw.folder / name), name)
+        if made is not None:
+            run.ledger.add(_generated(found))
+    return found
+
+
 def sample_policy(run: Run, scorers: Scorers, policy: LanguageModel, draw: Draw, name: str) -> Sampled:
     """Sample and score a policy; finished shards, whose files begin with ``name``, are kept.
 
     Raises:
         InputError: A scorer fails, or a score is NaN or infinite.
     """
+    found = _drawn(run, scorers, policy, draw, name)
+    run.ledger.add(_generated(found))
+    return found
+
+
+def _generated(found: Sampled) -> Compute:
+    return Compute(generated_tokens=int(found.responses.lengths.sum()))
+
+
+def _drawn(run: Run, scorers: Scorers, policy: LanguageModel, draw: Draw, name: str) -> Sampled:
     sample = run.config.sample
     responses = sample_shards(policy, draw.prompts, sample, draw.responses, draw.seed, draw.folder, name)
-    run.ledger.add(Compute(generated_tokens=int(responses.lengths.sum())))
     logps = _reference_logps(run, policy, responses)
     table, _ = score_shards(scorers, responses, logps, draw.folder, sample.prompts_per_batch, name)
     return _sampled(scorers, responses, logps, table)

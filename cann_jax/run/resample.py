@@ -9,7 +9,7 @@ from cann_jax.core.dual import tilted_weights
 from cann_jax.core.scores import Scores
 from cann_jax.data.responses import Responses
 from cann_jax.run.outputs import problem_of, read_dual
-from cann_jax.run.policies import Draw, Sampled, sample_policy
+from cann_jax.run.policies import Draw, Sampled, sample_reference
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers
 
@@ -26,7 +26,7 @@ def resample_policy(run: Run, scorers: Scorers, draw: Draw, name: str) -> Sample
     parts = []
     for number in range(draw.responses):
         own = replace(draw, responses=count, seed=draw.seed + SEED * (number + 1))
-        found = sample_policy(run, scorers, run.reference, own, f"{name}-{number:02d}")
+        found = sample_reference(run, scorers, own, f"{name}-{number:02d}")
         parts.append(_kept(run, found, np.random.default_rng([own.seed, 3])))
     names = parts[0].scores
     return Sampled(

@@ -53,10 +53,10 @@ def holding(names: Mapping[str, When], config: Any) -> tuple[str, ...]:
 
 def reads_setting(stage: Stage, key: str) -> bool:
     """Return whether a stage's result depends on the setting with this dotted key."""
-    return _covered(key, stage.settings) and not _covered(key, NO_SETTINGS)
+    return covered(key, stage.settings) and not covered(key, NO_SETTINGS)
 
 
-def _covered(key: str, patterns: Iterable[str]) -> bool:
+def covered(key: str, patterns: Iterable[str]) -> bool:
     """Return whether a pattern is the key itself or a section around it."""
     parts = key.split(".")
     return any(

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from cann_jax.config.scorers import Better, ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.model_files import ModelFiles
-from cann_jax.models.language_model import LanguageModel
+
+# Models are imported where they are used, as in all kinds: their code takes seconds, which --help, for which
+# every kind's settings are read, need not wait for.
+if TYPE_CHECKING:
+    from cann_jax.models.files.model_files import ModelFiles
+    from cann_jax.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ class Context:
 
     key: str
     prompts: PromptsConfig
-    files: ModelFiles | None
-    reference: Callable[[], LanguageModel]
+    files: "ModelFiles | None"
+    reference: "Callable[[], LanguageModel]"
     prealigned: Callable[[ToPrealign], Path]
 
 

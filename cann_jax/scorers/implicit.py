@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from cann_jax.data.encoded_prompts import encode_prompts
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
-from cann_jax.models.adapters.attach import attach_adapter, open_attachable
-from cann_jax.models.adapters.peft import Adapter, adapter_files
-from cann_jax.models.files.load import load_decoder
-from cann_jax.models.files.model_files import ModelFiles, open_model
-from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind, check_lengths
+
+if TYPE_CHECKING:
+    from cann_jax.models.adapters.peft import Adapter
+    from cann_jax.models.files.model_files import ModelFiles
+    from cann_jax.models.language_model import LanguageModel
 
 SYSTEM_TOKENS = 512  # room for the system message beyond prompts.max_tokens
 
@@ -73,6 +73,12 @@ class ImplicitScorer(ScorerKind):
         return None if preference is None else ToPrealign(preference, self.beta)
 
     def load(self, context: Context) -> "Implicit":
+        from cann_jax.models.adapters.attach import attach_adapter
+        from cann_jax.models.adapters.peft import Adapter
+        from cann_jax.models.files.load import load_decoder
+        from cann_jax.models.files.model_files import ModelFiles
+        from cann_jax.models.language_model import LanguageModel
+
         reference = context.reference()
         match self._source(context, reference.files, self._adapter(context)):
             case Adapter() as adapter:
@@ -89,6 +95,9 @@ class ImplicitScorer(ScorerKind):
 
     def identity(self, context: Context) -> dict[str, str]:
         """Return the fingerprint of the model or adapter; one that the run pre-aligns is a stage's output."""
+        from cann_jax.models.adapters.peft import adapter_files
+        from cann_jax.models.files.model_files import open_model
+
         source = self.prealigned
         if source.model is not None:
             return {f"{context.key}.model": open_model(source.model, source.revision).fingerprint()}
@@ -103,8 +112,8 @@ class ImplicitScorer(ScorerKind):
         return None if self.prealigned.adapter is None else Path(self.prealigned.adapter)
 
     def _source(
-        self, context: Context, reference: ModelFiles, adapter: Path | None
-    ) -> Adapter | ModelFiles | PromptsConfig:
+        self, context: Context, reference: "ModelFiles", adapter: Path | None
+    ) -> "Adapter | ModelFiles | PromptsConfig":
         """Return what makes π_other: an adapter, a model of its own, or prompts with a system message.
 
         No weight is read.
@@ -112,6 +121,9 @@ class ImplicitScorer(ScorerKind):
         Raises:
             InputError: It does not fit the reference.
         """
+        from cann_jax.models.adapters.attach import open_attachable
+        from cann_jax.models.files.model_files import open_model
+
         key, source = f"{context.key}.prealigned", self.prealigned
         if adapter is not None:
             return open_attachable(reference, adapter)
@@ -145,7 +157,7 @@ class Implicit(Scorer):
     """
 
     config: ImplicitScorer
-    model: LanguageModel
+    model: "LanguageModel"
     prompts: PromptsConfig | None
     key: str
 

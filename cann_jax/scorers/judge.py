@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,11 +11,12 @@ from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
-from cann_jax.models.files.load import load_decoder
-from cann_jax.models.files.model_files import open_model
-from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths
 from cann_jax.scorers.question import JudgeTemplate, read_template
+
+if TYPE_CHECKING:
+    from cann_jax.models.files.model_files import ModelFiles
+    from cann_jax.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,10 @@ class JudgeScorer(ProbedKind):
         if self.path is None:
             model = context.reference()
         else:
-            files = open_model(self.path, self.revision)
+            from cann_jax.models.files.load import load_decoder
+            from cann_jax.models.language_model import LanguageModel
+
+            files = self._files(self.path)
             model = LanguageModel.of(load_decoder(files, self.dtype), files)
         template = self._template(context.key, model.tokenizer)
         rows = template.answer_ids(model.tokenizer)
@@ -49,15 +53,20 @@ class JudgeScorer(ProbedKind):
 
     def check(self, context: Context) -> None:
         if context.files is not None:
-            files = context.files if self.path is None else open_model(self.path, self.revision)
+            files = context.files if self.path is None else self._files(self.path)
             self._template(context.key, files.tokenizer)
 
     def identity(self, context: Context) -> dict[str, str]:
         template = fingerprint_json(read_template(self.template, context.key))
         found = {f"{context.key}.template": template}
         if self.path is not None:
-            found[f"{context.key}.model"] = open_model(self.path, self.revision).fingerprint()
+            found[f"{context.key}.model"] = self._files(self.path).fingerprint()
         return found
+
+    def _files(self, path: str) -> "ModelFiles":
+        from cann_jax.models.files.model_files import open_model
+
+        return open_model(path, self.revision)
 
     def _template(self, key: str, tokenizer: Any) -> JudgeTemplate:
         """Return the template, tried on the tokenizer.
@@ -82,7 +91,7 @@ class Judge(DialogueScorer):
     ``answers`` (2, T) are the ids of the better and the worse answer, padded on the right.
     """
 
-    model: LanguageModel
+    model: "LanguageModel"
     template: JudgeTemplate
     answers: np.ndarray
     lengths: np.ndarray

@@ -1,15 +1,17 @@
 """Pointwise mutual information of prompt and response under the reference."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import prompt_ids
-from cann_jax.models.language_model import LanguageModel
 from cann_jax.scorers.base import Context, Scored, Scorer, ScorerKind
+
+if TYPE_CHECKING:
+    from cann_jax.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Relevance(Scorer):
     """A loaded ``RelevanceScorer``; ``neutral`` holds the ids of the neutral prompt in the run's template."""
 
     config: RelevanceScorer
-    reference: LanguageModel
+    reference: "LanguageModel"
     neutral: np.ndarray
 
     def __call__(self, responses: Responses, reference_logps: np.ndarray) -> Scored:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cann_jax.config.model import Dtype
 from cann_jax.config.ranges import TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template
@@ -10,9 +10,10 @@ from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import scored_end, scored_ids
 from cann_jax.files.errors import named
-from cann_jax.models.files.model_files import open_model
-from cann_jax.models.score_model import ScoreModel, ScoreModelFiles, load_score_model, open_score_model
 from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths, sign
+
+if TYPE_CHECKING:
+    from cann_jax.models.score_model import ScoreModel, ScoreModelFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class RewardModelScorer(ProbedKind):
     batch: PositiveInt = 8
 
     def open(self, context: Context) -> "RewardModel":
+        from cann_jax.models.score_model import load_score_model
+
         files, end = self._files(context.key)
         model, limit = load_score_model(files, self.dtype), files.decoder.config.max_positions
         return RewardModel(model, files.decoder.tokenizer, end, limit, self, context.key)
@@ -57,14 +60,18 @@ class RewardModelScorer(ProbedKind):
             self._files(context.key)
 
     def identity(self, context: Context) -> dict[str, str]:
+        from cann_jax.models.files.model_files import open_model
+
         return {f"{context.key}.model": open_model(self.path, self.revision).fingerprint()}
 
-    def _files(self, key: str) -> tuple[ScoreModelFiles, tuple[int, ...]]:
+    def _files(self, key: str) -> "tuple[ScoreModelFiles, tuple[int, ...]]":
         """Return the model's files and the ids of its end token, without reading a weight.
 
         Raises:
             InputError: The model, its template or its end token cannot be used.
         """
+        from cann_jax.models.score_model import open_score_model
+
         files = open_score_model(self.path, self.revision, key)
         with named(key):
             tokenizer = files.decoder.tokenizer
@@ -81,7 +88,7 @@ class RewardModel(DialogueScorer):
     response, and ``longest`` is the longest text in tokens.
     """
 
-    model: ScoreModel
+    model: "ScoreModel"
     tokenizer: Any
     end: tuple[int, ...]
     longest: int

@@ -18,7 +18,14 @@ from cann_jax.core.scale import Try
 from cann_jax.data.responses import Responses
 from cann_jax.run.adapters import Policies, read_policies
 from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, write_scale
-from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
+from cann_jax.run.policies import (
+    Draw,
+    Sampled,
+    difference_range,
+    differences,
+    sample_policy,
+    sample_reference,
+)
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
@@ -59,7 +66,7 @@ def run(run: Run) -> None:
     print_overlong("calibrate", prompts)
     scorers = load_scorers(run, config.constraint_scorers())
     draw = Draw(prompts, config.calibrate.responses, config.seed + CALIBRATION_SEED, folder)
-    reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
+    reference = sample_reference(run, scorers, draw, REFERENCE)
 
     def sampled(coefficients: np.ndarray) -> Sampled:
         name = "-".join(f"{each:.4f}" for each in coefficients)

@@ -25,7 +25,14 @@ from cann_jax.run.outputs import (
     read_scale,
     write_evaluation,
 )
-from cann_jax.run.policies import Draw, Sampled, difference_range, differences, sample_policy
+from cann_jax.run.policies import (
+    Draw,
+    Sampled,
+    difference_range,
+    differences,
+    sample_policy,
+    sample_reference,
+)
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.resample import resample_policy
 from cann_jax.run.run import Run
@@ -48,7 +55,7 @@ def run(run: Run) -> None:
     wanted = config.measured() | (config.trained_on() if config.evaluate.policy == "resample" else {})
     scorers = load_scorers(run, wanted)
     draw = Draw(prompts, config.evaluate.responses, config.seed + HELDOUT_SEED, run.folder / "evaluate")
-    reference = sample_policy(run, scorers, run.reference, draw, REFERENCE)
+    reference = sample_reference(run, scorers, draw, REFERENCE)
     aligned = _compared(run, scorers, draw)
     tables = {REFERENCE: _table(reference), ALIGNED: _table(aligned)}
     write_evaluation(run, tables, results(run, reference, aligned))
@@ -59,7 +66,7 @@ def _compared(run: Run, scorers: Scorers, draw: Draw) -> Sampled:
     if run.config.evaluate.policy == "resample":
         return resample_policy(run, scorers, draw, ALIGNED)
     if run.config.evaluate.policy == "reference":  # by other random numbers, to show what chance alone does
-        return sample_policy(run, scorers, run.reference, replace(draw, seed=draw.seed + ANEW), ALIGNED)
+        return sample_reference(run, scorers, replace(draw, seed=draw.seed + ANEW), ALIGNED)
     return sample_policy(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED)
 
 

@@ -39,9 +39,9 @@ def run(run: Run) -> None:
         size = np.float32(sizes.get(name, 1.0))
         reward = size * np.asarray(pseudo_reward(found, only, float(name == REWARD)))
         own = {"score": name, "rewards": hashlib.sha256(reward.tobytes()).hexdigest()}
-        sections, part = ("model", "align", "dual", "sample", "seed"), expert_folder(name).partition("/")[2]
+        settings, part = ("model", "align", "dual", "sample", "seed"), expert_folder(name).partition("/")[2]
         writes = (f"{WEIGHTS}/*", METRICS, HEALTH)
-        with run_part(run, "experts", part, sections, own, writes, known=("score", "dual")) as folder:
+        with run_part(run, "experts", part, settings, own, writes, known=("score", "dual")) as folder:
             if folder is None:
                 continue
             data = preference_data(training, read_samples(run), reward, {name: reward})

@@ -25,8 +25,8 @@ def run(run: Run) -> None:
     """
     for name, training in prealignments(run.config).items():
         own = {"preference": training.supervision.label, "beta": training.beta}
-        sections = ("model", "prealign", "seed")
-        with run_part(run, "prealign", name, sections, own, (f"{ADAPTER}/*", METRICS, HEALTH)) as folder:
+        settings = ("model", "prealign", "seed")
+        with run_part(run, "prealign", name, settings, own, (f"{ADAPTER}/*", METRICS, HEALTH)) as folder:
             if folder is not None:
                 _prealign(run, training, folder)
 

@@ -58,8 +58,8 @@ def _rows(stage: Stage) -> Iterator[tuple[str, str]]:
     for name, files in stage.only.items():
         yield f"of `{name}`", f"{_names(files)} alone: other outputs of it do not matter"
     yield "writes", _conditional(stage.writes)
-    if stage.in_parts:
-        yield "in parts", "each folder below the stage's has a commit of its own and is recomputed by itself"
+    if stage.parts:
+        yield "in parts", f"folders {_names(stage.parts)}: each has a commit of its own, recomputed by itself"
     if stage.verifies:
         yield "verifies", "hashes the contents of everything that it reads before it starts"
 

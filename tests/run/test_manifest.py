@@ -94,6 +94,17 @@ def test_other_settings_clear_everything(folder, tmp_path, committed):
     assert stage_state(folder, expected(responses=8)).state == "unfinished"
 
 
+def test_parts_are_kept_and_nothing_else_of_their_names(folder):
+    """A shard ``draws-0`` lies beside the part ``draws``; it is work by the settings that have changed."""
+    finish(folder, expected())
+    write_bytes_atomic(folder / "draws" / "settings.json", b"{}")
+    write_bytes_atomic(folder / "draws-0", b"shard")
+    assert begin(folder, expected(responses=8), parts=("draws*",)) is True
+    assert sorted(child.name for child in folder.iterdir()) == ["draws", "settings.json"]
+    assert (folder / "draws" / "settings.json").exists()
+    assert stage_state(folder, expected(responses=8)).state == "unfinished"
+
+
 def test_clearing_that_is_cut_off_goes_on(folder, monkeypatch):
     finish(folder, expected())
 

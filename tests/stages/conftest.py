@@ -79,3 +79,11 @@ def again(copy, capsys):
         return capsys.readouterr().out
 
     return again
+
+
+@pytest.fixture
+def copied(calibrated, tmp_path, monkeypatch) -> tuple[Path, list[str]]:
+    """A copy of the calibrated run's folder, and the flags that use it."""
+    monkeypatch.chdir(ROOT)
+    shutil.copytree(calibrated, tmp_path, dirs_exist_ok=True)
+    return tmp_path, ["--config", str(tmp_path / "tiny.yaml"), "--run_dir", str(tmp_path / "runs")]

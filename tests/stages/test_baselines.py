@@ -321,7 +321,7 @@ def keeps_one_of_each_draw(found: Baseline, capsys) -> None:
     kept = found.columns("evaluate/aligned.parquet", width=2)
     multiplier = found.json("dual/dual.json")["chosen"]["multipliers"][0]
     for number in range(2):
-        shards = sorted((found.folder / "evaluate").glob(f"scores-aligned-{number:02d}-*.parquet"))
+        shards = sorted((found.folder / "evaluate").glob(f"*/scores-aligned-{number:02d}-*.parquet"))
         scores = pa.concat_tables([pq.read_table(path) for path in shards])
         reward, relevance = (scores.column(key).to_numpy().reshape(-1, 4) for key in ("reward", "relevance"))
         weights = softmax((reward + multiplier * relevance) / BETA, axis=1)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,8 @@ from cann_jax.run.outputs import read_scale, read_weights, write_weights
 from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder, split_decoder
 from cann_jax.stages import calibrate
-from tests.builders import ROOT, toy_hook
+from tests.builders import toy_hook
 from tests.builders.runs import saved_weights
-
-
-@pytest.fixture
-def copied(calibrated, tmp_path, monkeypatch):
-    """A copy of the run's folder, and the flags that use it."""
-    monkeypatch.chdir(ROOT)
-    shutil.copytree(calibrated, tmp_path, dirs_exist_ok=True)
-    return tmp_path, ["--config", str(tmp_path / "tiny.yaml"), "--run_dir", str(tmp_path / "runs")]
 
 
 def read(folder: Path, name: str):
