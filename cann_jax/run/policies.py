@@ -72,7 +72,7 @@ class Sampled:
 # What the reference's draws depend on, of the settings that a stage reads, besides their number and seed.
 DRAWN_BY = ("model", "prompts", "sample", "seed", *SCORERS, "evaluate.also", "evaluate.policy")
 # Stages that make another policy of the reference: its own responses and their scores depend on none of them.
-LATER = ("dual", "align", "calibrate", "rounds")
+LATER = ("dual", "experts", "align", "calibrate", "rounds")
 
 
 def sample_reference(run: Run, scorers: Scorers, draw: Draw, name: str) -> Sampled:
