@@ -8,6 +8,7 @@ import yaml
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.run.execution import expected_of
 from cann_jax.run.manifest import begin, commit
+from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import Run
 from cann_jax.run.stages import holding
 from tests.builders.preferences import pku_row, write_lines
@@ -32,11 +33,16 @@ def whole_config(folder: Path, model: Path, *flags: str) -> Run:
 def end_every_stage(run: Run) -> None:
     """Leave each stage's folder as a finished run leaves it, with made-up files as outputs."""
     for stage in run.stages:
-        folder, expected = run.folder / stage.name, expected_of(run, stage)
-        begin(folder, expected)
-        writes = holding(stage.writes, run.config)
-        for pattern in writes:
-            path = folder / pattern.replace("*", "x")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"stage": stage.name, "file": pattern}))
-        commit(folder, expected, writes)
+        end_stage(run, stage)
+
+
+def end_stage(run: Run, stage: Stage, content: str = "made up") -> None:
+    """Leave a stage's folder so."""
+    folder, expected = run.folder / stage.name, expected_of(run, stage)
+    begin(folder, expected)
+    writes = holding(stage.writes, run.config)
+    for pattern in writes:
+        path = folder / pattern.replace("*", "x")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"stage": stage.name, "file": pattern, "content": content}))
+    commit(folder, expected, writes)

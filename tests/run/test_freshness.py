@@ -13,11 +13,11 @@ from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
 from cann_jax.run.execution import expected_of, plan, refuse_stale
-from cann_jax.run.manifest import begin, commit, flattened
+from cann_jax.run.manifest import commit, flattened
 from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE
 from cann_jax.run.run import Run
 from cann_jax.run.stages import holding, reads_setting, stages_of
-from tests.builders.ended_run import end_every_stage, whole_config
+from tests.builders.ended_run import end_every_stage, end_stage, whole_config
 from tests.builders.settings import type_at
 
 # Settings that name a file, and the stages' inputs that it is.
@@ -286,7 +286,7 @@ def dial(tiny_folder, tmp_path) -> Run:
 
 
 @pytest.mark.parametrize("predicted", ["as before", "otherwise"])
-def test_another_margin_trains_no_dial(dial, predicted):
+def test_another_margin_trains_no_dial(dial, tmp_path, predicted):
     """Unless what features tell of the scores has changed with it, which the adapters learnt."""
     run = Run(changed(dial.config, {"constraints.vowels.margin": 0.01}))
     run.fingerprints = dial.fingerprints
@@ -296,10 +296,10 @@ def test_another_margin_trains_no_dial(dial, predicted):
         "inputs.dual: computed again (done already if predicted.parquet stays as it is)",
     )
     (dual,) = named(run, "dual")
-    folder = run.folder / "dual"
-    begin(folder, expected_of(run, dual))
-    if predicted == "otherwise":
-        (folder / "predicted.parquet").write_text("other")
-    commit(folder, expected_of(run, dual), holding(dual.writes, run.config))
+    before = shutil.copyfile(run.folder / "dual/predicted.parquet", tmp_path / "before")
+    end_stage(run, dual, "other")
+    if predicted == "as before":
+        shutil.copyfile(before, run.folder / "dual/predicted.parquet")
+        commit(run.folder / "dual", expected_of(run, dual), holding(dual.writes, run.config))
     stale = {each.stage.name for each in plan(run, run.stages) if not each.fresh}
-    assert stale == {"calibrate", "evaluate"} | ({"experts"} if predicted == "otherwise" else set())
+    assert stale == {"calibrate", "evaluate", "export"} | ({"experts"} if predicted == "otherwise" else set())

@@ -162,7 +162,7 @@ def is_drawn_anew(found: Baseline, capsys) -> None:
     assert before.column("text") != after.column("text")
     assert after.column("logp") == after.column("reference_logp")
     assert {path.name for path in found.folder.iterdir() if path.is_dir()} == {
-        "sample", "score", "dual", "evaluate",
+        "sample", "score", "dual", "evaluate", "tensorboard",
     }  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def is_the_average_of_updates(found: Baseline, capsys) -> None:
 def is_set_without_training(found: Baseline, capsys) -> None:
     """An adapter a score, learnt in its own unit; the policy is their exact sum; a margin trains nothing."""
     folders = {path.name for path in found.folder.iterdir() if path.is_dir()}
-    assert folders == {"sample", "score", "dual", "experts", "calibrate", "evaluate"}
+    assert folders == {"sample", "score", "dual", "experts", "calibrate", "evaluate", "export", "tensorboard"}
     units = found.json("experts/units.json")
     weights = np.array([units["units"][name] for name in ("reward", "relevance")])
     predicted = [found.predicted[name] for name in ("reward", "relevance")]

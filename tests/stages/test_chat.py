@@ -181,7 +181,7 @@ def _older(folder, tmp_path):
         (_unfinished, "stage 'align' has not ended"),
         (_cut_off, "stage 'align' has lost its weights; put them back"),
         (_other_model, "has another model than the one that was trained from"),
-        (_older, "stage 'align' is stale: layout: 3 → 4; start train again"),
+        (_older, "stage 'align' is stale: layout: 3 → 4; start its command again"),
         (shutil.rmtree, "is not a run's folder"),
     ],
     ids=["untrained", "unfinished", "cut off", "other model", "older", "nothing"],

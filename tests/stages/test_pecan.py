@@ -42,7 +42,7 @@ def test_whole_pecan(prealigned, capsys):
         assert first["loss"] == pytest.approx(np.log(2), abs=1e-6) and first["margin_mean"] == 0
     assert (folder / "evaluate/results.json").exists()
     main(["--config", config, "--align.pairs", "dataset"])
-    assert capsys.readouterr().out.count("done already") == 8
+    assert capsys.readouterr().out.count("done already") == 9
 
 
 def test_prealigned_models_lean(prealigned, tiny_folder):
