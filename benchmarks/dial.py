@@ -91,7 +91,8 @@ def one_run(folder: str, results: Path, limit: int | None, method: str, margin: 
     if "refused" not in row:
         summary = read_results(run)["summary"]
         row["multiplier"] = summary["multipliers"][NAME]  # as calibrated
-        row["seconds"] = {key: each["seconds"] for key, each in summary["compute"]["stages"].items()}
+        stages = summary["compute"]["stages"].items()  # None of what was copied from the shared run
+        row["seconds"] = {name: each["seconds"] for name, each in stages if each is not None}
         row["linear"] = read_calibration(run).get("linear")
     row |= {"key": [method, margin, seed], "machine": processor()}
     with (results / "dial.jsonl").open("a") as file:

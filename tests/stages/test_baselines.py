@@ -142,13 +142,7 @@ def test_baseline(baseline, shared, capsys, recorder, name):
     assert "FLOPs), " in (found.folder / "report.md").read_text()
     assert not recorder.undeclared()
     capsys.readouterr()
-    if name in (
-        "reference",
-        "SACPO",
-        "SafeDPO",
-        "adapter soup",
-        "dial",
-    ):  # whose trainings are not those of any run
+    if name in ("reference", "SACPO", "SafeDPO", "adapter soup"):  # whose trainings are not those of any run
         found.run("--dry_run")
         steps = re.findall(r"^(\S+): \d+ steps of up to", capsys.readouterr().out, re.MULTILINE)
         assert len(steps) == compute["policy_rounds"]

@@ -10,6 +10,7 @@ import pytest
 
 from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
+from cann_jax.core import dial
 from cann_jax.files.atomic import read_table
 from cann_jax.files.errors import InfeasibleError, InputError, NotHeldError
 from cann_jax.run.outputs import read_scale, read_weights, write_weights
@@ -164,13 +165,13 @@ def test_a_verdict_can_be_required(copied):
 def test_one_policy_is_sampled_where_the_weights_see_no_gain(copied, monkeypatch):
     """Weights of two responses may have the wrong sign; scale 0 was kept on their word alone."""
     folder, flags = copied
-    found = calibrate.shape
+    found = dial.shape
 
     def blind(*given):
         known = found(*given)
         return dataclasses.replace(known, improvements=-np.abs(known.improvements))
 
-    monkeypatch.setattr(calibrate, "shape", blind)
+    monkeypatch.setattr(dial, "shape", blind)
     train.main([*flags, "--calibrate.tries", "1", "--stages", "calibrate"])
     assert [each["scale"] for each in read(folder, "calibrate/scale.json")["tries"]] == [1.0]
 
