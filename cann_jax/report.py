@@ -25,8 +25,12 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.reporting import write_report
     from cann_jax.reporting.comparison import write_comparison
     from cann_jax.reporting.finished_run import finished_run
+    from cann_jax.run.standing import standing
 
-    found = [write_report(run) for run in [finished_run(folder) for folder in flags.runs]]
+    runs = [finished_run(folder) for folder in flags.runs]
+    for line in filter(None, map(standing, runs)):
+        print(line)
+    found = [write_report(run) for run in runs]
     if len(found) > 1:
         write_comparison(found, epath.Path(flags.out))
 
