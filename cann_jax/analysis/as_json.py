@@ -34,6 +34,7 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
             {
                 "text": open_line(found.problem.names, each),
                 **dataclasses.asdict(each),
+                "asked": np.float32(each.asked),
                 "constraint": None if each.constraint == REACH else found.problem.names[each.constraint],
             }
             for each in found.questions

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from cann_jax.files.errors import InputError
@@ -51,7 +52,10 @@ def fingerprint_json(value: Any) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Return the value as JSON reads it back: tuples as lists; dataclasses, paths and arrays by content."""
+    """Return the value as JSON reads it back: tuples as lists; dataclasses, paths and arrays by content.
+
+    Numbers of float32 arrays are the shortest that float32 reads as the same.
+    """
     return json.loads(json.dumps(value, default=_plain))
 
 
@@ -60,6 +64,8 @@ def _plain(value: Any) -> Any:
         return dataclasses.asdict(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if getattr(value, "dtype", None) == np.float32:  # 0.2, not the 0.20000000298023224 that is nearest to it
+        return np.asarray(value).astype(str).astype(np.float64).tolist()
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")

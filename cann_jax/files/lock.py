@@ -48,6 +48,14 @@ def sole_writer(folder: epath.Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
+def writer_of(folder: epath.Path) -> str | None:
+    """Return who writes to a folder, in words; None where nobody does, by what is known here."""
+    found = _read(folder / LOCK)
+    if not found or (found.get("host") == socket.gethostname() and not _lives(found)):
+        return None
+    return _whose(found).rstrip(",")
+
+
 def _own() -> Lock:
     """Return what this process writes into a lock."""
     return {

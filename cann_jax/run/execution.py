@@ -25,6 +25,7 @@ from cann_jax.run.manifest import (
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import ModelRun
 from cann_jax.run.stages import Pipeline, covered, holding, inputs_of
+from cann_jax.run.time_left import seconds_before, time_left
 from cann_jax.runtime import distributed
 from cann_jax.runtime.compilation import compiled
 
@@ -116,7 +117,7 @@ def run_stages(
     verify: bool = False,
     before: Callable[[Stage], None] = lambda stage: None,
 ) -> None:
-    """Run stages in their order, and print the time that each took.
+    """Run stages in their order, and print the time that each took, and about how long the rest takes.
 
     Args:
         run: The run; its folder is open.
@@ -129,12 +130,19 @@ def run_stages(
             has been computed then. Or a stage fails.
     """
     refuse_stale(run, stages, verify=verify)
-    for stage in stages:
+    read = upstream(run, stages) | {stage.name for stage in stages}
+    planned = plan(run, tuple(stage for stage in run.pipeline if stage.name in read))
+    to_do, took = [each.stage for each in planned if not each.fresh], seconds_before(run)
+    for number, stage in enumerate(stages):
         before(stage)
+        if stage in to_do:
+            left = time_left(run, took, (each.name for each in stages[number:] if each in to_do))
+            print(f"stage {number + 1} of {len(stages)}: {stage.name}{left}", flush=True)
         start, before_it = time.monotonic(), compiled()
         _run_stage(run, stage, verify)
         programs, seconds = (now - then for now, then in zip(compiled(), before_it, strict=True))
         said = f", of it {seconds:.0f} s to compile {programs} programs" if seconds >= 0.5 else ""
+        took |= seconds_before(run)
         print(f"{stage.name}: {time.monotonic() - start:.0f} s{said}", flush=True)
 
 

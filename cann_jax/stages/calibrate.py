@@ -221,7 +221,12 @@ def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:
 def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:
     found = search.found.scale
     by_name = {
-        goal.constraint.name: {"asked": goal.asked, "target": target, "expected": expected}
+        # Their precision is float32's, and they are written as such: 0.2, not 0.20000000298.
+        goal.constraint.name: {
+            "asked": np.float32(goal.asked),
+            "target": np.float32(target),
+            "expected": expected,
+        }
         for goal, target, expected in zip(goals, search.targets, found.improvement, strict=True)
     }
     return {
@@ -230,7 +235,7 @@ def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:
         "confirmed": search.confirmed,
         "kl": found.kl,
         "constraints": by_name,
-        "tries": [asdict(each) for each in search.tries],
+        "tries": [asdict(each) | {"kl": np.float32(each.kl)} for each in search.tries],
     }
 
 

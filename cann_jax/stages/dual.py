@@ -72,7 +72,7 @@ def _chosen(config: DualConfig, names: list[str], found: Analysis) -> dict[str, 
         expected = found.reach.forecast
     return {
         "by": by,
-        "multipliers": [float(value) if np.isfinite(value) else None for value in multipliers],
+        "multipliers": [value if np.isfinite(value) else None for value in multipliers],
         "reward_weight": weight,
         "forecast": expected and forecast_json(expected),
     }

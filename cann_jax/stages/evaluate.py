@@ -89,7 +89,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     rows[REWARD] = {"asked": None} | _plain_measure(REWARD, reference, aligned, config) | gain
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
     multipliers = {
-        dual.labels[name]: float(value)
+        dual.labels[name]: value
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
     found = summary(reference, aligned, dual, multipliers)
@@ -152,8 +152,8 @@ def measure(
         )
         low, high = found.confidence_interval
     return {
-        "before": float(before.mean()),
-        "after": float(after.mean()),
+        "before": before.mean(),  # of float32, and written as such
+        "after": after.mean(),
         "measured": float(difference.mean()),
         "interval": [float(low), float(high)],
     }
@@ -172,17 +172,17 @@ def summary(
     """Return what tells whether the text stayed sound: KL, length, endings, log-prob a token under π_ref."""
     kl = _predicted(None if dual.forecast is None else dual.forecast.kl)
     return {
-        "kl": aligned.kl,
+        "kl": np.float32(aligned.kl),
         **{f"kl_{key}": value for key, value in kl.items()},
         "multipliers": dict(multipliers),
         "reward_weight": dual.reward_weight,
         "beta": dual.beta,
         "prompts": reference.responses.shape[0],
         "responses": reference.responses.shape[1],
-        "response_tokens": [float(s.responses.lengths.mean()) for s in (reference, aligned)],
-        "stopped": [float(s.responses.stopped.mean()) for s in (reference, aligned)],
+        "response_tokens": [s.responses.lengths.mean() for s in (reference, aligned)],
+        "stopped": [s.responses.stopped.mean() for s in (reference, aligned)],
         "reference_logp_per_token": [
-            float(s.reference_logps.sum() / s.responses.lengths.sum()) for s in (reference, aligned)
+            np.float32(s.reference_logps.sum() / s.responses.lengths.sum()) for s in (reference, aligned)
         ],
     }
 

@@ -1,10 +1,13 @@
 """The report command: runs are reported again, other folders are refused in one line."""
 
+import os
 import shutil
 
 import pytest
+from etils import epath
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.lock import sole_writer
 from cann_jax.report import main
 from cann_jax.reporting.markdown import table
 
@@ -25,6 +28,29 @@ def test_a_finished_run_is_reported_again_wherever_it_is(folder, tmp_path, capsy
     assert "- **warning**, after step 2 and last after step 4: the calibration slope is 0.31" in text
     assert "trained with 1.5" in text and text.count("- before (") == 3
     assert (folder / "report.html").read_text().count(verdict.replace("+", "+")) == 1
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_at_work_tells_how_far_it_is_and_is_not_disturbed(folder, capsys):
+    (folder / "sample").mkdir()
+    for shard in ("000000-000064", "000064-000100"):
+        (folder / f"sample/responses-{shard}.parquet").touch()
+    with sole_writer(epath.Path(folder)):
+        before = contents(folder)
+        main([str(folder)])
+        after = contents(folder)
+    assert {path.name for path in after.keys() - before.keys()} == {"report.html", "report.md"}
+    assert before.items() <= after.items()
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(
+        "trial: 3 of 5 stages have ended; next is sample (100 prompts of responses); "
+        f"at work is process {os.getpid()} on "
+    )
+    main([str(folder)])
+    assert "; nobody is at work; the same command goes on" in capsys.readouterr().out
 
 
 def test_all_folders_are_checked_before_the_first_report(folder, tmp_path):

@@ -191,3 +191,20 @@ def test_rounds_start_from_the_scaled_step_and_are_spared_where_it_meets_its_aim
     assert factors and after.keys() == trained.keys()
     scaled = [np.allclose(after[path], trained[path] * found["scale"], rtol=1e-5) for path in factors]
     assert all(scaled) if met else not any(scaled)
+
+
+def numbers(value):
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers(inner)
+    elif isinstance(value, float):
+        yield value
+
+
+def test_numbers_are_written_as_people_write_them(calibrated):
+    """The margin 0.01 was 0.009999999776482582 in three files."""
+    for name in ("dual/dual.json", "calibrate/scale.json", "evaluate/results.json"):
+        for number in numbers(read(calibrated, name)):
+            short = float(str(np.float32(number)))
+            assert number == short or number != float(np.float32(number)), (name, number)
+    assert read(calibrated, "evaluate/results.json")["relevance"]["asked"] == 0.01
