@@ -6,7 +6,8 @@ import yaml
 
 from cann_jax.config.schema import from_mapping
 from cann_jax.config.scorers import ScorerConfig
-from cann_jax.scorers.judge import TEMPLATES, JudgeScorer, read_template
+from cann_jax.scorers.judge import JudgeScorer, read_template
+from cann_jax.scorers.question import TEMPLATES
 from cann_jax.scorers.reward_model import RewardModelScorer
 from tests.builders import ROOT
 

@@ -46,7 +46,7 @@ def test_a_run_at_work_tells_how_far_it_is_and_is_not_disturbed(folder, capsys):
     assert before.items() <= after.items()
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith(
-        "trial: 3 of 5 stages have ended; next is sample (100 prompts of responses); "
+        "trial: 3 of 6 stages have ended; next is sample (100 prompts of responses); "
         f"at work is process {os.getpid()} on "
     )
     main([str(folder)])
