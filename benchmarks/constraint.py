@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ def write_report() -> None:
         parts += [
             f"## {variant}",
             f"`{' '.join(VARIANTS[variant]) or '--calibrate.aim margin'}`",
-            table(own),
+            table(HEADINGS, map(cells, own)),
             *summary(own),
         ]
     (RESULTS / "constraint.md").write_text("\n\n".join(parts) + "\n")
@@ -229,10 +229,10 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def table(own: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table of one variant's rows."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---:|" * len(HEADINGS)]
-    return "\n".join(lines + ["| " + " | ".join(cells(row)) + " |" for row in own])
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of numbers."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---:|" * len(headings)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def cells(row: dict[str, Any]) -> list[str]:

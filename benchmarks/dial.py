@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from constraint import CONFIG, NAME, RESULTS, SEEDED, SHARED, span, whole_run, within
+from constraint import CONFIG, NAME, RESULTS, SEEDED, SHARED, span, table, whole_run, within
 from contest import processor
 
 METHODS = {"dial": ("--align.dial", "true"), "trained": ()}
@@ -124,17 +124,11 @@ def report(every: Sequence[dict[str, Any]]) -> str:
         own = sorted((row for row in every if row["key"][0] == method), key=lambda row: row["key"][1:])
         if own:
             flags = " ".join(METHODS[method]) or "--align.dial false"
-            parts += [f"## {method}", f"`{flags}`", table(own), *summary(own)]
+            parts += [f"## {method}", f"`{flags}`", table(HEADINGS, map(cells, own)), *summary(own)]
     return "\n\n".join([*parts, *ratio(every)]) + "\n"
 
 
 HEADINGS = ("asked", "seed", "λ", "measured", "within", "scale", "KL", "reward", "training, s", "setting, s")
-
-
-def table(own: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table of one method's rows."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---:|" * len(HEADINGS)]
-    return "\n".join(lines + ["| " + " | ".join(cells(row)) + " |" for row in own])
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cann_jax.analysis.analyse import Analysis
@@ -19,7 +18,7 @@ from cann_jax.core.exploration.undecided import REACH, Question
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.files.console import console
+from cann_jax.files.console import console, grid
 
 GROUPS = 20  # rows of the table of groups: a screen
 
@@ -120,7 +119,7 @@ def print_analysis(
     """Print the solution's table, what it does to groups, the lines beside it and the warnings."""
     out = console(stream)
     headings = ("constraint", "margin", "largest", "lambda*", "improvement")
-    table = _table(f"beta = {found.beta:g}", headings)
+    table = grid(headings, title=f"beta = {found.beta:g}")
     for j, name in enumerate(found.problem.names):
         table.add_row(name, *_row(found, j))
     out.print(table)
@@ -134,18 +133,10 @@ def print_analysis(
         out.print(Text.assemble(("!", "yellow"), f" {note}"), soft_wrap=True)
 
 
-def _table(title: str, headings: Sequence[str]) -> Table:
-    """Return an empty table, of which the first column holds names and the others numbers."""
-    table = Table(title=title, title_justify="left")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", overflow="fold")
-    return table
-
-
 def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     """Print what training can reach: the table of what features tell on prompts that were left out."""
     headings = ("score", "correlation", "ceiling", "lambda attainable", "forecast", "forecast at lambda*")
-    table = _table("what features tell of unseen prompts", headings)
+    table = grid(headings, title="what features tell of unseen prompts")
     attainable, found_by = reach.attainable, (reach.forecast, reach.plug_in)
     for j, name in enumerate(found.problem.names):
         ceiling, multiplier = f"{attainable.ceiling[j]:+.4g}", f"{attainable.multipliers[j]:.5g}"
@@ -163,7 +154,7 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
 
 def _print_groups(out: Console, groups: Sequence[Group]) -> None:
     """Print the groups, the largest first; all of them are in dual.json."""
-    table = _table("by group: reference, at lambda*, change", ("group", "prompts", *groups[0].change))
+    table = grid(("group", "prompts", *groups[0].change), title="by group: reference, at lambda*, change")
     for group in sorted(groups, key=lambda each: -each.prompts)[:GROUPS]:
         cells = [
             f"{group.before[score]:.4g} → {group.after[score]:.4g}\n{_forecast_of(change)}"

@@ -1,9 +1,11 @@
 """The console that tables are printed on: as wide as the terminal, or of a fixed width in a log."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from typing import NoReturn, TextIO
 
 from rich.console import Console
+from rich.table import Table
 
 LOG_WIDTH = 110  # where standard output is no terminal
 
@@ -22,3 +24,13 @@ def console(stream: TextIO | None = None) -> Console:
     stream = stream or sys.stdout
     width = None if stream.isatty() else LOG_WIDTH
     return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
+
+
+def grid(headings: Sequence[str], rows: Iterable[Sequence[str]] = (), title: str | None = None) -> Table:
+    """Return a table for the console, of which the first column holds names and the others numbers."""
+    found = Table(title=title, title_justify="left")
+    for place, heading in enumerate(headings):
+        found.add_column(heading, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        found.add_row(*row)
+    return found

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from etils import epath
-from rich.table import Table
 
 from cann_jax.files.atomic import write_bytes_atomic
-from cann_jax.files.console import console
+from cann_jax.files.console import console, grid
 from cann_jax.files.paths import is_remote
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.estimate_charts import compared
@@ -149,10 +148,5 @@ def _markdown(found: Comparison) -> str:
 
 
 def _print(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    shown = Table()
-    for index, heading in enumerate(headings):
-        shown.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
     if rows:
-        console().print(shown)
+        console().print(grid(headings, rows))

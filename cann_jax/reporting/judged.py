@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
 from cann_jax.files.atomic import write_bytes_atomic
-from cann_jax.files.console import console
+from cann_jax.files.console import console, grid
 from cann_jax.judging.cases import POLICIES
 from cann_jax.judging.judge import COMPARISONS, judge_folder
 from cann_jax.reporting.markdown import table
@@ -48,7 +46,7 @@ def write_judged(run: Run, results: Mapping[str, Any]) -> None:
     for headings, rows in ((WIN_HEADINGS, found.wins), (SHARE_HEADINGS, found.shares)):
         if rows:
             parts.append(table(headings, rows))
-            out.print(_grid(headings, rows))
+            out.print(grid(headings, rows))
     parts.append("\n".join(f"- {line}" for line in found.lines))
     for line in found.lines:
         out.print(line, soft_wrap=True)
@@ -113,12 +111,3 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
             )
         lines.append(line)
     return lines
-
-
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    grid = Table()
-    for index, heading in enumerate(headings):
-        grid.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    return grid

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
-from cann_jax.files.console import console
+from cann_jax.files.console import console, grid
 
 HEADINGS = ("score", "asked", "predicted", "measured", "interval", "before → after")
 
@@ -25,12 +23,7 @@ def print_results(results: Results) -> None:
     """Print the table of predicted and measured improvements, the lines beside it, and the verdict last."""
     out, found = console(), results["summary"]
     title = f"held-out: {found['prompts']} prompts × {found['responses']} responses"
-    table = Table(title=title, title_justify="left")
-    for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if index == 0 else "right")
-    for row in result_rows(results):
-        table.add_row(*row)
-    out.print(table)
+    out.print(grid(HEADINGS, result_rows(results), title))
     for line in (*summary_lines(results), *bound_lines(results), *verdict_lines(results)):
         out.print(line, soft_wrap=True)
 

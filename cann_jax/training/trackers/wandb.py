@@ -30,10 +30,7 @@ class WandB(Tracker):
     def conclude(self, outcome: Outcome) -> None:
         """Set the summary, and log the files as one artifact."""
         self.run.summary.update({**outcome.texts, **outcome.values})
-        artifact = self.module.Artifact(f"{self.run.id}-outcome", type="model")
-        for path in outcome.files:
-            artifact.add_dir(str(path), path.name) if path.is_dir() else artifact.add_file(str(path))
-        self.run.log_artifact(artifact)
+        self.run.log_artifact(_artifact(self.module, self.run.id, outcome))
 
     def close(self) -> None:
         """Finish the run."""
@@ -56,11 +53,15 @@ class Trackio(Tracker):
     def conclude(self, outcome: Outcome) -> None:
         """Log the values and texts, and the files as one artifact."""
         self.module.log({**outcome.values, **outcome.texts})
-        artifact = self.module.Artifact(f"{self.id}-outcome", type="model")
-        for path in outcome.files:
-            artifact.add_dir(str(path), path.name) if path.is_dir() else artifact.add_file(str(path))
-        self.module.log_artifact(artifact)
+        self.module.log_artifact(_artifact(self.module, self.id, outcome))
 
     def close(self) -> None:
         """Finish the run."""
         self.module.finish()
+
+
+def _artifact(module: Any, name: str, outcome: Outcome) -> Any:
+    found = module.Artifact(f"{name}-outcome", type="model")
+    for path in outcome.files:
+        found.add_dir(str(path), path.name) if path.is_dir() else found.add_file(str(path))
+    return found
