@@ -15,14 +15,13 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.manifest import commit_fingerprint
-from cann_jax.run.outputs import ALIGNED, REFERENCE, read_pairs, read_responses_with_scores
+from cann_jax.run.outputs import POLICIES, REFERENCE, read_pairs, read_responses_with_scores
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder
 from cann_jax.runtime.shards import finished_shards, unfinished
 from cann_jax.sampling.shards import read_shards, sample_shards
 
-POLICIES = (REFERENCE, ALIGNED)
 SEED = 6_000_011  # added to the run's, so that no draw is one of its stages'
 EVALUATE = "evaluate"  # the stage whose end makes a run one that can be judged
 

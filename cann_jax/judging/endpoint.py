@@ -12,9 +12,8 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
 from cann_jax.judging.replies import LONGEST, Asked, Reply
 
-SILENT = (
-    10  # questions in a row without a reply, each sent again as often as asked for: it will not come back
-)
+# Questions in a row without a reply, each sent again as often as asked for: it will not come back.
+SILENT = 10
 CONNECT_SECONDS = 10.0
 SAID = 200  # characters of a server's message in an error
 KEPT = "the answers so far are kept"

@@ -10,12 +10,13 @@ from cann_jax.files.atomic import read_json, write_json, write_table
 from cann_jax.files.hashes import as_json
 from cann_jax.files.lock import sole_writer
 from cann_jax.judging.asking import Judge
-from cann_jax.judging.cases import EVALUATE, POLICIES, Cases, cases_of
+from cann_jax.judging.cases import EVALUATE, Cases, cases_of
 from cann_jax.judging.endpoint import Endpoint
 from cann_jax.judging.local import LocalJudge
 from cann_jax.judging.measures import Question, Row, compare, share
 from cann_jax.judging.replies import Book
 from cann_jax.run.manifest import commit_fingerprint
+from cann_jax.run.outputs import POLICIES
 from cann_jax.run.run import Run
 from cann_jax.scorers.question import Template, read_pair_template, read_template
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from cann_jax.core.rates import Rate, length_controlled, rate
 from cann_jax.judging.asking import Judge, answers_to
-from cann_jax.judging.cases import POLICIES, Cases
+from cann_jax.judging.cases import Cases
 from cann_jax.judging.replies import Answer, Asked, Book
-from cann_jax.run.outputs import ALIGNED, REFERENCE
+from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE
 from cann_jax.scorers.question import Template
 
 Row = dict[str, Any]

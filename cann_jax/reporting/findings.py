@@ -144,8 +144,7 @@ class Findings(EndedStages[Run]):
         """The held-out responses with scores of the reference and of the aligned model, by policy."""
         if "evaluate" not in self.commits:
             return {}
-        policies = (outputs.REFERENCE, outputs.ALIGNED)
-        return {name: outputs.read_responses_with_scores(self.run, name) for name in policies}
+        return {name: outputs.read_responses_with_scores(self.run, name) for name in outputs.POLICIES}
 
     @cached_property
     def scores(self) -> list[str]:

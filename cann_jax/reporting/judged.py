@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from cann_jax.files.atomic import write_bytes_atomic
 from cann_jax.files.console import console, grid
-from cann_jax.judging.cases import POLICIES
 from cann_jax.judging.judge import COMPARISONS, judge_folder
 from cann_jax.reporting.markdown import table
-from cann_jax.run.outputs import ALIGNED, REFERENCE
+from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE
 from cann_jax.run.run import Run
 
 TEXT = "judge.md"

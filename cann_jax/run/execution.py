@@ -130,13 +130,12 @@ def run_stages(
             has been computed then. Or a stage fails.
     """
     refuse_stale(run, stages, verify=verify)
-    read = upstream(run, stages) | {stage.name for stage in stages}
-    planned = plan(run, tuple(stage for stage in run.pipeline if stage.name in read))
-    to_do, took = [each.stage for each in planned if not each.fresh], seconds_before(run)
+    took = seconds_before(run)
     for number, stage in enumerate(stages):
         before(stage)
-        if stage in to_do:
-            left = time_left(run, took, (each.name for each in stages[number:] if each in to_do))
+        # Planned anew each time: what a stage before has left as it was stays done.
+        if stage.name in (to_do := _to_do(run, stages[number:])):
+            left = time_left(run, took, to_do)
             print(f"stage {number + 1} of {len(stages)}: {stage.name}{left}", flush=True)
         start, before_it = time.monotonic(), compiled()
         _run_stage(run, stage, verify)
@@ -144,6 +143,14 @@ def run_stages(
         said = f", of it {seconds:.0f} s to compile {programs} programs" if seconds >= 0.5 else ""
         took |= seconds_before(run)
         print(f"{stage.name}: {time.monotonic() - start:.0f} s{said}", flush=True)
+
+
+def _to_do(run: ModelRun[Any], stages: Pipeline) -> list[str]:
+    """Return the names of those stages that are not fresh."""
+    asked = {stage.name for stage in stages}
+    read = asked | upstream(run, stages)
+    planned = plan(run, tuple(stage for stage in run.pipeline if stage.name in read))
+    return [each.stage.name for each in planned if not each.fresh and each.stage.name in asked]
 
 
 def refuse_stale(run: ModelRun[Any], stages: Pipeline, *, verify: bool = False) -> None:

@@ -26,7 +26,7 @@ REWARD = "reward"  # the reward's column, beside one a constraint
 RESPONSES = "responses"  # prefix of the sample stage's shards
 PREDICTED = "predicted.parquet"  # scores predicted from features, by the stage dual
 WEIGHTS, MODEL = "weights", "model"
-REFERENCE, ALIGNED = "reference", "aligned"  # the two policies of the evaluation
+POLICIES = REFERENCE, ALIGNED = "reference", "aligned"  # of the evaluation
 
 Columns = Mapping[str, np.ndarray]  # scores (N, K) by name
 

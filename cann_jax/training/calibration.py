@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
-from scipy import special, stats
+from scipy import special
+
+from cann_jax.core.rates import rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,12 +45,9 @@ class Reliability:
 
 def accuracy(learnt: np.ndarray, confidence: float) -> Accuracy:
     """Return the accuracy of differences (n,) in the direction of the label, at a level of confidence."""
-    right = float(np.sum(learnt > 0) + np.sum(learnt == 0) / 2)
-    share, count = right / len(learnt), len(learnt)
-    z = stats.norm.ppf((1 + confidence) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return Accuracy(count, share, (float(centre - half), float(centre + half)))
+    found = rate((learnt > 0) + (learnt == 0) / 2, confidence)
+    assert found.value is not None and found.interval is not None, "there are pairs"
+    return Accuracy(len(learnt), found.value, found.interval)
 
 
 def reliability(learnt: np.ndarray) -> Reliability:

@@ -11,7 +11,8 @@ from cann_jax.files.errors import InputError, named, nearest
 from cann_jax.files.json_lines import is_utf8
 from cann_jax.reporting.chat.conversation import Conversation
 from cann_jax.reporting.chat.panels import print_answers
-from cann_jax.reporting.chat.policies import POLICIES, Policies
+from cann_jax.reporting.chat.policies import Policies
+from cann_jax.run.outputs import POLICIES
 
 COMMANDS = {
     "/again": "answers the last prompt once more, by the next seed",

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from cann_jax.data.prompts import Prompt, Turn
-from cann_jax.reporting.chat.policies import POLICIES, Answer, Policies
+from cann_jax.reporting.chat.policies import Answer, Policies
+from cann_jax.run.outputs import POLICIES
 
 Turns = tuple[Turn, ...]
 

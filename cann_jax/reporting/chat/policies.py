@@ -9,14 +9,13 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.reporting.finished_run import finished_run
 from cann_jax.run.inputs import fingerprints
 from cann_jax.run.manifest import MANIFEST, committed
-from cann_jax.run.outputs import ALIGNED, REFERENCE, WEIGHTS, read_scale
+from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE, WEIGHTS, read_scale
 from cann_jax.run.policies import answer
 from cann_jax.run.prompts import encoded
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
 from cann_jax.run.training import aligned_decoder
 
-POLICIES = (REFERENCE, ALIGNED)
 TRAINED = (
     "align",
     "experts",
