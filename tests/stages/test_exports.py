@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.run.exports import write_model
+from cann_jax.run.run import Run
+from cann_jax.run.training import trained_decoder
 from tests.builders.forward import folder_logits, random_ids, torch_logits
 
 IDS = random_ids((2, 9))
@@ -38,6 +41,21 @@ def test_all_formats_are_one_model(again, copy, tiny_folder):
     assert {*modes.values()} == {0o666 & ~mask}
     said = again("--model.adapter", str(folder / "adapter"), "--stages", "sample", "--export", "[]")
     assert "sample: inputs.model:" in said
+
+
+def test_every_format_has_the_scale(copy, tiny_folder, tmp_path):
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    decoder, scale = trained_decoder(run)
+    assert scale == 1  # nothing was calibrated
+    for form in ("adapter", "merged", "gguf"):
+        write_model(run, form, decoder, 3.0, tmp_path / form)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(base, tmp_path / "adapter")(torch.tensor(IDS)).logits.numpy()
+    write_model(run, "merged", decoder, 1.0, tmp_path / "unscaled")
+    assert np.abs(adapted - torch_logits(tmp_path / "unscaled", IDS)).max() > 1e-4
+    np.testing.assert_allclose(adapted, torch_logits(tmp_path / "merged", IDS), atol=1e-5)
+    np.testing.assert_allclose(adapted, folder_logits(tmp_path / "gguf/model.gguf", IDS), atol=1e-5)
 
 
 def test_the_card_has_the_verdict_and_the_whole_configuration(calibrated):
