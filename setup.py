@@ -14,7 +14,8 @@ DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long sig
 PANDAS = ["pandas"]
 NOTEBOOK = [*PANDAS, "nbclient", "nbformat", "ipykernel"]
 JUDGE = ["openai"]
-TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, *JUDGE, "torch", "peft"]
+COMPLETION = ["shtab"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, *JUDGE, *COMPLETION, "torch", "peft"]
 
 # Folders of data, which setuptools takes for packages all the same.
 CONFIGS = [
@@ -91,6 +92,7 @@ setup(
         "inoffensive": INOFFENSIVE,
         "pandas": PANDAS,  # for DualSolution.to_frame
         "judge": JUDGE,
+        "completion": COMPLETION,
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
         "wandb": ["wandb"],

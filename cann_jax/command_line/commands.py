@@ -199,6 +199,18 @@ class JudgeFlags:
 
 
 @dataclass(frozen=True)
+class CompletionFlags:
+    """Print what lets a shell complete the commands, flags and keys of ``cann-jax``.
+
+    Args:
+        shell: The shell. For bash, add ``eval "$(cann-jax completion bash)"`` to ~/.bashrc; for zsh, write
+            the output to a file ``_cann-jax`` in a folder of $fpath.
+    """
+
+    shell: Literal["bash", "zsh", "tcsh", "fish"]
+
+
+@dataclass(frozen=True)
 class CompileCheckFlags:
     """Compile a run's programs for a TPU slice, without a TPU, and count what they need.
 
@@ -230,6 +242,8 @@ EXPORT = Command("export", ExportFlags, positional="run")
 CHAT = Command("chat", ChatFlags, positional="run", notes=(CHAT_EXAMPLES,))
 JUDGE = Command("judge", JudgeFlags, positional="run", notes=(CONFIGURED,))
 COMPILE_CHECK = Command("compile-check", CompileCheckFlags, notes=(CONFIGURED, SCORERS))
+COMPLETION = Command("completion", CompletionFlags, positional="shell")
 COMMANDS: dict[str, Command[Any]] = {
-    command.name: command for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, CHAT, JUDGE, COMPILE_CHECK)
+    command.name: command
+    for command in (TRAIN, DUAL, REWARD, REPORT, EXPORT, CHAT, JUDGE, COMPILE_CHECK, COMPLETION)
 }

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 import docstring_parser
 
 from cann_jax.command_line.commands import COMMANDS, Command
-from cann_jax.config.schema import dotted, is_required, named_section_type, section_type, type_name
+from cann_jax.config.schema import (
+    dotted,
+    is_required,
+    literals,
+    named_section_type,
+    section_type,
+    type_name,
+)
 
 Arguments = dict[str, dict[str, Any]]  # what argparse's add_argument takes, by key
 
@@ -23,6 +30,7 @@ class Setting(NamedTuple):
         meaning: What it decides.
         expected: What its value must be, in words.
         default: Its default as one writes it in a YAML file; None where it is required.
+        choices: The values, where it must be one of a few words.
     """
 
     key: str
@@ -30,6 +38,7 @@ class Setting(NamedTuple):
     meaning: str
     expected: str
     default: str | None
+    choices: tuple[str, ...]
 
 
 def help_text(
@@ -38,7 +47,7 @@ def help_text(
     """Return the whole help text; arguments as in ``parse_configured``."""
     groups = [("Flags", own_arguments(command))]
     if schema is not None:
-        groups += _groups(schema, "", summary(schema))
+        groups += configured_arguments(schema)
     for title, variant in (variants or {}).items():
         groups += _groups(variant, "SCORER", f"{title}: {summary(variant)}")
     description = inspect.cleandoc(command.flags.__doc__ or "").partition("\nArgs:")[0].rstrip() + "\n"
@@ -98,7 +107,13 @@ def _settings(schema: type, key: str) -> list[Setting]:
     """Describe the keys of a dataclass that are not sections."""
     hints, documented = get_type_hints(schema, include_extras=True), _documented(schema)
     return [
-        Setting(dotted(key, item.name), *documented[item.name], type_name(hints[item.name]), _default(item))
+        Setting(
+            dotted(key, item.name),
+            *documented[item.name],
+            type_name(hints[item.name]),
+            _default(item),
+            literals(hints[item.name]),
+        )
         for item in fields(schema)
         if not (section_type(hints[item.name]) or named_section_type(hints[item.name]))
     ]
@@ -113,6 +128,11 @@ def _default(item: Field[Any]) -> str | None:
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
+def configured_arguments(schema: type) -> Iterator[tuple[str, Arguments]]:
+    """Yield a title and the arguments of each section of a configuration."""
+    return _groups(schema, "", summary(schema))
+
+
 def _groups(schema: type, key: str, title: str) -> Iterator[tuple[str, Arguments]]:
     return ((_plain(found), _arguments(settings)) for found, settings in sections(schema, key, title))
 
@@ -122,7 +142,7 @@ def _arguments(settings: Iterable[Setting]) -> Arguments:
     for each in settings:
         default = "required" if each.default is None else f"default: {each.default}"
         text = f"{_plain(each.meaning)} ({each.expected}; {default})"
-        found[f"--{each.key}"] = {"metavar": each.metavar, "help": text}
+        found[f"--{each.key}"] = {"metavar": each.metavar, "help": text, "choices": each.choices or None}
     return found
 
 

@@ -105,7 +105,8 @@ def _own_flags(pairs: Pairs, command: Command[Flags]) -> Flags:
     try:
         return from_mapping(command.flags, values)
     except SchemaError as error:
-        raise InputError(f"command line: --{error}") from None
+        dashes = "" if error.key == command.positional else "--"
+        raise InputError(f"command line: {dashes}{error}") from None
 
 
 def _overridden(values: Mapping[str, Any], path: Sequence[str], key: str, text: str) -> dict[str, Any]:

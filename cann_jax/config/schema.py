@@ -111,6 +111,14 @@ def type_name(hint: Any) -> str:
     return names.get(hint, "null")
 
 
+def literals(hint: Any) -> tuple[str, ...]:
+    """Return the words that a value of this type must be one of; none where it is not one of a few."""
+    if _is_union(hint):
+        members = [literals(member) for member in get_args(hint) if member is not type(None)]
+        return (*(word for words in members for word in words), "null") if all(members) else ()
+    return tuple(map(str, get_args(hint))) if get_origin(hint) is Literal else ()
+
+
 def limits(hint: Any) -> list[Any]:
     """Return the limits that a type carries (``Ge``, ``Must``, …), intervals taken apart."""
     if get_origin(hint) is not Annotated:
