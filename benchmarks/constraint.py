@@ -15,6 +15,7 @@ About ten minutes a run on two cores.
 
 import argparse
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -206,29 +207,63 @@ def write_report() -> None:
     """Write the tables and the picture of what is finished."""
     every = rows()
     variants = [name for name in VARIANTS if any(row["key"][0] == name for row in every)]
+    draws = list(dict.fromkeys(row["draw"] for row in every))
     parts = ["# Asked against measured", __doc__.strip().splitlines()[0] if __doc__ else ""]
     if every:
         parts.append(f"Machine: {'; '.join(sorted({row['machine'] for row in every}))}. Intervals: 95 %.")
-        parts.append(DRAWS)
-    for variant in variants:
-        own = sorted((row for row in every if row["key"][0] == variant), key=lambda row: row["key"][1:])
-        parts += [
-            f"## {variant}",
-            f"`{' '.join(VARIANTS[variant]) or '--calibrate.aim margin'}`",
-            table(HEADINGS, map(cells, own)),
-            *summary(own),
-        ]
+        parts += [DRAWS, "## One thing changed at a time", PAIRED, table(DIFFERENCES, differences(every))]
+    for variant, hashed in itertools.product(variants, draws):
+        own = sorted(
+            (row for row in every if row["key"][0] == variant and row["draw"] == hashed),
+            key=lambda row: row["key"][1:],
+        )
+        if own:
+            parts += [
+                f"## {variant}, draw {hashed}",
+                f"`{' '.join(VARIANTS[variant]) or '--calibrate.aim margin'}`",
+                table(HEADINGS, map(cells, own)),
+                *summary(own),
+            ]
     (RESULTS / "constraint.md").write_text("\n\n".join(parts) + "\n")
     draw(RESULTS / "constraint.png", every, variants)
     draw(README, every, ["base"])
 
 
-# The folder of the first draw was lost with its machine.
+# The folder of the first draw was lost with its machine, before rows had a hash.
 DRAWS = (
-    "All samples and scores are one draw but those of `scores`, `uncalibrated` and `pairs` at seeds 1 and 2, "
-    "which later code drew anew (λ of +0.20 is 5.13 to 5.18 there, 5.63 to 5.70 elsewhere): they are no "
-    "pairs with the base's rows."
+    "Every row names the draw of samples and scores that it is of, by a hash of the responses; those of the "
+    "first are not kept, and earlier code drew them."
 )
+PAIRED = (
+    "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "
+    "share the reference's draws; one seed tells nothing of the spread."
+)
+DIFFERENCES = ("variant", "draw", "asked", "seeds", "measured", "reward", "KL", "scale")
+
+
+def differences(every: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the rows of the table of ``PAIRED``."""
+    by_key = {(row["draw"], *row["key"]): row for row in every if "refused" not in row}
+    found: dict[tuple[str, str, float], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for (draw, variant, margin, seed), row in by_key.items():
+        base = by_key.get((draw, "base", margin, seed))
+        if variant != "base" and base is not None:
+            found.setdefault((variant, draw, margin), []).append((row, base))
+    return [
+        [variant, draw, f"{margin:+.2f}", str(len(pairs))]
+        + [
+            change([row[name] - base[name] for row, base in pairs])
+            for name in ("measured", "reward", "kl", "scale")
+        ]
+        for (variant, draw, margin), pairs in found.items()
+    ]
+
+
+def change(values: Sequence[float]) -> str:
+    """Return the mean of differences, with its standard error where there are several."""
+    mean = f"{np.mean(values):+.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
+
 
 HEADINGS = (
     "asked", "seed", "λ", "forecast", "measured", "verdict", "scale", "KL", "reward", "within", "agrees", "s"
