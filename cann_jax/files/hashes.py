@@ -59,13 +59,18 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=_plain))
 
 
+def shortest(value: Any) -> Any:
+    """Return a number, or an array, as float32 in the fewest digits: 0.2, not 0.20000000298023224."""
+    return np.asarray(value, np.float32).astype(str).astype(np.float64).tolist()
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if getattr(value, "dtype", None) == np.float32:  # 0.2, not the 0.20000000298023224 that is nearest to it
-        return np.asarray(value).astype(str).astype(np.float64).tolist()
+    if getattr(value, "dtype", None) == np.float32:
+        return shortest(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no JSON form")

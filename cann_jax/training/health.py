@@ -9,6 +9,7 @@ from etils import epath
 from scipy import stats
 
 from cann_jax.files.atomic import read_json, write_json
+from cann_jax.files.hashes import shortest
 from cann_jax.training.heldout import Heldout
 
 HEALTH = "health.json"
@@ -121,7 +122,7 @@ class Watch:
             if sign.first == rows[-1]["step"] + 1:
                 print(f"{self.key}: warning after step {sign.first}: {sign.text}", flush=True)
         checks = [_check(row) for row in rows if row.get("heldout_loss") is not None]
-        start = float(np.mean(self.start)) if len(self.start) else None
+        start = shortest(np.mean(self.start)) if len(self.start) else None
         write_json(folder / HEALTH, Health(self.steps, kept, len(self.start), start, checks, signs))
 
     def _signs(self, window: Sequence[Row]) -> dict[str, str]:

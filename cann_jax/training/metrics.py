@@ -9,7 +9,7 @@ from typing import Any, Self
 from etils import epath
 
 from cann_jax.files.atomic import write_bytes_atomic, writes_here, writing
-from cann_jax.files.hashes import fingerprint_json
+from cann_jax.files.hashes import fingerprint_json, shortest
 from cann_jax.files.json_lines import BadRow, json_object
 from cann_jax.files.paths import is_remote
 from cann_jax.training.trackers.base import trackers
@@ -71,8 +71,7 @@ class Metrics:
         """Write the values of a step."""
         if not self.writes:
             return
-        # JSON has no NaN: the mean of nothing (every label is a tie) becomes null.
-        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        known = {name: _written(value) for name, value in values.items()}
         self.rows.append({"step": step, **known})
         if self.file is not None:
             with writing(self.path):
@@ -86,6 +85,13 @@ class Metrics:
 
     def _write_whole(self) -> None:
         write_bytes_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+
+
+def _written(value: float) -> float | None:
+    """Return a value as it is written: JSON has no NaN, the mean of nothing (every label is a tie)."""
+    if not math.isfinite(value):
+        return None
+    return value if value.is_integer() else float(shortest(value))  # float32 does not count beyond 2²⁴
 
 
 def _rows(path: epath.Path) -> Iterator[dict[str, Any]]:

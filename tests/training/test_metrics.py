@@ -75,6 +75,14 @@ def test_metrics_file_after_a_kill(tmp_path):
     assert rows[0]["margin"] is None
 
 
+def test_numbers_are_written_as_people_write_them(tmp_path):
+    with Metrics(epath.Path(tmp_path), 0, "align") as metrics:
+        metrics.write(0, {"learning_rate": float(np.float32(3e-4)), "tokens": 2.0**24 + 1})
+    assert (
+        tmp_path / "metrics.jsonl"
+    ).read_text() == '{"step": 0, "learning_rate": 0.0003, "tokens": 16777217.0}\n'
+
+
 @pytest.mark.parametrize(
     "old, new, lost", [("0.5", "0.7", 0), ('"step": 1', '"step": 0', 1), ("{", "[", 2), ("loss", "\udcff", 1)]
 )
