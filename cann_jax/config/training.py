@@ -232,6 +232,8 @@ class AlignConfig(PreferenceTrainingConfig):
             yield "dial", f"is true, and align.combination {self.combination!r}; use one of the two"
         if self.loss == "ipo":
             yield "dial", "is true, and log-ratios by align.loss 'ipo' do not add up; use dpo or listwise"
+        elif self.label_smoothing > 0:
+            yield "dial", "is true, and log-ratios by smoothed labels do not add up; set label_smoothing to 0"
 
 
 @dataclass(frozen=True)

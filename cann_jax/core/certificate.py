@@ -172,7 +172,8 @@ def _check(constraint: int, column: np.ndarray, ends: tuple[float, float] | None
         raise InputError(f"differences {constraint}: {np.sum(~np.isfinite(column))} are NaN or infinite")
     if ends is None or not len(column):
         return
-    rounding = 1e-6 * (ends[1] - ends[0])
+    # Scores are float32: one of 99.1 is 99.0999985, though the range from 99.1 to 100 is only .9 wide.
+    rounding = 1e-6 * max(abs(ends[0]), abs(ends[1]), ends[1] - ends[0])
     if column.min() < ends[0] - rounding or column.max() > ends[1] + rounding:
         seen = f"{column.min():.6g} to {column.max():.6g}"
         raise InputError(f"ranges: differences {constraint} are {seen}, not within {ends[0]} to {ends[1]}")

@@ -25,6 +25,8 @@ def prepare(
     mask: np.ndarray | None = None,
     prompt_weights: np.ndarray | None = None,
     reward_clip: tuple[float, float] | None = None,
+    shares: np.ndarray | None = None,
+    varied: bool = True,
 ) -> Problem:
     """Return the problem that raw scores and constraints make (formulas: module).
 
@@ -36,6 +38,9 @@ def prepare(
         mask: As in ``Scores``.
         prompt_weights: As in ``Scores``.
         reward_clip: (low, high) for the reward.
+        shares: ``(m,)`` the p by which g is divided; by default the share that each constraint's group has of
+            these prompts.
+        varied: As in ``check_scores``.
 
     Raises:
         InputError: An unknown name or group, an empty group, contradictory targets, or scores that
@@ -48,10 +53,10 @@ def prepare(
     table = Scores(clipped(np.asarray(reward), reward_clip), stacked, mask, prompt_weights)
     raw = np.asarray(table.constraints)  # in floating point: 1{x ∈ G}/p times an integer is none
     names = tuple(c.label for c in constraints)
-    check_scores(table, names)
-    weights = np.asarray(weights_and_baseline(table)[0])
+    check_scores(table, names, varied=varied)
     members = memberships(constraints, groups, len(raw))
-    shares = weights @ members
+    if shares is None:
+        shares = np.asarray(weights_and_baseline(table)[0]) @ members
     check_shares(names, shares)
     prepared = prepared_scores(constraints, raw, members / shares)
     scores = jax.device_put(dataclasses.replace(table, constraints=prepared))

@@ -74,8 +74,8 @@ class Scale:
     """A scale and what is expected there.
 
     Args:
-        scale: The smallest scale that meets all targets within the limits; where none does, the one that
-            comes nearest.
+        scale: The smallest scale that meets all targets within the limits; where the reference itself does,
+            the largest up to 1; where none does, the one that comes nearest.
         met: Whether it meets them.
         improvement: (m,), expected.
         kl: Expected, nats.
@@ -116,7 +116,11 @@ def _reweighted_means(log_ratios: Array, scores: Scores, scales: Array) -> tuple
 
 
 def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_limit: float) -> Scale:
-    """Return the smallest scale whose expected improvements reach ``targets (m,)`` within the KL limit."""
+    """Return the smallest scale whose expected improvements reach ``targets (m,)`` within the KL limit.
+
+    Where the reference meets them already, they do not ask for a step but allow one: the largest scale up
+    to that of the training, 1, at which they are still met.
+    """
     known = continued(known)
     scales = known.scales
     seen = [[(each.scale, each.improvement[j]) for each in tries] for j in range(len(targets))]
@@ -129,7 +133,10 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
     reached = inside & np.all(improvements >= targets, axis=1)
     met = bool(reached.any())
     short = shortfall(known, improvements, targets)
-    best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, short, np.inf)))
+    if met and reached[0]:
+        best = int(np.flatnonzero(reached & (scales <= 1))[-1])
+    else:
+        best = int(np.argmax(reached)) if met else int(np.argmin(np.where(inside, short, np.inf)))
     return Scale(float(scales[best]), met, improvements[best], float(kl[best]))
 
 

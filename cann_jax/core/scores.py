@@ -182,8 +182,10 @@ def reference_mean(scores: Scores) -> Array:
     return accurate_sum(per_prompt * normalised_prompt_weights(scores))
 
 
-def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSummary:
+def check_scores(scores: Scores, names: Sequence[str] | None = None, *, varied: bool = True) -> ScoreSummary:
     """Check a table of concrete arrays before it is solved, and count prompts that do not inform λ*.
+
+    Without ``varied``, all responses may score the same: a table of which only means are taken.
 
     Raises:
         InputError: A wrong shape, a score that is NaN or infinite, weights that are negative or all zero,
@@ -200,7 +202,8 @@ def check_scores(scores: Scores, names: Sequence[str] | None = None) -> ScoreSum
         _check_finite(name, values, mask)
     _check_weights(scores, mask)
     counts = count_prompts(reward, constraints, mask)
-    counts.check_varied()
+    if varied:
+        counts.check_varied()
     return counts
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.scores import Scores
 from cann_jax.data.responses import Responses
-from cann_jax.run.outputs import problem_of, read_dual
+from cann_jax.run.outputs import read_dual, scores_to_tilt
 from cann_jax.run.policies import Draw, Sampled, sample_reference
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers
@@ -39,7 +39,7 @@ def resample_policy(run: Run, scorers: Scorers, draw: Draw, name: str) -> Sample
 def _kept(run: Run, found: Sampled, rng: np.random.Generator) -> Sampled:
     """Return one response of each prompt's K."""
     dual, beta = read_dual(run), run.config.dual.beta
-    scores = problem_of(run.config, found.scores, found.responses.groups()).scores
+    scores = scores_to_tilt(run, found.scores, found.responses.groups())
     summed = replace(scores, reward=dual.reward_weight * scores.reward)
     weights = choice_weights(summed, dual.ordered(run.config), beta)
     columns = choices(weights, rng)

@@ -64,8 +64,8 @@ class Training:
     @property
     def scale(self) -> float | None:
         """What r_λ is divided by in the log-ratios that the loss has its minimum at; None where it is not."""
-        safe = self.safety_offset is not None
-        if self.supervision.label is not None or self.loss == "ipo" or safe:
+        safe, smoothed = self.safety_offset is not None, self.batching.label_smoothing > 0
+        if self.supervision.label is not None or self.loss == "ipo" or safe or smoothed:
             return None
         return self.beta * (self.batching.label_temperature if self.loss == "dpo" else 1)
 

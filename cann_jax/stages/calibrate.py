@@ -183,7 +183,9 @@ def _target(config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled) 
     spread = noise / here if found is None or len(found) < 2 else float(found.var(ddof=1))
     bound = max(spread - noise / here, 0.0) + noise / there
     takes = _reach(config, goal, found) * np.sqrt(bound / goal.heldout)
-    chance = stats.norm.ppf(config.calibrate.power) * np.sqrt(bound / goal.heldout + spread / len(both[0]))
+    # All constraints have to hold at once, with this chance.
+    power = 1 - (1 - config.calibrate.power) / len(config.constraints)
+    chance = stats.norm.ppf(power) * np.sqrt(bound / goal.heldout + spread / len(both[0]))
     return float(goal.asked + takes + chance)
 
 
@@ -235,8 +237,14 @@ def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:
         "confirmed": search.confirmed,
         "kl": found.kl,
         "constraints": by_name,
-        "tries": [asdict(each) | {"kl": np.float32(each.kl)} for each in search.tries],
+        "tries": [_try_record(each) for each in search.tries],
     }
+
+
+def _try_record(tried: Try) -> dict[str, Any]:
+    # One prompt tells no error, and JSON has no infinity.
+    errors = [float(error) if np.isfinite(error) else None for error in tried.error]
+    return asdict(tried) | {"kl": np.float32(tried.kl), "error": errors}
 
 
 def _dial(policies: Policies, found: Setting, log_ratios: np.ndarray, responses: Responses) -> dict[str, Any]:

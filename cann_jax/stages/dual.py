@@ -51,7 +51,8 @@ def _solve(run: Run) -> None:
     said = warnings(found)
     print_analysis(found, said)
     chosen = _chosen(config.dual, list(config.constraints), found)
-    write_results(run.folder / "dual", found, said, {"chosen": chosen})
+    more = {"chosen": chosen, "shares": problem.targets.shares}
+    write_results(run.folder / "dual", found, said, more)
     if values is not None:
         write_predicted(run, *_predicted(found))
     if config.dual.given is None:

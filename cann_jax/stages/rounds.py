@@ -26,10 +26,10 @@ from cann_jax.run.outputs import (
     Columns,
     DualAnswer,
     constraints_of,
-    problem_of,
     read_calibration,
     read_dual,
     read_scores,
+    scores_to_tilt,
     write_rounds,
     write_weights,
 )
@@ -133,7 +133,7 @@ def _new_round(
     record = dual_step(run, shared.dual, multipliers, before, scores, responses) | {"round": number}
     print(_summary(record, shared.dual), flush=True)
     rewards = pseudo_reward(
-        problem_of(run.config, scores, responses.groups()).scores,
+        scores_to_tilt(run, scores, responses.groups()),
         np.array([record["multipliers"][name] for name in run.config.constraints], np.float32),
         shared.dual.reward_weight,
     )
@@ -148,12 +148,20 @@ def _new_round(
 
 
 def _prompts_of_round(shared: Round, number: int) -> np.ndarray:
-    """Return the indices of the round's prompts: some to train on, and all that are kept from it."""
+    """Return the indices of the round's prompts: some to train on, and all that are kept from it.
+
+    At least one is of each constraint's group, without which nothing would be known of it.
+    """
     run, prompts = shared.run, encoded_prompts(shared.run, "train").prompts
     kept = heldout_of(shared.training, prompts)
     others = np.setdiff1d(np.arange(len(prompts)), kept)
     order = np.random.default_rng([run.config.seed, number]).permutation(others)
-    return np.sort(np.concatenate([order[: run.config.online.prompts], kept]))
+    asked = {each.group for each in constraints_of(run.config)} - {None}
+    missing = sorted(asked - {prompts[index].group for index in kept})
+    first = [next(index for index in order if prompts[index].group == group) for group in missing]
+    count = run.config.online.prompts
+    chosen = list(dict.fromkeys([*first, *order]))[: None if count is None else max(count, len(first))]
+    return np.sort(np.concatenate([chosen, kept]))
 
 
 def dual_step(

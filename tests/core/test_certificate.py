@@ -105,6 +105,12 @@ def test_values_that_repeat_are_given_a_wide_range():
     assert certify([repeated], 0.0, ranges=[(0.0, 1.0)]).lower > given.lower
 
 
+def test_the_ends_of_a_range_are_as_float32_holds_them():
+    levels = np.float32([99.1, 99.9, 100.0, 99.7]).astype(float)
+    assert levels[0] < 99.1 - 1e-6
+    assert certify([levels], 99.0, ranges=[(99.1, 100.0)]).mean == levels.mean()
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -34,9 +34,15 @@ def test_the_smallest_scale_is_chosen(linear):
     assert found.improvement[0] == pytest.approx(0.08, abs=1e-3)
 
 
-def test_a_target_at_or_below_nothing_needs_no_step(linear):
+def test_a_target_that_the_reference_meets_allows_the_whole_step(linear):
+    """Scale 0 would meet it too, and return the reference as the aligned model."""
     found = choose_scale(linear, [], np.array([-0.01, -0.1]), 9.0)
-    assert found.met and found.scale == 0 and found.kl == 0
+    assert found.met and found.scale == pytest.approx(1.0)
+    near = choose_scale(linear, [], np.array([-0.01, -0.1]), linear.kl[np.searchsorted(linear.scales, 0.5)])
+    assert near.met and near.scale == pytest.approx(0.5, abs=0.01)
+    worse = dataclasses.replace(linear, improvements=-linear.improvements)
+    least = worse.improvements[np.searchsorted(linear.scales, 0.4)]
+    assert choose_scale(worse, [], least, 9.0).scale == pytest.approx(0.4, abs=0.01)
 
 
 def test_a_policy_that_was_sampled_corrects_the_size(linear):

@@ -98,6 +98,37 @@ def test_the_certificates_bound_is_added_to_the_aim(copied):
     assert aimed[1] > aimed[0]
 
 
+def test_one_prompt_tells_no_error(copied):
+    folder, flags = copied
+    (folder / "one.jsonl").write_text('{"prompt": "nothing like the others", "group": "even"}')
+    flags += ["--prompts.calibration", str(folder / "one.jsonl"), "--calibrate.tries", "1"]
+    train.main([*flags, "--stages", "calibrate"])
+    assert read(folder, "calibrate/scale.json")["tries"][0]["error"] == [None]
+
+
+def test_every_constraint_shares_in_the_chance_that_all_hold(copied, monkeypatch):
+    """Two that hold with a chance of .9 each hold together with .81 only."""
+    flags = [*copied[1], "--calibrate.aim", "certificate"]
+    config = parse_run(flags)[0]
+    twice = dataclasses.replace(
+        config, constraints=config.constraints | {"again": config.constraints["relevance"]}
+    )
+    seen = []
+    monkeypatch.setattr(calibrate.stats.norm, "ppf", lambda power: seen.append(power) or 0.0)
+    monkeypatch.setattr(calibrate, "_values", lambda *_: np.arange(8.0).reshape(4, 2))
+    goal = calibrate.Goal(Run(config) and calibrate.constraints_of(config)[0], "relevance", 0.1, 100)
+    for each in (config, twice):
+        calibrate._target(each, goal, None, None)
+    assert seen == pytest.approx([config.calibrate.power, 1 - (1 - config.calibrate.power) / 2])
+
+
+def test_scores_that_do_not_vary_are_no_fault_of_the_calibration(copied):
+    """A safety score of 0 or 1 may be 1 in all that is drawn, after hours of training."""
+    config = parse_run(copied[1])[0]
+    columns = {"reward": np.zeros((4, 2), np.float32), "relevance": np.ones((4, 2), np.float32)}
+    assert np.all(calibrate.problem_of(config, columns, [None] * 4).scores.constraints == 1)
+
+
 def test_the_kl_limit_is_kept_and_said(copied, capsys):
     folder, flags = copied
     train.main([*flags, "--calibrate.kl_limit", "1e-9", "--stages", "calibrate"])

@@ -1,5 +1,6 @@
 """On-policy rounds: λ moves by what was measured, training goes on, and a killed round is taken up again."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,11 @@ import pytest
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.run.outputs import read_dual, scores_to_tilt
+from cann_jax.run.prompts import encoded_prompts
+from cann_jax.run.run import Run
+from cann_jax.run.training import alignment
+from cann_jax.stages import rounds as rounds_stage
 from tests.builders.damage import changed
 from tests.builders.runs import saved_weights
 
@@ -67,6 +73,32 @@ def test_the_last_round_is_what_is_evaluated(rounds, again):
     last = {"length@even": found["length"], "vowels": found["vowels"]}
     assert results["summary"]["multipliers"] == pytest.approx(last, rel=1e-6)
     assert "evaluate: inputs" in again("--stages", "evaluate")  # one round again: the first alignment's
+
+
+def test_a_group_has_the_weight_that_it_has_in_training(copy):
+    """λ was found for g divided by the group's share there, which other prompts need not have."""
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    ones = {name: np.ones((4, 2), np.float32) for name in ("reward", "length", "vowels")}
+    share = read_dual(run).shares["length"]
+    assert 0.4 < share < 0.6 and read_dual(run).shares["vowels"] == 1
+    for groups, expected in ((["even", None, None, None], [1 / share, 0, 0, 0]), (["odd"] * 4, [0] * 4)):
+        found = scores_to_tilt(run, ones, groups).constraints
+        own = list(run.config.constraints).index("length")
+        np.testing.assert_allclose(found[:, 0, own], expected, rtol=1e-6)
+        np.testing.assert_allclose(found[:, 0, 1 - own], 1)
+
+
+def test_a_round_has_a_prompt_of_every_group(copy):
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    every = encoded_prompts(run, "train")
+    rare = dataclasses.replace(every.prompts[-1], group="even")
+    others = [dataclasses.replace(prompt, group="odd") for prompt in every.prompts[:-1]]
+    run.encoded["train"] = dataclasses.replace(every, prompts=(*others, rare))
+    config = dataclasses.replace(run.config, online=dataclasses.replace(run.config.online, prompts=3))
+    run.config = config
+    shared = rounds_stage.Round(run, alignment(config), None, None, None, {})
+    for number in range(2, 8):
+        assert len(every) - 1 in rounds_stage._prompts_of_round(shared, number)
 
 
 def test_a_column_cannot_score_new_samples(copy):
