@@ -68,6 +68,23 @@ def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
     return [every[index] for index in np.random.default_rng(seed).permutation(len(every))]
 
 
+def each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Return the first prompt of each ``content``: copies tell no more, and no interval may count them.
+
+    Raises:
+        InputError: Two of one content are in different groups.
+    """
+    found: dict[tuple[Turn, ...], Prompt] = {}
+    for prompt in prompts:
+        first = found.setdefault(prompt.content, prompt)
+        if first.group != prompt.group:
+            raise InputError(
+                f"prompts {first.id!r} and {prompt.id!r} are one request, {prompt.text[:60]!r}, in groups "
+                f"{first.group!r} and {prompt.group!r}; give it one"
+            )
+    return list(found.values())
+
+
 def read_prompts(path: str, limit: int | None = None, group: str = "group") -> tuple[Prompt, ...]:
     """Read JSON lines, each with a ``prompt`` and optionally an ``id`` and a ``group``.
 

@@ -9,9 +9,10 @@ from cann_jax.config.schema import from_mapping
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.files.atomic import read_json
 from cann_jax.files.errors import InputError
+from cann_jax.files.lock import writer_of
 from cann_jax.run.execution import altered_since
 from cann_jax.run.folder import CONFIG
-from cann_jax.run.manifest import MANIFEST, MISSING
+from cann_jax.run.manifest import MANIFEST, MISSING, OUTPUTS, SETTINGS
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import Run, ScoreModelRun
 
@@ -22,26 +23,33 @@ def finished_run(path: str) -> Run:
     Raises:
         InputError: The folder does not hold such a run, or a file was altered since its stage ended.
     """
-    run = any_finished_run(path)
+    run = _run_in(path)
+    _check_stages(run, path)
     if not isinstance(run, Run):
         raise InputError(f"{path}: holds a score model, no aligned policy; give the folder of a run of train")
     return run
 
 
-def any_finished_run(path: str) -> Run | ScoreModelRun:
+def run_to_report(path: str) -> Run | ScoreModelRun:
     """Return the run in a folder, of ``train`` or of ``reward``, which may have been moved since it ran.
+
+    While it is made anew by other settings, stages that are still those of the former ones may be there.
 
     Raises:
         InputError: The folder does not hold a run, or a file was altered since its stage ended.
     """
+    run = _run_in(path)
+    places = [run.folder / stage.name for stage in run.stages]
+    begun = any((place / SETTINGS).exists() and not (place / MANIFEST).exists() for place in places)
+    _check_stages(run, path, anew=begun or writer_of(run.folder) is not None)
+    return run
+
+
+def _run_in(path: str) -> Run | ScoreModelRun:
     folder = epath.Path(path)
     if not (folder / CONFIG).exists():
         raise InputError(f"{path}: is not a run's folder, it has no {CONFIG}; give one, like runs/quickstart")
-    run = _run_of(folder)
-    for stage in run.stages:
-        if (folder / stage.name / MANIFEST).exists():
-            _check_unaltered(run, stage, path)
-    return run
+    return _run_of(folder)
 
 
 def _run_of(folder: epath.Path) -> Run | ScoreModelRun:
@@ -55,9 +63,17 @@ def _run_of(folder: epath.Path) -> Run | ScoreModelRun:
         raise InputError(f"{folder / CONFIG}: is not the configuration of a run ({error})") from None
 
 
-def _check_unaltered(run: Run | ScoreModelRun, stage: Stage, path: str) -> None:
+def _check_stages(run: Run | ScoreModelRun, path: str, anew: bool = False) -> None:
+    """Check the files of stages that have ended; of a run that is made ``anew``, their outputs alone."""
+    for stage in run.stages:
+        if (run.folder / stage.name / MANIFEST).exists():
+            _check_unaltered(run, stage, path, f"{OUTPUTS}." if anew else "")
+
+
+def _check_unaltered(run: Run | ScoreModelRun, stage: Stage, path: str, about: str) -> None:
     """Check a stage's files; large ones that the report does not show may have been deleted."""
-    different = [line for line in altered_since(run, stage) if not line.endswith(MISSING)]
+    lines = [line for line in altered_since(run, stage) if line.startswith(about)]
+    different = [line for line in lines if not line.endswith(MISSING)]
     if different:
         raise InputError(
             f"{path}: stage {stage.name!r} is stale: {different[0]}; start its command again to make it anew"

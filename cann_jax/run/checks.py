@@ -46,8 +46,8 @@ def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> N
     first = next((stage for stage in stages if stage.name != "pairs"), None)
 
     def before(stage: Stage) -> None:
-        if stage is first and pairs and names & {"prealign", "align"}:
-            _check_pairs(run)
+        if stage is first and pairs:
+            _check_pairs(run, steps=bool(names & {"prealign", "align"}), sets=sets)
         if stage is first and not early:
             _check_sets(run, sets)
 
@@ -65,21 +65,23 @@ def _check_sets(run: Run, names: Iterable[PromptSet]) -> None:
         _check_steps(training, sets["train"].prompts)
 
 
-def _check_pairs(run: Run) -> None:
+def _check_pairs(run: Run, steps: bool, sets: Sequence[PromptSet]) -> None:
+    """Check the trainings on pairs: their ``steps``, where they are to run, and prompts of these ``sets``."""
     pairs = read_pairs(run, "train")
     own = (alignment(run.config),) if run.config.trains else ()
     for training in (*prealignments(run.config).values(), *own):
         if not training.supervision.from_samples:
             label = training.supervision.label
             learnt = pairs if label is None else pairs.take(labelled(pairs, label))
-            _check_steps(training, learnt.responses.prompts.prompts)
-            _check_unseen(run, learnt.responses.prompts)
+            if steps:
+                _check_steps(training, learnt.responses.prompts.prompts)
+            _check_unseen(run, learnt.responses.prompts, sets)
 
 
-def _check_unseen(run: Run, trained_on: EncodedPrompts) -> None:
+def _check_unseen(run: Run, trained_on: EncodedPrompts, sets: Sequence[PromptSet]) -> None:
     """Check that prompts from files are not those of the pairs; ``run/prompts.py`` sees to the others."""
-    for name, source in run.config.prompts.sources().items():
-        if name == "train" or source == PREFERENCES:
+    for name in sets:
+        if name == "train" or run.config.prompts.sources()[name] == PREFERENCES:
             continue
         if shared := shared_prompts(trained_on, encoded_prompts(run, name)):
             raise InputError(f"the preference pairs and prompts.{name} share {_overlap(shared)}")

@@ -1,12 +1,12 @@
 """The prompts of a run, encoded: from its files, or from the preference pairs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
-from cann_jax.data.prompts import Prompt, distinct_prompts, read_prompts
-from cann_jax.files.errors import InputError
+from cann_jax.data.prompts import Prompt, distinct_prompts, each_once, read_prompts
+from cann_jax.files.errors import InputError, named
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.run import Run
 
@@ -23,10 +23,19 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES
-            else read_prompts(source, config.prompts.limit)
+            else _once(read_prompts(source, config.prompts.limit), name)
         )
         run.encoded[name] = encoded(run, prompts)
     return run.encoded[name]
+
+
+def _once(prompts: Sequence[Prompt], name: PromptSet) -> list[Prompt]:
+    """Return each request once, and print how many repeat another."""
+    with named(f"prompts.{name}"):
+        found = each_once(prompts)
+    if repeated := len(prompts) - len(found):
+        print(f"prompts.{name}: {repeated} of {len(prompts)} repeat another one; each counts once")
+    return found
 
 
 def encoded(run: Run, prompts: Iterable[Prompt]) -> EncodedPrompts:

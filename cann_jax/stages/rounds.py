@@ -156,7 +156,7 @@ def _prompts_of_round(shared: Round, number: int) -> np.ndarray:
     kept = heldout_of(shared.training, prompts)
     others = np.setdiff1d(np.arange(len(prompts)), kept)
     order = np.random.default_rng([run.config.seed, number]).permutation(others)
-    asked = {each.group for each in constraints_of(run.config)} - {None}
+    asked = {each.group for each in constraints_of(run.config) if each.group is not None}
     missing = sorted(asked - {prompts[index].group for index in kept})
     first = [next(index for index in order if prompts[index].group == group) for group in missing]
     count = run.config.online.prompts

@@ -8,7 +8,7 @@ import pytest
 from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts, shared_prompts
 from cann_jax.data.padding import bucketed, pad
-from cann_jax.data.prompts import Prompt, Turn, read_prompts
+from cann_jax.data.prompts import Prompt, Turn, each_once, read_prompts
 from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from tests.builders.models import tiny_tokenizer
@@ -43,6 +43,13 @@ def test_content_is_equal_for_equal_requests():
     assert Prompt("3", second.text).content != second.content
     different = ["3 + 4", "3 - 4", "34", "C", "C++", "?", "??", "it's", "its"]
     assert len({Prompt("", text).content for text in different}) == len(different)
+
+
+def test_each_request_counts_once():
+    every = [Prompt("1", "Sing", "a"), Prompt("2", "Dance"), Prompt("3", "sing!", "a")]
+    assert [prompt.id for prompt in each_once(every)] == ["1", "2"]
+    with pytest.raises(InputError, match=r"'1' and '4' are one request, 'SING', in groups 'a' and 'b'"):
+        each_once([*every, Prompt("4", "SING", "b")])
 
 
 def test_shared_prompts():

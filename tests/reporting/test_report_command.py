@@ -46,11 +46,25 @@ def test_a_run_at_work_tells_how_far_it_is_and_is_not_disturbed(folder, capsys):
     assert before.items() <= after.items()
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith(
-        "trial: 3 of 6 stages have ended; next is sample (100 prompts of responses); "
+        "trial: 0 of 6 stages have ended; next is sample (100 prompts of responses); "
         f"at work is process {os.getpid()} on "
     )
     main([str(folder)])
     assert "; nobody is at work; the same command goes on" in capsys.readouterr().out
+
+
+def test_a_run_that_is_made_anew_is_told_and_not_refused(folder, capsys):
+    """Another margin: dual is under way, and what follows it is still the former margin's."""
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"confidence": 0.95', '"confidence": 0.85'))
+    with pytest.raises(InputError, match="'dual' is stale"):
+        main([str(folder)])
+    (folder / "dual/manifest.json").rename(folder / "dual/settings.json")
+    (folder / "dual/reward").mkdir()
+    (folder / "dual/reward/metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+    main([str(folder)])
+    said = capsys.readouterr().out
+    assert "trial: 0 of 6 stages have ended" in said and "HOLDS" not in said
 
 
 def test_all_folders_are_checked_before_the_first_report(folder, tmp_path):

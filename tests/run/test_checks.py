@@ -78,7 +78,7 @@ def test_prompts_that_are_trained_on_too(refused, prompts, name, dry):
     assert message.startswith(
         f"prompts.train and prompts.{name} share 2 of their prompts, the first of them "
     )
-    assert "'4' and 'own-3', 'Tell me about 3'; " in message
+    assert "'4' and 'own-2', 'Tell me about 3'; " in message
     assert message.endswith("remove them from one of the two") and "\n" not in message and not begun
 
 
@@ -107,6 +107,15 @@ def test_only_the_prompts_that_the_limit_takes_are_compared(refused, prompts):
     own = prompts("own", "Sing", "Dance", "Tell me about 3")
     flags = ("--prompts.heldout", own, "--align.optimizer.warmup_steps", "99")
     assert "optimizer.warmup_steps" in refused(*flags, "--prompts.limit", "2")[0]
+
+
+@pytest.mark.parametrize("name", ["train", "heldout"])
+def test_prompts_that_are_repeated_count_once(refused, prompts, name, capsys):
+    """40 copies of 10 prompts are no 400: intervals and folds would take them for so many."""
+    own = prompts("own", *(f"{text}{end}" for text in ("Sing", "Dance", "Cook") for end in ("", "!", " ...")))
+    message, _ = refused(f"--prompts.{name}", own, "--align.optimizer.warmup_steps", "99")
+    assert f"prompts.{name}: 6 of 9 repeat another one; each counts once" in capsys.readouterr().out
+    assert "optimizer.warmup_steps" in message
 
 
 @pytest.fixture
