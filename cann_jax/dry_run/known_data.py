@@ -13,7 +13,7 @@ from cann_jax.config.run import RunConfig
 from cann_jax.data.encoded_pairs import EncodedPairs, labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import bucket_width, step_width
-from cann_jax.data.prompts import Prompt, read_prompts
+from cann_jax.data.prompts import Prompt, each_once, read_prompts
 from cann_jax.models.packing import Room
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.prompts import encoded_prompts
@@ -88,7 +88,7 @@ def sampling_extent(config: RunConfig, data: KnownData) -> Extent:
 
 def prompts_in(path: str, limit: int | None) -> int | None:
     """Return the number of prompts in a file; None for those of preference pairs."""
-    return None if path == PREFERENCES else len(read_prompts(path, limit))
+    return None if path == PREFERENCES else len(each_once(read_prompts(path, limit)))
 
 
 def training_extent(config: RunConfig, training: Training, data: KnownData) -> Extent:
@@ -126,4 +126,4 @@ def training_prompts(config: RunConfig, data: KnownData) -> Sequence[Prompt] | N
     if data.train is not None:
         return data.train.prompts
     path = config.prompts.train
-    return None if path == PREFERENCES else read_prompts(path, config.prompts.limit)
+    return None if path == PREFERENCES else each_once(read_prompts(path, config.prompts.limit))

@@ -167,8 +167,7 @@ PIPELINE = (
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
           parts=("reference", "aligned*"),
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "align.dial",
-                    "rounds", "dual.beta", "seed",
-                    *SCORERS, *TARGETS),
+                    "align.safety_offset", "rounds", "dual.beta", "seed", *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
           reads=always("score", "dual")
           | {"align": ONE_STEP, "experts": DIAL, "calibrate": CALIBRATED, "rounds": ROUNDS,

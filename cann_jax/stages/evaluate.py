@@ -22,6 +22,7 @@ from cann_jax.run.outputs import (
     constraints_of,
     read_dual,
     read_multipliers,
+    read_rounds,
     read_scale,
     write_evaluation,
 )
@@ -73,6 +74,8 @@ def _compared(run: Run, scorers: Scorers, draw: Draw) -> Sampled:
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     """Return asked, predicted, measured, interval and verdict of each score, the rest under ``summary``."""
     config, dual = run.config, read_dual(run)
+    if not config.forecast_is_of_policy:
+        dual = replace(dual, forecast=None)
     (certificates, verdict), forecast = _certified(config, reference, aligned), dual.forecast
     rows: dict[str, Any] = {}
     for constraint in constraints_of(config):
@@ -93,7 +96,8 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
     found = summary(reference, aligned, dual, multipliers)
-    found |= {"scale": read_scale(run) if config.trains else 1.0}
+    # Rounds begin at the scaled step, and what they end in is not scaled.
+    found |= {"scale": read_scale(run) if config.trains and not read_rounds(run) else 1.0}
     compute = summed(run.ledger.before | {"evaluate": run.ledger.total})
     found |= {"verdict": str(verdict), "compute": compute}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}
