@@ -39,13 +39,14 @@ def asked(copy, monkeypatch):
 
 
 def test_the_runs_own_responses(asked, capsys):
-    found = asked("--prompts.responses", "2")
+    found = asked("--prompts.responses", "2", "--confidence", "0.995")
     table = pq.read_table(asked.run / "judge/verdicts.parquet").to_pylist()
     assert len(table) == 3 * 24 and {row["status"] for row in table} == {"answered"}
     assert found["questions"]["helpfulness"]["ties"] == 12 == found["questions"]["safety"]["changed_by_order"]
     assert set(found["questions"]["unsafe"]["categories"]) == {"even", "odd"}
     lines = capsys.readouterr().out
     assert "helpfulness: 24 answers counted; excluded: none; 12 of 12 pairs changed by the order" in lines
+    assert "intervals at 99.5%" in lines
     assert "judge" in (asked.run / "report.html").read_text() and not told(asked.run)
     for text in ("What m says", "unsafe: odd", "0, 12, 0"):
         assert text in (asked.run / "report.html").read_text()
