@@ -77,5 +77,5 @@ def write_model(run: Run, form: Format, decoder: Decoder, scale: float, folder: 
 
 def write_adapter(run: Run, decoder: Decoder, folder: epath.Path, scale: float = 1.0) -> None:
     """Write a model's adapters in PEFT's format; their update is ``scale`` times as large there."""
-    path = run.config.model.path
-    export_adapter(decoder, folder, public_name(path) or path, run.files.fingerprint(), scale)
+    path, revision = run.config.model.path, run.config.model.revision
+    export_adapter(decoder, folder, public_name(path) or path, run.files.fingerprint(), scale, revision)
