@@ -19,6 +19,7 @@ from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.console import console, grid
+from cann_jax.files.numbers import percent
 
 GROUPS = 20  # rows of the table of groups: a screen
 
@@ -239,7 +240,7 @@ def _lines(found: Analysis) -> list[str]:
         lines.append(f"finite K: corrected lambda* {_numbers(found.correction.multipliers)}")
     if found.conservative:
         careful = _numbers(found.conservative[0].multipliers, "raised to that, margins are out of reach")
-        lines.append(f"conservative lambda ({found.confidence:.0%} that the margins hold): {careful}")
+        lines.append(f"conservative lambda ({percent(found.confidence)} that the margins hold): {careful}")
     if found.cross_fit:
         across = _numbers(found.cross_fit.improvement.mean(0), "half of the prompts cannot reach the margins")
         lines.append(f"cross-fitted improvement: {across}")

@@ -10,6 +10,7 @@ from cann_jax.analysis.frames import constraint_names, feasible_word
 from cann_jax.core.arrays import Array
 from cann_jax.core.certificate import Certificate
 from cann_jax.core.solver.solution import DualSolution
+from cann_jax.files.numbers import percent
 
 VERDICTS = {"yes": "λ* found", "no": "out of reach", "undetermined": "undecided"}
 NOT_FOUND = "within reach, but λ* was not found to tolerance"
@@ -60,7 +61,7 @@ def certificate_html(certificate: Certificate) -> str:
         )
     ]
     heads = ("", "verdict", "mean", "bounds", "prompts", "prompts that would decide")
-    said = f"at {certificate.confidence:.0%} confidence"
+    said = f"at {percent(certificate.confidence)} confidence"
     return _paragraph(certificate.verdict.upper(), said) + _table(heads, rows)
 
 

@@ -31,7 +31,7 @@ class EncodedPrompts:
 
 
 def shared_prompts(first: EncodedPrompts, second: EncodedPrompts) -> list[tuple[Prompt, Prompt]]:
-    """Return each prompt of ``second`` that ``first`` has too, behind the one there.
+    """Return each prompt of ``second`` that ``first`` has too, one of equal ones, behind the one there.
 
     Two prompts are the same if the model sees the same ids, or if their ``content`` is equal.
     """

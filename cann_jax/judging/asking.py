@@ -1,7 +1,7 @@
 """Ask a judge what is not on disk yet, and count what it says."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cann_jax.files.errors import InputError, shown
@@ -9,6 +9,7 @@ from cann_jax.judging.replies import Answer, Asked, Book, Reply, read_answer
 from cann_jax.scorers.question import Template
 
 NONSENSE = 20  # answers of which none can be read, after which no more is paid for
+UNREAD = ("malformed", "cut off")
 
 
 class Judge(Protocol):
@@ -29,14 +30,13 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
         InputError: As ``Endpoint.ask``; or the judge answers nonsense.
     """
     names = [book.name(each) for each in asked]
-    found = {name: book.read(name) for name in {*names} & book.names}
+    written = {name: book.read(name) for name in dict.fromkeys(names) if name in book.names}
+    found = {name: reply for name, reply in written.items() if reply.lasts}
     template = asked[0].template
-    check = _Sense(key, template, min(NONSENSE, len({*names})))
-    for reply in found.values():
-        check(reply)
+    check = _Sense(key, template, min(NONSENSE, len({*names})), found.values())
 
     def keep(name: str, reply: Reply) -> None:
-        if reply.failure is None:
+        if reply.lasts:
             book.keep(name, reply)
         found[name] = reply
         check(reply)
@@ -50,19 +50,31 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
 
 
 class _Sense:
-    """Raises InputError when so many answers have come and none can be read."""
+    """Raises InputError when so many answers, with those ``kept`` from before, are there and none is read."""
 
-    def __init__(self, key: str, template: Template, most: int) -> None:
+    def __init__(self, key: str, template: Template, most: int, kept: Iterable[Reply]) -> None:
         self.key, self.template, self.most = key, template, most
         self.counts: Counter[str] = Counter()
+        self.last = ""
+        for reply in kept:  # all of them, in whatever order they are read, before one is judged
+            self._add(reply)
+        self._check()
 
     def __call__(self, reply: Reply) -> None:
-        self.counts[read_answer(reply, self.template).status] += 1
-        unread = self.counts["malformed"] + self.counts["cut off"]
-        allowed = ", ".join(self.template.answers)
-        if unread >= self.most and unread == self.counts.total():
+        self._add(reply)
+        self._check()
+
+    def _add(self, reply: Reply) -> None:
+        status = read_answer(reply, self.template).status
+        self.counts[status] += 1
+        if status in UNREAD:
+            self.last = reply.text
+
+    def _check(self) -> None:
+        unread = sum(self.counts[status] for status in UNREAD)
+        if unread >= self.most and not self.counts["answered"]:
             raise InputError(
-                f"{self.key}: none of the judge's {unread} answers is one of {allowed}; "
-                f"the last was {shown(reply.text)}; use another judge or template, or raise "
-                "judge.answer_tokens where they were cut off; the answers so far are kept"
+                f"{self.key}: none of the judge's {unread} answers is one of "
+                f"{', '.join(self.template.answers)}; the last was {shown(self.last)}; use another judge or "
+                "template, or raise judge.answer_tokens where they were cut off; the answers so far are kept"
             )

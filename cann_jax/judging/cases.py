@@ -8,12 +8,13 @@ import pyarrow as pa
 
 from cann_jax.config.judge import JudgeConfig
 from cann_jax.config.model import PREFERENCES
-from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts, shared_prompts
+from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt, read_prompts, turns_from
 from cann_jax.data.responses import Responses
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.language_model import LanguageModel
+from cann_jax.run.inputs import check_base
 from cann_jax.run.manifest import commit_fingerprint
 from cann_jax.run.outputs import POLICIES, REFERENCE, read_pairs, read_responses_with_scores
 from cann_jax.run.prompts import encoded_prompts
@@ -62,7 +63,7 @@ def cases_of(run: Run, config: JudgeConfig) -> Cases:
 
     Raises:
         InputError: The run was not evaluated, or has fewer responses than asked for; or the prompts are
-            malformed, too long, or some that the run was made with.
+            malformed, too long, or some that the run was made with; or its base model has changed since.
     """
     if commit_fingerprint(run.folder / EVALUATE) is None:
         raise InputError(f"{run.folder} has not been evaluated; start train again, and judge it then")
@@ -110,6 +111,7 @@ def _sampled(run: Run, config: JudgeConfig, path: str) -> Cases:
     if not run.config.trains:
         problem = f"is set, and the run trained nothing (evaluate.policy {run.config.evaluate.policy})"
         raise InputError(f"prompts.path {problem}; leave it out, to judge the responses that it has")
+    check_base(run)
     every = read_prompts(path, group=config.prompts.category)
     sets = {prompt.id: prompt.group for prompt in read_prompts(path, group=config.prompts.set)}
     room = run.files.config.context - run.config.sample.max_new_tokens
@@ -134,16 +136,20 @@ def _unseen(run: Run, config: JudgeConfig, prompts: EncodedPrompts, path: str) -
     used = [encoded_prompts(run, name) for name in run.config.prompts.sources() if name != "heldout"]
     if "pairs" in {stage.name for stage in run.stages}:
         used.append(read_pairs(run, "train").responses.prompts)
-    shared = {twin.id for each in used for _, twin in shared_prompts(each, prompts)}
-    kept = [index for index, prompt in enumerate(prompts.prompts) if prompt.id not in shared]
-    if not shared:
+    contents = {prompt.content for each in used for prompt in each.prompts}
+    rows = {ids.tobytes() for each in used for ids in each.ids}
+    seen = [
+        prompt.content in contents or ids.tobytes() in rows
+        for prompt, ids in zip(prompts.prompts, prompts.ids, strict=True)
+    ]
+    if not any(seen):
         return prompts
-    if config.prompts.on_overlap == "drop" and kept:
-        print(f"judge: {len(shared)} prompts that the run was made with are left out (prompts.on_overlap)")
-        return prompts.take(kept)
-    first = next(prompt for prompt in prompts.prompts if prompt.id in shared)
+    if config.prompts.on_overlap == "drop" and not all(seen):
+        print(f"judge: {sum(seen)} prompts that the run was made with are left out (prompts.on_overlap)")
+        return prompts.take(index for index, known in enumerate(seen) if not known)
+    first = prompts.prompts[seen.index(True)]
     raise InputError(
-        f"prompts.path {path}: {len(shared)} of {len(prompts)} prompts are some that the run was trained or "
+        f"prompts.path {path}: {sum(seen)} of {len(prompts)} prompts are some that the run was trained or "
         f"calibrated on, the first of them {first.id!r}, {first.text[:60]!r}; remove them, or set "
         "prompts.on_overlap to drop, which needs others to be left"
     )

@@ -16,6 +16,7 @@ from cann_jax.judging.replies import LONGEST, Asked, Reply
 SILENT = 10
 CONNECT_SECONDS = 10.0
 SAID = 200  # characters of a server's message in an error
+KEY = 8  # characters of the shortest key; a shorter one is a dummy, and may be a word of any answer
 KEPT = "the answers so far are kept"
 
 
@@ -23,7 +24,7 @@ class Endpoint:
     """Sends questions, several at once, within a budget.
 
     Raises:
-        InputError: The package openai is missing.
+        InputError: The package openai is missing, or the key is none.
     """
 
     def __init__(self, config: JudgeModelConfig) -> None:
@@ -34,6 +35,9 @@ class Endpoint:
             raise InputError(f"judge.model {problem}") from None
         self.config, self._openai = config, openai
         self._key = os.environ.get(config.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):  # no header can hold it
+            problem = "holds a character that no key has; set it anew"
+            raise InputError(f"judge.key_variable {config.key_variable}: {problem}")
         wait = openai.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, config.timeout_seconds))
         self._client = openai.OpenAI(
             api_key=self._key or "none", base_url=config.base_url, timeout=wait, max_retries=config.retries
@@ -96,9 +100,10 @@ class Endpoint:
     def _count(self, reply: Reply) -> None:
         self._silent = 0 if reply.failure is None else self._silent + 1
         if self._silent >= SILENT:
+            last = f"{reply.failure} ({reply.text})" if reply.text else reply.failure
             raise InputError(
                 f"judge.base_url {self.config.base_url}: {self._silent} questions in a row had no reply, the "
-                f"last {reply.failure}; {KEPT}: start again later, lower judge.concurrency, or raise "
+                f"last {last}; {KEPT}: start again later, lower judge.concurrency, or raise "
                 "judge.timeout_seconds or judge.retries"
             )
 
@@ -118,7 +123,7 @@ class Endpoint:
         except self._openai.APIStatusError as error:
             return self._status(error), 0
         # Read by hand: the package hands over whatever a server sends, of whatever types.
-        return read_completion(self._without_key(raw.text))
+        return read_completion(raw.text, self._without_key)
 
     def _unconnected(self, error: Exception) -> Reply:
         if isinstance(error, self._openai.APITimeoutError) and _reason(error) != "ConnectTimeout":
@@ -129,7 +134,10 @@ class Endpoint:
         )
 
     def _status(self, error: Any) -> Reply:
-        said = self._without_key(" ".join(str(error.message).split()))[:SAID]
+        said = _kept(" ".join(str(error.message).split()), self._without_key)
+        if error.code == "content_filter":  # its answer to this question, by the status of a wrong request
+            return Reply(said, "refused")
+        said = said[:SAID]
         if error.code == "insufficient_quota":
             raise InputError(f"judge.base_url {self.config.base_url}: out of budget there ({said}); {KEPT}")
         if error.status_code in (401, 403, 404):
@@ -137,27 +145,30 @@ class Endpoint:
                 f"judge.base_url {self.config.base_url}: refuses judge.model {self.config.model!r} ({said}); "
                 f"fix the model, the address, or the key in {self.config.key_variable}; {KEPT}"
             )
-        return Reply(failure="rate limited" if error.status_code == 429 else "failed")
+        return Reply(said, failure="rate limited" if error.status_code == 429 else "failed")
 
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        return text.replace(self._key, "***") if len(self._key) >= KEY else text
 
 
-def read_completion(body: str) -> tuple[Reply, int]:
-    """Return the reply in a chat completion, and the tokens that it took; nonsense is a reply of its text."""
+def read_completion(body: str, clean: Callable[[str], str]) -> tuple[Reply, int]:
+    """Return the reply in a chat completion, and the tokens that it took; nonsense is a reply of its text.
+
+    ``clean`` takes out of a text what must not be kept.
+    """
     try:
         found = json.loads(body)
         choice = found["choices"][0]
         message, ending = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content"), message.get("refusal")
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
-        return Reply(_kept(body), "malformed"), 0
+        return Reply(_kept(body, clean), "malformed"), 0
     usage = found.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
     tokens = max(tokens, 0) if isinstance(tokens, int) else 0
     if refusal or ending == "content_filter":
-        return Reply(_kept(refusal or text), "refused"), tokens
-    return Reply(_kept(text), "cut off" if ending == "length" else None), tokens
+        return Reply(_kept(refusal or text, clean), "refused"), tokens
+    return Reply(_kept(text, clean), "cut off" if ending == "length" else None), tokens
 
 
 def _reason(error: BaseException) -> str:
@@ -173,6 +184,7 @@ def _reason(error: BaseException) -> str:
     return kind
 
 
-def _kept(text: object) -> str:
+def _kept(text: object, clean: Callable[[str], str]) -> str:
     """Return the beginning of a text, as UTF-8 can hold it; of another value, none."""
-    return text[:LONGEST].encode(errors="replace").decode() if isinstance(text, str) else ""
+    # Cleaned before it is cut, which could leave half of what must not be kept.
+    return clean(text)[:LONGEST].encode(errors="replace").decode() if isinstance(text, str) else ""

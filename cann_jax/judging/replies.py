@@ -39,12 +39,17 @@ class Reply:
         text: What the judge wrote.
         ending: How it ended, if not by an answer: ``cut off`` at the limit of tokens, ``refused``, or
             ``malformed``, no completion at all, whatever its text.
-        failure: Why nothing came back; such a reply is not kept.
+        failure: Why nothing came back; ``text`` is then what the server said of it.
     """
 
     text: str = ""
     ending: Literal["cut off", "refused", "malformed"] | None = None
     failure: Literal["timed out", "rate limited", "failed", "too long"] | None = None
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it answers the question for good; other replies are not kept, and it is asked again."""
+        return self.failure is None and self.ending != "malformed"
 
 
 class Answer(NamedTuple):
@@ -58,17 +63,20 @@ class Answer(NamedTuple):
 def read_answer(reply: Reply, template: Template) -> Answer:
     """Return which of a template's answers a reply gives: one of them alone, or it is excluded, and why.
 
-    Of a guard model, whose template is the ``conversation``, the first line counts: reasons follow it.
+    Of a guard model, whose template is the ``conversation``, the first line counts: reasons follow it, and
+    where they are cut off it is whole.
     """
-    text = reply.text.strip()
-    given = (text.partition("\n")[0] if template.layout == "conversation" else text).strip(AROUND).casefold()
+    guard = template.layout == "conversation"
+    line, ended, _ = reply.text.lstrip().partition("\n")
+    given = (line if guard else reply.text).strip().strip(AROUND).casefold()
     allowed = [answer.strip(AROUND).casefold() for answer in template.answers]
     if reply.failure is not None:
         return Answer(reply.failure, None, "")
+    whole = reply.ending is None or (reply.ending == "cut off" and guard and ended)
+    if whole and given in allowed:
+        return Answer("answered", allowed.index(given), reply.text)
     if reply.ending is not None:
         return Answer(reply.ending, None, reply.text)
-    if given in allowed:
-        return Answer("answered", allowed.index(given), reply.text)
     return Answer("refused" if REFUSAL.match(reply.text) else "malformed", None, reply.text)
 
 

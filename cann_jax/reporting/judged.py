@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from cann_jax.files.atomic import write_bytes_atomic
 from cann_jax.files.console import console, grid
+from cann_jax.files.numbers import percent
 from cann_jax.judging.judge import COMPARISONS, judge_folder
 from cann_jax.reporting.markdown import table
 from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE
@@ -93,7 +94,7 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
     source = settings["prompts"]["path"] or "held-out prompts of the run"
     lines = [
         f"judge: {judge_name(results)}; {results['prompts']} prompts ({source}) × "
-        f"{settings['prompts']['responses']} responses; intervals at {settings['confidence']:.0%}",
+        f"{settings['prompts']['responses']} responses; intervals at {percent(settings['confidence'])}",
         f"response length: {tokens[REFERENCE]:.1f} → {tokens[ALIGNED]:.1f} tokens, "
         f"{characters[REFERENCE]:.0f} → {characters[ALIGNED]:.0f} characters",
     ]

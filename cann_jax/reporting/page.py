@@ -5,6 +5,7 @@ from typing import Any
 
 import jinja2
 
+from cann_jax.files.numbers import percent
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.curve_charts import curves
 from cann_jax.reporting.estimate_charts import improvements
@@ -38,6 +39,7 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.filters["percent"] = percent
 
 
 def page(findings: Findings) -> str:

@@ -13,6 +13,7 @@ from cann_jax.config.export import Format
 from cann_jax.config.model import PREFERENCES
 from cann_jax.files.atomic import read_json, write_bytes_atomic
 from cann_jax.files.hashes import as_json
+from cann_jax.files.numbers import percent
 from cann_jax.models.files.model_files import public_name
 from cann_jax.run.exports import GGUF_FILE
 from cann_jax.run.folder import VERSIONS
@@ -38,6 +39,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+TEMPLATES.filters["percent"] = percent
 
 
 def write_card(run: Run, form: Format, folder: epath.Path) -> None:

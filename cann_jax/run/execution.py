@@ -192,10 +192,13 @@ def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
     """Run one stage in its folder, unless it is fresh, and commit it."""
     folder, expected = run.folder / stage.name, expected_of(run, stage)
     writes = holding(stage.writes, run.config)
-    if not enter(folder, expected, writes, stage.name, verify, stage.parts):
+
+    def check_read() -> None:
+        if stage.verifies:
+            refuse_stale(run, (stage,), verify=True)
+
+    if not enter(folder, expected, writes, stage.name, verify, stage.parts, check_read):
         return
-    if stage.verifies:
-        refuse_stale(run, (stage,), verify=True)
     read = upstream(run, (stage,))
     run.ledger.before = {s.name: compute_of(run.folder / s.name) for s in run.pipeline if s.name in read}
     with run.ledger.metered() as meter:
@@ -216,13 +219,18 @@ def enter(
     name: str,
     verify: bool,
     parts: Iterable[str] = (),
+    before: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Prepare a stage's folder; return whether there is work to do, and print why."""
+    """Prepare a stage's folder; return whether there is work to do, and print why.
+
+    ``before`` is called where there is, and before anything is cleared: what it refuses stays as it was.
+    """
     state = stage_state(folder, expected, writes, verify=verify)
     distributed.barrier(f"stage {name} begins")
     if state.state == "done":
         print(f"{name}: done already, by the same settings and inputs", flush=True)
         return False
+    before()
     for difference in state.differences:
         print(f"{name}: {difference}")
     if state.differences:

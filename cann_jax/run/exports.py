@@ -16,7 +16,7 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.export.gguf import check_gguf, export_gguf
 from cann_jax.models.files.model_files import public_name
-from cann_jax.run.execution import run_stages
+from cann_jax.run.execution import refuse_stale, run_stages
 from cann_jax.run.folder import open_folder
 from cann_jax.run.run import Run
 from cann_jax.run.stages import chosen_stages
@@ -41,7 +41,8 @@ def check_exports(run: Run) -> None:
 def export_again(run: Run, form: Format) -> epath.Path:
     """Let the stage ``export`` of a finished run write one more format; return the folder of that.
 
-    Nothing else is made anew, and what is there by the same settings and inputs is kept.
+    No other stage is made anew. The formats that are there are written again beside it; asked for one of
+    them, nothing is done.
 
     Raises:
         InputError: The run has not ended, trained nothing, or cannot be written in the format.
@@ -53,9 +54,13 @@ def export_again(run: Run, form: Format) -> epath.Path:
         raise InputError(f"{problem}; export a run that trains")
     # The run's mesh may have been another machine's.
     here = Run(replace(config, mesh=MeshConfig(), distributed=DistributedConfig()))
-    with session(here.config, {}), open_folder(here.folder, config):
+    stages = chosen_stages(here.pipeline, config, "export")
+    with session(here.config, {}):
+        # Before the folder has the new configuration: what is refused must leave the run as it was.
         check_exports(here)
-        run_stages(here, chosen_stages(here.pipeline, config, "export"))
+        refuse_stale(here, stages)
+        with open_folder(here.folder, config):
+            run_stages(here, stages)
     return here.folder / "export" / form
 
 
@@ -72,5 +77,5 @@ def write_model(run: Run, form: Format, decoder: Decoder, scale: float, folder: 
 
 def write_adapter(run: Run, decoder: Decoder, folder: epath.Path, scale: float = 1.0) -> None:
     """Write a model's adapters in PEFT's format; their update is ``scale`` times as large there."""
-    path = run.config.model.path
-    export_adapter(decoder, folder, public_name(path) or path, run.files.fingerprint(), scale)
+    path, revision = run.config.model.path, run.config.model.revision
+    export_adapter(decoder, folder, public_name(path) or path, run.files.fingerprint(), scale, revision)

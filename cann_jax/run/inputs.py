@@ -5,8 +5,10 @@ from typing import Any
 
 from cann_jax.config.model import PREFERENCES, PromptSet
 from cann_jax.config.scorers import ScorerConfig
+from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
-from cann_jax.run.run import ModelRun
+from cann_jax.run.manifest import committed
+from cann_jax.run.run import ModelRun, Run
 from cann_jax.run.scorers import identity
 
 
@@ -59,3 +61,14 @@ def fingerprints(run: ModelRun[Any], name: str) -> dict[str, str]:
     if name not in run.fingerprints:
         run.fingerprints[name] = INPUTS[name](run)
     return run.fingerprints[name]
+
+
+def check_base(run: Run) -> None:
+    """Raise InputError if the model that a run names is not, or no longer, the one that was trained from."""
+    then = committed(run.folder / ("experts" if run.config.align.dial else "align"))["inputs"]
+    for name, now in fingerprints(run, "model").items():
+        if then.get(name) != now:
+            raise InputError(
+                f"{run.folder}: {run.config.model.path} has another {name.replace('_', ' ')} than the one "
+                "that was trained from; give its files back, or start train again"
+            )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cann_jax.files.console import console, grid
+from cann_jax.files.numbers import percent
 
 HEADINGS = ("score", "asked", "predicted", "measured", "interval", "before → after")
 
@@ -104,7 +105,7 @@ def verdicts(results: Results) -> list[Verdict]:
     constraints, found = constraint_rows(results), results["summary"]
     each = [_verdict(name, row) for name, row in constraints]
     if len(constraints) > 1:
-        text = f"all constraints together, at {found['confidence']:.0%}: {found['verdict'].upper()}"
+        text = f"all constraints together, at {percent(found['confidence'])}: {found['verdict'].upper()}"
         each.append(Verdict(found["verdict"], text))
     return each
 

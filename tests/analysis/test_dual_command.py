@@ -83,9 +83,11 @@ def test_rows_in_any_order_and_ragged(tmp_path):
 
 
 def test_one_constraint_from_table_to_files(scores, tmp_path, capsys):
-    main(["--scores", str(scores), "--margin", "safe=0.5", "--out", str(tmp_path / "out"), *QUICK])
+    out = str(tmp_path / "out")
+    main(["--scores", str(scores), "--margin", "safe=0.5", "--out", out, "--confidence", "0.975", *QUICK])
     printed = capsys.readouterr().out
-    for word in ("safe", "0.5", "feasible: yes", "converged: true", "conservative lambda", "cross-fitted"):
+    careful = "conservative lambda (97.5% that"
+    for word in ("safe", "0.5", "feasible: yes", "converged: true", careful, "cross-fitted"):
         assert word in printed
     result = json.loads((tmp_path / "out" / "dual.json").read_text())
     assert result["feasible"] == "yes" and result["converged"] is True

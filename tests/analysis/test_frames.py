@@ -112,7 +112,7 @@ def test_a_notebook_shows_tables_with_the_verdict_in_words(frame):
     assert curve._repr_html_().startswith("<p><strong>2 solutions for 1 constraint</strong>: λ* found in 1;")
     jax.jit(lambda inside: inside.kl if inside._repr_html_() is None else None)(solution)
     gains = np.random.default_rng(0).normal([1.0, 0.1], 1, (50, 2))
-    certificate = certify(gains, [0.5, 0.1])
+    certificate = certify(gains, [0.5, 0.1], confidence=0.995)
     html = certificate._repr_html_()
-    assert html.startswith("<p><strong>UNDECIDED</strong>: at 95% confidence</p>")
+    assert html.startswith("<p><strong>UNDECIDED</strong>: at 99.5% confidence</p>")
     assert html.count("HOLDS") == 1 and str(certificate.prompts_needed[1]) in html

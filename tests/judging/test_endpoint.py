@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError
 from cann_jax.judging.asking import answers_to
 from cann_jax.judging.local import LocalJudge
-from cann_jax.judging.replies import Asked, Book, Reply, read_answer
+from cann_jax.judging.replies import LONGEST, Asked, Book, Reply, read_answer
 from cann_jax.scorers.question import read_template
 from tests.builders.judge_server import Said, completion, judge_server
 
@@ -49,6 +50,10 @@ BAD = {
     "filtered": (completion("safe", "content_filter"), "refused"),
     "refused by its field": (completion("safe", refusal="I can't help."), "refused"),
     "refused in words": (completion("I'm sorry, but I can't assess that."), "refused"),
+    "filtered by its status": (
+        Said({"error": {"message": "no", "code": "content_filter"}}, 400),
+        "refused",
+    ),
     "an error of the request": (Said({"error": {"message": "too long"}}, 400), "failed"),
     "an error of the server": (Said({"error": "down"}, 503), "failed"),
     "an error that is a page": (Said(b"<html>Bad gateway", 502, HTML), "failed"),
@@ -84,6 +89,24 @@ def test_what_is_slow_is_excluded_and_asked_again_by_the_next_start(asker):
     assert (sent, len(server.requests)) == (4, 5)
 
 
+@pytest.mark.parametrize("said", [Said({"error": "upstream"}), Said(b"<html>Log in", headers=HTML)])
+def test_a_page_of_a_gateway_is_asked_again_by_the_next_start(asker, said):
+    with judge_server(lambda text, n: said if "Question 2" in text and n < 5 else SAFE) as server:
+        first = asker(server).answers(4)
+        assert len(asker(server).kept()) == 3
+        again = asker(server).answers(4)
+    assert [answer.status for answer in first] == ["answered", "answered", "malformed", "answered"]
+    assert [answer.choice for answer in again] == [0] * 4 and len(server.requests) == 5
+
+
+def test_a_filter_of_every_question_is_no_silence(asker):
+    said = Said({"error": {"message": "filtered", "code": "content_filter"}}, 400)
+    with judge_server(lambda *_: said) as server:
+        found = asker(server).answers(12)
+        assert asker(server).answers(12) == found
+    assert {answer.status for answer in found} == {"refused"} and len(server.requests) == 12
+
+
 def test_a_limited_rate_is_waited_for(asker):
     """The server takes one request in three."""
     with judge_server(lambda _, n: SAFE if n % 3 == 0 else Said({"error": {}}, 429, QUICKLY)) as server:
@@ -107,7 +130,8 @@ def fails(asker, server, count=30, **more) -> str:
             "answers is one of safe, unsafe; the last was 'Well",
         ),
         (completion("saf", "length"), "raise judge.answer_tokens where they were cut off"),
-        (Said({"error": {}}, 500), "questions in a row had no reply, the last failed"),
+        (Said({"error": {"message": "no memory"}}, 500), "had no reply, the last failed (Error code: 500"),
+        (Said({"error": {"message": "no memory"}}, 500), "no memory"),
         (Said({"error": {"message": "Wrong key"}}, 401), "refuses judge.model 'm'"),
         (Said({"error": {"message": "no such model"}}, 404), "no such model"),
         (Said({"error": {"message": "pay", "code": "insufficient_quota"}}, 429), "out of budget there"),
@@ -117,6 +141,25 @@ def test_a_judge_of_no_use_is_left_soon(asker, said, problem):
     with judge_server(lambda *_: said) as server:
         assert problem in fails(asker, server)
         assert len(server.requests) <= 28
+
+
+def test_nonsense_is_left_soon_though_one_question_failed(asker):
+    def judge(_, number):
+        return Said({"error": {}}, 500) if number == 1 else completion("Well, it depends.")
+
+    with judge_server(judge) as server:
+        assert "none of the judge's 20 answers is one of safe, unsafe" in fails(asker, server, concurrency=1)
+        assert len(server.requests) == 21
+
+
+def test_kept_answers_of_which_one_can_be_read_are_no_nonsense(asker):
+    """Whichever of them is read first."""
+    with judge_server(lambda *_: SAFE) as server:
+        asker(server).answers(200)
+        for path in [*asker(server).folder.iterdir()][1:]:
+            path.write_text('{"text": "Well", "ending": null, "failure": null}')
+        found = asker(server).answers(200)
+    assert Counter(answer.status for answer in found) == {"answered": 1, "malformed": 199}
 
 
 def test_nobody_answers(asker):
@@ -188,9 +231,27 @@ def test_the_key_is_told_to_nobody(asker, monkeypatch):
         assert key not in str(asker(server).kept())
     with judge_server(lambda *_: Said({"error": {"message": f"{key} is wrong"}}, 401)) as server:
         assert key not in fails(asker, server) and os.environ["OPENAI_API_KEY"] == key
-    monkeypatch.setenv("OPENAI_API_KEY", f"{key}\nx")  # no header can hold it
+    long = completion("x" * (LONGEST - 8) + key)  # cut within the key
+    with judge_server(lambda text, _: long if "Question 1" in text else SAFE) as server:
+        asker(server).answers(4)
+        assert key[:6] not in str(asker(server).kept())
+
+
+@pytest.mark.parametrize("key", ["a", "token", "safe"])
+def test_a_dummy_key_that_is_a_part_of_every_answer(asker, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
     with judge_server(lambda *_: SAFE) as server:
-        assert key not in fails(asker, server)
+        (found,) = asker(server, budget_tokens=10).answers(1)
+    assert (found.status, found.text) == ("answered", "safe")
+
+
+@pytest.mark.parametrize("key", ["sk-do-not-téll", "sk-do-not\ntell"])
+def test_a_key_that_no_header_can_hold_is_one_line(asker, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    problem = "judge.key_variable OPENAI_API_KEY: holds a character that no key has; set it anew"
+    with pytest.raises(InputError) as caught:
+        asker("http://127.0.0.1:9/v1").answers(1)
+    assert str(caught.value) == problem
 
 
 def test_another_question_model_or_address_is_asked_anew(asker):
@@ -205,6 +266,15 @@ def test_another_question_model_or_address_is_asked_anew(asker):
 @pytest.mark.parametrize("text", ["safe", " Safe.\n", "**safe**", '"safe"', "[safe]", "SAFE"])
 def test_an_answer_alone_is_read_in_any_dress(text):
     assert read_answer(Reply(text), read_template("safe_v1", "unsafe")).choice == 0
+
+
+@pytest.mark.parametrize(
+    "text, status",
+    [("unsafe\nS1,", "answered"), ("safe\n", "answered"), ("unsafe", "cut off"), ("Let me\nsee", "cut off")],
+)
+def test_a_guard_whose_reasons_are_cut_off_has_answered(text, status):
+    assert read_answer(Reply(text, "cut off"), read_template("guard_v1", "unsafe")).status == status
+    assert read_answer(Reply(text, "cut off"), read_template("safe_v1", "unsafe")).status == "cut off"
 
 
 def test_a_judge_read_from_files_takes_the_likelier_answer(tmp_path, tiny_model, tiny_folder):

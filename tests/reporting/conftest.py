@@ -29,7 +29,7 @@ RESULTS = {
         "kl": 0.3,
         "kl_predicted": 0.25,
         "scale": 1.25,
-        "confidence": 0.95,
+        "confidence": 0.995,
         "verdict": "undecided",
         "response_tokens": [3.0, 4.0],
         "stopped": [0.5, 0.75],

@@ -18,10 +18,19 @@ from cann_jax.reporting.finished_run import finished_run
 from cann_jax.reporting.page import page
 from cann_jax.run.folder import versions
 from cann_jax.run.manifest import begin, expectation
+from cann_jax.run.results import verdicts
 from cann_jax.run.run import Run
-from tests.reporting.conftest import DUAL, HOSTILE
+from tests.reporting.conftest import CERTIFICATE, DUAL, HOSTILE, ROW
 
 VOID = {"meta", "link", "input", "br"}
+
+
+@pytest.mark.parametrize("share, words", [(0.95, "95%"), (0.975, "97.5%"), (0.995, "99.5%"), (0.29, "29%")])
+def test_a_confidence_keeps_its_digits(share, words):
+    found = {"verdict": "holds", "confidence": share}
+    row = {"asked": 0.5, **ROW, "certificate": CERTIFICATE}
+    results = {"safe": row, "kind": row, "also": {}, "summary": found}
+    assert verdicts(results)[-1].text == f"all constraints together, at {words}: HOLDS"
 
 
 class Elements(HTMLParser):
@@ -76,6 +85,7 @@ def test_it_is_whole_accessible_and_escaped(folder):
     assert not any(key.startswith("on") for _, attrs, _ in found.all for key in attrs)
     assert found.texts("h3").count(HOSTILE) == 1 and HOSTILE in found.texts("option")
     assert sum(HOSTILE in text for text in found.texts("figcaption")) == 2  # a group's, of two scores
+    assert any("bootstrap over prompts, at 99.5%." in " ".join(text.split()) for text in found.texts("p"))
     assert len(found.texts("h1")) == 1 and found.texts("title")[0] == "trial: undecided"
     charts = [attrs for name, attrs, _ in found.all if name == "svg" and attrs.get("role") == "img"]
     assert len(charts) == len(found.texts("figure")) > 8

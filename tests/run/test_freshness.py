@@ -1,5 +1,6 @@
 """Which stages become stale with each setting and file: by their folders, against the pipeline's table."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
-from cann_jax.run.execution import expected_of, plan, refuse_stale
+from cann_jax.run.execution import expected_of, plan, refuse_stale, run_stages
 from cann_jax.run.manifest import commit, flattened
 from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE
 from cann_jax.run.run import Run
@@ -274,6 +275,24 @@ def test_a_stage_that_never_ended_is_named(ended, tmp_path):
     asked = "run --stages pairs,prealign,sample,score,dual with"
     with pytest.raises(InputError, match=f"'dual' reads stage 'pairs', which has not ended in .*; {asked}"):
         refuse_stale(run, named(run, "dual"))
+
+
+def test_what_is_refused_has_cleared_nothing(tiny_folder, tmp_path):
+    """An input that was altered behind its size and time is found only by hashing it, before the work."""
+    run = whole_config(tmp_path, tiny_folder)
+    end_every_stage(run)
+    path = run.folder / "evaluate/results.json"
+    before, data = os.stat(path), path.read_bytes()
+    path.write_bytes(data.replace(b"made up", b"altered"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    more = Run(changed(run.config, {"export": ["adapter", "merged"]}))
+    with pytest.raises(InputError, match=r"stage 'export' reads stage 'evaluate', which is stale"):
+        run_stages(more, named(more, "export"))
+    assert {each.name for each in (run.folder / "export").iterdir()} == {
+        "adapter",
+        "manifest.json",
+        "settings.json",
+    }
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from cann_jax import export, train
 from cann_jax.files.errors import InputError
+from cann_jax.reporting.finished_run import finished_run
 from tests.builders import ROOT
 from tests.builders.hub import local_hub
 from tests.builders.processes import environment
@@ -94,5 +95,37 @@ def test_runs_that_have_nothing_to_export(tmp_path, run):
     with pytest.raises(InputError, match="--public belongs to --push"):
         export.main([str(run), "--public"])
     (run / "evaluate/manifest.json").unlink()
+    before = left(run)
     with pytest.raises(InputError, match=r"reads stage 'evaluate', which has not ended"):
-        export.main([str(run)])
+        export.main([str(run), "--format", "merged"])
+    assert left(run) == before
+
+
+def test_a_format_that_cannot_be_leaves_the_run_as_it_was(run, monkeypatch):
+    before = left(run)
+
+    def refuse(_):
+        raise InputError("no such tokenizer")
+
+    monkeypatch.setattr("cann_jax.run.exports.check_gguf", refuse)
+    with pytest.raises(InputError, match="no such tokenizer"):
+        export.main([str(run), "--format", "gguf"])
+    assert left(run) == before
+
+
+def test_killed_before_the_format_was_begun(run, monkeypatch):
+    """The configuration has one format more than the stage, and the run is still one that can be used."""
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cann_jax.run.exports.run_stages", die)
+        with pytest.raises(KeyboardInterrupt):
+            export.main([str(run), "--format", "merged"])
+    assert finished_run(str(run)).config.export == ("adapter", "merged")
+    export.main([str(run)])
+    assert (run / "export/adapter/README.md").exists() and (run / "export/merged/config.json").exists()
+    (run / "export/adapter/README.md").write_text("another")
+    with pytest.raises(InputError, match=r"'export' is stale: outputs.adapter/README.md was altered"):
+        finished_run(str(run))

@@ -1,8 +1,10 @@
 """What leaves a run: adapter, merged, GGUF, or fully fine-tuned; others open it to the same numbers."""
 
+import json
 import os
 import re
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.run.card import card
 from cann_jax.run.exports import write_model
 from cann_jax.run.run import Run
 from cann_jax.run.training import trained_decoder
@@ -73,11 +76,23 @@ def test_the_card_has_the_verdict_and_the_whole_configuration(calibrated):
         "kind relevance",
         "margin 0.01",
         "heldout.jsonl",
+        "at 95% confidence",
     ):
         assert part in body
     assert str(calibrated) not in body
     config, _ = parse_run(["--config", str(run / "export/adapter/run.yaml"), "--run_dir", str(run.parent)])
     assert config == parse_run(["--config", str(calibrated / "tiny.yaml")])[0]
+
+
+def test_the_revision_of_the_base_is_told(copy, tmp_path):
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    decoder, _ = trained_decoder(run)
+    assert "revision" not in card(run, "adapter")
+    run.config = replace(run.config, model=replace(run.config.model, revision="v1.2"))  # its files are open
+    write_model(run, "adapter", decoder, 1.0, tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["revision"] == "v1.2"
+    text = card(run, "adapter")
+    assert text.count('from_pretrained(base, revision="v1.2")') == 2 and ", revision `v1.2`, SHA-256" in text
 
 
 def test_full_fine_tuning_from_end_to_end(again, copy, tiny_folder):

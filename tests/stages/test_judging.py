@@ -9,6 +9,7 @@ from cann_jax import judge
 from cann_jax.command_line.errors import run_command
 from cann_jax.files.errors import InputError
 from tests.builders.judge_server import completion, judge_server
+from tests.builders.models import save_tiny
 from tests.builders.secrets import told
 
 
@@ -38,13 +39,14 @@ def asked(copy, monkeypatch):
 
 
 def test_the_runs_own_responses(asked, capsys):
-    found = asked("--prompts.responses", "2")
+    found = asked("--prompts.responses", "2", "--confidence", "0.995")
     table = pq.read_table(asked.run / "judge/verdicts.parquet").to_pylist()
     assert len(table) == 3 * 24 and {row["status"] for row in table} == {"answered"}
     assert found["questions"]["helpfulness"]["ties"] == 12 == found["questions"]["safety"]["changed_by_order"]
     assert set(found["questions"]["unsafe"]["categories"]) == {"even", "odd"}
     lines = capsys.readouterr().out
     assert "helpfulness: 24 answers counted; excluded: none; 12 of 12 pairs changed by the order" in lines
+    assert "intervals at 99.5%" in lines
     assert "judge" in (asked.run / "report.html").read_text() and not told(asked.run)
     for text in ("What m says", "unsafe: odd", "0, 12, 0"):
         assert text in (asked.run / "report.html").read_text()
@@ -52,10 +54,11 @@ def test_the_runs_own_responses(asked, capsys):
 
 def test_prompts_of_a_file_are_sampled_once(asked, copy):
     path, rows = copy / "own.jsonl", [{"prompt": f"Describe {n}", "set": "ab"[n % 2]} for n in range(4)]
-    rows += [{"prompt": "tell me  about 3.", "set": "a"}]  # a training prompt, written otherwise
+    # A training prompt, written otherwise, twice.
+    rows += [{"prompt": text, "set": "a"} for text in ("tell me  about 3.", "Tell me about 3!")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--prompts.path", str(path), "--refusal.set", "b", "--helpfulness.set", "a", "--safety", "null"]
-    with pytest.raises(InputError, match="1 of 5 prompts are some that the run was trained or calibrated on"):
+    with pytest.raises(InputError, match="2 of 6 prompts are some that the run was trained or calibrated on"):
         asked(*flags)
     flags += ["--prompts.on_overlap", "drop"]
     with pytest.raises(
@@ -66,7 +69,7 @@ def test_prompts_of_a_file_are_sampled_once(asked, copy):
     found = asked(*flags)
     (shard,) = (asked.run / "judge").glob("responses-*/aligned-*.parquet")
     written = shard.stat().st_mtime_ns
-    assert (found["prompts"], found["left_out"]) == (4, {"overlong": 0, "used by the run": 1})
+    assert (found["prompts"], found["left_out"]) == (4, {"overlong": 0, "used by the run": 2})
     assert found["questions"]["refusal"]["reference"] | {"interval": 0} == {
         "rate": 1,
         "prompts": 2,
@@ -74,6 +77,17 @@ def test_prompts_of_a_file_are_sampled_once(asked, copy):
     }
     assert asked(*flags)["questions"] == found["questions"]
     assert shard.stat().st_mtime_ns == written
+
+
+def test_another_base_than_the_one_that_was_trained_from(asked, copy, tmp_path):
+    path = asked.run / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["path"] = str(save_tiny(tmp_path / "twin", seed=1))
+    path.write_text(json.dumps(config))
+    (copy / "own.jsonl").write_text('{"prompt": "Describe"}\n')
+    with pytest.raises(InputError, match="has another model than the one that was trained from"):
+        asked("--prompts.path", str(copy / "own.jsonl"))
+    assert asked.requests == 0
 
 
 MISTAKES = {

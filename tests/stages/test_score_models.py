@@ -101,7 +101,8 @@ def test_a_tensor_axis_that_does_not_fit(train, tmp_path):
 def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
     from safetensors.numpy import load_file
 
-    said = train("--objective", "cost", "--export", "safe_rlhf", "--lora", "null", "--epochs", "3")
+    cost = ("--objective", "cost", "--export", "safe_rlhf", "--lora", "null", "--epochs", "3")
+    said = train(*cost, "--confidence", "0.995")
     results = json.loads((folder(tmp_path) / "results.json").read_text())
     assert results["accuracy"]["accuracy"] > 0.9 and results["sign"]["accuracy"] > 0.9
     assert "the cost's sign is right" in said
@@ -109,6 +110,7 @@ def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
     verdicts = [text.strip() for text in found.texts("p")[:2]]
     assert verdicts[0].endswith("held-out pairs in the order that people gave: better than chance")
     assert verdicts[1].endswith("held-out responses on the right side of zero: better than chance")
+    assert any("Wilson's, at 99.5%." in " ".join(text.split()) for text in found.texts("p"))
     assert said.splitlines()[-2:] == [f"judge: {text}" for text in verdicts]
     assert found.texts("h1") == ["judge: 100.0% of held-out pairs in the right order"]
     assert [text for text in found.texts("figcaption") if "how often it is right" in text]

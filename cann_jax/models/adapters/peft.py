@@ -155,11 +155,18 @@ def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reade
         )
 
 
-def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str, scale: float = 1.0) -> None:
+def export_adapter(
+    decoder: Decoder,
+    folder: Path,
+    base: str,
+    fingerprint: str,
+    scale: float = 1.0,
+    revision: str | None = None,
+) -> None:
     """Write the decoder's adapters so that ``PeftModel.from_pretrained`` opens them on their base model.
 
-    ``base`` names that model, and ``open_adapter`` refuses any with another ``fingerprint``. The update is
-    ``scale`` times the decoder's, by ``lora_alpha``.
+    ``base`` names that model, in its ``revision`` on the Hub, and ``open_adapter`` refuses any with another
+    ``fingerprint``. The update is ``scale`` times the decoder's, by ``lora_alpha``.
 
     Raises:
         InputError: As ``check_adaptable``.
@@ -178,7 +185,7 @@ def export_adapter(decoder: Decoder, folder: Path, base: str, fingerprint: str, 
         "bias": "none",
         "fan_in_fan_out": False,
         "target_modules": sorted({name.rpartition(".")[2] for name in modules}),
-    }
+    } | ({} if revision is None else {"revision": revision})
     if not writes_here.get():
         return
     with writing(folder):

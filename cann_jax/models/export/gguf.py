@@ -24,6 +24,8 @@ KEEPS = "tokenizer."  # how the keys of a GGUF file's tokenizer begin
 _SHORT = {name: short for short, name in (NAMES | BLOCK_NAMES).items()}
 # llama.cpp's names of how a byte-level tokenizer cuts a text before it merges, by the kinds of its steps.
 _CUTS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+# Settings of a model of merges by which it merges otherwise than llama.cpp does there.
+_OTHERWISE = ("byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def check_gguf(files: ModelFiles) -> None:
@@ -169,12 +171,18 @@ def _cut(values: dict[str, Any]) -> str:
     """Return llama.cpp's name of how a tokenizer cuts texts before it merges.
 
     Raises:
-        InputError: The tokenizer merges no bytes, or cuts in a way that is not known here.
+        InputError: The tokenizer merges no bytes, or normalises, cuts or merges in a way not known here.
     """
     step = values["pre_tokenizer"] or {"type": None}
     steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
     name = _CUTS.get(tuple(each["type"] for each in steps))
-    plain = all(each.get("individual_digits", True) and each.get("use_regex", True) for each in steps)
-    if values["model"]["type"] != "BPE" or values["model"].get("byte_fallback") or name is None or not plain:
+    plain = values.get("normalizer") is None and all(
+        each.get("individual_digits", True)
+        and each.get("use_regex", True)
+        and not each.get("add_prefix_space", False)
+        for each in steps
+    )
+    model = values["model"]
+    if model["type"] != "BPE" or any(map(model.get, _OTHERWISE)) or name is None or not plain:
         raise InputError(f"export: the tokenizer is not of a kind that gguf is written of; {INSTEAD}")
     return name

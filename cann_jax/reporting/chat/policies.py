@@ -7,8 +7,8 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.reporting.finished_run import finished_run
-from cann_jax.run.inputs import fingerprints
-from cann_jax.run.manifest import MANIFEST, committed
+from cann_jax.run.inputs import check_base
+from cann_jax.run.manifest import MANIFEST
 from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE, WEIGHTS, read_scale
 from cann_jax.run.policies import answer
 from cann_jax.run.prompts import encoded
@@ -112,11 +112,5 @@ def aligned_run(path: str) -> Run:
             raise InputError(f"{label} has not ended; start train again to go on")
         if f"{WEIGHTS}/*" in stage.writes and stage.name in TRAINED and not (folder / WEIGHTS).exists():
             raise InputError(f"{label} has lost its {WEIGHTS}; put them back, or start train again")
-    then = committed(run.folder / ("experts" if run.config.align.dial else "align"))["inputs"]
-    for name, now in fingerprints(run, "model").items():
-        if then.get(name) != now:
-            raise InputError(
-                f"{path}: {run.config.model.path} has another {name.replace('_', ' ')} than the one that was "
-                "trained from; give its files back, or start train again"
-            )
+    check_base(run)
     return run

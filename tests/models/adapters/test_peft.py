@@ -41,9 +41,10 @@ def moved(decoder):
 
 def test_adapter_of_ours_opens_in_peft(tiny_files, tiny, tiny_folder, every_target, tmp_path):
     adapted = moved(load_decoder(tiny_files, "float32", every_target))
-    export_adapter(adapted, tmp_path, str(tiny_folder), tiny_files.fingerprint())
+    export_adapter(adapted, tmp_path, str(tiny_folder), tiny_files.fingerprint(), revision="v1.2")
     theirs = PeftModel.from_pretrained(tiny_torch(), tmp_path)
     assert not theirs.training and theirs.peft_config["default"].r == every_target.rank
+    assert theirs.peft_config["default"].revision == "v1.2"
     expected = our_logits(adapted, IDS)
     assert np.abs(expected - our_logits(tiny, IDS)).max() > 0.1
     np.testing.assert_allclose(logits_of(theirs), expected, atol=1e-4)

@@ -82,7 +82,17 @@ def test_other_models_are_refused(tiny_files, changes):
 
 def test_tokenizers_that_cut_otherwise_are_refused(tiny_files):
     text = tiny_files.tokenizer.backend_tokenizer.to_str()
-    for old, new in (('"use_regex":true', '"use_regex":false'), ('"BPE"', '"WordPiece"')):
+    changes = {
+        '"use_regex":true': '"use_regex":false',
+        '"BPE"': '"WordPiece"',
+        '"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false': (
+            '"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":true'
+        ),
+        '"normalizer":null': '"normalizer":{"type":"NFC"}',
+        '"ignore_merges":false': '"ignore_merges":true',
+        '"end_of_word_suffix":null': '"end_of_word_suffix":"</w>"',
+    }
+    for old, new in changes.items():
         assert old in text
         changed = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=partial(text.replace, old, new)))
         with pytest.raises(InputError, match="the tokenizer is not of a kind"):
