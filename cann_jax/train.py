@@ -55,9 +55,9 @@ def _run(run: "Run", options: Options) -> None:
 
         check_folder(run.folder)
         return dry_run(run, options.stages, options.model_config)
-    from cann_jax.run.checks import run_checked_stages
+    from cann_jax.run.checks import check_stages, run_checked_stages
 
-    with open_folder(run.folder, run.config), tracked(run):
+    with open_folder(run.folder, run.config, lambda: check_stages(run, options.stages)), tracked(run):
         try:
             run_checked_stages(run, options.stages, verify=options.verify)
         except (InfeasibleError, NotConvergedError):

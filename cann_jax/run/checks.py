@@ -11,7 +11,7 @@ from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.encoded_prompts import EncodedPrompts, shared_prompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, named
-from cann_jax.run.execution import run_stages, upstream
+from cann_jax.run.execution import refuse_stale, run_stages, upstream
 from cann_jax.run.exports import check_exports
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.pipeline import Stage
@@ -24,30 +24,51 @@ from cann_jax.training.batch_order import steps_in
 from cann_jax.training.optimizer import schedule
 
 
-def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> None:
-    """Run stages as ``run_stages`` does, after checking settings against prompts and pairs.
+def check_stages(run: Run, stages: Pipeline) -> None:
+    """Check settings against the model, prompts and pairs, as far as these are there before anything begins.
 
     Raises:
-        InputError: As ``run_stages`` and ``check_prompts``; a layer that the model does not have; a
-            format that it cannot be exported in; or a warm-up that outlasts its training.
+        InputError: As ``check_prompts`` and ``refuse_stale``; a layer that the model does not have; a format
+            that it cannot be exported in; or a warm-up that outlasts its training.
     """
     names = {stage.name for stage in stages}
     if "sample" in names:
         chosen_layers(run.config.sample.feature_layers, run.files.config.layers)
     if "export" in names:
         check_exports(run)
-    pairs = "pairs" in names | upstream(run, stages)
-    sources = run.config.prompts.sources() if any(map(_uses_prompts, stages)) else {}
-    sets = [name for name, source in sources.items() if pairs or source != PREFERENCES]
-    # Prompts of the pairs are there when the stage `pairs` has ended, files before anything begins.
-    early = not (pairs and PREFERENCES in sources.values())
+    pairs, sets, early = _prompts_read(run, stages)
     if early:
         _check_sets(run, sets)
+    refuse_stale(run, stages)
+    if pairs and "pairs" not in names:
+        _check_pairs(run, stages, sets)
+
+
+def _prompts_read(run: Run, stages: Pipeline) -> tuple[bool, list[PromptSet], bool]:
+    """Return whether stages read pairs, which prompts they read, and whether these are there at once.
+
+    Prompts of the pairs are there when the stage `pairs` has ended, files before anything begins.
+    """
+    pairs = "pairs" in {stage.name for stage in stages} | upstream(run, stages)
+    sources = run.config.prompts.sources() if any(map(_uses_prompts, stages)) else {}
+    sets = [name for name, source in sources.items() if pairs or source != PREFERENCES]
+    return pairs, sets, not (pairs and PREFERENCES in sources.values())
+
+
+def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> None:
+    """Run stages as ``run_stages`` does, after ``check_stages``, and check pairs as soon as they are there.
+
+    Raises:
+        InputError: As either.
+    """
+    check_stages(run, stages)
+    anew = "pairs" in {stage.name for stage in stages}
+    _, sets, early = _prompts_read(run, stages)
     first = next((stage for stage in stages if stage.name != "pairs"), None)
 
     def before(stage: Stage) -> None:
-        if stage is first and pairs:
-            _check_pairs(run, steps=bool(names & {"prealign", "align"}), sets=sets)
+        if stage is first and anew:
+            _check_pairs(run, stages, sets)
         if stage is first and not early:
             _check_sets(run, sets)
 
@@ -65,9 +86,9 @@ def _check_sets(run: Run, names: Iterable[PromptSet]) -> None:
         _check_steps(training, sets["train"].prompts)
 
 
-def _check_pairs(run: Run, steps: bool, sets: Sequence[PromptSet]) -> None:
-    """Check the trainings on pairs: their ``steps``, where they are to run, and prompts of these ``sets``."""
-    pairs = read_pairs(run, "train")
+def _check_pairs(run: Run, stages: Pipeline, sets: Sequence[PromptSet]) -> None:
+    """Check the trainings on pairs: their steps, where they are to run, and prompts of these ``sets``."""
+    pairs, steps = read_pairs(run, "train"), bool({"prealign", "align"} & {stage.name for stage in stages})
     own = (alignment(run.config),) if run.config.trains else ()
     for training in (*prealignments(run.config).values(), *own):
         if not training.supervision.from_samples:

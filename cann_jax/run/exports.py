@@ -55,12 +55,13 @@ def export_again(run: Run, form: Format) -> epath.Path:
     # The run's mesh may have been another machine's.
     here = Run(replace(config, mesh=MeshConfig(), distributed=DistributedConfig()))
     stages = chosen_stages(here.pipeline, config, "export")
-    with session(here.config, {}):
-        # Before the folder has the new configuration: what is refused must leave the run as it was.
+
+    def check() -> None:
         check_exports(here)
         refuse_stale(here, stages)
-        with open_folder(here.folder, config):
-            run_stages(here, stages)
+
+    with session(here.config, {}), open_folder(here.folder, config, check):
+        run_stages(here, stages)
     return here.folder / "export" / form
 
 

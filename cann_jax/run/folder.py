@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -40,8 +40,11 @@ def check_folder(folder: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def open_folder(folder: epath.Path, config: Any) -> Iterator[None]:
+def open_folder(folder: epath.Path, config: Any, check: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Make a run's folder, with the configuration in it, and be its only writer.
+
+    ``check`` is called as such, and before the configuration there is replaced: what it refuses leaves a run
+    as it was, with a configuration that fits its stages.
 
     Raises:
         InputError: It is another program's, another run writes there, or a process cannot write it or does
@@ -53,6 +56,8 @@ def open_folder(folder: epath.Path, config: Any) -> Iterator[None]:
             distributed.check_writable(folder / CONFIG)
             if distributed.is_first():
                 stack.enter_context(sole_writer(folder))
+        check()
+        with reached(folder, "run_dir"):
             write_json(folder / CONFIG, config)
             write_json(folder / VERSIONS, versions())
             distributed.check_shared(folder / CONFIG)

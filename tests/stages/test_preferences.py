@@ -60,8 +60,10 @@ def test_mocan_on_a_data_sets_pairs(run, tmp_path):
     assert np.corrcoef(table.column("vowels").to_numpy()[::2], expected)[0, 1] > 0.99
     # The evaluation alone, later, must not be of prompts that the pairs have trained on either.
     heldout = write_lines(tmp_path / "later.jsonl", [{"prompt": f"How do I do task {n}?"} for n in range(30)])
+    kept = (tmp_path / "runs/tiny/config.json").read_bytes()
     with pytest.raises(InputError, match=r"the preference pairs and prompts\.heldout share "):
         run("--prompts.heldout", str(heldout), "--stages", "evaluate")
+    assert (tmp_path / "runs/tiny/config.json").read_bytes() == kept  # the run can be used as before
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     again = run("--stages", "pairs,sample,score,dual,pair_scores,align", "--align.loss", "ipo")
     assert "pair_scores: done already" in again and "align: settings.align.loss: " in again
