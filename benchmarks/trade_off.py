@@ -213,7 +213,7 @@ def drawn(run: Path) -> str | None:
 def seed_folder(folder: Path, key: Sequence[Any]) -> Path:
     """Return the folder of the runs of a row's scorers and seed."""
     scorers, _, _, seed = key
-    return folder / scorers / str(seed)
+    return folder / str(scorers) / str(seed)
 
 
 def one_run(folder: Path, row: Row) -> dict[str, Any] | None:
