@@ -5,14 +5,17 @@
 
 Every run is ``configs/quickstart.yaml`` with ``calibrate.aim: margin``. ``dial`` has ``align.dial: true`` and
 one folder a seed, in which only the margin changes; ``trained`` has a folder for each margin and seed. The
-samples and scores of seed 0 are shared by all, and the reference's draws of calibration and evaluation by
-all runs of a seed. Finished rows are kept in ``benchmarks/results/dial.jsonl``, so that the script goes on
-where it was interrupted; it also writes ``dial.md``. It has not been timed at full size: a row of ``trained``
-is a run of ``constraint.py``, about ten minutes on two cores, and only the first row of ``dial`` trains.
-``--limit`` takes fewer prompts of each set, to rehearse; its rows go to ``--folder``.
+samples and scores of seed 0 are shared by all: one draw, which each row names by a hash, because only rows of
+one draw can be compared. The reference's draws of calibration and evaluation are shared by all runs of a
+seed. Finished rows are kept in ``benchmarks/results/dial.jsonl``, so that the script goes on where it was
+interrupted, and runs again what other settings or another draw gave; it also writes ``dial.md``. It has not
+been timed at full size: a row of ``trained`` is a run of ``constraint.py``, about ten minutes on two cores,
+and only the first row of ``dial`` trains. ``--limit`` takes fewer prompts of each set, to rehearse; its rows
+go to ``--folder``.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -21,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from constraint import CONFIG, NAME, RESULTS, SEEDED, SHARED, span, table, whole_run, within
+import yaml
+from arguments import listed, one_of
+from constraint import CONFIG, NAME, RESULTS, SEEDED, SHARED, draw_of, span, table, whole_run, within
 from contest import processor
 
 METHODS = {"dial": ("--align.dial", "true"), "trained": ()}
-MARGINS = "0.05,0.08,0.11,0.14,0.17,0.2,0.23,0.26"
+MARGINS = (0.05, 0.08, 0.11, 0.14, 0.17, 0.2, 0.23, 0.26)
 # Stages whose seconds are compared: sampling and scoring, and the evaluation, are the same for both.
 TRAINING, SETTING = ("experts", "align"), ("dual", "calibrate")
 
@@ -34,30 +39,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--margins", default=MARGINS)
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--margins", type=listed(float), default=list(MARGINS))
+    parser.add_argument("--seeds", type=listed(int), default=[0])
+    parser.add_argument("--methods", type=listed(one_of(METHODS)), default=list(METHODS))
     parser.add_argument("--folder", default="runs/dial")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "MARGIN", "SEED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     results = RESULTS if given.limit is None else Path(given.folder)
+    results.mkdir(parents=True, exist_ok=True)
     if given.one:
         method, margin, seed = given.one
         return one_run(given.folder, results, given.limit, method, float(margin), int(seed))
-    for seed in given.seeds.split(","):
-        for method in given.methods.split(","):
-            for margin in given.margins.split(","):
-                key = [method, float(margin), int(seed)]
-                if key in [row["key"] for row in rows(results)]:
-                    continue
-                print(f"dial: {key}", flush=True)
-                command = [sys.executable, __file__, "--folder", given.folder, "--one", *map(str, key)]
-                command += [] if given.limit is None else ["--limit", str(given.limit)]
-                if subprocess.run(command).returncode:  # the run says why; the others go on
-                    print(f"dial: {key} failed", flush=True)
-                write_report(results)
-    write_report(results)
+    for seed, method, margin in itertools.product(given.seeds, given.methods, given.margins):
+        key = [method, margin, seed]
+        print(f"dial: {key}", flush=True)
+        command = [sys.executable, __file__, "--folder", given.folder, "--one", *map(str, key)]
+        command += [] if given.limit is None else ["--limit", str(given.limit)]
+        if subprocess.run(command).returncode:  # the run says why; the others go on
+            print(f"dial: {key} failed", flush=True)
+        write_report(results)
 
 
 def flags_of(folder: str, limit: int | None, name: str, seed: int) -> list[str]:
@@ -68,8 +69,9 @@ def flags_of(folder: str, limit: int | None, name: str, seed: int) -> list[str]:
 
 
 def one_run(folder: str, results: Path, limit: int | None, method: str, margin: float, seed: int) -> None:
-    """Do one run, and append its row."""
+    """Do one run, and append its row, if it is not there for these settings and this draw."""
     from cann_jax.command_line.run_options import parse_run
+    from cann_jax.files.hashes import fingerprint_json
     from cann_jax.run.checks import run_checked_stages
     from cann_jax.run.folder import open_folder
     from cann_jax.run.outputs import read_calibration, read_results
@@ -80,23 +82,32 @@ def one_run(folder: str, results: Path, limit: int | None, method: str, margin: 
     keep_compilations()
     shared = Run(parse_run(flags_of(folder, limit, "shared", 0))[0])
     name = f"dial-{seed}" if method == "dial" else f"{method}-{margin:g}-{seed}"
-    asked = (f"--constraints.{NAME}.margin", str(margin))
-    run = Run(parse_run([*flags_of(folder, limit, name, seed), *asked, *METHODS[method]])[0])
+    own = (f"--constraints.{NAME}.margin", str(margin), *METHODS[method])
+    run = Run(parse_run([*flags_of(folder, limit, name, seed), *own])[0])
+    row = {"key": [method, margin, seed], "fingerprint": fingerprint_json([configured(), limit, own])[:8]}
     with session(run.config, run.config.batches()):
         with open_folder(shared.folder, shared.config):
             run_checked_stages(shared, [stage for stage in shared.stages if stage.name in SHARED])
+        row["draw"] = draw_of(shared)
+        if any(row == {name: found.get(name) for name in row} for found in rows(results)):
+            return
         stored = {each: Path(folder) / "seeded" / str(seed) / each for each in SEEDED}
         with open_folder(run.folder, run.config):
-            row = whole_run(run, dict.fromkeys(SHARED, shared), stored)
+            row |= whole_run(run, dict.fromkeys(SHARED, shared), stored)
     if "refused" not in row:
         summary = read_results(run)["summary"]
         row["multiplier"] = summary["multipliers"][NAME]  # as calibrated
         stages = summary["compute"]["stages"].items()  # None of what was copied from the shared run
         row["seconds"] = {name: each["seconds"] for name, each in stages if each is not None}
         row["linear"] = read_calibration(run).get("linear")
-    row |= {"key": [method, margin, seed], "machine": processor()}
+    row["machine"] = processor()
     with (results / "dial.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def configured() -> Any:
+    """Return the content of the configuration, in which comments and order do not matter."""
+    return yaml.safe_load(Path(CONFIG).read_text())
 
 
 def rows(results: Path) -> list[dict[str, Any]]:
@@ -111,21 +122,26 @@ def write_report(results: Path) -> None:
         (results / "dial.md").write_text(report(every))
 
 
-def report(every: Sequence[dict[str, Any]]) -> str:
-    """Return the page of these rows."""
+def report(finished: Sequence[dict[str, Any]]) -> str:
+    """Return the page of these rows: the last of each draw and key."""
+    every = list({(row["draw"], *row["key"]): row for row in finished}.values())
     parts = [
         "# One training for every margin",
         "Margins of the quickstart from one training of `align.dial`, against one training for each margin: "
         "`python benchmarks/dial.py`. Asked and measured are of the constraint `relevance`, on unseen "
-        "prompts.",
+        "prompts. Every row names the draw of samples and scores that it is of, by a hash of the responses.",
         f"Machine: {'; '.join(sorted({row['machine'] for row in every}))}. Intervals: 95 %.",
     ]
-    for method in METHODS:
-        own = sorted((row for row in every if row["key"][0] == method), key=lambda row: row["key"][1:])
+    draws = list(dict.fromkeys(row["draw"] for row in every))
+    for method, hashed in itertools.product(METHODS, draws):
+        found = [row for row in every if row["key"][0] == method and row["draw"] == hashed]
+        own = sorted(found, key=lambda row: row["key"][1:])
         if own:
             flags = " ".join(METHODS[method]) or "--align.dial false"
-            parts += [f"## {method}", f"`{flags}`", table(HEADINGS, map(cells, own)), *summary(own)]
-    return "\n\n".join([*parts, *ratio(every)]) + "\n"
+            parts += [f"## {method}, draw {hashed}", f"`{flags}`"]
+            parts += [table(HEADINGS, map(cells, own)), *summary(own)]
+    costs = [text for hashed in draws for text in ratio(hashed, every)]
+    return "\n\n".join([*parts, *(["## Cost"] if costs else []), *costs]) + "\n"
 
 
 HEADINGS = ("asked", "seed", "λ", "measured", "within", "scale", "KL", "reward", "training, s", "setting, s")
@@ -176,9 +192,9 @@ def summary(own: Sequence[dict[str, Any]]) -> list[str]:
     return ["\n".join(lines)]
 
 
-def ratio(every: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the cost of all margins that both methods have, the dial's training counted once a seed."""
-    done = {tuple(row["key"]): row for row in every if "refused" not in row}
+def ratio(hashed: str, every: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the cost of all margins that both methods have of a draw, a dial's training counted once."""
+    done = {tuple(row["key"]): row for row in every if row["draw"] == hashed and "refused" not in row}
     shared = [key[1:] for key in done if key[0] == "dial" and ("trained", *key[1:]) in done]
     if not shared:
         return []
@@ -188,11 +204,11 @@ def ratio(every: Sequence[dict[str, Any]]) -> list[str]:
         "trained": sum(spent(done["trained", *key], TRAINING + SETTING) for key in shared),
     }
     text = (
-        f"{len(shared)} margins and seeds that both have, from scores to a calibrated policy: "
+        f"Draw {hashed}: {len(shared)} margins and seeds that both have, from scores to a calibrated policy: "
         f"{cost['dial']:.0f} s by the dial, {cost['trained']:.0f} s by a training each, "
         f"a ratio of {cost['dial'] / cost['trained']:.2f}."
     )
-    return ["## Cost", text]
+    return [text]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m benchmarks.faults [--drills kill:align kill lost hang disk …] [--times N] [--work FOLDER]
 
-Each finished drill is a line of ``results/faults.jsonl`` and is not repeated; the page is written after each.
+Each finished drill is a line of ``results/faults.jsonl`` and is not repeated, by one seed; one that was
+skipped is tried again. The page is written after each.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import json
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "cann_jax_faults")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of faults.jsonl and faults.md")
     given = parser.parse_args()
+    given.results.mkdir(parents=True, exist_ok=True)
     work = given.work / version()
     work.mkdir(parents=True, exist_ok=True)
     with sole_writer(epath.Path(work)):  # two at once would cut each other's runs
-        run_drills(drills(drilled(work)), given)
+        all_drills = drills(drilled(work))
+        if strange := unknown(given.drills, all_drills):
+            parser.error(f"--drills: there is no {strange}; there are {', '.join((*TIMES, *all_drills))}")
+        run_drills(all_drills, given)
+
+
+def unknown(asked: Iterable[str], all_drills: Iterable[str]) -> str:
+    """Return the names that are no drill's and no kind's, with commas; nothing if there are none."""
+    return ", ".join(repr(name) for name in asked if name not in (*TIMES, *all_drills))
 
 
 def run_drills(all_drills: dict[str, Drill], given: argparse.Namespace) -> None:
@@ -56,13 +66,19 @@ def run_drills(all_drills: dict[str, Drill], given: argparse.Namespace) -> None:
         if not any(wanted in (name, kind) for wanted in given.drills):
             continue
         for number in range(TIMES[kind] if given.times is None else given.times):
-            if any(row["drill"] == name and row["number"] == number for row in rows):
+            key = {"drill": name, "number": number, "seed": given.seed}
+            if any("skipped" not in row and key == key_of(row) for row in rows):
                 continue
             began = time.monotonic()
-            row = {"drill": name, "number": number, "seed": given.seed} | drill(number, given.seed)
+            row = key | drill(number, given.seed)
             rows.append(row)
             write_results(given.results, rows, list(all_drills))
             print(f"{name} {number}: {time.monotonic() - began:.0f} s: {told(row)}", flush=True)
+
+
+def key_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells a row from others: of two of one key the later counts."""
+    return {name: row[name] for name in ("drill", "number", "seed")}
 
 
 def drills(runs: dict[str, Drilled]) -> dict[str, Drill]:
@@ -86,7 +102,8 @@ def write_results(folder: Path, rows: list[dict[str, Any]], order: list[str]) ->
     """Add the last row to the file, and write the page of all."""
     with (folder / "faults.jsonl").open("a") as file:
         file.write(json.dumps(rows[-1]) + "\n")
-    by_drill = {name: [row for row in rows if row["drill"] == name] for name in order}
+    latest = {tuple(key_of(row).values()): row for row in rows}.values()
+    by_drill = {name: [row for row in latest if row["drill"] == name] for name in order}
     done = {name: found for name, found in by_drill.items() if found}
     text = page(done, machine("jax", "jaxlib", "orbax-checkpoint"), BOUND, HEARTBEAT)
     (folder / "faults.md").write_text(text)

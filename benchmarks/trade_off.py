@@ -4,11 +4,17 @@
         [--seeds 0,1,2] [--folder runs/trade_off] [--config configs/quickstart.yaml]
 
 Every row is one run of ``python -m cann_jax.train``, as docs/baselines.md gives them, over the samples and
-scores of its seed. A method that takes a margin is asked for four; the others are run along their own dial.
-``exchanged`` makes the quickstart's reward the constraint, and its constraint the reward.
+scores of its seed. A method that takes a margin is asked for four; the others are run along their own dial,
+soups at the third of the margins, to which they are scaled. ``exchanged`` makes the quickstart's reward the
+constraint, and its constraint the reward. ``one_shot``, ``dial`` and ``primal_dual`` aim at the margin
+itself, so that their errors compare. A policy whose gain is the margin is certified at 95 % one time in
+twenty, so that certificates compare policies that aim above it: ``certified``, the one shot with
+``calibrate.aim: certificate``, and ``primal_dual_raised``, which is asked for as much more as a certificate
+takes. A row holds if the lower bound of its certificate reaches the margin, whatever it aimed at.
 
-Finished rows are kept in ``results/trade_off.jsonl`` and not run again; ``trade_off.md`` and ``.png`` are
-written after each. Six to 25 minutes a row on two cores, 34 rows a seed and pair of scorers.
+Finished rows are kept in ``results/trade_off.jsonl``; one is run again if its configuration or flags have
+changed, or the samples that its seed shares. ``trade_off.md`` and ``.png`` are written after each row, of the
+last draw of each seed. Six to 25 minutes a row on two cores, 42 rows a seed and pair of scorers.
 """
 
 import argparse
@@ -16,147 +22,239 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import yaml
 
+from benchmarks.arguments import listed, one_of
 from benchmarks.contest import processor
 from benchmarks.trade_off_page import write_page
+from cann_jax.command_line.run_options import parse_run
+from cann_jax.files.errors import InfeasibleError, InputError
+from cann_jax.files.hashes import fingerprint_json
+from cann_jax.run.manifest import MANIFEST, commit_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 # Of the constraint's gain, by pair of scorers: the ceiling is about .33 of relevance.
 MARGINS = {"quickstart": (0.1, 0.15, 0.2, 0.25), "exchanged": (0.1, 0.2, 0.3, 0.4)}
-WEIGHTS = (0.8, 0.6, 0.4, 0.2)  # of the reward; the constraint has the rest
-BAD_INPUT = 2  # the status of a margin that is out of reach
+# Standard error of that gain on the quickstart's 576 prompts, with two responses of each policy.
+ERRORS = {"quickstart": 0.0155, "exchanged": 0.064}
+CONFIDENCE, POWER = 0.95, 0.9  # of a certificate, as in the configuration; how often one is to be had
+WEIGHTS = (0.8, 0.6, 0.4, 0.2)  # of the reward in a soup; the constraint has the rest
+LAMBDAS = (1.0, 2.5, 5.0, 10.0)  # of the constraint, the reward having weight 1: SACPO's grid
 UNSCALED = ("--prompts.calibration", "null")
 # What another run of the seed has already: samples, scores, and the reference's responses to other prompts.
 # The experts are those of a run by the same method.
 SHARED = ("config.json", "sample", "score", "calibrate", "evaluate")
+# Of these, all runs of a seed, or of a method, have the same commit; of the others only a part is shared.
+ALIKE = ("sample", "score", "experts")
+PARTIAL = ".partial"  # what was copied of a file or folder, until it is whole
+
+Points = dict[str, dict[float | None, tuple[str, ...]]]
 
 
-def points(scorers: str, name: str) -> dict[str, dict[float | None, tuple[str, ...]]]:
-    """Return the flags of every method by its dial: margin, weight or multiplier; None where it has none."""
+def certificate_takes(scorers: str) -> float:
+    """Return how far above a margin a gain must be for its certificate to hold at ``POWER``."""
+    normal = NormalDist()
+    return (normal.inv_cdf(CONFIDENCE) + normal.inv_cdf(POWER)) * ERRORS[scorers]
+
+
+def points(scorers: str, name: str, responses: int) -> Points:
+    """Return the flags of every method by its dial: margin, weight or multiplier; None where it has none.
+
+    Args:
+        scorers: The pair of scorers.
+        name: The constraint.
+        responses: Responses of the reference to each training prompt.
+    """
 
     def multipliers(constraint: float, reward: float = 1.0) -> tuple[str, ...]:
         return ("--dual.multipliers", f"{{reward: {reward:g}, {name}: {constraint:g}}}")
 
-    def at_margins(*flags: str) -> dict[float | None, tuple[str, ...]]:
-        return {each: (f"--constraints.{name}.margin", str(each), *flags) for each in MARGINS[scorers]}
+    def asked(margin: float) -> tuple[str, ...]:
+        return (f"--constraints.{name}.margin", f"{margin:.4g}")
 
-    sums: dict[float | None, tuple[str, ...]] = {w: multipliers(round(1 - w, 6), w) for w in WEIGHTS}
-    dpo = ("--align.loss", "dpo", "--align.labels", "scores")
+    def at_margins(*flags: str, above: float = 0.0) -> dict[float | None, tuple[str, ...]]:
+        return {each: (*asked(each + above), *flags) for each in MARGINS[scorers]}
+
+    to_margin = ("--calibrate.aim", "margin")
+    # Scaled, because by weights that add up to one no soup comes as far as a margin.
+    soup = ("--align.combination", "soup", *asked(MARGINS[scorers][2]), *to_margin)
+    rounds = (*multipliers(0), "--rounds", "4", *UNSCALED)
+    # All responses: of the two extremes by the reward both may be unsafe, which is no pair.
+    safe = ("--align.loss", "dpo", "--align.labels", "scores", "--align.group_size", str(responses))
     return {
-        "one_shot": at_margins("--calibrate.aim", "certificate"),
-        "dial": at_margins("--calibrate.aim", "certificate", "--align.dial", "true"),
+        "one_shot": at_margins(*to_margin),
+        "dial": at_margins(*to_margin, "--align.dial", "true"),
+        "certified": at_margins("--calibrate.aim", "certificate"),
         "reference": {None: ("--evaluate.policy", "reference")},
         "reward": {None: (*multipliers(0), *UNSCALED)},
-        "constraint": {None: (*multipliers(1, 0), *UNSCALED)},
-        "weighted_sum": {w: (*flags, *UNSCALED) for w, flags in sums.items()},
-        "soup": {w: ("--align.combination", "soup", *flags, *UNSCALED) for w, flags in sums.items()},
+        "constraint": {None: (*multipliers(10, 0), *UNSCALED)},
+        "weighted_sum": {each: (*multipliers(each), *UNSCALED) for each in LAMBDAS},
+        "soup": {w: (*soup, *multipliers(round(1 - w, 6), w)) for w in WEIGHTS},
         "sacpo": {
-            each: ("--align.combination", "sequence", *multipliers(each), *UNSCALED)
-            for each in (1.0, 2.5, 5.0, 10.0)
+            each: ("--align.combination", "sequence", *multipliers(each), *UNSCALED) for each in LAMBDAS
         },
         "safe_dpo": {
-            each: (*dpo, "--align.safety_offset", str(each), *multipliers(0), *UNSCALED)
+            each: (*safe, "--align.safety_offset", str(each), *multipliers(0), *UNSCALED)
             for each in (0.0, 1.0, 4.0)
         },
-        "primal_dual": {
-            margin: (*flags, *multipliers(0), "--rounds", "4", *UNSCALED)
-            for margin, flags in at_margins().items()
-        },
-        "resample": at_margins("--evaluate.policy", "resample"),
+        "primal_dual": at_margins(*rounds),
+        "primal_dual_raised": at_margins(*rounds, above=certificate_takes(scorers)),
+        # By the true scores, which the plug-in λ is of; the attainable one is for what a model can tell.
+        "resample": at_margins("--evaluate.policy", "resample", "--dual.multipliers", "plug_in"),
     }
+
+
+METHODS = tuple(points("quickstart", "constraint", 2))
+
+
+class Row(NamedTuple):
+    """A row that is asked for.
+
+    Args:
+        key: Scorers, method, dial and seed.
+        config: Path of the configuration.
+        flags: What differs from it.
+        fingerprint: Of the configuration's content and the flags.
+    """
+
+    key: list[Any]
+    config: Path
+    flags: tuple[str, ...]
+    fingerprint: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", help="all by default")
-    parser.add_argument("--scorers", default=",".join(MARGINS))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", type=listed(one_of(METHODS)), default=list(METHODS))
+    parser.add_argument("--scorers", type=listed(one_of(MARGINS)), default=list(MARGINS))
+    parser.add_argument("--seeds", type=listed(int), default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/trade_off"))
     parser.add_argument("--config", type=Path, default=ROOT / "configs/quickstart.yaml")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of trade_off.jsonl, .md and .png"
     )
     given = parser.parse_args()
+    try:
+        every = list(wanted(given))
+    except InputError as error:
+        parser.error(str(error))
+    given.results.mkdir(parents=True, exist_ok=True)
     path = given.results / "trade_off.jsonl"
-    for key, config, flags in wanted(given):
-        if key not in [row["key"] for row in rows(path)]:
-            print(f"trade_off: {key}", flush=True)
-            found = one_run(given.folder, config, key, flags)
-            if found is None:  # a fault of the machine: the run has said it, and is tried again next time
+    for row in every:
+        if not is_done(row, rows(path), drawn(seed_folder(given.folder, row.key) / "shared")):
+            print(f"trade_off: {row.key}", flush=True)
+            found = one_run(given.folder, row)
+            if found is None:  # a fault: the run has said it, and is tried again next time
                 continue
             with path.open("a") as file:
-                file.write(json.dumps({"key": key, **found, "machine": processor()}) + "\n")
+                file.write(json.dumps(found | {"machine": processor()}) + "\n")
             write_page(given.results, rows(path), __doc__ or "")
     write_page(given.results, rows(path), __doc__ or "")
 
 
-def wanted(given: argparse.Namespace) -> Iterator[tuple[list[Any], Path, tuple[str, ...]]]:
-    """Yield (scorers, method, dial, seed), configuration and flags of every row that is asked for."""
-    for scorers in given.scorers.split(","):
-        config, name = configuration(given.folder, given.config, scorers)
-        methods = points(scorers, name)
-        for seed in map(int, given.seeds.split(",")):
-            for method in given.methods.split(",") if given.methods else methods:
+def wanted(given: argparse.Namespace) -> Iterator[Row]:
+    """Yield every row that is asked for, a pair of scorers and a seed after the other."""
+    for scorers in given.scorers:
+        config, name, responses = configuration(given.folder, given.config, scorers)
+        methods, content = points(scorers, name, responses), yaml.safe_load(config.read_text())
+        for seed in given.seeds:
+            for method in given.methods:
                 for dial, flags in methods[method].items():
-                    yield [scorers, method, dial, seed], config, flags
+                    fingerprint = fingerprint_json([content, flags])[:8]
+                    yield Row([scorers, method, dial, seed], config, flags, fingerprint)
 
 
-def configuration(folder: Path, path: Path, scorers: str) -> tuple[Path, str]:
-    """Return the configuration of a pair of scorers, and its constraint's name."""
-    config = yaml.safe_load(path.read_text())
-    (name,) = config["constraints"]
+def configuration(folder: Path, path: Path, scorers: str) -> tuple[Path, str, int]:
+    """Return the configuration of a pair of scorers, its constraint's name and ``sample.responses``.
+
+    Raises:
+        InputError: The configuration is not one of a run, or has not just one constraint.
+    """
+    parsed = parse_run(["--config", str(path)])[0]
+    responses = parsed.sample.responses
+    if len(parsed.constraints) != 1:
+        raise InputError(f"{path}: has {len(parsed.constraints)} constraints; give one that has one")
+    (name,) = parsed.constraints
     if scorers == "quickstart":
-        return path, name
+        return path, name, responses
+    config = yaml.safe_load(path.read_text())
     constraint = config["constraints"].pop(name)
     reward, config["reward"]["scorer"] = config["reward"]["scorer"], constraint["scorer"]
     config["constraints"] = {reward["kind"]: {"scorer": reward, "margin": MARGINS[scorers][0]}}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "exchanged.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return folder / "exchanged.yaml", reward["kind"]
+    return folder / "exchanged.yaml", reward["kind"], responses
 
 
-def one_run(folder: Path, config: Path, key: list[Any], flags: tuple[str, ...]) -> dict[str, Any] | None:
+def is_done(row: Row, finished: Sequence[dict[str, Any]], draw: str | None) -> bool:
+    """Return whether a row has been run as it is now, over the samples ``draw`` of its seed if it has any."""
+    return any(
+        each["key"] == row.key
+        and each.get("fingerprint") == row.fingerprint
+        and (draw is None or each.get("draw") == draw)
+        for each in finished
+    )
+
+
+def drawn(run: Path) -> str | None:
+    """Return a hash of a run's training responses: another processor, or other code, draws others."""
+    found = commit_fingerprint(run / "sample", ("responses-*",))
+    return None if found is None else found[:8]
+
+
+def seed_folder(folder: Path, key: Sequence[Any]) -> Path:
+    """Return the folder of the runs of a row's scorers and seed."""
+    scorers, _, _, seed = key
+    return folder / str(scorers) / str(seed)
+
+
+def one_run(folder: Path, row: Row) -> dict[str, Any] | None:
     """Run one row over what its seed's runs before it have left; return what it gave, None if it broke."""
-    scorers, method, dial, seed = key
-    seeds = folder / scorers / str(seed)
+    _, method, dial, seed = row.key
+    seeds = seed_folder(folder, row.key)
     name = method if dial is None else f"{method}-{dial:g}"
-    command = [sys.executable, "-m", "cann_jax.train", "--config", str(config), "--export", "[]"]
-    command += ["--run_dir", str(seeds), "--seed", str(seed), "--name", name, *flags]
+    command = [sys.executable, "-m", "cann_jax.train", "--config", str(row.config), "--export", "[]"]
+    command += ["--run_dir", str(seeds), "--seed", str(seed), "--name", name, *row.flags]
     take_over(seeds, seeds / name, method)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     print(done.stderr[-3000:], file=sys.stderr, flush=True)
-    if done.returncode == BAD_INPUT:
-        return {"refused": done.stderr.strip().splitlines()[-1]}
-    if done.returncode:
+    refused = done.returncode == InfeasibleError.exit_status  # the margin is out of reach
+    if done.returncode and not refused:
         return None
     keep(seeds / name, seeds, method)
-    return measured(json.loads((seeds / name / "evaluate/results.json").read_text()))
+    found = {"key": row.key, "fingerprint": row.fingerprint, "draw": drawn(seeds / name)}
+    if refused:
+        return found | {"refused": done.stderr.strip().splitlines()[-1]}
+    return found | measured(json.loads((seeds / name / "evaluate/results.json").read_text()))
 
 
 def take_over(seeds: Path, run: Path, method: str) -> None:
     """Copy into a run's folder what its seed's runs share; ``train`` redoes what does not fit."""
+    clear(run)
     for stage, place in shared(seeds, method):
-        if place.exists() and not (run / stage).exists():
-            run.mkdir(parents=True, exist_ok=True)
+        if is_whole(place) and (not (run / stage).exists() or differs(stage, place, run / stage)):
             copy(place, run / stage)
 
 
 def keep(run: Path, seeds: Path, method: str) -> None:
-    """Move a finished run's shared stages to where the seed's others find them; drop what fills the disk."""
-    for stage, place in shared(seeds, method):
-        if (run / stage).exists() and not place.exists():
-            place.parent.mkdir(exist_ok=True)
-            copy(run / stage, place)
-    for checkpoints in run.glob("*/checkpoints"):
+    """Drop what fills the disk of a finished run, and copy its shared stages to where the others find them.
+
+    Samples, scores and experts that are not those of before take their place: what fitted no more.
+    """
+    for checkpoints in list(run.glob("**/checkpoints")):
         shutil.rmtree(checkpoints)
+    clear(seeds / "shared")
+    for stage, place in shared(seeds, method):
+        if is_whole(run / stage) and (not is_whole(place) or differs(stage, place, run / stage)):
+            copy(run / stage, place)
 
 
 def shared(seeds: Path, method: str) -> list[tuple[str, Path]]:
@@ -165,12 +263,41 @@ def shared(seeds: Path, method: str) -> list[tuple[str, Path]]:
     return [*kept, ("experts", seeds / "shared" / f"experts-{method}")]
 
 
+def is_whole(place: Path) -> bool:
+    """Return whether there is a file, or the folder of a stage that has ended."""
+    return place.is_file() or (place / MANIFEST).exists()
+
+
+def differs(stage: str, one: Path, other: Path) -> bool:
+    """Return whether two folders of a stage that runs have alike have other contents."""
+    return stage in ALIKE and commit_fingerprint(one) != commit_fingerprint(other)
+
+
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder."""
+    """Copy a file or a folder in the place of what is there; a copy that is cut short has another name."""
+    partial = target.with_name(target.name + PARTIAL)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove(partial)
     if source.is_dir():
-        shutil.copytree(source, target)
+        shutil.copytree(source, partial)
     else:
-        shutil.copy2(source, target)
+        shutil.copy2(source, partial)
+    remove(target)
+    partial.rename(target)
+
+
+def clear(folder: Path) -> None:
+    """Remove what copies that were cut short have left."""
+    for partial in list(folder.glob(f"*{PARTIAL}")):
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def measured(results: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +307,7 @@ def measured(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "measured": results[name]["measured"],
         "interval": results[name]["interval"],
+        "lower": results[name]["certificate"]["lower"],
         "reward": results["reward"]["measured"],
         "reward_interval": results["reward"]["interval"],
         "kl": summary["kl"],

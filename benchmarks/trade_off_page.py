@@ -7,19 +7,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-WITH_MARGIN = ("one_shot", "dial", "primal_dual", "resample")  # their dial is the margin
-ROW = "| method | dial | runs | constraint | reward | KL | error | holds | trainings | tokens | PFLOP | min |"
+# Their dial is the margin. Those that aim above it have no error: what is beyond the margin is meant to be.
+ABOVE = ("certified", "primal_dual_raised")
+WITH_MARGIN = ("one_shot", "dial", "primal_dual", "resample", *ABOVE)
+ROW = (
+    "| method | dial | seeds | constraint | reward | KL | error | holds | trainings | tokens | PFLOP | min |"
+)
 
 
 class Point(NamedTuple):
     """One setting of a method, over its seeds: means, and the mean of the runs' own 95 % intervals.
 
     The seeds share the prompts that they are evaluated on, so that their intervals are not made narrower.
+
+    Args:
+        method: The method.
+        dial: Its margin, weight or multiplier.
+        every: The rows of its seeds, refused ones too.
     """
 
     method: str
     dial: float | None
-    runs: Sequence[dict[str, Any]]
+    every: Sequence[dict[str, Any]]
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """The rows that were measured."""
+        return [row for row in self.every if "refused" not in row]
 
     def mean(self, *keys: str) -> Any:
         values = []
@@ -31,28 +45,41 @@ class Point(NamedTuple):
         return np.mean(np.asarray(values, float), 0)  # null is NaN
 
 
-def write_page(folder: Path, rows: Sequence[dict[str, Any]], said: str) -> None:
+def write_page(folder: Path, every: Sequence[dict[str, Any]], said: str) -> None:
     """Write ``trade_off.md`` and ``trade_off.png`` of the finished rows."""
-    parts = ["# The trade-off of every method", *said.strip().split("\n\n")[:2]]
+    rows = latest(every)
+    parts = ["# The trade-off of every method", *said.strip().split("\n\n")[:3]]
     if machines := sorted({row["machine"] for row in rows}):
         parts.append(f"Machine: {'; '.join(machines)}. Intervals: 95 %, of a run; numbers: means over seeds.")
-    every = {scorers: points(rows, scorers) for scorers in sorted({row["key"][0] for row in rows})}
-    for scorers, found in every.items():
-        lines = [ROW, "|---|---:|---:|---|---|" + "---:|" * 7, *map(line, found)]
-        refused = [row for row in rows if row["key"][0] == scorers and "refused" in row]
-        lines += [f"| {r['key'][1]} | {r['key'][2]} | 1 | {r['refused']} |" + " |" * 8 for r in refused]
+    by_scorers = {scorers: points(rows, scorers) for scorers in sorted({row["key"][0] for row in rows})}
+    for scorers, found in by_scorers.items():
+        lines = [ROW, "|---|---:|---:|---|---|" + "---:|" * 7]
+        lines += [line(point) for point in found if point.runs]
+        refused = [row for point in found for row in point.every if "refused" in row]
+        lines += [
+            f"| {r['key'][1]} | {r['key'][2]} | {r['key'][3]} | {r['refused']} |" + " |" * 8 for r in refused
+        ]
         parts += [f"## {scorers}", "\n".join(lines), *until_certified(found)]
     (folder / "trade_off.md").write_text("\n\n".join(parts) + "\n")
-    if every:
-        draw(folder / "trade_off.png", every)
+    measured = {scorers: [point for point in found if point.runs] for scorers, found in by_scorers.items()}
+    if any(measured.values()):
+        draw(folder / "trade_off.png", {scorers: found for scorers, found in measured.items() if found})
+
+
+def latest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the last row of each key, of those over the last draw of its scorers' and seed's samples."""
+    draws = {(row["key"][0], row["key"][3]): row.get("draw") for row in rows}
+    own = [row for row in rows if row.get("draw") == draws[row["key"][0], row["key"][3]]]
+    return list({tuple(row["key"]): row for row in own}.values())
 
 
 def points(rows: Iterable[dict[str, Any]], scorers: str) -> list[Point]:
-    """Return the points of a pair of scorers, in the order of the rows' methods and dials."""
-    own = [row for row in rows if row["key"][0] == scorers and "refused" not in row]
+    """Return the points of a pair of scorers, in the order of methods and dials, each's seeds in theirs."""
+    own = [row for row in rows if row["key"][0] == scorers]
 
-    def place(row: dict[str, Any]) -> tuple[str, float]:
-        return row["key"][1], -1.0 if row["key"][2] is None else row["key"][2]
+    def place(row: dict[str, Any]) -> tuple[str, float, int]:
+        _, method, dial, seed = row["key"]
+        return method, -1.0 if dial is None else dial, seed
 
     groups = groupby(sorted(own, key=place), key=lambda row: (row["key"][1], row["key"][2]))
     return [Point(*key, list(runs)) for key, runs in groups]
@@ -66,16 +93,18 @@ def line(point: Point) -> str:
         return f"{point.mean(value):+.3f} [{low:+.3f}, {high:+.3f}]"
 
     asked = point.dial if point.method in WITH_MARGIN else None
-    errors = [abs(run["measured"] - asked) for run in point.runs] if asked is not None else []
+    errors = (
+        [] if point.method in ABOVE or asked is None else [abs(r["measured"] - asked) for r in point.runs]
+    )
     cells = (
         point.method,
         "–" if point.dial is None else f"{point.dial:g}",
-        len(point.runs),
+        seeds_of(point.runs),
         span("measured", "interval"),
         span("reward", "reward_interval"),
         f"{point.mean('kl'):.2f}",
         f"{np.mean(errors):.3f}" if errors else "–",
-        f"{sum(map(holds, point.runs))} of {len(point.runs)}" if errors else "–",
+        "–" if asked is None else held(point.every),
         f"{point.mean('compute', 'policy_rounds'):.0f}",
         f"{point.mean('compute', 'generated_tokens'):.0f}",
         f"{point.mean('compute', 'training_flops') / 1e15:.1f}",
@@ -84,26 +113,44 @@ def line(point: Point) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def holds(run: dict[str, Any]) -> bool:
-    return bool(run["verdict"] == "holds")
+def seeds_of(rows: Iterable[dict[str, Any]]) -> str:
+    return ", ".join(str(row["key"][3]) for row in rows)
+
+
+def holds(row: dict[str, Any]) -> bool:
+    """Return whether the bound of a row's certificate reaches its margin; a refused one's does not."""
+    return "refused" not in row and row["lower"] is not None and row["lower"] >= row["key"][2]
+
+
+def held(rows: Sequence[dict[str, Any]]) -> str:
+    return f"{sum(map(holds, rows))} of {len(rows)}"
 
 
 def until_certified(found: Sequence[Point]) -> list[str]:
-    """Return what one margin costs by either method, and the ratio, where both hold."""
-    cost = {
-        (point.method, point.dial): point.mean("compute", "seconds")
-        for point in found
-        if point.method in ("one_shot", "primal_dual") and all(map(holds, point.runs))
-    }
-    both = [dial for method, dial in cost if method == "one_shot" and ("primal_dual", dial) in cost]
-    return [
-        "\n".join(
-            f"- margin {dial:g}: certified after {cost['one_shot', dial] / 60:.1f} min in one shot, "
-            f"{cost['primal_dual', dial] / 60:.1f} min by primal-dual: "
-            f"{cost['one_shot', dial] / cost['primal_dual', dial]:.2f}×"
-            for dial in both
-        )
-    ][: len(both)]
+    """Return how often each margin is certified by either method, and what it costs where it always is."""
+    by_seed = {(point.method, point.dial): {row["key"][3]: row for row in point.every} for point in found}
+    lines = []
+    for (method, dial), one_shot in by_seed.items():
+        rounds = by_seed.get(("primal_dual_raised", dial), {}) if method == "certified" else {}
+        if seeds := sorted(one_shot.keys() & rounds.keys()):
+            either = [[rows[seed] for seed in seeds] for rows in (one_shot, rounds)]
+            lines.append(f"- margin {dial:g}, seeds {seeds_of(either[0])}: {compared(*either)}")
+    return ["\n".join(lines)] if lines else []
+
+
+def compared(one_shot: Sequence[dict[str, Any]], rounds: Sequence[dict[str, Any]]) -> str:
+    """Return how often either method is certified on the same seeds, and their minutes if all are."""
+    counts = f"certified in {held(one_shot)} in one shot, {held(rounds)} by primal-dual"
+    if not all(map(holds, (*one_shot, *rounds))):
+        return counts
+    minutes = [np.mean([row["compute"]["seconds"] / 60 for row in rows]) for rows in (one_shot, rounds)]
+    ratio = minutes[0] / minutes[1]
+    return f"{counts}, after {minutes[0]:.1f} min and {minutes[1]:.1f} min: {ratio:.2f}×"
+
+
+def style(number: int) -> tuple[str, str]:
+    """Return the colour and marker of a method by its number: no two of up to 110 are alike."""
+    return f"C{number % 10}", "osD^vP*X<>h"[number % 11]
 
 
 def draw(path: Path, every: dict[str, list[Point]]) -> None:
@@ -115,7 +162,7 @@ def draw(path: Path, every: dict[str, list[Point]]) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(every), squeeze=False)[0]
     methods = sorted({point.method for found in every.values() for point in found})
-    styles = {method: (f"C{n % 10}", "osD^vP*X<>"[n % 10]) for n, method in enumerate(methods)}
+    styles = {method: style(number) for number, method in enumerate(methods)}
     for axis, (scorers, found) in zip(axes, every.items(), strict=True):
         for method, group in groupby(found, key=lambda point: point.method):
             own = list(group)

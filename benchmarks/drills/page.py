@@ -39,7 +39,7 @@ def page(results: dict[str, list[dict[str, Any]]], machine: str, bound: int, hea
     )
     rows = [head, "|---|---:|---|---:|---:|---|", *(_row(drill, rows) for drill, rows in results.items())]
     trouble = [
-        f"* {drill}, number {row['number']}: {'; '.join(row['differed'])}"
+        f"* {drill}, number {row['number']}, seed {row['seed']}: {'; '.join(row['differed'])}"
         for drill, rows in results.items() for row in rows if row.get("differed")
     ]  # fmt: skip
     said = "What differed:\n\n" + "\n".join(trouble) if trouble else "Nothing differed."
