@@ -58,7 +58,9 @@ def by_group(
     policy = np.asarray(tilted_weights(multipliers, scores, beta), float)
     there = present(scores)
     reference = there / np.maximum(there.sum(-1, keepdims=True), 1)
-    values = {"reward": np.asarray(scores.reward)} | _values(constraints, raw)
+    bounded = _values(constraints, raw)
+    reward = "reward" if "reward" not in bounded else next(iter(raw))  # the reward's column comes first
+    values = {reward: np.asarray(scores.reward)} | bounded
     means = {
         name: [np.sum(np.where(there, own, 0) * each, axis=-1) for each in (reference, policy)]
         for name, own in values.items()

@@ -103,7 +103,7 @@ def out_of_reach(
     names: Sequence[str], margins: np.ndarray, largest: np.ndarray, reach: Reachability | None
 ) -> str:
     """Return the line of ``infeasible_message`` on margins and the largest ones, both ``(m,)``."""
-    over = [j for j in range(len(names)) if reach is None or margins[j] >= largest[j]]
+    over = [j for j in range(len(names)) if len(names) == 1 or margins[j] >= largest[j]]
     if reach is None or over:
         parts = [f"{names[j]} {margins[j]:.4g} (largest {largest[j]:.4g})" for j in over]
         return f"margin out of reach on these responses: {', '.join(parts)}; lower it or sample more"

@@ -45,7 +45,9 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
     for kind, goal in goals:
         target, value = _split(goal) if "=" in goal else (next(names), goal)
         name, _, group = target.partition("@")
-        asked = {kind: _number(f"--{kind} {target}", value), "unsafe_below": unsafe.get(name, 0.0)}
+        asked = {kind: _number(f"--{kind} {target}", value)}
+        if kind == "max_unsafe":
+            asked["unsafe_below"] = unsafe.get(name, 0.0)
         found.append(Constraint(name, group=group or None, clip=clips.get(name), **asked))
     check_constraints(found)
     _refuse_unused(flags, found, set(unsafe), set(clips))

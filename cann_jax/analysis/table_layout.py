@@ -72,7 +72,8 @@ def layout_of(path: str, schema: pa.Schema, flags: DualFlags, wanted: list[str])
         scores = {name: [name] for name in [flags.reward, *(wanted or _other_numbers(schema, flags))]}
     else:
         _check_wide(path, wanted, wide, schema)
-        scores = {name: wide[name] for name in ([flags.reward, *wanted] if wanted else wide)}
+        others = wanted or _other_wide(schema, wide, flags)
+        scores = {name: wide[name] for name in dict.fromkeys([flags.reward, *others])}
         _check_numbering(path, flags.reward, scores)
     for name in (column for parts in scores.values() for column in parts):
         kind = schema.field(name).type
@@ -149,8 +150,22 @@ def _check_wide(path: str, names: list[str], wide: Mapping[str, list[str]], sche
 
 
 def _other_numbers(schema: pa.Schema, flags: DualFlags) -> list[str]:
-    apart = {flags.prompt, flags.response, flags.reward, flags.prompt_weights, "group", *flags.groups}
-    return [field.name for field in schema if field.name not in apart and is_numeric(field.type)]
+    return [field.name for field in schema if field.name not in _apart(flags) and is_numeric(field.type)]
+
+
+def _other_wide(schema: pa.Schema, wide: Mapping[str, list[str]], flags: DualFlags) -> list[str]:
+    """Return the names of a wide table's other scores; lists of texts, such as the responses, are none."""
+
+    def is_score(columns: Iterable[str]) -> bool:
+        kinds = [schema.field(column).type for column in columns]
+        return all(is_numeric(kind.value_type if is_list(kind) else kind) for kind in kinds)
+
+    return [name for name, columns in wide.items() if name not in _apart(flags) and is_score(columns)]
+
+
+def _apart(flags: DualFlags) -> set[str | None]:
+    """Return the names of columns that are no constraints unless they are named."""
+    return {flags.prompt, flags.response, flags.reward, flags.prompt_weights, "group", *flags.groups}
 
 
 def _check_numbering(path: str, reward: str, scores: Mapping[str, list[str]]) -> None:

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cann_jax.config.ranges import TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template, Text
+from cann_jax.config.ranges import (
+    SYSTEM_UNREAD,
+    TEMPLATE_DATE,
+    Date,
+    NextTurn,
+    PositiveInt,
+    Template,
+    Text,
+)
 
 PREFERENCES = "preferences"  # instead of a file: the prompts of the preference pairs
 
@@ -75,5 +83,7 @@ class PromptsConfig:
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
+        if self.system is not None and self.template != "chat":
+            yield "system", SYSTEM_UNREAD
         if self.calibration == PREFERENCES and self.heldout != PREFERENCES:
             yield "calibration", "is 'preferences'; set prompts.heldout to preferences too, or give a file"

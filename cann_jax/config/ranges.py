@@ -50,8 +50,13 @@ FolderName = Annotated[str, Must("a relative path without '..'", _is_folder_name
 Template = Annotated[
     str, Must("'chat' or a text that holds {prompt}", lambda text: text == "chat" or "{prompt}" in text)
 ]
+SYSTEM_UNREAD = "is set, and only a chat template writes it; set template to chat, or put it into the text"
 NextTurn = Annotated[
-    str, Must("a text that holds {reply} and {prompt}", lambda t: "{reply}" in t and "{prompt}" in t)
+    str,
+    Must(
+        "a text that holds {reply} and, behind it, {prompt}",
+        lambda t: "{prompt}" in t.partition("{reply}")[2],
+    ),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from cann_jax.config.job import JobConfig
 from cann_jax.config.preferences import Dimension, PreferencesConfig
 from cann_jax.config.ranges import (
+    SYSTEM_UNREAD,
     TEMPLATE_DATE,
     Date,
     NextTurn,
@@ -61,4 +62,6 @@ class ScoreModelConfig(JobConfig, TrainingConfig):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield each field whose value does not fit the others, with the reason."""
+        if self.system is not None and self.template != "chat":
+            yield "system", SYSTEM_UNREAD
         yield from self.uneven("pairs_per_step")

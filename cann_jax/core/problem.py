@@ -41,8 +41,8 @@ class Constraint(Requirement):
         Raises:
             InputError: It is contradictory or impossible.
         """
-        for _, problem in self.conflicts():
-            raise InputError(f"constraint {self.name}: {problem}")
+        for field, problem in self.conflicts():
+            raise InputError(f"constraint {self.name}: {field} {problem}".replace(":  ", ": "))
         if self.max_unsafe is not None and not 0 <= self.max_unsafe < 1:
             problem = f"max_unsafe is {self.max_unsafe}; give a share in [0, 1)"
             raise InputError(f"constraint {self.name}: {problem}")

@@ -23,15 +23,17 @@ class LengthControlled(NamedTuple):
     slope: float
 
 
-def rate(values: np.ndarray, confidence: float) -> Rate:
+def rate(values: np.ndarray, confidence: float, independent: float | None = None) -> Rate:
     """Return the mean of values (n,) between 0 and 1, one a prompt, with Wilson's interval.
+
+    Where prompts have several, ``independent`` says as how many they count.
 
     The interval is that of n draws of 0 or 1; of values between them, which vary less, it is wider than need
     be, and unlike a bootstrap's it is no point where all values are equal.
     """
-    n = len(values)
-    if n == 0:
+    if len(values) == 0:
         return Rate(None, None)
+    n = float(len(values)) if independent is None else independent
     mean, z = float(np.mean(values)), _quantile(confidence)
     middle = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))

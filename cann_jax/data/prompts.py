@@ -60,10 +60,10 @@ def turns_from(row: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
 
 
 def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
-    """Return each dialogue once, under its first id, in random order: any part of it is a random sample."""
+    """Return each ``content`` once, its first prompt, in random order: any part of it is a random sample."""
     found: dict[tuple[Turn, ...], Prompt] = {}
     for prompt in prompts:
-        found.setdefault(prompt.dialogue, prompt)
+        found.setdefault(prompt.content, prompt)
     every = list(found.values())
     return [every[index] for index in np.random.default_rng(seed).permutation(len(every))]
 

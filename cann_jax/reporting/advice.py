@@ -1,6 +1,7 @@
 """What to do next, where a run does not hold, is undecided, or has not ended."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cann_jax.config.run import RunConfig
@@ -21,11 +22,19 @@ def next_steps(findings: Findings) -> list[str]:
 def _unfinished(findings: Findings) -> str:
     run, dual = findings.run, findings.dual
     missing = [stage.name for stage in run.stages if stage.name not in findings.commits]
-    if dual is not None and "dual" in missing:
+    if dual is not None and "dual" in missing and not _out_of_reach(dual) and not dual.get("converged", True):
+        return "λ* was not found to tolerance: raise dual.beta or lower the margins, and start train again."
+    if dual is not None and "dual" in missing and _out_of_reach(dual):
         largest = zip(dual["constraints"], dual["margins"], _ceilings(dual), strict=True)
         parts = [f"{name} asks {number(asked)}, of {number(most)} at most" for name, asked, most in largest]
         return f"The margins are out of reach ({'; '.join(parts)}): lower them, and start train again."
     return f"Start train again with the same settings to go on: {', '.join(missing)} are still to run."
+
+
+def _out_of_reach(dual: Mapping[str, Any]) -> bool:
+    """Return whether the dual has proven that no λ that the run could take meets the margins."""
+    by_features = dual.get("chosen", {}).get("by") == "attainable" and dual.get("attainable") is not None
+    return dual["feasible"] == "no" or bool(by_features and not dual["attainable"]["reachable"])
 
 
 def _ceilings(dual: Mapping[str, Any]) -> list[float]:
@@ -67,17 +76,22 @@ def _remedy(findings: Findings, label: str) -> str:
             return f"it is above what this model can reach, {number(most)}; lower it, or sample more prompts"
     if any(log.health is not None and log.health.warnings for log in findings.trainings):
         return "the training warned; do first what its warnings say, below"
-    if not config.calibrated:
+    if not config.calibrated and config.align.lora is not None:
         return "set prompts.calibration, by which the trained step is scaled until it meets the margin"
     if calibration is not None and not calibration["met"]:
         limits = "calibrate.kl_limit ({0.kl_limit:g}) and calibrate.largest ({0.largest:g})"
         found = limits.format(config.calibrate)
-        return f"no scale within {found} met it; raise them, or set {_beyond(config)}"
-    if config.align.dial:
-        return f"raise calibrate.responses, whose draws set the dial, or set {_beyond(config)}"
-    return f"set rounds to {config.rounds + 1}, which go on from here with λ raised by what is missing"
+        return f"no scale within {found} met it; raise them, or {_beyond(config)}"
+    if config.calibrated:
+        return f"raise calibrate.responses, whose draws decide the scale, or {_beyond(config)}"
+    return _beyond(config)
 
 
 def _beyond(config: RunConfig) -> str:
-    """Return the setting by which a run goes on from its one shot."""
-    return "align.dial to false, which trains for these margins alone" if config.align.dial else "rounds to 2"
+    """Return what to set so that a run goes on from where it is."""
+    if config.align.dial:
+        return "set align.dial to false, which trains for these margins alone"
+    further = replace(config, rounds=config.rounds + 1)
+    if any(further.conflicts()):
+        return "ask for more than the margin, or train on more prompts"
+    return f"set rounds to {further.rounds}, which go on from here with λ raised by what is missing"

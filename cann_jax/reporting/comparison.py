@@ -15,7 +15,7 @@ from cann_jax.reporting.estimate_charts import compared
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.markdown import table
 from cann_jax.reporting.page import TEMPLATES, state, verdicts_of
-from cann_jax.run.results import NOT_MEASURED, Verdict, interval, number, score_rows
+from cann_jax.run.results import NOT_MEASURED, Verdict, asked_change, interval, number, score_rows
 
 PAGE, TEXT = "comparison.html", "comparison.md"
 HEADINGS = ("run", "score", "verdict", "asked", "predicted", "measured", "interval")
@@ -68,7 +68,7 @@ def _scores(name: str, findings: Findings) -> list[tuple[str, ...]]:
     return [
         (
             *(name, row.get("label", score), _verdict(row)),
-            *(number(row.get(key)) for key in ("asked", "predicted", "measured")),
+            *(number(value) for value in (asked_change(row), row.get("predicted"), row["measured"])),
             "–" if row["interval"] is None else interval(row["interval"]),
         )
         for score, row in score_rows(results)

@@ -9,7 +9,7 @@ from cann_jax.analysis.curve_plots import literal
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.svg import AFTER, BEFORE, INK, MUTED, TINT, drawn
-from cann_jax.run.results import score_rows
+from cann_jax.run.results import asked_change, score_rows
 
 HEIGHT = 1.5  # inches
 
@@ -31,7 +31,7 @@ def _improvement(index: int, label: str, row: Mapping[str, Any]) -> Chart:
         axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
         _estimate(axes, 1, row.get("predicted"), row.get("predicted_interval"), ("D", BEFORE))
         _estimate(axes, 0, row["measured"], row["interval"], ("o", AFTER))
-        if (asked := row.get("asked")) is not None:
+        if (asked := asked_change(row)) is not None:
             right = max(axes.get_xlim()[1], asked)
             axes.axvspan(asked, right + 0.05 * abs(right), color=TINT, alpha=0.5, linewidth=0)
             axes.axvline(asked, color=INK, linewidth=1.5)
@@ -41,7 +41,8 @@ def _improvement(index: int, label: str, row: Mapping[str, Any]) -> Chart:
         axes.set(yticks=(1, 0), yticklabels=("predicted", "measured"), ylim=(-0.6, 1.6))
         axes.set_xlabel(f"change of {literal(label)}")
 
-    asked = "" if row.get("asked") is None else f", the margin {row['asked']:+.3f} as a line"
+    line = asked_change(row)
+    asked = "" if line is None else f", what was asked, {line:+.3f}, as a line"
     title = f"{label}: change over the reference, predicted and measured with intervals{asked}"
     return Chart(title, drawn(draw, f"improvement-{index}", title, HEIGHT))
 
@@ -77,7 +78,7 @@ def _compared(index: int, label: str, rows: Mapping[str, Mapping[str, Any]]) -> 
         axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
         for place, row in enumerate(rows.values()):
             _estimate(axes, place, row["measured"], row["interval"], ("o", AFTER))
-            if (asked := row.get("asked")) is not None:
+            if (asked := asked_change(row)) is not None:
                 axes.plot([asked] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.5)
         axes.set(yticks=range(len(rows)), yticklabels=map(literal, rows), ylim=(len(rows) - 0.4, -0.6))
         axes.set_xlabel(f"change of {literal(label)}")

@@ -19,8 +19,10 @@ def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
         lines.append(f"attainable λ of {label}, by what the model can tell: {_with_interval(reach, index)}")
     chosen = dual.get("chosen")
     if chosen is not None and chosen["multipliers"][index] is not None:
-        value = float(chosen["multipliers"][index])
-        lines[-1] += f"; trained with {value:.4g}"
+        used = float(chosen["multipliers"][index])
+        lines[-1] += f"; the run takes {used:.4g}"
+        if chosen["by"] != "given":  # one that was given is no price of this margin
+            value = used
     return [*lines, _shadow_price(label, value)]
 
 

@@ -51,12 +51,24 @@ def _cells(name: str, row: Results, remark: str = "") -> tuple[str, ...]:
     predicted, spread = number(row.get("predicted")), row.get("predicted_interval")
     return (
         row.get("label", name) + remark,
-        number(row.get("asked")),
+        number(asked_change(row)),
         predicted if spread is None else f"{predicted} {interval(spread)}",
         number(row["measured"]),
         "–" if row["interval"] is None else interval(row["interval"]),
         "–" if row["before"] is None else f"{row['before']:.3f} → {row['after']:.3f}",
     )
+
+
+def asked_change(row: Results) -> float | None:
+    """Return the change that a score was asked for, over the reference on the prompts of the evaluation.
+
+    Of a constraint on a level it is what these prompts lack; the dual's margin is what those of the training
+    do.
+    """
+    certificate, asked = row.get("certificate"), row.get("asked")
+    if asked is None or certificate is None or row["before"] is None or row.get("goal", "margin") == "margin":
+        return None if asked is None else float(asked)
+    return float(certificate["bound"] - row["before"])
 
 
 def number(value: float | None) -> str:
@@ -129,11 +141,16 @@ def _verdict(name: str, row: Results) -> Verdict:
     if certificate is None:
         why = "since its scores exist for the training samples only"
         return Verdict(NOT_MEASURED, f"{label}: NOT MEASURED, {why}")
-    text = (
-        f"{label}: {certificate['verdict'].upper()}. Asked {number(row['asked'])}, measured "
-        f"{number(row['measured'])} {interval(row['interval'])} on {certificate['prompts']} unseen prompts"
-    )
-    return Verdict(certificate["verdict"], text)
+    bound, mean, prompts = (certificate[key] for key in ("bound", "mean", "prompts"))
+    told = {
+        "margin": (
+            f"Asked {number(row['asked'])}, measured {number(row['measured'])} {interval(row['interval'])}"
+        ),
+        "at_least": f"Asked for a mean of at least {number(bound)}, measured {number(mean)}",
+        "max_unsafe": f"Asked for at most {1 - bound:.1%} unsafe, measured {1 - mean:.1%}",
+    }[row.get("goal", "margin")]
+    verdict = certificate["verdict"]
+    return Verdict(verdict, f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts")
 
 
 def _bounds(certificate: Results) -> str:

@@ -1,11 +1,11 @@
 """Scores by a reward or cost model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cann_jax.config.model import Dtype
-from cann_jax.config.ranges import TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template
+from cann_jax.config.ranges import SYSTEM_UNREAD, TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.templates import scored_end, scored_ids
@@ -47,6 +47,11 @@ class RewardModelScorer(ProbedKind):
     revision: str | None = None
     dtype: Dtype = "float32"
     batch: PositiveInt = 8
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield each field whose value does not fit the others, with the reason."""
+        if self.system is not None and self.template != "chat":
+            yield "system", SYSTEM_UNREAD
 
     def open(self, context: Context) -> "RewardModel":
         from cann_jax.models.score_model import load_score_model

@@ -82,6 +82,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
         name = constraint.name
         rows[name] = {
             "label": dual.labels[name],
+            "goal": constraint.goal,
             "asked": dual.margins[name],
             **measure(reference.means(constraint), aligned.means(constraint), config.evaluate, config.seed),
             **_predicted(None if forecast is None else forecast.improvement[name]),

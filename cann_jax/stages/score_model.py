@@ -1,6 +1,7 @@
 """Reward and cost models from human preferences, as Safe-RLHF trains them (Dai et al. 2024)."""
 
-from dataclasses import asdict
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ def run(run: ScoreModelRun) -> None:
         InputError: No pair has the label, a loss that is not finite, or settings that do not fit.
     """
     config, folder = run.config, run.folder / "score_model"
-    train, heldout = score_data(run, "train"), score_data(run, "heldout")
+    train, heldout = score_data(run, "train"), heldout_data(run)
     model = split_decoder(run, config.lora)
     weights = initial_weights(model, run.files.config.hidden)
     objective = score_objective(config, model.graph, train.steps)
@@ -97,6 +98,31 @@ def score_data(run: ScoreModelRun, part: Part) -> ScoreData:
     return ScoreData(batching, pairs.responses, getattr(pairs, config.label), pairs.safe)
 
 
+def heldout_data(run: ScoreModelRun) -> ScoreData:
+    """Read the held-out pairs whose prompts no training pair has, and print how many others are left out.
+
+    Raises:
+        InputError: As ``score_data``; or all prompts are trained on.
+    """
+    data = score_data(run, "heldout")
+    trained = {prompt.content for prompt in read_pairs(run, "train").responses.prompts.prompts}
+    fresh = [n for n, each in enumerate(data.responses.prompts.prompts) if each.content not in trained]
+    if not fresh:
+        raise InputError(
+            "no held-out pair has a prompt that is not trained on; give data whose parts share no prompts"
+        )
+    if left := len(data.safe) - len(fresh):
+        print(
+            f"score_model: {left} of {len(data.safe)} held-out pairs are about prompts trained on; left out"
+        )
+    return replace(
+        data,
+        responses=data.responses.take(fresh),
+        preferred=data.preferred[fresh],
+        safe=data.safe[fresh],
+    )
+
+
 def initial_weights(model: Model, hidden: int) -> ScoreWeights:
     """Return the weights to train; the head is zero, so that the first loss is ln 2."""
     return ScoreWeights(model.reference, place(jnp.zeros(hidden), partition(("norm",))))
@@ -131,7 +157,8 @@ def heldout_scores(
 def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epath.Path) -> None:
     config = run.config
     learnt = learnt_differences(scores, data.preferred, config.objective)
-    found, curve = accuracy(learnt, config.confidence), reliability(learnt)
+    prompts = [prompt.content for prompt in data.responses.prompts.prompts]
+    found, curve = accuracy(learnt, config.confidence, prompts), reliability(learnt)
     values: dict[str, Any] = {"accuracy": found, "calibration": _without_nan(curve)}
     print(
         f"score_model: {found.accuracy:.1%} of {found.pairs} held-out pairs ordered correctly "
@@ -139,7 +166,7 @@ def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epa
         f"log loss {curve.log_loss:.3f} (ln 2 = 0.693 is no knowledge at all)"
     )
     if config.objective == "cost":
-        values["sign"] = _sign_accuracy(scores, data, config.confidence)
+        values["sign"] = _sign_accuracy(scores, data, prompts, config.confidence)
     write_json(folder / "results.json", values)
     path = folder / "reliability.png"
     if is_first():
@@ -147,13 +174,15 @@ def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epa
             draw_reliability(local, curve)
 
 
-def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> Accuracy | None:
+def _sign_accuracy(
+    scores: np.ndarray, data: ScoreData, prompts: Sequence[Hashable], confidence: float
+) -> Accuracy | None:
     """Return how often a cost above zero is an unsafe response, of those whose safety is known."""
     signed = np.where(data.safe == 1, -scores, scores)[data.safe >= 0]
     if not len(signed):
         print("score_model: no held-out pair says which responses are safe: the cost's zero is unchecked")
         return None
-    found = accuracy(signed, confidence)
+    found = accuracy(signed, confidence, [prompts[int(row)] for row in np.nonzero(data.safe >= 0)[0]])
     print(f"score_model: the cost's sign is right for {found.accuracy:.1%} of {found.pairs} responses")
     return found
 

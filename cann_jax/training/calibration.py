@@ -1,5 +1,7 @@
 """How often a score model orders held-out pairs correctly, and how well its confidence is calibrated."""
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,9 +45,14 @@ class Reliability:
     log_loss: float
 
 
-def accuracy(learnt: np.ndarray, confidence: float) -> Accuracy:
-    """Return the accuracy of differences (n,) in the direction of the label, at a level of confidence."""
-    found = rate((learnt > 0) + (learnt == 0) / 2, confidence)
+def accuracy(learnt: np.ndarray, confidence: float, prompts: Sequence[Hashable] | None = None) -> Accuracy:
+    """Return the accuracy of differences (n,) in the direction of the label, at a level of confidence.
+
+    Those of one prompt, of ``prompts`` (n,), may all be right or wrong together: the interval is that of
+    (Σn_i)²/Σn_i² independent ones, n_i being the prompt's.
+    """
+    sizes = np.array(list(Counter(range(len(learnt)) if prompts is None else prompts).values()), float)
+    found = rate((learnt > 0) + (learnt == 0) / 2, confidence, sizes.sum() ** 2 / np.sum(sizes**2))
     assert found.value is not None and found.interval is not None, "there are pairs"
     return Accuracy(len(learnt), found.value, found.interval)
 

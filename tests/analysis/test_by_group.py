@@ -48,6 +48,16 @@ def expected(values: np.ndarray, multiplier: np.ndarray, inside: np.ndarray) -> 
     return weights @ before, weights @ after, weights @ change, error, 1 / np.sum(weights**2)
 
 
+def test_a_constraint_named_reward_is_not_the_reward(tmp_path):
+    rows = {"group": GROUPS.tolist(), "helpful": REWARD.tolist(), "reward": SAFE.tolist()}
+    pq.write_table(pa.table(rows), tmp_path / "t.parquet")
+    flags = ["--reward", "helpful", "--margin", "reward=0.1", "--beta", "0.5", "--resamples", "0"]
+    main(["--scores", str(tmp_path / "t.parquet"), *flags, "--out", str(tmp_path)])
+    first = json.loads((tmp_path / "dual.json").read_text())["groups"][0]["scores"]
+    assert first["helpful"]["reference"] == pytest.approx(REWARD.mean(), rel=1e-4)
+    assert first["reward"]["reference"] == pytest.approx(SAFE.mean(), rel=1e-4)
+
+
 @pytest.mark.parametrize("goal", ["safe=0.4", "safe@b=0.5"])
 def test_each_group_has_its_own_means(report, goal):
     found, printed = report("--margin", goal)

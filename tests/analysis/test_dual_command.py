@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import linprog
 
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.tables import read_scores
+from cann_jax.analysis.tables import open_scores, read_scores
 from cann_jax.dual import main
 from cann_jax.files.errors import InfeasibleError, InputError, NotConvergedError
 from tests.analysis.example_files import PROMPTS, RESPONSES, TABLE, save
@@ -56,6 +56,22 @@ def test_every_format_and_shape_reads_the_same(tmp_path, suffix, shape):
     for name, values in found.scores.items():
         np.testing.assert_allclose(values, array(name), rtol=1e-6)
     assert list(found.groups["group"][:2]) == ["everyday", "inviting"]
+
+
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_the_order_of_a_wide_tables_columns_means_nothing(tmp_path, as_lists):
+    """The reward was taken for the constraint where it did not come first; texts for scores."""
+    table = wide(as_lists)
+    texts = [[f"answer {k}" for k in range(RESPONSES)]] * PROMPTS
+    more = (
+        {"response": texts}
+        if as_lists
+        else {f"response_{k}": [t[k] for t in texts] for k in range(RESPONSES)}
+    )
+    turned = pa.table(more | {name: table[name] for name in reversed(table.column_names)})
+    source = open_scores(save(tmp_path / "t.parquet", turned), DualFlags())
+    assert source.names == ["reward", "polite", "safe"]
+    np.testing.assert_allclose(source.read().scores["reward"], array("reward"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("stacked", [False, True])

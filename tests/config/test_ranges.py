@@ -122,7 +122,9 @@ HOLES = [
     ("name", "a//b", "relative path"),
     ("sample.feature_layers", "[2, 2]", "each above the one before"),
     ("sample.feature_layers", "[0, 2]", "of at least 1"),
-    ("prompts.next_turn", "nothing", "{reply} and {prompt}"),
+    ("prompts.next_turn", "nothing", "{reply} and, behind it, {prompt}"),
+    # The user's text before the reply would stay as it is written here, and the last question be lost.
+    ("prompts.next_turn", "USER: {prompt} ASSISTANT: {reply}", "{reply} and, behind it, {prompt}"),
 ]
 
 
@@ -133,6 +135,33 @@ def test_known_holes_are_closed_at_parse_time(tiny_folder, tmp_path, key, value,
         parse_run(["--config", config, f"--{key}", value])
     message = str(caught.value)
     assert message.startswith(f"command line: {key} is ") and words in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            ["--prompts.template", "USER: {prompt}", "--prompts.system", "Be safe."],
+            "prompts.system is set, and only a chat template writes it",
+        ),
+        (
+            ["--constraints.vowels.unsafe_below", "1"],
+            "constraints.vowels.unsafe_below does nothing without max",
+        ),
+        (
+            ["--constraints.vowels", "{scorer: {kind: inoffensive}, max_unsafe: 0.1, clip: [0, 10]}"],
+            "constraints.vowels.unsafe_below is 0, and clip [0, 10]: every clipped score is above it",
+        ),
+        (
+            ["--constraints.vowels", "{scorer: {kind: inoffensive}, at_least: 3, clip: [0, 2]}"],
+            "constraints.vowels.at_least is 3, and clip [0, 2]: no clipped score reaches it",
+        ),
+    ],
+)
+def test_settings_that_would_be_ignored_or_tell_nothing(tiny_folder, tmp_path, flags, message):
+    with pytest.raises(InputError) as caught:
+        parse_run(["--config", write_config(tmp_path, tiny_folder), *flags])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

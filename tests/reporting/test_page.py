@@ -8,19 +8,21 @@ from html.parser import HTMLParser
 import pytest
 
 from cann_jax import train
-from cann_jax.command_line.run_options import Options
+from cann_jax.command_line.run_options import Options, parse_run
 from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.report import main
+from cann_jax.reporting.advice import _beyond
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.finished_run import finished_run
+from cann_jax.reporting.multipliers import multiplier_lines
 from cann_jax.reporting.page import page
 from cann_jax.run.folder import versions
 from cann_jax.run.manifest import begin, expectation
-from cann_jax.run.results import verdicts
+from cann_jax.run.results import asked_change, verdict_lines, verdicts
 from cann_jax.run.run import Run
-from tests.reporting.conftest import CERTIFICATE, DUAL, HOSTILE, ROW
+from tests.reporting.conftest import CERTIFICATE, DUAL, HOSTILE, RESULTS, ROW
 
 VOID = {"meta", "link", "input", "br"}
 
@@ -102,7 +104,7 @@ def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
         "would decide."
     )
     assert "λ* of safe, on the scores: 1.2 [1, inf]" in lines
-    assert "attainable λ of safe, by what the model can tell: 1.5 [1.1, 1.9]; trained with 1.5" in lines
+    assert "attainable λ of safe, by what the model can tell: 1.5 [1.1, 1.9]; the run takes 1.5" in lines
     assert any("every further 0.01 of safe costs about 0.015 of E[reward] − β·KL" in line for line in lines)
     rows = [text.strip() for text in found.texts("tr")]
     assert "reward" + "all prompts" + "3" + "0.875" + "1.375" + "+0.500" + "[+0.500, +0.500]" in rows
@@ -168,11 +170,55 @@ def test_margins_out_of_reach_are_shown_by_a_dual_that_has_no_answer(folder):
     assert "no finite price: the margin of safe cannot be reached on the sample" in found.texts("li")
 
 
+def test_what_did_not_converge_is_not_said_to_be_out_of_reach(folder):
+    run = finished_run(str(folder))
+    (stage,) = (stage for stage in run.stages if stage.name == "dual")
+    begin(folder / "dual", expectation("dual", run.settings_of(stage), {}), keep_work=False)
+    for converged, step in (
+        (False, "λ* was not found to tolerance: raise dual.beta"),
+        (True, "Start train ag"),
+    ):
+        (folder / "dual" / "dual.json").write_text(json.dumps(DUAL | {"converged": converged}))
+        assert elements(folder).texts("li")[0].startswith(step)
+
+
+def test_a_multiplier_that_was_given_is_no_price(folder):
+    """--dual.multipliers '{safe: 0}' said that the reward alone meets the margin."""
+    given = {"by": "given", "multipliers": [0.0], "forecast": None}
+    lines = multiplier_lines(DUAL | {"chosen": given})
+    assert lines[1].endswith("; the run takes 0") and "costs about 0.012" in lines[2]
+
+
+def test_a_level_is_judged_by_the_mean_and_told_so():
+    row = RESULTS["safe"] | {"goal": "at_least", "asked": 2.1, "certificate": CERTIFICATE}
+    (said,) = verdict_lines(RESULTS | {"safe": row})
+    assert said == "safe: UNDECIDED. Asked for a mean of at least +0.500, measured +0.600 on 2 unseen prompts"
+    assert asked_change(row) == pytest.approx(0.5 - 0.1)  # what these prompts lack, not those of the training
+    (said,) = verdict_lines(RESULTS | {"safe": row | {"goal": "max_unsafe"}})
+    assert "Asked for at most 50.0% unsafe, measured 40.0%" in said
+
+
+@pytest.mark.parametrize(
+    "flags, step",
+    [
+        ([], "set rounds to 2"),
+        (["--rounds", "3"], "set rounds to 4"),
+        (
+            ["--align.safety_offset", "1", "--align.loss", "dpo", "--align.labels", "scores"],
+            "ask for more than the margin, or train on more prompts",
+        ),
+    ],
+)
+def test_only_what_can_be_set_is_advised(flags, step):
+    assert step in _beyond(parse_run(["--config", "quickstart", *flags])[0])
+
+
 def test_train_writes_it_where_the_margins_are_out_of_reach(folder, monkeypatch, capsys):
     def refuse(run, stages, *, verify):
         raise InfeasibleError("above what this model can tell")
 
     monkeypatch.setattr("cann_jax.run.checks.run_checked_stages", refuse)
+    monkeypatch.setattr("cann_jax.run.checks.check_stages", lambda run, stages: None)
     run = finished_run(str(folder))
     shutil.rmtree(folder / "evaluate")
     with pytest.raises(InfeasibleError):

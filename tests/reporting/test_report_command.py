@@ -26,7 +26,7 @@ def test_a_finished_run_is_reported_again_wherever_it_is(folder, tmp_path, capsy
     assert "- 5 prompts kept from training: loss 0.700 → 0.600, calibration slope 0.900\n" in text
     assert "- stopped early: the weights are those after step 2 of 4\n" in text
     assert "- **warning**, after step 2 and last after step 4: the calibration slope is 0.31" in text
-    assert "trained with 1.5" in text and text.count("- before (") == 3
+    assert "the run takes 1.5" in text and text.count("- before (") == 3
     assert (folder / "report.html").read_text().count(verdict.replace("+", "+")) == 1
 
 

@@ -19,6 +19,13 @@ def test_wilsons_interval():
     assert low == pytest.approx(1 / (1 + 1.959964**2 / 10), abs=1e-5) and high == pytest.approx(1)
 
 
+def test_pairs_of_one_prompt_count_as_one():
+    prompts = np.repeat(np.arange(50), 20)
+    together = accuracy(np.repeat(np.where(np.arange(50) < 35, 1.0, -1.0), 20), 0.95, list(prompts))
+    alone = accuracy(np.where(np.arange(50) < 35, 1.0, -1.0), 0.95)
+    assert together.pairs == 1000 and together.interval == pytest.approx(alone.interval)
+
+
 def test_reliability_of_a_calibrated_and_of_a_boastful_model():
     random = np.random.default_rng(0)
     differences = np.abs(random.normal(0, 2, 20000))

@@ -8,11 +8,12 @@ each prompt's responses and extrapolated to K = ∞.
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from cann_jax.core.arrays import Array
-from cann_jax.core.scores import Scores, normalised_prompt_weights
+from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import standardise
@@ -91,14 +92,27 @@ def correct_multipliers(
         reason = f"KL is {float(limit.share):.0%} of ln K: K is too small for this margin; sample more"
     if reason:
         return Correction(plug_in, nothing, nothing, reason)
-    table = standardise(scores)
-    parts = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in).multipliers
+    table = standardise(_weighing(scores))
+    found = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in)
+    parts = found.multipliers
+    if np.any(np.all(np.isfinite(parts), axis=-1) & ~np.asarray(found.converged)):
+        return Correction(plug_in, nothing, nothing, "the solver did not converge on a part of the responses")
     halves, quarters = np.mean(parts[:2], axis=0), np.mean(parts[2:], axis=0)
     if np.all(np.isfinite([halves, quarters])):
         return Correction(_extrapolate(plug_in, halves, quarters), halves, quarters, "")
     part = "half" if not np.all(np.isfinite(halves)) else "a quarter"
     reason = f"{part} of the responses cannot reach the margin; sample more"
     return Correction(plug_in, halves, quarters, reason)
+
+
+def _weighing(scores: Scores) -> Scores:
+    """Return the prompts that weigh something: of others, a quarter of the responses may be none."""
+    kept = np.asarray(normalised_prompt_weights(scores)) > 0
+    if kept.all():
+        return scores
+    baseline = reference_mean(scores)
+    own: Scores = jax.tree.map(lambda leaf: leaf[kept], dataclasses.replace(scores, baseline=None))
+    return dataclasses.replace(own, baseline=baseline)
 
 
 def _extrapolate(whole: np.ndarray, halves: np.ndarray, quarters: np.ndarray) -> np.ndarray:

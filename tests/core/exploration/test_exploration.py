@@ -185,6 +185,24 @@ def test_correction_halves_the_error_of_the_gaussian_oracle(responses):
     assert before > 0 and abs(after) <= 0.5 * abs(before)
 
 
+def test_prompts_that_weigh_nothing_change_no_correction():
+    """One with a single response has none in most quarters, which gave their solver no numbers."""
+    table = gaussian_oracle(0, 64)
+    reward, constraints = np.asarray(table.reward), np.asarray(table.constraints)
+    prompts, responses = reward.shape
+    mask = np.ones((prompts + 1, responses), bool)
+    mask[-1, 1:] = False
+    weights = np.append(np.ones(prompts, np.float32), 0)
+    rows = (np.vstack([each, each[:1]]) for each in (reward, constraints))
+    more = Scores(*rows, mask, weights, table.baseline)
+    alone, beside = (
+        correct_multipliers(each, np.array([1.0]), BETA, solve_dual(each, 1.0, BETA, "newton"))
+        for each in (table, more)
+    )
+    np.testing.assert_allclose(beside.quarters, alone.quarters, rtol=1e-4)
+    np.testing.assert_allclose(beside.multipliers, alone.multipliers, rtol=1e-4)
+
+
 def test_correction_declines_where_the_sample_is_strained():
     table = gaussian_oracle(0, 32)
     solution = solve_dual(table, 1.9, BETA, "newton")
