@@ -15,6 +15,7 @@ from cann_jax.models.export.score_model import LAYOUTS, export_score_model
 from cann_jax.run.outputs import read_weights
 from cann_jax.run.run import ScoreModelRun
 from cann_jax.run.training import split_decoder
+from cann_jax.stages import score_model
 from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
 from tests.builders import ROOT
 from tests.builders.preferences import telling_rows, write_lines
@@ -69,6 +70,26 @@ def test_reward_model_is_learnt_judged_and_equal_in_transformers(train, tmp_path
         losses.append(np.log1p(np.exp(-learnt)))
     assert np.mean(losses) == pytest.approx(results["calibration"]["log_loss"], abs=1e-4)
     assert train().count("done already") == 2
+
+
+def test_heldout_pairs_about_training_prompts_are_left_out(train, tmp_path, monkeypatch, capsys):
+    """A source's own test split may repeat training prompts, on which no accuracy is one on new ones."""
+    train("--epochs", "1", "--optimizer.warmup_steps", "1")
+    run = ScoreModelRun(parse_score_model(["--config", str(tmp_path / "judge.yaml")])[0])
+    own, read = score_data(run, "heldout"), score_model.read_pairs
+    shared = np.arange(3)
+    monkeypatch.setattr(
+        score_model,
+        "read_pairs",
+        lambda run, part: read(run, "heldout").take(shared) if part == "train" else read(run, part),
+    )
+    found = score_model.heldout_data(run)
+    assert len(found.safe) == len(own.safe) - 3 and len(found.responses.prompts) == len(found.safe)
+    np.testing.assert_array_equal(found.preferred, own.preferred[3:])
+    assert f"3 of {len(own.safe)} held-out pairs are about prompts trained on" in capsys.readouterr().out
+    shared = np.arange(len(read(run, "heldout").safe))
+    with pytest.raises(InputError, match=r"^no held-out pair has a prompt that is not trained on"):
+        score_model.heldout_data(run)
 
 
 def test_the_mesh_changes_nothing(train, tmp_path):
