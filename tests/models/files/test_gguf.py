@@ -33,7 +33,7 @@ def write_gguf(path: Path, folder: Path, architecture: str = "llama", **extra) -
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10_000.0)
     for key, value in extra.items():
-        getattr(writer, key)(value)
+        getattr(writer, key)(*(value if isinstance(value, tuple) else (value,)))
     _add_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text()))
     back = {name: short for short, name in (NAMES | BLOCK_NAMES).items()}
     for name, tensor in load_file(folder / "model.safetensors").items():
@@ -122,8 +122,30 @@ def test_unsupported_gguf(tiny_folder, tmp_path):
     )
     scaled = write_gguf(tmp_path / "b.gguf", tiny_folder, add_rope_scaling_type=gguf.RopeScalingType.LINEAR)
     assert "RoPE scaling 'linear' is not supported" in refused(scaled)
+    older = write_gguf(tmp_path / "older.gguf", tiny_folder, add_rope_scaling_factor=4.0)
+    assert "RoPE scaling 'linear' is not supported" in refused(older)
+    oldest = write_gguf(tmp_path / "oldest.gguf", tiny_folder, add_float32=("llama.rope.scale_linear", 0.5))
+    assert "RoPE scaling 'linear' is not supported" in refused(oldest)
     partial = write_gguf(tmp_path / "c.gguf", tiny_folder, add_rope_dimension_count=8)
     assert "RoPE over a part of each head" in refused(partial)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_factor_that_scales_nothing(tiny_folder, tmp_path, factor):
+    written = write_gguf(tmp_path / "x.gguf", tiny_folder, add_rope_scaling_factor=factor)
+    assert open_model(str(written)).config.kinds[0].rope.to_hf()["rope_type"] == "default"
+
+
+def test_the_cut_that_the_file_names(tiny_folder, tmp_path):
+    """Digits alone, and before GPT-2's cut, which then leaves two line ends before a digit together."""
+    cuts = {"gpt-2": ["\n", "\n", "12"], "default": ["\n", "\n", "12"], "smollm": ["\n\n", "1", "2"]}
+    cuts["llama-bpe"] = ["\n\n", "12"]  # of transformers' own table
+    for name, pieces in cuts.items():
+        file = write_gguf(tmp_path / f"{name}.gguf", tiny_folder, add_tokenizer_pre=name)
+        cut = open_model(str(file)).tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("\n\n12")
+        assert [piece.replace("Ċ", "\n") for piece, _ in cut] == pieces
+    other = write_gguf(tmp_path / "other.gguf", tiny_folder, add_tokenizer_pre="command-r")
+    assert "tokenizer.ggml.pre 'command-r' is not supported; use the model's Hugging Face" in refused(other)
 
 
 def test_missing_wheel_names_the_command(monkeypatch):
@@ -151,4 +173,5 @@ def test_smollm2_tokenizer(smollm2_files):
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>") == 1
     assert ids.count(tokenizer.eos_token_id) == 2  # the system's message and the user's
     assert len(tokenizer("1234")["input_ids"]) == 4  # SmolLM2 splits digits
+    assert "ĊĊ" in tokenizer.tokenize("Steps:\n\n1. Mix")  # as its Hugging Face tokenizer and llama.cpp do
     assert tokenizer.decode(tokenizer("Don't  stop — naïve 🙂")["input_ids"]) == "Don't  stop — naïve 🙂"
