@@ -31,8 +31,8 @@ def heldout_rows(
         among: All prompts that they are chosen from; None for ``prompts``.
     """
     every = distinct_prompts(prompts if among is None else among, seed)
-    kept = {prompt.dialogue for prompt in every[: min(wanted, len(every) // SHARE)]}
-    return np.array([row for row, prompt in enumerate(prompts) if prompt.dialogue in kept], int)
+    kept = {prompt.whole.dialogue for prompt in every[: min(wanted, len(every) // SHARE)]}
+    return np.array([row for row, prompt in enumerate(prompts) if prompt.whole.dialogue in kept], int)
 
 
 @dataclass(frozen=True)
