@@ -168,7 +168,7 @@ class Implicit(Scorer):
             encoded = encode_prompts(responses.prompts.prompts, self.model.tokenizer, self.prompts, room)
             if encoded.truncated:  # π_other would answer other prompts than π_ref
                 raise InputError(
-                    f"{self.key}: {encoded.truncated} prompts would be cut to make room for "
+                    f"{self.key}: {encoded.truncated} of {len(ids)} prompts would be cut to make room for "
                     "prealigned.system_prompt; shorten it, or lower prompts.max_tokens"
                 )
             ids = encoded.ids

@@ -84,8 +84,8 @@ def test_implicit_reads_no_prompt_that_was_cut_for_its_system_message(model, res
     shorter = replace(scorer.prompts, on_overlong="truncate_prompt_left", max_tokens=longest - 1)
     with pytest.raises(InputError) as error:
         replace(scorer, prompts=shorter)(responses, responses.logps)
-    said = "1 prompts would be cut to make room for prealigned.system_prompt; shorten it, or lower prompts."
-    assert str(error.value) == f"{KEY}: {said}max_tokens"
+    said = "2 of 2 prompts would be cut to make room for prealigned.system_prompt; shorten it, or lower "
+    assert str(error.value) == f"{KEY}: {said}prompts.max_tokens"
 
 
 @pytest.mark.parametrize(
