@@ -144,6 +144,7 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
     with reading(path, "has a tokenizer that cannot be read", "use a Hugging Face folder"):
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], parts)
         _cut_as_declared(backend, metadata, path)
+        _begin_as_declared(backend, metadata)
         tokens = metadata["tokenizer.ggml.tokens"]
         ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
         # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
@@ -178,6 +179,21 @@ def _cut_as_declared(backend: Any, metadata: dict[str, Any], path: Path) -> None
     elif name not in GGUF_PRE_TOKENIZER_SPLITS:
         problem = f"tokenizer.ggml.pre {shown(name)} is not supported"
         raise InputError(f"{path}: {problem}; use the model's Hugging Face folder")
+
+
+def _begin_as_declared(backend: Any, metadata: dict[str, Any]) -> None:
+    """Let a sentencepiece tokenizer put no space before a text where the file says so.
+
+    transformers' converter puts one before every text.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    if metadata.get("tokenizer.ggml.model") == "llama" and not metadata.get(
+        "tokenizer.ggml.add_space_prefix", True
+    ):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "never", split=False)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence(steps)
 
 
 def gguf_ends(metadata: dict[str, Any], vocabulary: int, path: Path) -> list[int]:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.files import model_files
-from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES
+from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES, gguf_tokenizer
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from tests.builders.forward import our_logits, random_ids, torch_logits
@@ -146,6 +146,23 @@ def test_the_cut_that_the_file_names(tiny_folder, tmp_path):
         assert [piece.replace("Ċ", "\n") for piece, _ in cut] == pieces
     other = write_gguf(tmp_path / "other.gguf", tiny_folder, add_tokenizer_pre="command-r")
     assert "tokenizer.ggml.pre 'command-r' is not supported; use the model's Hugging Face" in refused(other)
+
+
+@pytest.mark.parametrize(
+    "declared, tokens", [(None, ["▁a", "▁a"]), (True, ["▁a", "▁a"]), (False, ["a", "▁a"])]
+)
+def test_the_space_that_sentencepiece_puts_before_a_text(declared, tokens):
+    names = ["<unk>", "<s>", "</s>", "▁", "a", "▁a"]
+    values = {"model": "llama", "tokens": names, "scores": [0.0, 0, 0, -3, -2, -1]}
+    values |= {"token_type": [2, 3, 3, 1, 1, 1], "add_bos_token": False, "eos_token_id": 2}
+    if declared is not None:
+        values["add_space_prefix"] = declared
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    tokenizer = gguf_tokenizer(metadata | {"general.architecture": "llama"}, Path("x.gguf"))
+    assert tokenizer.tokenize("a a") == tokens
+    assert tokenizer.decode(tokenizer("a a")["input_ids"]) == "a a"
+    if declared is False:
+        assert tokenizer.decode(tokenizer(" a")["input_ids"]) == " a"
 
 
 def test_missing_wheel_names_the_command(monkeypatch):
