@@ -25,6 +25,7 @@ _SCHEMA = pa.schema(
         "id": pa.string(),
         "prompt": pa.string(),
         "earlier": TURNS,
+        "whole": TURNS,  # the dialogue before it was cut; null where it was not
         "prompt_ids": _IDS,
         **{f"response_{i}": pa.string() for i in (0, 1)},
         **{f"response_ids_{i}": _IDS for i in (0, 1)},
@@ -58,6 +59,7 @@ class EncodedPairs:
         return EncodedPairs(self.responses.take(rows), self.better[rows], self.safer[rows], self.safe[rows])
 
 
+Turns = list[dict[str, str]]  # as Parquet holds them
 PairIds = tuple[np.ndarray, list[np.ndarray]]  # ids of the prompt, and of each response with its end
 
 
@@ -135,8 +137,9 @@ class _Encoder:
 
     def row(self, pair: Pair) -> dict[str, Any] | None:
         """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
+        kept = pair.prompt
         try:
-            prompt, responses = self.ids(pair, pair.prompt)
+            prompt, responses = self.ids(pair, kept)
         except InputError as error:
             if self.config.on_bad_row == "error":
                 raise InputError(f"{pair.prompt.id}: {error}") from None
@@ -151,13 +154,15 @@ class _Encoder:
                 self.counts["overlong pairs dropped (preferences.on_overlong)"] += 1
                 return None
             self.counts["overlong prompts cut on the left (preferences.on_overlong)"] += 1
-            prompt, responses = self.ids(pair, cut)
+            kept = cut
+            prompt, responses = self.ids(pair, kept)
         self.counts["empty responses"] += sum(not text.strip() for text in pair.responses)
         self.counts["contradictory labels (safer, yet the only one that is unsafe)"] += pair.contradictory
         return {
-            "id": pair.prompt.id,
-            "prompt": pair.prompt.text,
-            "earlier": [asdict(turn) for turn in pair.prompt.earlier],
+            "id": kept.id,
+            "prompt": kept.text,
+            "earlier": [asdict(turn) for turn in kept.earlier],
+            "whole": None if kept.cut_from is None else [asdict(turn) for turn in kept.whole.dialogue],
             "prompt_ids": prompt,
             "better": pair.better,
             "safer": pair.safer,
@@ -187,13 +192,14 @@ class _Encoder:
 def pairs_from_table(table: pa.Table) -> EncodedPairs:
     """Return the pairs in a table of ``encode_pairs``."""
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    columns.setdefault("whole", [None] * table.num_rows)  # pairs of an earlier version have none
     texts, ids, safe = (
         list(map(list, zip(columns[f"{name}_0"], columns[f"{name}_1"], strict=True)))
         for name in ("response", "response_ids", "safe")
     )
-    names = zip(*(columns[name] for name in ("id", "prompt", "earlier")), strict=True)
+    names = zip(*(columns[name] for name in ("id", "prompt", "earlier", "whole")), strict=True)
     prompts = EncodedPrompts(
-        tuple(Prompt(name, text, earlier=turns_from(turns)) for name, text, turns in names),
+        tuple(_prompt(*row) for row in names),
         tuple(np.array(row, np.int32) for row in columns["prompt_ids"]),
     )
     rows, shape = [row for both in ids for row in both], (table.num_rows, 2)
@@ -208,6 +214,14 @@ def pairs_from_table(table: pa.Table) -> EncodedPairs:
     )
     labels = (np.array(values, np.int8) for values in (columns["better"], columns["safer"], safe))
     return EncodedPairs(responses, *labels)
+
+
+def _prompt(name: str, text: str, earlier: Turns, whole: Turns | None) -> Prompt:
+    cut_from = None
+    if whole is not None:
+        *before, last = turns_from(whole)
+        cut_from = Prompt(name, last.text, earlier=tuple(before))
+    return Prompt(name, text, earlier=turns_from(earlier), cut_from=cut_from)
 
 
 def labelled(pairs: EncodedPairs, dimension: str) -> np.ndarray:

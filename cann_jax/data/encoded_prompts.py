@@ -14,7 +14,10 @@ from cann_jax.files.errors import InputError
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """The prompts that were kept, in the order of the file, with their ids, template included."""
+    """The prompts that were kept, in the order of the file, with their ids, template included.
+
+    Of one that was cut, text and turns are those that are left: what scores it reads what was answered.
+    """
 
     prompts: tuple[Prompt, ...]
     ids: tuple[np.ndarray, ...]
@@ -65,7 +68,8 @@ def encode_prompts(
             if config.on_overlong == "drop":
                 dropped += 1
                 continue
-            row = _shortened(prompt, len(row), tokenizer, config, room)
+            prompt = _shortened(prompt, len(row), tokenizer, config, room)
+            row = prompt_ids(prompt, tokenizer, config)
             truncated += 1
         kept.append(prompt)
         ids.append(row)
@@ -81,7 +85,7 @@ def _longest(config: PromptsConfig, room: int) -> tuple[int, str]:
     return room, "lower sample.max_new_tokens, for the model's context holds no more"
 
 
-def _shortened(prompt: Prompt, tokens: int, tokenizer: Any, config: PromptsConfig, room: int) -> np.ndarray:
+def _shortened(prompt: Prompt, tokens: int, tokenizer: Any, config: PromptsConfig, room: int) -> Prompt:
     longest, remedy = _longest(config, room)
     if config.on_overlong == "error":
         raise InputError(
@@ -91,4 +95,4 @@ def _shortened(prompt: Prompt, tokens: int, tokenizer: Any, config: PromptsConfi
     cut = shortened(prompt, tokenizer, lambda cut: len(prompt_ids(cut, tokenizer, config)) - longest)
     if cut is None:
         raise InputError(f"prompt {prompt.id!r}: the template alone has more than {longest} tokens; {remedy}")
-    return prompt_ids(cut, tokenizer, config)
+    return cut

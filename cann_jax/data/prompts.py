@@ -1,7 +1,7 @@
 """Prompts and dialogues, and how they are read from JSON lines."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt: the last user turn, and the turns before it, if there are any."""
+    """A prompt: the last user turn, and the turns before it, if there are any, as models read them."""
 
     id: str
     text: str
     group: str | None = None
     earlier: tuple[Turn, ...] = ()
+    cut_from: "Prompt | None" = field(default=None, compare=False)  # the whole one, where this was too long
+
+    @property
+    def whole(self) -> "Prompt":
+        """The prompt as it was given, which tells whether two are the same however far each was cut."""
+        return self.cut_from or self
 
     @property
     def dialogue(self) -> tuple[Turn, ...]:
@@ -42,11 +48,11 @@ class Prompt:
 
     @property
     def content(self) -> tuple[Turn, ...]:
-        """The dialogue but for case, spacing and the marks at the end of a turn: equal for equal requests.
+        """The whole dialogue but for case, spacing and marks at the end of a turn: equal for equal requests.
 
         Other punctuation is kept, since "3 + 4" and "3 - 4", or "C" and "C++", are different requests.
         """
-        return tuple(Turn(turn.role, _plain(turn.text)) for turn in self.dialogue)
+        return tuple(Turn(turn.role, _plain(turn.text)) for turn in self.whole.dialogue)
 
 
 def _plain(text: str) -> str:
@@ -60,10 +66,10 @@ def turns_from(row: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
 
 
 def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
-    """Return each ``content`` once, its first prompt, in random order: any part of it is a random sample."""
+    """Return the whole prompt of each ``content``, in random order: any part of them is a random sample."""
     found: dict[tuple[Turn, ...], Prompt] = {}
     for prompt in prompts:
-        found.setdefault(prompt.content, prompt)
+        found.setdefault(prompt.content, prompt.whole)
     every = list(found.values())
     return [every[index] for index in np.random.default_rng(seed).permutation(len(every))]
 

@@ -191,6 +191,7 @@ def shortened(prompt: Prompt, tokenizer: Any, excess: Callable[[Prompt], int]) -
 
     The template itself is never cut; the result is None where it alone is too long.
     """
+    prompt = replace(prompt, cut_from=prompt.whole)
     while prompt.earlier:
         prompt = replace(prompt, earlier=_from_next_user_turn(prompt.earlier))
         if excess(prompt) <= 0:

@@ -193,6 +193,20 @@ class Rope:
         kind = next(name for name, kind in SCALINGS.items() if type(self.scaling) is kind)
         return {"rope_type": kind, "rope_theta": self.theta, **values}
 
+    def to_older_hf(self) -> dict[str, Any]:
+        """Return the keys beside ``rope_parameters`` from which transformers 4 reads this object.
+
+        It passes over ``rope_parameters`` in silence, and takes a base of 10,000 and no scaling.
+        """
+        outside: tuple[str, ...] = ("rope_theta", "partial_rotary_factor")
+        scaling = self.to_hf()
+        beside = {key: scaling.pop(key) for key in outside if key in scaling}
+        if scaling["rope_type"] == "default":
+            return beside
+        if isinstance(self.scaling, LongRope):  # in transformers 4 the trained length of this kind alone
+            beside["original_max_position_embeddings"] = self.scaling.original_max_position_embeddings
+        return {**beside, "rope_scaling": scaling}
+
     def tables(self, positions: Array, lengths: Array) -> Tables:
         """Return cosines and sines, each (…, S, size) in float32, of ``positions (…, S)``.
 

@@ -254,7 +254,7 @@ def _heldout_line(training: Training, data: PreferenceData) -> str:
     """Say which part of the data is kept from training."""
     key, wanted = f"{training.key}.heldout_prompts", training.settings.heldout_prompts
     rows, kept = len(data.responses.prompts), data.responses.prompts.take(data.heldout).prompts
-    count = len({prompt.dialogue for prompt in kept})
+    count = len({prompt.content for prompt in kept})
     what = f"{count} of {rows} prompts"
     if len(kept) > count:
         what = f"{count} prompts, {len(kept)} of {rows} pairs"

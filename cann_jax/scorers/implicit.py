@@ -165,7 +165,13 @@ class Implicit(Scorer):
         ids = responses.prompts.ids
         if self.prompts is not None:
             room = self.model.config.context - responses.tokens.shape[-1]
-            ids = encode_prompts(responses.prompts.prompts, self.model.tokenizer, self.prompts, room).ids
+            encoded = encode_prompts(responses.prompts.prompts, self.model.tokenizer, self.prompts, room)
+            if encoded.truncated:  # π_other would answer other prompts than π_ref
+                raise InputError(
+                    f"{self.key}: {encoded.truncated} of {len(ids)} prompts would be cut to make room for "
+                    "prealigned.system_prompt; shorten it, or lower prompts.max_tokens"
+                )
+            ids = encoded.ids
         # The run's prompts were cut to the context of the reference, and another model's may be shorter.
         tokens = (len(row) + most for row, most in zip(ids, responses.lengths.max(1), strict=True))
         check_lengths(tokens, self.model.config.context, responses.prompts.prompts, self.key)

@@ -146,10 +146,16 @@ def test_overlong_loses_its_first_turns_first(room):
     once = Prompt("", LONG.prompt.text, earlier=EARLIER)
     fits = len(prompt_ids(once, tokenizer, PromptsConfig("", "", "error"))) + 9
     table, counts = encode([LONG], "truncate_prompt_left", max_tokens=room)
-    row = tokenizer.decode(pairs_from_table(table).responses.prompts.ids[0])
+    prompts = pairs_from_table(table).responses.prompts
+    row = tokenizer.decode(prompts.ids[0])
     assert counts["overlong prompts cut on the left (preferences.on_overlong)"] == 1
     assert row.startswith("<|bos|><|user|>") and row.endswith("END<|end|><|assistant|>")
     assert row.count("<|user|>") == (2 if room >= fits else 1)
+    left = prompts.prompts[0]  # what scorers read is what the policy reads
+    np.testing.assert_array_equal(prompts.ids[0], prompt_ids(left, tokenizer, PromptsConfig("", "", "error")))
+    assert left != LONG.prompt and left.whole == LONG.prompt and left.content == LONG.prompt.content
+    whole = pairs_from_table(encode([LONG])[0]).responses.prompts.prompts[0]
+    assert whole == LONG.prompt and whole.cut_from is None
 
 
 def test_a_response_that_leaves_no_room_is_dropped():

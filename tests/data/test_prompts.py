@@ -8,7 +8,7 @@ import pytest
 from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts, shared_prompts
 from cann_jax.data.padding import bucketed, pad
-from cann_jax.data.prompts import Prompt, Turn, each_once, read_prompts
+from cann_jax.data.prompts import Prompt, Turn, distinct_prompts, each_once, read_prompts
 from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from tests.builders.models import tiny_tokenizer
@@ -194,8 +194,27 @@ def test_overlong_is_cut_on_the_left_and_counted(tokenizer):
     assert 15 < len(row) <= 20
     assert text.startswith("<|bos|><|user|>") and text.endswith("END<|end|><|assistant|>")
     np.testing.assert_array_equal(encoded.ids[1], prompt_ids(Prompt("", "Hi"), tokenizer, cut))
+    left, short = encoded.prompts  # what scorers read is what the policy read
+    assert LONG.text.endswith(left.text) and left.text != LONG.text and left.id == "long" and short is SHORT
+    np.testing.assert_array_equal(row, prompt_ids(left, tokenizer, cut))
+    assert left.whole == LONG and left.content == LONG.content
     with pytest.raises(InputError, match="the template alone has more than 4 tokens"):
         encode_prompts([LONG], tokenizer, config(on_overlong="truncate_prompt_left", max_tokens=4), 100)
+
+
+def test_prompts_cut_to_different_lengths_are_one(tokenizer):
+    """As the judge's are, which are cut by the context alone, and pairs by the length of their responses."""
+    cut = [config(on_overlong="truncate_prompt_left", max_tokens=limit) for limit in (20, 24)]
+    first, second = (encode_prompts([LONG, SHORT], tokenizer, each, 100) for each in cut)
+    assert first.prompts[0].text != second.prompts[0].text
+    assert shared_prompts(first, second) == [*zip(first.prompts, second.prompts, strict=True)]
+    assert distinct_prompts([first.prompts[0], second.prompts[0]], 0) == [LONG]
+
+
+def test_a_group_outlives_the_cut(tokenizer):
+    cut = config(on_overlong="truncate_prompt_left", max_tokens=20)
+    grouped = Prompt("long", LONG.text, "rude")
+    assert encode_prompts([grouped], tokenizer, cut, 100).prompts[0].group == "rude"
 
 
 def test_no_room(tokenizer):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_implicit_by_hand(model, responses):
         plain = model.logps([responses.prompts.ids[n]], tokens, length)[0, 0]
         assert got[n, k] == pytest.approx(0.5 * (other - plain), abs=5e-5)
     assert np.abs(got).max() > 1e-3
+
+
+def test_implicit_reads_no_prompt_that_was_cut_for_its_system_message(model, responses):
+    scorer = load(IMPLICIT, model)
+    prompts = responses.prompts.prompts
+    longest = max(len(prompt_ids(prompt, model.tokenizer, scorer.prompts)) for prompt in prompts)
+    shorter = replace(scorer.prompts, on_overlong="truncate_prompt_left", max_tokens=longest - 1)
+    with pytest.raises(InputError) as error:
+        replace(scorer, prompts=shorter)(responses, responses.logps)
+    said = "2 of 2 prompts would be cut to make room for prealigned.system_prompt; shorten it, or lower "
+    assert str(error.value) == f"{KEY}: {said}prompts.max_tokens"
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,23 @@ def test_a_quarter_at_most_and_by_the_seed_alone():
     assert set(heldout_rows(every, 4, 0)) < set(heldout_rows(every, 8, 0))
 
 
+REPEATED = prompts(*(f"prompt {number % 8}" for number in range(20)))
+
+
 def test_pairs_of_one_prompt_are_kept_together():
-    every = prompts(*(f"prompt {number % 8}" for number in range(20)))
-    rows = heldout_rows(every, 2, 3)
-    kept = {every[row].text for row in rows}
+    rows = heldout_rows(REPEATED, 2, 3)
+    kept = {REPEATED[row].text for row in rows}
     assert len(kept) == 2
-    assert [row for row in range(20) if every[row].text in kept] == rows.tolist()
+    assert [row for row in range(20) if REPEATED[row].text in kept] == rows.tolist()
+
+
+def test_pairs_of_one_prompt_that_are_cut_to_different_lengths_are_kept_together():
+    """Each leaves room for its own responses."""
+    every = [
+        dataclasses.replace(prompt, text=prompt.text[n % 3 :], cut_from=prompt)
+        for n, prompt in enumerate(REPEATED)
+    ]
+    np.testing.assert_array_equal(heldout_rows(every, 2, 3), heldout_rows(REPEATED, 2, 3))
 
 
 def test_part_of_the_prompts_has_part_of_those_that_are_kept():

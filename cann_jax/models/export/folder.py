@@ -31,13 +31,17 @@ def export_folder(decoder: Decoder, files: ModelFiles, folder: Path, dtype: str 
     ids = special_ids(files.tokenizer, files.ends)
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
     write_folder(folder, config, iterate_weights(decoder, storage_dtype(dtype)), files.tokenizer)
-    write_json(folder / GENERATION, {**files.generation, **ids})
+    given = {name: index for name, index in ids.items() if index is not None}
+    write_json(folder / GENERATION, {**files.generation, **given})
 
 
 def special_ids(tokenizer: Any, ends: Sequence[int]) -> dict[str, int | list[int] | None]:
-    """Return the special ids that ``config.json`` holds too: the tokenizer's, and every one of its ends."""
+    """Return the special ids that ``config.json`` holds too: the tokenizer's, and every end of a response.
+
+    The tokenizer may declare no end token where the model has one.
+    """
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return ids if len(ends) < 2 else {**ids, "eos_token_id": list(ends)}
+    return {**ids, "eos_token_id": list(ends) if len(ends) > 1 else next(iter(ends), ids["eos_token_id"])}
 
 
 def storage_dtype(dtype: str) -> np.dtype:

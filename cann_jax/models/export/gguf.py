@@ -11,7 +11,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import iterate_weights
-from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES, open_gguf
+from cann_jax.models.files.gguf import BLOCK_NAMES, DIGITS_ALONE, GPT_2, NAMES, open_gguf
 from cann_jax.models.files.model_files import ModelFiles
 from cann_jax.models.files.weight_names import base_shapes, fused_weights
 from cann_jax.models.rope import Rope
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 INSTEAD = "export merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
 KEEPS = "tokenizer."  # how the keys of a GGUF file's tokenizer begin
 _SHORT = {name: short for short, name in (NAMES | BLOCK_NAMES).items()}
-# llama.cpp's names of how a byte-level tokenizer cuts a text before it merges, by the kinds of its steps.
-_CUTS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+# Names of how a byte-level tokenizer cuts a text before it merges, by the kinds of its steps.
+_CUTS = {("ByteLevel",): GPT_2, ("Digits", "ByteLevel"): DIGITS_ALONE}
 # Settings of a model of merges by which it merges otherwise than llama.cpp does there.
 _OTHERWISE = ("byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 
@@ -140,10 +140,11 @@ def _add_tokenizer(writer: "gguf.GGUFWriter", files: ModelFiles) -> None:
     writer.add_token_merges(
         [each if isinstance(each, str) else " ".join(each) for each in values["model"]["merges"]]
     )
-    known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    further = [end for end in files.ends if end != tokenizer.eos_token_id]
-    known |= {"eot": further[0] if further else None}
-    for name, index in known.items():
+    # One that declares no end token still has the model's; llama.cpp takes id 11 where there is none.
+    eos = next(iter(files.ends), None) if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    known = {"bos": tokenizer.bos_token_id, "eos": eos, "pad": tokenizer.pad_token_id}
+    further = [end for end in files.ends if end != eos]
+    for name, index in (*known.items(), *zip(("eot", "eom"), further, strict=False)):
         if index is not None:
             getattr(writer, f"add_{name}_token_id")(index)
     writer.add_add_bos_token(tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id])

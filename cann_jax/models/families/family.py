@@ -66,9 +66,9 @@ def all_see_everything(config: ConfigReader, head_dim: int, layers: int) -> Laye
 
 
 def one_rope(kinds: LayerKinds) -> dict[str, Any]:
-    """Return ``rope_parameters`` of layers that share one RoPE."""
+    """Return ``rope_parameters`` of layers that share one RoPE, and the older keys of the same."""
     rope = next((kind.rope for kind in kinds if kind.rope), None)
-    return {} if rope is None else {"rope_parameters": rope.to_hf()}
+    return {} if rope is None else {"rope_parameters": rope.to_hf(), **rope.to_older_hf()}
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,15 @@ def _kinds_3(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
 
 
 def _write_two_ropes(kinds: LayerKinds) -> dict[str, Any]:
-    ropes = {SLIDING if kind.window else FULL: kind.rope.to_hf() for kind in kinds if kind.rope}
-    return {"rope_parameters": ropes}
+    """Return ``rope_parameters`` of both kinds of layers, and the older keys of the same.
+
+    Those have no scaling of sliding layers, which no released model has.
+    """
+    ropes = {SLIDING if kind.window else FULL: kind.rope for kind in kinds if kind.rope}
+    older = ropes[FULL].to_older_hf() if FULL in ropes else {}
+    if SLIDING in ropes:
+        older["rope_local_base_freq"] = ropes[SLIDING].theta
+    return {"rope_parameters": {name: rope.to_hf() for name, rope in ropes.items()}, **older}
 
 
 GEMMA2 = Family(

@@ -1,7 +1,5 @@
 """Phi-3 and Phi-4-mini: fused tensors on disk, RoPE over a part of each head."""
 
-from typing import Any
-
 from cann_jax.models.config_reader import ConfigReader
 from cann_jax.models.families import family
 from cann_jax.models.families.family import GATE_UP, QKV, Family, LayerKind, LayerKinds
@@ -17,17 +15,10 @@ def _kinds(config: ConfigReader, head_dim: int, layers: int) -> LayerKinds:
     return (LayerKind(rope, family.read_window(config)),) * layers
 
 
-def _write_rope(kinds: LayerKinds) -> dict[str, Any]:
-    keys, outer = family.one_rope(kinds), "original_max_position_embeddings"
-    rope = keys["rope_parameters"]
-    return {**keys, outer: rope[outer]} if outer in rope else keys
-
-
 PHI3 = Family(
     "Phi3ForCausalLM",
     _kinds,
     ("sliding_window",),
-    _write_rope,
     defaults={"original_max_position_embeddings": 4096},
     only={"resid_pdrop": 0, "embd_pdrop": 0},
     fused={**dict.fromkeys(QKV, "self_attn.qkv_proj"), **dict.fromkeys(GATE_UP, "mlp.gate_up_proj")},

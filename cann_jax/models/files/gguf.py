@@ -28,6 +28,9 @@ BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+# llama.cpp's names of how a byte-level tokenizer cuts a text before it merges.
+GPT_2, DIGITS_ALONE = "gpt-2", "smollm"
+_AS_GPT_2 = ("default", GPT_2)
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -52,9 +55,7 @@ def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, A
     kind = metadata.get("general.architecture")
     if kind != "llama":
         raise InputError(f"{path}: architecture {shown(kind)} is not supported; use a file of 'llama'")
-    scaling = metadata.get("llama.rope.scaling.type", "none")
-    if scaling != "none":
-        raise InputError(f"{path}: RoPE scaling {shown(scaling)} is not supported; use a file without it")
+    _refuse_scaled_rope(metadata, path)
     with reading(path, "lacks a key, or has one of another kind", "convert the model again"):
         heads = metadata["llama.attention.head_count"]
         hidden = metadata["llama.embedding_length"]
@@ -75,6 +76,16 @@ def gguf_config(metadata: dict[str, Any], tied: bool, path: Path) -> dict[str, A
             "max_position_embeddings": metadata["llama.context_length"],
             "tie_word_embeddings": tied,
         }
+
+
+def _refuse_scaled_rope(metadata: dict[str, Any], path: Path) -> None:
+    """Raise InputError if positions are scaled; older files give a factor and no type."""
+    scaling = metadata.get("llama.rope.scaling.type")
+    factors = [metadata.get(f"llama.rope.{key}") for key in ("scaling.factor", "scale_linear")]
+    if scaling is None and any(factor not in (None, 0, 1) for factor in factors):  # llama.cpp: 0 is 1
+        scaling = "linear"
+    if scaling not in (None, "none"):
+        raise InputError(f"{path}: RoPE scaling {shown(scaling)} is not supported; use a file without it")
 
 
 def gguf_readers(file: "gguf.GGUFReader", heads: int, kv_heads: int, path: Path) -> Readers:
@@ -118,7 +129,7 @@ def _half_rotation_rows(values: np.ndarray, heads: int) -> np.ndarray:
 
 
 def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
-    """Return the file's tokenizer; InputError where transformers cannot build one of this kind.
+    """Return the file's tokenizer; InputError where it is of a kind that cannot be built.
 
     transformers' own GGUF path loads torch; its converter alone does not.
     """
@@ -132,6 +143,8 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
     parts = {name: metadata[key] for key, name in names.items() if key in metadata}
     with reading(path, "has a tokenizer that cannot be read", "use a Hugging Face folder"):
         backend, _ = convert_gguf_tokenizer(metadata["general.architecture"], parts)
+        _cut_as_declared(backend, metadata, path)
+        _begin_as_declared(backend, metadata)
         tokens = metadata["tokenizer.ggml.tokens"]
         ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
         # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
@@ -144,6 +157,43 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
         )
         tokenizer("x")
         return tokenizer
+
+
+def _cut_as_declared(backend: Any, metadata: dict[str, Any], path: Path) -> None:
+    """Let a byte-level tokenizer cut texts as ``tokenizer.ggml.pre`` says.
+
+    transformers' converter knows some names, and cuts as GPT-2 does under every other.
+
+    Raises:
+        InputError: Under this name a text is cut in a way not known here.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    name = metadata.get("tokenizer.ggml.pre")
+    if metadata.get("tokenizer.ggml.model") != "gpt2" or name in (None, *_AS_GPT_2):
+        return
+    if name == DIGITS_ALONE:
+        steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    elif name not in GGUF_PRE_TOKENIZER_SPLITS:
+        problem = f"tokenizer.ggml.pre {shown(name)} is not supported"
+        raise InputError(f"{path}: {problem}; use the model's Hugging Face folder")
+
+
+def _begin_as_declared(backend: Any, metadata: dict[str, Any]) -> None:
+    """Let a sentencepiece tokenizer put no space before a text where the file says so.
+
+    transformers' converter puts one before every text.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    if metadata.get("tokenizer.ggml.model") == "llama" and not metadata.get(
+        "tokenizer.ggml.add_space_prefix", True
+    ):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "never", split=False)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence(steps)
 
 
 def gguf_ends(metadata: dict[str, Any], vocabulary: int, path: Path) -> list[int]:

@@ -118,9 +118,9 @@ def _open_folder(folder: Path) -> ModelFiles:
     tokenizer = folder_tokenizer(folder)
     beside = (folder / name for name in BESIDE_WEIGHTS if (folder / name).exists())
     settings = read_json(generation) if generation.exists() else {}
-    # As in transformers, the file that is about generation goes first.
-    source = path if settings.get("eos_token_id") is None else generation
-    declared = declared_ends({**values, **settings}.get("eos_token_id"), config.vocabulary, str(source))
+    # As in transformers, the file that is about generation goes first; null there says nothing.
+    source, said = (path, values) if settings.get("eos_token_id") is None else (generation, settings)
+    declared = declared_ends(said.get("eos_token_id"), config.vocabulary, str(source))
     readers, ends = folder_readers(files), end_tokens(declared, tokenizer)
     return _checked(ModelFiles(folder, config, tokenizer, readers, (*files, *beside), ends, settings))
 

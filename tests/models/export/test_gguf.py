@@ -7,10 +7,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.config import DecoderConfig
+from cann_jax.models.export.folder import export_folder
 from cann_jax.models.export.gguf import check_gguf, export_gguf
+from cann_jax.models.files.gguf import open_gguf
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from tests.builders.forward import our_logits, random_ids
@@ -37,6 +41,31 @@ def test_it_opens_here_as_the_model_that_it_was(exported, tiny, tiny_files, tmp_
     again = tmp_path / "again.gguf"
     export_gguf(tiny, files, again)  # the tokenizer is copied from file to file
     assert open_model(str(again)).tokenizer.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+
+
+def test_digits_that_are_cut_alone_stay_so(tiny, tiny_files, tmp_path):
+    backend = Tokenizer.from_str(tiny_files.tokenizer.backend_tokenizer.to_str())
+    cut = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(cut)
+    named = {f"{name}_token": getattr(tiny_files.tokenizer, f"{name}_token") for name in ("bos", "eos")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+    first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
+    export_gguf(tiny, dataclasses.replace(tiny_files, tokenizer=tokenizer), first)
+    export_gguf(tiny, open_model(str(first)), second)
+    for path in (first, second):
+        files = open_model(str(path))
+        back = files.tokenizer.backend_tokenizer.pre_tokenizer
+        assert back.pre_tokenize_str("\n\n12") == backend.pre_tokenizer.pre_tokenize_str("\n\n12")
+        export_folder(tiny, files, tmp_path / "folder")
+        assert open_gguf(path)[1]["tokenizer.ggml.pre"] == "smollm"
+        as_folder = open_model(str(tmp_path / "folder"))
+        export_gguf(tiny, as_folder, tmp_path / "third.gguf")
+        assert open_gguf(tmp_path / "third.gguf")[1]["tokenizer.ggml.pre"] == "smollm"
+
+
+def test_every_end_that_the_format_has_a_place_for(tiny, tiny_files, tmp_path):
+    export_gguf(tiny, dataclasses.replace(tiny_files, ends=(1, 2, 4)), tmp_path / "ends.gguf")
+    assert open_model(str(tmp_path / "ends.gguf")).ends == (1, 2, 4)
 
 
 def test_bfloat16_takes_half(exported, tiny, tiny_files, tmp_path):

@@ -1,10 +1,14 @@
 """Every family: what transformers computes on torch, layer by layer, in, out and token by token."""
 
 import json
+import logging
+from io import StringIO
 
 import jax
 import numpy as np
 import pytest
+import transformers
+from transformers import AutoConfig
 
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.export.folder import export_folder
@@ -15,6 +19,7 @@ from cann_jax.sampling.generate import generate
 from tests.builders.families import FAMILIES, longrope, ours, padded, save_family, theirs
 from tests.builders.features import features_by_forward
 from tests.builders.forward import our_logits, random_ids, torch_logits
+from tests.builders.models import SHAPE
 
 PROMPTS, LENGTHS, LIMIT = random_ids((2, 16)), np.array([16, 10]), 12
 COMMON = 8  # tokens that both prompts begin with
@@ -99,8 +104,57 @@ def test_config_is_written_as_it_was_read(files, folder):
     assert {key: original[key] for key in written if key in original} == {
         key: value for key, value in written.items() if key in original
     }
-    assert written.keys() - original.keys() <= {"head_dim"}
+    older = {"rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq"}
+    assert written.keys() - original.keys() <= {"head_dim", *older}
     assert DecoderConfig.from_hf(json.loads(json.dumps(written)), "written") == files.config
+
+
+NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+LINEAR = {"rope_type": "linear", "factor": 8.0, "rope_theta": 7e5}
+LOCAL = {"rope_type": "default", "rope_theta": 3e4}
+LLAMA_3 = LINEAR | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = LINEAR | {"rope_type": "yarn", "original_max_position_embeddings": 512}
+ROPES = {
+    **{family: (family, {}) for family in FAMILIES},
+    "llama, linear": ("llama", {"rope_parameters": LINEAR}),
+    "llama, dynamic": ("llama", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}),
+    "llama, llama3": ("llama", {"rope_parameters": LLAMA_3 | {"original_max_position_embeddings": 512}}),
+    "qwen3, yarn": ("qwen3", {"rope_parameters": YARN}),
+    "llama, longrope": ("llama", {"rope_parameters": longrope(512)["rope_parameters"] | {"factor": 8.0}}),
+    "phi3, longrope": ("phi3", longrope(512)),
+    "gemma3_text, linear": (
+        "gemma3_text",
+        {"rope_parameters": {"full_attention": LINEAR, "sliding_attention": LOCAL}},
+    ),
+}
+
+
+@pytest.mark.parametrize("family, changes", ROPES.values(), ids=ROPES)
+def test_positions_are_written_for_transformers_4_too(family, changes, tmp_path, recwarn):
+    """It does not know rope_parameters; 5 reads the older keys as the same, and both without a word."""
+    values = {**SHAPE, "num_hidden_layers": 4, "vocab_size": 304, **FAMILIES[family], **changes}
+    config = DecoderConfig.from_hf(AutoConfig.for_model(family, **values).to_dict(), "config.json")
+    written = config.to_hf()
+    kept = config.kinds[0].rope.theta if family == "gemma3_text" else written["rope_parameters"]["rope_theta"]
+    assert written["rope_local_base_freq" if family == "gemma3_text" else "rope_theta"] == kept
+    older = {key: value for key, value in written.items() if key != "rope_parameters"}
+    assert DecoderConfig.from_hf(json.loads(json.dumps(older)), "older") == config
+    assert not older.get("rope_scaling", {}).keys() & {"rope_theta", "partial_rotary_factor"}
+    said, logger = StringIO(), transformers.logging.get_logger("transformers")
+    handler = logging.StreamHandler(said)
+    logger.addHandler(handler)
+    for name, content in {"both": written, "older": older}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(content | NO_TOKENS))
+        theirs = AutoConfig.from_pretrained(tmp_path / name)
+        assert without_whole_heads(theirs.rope_parameters) == written["rope_parameters"]
+    logger.removeHandler(handler)
+    assert not said.getvalue() and not len(recwarn)
+
+
+def without_whole_heads(parameters: dict) -> dict:
+    """Leave out that all of a head is rotated, which transformers adds in Phi-3."""
+    return {key: value for key, value in parameters.items() if (key, value) != ("partial_rotary_factor", 1.0)}
 
 
 def test_bfloat16_close_to_float32(decoder, files):

@@ -9,8 +9,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.export.folder import export_folder
+from cann_jax.models.export.gguf import export_gguf
 from cann_jax.models.export.score_model import export_score_model
 from cann_jax.models.files.generation import not_applied, unused_settings
+from cann_jax.models.files.gguf import open_gguf
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 
@@ -45,6 +47,7 @@ ENDS = {
     "the tokenizer's is not in it": ({}, {"eos_token_id": [4, 3]}, None, (1, 3, 4)),
     "of config.json": ({"eos_token_id": [1, 4]}, None, None, (1, 4)),
     "of config.json, for the other has none": ({"eos_token_id": [1, 4]}, {"top_k": 3}, None, (1, 4)),
+    "of config.json, for null says nothing": ({"eos_token_id": [1, 4]}, {"eos_token_id": None}, None, (1, 4)),
     "generation_config.json goes first": ({"eos_token_id": 5}, {"eos_token_id": 4}, None, (1, 4)),
     "the chat template's": ({}, {"eos_token_id": 1}, GEMMA, (1, 2)),
     "a template that refuses": ({}, {"eos_token_id": 1}, "{{ raise_exception('no') }}", (1,)),
@@ -63,6 +66,30 @@ def test_end_tokens_that_the_model_does_not_have(changed, value):
 
 
 SETTINGS = {"eos_token_id": [1, 4], "temperature": 0.6, "top_p": 0.9, "do_sample": True, "top_k": 0}
+
+
+@pytest.fixture
+def without_end(changed):
+    """The tiny model, whose tokenizer declares neither end nor padding, while the model's files do."""
+    folder = changed(generation={"eos_token_id": 1, "pad_token_id": 5}, template="{{ messages[0].content }}")
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in values.items() if k not in ("eos_token", "pad_token")}))
+    files = open_model(str(folder))
+    assert (files.tokenizer.eos_token_id, files.tokenizer.pad_token_id, files.ends) == (None, None, (1,))
+    return files
+
+
+def test_an_export_keeps_the_end_that_the_tokenizer_does_not_declare(without_end, tmp_path):
+    decoder = load_decoder(without_end, "float32")
+    export_folder(decoder, without_end, tmp_path / "out")
+    export_gguf(decoder, without_end, tmp_path / "out.gguf")
+    for opened in (open_model(str(tmp_path / "out")), open_model(str(tmp_path / "out.gguf"))):
+        assert opened.ends == (1,)
+    assert AutoConfig.from_pretrained(tmp_path / "out").eos_token_id == 1
+    theirs = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (1, 5)
+    assert open_gguf(tmp_path / "out.gguf")[1]["tokenizer.ggml.eos_token_id"] == 1
 
 
 def test_an_export_keeps_every_end_and_all_settings(changed, tmp_path):

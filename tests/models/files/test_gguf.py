@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.files import model_files
-from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES
+from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES, gguf_tokenizer
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from tests.builders.forward import our_logits, random_ids, torch_logits
@@ -33,7 +33,7 @@ def write_gguf(path: Path, folder: Path, architecture: str = "llama", **extra) -
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10_000.0)
     for key, value in extra.items():
-        getattr(writer, key)(value)
+        getattr(writer, key)(*(value if isinstance(value, tuple) else (value,)))
     _add_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text()))
     back = {name: short for short, name in (NAMES | BLOCK_NAMES).items()}
     for name, tensor in load_file(folder / "model.safetensors").items():
@@ -122,8 +122,47 @@ def test_unsupported_gguf(tiny_folder, tmp_path):
     )
     scaled = write_gguf(tmp_path / "b.gguf", tiny_folder, add_rope_scaling_type=gguf.RopeScalingType.LINEAR)
     assert "RoPE scaling 'linear' is not supported" in refused(scaled)
+    older = write_gguf(tmp_path / "older.gguf", tiny_folder, add_rope_scaling_factor=4.0)
+    assert "RoPE scaling 'linear' is not supported" in refused(older)
+    oldest = write_gguf(tmp_path / "oldest.gguf", tiny_folder, add_float32=("llama.rope.scale_linear", 0.5))
+    assert "RoPE scaling 'linear' is not supported" in refused(oldest)
     partial = write_gguf(tmp_path / "c.gguf", tiny_folder, add_rope_dimension_count=8)
     assert "RoPE over a part of each head" in refused(partial)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_factor_that_scales_nothing(tiny_folder, tmp_path, factor):
+    written = write_gguf(tmp_path / "x.gguf", tiny_folder, add_rope_scaling_factor=factor)
+    assert open_model(str(written)).config.kinds[0].rope.to_hf()["rope_type"] == "default"
+
+
+def test_the_cut_that_the_file_names(tiny_folder, tmp_path):
+    """Digits alone, and before GPT-2's cut, which then leaves two line ends before a digit together."""
+    cuts = {"gpt-2": ["\n", "\n", "12"], "default": ["\n", "\n", "12"], "smollm": ["\n\n", "1", "2"]}
+    cuts["llama-bpe"] = ["\n\n", "12"]  # of transformers' own table
+    for name, pieces in cuts.items():
+        file = write_gguf(tmp_path / f"{name}.gguf", tiny_folder, add_tokenizer_pre=name)
+        cut = open_model(str(file)).tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("\n\n12")
+        assert [piece.replace("Ċ", "\n") for piece, _ in cut] == pieces
+    other = write_gguf(tmp_path / "other.gguf", tiny_folder, add_tokenizer_pre="command-r")
+    assert "tokenizer.ggml.pre 'command-r' is not supported; use the model's Hugging Face" in refused(other)
+
+
+@pytest.mark.parametrize(
+    "declared, tokens", [(None, ["▁a", "▁a"]), (True, ["▁a", "▁a"]), (False, ["a", "▁a"])]
+)
+def test_the_space_that_sentencepiece_puts_before_a_text(declared, tokens):
+    names = ["<unk>", "<s>", "</s>", "▁", "a", "▁a"]
+    values = {"model": "llama", "tokens": names, "scores": [0.0, 0, 0, -3, -2, -1]}
+    values |= {"token_type": [2, 3, 3, 1, 1, 1], "add_bos_token": False, "eos_token_id": 2}
+    if declared is not None:
+        values["add_space_prefix"] = declared
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    tokenizer = gguf_tokenizer(metadata | {"general.architecture": "llama"}, Path("x.gguf"))
+    assert tokenizer.tokenize("a a") == tokens
+    assert tokenizer.decode(tokenizer("a a")["input_ids"]) == "a a"
+    if declared is False:
+        assert tokenizer.decode(tokenizer(" a")["input_ids"]) == " a"
 
 
 def test_missing_wheel_names_the_command(monkeypatch):
@@ -151,4 +190,5 @@ def test_smollm2_tokenizer(smollm2_files):
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>") == 1
     assert ids.count(tokenizer.eos_token_id) == 2  # the system's message and the user's
     assert len(tokenizer("1234")["input_ids"]) == 4  # SmolLM2 splits digits
+    assert "ĊĊ" in tokenizer.tokenize("Steps:\n\n1. Mix")  # as its Hugging Face tokenizer and llama.cpp do
     assert tokenizer.decode(tokenizer("Don't  stop — naïve 🙂")["input_ids"]) == "Don't  stop — naïve 🙂"
