@@ -74,6 +74,13 @@ WITH: dict[str, dict[str, Any]] = {
         for target in ("at_least", "max_unsafe")
     },
     **{
+        f"constraints.{name}.unsafe_below": {
+            f"constraints.{name}.margin": None,
+            f"constraints.{name}.max_unsafe": 0.5,
+        }
+        for name in ("length", "vowels")
+    },
+    **{
         f"{scorer}.prealigned.{source}": {f"{scorer}.prealigned.preference": None}
         | ({f"{scorer}.prealigned.model": "x"} if source == "revision" else {})
         for scorer in ("reward.scorer", "evaluate.also.safe")
