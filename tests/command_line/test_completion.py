@@ -27,7 +27,7 @@ def offered(*words: str) -> list[str]:
         (("judge", "--judge.mo"), {"--judge.model"}),
         (("completion", ""), {"bash", "zsh", "tcsh", "fish"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_commands_keys_and_words(words, expected):
     assert set(offered("cann-jax", *words)) == expected
