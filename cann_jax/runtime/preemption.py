@@ -8,6 +8,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import jax
 
@@ -39,17 +40,27 @@ def preemptible() -> Iterator[None]:
 def _on_signal(*_: object) -> None:
     _State.requested = True
     if not _State.deferred:
-        raise Preempted("SIGTERM: finished shards and checkpoints are kept; start again to continue")
+        _stop()
+
+
+def _stop() -> NoReturn:
+    raise Preempted("SIGTERM: finished shards and checkpoints are kept; start again to continue")
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[int], bool]]:
-    """Defer SIGTERM; yield a function that says, on all processes alike, whether to stop after a step."""
+    """Defer SIGTERM; yield a function that says, on all processes alike, whether to stop after a step.
+
+    Raises:
+        Preempted: SIGTERM came after the last time that the function was asked.
+    """
     _State.deferred, _State.requested = True, False
     try:
         yield _stop_after
     finally:
         _State.deferred = False
+    if _State.requested:
+        _stop()
 
 
 def _stop_after(step: int) -> bool:

@@ -1,0 +1,35 @@
+"""SIGTERM: when it ends what runs, and that it is never lost."""
+
+import os
+import signal
+
+import pytest
+
+from cann_jax.files.errors import Preempted
+from cann_jax.runtime.preemption import deferred, preemptible
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_ends_at_once_what_does_not_defer_it():
+    with pytest.raises(Preempted, match="start again to continue"), preemptible():
+        terminate()
+        pytest.fail("went on")
+
+
+def test_sigterm_after_the_last_step_ends_the_training():
+    with pytest.raises(Preempted, match="start again to continue"), preemptible():
+        with deferred() as stop_after:
+            assert not stop_after(0)
+            terminate()
+            done = "all that is deferred"
+        pytest.fail("went on")
+    assert done
+
+
+def test_an_error_of_the_training_comes_before_sigterm():
+    with pytest.raises(ValueError, match="a bug"), preemptible(), deferred():
+        terminate()
+        raise ValueError("a bug")
