@@ -79,7 +79,7 @@ def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
     program.write_text(
         f"#!/bin/bash\nran='ran $CANN_JAX_PROCESS $CANN_JAX_DISTRIBUTED'\n"
         f'[[ -e {tmp_path}/second ]] && eval "echo $ran" && exit 0\n'
-        f"sleep 0.5; touch {tmp_path}/second; rm -f {asked}.ready; exit 255\n"
+        f"sleep 0.5; touch {tmp_path}/second; echo PREEMPTED >{asked}.states; exit 255\n"
     )
     program.chmod(0o755)
     given = {
@@ -93,10 +93,42 @@ def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("ran")]
     assert sorted(said) == ["ran 0 auto", "ran 1 auto"]
-    kinds = [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
-    assert kinds == 2 * ["delete", "create", "ssh", "scp", "ssh", "ssh"]
+    used = ["create", "ssh", "scp", "ssh", "ssh"]
+    assert done_with(asked) == [*used, "delete", *used]
     assert (tmp_path / "remote/cann_jax/train.py").exists() and not (tmp_path / "remote/launch").exists()
-    assert launch("tpu_pod.sh", "delete", **given).returncode == 0 and not Path(f"{asked}.ready").exists()
+    assert launch("tpu_pod.sh", "delete", **given).returncode == 0 and not Path(f"{asked}.states").exists()
+
+
+def done_with(asked: Path) -> list[str]:
+    """What gcloud was asked to do, but for questions."""
+    return [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
+
+
+USED = ["ssh", "scp", "ssh", "ssh"]
+
+
+@pytest.mark.parametrize(
+    "states, variables, kinds, said",
+    [
+        ("READY", {}, USED, "pod is there"),
+        ("CREATING STARTING READY", {}, USED, "waiting for pod, which is STARTING"),
+        ("TERMINATED", {}, ["delete", "create", *USED], "pod is TERMINATED; making it again"),
+        ("STOPPED", {}, [], "pod is STOPPED and is left as it is; start it, or delete it with"),
+        ("READY", {"DENIED": "1"}, [], "state of pod cannot be read (ERROR: PERMISSION_DENIED: not this"),
+        ("", {"MADE": "CREATING\\nPREEMPTED"}, ["create"], "pod was made, and is PREEMPTED"),
+        ("WAITING_FOR_RESOURCES ACTIVE READY", {"QUEUED": "1"}, USED, "which is WAITING_FOR_RESOURCES"),
+        ("SUSPENDED", {"QUEUED": "1"}, ["delete", "create", *USED], "pod is SUSPENDED; making it again"),
+        ("", {"QUEUED": "1", "MADE": "ACCEPTED\\nFAILED"}, ["create"], "pod was made, and is FAILED"),
+    ],
+)
+def test_a_pod_is_deleted_only_where_the_cloud_took_it(tmp_path, states, variables, kinds, said):
+    asked = tmp_path / "asked"
+    if states:
+        Path(f"{asked}.states").write_text("".join(f"{state}\n" for state in states.split()))
+    given = {**POD, "ASKED": str(asked), "PORT": "1", "PYTHON": "true", "REMOTE": str(tmp_path / "remote")}
+    done = launch("tpu_pod.sh", "run", **given, **variables, RESTARTS="0")
+    assert done.returncode == (0 if kinds[-4:] == USED else 75), done.stderr
+    assert said in done.stderr and done_with(asked) == kinds
 
 
 def test_jobset_is_whole(tmp_path):
