@@ -49,16 +49,26 @@ def test_bad_input_is_not_tried_again(tmp_path, status, starts):
     assert (tmp_path / "starts").read_text().count("x") == starts
 
 
-def test_sigterm_reaches_every_process(tmp_path):
-    waits = f"trap 'touch {tmp_path}/$CANN_JAX_PROCESS; exit 75' TERM; touch {tmp_path}/up; sleep 60 & wait"
-    command = [str(ROOT / "launch/local.sh"), "2", "bash", "-c", waits]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "up").exists():
+TRAPS = "trap 'touch {0}/$CANN_JAX_PROCESS; sleep 0.2; exit 75' TERM; echo x >>{0}/starts; sleep 20 & wait"
+
+
+@pytest.mark.parametrize("script, processes", [("local.sh", ["0", "1"]), ("gpu_node.sh", ["0"])])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_reaches_every_process(tmp_path, script, processes, sent):
+    """The launcher waits for them, and starts none of them again."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/bash\n{TRAPS.format(tmp_path)}\n")
+    program.chmod(0o755)
+    words = ("2", str(program)) if script == "local.sh" else ()
+    given = {**os.environ, "PYTHON": str(program), "CANN_JAX_PROCESS": "0"}
+    process = subprocess.Popen([str(ROOT / "launch" / script), *words], stderr=subprocess.PIPE, env=given)
+    starts = tmp_path / "starts"
+    while not (starts.exists() and starts.read_text().count("x") == len(processes)):
         time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     assert process.wait(timeout=40) == 75
-    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
+    assert all((tmp_path / index).exists() for index in processes)
+    assert starts.read_text().count("x") == len(processes)
 
 
 POD = {"NAME": "pod", "ZONE": "z", "TYPE": "v5litepod-16", "POLL_SECONDS": "0", "INSTALL": "true"}
