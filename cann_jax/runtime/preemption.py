@@ -5,8 +5,10 @@ continues where this one stopped.
 """
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -14,10 +16,13 @@ import jax
 
 from cann_jax.files.errors import Preempted
 
+TOGETHER_SECONDS = 1  # two signals within them are one
+
 
 class _State:  # of the process, as signals are
     deferred = False
     requested = False
+    stopped = -math.inf  # when SIGTERM last ended something
 
 
 @contextlib.contextmanager
@@ -39,11 +44,13 @@ def preemptible() -> Iterator[None]:
 
 def _on_signal(*_: object) -> None:
     _State.requested = True
-    if not _State.deferred:
+    # A launcher passes on what its whole group got: the second must not interrupt what the first one ends.
+    if not _State.deferred and time.monotonic() - _State.stopped > TOGETHER_SECONDS:
         _stop()
 
 
 def _stop() -> NoReturn:
+    _State.stopped = time.monotonic()
     raise Preempted("SIGTERM: finished shards and checkpoints are kept; start again to continue")
 
 
