@@ -30,9 +30,9 @@ copied() {
   done
 }
 
-# watched COMMAND…: run it; last_line is then what it said last of an error, on standard error.
+# remembered COMMAND…: run it; last_line is then what it said last of an error, on standard error.
 last_line=""
-watched() {
+remembered() {
   local file errors copier status=0
   file=$(mktemp) || return 1
   exec {errors}> >(copied "$file" >&2)
@@ -46,6 +46,13 @@ watched() {
   done
   last_line=$(<"$file")
   rm -f "$file"
+  return "$status"
+}
+
+# watched COMMAND…: the same, and say what it said if it failed.
+watched() {
+  local status=0
+  remembered "$@" || status=$?
   ((status == 0)) || say "ended with status $status; the last error was: ${last_line:-none said}"
   return "$status"
 }

@@ -253,6 +253,42 @@ def test_slurm_gives_up_after_the_same_failure_twice(tmp_path):
     assert "the same failure twice; giving up" in done.stderr and not list(tmp_path.glob("*.failure"))
 
 
+@pytest.mark.parametrize("own, others, starts", [(2, 75, 1), (3, 137, 1), (1, 75, 2), (75, 137, 3)])
+def test_slurm_goes_by_the_task_that_failed_by_itself(tmp_path, own, others, starts):
+    """The others end because of it, and srun's status is the highest."""
+    asked, program = tmp_path / "asked", tmp_path / "python"
+    program.write_text(
+        f'#!/bin/bash\n[[ $SLURM_PROCID == 1 ]] && echo "error: its own" >&2 && exit {own}\n'
+        f'sleep 0.2; echo "error: process 1 failed, $RANDOM" >&2; exit {others}\n'
+    )
+    program.chmod(0o755)
+    given = {"ASKED": str(asked), "PYTHON": str(program), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+    given |= {"SLURM_SUBMIT_DIR": str(tmp_path)}
+    for start in range(3):
+        asked.write_text("")
+        done = launch("slurm.sbatch", **given, SLURM_RESTART_COUNT=str(start))
+        again = "scontrol requeue 7" in asked.read_text()
+        assert again is (start + 1 < starts or starts == 3), done.stderr
+        assert done.returncode == (0 if again else own)
+        assert (f"with status {own}: error: its own\n" in done.stderr) is (own != 75)
+        if not again:
+            break
+    assert not list(tmp_path.glob("*.failure")) and not list(tmp_path.glob("*.tasks"))
+
+
+def test_sigterm_to_the_task_of_slurm_alone_reaches_the_run(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/bash\n{TRAPS.format(tmp_path)}\n")
+    program.chmod(0o755)
+    given = {**os.environ, "CANN_JAX_PROCESS": "0", "FAILURES": str(tmp_path / "failures")}
+    task = subprocess.Popen([str(ROOT / "launch/slurm_task.sh"), str(program)], env=given)
+    while not (tmp_path / "starts").exists():
+        time.sleep(0.05)
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(timeout=40) == 75 and (tmp_path / "0").exists()
+    assert (tmp_path / "failures").read_text() == "75 \n"
+
+
 def fails(tmp_path: Path) -> str:
     program = tmp_path / "python"
     program.write_text('#!/bin/bash\necho "error: beta is -1" >&2; echo "srun: error: task 0" >&2; exit 1\n')
