@@ -1,10 +1,14 @@
 """Preemption by SIGTERM: training saves and stops at the end of its step, everything else stops at once.
 
+Several processes must stop at the same place, or those that go on wait for the others: after a training's
+step, or after a shard of samples, scores or log-probs. Between such places, as in the solver, they go on.
+
 A preempted run exits with the status EX_TEMPFAIL (75), which launchers take for "start again"; the next start
 continues where this one stopped.
 """
 
 import contextlib
+import itertools
 import math
 import signal
 import threading
@@ -25,12 +29,15 @@ class _State:  # of the process, as signals are
     stopped = -math.inf  # when SIGTERM last ended something
 
 
+# Numbers of all places that processes pass together: JAX stops them at one that none has reached yet.
+_places = itertools.count(1)
+
+
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
     """Raise ``Preempted`` on SIGTERM.
 
-    In a run of several processes JAX's own handler stays, which tells all processes the step to stop at;
-    outside training nothing is lost by the SIGKILL that follows.
+    In a run of several processes JAX's own handler stays, which tells all processes the place to stop at.
     """
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield
@@ -55,8 +62,8 @@ def _stop() -> NoReturn:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[int], bool]]:
-    """Defer SIGTERM; yield a function that says, on all processes alike, whether to stop after a step.
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Defer SIGTERM; yield a function that says after each step, on all processes alike, whether to stop.
 
     Raises:
         Preempted: SIGTERM came after the last time that the function was asked.
@@ -70,9 +77,21 @@ def deferred() -> Iterator[Callable[[int], bool]]:
         _stop()
 
 
-def _stop_after(step: int) -> bool:
-    if jax.process_count() == 1:
-        return _State.requested
+def stop_here() -> None:
+    """Stop, on all processes alike, if one of several got SIGTERM; all of them pass here, in the same order.
+
+    Raises:
+        Preempted: They stop.
+    """
+    if jax.process_count() > 1 and _reached():
+        _stop()
+
+
+def _stop_after() -> bool:
+    return _State.requested if jax.process_count() == 1 else _reached()
+
+
+def _reached() -> bool:
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.reached_preemption_sync_point(step))
+    return bool(multihost_utils.reached_preemption_sync_point(next(_places)))
