@@ -30,9 +30,9 @@ copied() {
   done
 }
 
-# watched COMMAND…: run it; last_line is then what it said last of an error, on standard error.
+# remembered COMMAND…: run it; last_line is then what it said last of an error, on standard error.
 last_line=""
-watched() {
+remembered() {
   local file errors copier status=0
   file=$(mktemp) || return 1
   exec {errors}> >(copied "$file" >&2)
@@ -46,17 +46,42 @@ watched() {
   done
   last_line=$(<"$file")
   rm -f "$file"
+  return "$status"
+}
+
+# watched COMMAND…: the same, and say what it said if it failed.
+watched() {
+  local status=0
+  remembered "$@" || status=$?
   ((status == 0)) || say "ended with status $status; the last error was: ${last_line:-none said}"
   return "$status"
 }
 
-# keep_running COMMAND…: run it, and restart it at most RESTARTS (100) times, until its exit status ends the job.
+# forwarded COMMAND…: run it, and pass SIGTERM on to it, Ctrl-C as SIGTERM: bash has what it waits for ignore that.
+stopped=""
+forwarded() {
+  local child status=0 signalled
+  "$@" &
+  child=$!
+  trap 'stopped=1; signalled=1; kill -TERM "$child" 2>/dev/null' TERM INT
+  while true; do
+    signalled=""
+    wait "$child"
+    status=$?
+    [[ -n "$signalled" ]] || break # a signal ends the wait, and not yet the command
+  done
+  trap - TERM INT
+  return "$status"
+}
+
+# keep_running COMMAND…: run it, and restart it at most RESTARTS (100) times, until its exit status, or a signal that was
+# forwarded, ends the job.
 keep_running() {
   local restarts=0 status
   while true; do
     status=0
     watched run "$@" || status=$?
-    again "$status" || return "$status"
+    { [[ -z "$stopped" ]] && again "$status"; } || return "$status"
     if ((restarts >= ${RESTARTS:-100})); then
       say "ended with status $status after $restarts restarts; giving up"
       return "$status"

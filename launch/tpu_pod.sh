@@ -20,7 +20,29 @@ place=("$NAME" --zone "$ZONE")
 
 on_all() { run "${tpu[@]}" ssh "${place[@]}" --worker all --command "$1"; }
 
-ready() { [[ "$("${tpu[@]}" describe "${place[@]}" --format 'value(state)' 2>/dev/null)" == READY ]]; }
+# read_state COMMAND… FIELD: print it, or nothing where the cloud says that there is no such machine; else fail.
+read_state() {
+  local found errors failure
+  errors=$(mktemp) || return 1
+  found=$("${@:1:$#-1}" describe "${place[@]}" --format "value(${!#})" 2>"$errors") || failure=$(<"$errors")
+  rm -f "$errors"
+  if [[ -z "${failure+set}" ]]; then
+    echo "${found:-UNKNOWN}"
+  elif ! grep -qE 'NOT_FOUND|was not found' <<<"$failure"; then
+    say "the state of $NAME cannot be read (${failure//$'\n'/ }); check gcloud auth login, the project and ZONE"
+    return 1
+  fi
+}
+
+# state: that of the machine, or of a request for it that has not made it yet.
+state() {
+  local found
+  if [[ -n "${QUEUED:-}" ]]; then
+    found=$(read_state gcloud compute tpus queued-resources state.state) || return 1
+    [[ "$found" == ACTIVE ]] || { echo "$found"; return; }
+  fi
+  read_state "${tpu[@]}" state
+}
 
 create() {
   local spot=()
@@ -41,13 +63,29 @@ remove() {
   fi
 }
 
-# A preempted machine stays listed and must be deleted before another can be created under its name.
+# there: make the machine and wait for it. It is deleted only where the cloud took it away: a preempted machine stays
+# listed, and none can be created under its name; one that cannot be told ready may hold somebody's work.
+there() {
+  local found made=""
+  while true; do
+    found=$(state) || return 1
+    case $found in
+      READY) say "$NAME is there" && return ;;
+      "") create || return 1; made=1 ;;
+      CREATING | STARTING | RESTARTING | DELETING | ACCEPTED | PROVISIONING | WAITING_FOR_RESOURCES | SUSPENDING)
+        say "waiting for $NAME, which is $found"
+        sleep "${POLL_SECONDS:-20}" ;;
+      PREEMPTED | TERMINATED | FAILED | SUSPENDED)
+        [[ -z "$made" ]] || { say "$NAME was made, and is $found"; return 1; }
+        say "$NAME is $found; making it again"
+        remove || return 1 ;;
+      *) say "$NAME is $found and is left as it is; start it, or delete it with launch/tpu_pod.sh delete"; return 1 ;;
+    esac
+  done
+}
+
 ensure() {
-  if [[ -n "${PRINT:-}" ]]; then create; elif ready; then say "$NAME is there"; else
-    remove 2>/dev/null
-    create || return 1
-    until ready; do say "waiting for $NAME"; sleep "${POLL_SECONDS:-20}"; done
-  fi
+  if [[ -n "${PRINT:-}" ]]; then create; else there || return 1; fi
   # Copy into an existing folder: otherwise scp creates it the first time, and a second level inside it the next time.
   on_all "mkdir -p $REMOTE" || return 1
   run "${tpu[@]}" scp --recurse "${SOURCES[@]/#/$here/../}" "$NAME:$REMOTE" --zone "$ZONE" --worker all || return 1

@@ -18,8 +18,11 @@ class InputError(ValueError):
     exit_status = 2
 
 
-class Preempted(Exception):
-    """The run was preempted; what is finished is kept, and the next start continues from there."""
+class Preempted(BaseException):
+    """The run was preempted; what is finished is kept, and the next start continues from there.
+
+    No Exception, as KeyboardInterrupt is none: handlers of whatever a library raises must let it pass.
+    """
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h
 

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from cann_jax.files.atomic import write_json
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, Preempted
 from cann_jax.files.paths import is_remote
 
 LOCK = "writer.json"
@@ -43,7 +43,7 @@ def sole_writer(folder: epath.Path) -> Iterator[None]:
     finally:
         done.set()
         beating.join()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # a lock that stays is taken over, and a bucket's errors vary
             if (_read(path) or {}).get("id") == own["id"]:
                 path.unlink(missing_ok=True)
 
@@ -80,8 +80,7 @@ def _take(path: epath.Path, own: Lock, gone: Lock | None) -> None:
     else:
         name, new = os.fspath(path), f"{os.fspath(path)}-{own['id']}"
         if gone is not None and _read(path) == gone:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(name)
+            _remove(name, new, gone)
         write_json(new, own)
         with contextlib.suppress(FileExistsError):
             os.link(new, name)
@@ -89,6 +88,16 @@ def _take(path: epath.Path, own: Lock, gone: Lock | None) -> None:
     found = _read(path)
     if found is None or found.get("id") != own["id"]:
         raise InputError(_taken(path, found or {}))
+
+
+def _remove(name: str, aside: str, gone: Lock) -> None:
+    """Remove the lock of a writer that is gone, but not that of another start, which was faster."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(name, aside)  # of several at once one does so, and then nobody changes what it looks at
+        if _read(epath.Path(aside)) != gone:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, name)
+        os.remove(aside)
 
 
 def _wait_for_holder(path: epath.Path) -> Lock | None:
@@ -117,11 +126,27 @@ def _wait_for_holder(path: epath.Path) -> Lock | None:
 
 
 def _beat(path: epath.Path, own: Lock, done: threading.Event) -> None:
+    """Give signs of life until it is ``done``; end the process if another start has taken over."""
     beat = 0
     while not done.wait(BEAT_SECONDS):
         beat += 1
-        with contextlib.suppress(InputError):  # a full disk is the run's to report
-            write_json(path, own | {"beat": beat})
+        # A full disk is the run's to report; a bucket's client, whose errors share no base, may recover.
+        with contextlib.suppress(Exception):
+            found = _read(path)
+            if found and found.get("id") != own["id"]:
+                _end(path, found)
+            if found != {}:  # what cannot be read now may be another's
+                write_json(path, own | {"beat": beat})
+
+
+def _end(path: epath.Path, found: Lock) -> None:
+    """End this process, which was stopped for so long that another start took its lock over."""
+    text = (
+        f"error: {path.parent} was taken over by {_whose(found)} as this process gave no sign of life for "
+        f"{SILENCE_SECONDS} s; wait for it, and start again to continue\n"
+    )
+    os.write(2, text.encode())
+    os._exit(Preempted.exit_status)  # the main thread would go on to write
 
 
 def _read(path: epath.Path) -> Lock | None:

@@ -3,15 +3,17 @@
 import contextlib
 import importlib
 import importlib.util
-import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from cann_jax.config.tracking import TrackerName
+from cann_jax.files.atomic import read_json, write_json
 from cann_jax.files.errors import InputError
 from cann_jax.files.functions import named_function
-from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.paths import is_remote
 from cann_jax.run.results import constraint_rows, verdicts
 from cann_jax.run.run import ModelRun, Run
@@ -47,6 +49,7 @@ OPTIONAL: dict[TrackerName, Optional] = {
         "set MLFLOW_TRACKING_URI to a server or, with MLFLOW_ALLOW_FILE_STORE=true, to a folder (file:///…)",
     ),
 }
+ID = "tracking.json"  # by which trackers know the run
 FILES = ("report.html", "report.md", "evaluate/results.json")
 
 
@@ -108,17 +111,27 @@ def _words(results: Mapping[str, Any]) -> str:
 
 
 def _open(run: ModelRun[Any]) -> tuple[Tracker, ...]:
-    place = os.fspath(run.folder.resolve())
-    job = Job(run.config.name, fingerprint_json(place)[:16], run.folder, run.settings)
     opened: list[Tracker] = []
     for name in run.config.metrics:
         if name == "tensorboard":
             opened.append(TensorBoard(run.folder))
         elif name in OPTIONAL:
+            job = Job(run.config.name, _id(run.folder), run.folder, run.settings)
             opened.append(Unfailing(name, _optional(name, job)))
     if run.config.on_step is not None:
         opened.append(Hook(named_function(run.config.on_step, "on_step")))
     return tuple(opened)
+
+
+def _id(folder: epath.Path) -> str:
+    """Return the id of the run in a folder: drawn at its first start that has such a tracker, and kept there.
+
+    Its path would not do: two machines may have the same.
+    """
+    path = folder / ID
+    if not path.exists():
+        write_json(path, {"id": uuid.uuid4().hex[:16]})
+    return str(read_json(path)["id"])
 
 
 def _optional(name: TrackerName, job: Job) -> Tracker:

@@ -25,7 +25,7 @@ from cann_jax.config.mesh import DistributedConfig
 from cann_jax.files.atomic import is_whole, write_bytes_atomic, writes_here
 from cann_jax.files.errors import AbsentError, InputError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
-from cann_jax.runtime import rollcall, watch
+from cann_jax.runtime import preemption, rollcall, watch
 
 # Variables that launchers set on each process, where JAX cannot detect them.
 VARIABLES = {
@@ -182,9 +182,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def writing_shard(index: int) -> contextlib.AbstractContextManager[None]:
-    """Let the process that owns shard ``index`` write; the files are the same for any number of processes."""
-    return _writing(index % jax.process_count() == jax.process_index())
+@contextlib.contextmanager
+def writing_shard(index: int) -> Iterator[None]:
+    """Let the process that owns shard ``index`` write; the files are the same for any number of processes.
+
+    All processes pass every shard, in the same order, and may be stopped behind it (``preemption``).
+    """
+    with _writing(index % jax.process_count() == jax.process_index()):
+        yield
+    preemption.stop_here()
 
 
 def barrier(name: str) -> None:

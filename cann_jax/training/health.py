@@ -47,7 +47,7 @@ class Health:
     Args:
         steps: Steps of the training.
         kept_step: Steps after which the weights were kept; None while it runs.
-        heldout_prompts: Prompts, or pairs, kept from training.
+        heldout_prompts: Prompts kept from training; several pairs may share one.
         start_loss: Their loss before the first step; None if there are none.
         checks: What was measured on them, and after how many steps (``step``).
         warnings: What was wrong.
@@ -123,7 +123,10 @@ class Watch:
                 print(f"{self.key}: warning after step {sign.first}: {sign.text}", flush=True)
         checks = [_check(row) for row in rows if row.get("heldout_loss") is not None]
         start = shortest(np.mean(self.start)) if len(self.start) else None
-        write_json(folder / HEALTH, Health(self.steps, kept, len(self.start), start, checks, signs))
+        write_json(folder / HEALTH, Health(self.steps, kept, self._prompts(), start, checks, signs))
+
+    def _prompts(self) -> int:
+        return 0 if self.heldout is None else len(np.unique(self.heldout.prompts))
 
     def _signs(self, window: Sequence[Row]) -> dict[str, str]:
         """Return what is wrong after the last of these steps, by kind."""
@@ -148,7 +151,8 @@ class Watch:
     def _heldout_signs(self, row: Row, rate: str) -> dict[str, str]:
         """Return what is wrong on the prompts kept from training by more than their number may explain."""
         found, start = {}, float(np.mean(self.start))
-        sure = float(stats.t.ppf(CONFIDENCE, len(self.start) - 1)) if len(self.start) > 1 else float("nan")
+        count = self._prompts()
+        sure = float(stats.t.ppf(CONFIDENCE, count - 1)) if count > 1 else float("nan")
         loss, error = (_number(row, f"heldout_loss{part}") for part in ("", "_error"))
         if loss - sure * error > start:
             found["heldout_loss"] = (

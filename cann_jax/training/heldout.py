@@ -56,6 +56,13 @@ class Heldout:
         """Log π_ref (H, K) of all responses to the kept prompts."""
         return np.asarray(self.data.reference[self.data.heldout])
 
+    @cached_property
+    def prompts(self) -> np.ndarray:
+        """The number (H,) of each item's prompt, from 0: several pairs may share one."""
+        every, numbers = self.data.responses.prompts.prompts, dict[Any, int]()
+        found = [numbers.setdefault(every[row].content, len(numbers)) for row in self.data.heldout]
+        return np.array(found, int)
+
     def logps(self, weights: Any) -> np.ndarray:
         """Return log π_θ (H, K) of all responses to the kept prompts, by the training's own program."""
         found = np.empty_like(self.data.reference)
@@ -82,11 +89,12 @@ class Heldout:
         """
         losses, ratios = self.losses(logps), logps - self.reference
         batch, outputs = self.data.heldout_group(logps)
-        found = {"heldout_loss": float(np.mean(losses)), "heldout_loss_error": standard_error(losses - start)}
+        found = {"heldout_loss": float(np.mean(losses))}
+        found["heldout_loss_error"] = standard_error(losses - start, self.prompts)
         with alone():
             found["heldout_accuracy"] = float(_judged(self.objective, outputs, batch).accuracy)
             if self.scale is not None:
-                found |= _calibration(ratios, self.data.reward[self.data.heldout] / self.scale)
+                found |= _calibration(ratios, self.data.reward[self.data.heldout] / self.scale, self.prompts)
         return found
 
 
@@ -100,30 +108,36 @@ def _judged(objective: PreferenceObjective, outputs: jax.Array, batch: Preferenc
     return _Judged(objective.losses(outputs, batch), objective.measures(outputs, batch)["accuracy"])
 
 
-def _calibration(ratios: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def _calibration(ratios: np.ndarray, targets: np.ndarray, prompts: np.ndarray) -> dict[str, float]:
     found = calibration(ratios, targets.astype(np.float32))
-    moved = float(found.deviation) > 0
+    slope, moved = float(found.slope), float(found.deviation) > 0
     return {
-        "heldout_slope": float(found.slope) if moved else float("nan"),
-        "heldout_slope_error": slope_error(ratios, targets, float(found.slope)) if moved else float("nan"),
+        "heldout_slope": slope if moved else float("nan"),
+        "heldout_slope_error": slope_error(ratios, targets, slope, prompts) if moved else float("nan"),
         "heldout_correlation": float(found.correlation) if moved else float("nan"),
         "heldout_deviation": float(found.deviation),
     }
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of values (n,); NaN for a single one."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+def standard_error(values: np.ndarray, prompts: np.ndarray) -> float:
+    """Return the standard error of the mean of values (n,), clustered by their prompts' numbers (n,).
+
+    It is NaN for one prompt.
+    """
+    return _clustered(values - np.mean(values), prompts) / len(values)
 
 
-def slope_error(ratios: np.ndarray, targets: np.ndarray, slope: float) -> float:
-    """Return the standard error of a calibration slope of (n, K) responses to n independent prompts.
+def slope_error(ratios: np.ndarray, targets: np.ndarray, slope: float, prompts: np.ndarray) -> float:
+    """Return the standard error of a calibration slope of (n, K) responses to prompts of these numbers (n,).
 
     It is that of a regression through the origin with residuals clustered by prompt; NaN for one prompt.
     """
     given, wanted = (x - x.mean(1, keepdims=True) for x in (ratios.astype(np.float64), targets))
-    scores = np.sum(given * (wanted - slope * given), axis=1)
-    count = len(scores)
-    if count < 2:
-        return float("nan")
-    return float(np.sqrt(count / (count - 1) * np.sum(scores**2)) / np.sum(given**2))
+    return _clustered(np.sum(given * (wanted - slope * given), axis=1), prompts) / float(np.sum(given**2))
+
+
+def _clustered(scores: np.ndarray, prompts: np.ndarray) -> float:
+    """Return the standard error of a sum of scores (n,), independent where their prompts differ."""
+    sums = np.bincount(prompts, scores)
+    count = len(sums)
+    return float(np.sqrt(count / (count - 1) * np.sum(sums**2))) if count > 1 else float("nan")

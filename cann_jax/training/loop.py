@@ -74,7 +74,7 @@ def fit(
                     state, measured = train_step(objective, state, frozen, batch(step), seed)
                 profile.end_step(step, state)
                 behind.add(step, measured)
-                stopping = stop_after(step)
+                stopping = stop_after()
                 last = stopping or step + 1 == pace.steps
                 if not last and (step + 1) % every:
                     continue

@@ -11,6 +11,7 @@ from cann_jax.files.atomic import read_table, write_table
 from cann_jax.files.progress import track
 from cann_jax.runtime.distributed import kept_shards
 from cann_jax.runtime.placement import fetch
+from cann_jax.runtime.preemption import stop_here
 from cann_jax.training.preference_data import PreferenceData
 from cann_jax.training.preference_objective import PreferenceObjective
 from cann_jax.training.step import forward
@@ -35,6 +36,7 @@ def with_reference(
     there = kept_shards([(path,) for path in paths])
     shards = list(zip(places.values(), paths, there, strict=True))
     for (rows, columns), path, is_there in track(shards, "reference log-probs"):
+        stop_here()
         if not np.isnan(reference[rows, columns]).any():
             continue
         logps = _kept(path, rows, columns) if is_there else None

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cann_jax.command_line.errors import run_command
-from cann_jax.files.errors import InfeasibleError, InputError, ResourceError
+from cann_jax.files.errors import InfeasibleError, InputError, Preempted, ResourceError
 
 
 @pytest.mark.parametrize("error, status", [(InputError, 2), (ResourceError, 3), (InfeasibleError, 4)])
@@ -30,6 +30,19 @@ def test_run_command_interrupted_and_bug(capsys):
     with pytest.raises(ValueError, match="a bug"):
         run_command(bug)
     assert run_command(lambda argv: None) == 0
+
+
+def test_run_command_preempted(capsys):
+    """No handler of a library's errors on the way makes it another status."""
+
+    def preempted(argv):
+        try:
+            raise Preempted("SIGTERM")
+        except Exception:
+            raise InputError("cannot be read") from None
+
+    assert run_command(preempted) == 75
+    assert capsys.readouterr().err == "stopped: SIGTERM\n"
 
 
 def test_process_exits_with_the_status_and_without_traceback(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,9 @@ from cann_jax.files.lock import LOCK, sole_writer
 WRITER = """
 import sys, time
 from etils import epath
+from cann_jax.files import lock
 from cann_jax.files.lock import sole_writer
+lock.BEAT_SECONDS = 0.2
 with sole_writer(epath.Path(sys.argv[1])):
     print("writes", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -86,6 +89,47 @@ def test_signs_of_life(tmp_path, monkeypatch):
     with sole_writer(epath.Path(tmp_path)):
         time.sleep(0.5)
         assert json.loads((tmp_path / LOCK).read_text())["beat"] >= 1
+
+
+def test_an_error_of_a_buckets_client_does_not_end_the_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
+    real, failures = lock.write_json, [RuntimeError("503"), ConnectionError("reset")]
+
+    def fails_first(path, value):
+        if value["beat"] and failures:
+            raise failures.pop()
+        real(path, value)
+
+    monkeypatch.setattr(lock, "write_json", fails_first)
+    with sole_writer(epath.Path(tmp_path)):
+        time.sleep(0.8)
+        assert json.loads((tmp_path / LOCK).read_text())["beat"] >= 3
+
+
+def test_a_writer_that_was_taken_over_ends(tmp_path):
+    """As one does that was stopped for longer than the silence that others wait for."""
+    paused = start(tmp_path, 60)
+    assert paused.stdout.readline() == "writes\n"
+    paused.send_signal(signal.SIGSTOP)
+    write(tmp_path, id="another's")
+    taken = (tmp_path / LOCK).read_text()
+    paused.send_signal(signal.SIGCONT)
+    _, said = paused.communicate(timeout=60)
+    assert paused.returncode == 75 and said.count("\n") == 1
+    assert said.startswith(f"error: {tmp_path} was taken over by process 1 on elsewhere, since then, as")
+    assert (tmp_path / LOCK).read_text() == taken
+
+
+def test_a_lock_that_was_just_replaced_is_not_removed(tmp_path, monkeypatch):
+    """Two starts find the same dead writer; the slower one looks just before the faster one takes over."""
+    gone, real = {"host": "elsewhere", "id": "dead"}, lock._read
+    write(tmp_path, id="faster")
+    answers = [gone]
+    monkeypatch.setattr(lock, "_read", lambda path: answers.pop() if answers else real(path))
+    with pytest.raises(InputError, match="is written by process 1 on elsewhere"):
+        lock._take(epath.Path(tmp_path / LOCK), lock._own(), gone)
+    assert json.loads((tmp_path / LOCK).read_text())["id"] == "faster"
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"host": 3}'])

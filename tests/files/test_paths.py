@@ -3,8 +3,9 @@
 import pytest
 from etils import epath
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, Preempted
 from cann_jax.files.paths import is_remote, reached
+from cann_jax.models.files.folder_files import reading
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,9 @@ def test_bugs_and_errors_of_our_own_pass():
             raise error
         assert raised.value is error
     assert is_remote("gs://a/b") and not is_remote("a/b")
+
+
+@pytest.mark.parametrize("wrapped", [reached("gs://a/b", "run_dir"), reading("a file", "is bad", "copy it")])
+def test_a_preemption_passes_whatever_wraps_errors(wrapped):
+    with pytest.raises(Preempted), wrapped:
+        raise Preempted("SIGTERM")

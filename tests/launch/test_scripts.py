@@ -49,16 +49,26 @@ def test_bad_input_is_not_tried_again(tmp_path, status, starts):
     assert (tmp_path / "starts").read_text().count("x") == starts
 
 
-def test_sigterm_reaches_every_process(tmp_path):
-    waits = f"trap 'touch {tmp_path}/$CANN_JAX_PROCESS; exit 75' TERM; touch {tmp_path}/up; sleep 60 & wait"
-    command = [str(ROOT / "launch/local.sh"), "2", "bash", "-c", waits]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "up").exists():
+TRAPS = "trap 'touch {0}/$CANN_JAX_PROCESS; sleep 0.2; exit 75' TERM; echo x >>{0}/starts; sleep 20 & wait"
+
+
+@pytest.mark.parametrize("script, processes", [("local.sh", ["0", "1"]), ("gpu_node.sh", ["0"])])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_reaches_every_process(tmp_path, script, processes, sent):
+    """The launcher waits for them, and starts none of them again."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/bash\n{TRAPS.format(tmp_path)}\n")
+    program.chmod(0o755)
+    words = ("2", str(program)) if script == "local.sh" else ()
+    given = {**os.environ, "PYTHON": str(program), "CANN_JAX_PROCESS": "0"}
+    process = subprocess.Popen([str(ROOT / "launch" / script), *words], stderr=subprocess.PIPE, env=given)
+    starts = tmp_path / "starts"
+    while not (starts.exists() and starts.read_text().count("x") == len(processes)):
         time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     assert process.wait(timeout=40) == 75
-    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
+    assert all((tmp_path / index).exists() for index in processes)
+    assert starts.read_text().count("x") == len(processes)
 
 
 POD = {"NAME": "pod", "ZONE": "z", "TYPE": "v5litepod-16", "POLL_SECONDS": "0", "INSTALL": "true"}
@@ -79,7 +89,7 @@ def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
     program.write_text(
         f"#!/bin/bash\nran='ran $CANN_JAX_PROCESS $CANN_JAX_DISTRIBUTED'\n"
         f'[[ -e {tmp_path}/second ]] && eval "echo $ran" && exit 0\n'
-        f"sleep 0.5; touch {tmp_path}/second; rm -f {asked}.ready; exit 255\n"
+        f"sleep 0.5; touch {tmp_path}/second; echo PREEMPTED >{asked}.states; exit 255\n"
     )
     program.chmod(0o755)
     given = {
@@ -93,10 +103,42 @@ def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("ran")]
     assert sorted(said) == ["ran 0 auto", "ran 1 auto"]
-    kinds = [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
-    assert kinds == 2 * ["delete", "create", "ssh", "scp", "ssh", "ssh"]
+    used = ["create", "ssh", "scp", "ssh", "ssh"]
+    assert done_with(asked) == [*used, "delete", *used]
     assert (tmp_path / "remote/cann_jax/train.py").exists() and not (tmp_path / "remote/launch").exists()
-    assert launch("tpu_pod.sh", "delete", **given).returncode == 0 and not Path(f"{asked}.ready").exists()
+    assert launch("tpu_pod.sh", "delete", **given).returncode == 0 and not Path(f"{asked}.states").exists()
+
+
+def done_with(asked: Path) -> list[str]:
+    """What gcloud was asked to do, but for questions."""
+    return [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
+
+
+USED = ["ssh", "scp", "ssh", "ssh"]
+
+
+@pytest.mark.parametrize(
+    "states, variables, kinds, said",
+    [
+        ("READY", {}, USED, "pod is there"),
+        ("CREATING STARTING READY", {}, USED, "waiting for pod, which is STARTING"),
+        ("TERMINATED", {}, ["delete", "create", *USED], "pod is TERMINATED; making it again"),
+        ("STOPPED", {}, [], "pod is STOPPED and is left as it is; start it, or delete it with"),
+        ("READY", {"DENIED": "1"}, [], "state of pod cannot be read (ERROR: PERMISSION_DENIED: not this"),
+        ("", {"MADE": "CREATING\\nPREEMPTED"}, ["create"], "pod was made, and is PREEMPTED"),
+        ("WAITING_FOR_RESOURCES ACTIVE READY", {"QUEUED": "1"}, USED, "which is WAITING_FOR_RESOURCES"),
+        ("SUSPENDED", {"QUEUED": "1"}, ["delete", "create", *USED], "pod is SUSPENDED; making it again"),
+        ("", {"QUEUED": "1", "MADE": "ACCEPTED\\nFAILED"}, ["create"], "pod was made, and is FAILED"),
+    ],
+)
+def test_a_pod_is_deleted_only_where_the_cloud_took_it(tmp_path, states, variables, kinds, said):
+    asked = tmp_path / "asked"
+    if states:
+        Path(f"{asked}.states").write_text("".join(f"{state}\n" for state in states.split()))
+    given = {**POD, "ASKED": str(asked), "PORT": "1", "PYTHON": "true", "REMOTE": str(tmp_path / "remote")}
+    done = launch("tpu_pod.sh", "run", **given, **variables, RESTARTS="0")
+    assert done.returncode == (0 if kinds[-4:] == USED else 75), done.stderr
+    assert said in done.stderr and done_with(asked) == kinds
 
 
 def test_jobset_is_whole(tmp_path):
@@ -209,6 +251,42 @@ def test_slurm_gives_up_after_the_same_failure_twice(tmp_path):
         assert done.returncode == (0 if again else 1)
     assert "launch: ended with status 1; the last error was: ValueError: b\n" in done.stderr
     assert "the same failure twice; giving up" in done.stderr and not list(tmp_path.glob("*.failure"))
+
+
+@pytest.mark.parametrize("own, others, starts", [(2, 75, 1), (3, 137, 1), (1, 75, 2), (75, 137, 3)])
+def test_slurm_goes_by_the_task_that_failed_by_itself(tmp_path, own, others, starts):
+    """The others end because of it, and srun's status is the highest."""
+    asked, program = tmp_path / "asked", tmp_path / "python"
+    program.write_text(
+        f'#!/bin/bash\n[[ $SLURM_PROCID == 1 ]] && echo "error: its own" >&2 && exit {own}\n'
+        f'sleep 0.2; echo "error: process 1 failed, $RANDOM" >&2; exit {others}\n'
+    )
+    program.chmod(0o755)
+    given = {"ASKED": str(asked), "PYTHON": str(program), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+    given |= {"SLURM_SUBMIT_DIR": str(tmp_path)}
+    for start in range(3):
+        asked.write_text("")
+        done = launch("slurm.sbatch", **given, SLURM_RESTART_COUNT=str(start))
+        again = "scontrol requeue 7" in asked.read_text()
+        assert again is (start + 1 < starts or starts == 3), done.stderr
+        assert done.returncode == (0 if again else own)
+        assert (f"with status {own}: error: its own\n" in done.stderr) is (own != 75)
+        if not again:
+            break
+    assert not list(tmp_path.glob("*.failure")) and not list(tmp_path.glob("*.tasks"))
+
+
+def test_sigterm_to_the_task_of_slurm_alone_reaches_the_run(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/bash\n{TRAPS.format(tmp_path)}\n")
+    program.chmod(0o755)
+    given = {**os.environ, "CANN_JAX_PROCESS": "0", "FAILURES": str(tmp_path / "failures")}
+    task = subprocess.Popen([str(ROOT / "launch/slurm_task.sh"), str(program)], env=given)
+    while not (tmp_path / "starts").exists():
+        time.sleep(0.05)
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(timeout=40) == 75 and (tmp_path / "0").exists()
+    assert (tmp_path / "failures").read_text() == "75 \n"
 
 
 def fails(tmp_path: Path) -> str:

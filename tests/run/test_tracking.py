@@ -1,14 +1,18 @@
 """Trackers by name: what they are told of a training and its outcome; nothing leaves this machine."""
 
 import dataclasses
+import importlib.machinery
 import json
 import sqlite3
+import sys
+import types
 
 import pytest
 from etils import epath
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.files.errors import InputError
+from cann_jax.run import tracking
 from cann_jax.run.outputs import read_results
 from cann_jax.run.run import Run
 from cann_jax.run.tracking import check_tracking, conclude, tracked
@@ -51,6 +55,7 @@ def test_nothing_but_the_file_where_no_tracker_is_named(run):
     logged(run)
     assert not (run.folder / "align/tensorboard").exists() and not (run.folder / "tensorboard").exists()
     assert len((run.folder / "align/metrics.jsonl").read_text().splitlines()) == 3
+    assert not (run.folder / tracking.ID).exists()
 
 
 def test_wandb_offline(run, monkeypatch):
@@ -94,6 +99,20 @@ def test_trackio_on_this_machine(run, monkeypatch, tmp_path):
         rows = [json.loads(row[0]) for row in connection.execute("select metrics from metrics order by id")]
     assert [row["align/loss"] for row in rows[:3]] == [1.0, 0.75, 0.5]
     assert rows[3]["verdict"] == "undecided" and rows[3]["safe/measured"] == pytest.approx(0.6)
+
+
+def test_a_run_keeps_an_id_that_its_path_does_not_tell(run, monkeypatch):
+    """Two machines may have the same path; a later start goes on in the same log."""
+    ids, installed = [], types.ModuleType("wandb")
+    installed.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", installed)
+    opened = tracking.OPTIONAL["wandb"]._replace(open=lambda module, job: ids.append(job.id) or Tracker())
+    monkeypatch.setitem(tracking.OPTIONAL, "wandb", opened)
+    for another in (False, False, True):
+        if another:
+            (run.folder / tracking.ID).unlink()
+        logged(run, "wandb")
+    assert ids[0] == ids[1] != ids[2] and len(ids[0]) == 16
 
 
 def test_a_package_that_is_missing_is_one_line(run, monkeypatch):

@@ -1,5 +1,6 @@
 """What is said of a training that goes wrong, and that nothing is said of one that does not."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ HEALTHY = {
 }
 
 
-def watch(every: int = EVERY, prompts: int = 16, watched: Any = "not None") -> Watch:
-    return Watch("align", STEPS, every, 1.0, watched, np.full(prompts, 0.69), early_stop=False)
+def watch(every: int = EVERY, prompts: int = 16, items: int = 16) -> Watch:
+    """A watch on items, such as pairs, that share so many prompts."""
+    watched: Any = SimpleNamespace(prompts=np.arange(items) % prompts) if prompts else None
+    return Watch("align", STEPS, every, 1.0, watched, np.full(items, 0.69), early_stop=False)
 
 
 def rows(steps: int = STEPS, every: int = EVERY, norm=1.5, saturated=0.1, **measured) -> list[dict]:
@@ -36,7 +39,7 @@ def kinds(signs) -> list[tuple[str, int, int]]:
 
 def test_a_healthy_training_is_not_warned_of():
     assert watch().signs(rows()) == []
-    assert watch(watched=None, prompts=0).signs(rows()) == []
+    assert watch(prompts=0, items=0).signs(rows()) == []
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,16 @@ def test_each_sign_names_what_to_change(measured, kind, named):
 )
 def test_what_chance_may_explain_is_no_sign(measured):
     assert watch().signs(rows(**measured)) == []
+
+
+def test_pairs_of_one_prompt_are_not_many_prompts(tmp_path):
+    """Three standard errors are much of 16 prompts and little of 3, however many pairs they have."""
+    worse = rows(heldout_loss=0.72)
+    assert kinds(watch(items=48).signs(worse)) == [("heldout_loss", 10, 40)]
+    few = watch(prompts=3, items=48)
+    assert few.signs(worse) == []
+    few.report(epath.Path(tmp_path), worse)
+    assert read_health(epath.Path(tmp_path)).heldout_prompts == 3
 
 
 def test_constantly_means_nine_steps_of_ten_and_ten_at_least():

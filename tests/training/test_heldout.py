@@ -197,6 +197,30 @@ def test_errors_are_those_of_repeated_draws():
         targets = own * ratios + random.normal(size=(40, 8))
         slope = np.sum(ratios * targets) / np.sum(ratios**2)
         slopes.append(slope)
-        errors.append(slope_error(ratios, targets, slope))
+        errors.append(slope_error(ratios, targets, slope, np.arange(40)))
     assert np.mean(errors) == pytest.approx(np.std(slopes), rel=0.15)
-    assert np.isnan(slope_error(ratios[:1], targets[:1], 1.0)) and np.isnan(standard_error(np.ones(1)))
+    one = np.zeros(3, int)
+    assert np.isnan(slope_error(ratios[:3], targets[:3], 1.0, one)) and np.isnan(standard_error(one, one))
+
+
+def test_pairs_of_one_prompt_are_one_piece_of_evidence(heldout):
+    """Each prompt with its change of loss three times over tells what it does once."""
+    random = np.random.default_rng(0)
+    values, ratios, targets = random.normal(size=8), random.normal(size=(8, 2)), random.normal(size=(8, 2))
+    own, thrice = np.arange(8), np.repeat(np.arange(8), 3)
+    once = standard_error(values, own)
+    assert once == pytest.approx(values.std(ddof=1) / np.sqrt(8))
+    assert standard_error(values[thrice], thrice) == pytest.approx(once)
+    once = slope_error(ratios, targets, 0.7, own)
+    assert slope_error(ratios[thrice], targets[thrice], 0.7, thrice) == pytest.approx(once)
+    found, _, moved = heldout()
+    encoded = found.data.responses.prompts
+    same = dataclasses.replace(encoded, prompts=tuple(prompts(*(["Why?", "why"] * (PROMPTS // 2)))))
+    shared = dataclasses.replace(
+        found,
+        data=dataclasses.replace(
+            found.data, responses=dataclasses.replace(found.data.responses, prompts=same)
+        ),
+    )
+    measured = shared.measures(found.logps(moved), found.losses(found.reference))
+    assert np.isnan(measured["heldout_loss_error"]) and np.isnan(measured["heldout_slope_error"])
