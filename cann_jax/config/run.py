@@ -275,12 +275,6 @@ class RunConfig(JobConfig):
         return self.evaluate.policy == "aligned"
 
     @property
-    def forecast_is_of_policy(self) -> bool:
-        """Return whether the dual's forecast is about the policy that is evaluated: one step on r_λ."""
-        soup = self.align.combination == "soup"
-        return self.trains and self.rounds == 1 and self.align.safety_offset is None and not soup
-
-    @property
     def calibrated(self) -> bool:
         """Return whether the trained step is scaled on calibration prompts."""
         return self.prompts.calibration is not None

@@ -74,7 +74,7 @@ def _compared(run: Run, scorers: Scorers, draw: Draw) -> Sampled:
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     """Return asked, predicted, measured, interval and verdict of each score, the rest under ``summary``."""
     config, dual = run.config, read_dual(run)
-    if not config.forecast_is_of_policy:
+    if not _is_one_step(config):
         dual = replace(dual, forecast=None)
     (certificates, verdict), forecast = _certified(config, reference, aligned), dual.forecast
     rows: dict[str, Any] = {}
@@ -102,6 +102,12 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     compute = summed(run.ledger.before | {"evaluate": run.ledger.total})
     found |= {"verdict": str(verdict), "compute": compute}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}
+
+
+def _is_one_step(config: RunConfig) -> bool:
+    """Return whether the policy is one step on r_λ, of which alone the dual's forecast tells."""
+    align, one_shot = config.align, config.trains and config.rounds == 1
+    return one_shot and align.safety_offset is None and align.combination != "soup"
 
 
 def _certified(
