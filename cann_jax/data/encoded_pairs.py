@@ -14,7 +14,7 @@ from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import pad
 from cann_jax.data.prepared_pairs import Pair
-from cann_jax.data.prompts import TURNS, Prompt, turns_from
+from cann_jax.data.prompts import TURNS, Prompt, stored_prompt
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import Template, bare_ids, prompt_ids, scored_end, scored_ids, shortened
 from cann_jax.files.errors import InputError
@@ -59,7 +59,6 @@ class EncodedPairs:
         return EncodedPairs(self.responses.take(rows), self.better[rows], self.safer[rows], self.safe[rows])
 
 
-Turns = list[dict[str, str]]  # as Parquet holds them
 PairIds = tuple[np.ndarray, list[np.ndarray]]  # ids of the prompt, and of each response with its end
 
 
@@ -192,14 +191,14 @@ class _Encoder:
 def pairs_from_table(table: pa.Table) -> EncodedPairs:
     """Return the pairs in a table of ``encode_pairs``."""
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    columns.setdefault("whole", [None] * table.num_rows)  # pairs of an earlier version have none
     texts, ids, safe = (
         list(map(list, zip(columns[f"{name}_0"], columns[f"{name}_1"], strict=True)))
         for name in ("response", "response_ids", "safe")
     )
-    names = zip(*(columns[name] for name in ("id", "prompt", "earlier", "whole")), strict=True)
+    names = ("id", "prompt", "earlier", "whole")
+    stored = zip(*(columns[name] for name in names), strict=True)
     prompts = EncodedPrompts(
-        tuple(_prompt(*row) for row in names),
+        tuple(stored_prompt(name, text, None, *turns) for name, text, *turns in stored),
         tuple(np.array(row, np.int32) for row in columns["prompt_ids"]),
     )
     rows, shape = [row for both in ids for row in both], (table.num_rows, 2)
@@ -214,14 +213,6 @@ def pairs_from_table(table: pa.Table) -> EncodedPairs:
     )
     labels = (np.array(values, np.int8) for values in (columns["better"], columns["safer"], safe))
     return EncodedPairs(responses, *labels)
-
-
-def _prompt(name: str, text: str, earlier: Turns, whole: Turns | None) -> Prompt:
-    cut_from = None
-    if whole is not None:
-        *before, last = turns_from(whole)
-        cut_from = Prompt(name, last.text, earlier=tuple(before))
-    return Prompt(name, text, earlier=turns_from(earlier), cut_from=cut_from)
 
 
 def labelled(pairs: EncodedPairs, dimension: str) -> np.ndarray:

@@ -65,6 +65,21 @@ def turns_from(row: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
     return tuple(Turn(**turn) for turn in row)
 
 
+def stored_prompt(
+    name: str,
+    text: str,
+    group: str | None,
+    earlier: Iterable[Mapping[str, str]],
+    whole: Iterable[Mapping[str, str]] | None,
+) -> Prompt:
+    """Return the prompt in a stored row; ``whole`` is its dialogue before it was cut, None if it was not."""
+    cut_from = None
+    if whole is not None:
+        *before, last = turns_from(whole)
+        cut_from = Prompt(name, last.text, group, tuple(before))
+    return Prompt(name, text, group, turns_from(earlier), cut_from)
+
+
 def distinct_prompts(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
     """Return the whole prompt of each ``content``, in random order: any part of them is a random sample."""
     found: dict[tuple[Turn, ...], Prompt] = {}

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import TURNS, Prompt, turns_from
+from cann_jax.data.prompts import TURNS, stored_prompt
 
 _SCHEMA = pa.schema(
     {
@@ -18,6 +18,7 @@ _SCHEMA = pa.schema(
         "group": pa.string(),
         "prompt": pa.string(),
         "earlier": TURNS,
+        "whole": TURNS,  # the dialogue before it was cut; null where it was not
         "prompt_ids": pa.list_(pa.int32()),
         "response": pa.int32(),
         "text": pa.string(),
@@ -94,10 +95,11 @@ def responses_table(prompts: EncodedPrompts, start: int, samples: Any, tokenizer
     for n, k in np.ndindex(lengths.shape):
         prompt, ids = prompts.prompts[start + n], prompts.ids[start + n]
         earlier = [asdict(turn) for turn in prompt.earlier]
+        whole = None if prompt.cut_from is None else [asdict(turn) for turn in prompt.whole.dialogue]
         response, ended = tokens[n, k, : lengths[n, k]], bool(stopped[n, k])
         text = tokenizer.decode(response[:-1] if ended else response, skip_special_tokens=True)
         rows.append(
-            (prompt.id, prompt.group, prompt.text, earlier, ids, k, text, response, ended, logps[n, k])
+            (prompt.id, prompt.group, prompt.text, earlier, whole, ids, k, text, response, ended, logps[n, k])
         )
     columns = zip(zip(*rows, strict=True), _SCHEMA.types, strict=True)
     return pa.Table.from_arrays([pa.array(column, kind) for column, kind in columns], schema=_SCHEMA)
@@ -107,11 +109,9 @@ def responses_from_table(table: pa.Table, max_new_tokens: int) -> Responses:
     """Return the responses stored in a table, whose rows are ordered by prompt, K for each."""
     count = int(max(table.column("response").to_numpy())) + 1
     shape, firsts = (table.num_rows // count, count), table.take(pa.array(range(0, table.num_rows, count)))
-    columns = (firsts.column(name).to_pylist() for name in ("prompt_id", "prompt", "group", "earlier"))
-    prompts = tuple(
-        Prompt(name, text, group, turns_from(turns))
-        for name, text, group, turns in zip(*columns, strict=True)
-    )
+    names = ("prompt_id", "prompt", "group", "earlier", "whole")
+    columns = (firsts.column(name).to_pylist() for name in names)
+    prompts = tuple(stored_prompt(*row) for row in zip(*columns, strict=True))
     prompt_ids = tuple(np.array(row, np.int32) for row in firsts.column("prompt_ids").to_pylist())
     tokens, lengths = pad(table.column("response_ids").to_pylist(), max_new_tokens)
     texts = table.column("text").to_pylist()

@@ -127,22 +127,26 @@ def _wait_for_holder(path: epath.Path) -> Lock | None:
 
 def _beat(path: epath.Path, own: Lock, done: threading.Event) -> None:
     """Give signs of life until it is ``done``; end the process if another start has taken over."""
-    beat = 0
+    beat = missed = 0
     while not done.wait(BEAT_SECONDS):
         beat += 1
         # A full disk is the run's to report; a bucket's client, whose errors share no base, may recover.
         with contextlib.suppress(Exception):
             found = _read(path)
-            if found and found.get("id") != own["id"]:
-                _end(path, found)
-            if found != {}:  # what cannot be read now may be another's
+            # One that is gone may be looked at by another start, aside; one that stays away was taken over by
+            # a start that has ended.
+            missed = missed + 1 if found is None else 0
+            if missed == 2 or (found and found.get("id") != own["id"]):
+                _end(path, found or {})
+            if found:  # what cannot be read now may be another's
                 write_json(path, own | {"beat": beat})
 
 
 def _end(path: epath.Path, found: Lock) -> None:
     """End this process, which was stopped for so long that another start took its lock over."""
+    whose = _whose(found) if found else "another start, which has ended,"
     text = (
-        f"error: {path.parent} was taken over by {_whose(found)} as this process gave no sign of life for "
+        f"error: {path.parent} was taken over by {whose} as this process gave no sign of life for "
         f"{SILENCE_SECONDS} s; wait for it, and start again to continue\n"
     )
     os.write(2, text.encode())

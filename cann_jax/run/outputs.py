@@ -241,6 +241,11 @@ def read_scale(run: Run) -> float:
     return float(read_calibration(run)["scale"]) if run.config.calibrated else 1.0
 
 
+def read_final_scale(run: Run) -> float:
+    """Read the scale of the policy that the run ends in, 1 after rounds, which begin at a scaled step."""
+    return read_scale(run) if run.config.trains and not read_rounds(run) else 1.0
+
+
 def read_calibration(run: Run) -> dict[str, Any]:
     """Read what the calibration tried and chose."""
     return dict(read_json(run.folder / "calibrate" / "scale.json"))

@@ -15,7 +15,7 @@ from cann_jax.files.atomic import read_json, write_json
 from cann_jax.files.errors import InputError
 from cann_jax.files.functions import named_function
 from cann_jax.files.paths import is_remote
-from cann_jax.run.results import constraint_rows, verdicts
+from cann_jax.run.results import asked_change, constraint_rows, verdicts
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.runtime import distributed
 from cann_jax.training.trackers.base import Job, Outcome, Tracker, Unfailing, trackers
@@ -93,10 +93,14 @@ def conclude(run: Run, results: Mapping[str, Any], exported: Sequence[str]) -> N
         exported: The formats that its model is there in.
     """
     values = {
-        f"{row.get('label', name)}/{key}": float(row[key])
+        f"{row.get('label', name)}/{key}": float(value)
         for name, row in (*constraint_rows(results), ("reward", results["reward"]))
-        for key in ("asked", "predicted", "measured")
-        if row.get(key) is not None
+        for key, value in (
+            ("asked", asked_change(row)),
+            ("predicted", row.get("predicted")),
+            ("measured", row["measured"]),
+        )
+        if value is not None
     }
     values |= {"kl": float(results["summary"]["kl"]), "scale": float(results["summary"]["scale"])}
     texts = {"verdict": results["summary"]["verdict"], "verdict_in_words": _words(results)}

@@ -21,9 +21,8 @@ from cann_jax.run.outputs import (
     Estimate,
     constraints_of,
     read_dual,
+    read_final_scale,
     read_multipliers,
-    read_rounds,
-    read_scale,
     write_evaluation,
 )
 from cann_jax.run.policies import (
@@ -97,8 +96,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
     found = summary(reference, aligned, dual, multipliers)
-    # Rounds begin at the scaled step, and what they end in is not scaled.
-    found |= {"scale": read_scale(run) if config.trains and not read_rounds(run) else 1.0}
+    found |= {"scale": read_final_scale(run)}
     compute = summed(run.ledger.before | {"evaluate": run.ledger.total})
     found |= {"verdict": str(verdict), "compute": compute}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}

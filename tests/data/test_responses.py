@@ -22,11 +22,18 @@ def test_responses_round_trip():
     logps = np.where(np.arange(9) < lengths[..., None], -1.5, 0).astype(np.float32)
     samples = Samples(tokens, lengths, logps, np.array([[True, False], [True, False]]))
     prompts = EncodedPrompts(
-        (Prompt("0", "not in this shard"), Prompt("a", "Hi", "g"), Prompt("b", "Ho")),
+        (
+            Prompt("0", "not in this shard"),
+            Prompt("a", "Hi", "g", cut_from=Prompt("a", "Say Hi")),
+            Prompt("b", "Ho"),
+        ),
         (np.array([5]), np.array([0, 3], np.int32), np.array([0], np.int32)),
     )
     back = responses_from_table(responses_table(prompts, 1, samples, tokenizer), 9)
     assert back.prompts.prompts == prompts.prompts[1:]
+    # A round must know a prompt that was kept from training, however far it was cut.
+    assert [each.content for each in back.prompts.prompts] == [each.content for each in prompts.prompts[1:]]
+    assert back.prompts.prompts[0].content == Prompt("", "say hi").content
     for ours, theirs in zip(back.prompts.ids, prompts.ids[1:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(back.tokens, tokens)

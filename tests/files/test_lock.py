@@ -106,6 +106,16 @@ def test_an_error_of_a_buckets_client_does_not_end_the_signs_of_life(tmp_path, m
         assert json.loads((tmp_path / LOCK).read_text())["beat"] >= 3
 
 
+def test_a_writer_whose_lock_stays_away_ends(tmp_path, monkeypatch):
+    """The start that took over while it was stopped has ended already; for a moment it may be aside only."""
+    done, ended, seen = threading.Event(), [], [{"id": "own"}, None, {"id": "own"}, None, None]
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(lock, "_read", lambda path: seen.pop(0))
+    monkeypatch.setattr(lock, "_end", lambda path, found: ended.append((found, list(seen))) or done.set())
+    lock._beat(epath.Path(tmp_path / LOCK), {"id": "own"}, done)
+    assert ended == [({}, [])]
+
+
 def test_a_writer_that_was_taken_over_ends(tmp_path):
     """As one does that was stopped for longer than the silence that others wait for."""
     paused = start(tmp_path, 60)

@@ -9,7 +9,7 @@ from cann_jax.models.language_model import LanguageModel
 from cann_jax.reporting.finished_run import finished_run
 from cann_jax.run.inputs import check_base
 from cann_jax.run.manifest import MANIFEST
-from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE, WEIGHTS, read_scale
+from cann_jax.run.outputs import ALIGNED, POLICIES, REFERENCE, WEIGHTS, read_final_scale
 from cann_jax.run.policies import answer
 from cann_jax.run.prompts import encoded
 from cann_jax.run.run import Run
@@ -57,7 +57,7 @@ class Policies:
         prompts = run.config.prompts
         if prompts.on_overlong == "drop":  # one who asks is told, and not left without an answer
             run.config = replace(run.config, prompts=replace(prompts, on_overlong="error"))
-        self.run, self.scale = run, read_scale(run)
+        self.run, self.scale = run, read_final_scale(run)
         self.scorers = load_scorers(run, run.config.measured())
         aligned = LanguageModel.of(aligned_decoder(run), run.files)
         self.models = {REFERENCE: run.reference, ALIGNED: aligned}
