@@ -232,7 +232,8 @@ def write_report() -> None:
 # The folder of the first draw was lost with its machine, before rows had a hash.
 DRAWS = (
     "Every row names the draw of samples and scores that it is of, by a hash of the responses; those of the "
-    "first are not kept, and earlier code drew them."
+    "first are not kept, and earlier code drew them. The other was drawn twice, on two days; `pairs` at seed "
+    "1, run on both, gave the same numbers to the last digit."
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "

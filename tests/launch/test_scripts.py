@@ -52,6 +52,11 @@ def test_bad_input_is_not_tried_again(tmp_path, status, starts):
 TRAPS = "trap 'touch {0}/$CANN_JAX_PROCESS; sleep 0.2; exit 75' TERM; echo x >>{0}/starts; sleep 20 & wait"
 
 
+def heed_interrupts() -> None:
+    """A suite that is run in the background ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("script, processes", [("local.sh", ["0", "1"]), ("gpu_node.sh", ["0"])])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_reaches_every_process(tmp_path, script, processes, sent):
@@ -61,7 +66,12 @@ def test_sigterm_reaches_every_process(tmp_path, script, processes, sent):
     program.chmod(0o755)
     words = ("2", str(program)) if script == "local.sh" else ()
     given = {**os.environ, "PYTHON": str(program), "CANN_JAX_PROCESS": "0"}
-    process = subprocess.Popen([str(ROOT / "launch" / script), *words], stderr=subprocess.PIPE, env=given)
+    process = subprocess.Popen(
+        [str(ROOT / "launch" / script), *words],
+        stderr=subprocess.PIPE,
+        env=given,
+        preexec_fn=heed_interrupts,
+    )
     starts = tmp_path / "starts"
     while not (starts.exists() and starts.read_text().count("x") == len(processes)):
         time.sleep(0.05)
