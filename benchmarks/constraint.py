@@ -104,9 +104,9 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
     own = [*flags_of(folder, name, seed), *asked, *VARIANTS[variant]]
     run = Run(parse_run(own)[0])
     with session(run.config, run.config.batches()):
-        from cann_jax.run.checks import run_checked_stages
+        from cann_jax.run.checks import check_stages, run_checked_stages
 
-        with open_folder(shared.folder, shared.config):
+        with open_folder(shared.folder, shared.config, lambda: check_stages(shared, shared.stages)):
             run_checked_stages(shared, [s for s in shared.stages if s.name in SHARED])
         row = {"key": [variant, margin, seed], "draw": draw_of(shared)}
         if any(row == {name: found[name] for name in row} for found in rows()):
@@ -116,7 +116,7 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
         same = Run(parse_run([*flags_of(folder, f"base-{margin:g}-{seed}", seed), *asked])[0])
         givers = dict.fromkeys(SHARED, shared) | dict.fromkeys(AS_BASE.get(variant, ()), same)
         stored = {name: store / STORED.get((variant, name), name) for name in SEEDED}
-        with open_folder(run.folder, run.config):
+        with open_folder(run.folder, run.config, lambda: check_stages(run, run.stages)):
             row |= whole_run(run, givers, stored)
     row |= {"seconds": round(time.monotonic() - began), "machine": processor()}
     with ROWS.open("a") as file:
@@ -148,7 +148,7 @@ def whole_run(run: Any, givers: Mapping[str, Any], stored: Mapping[str, Path]) -
         giver = givers.get(stage.name)
         if giver is not None and (giver.folder / stage.name / "manifest.json").exists():
             adopt(run, giver, stage)
-        elif part := SEEDED.get(stage.name):
+        elif (part := SEEDED.get(stage.name)) and not (folder / "manifest.json").exists():
             begin(folder, expected_of(run, stage), parts=stage.parts)
             copy(stored[stage.name], Path(folder) / part)
         try:

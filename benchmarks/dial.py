@@ -72,7 +72,7 @@ def one_run(folder: str, results: Path, limit: int | None, method: str, margin: 
     """Do one run, and append its row, if it is not there for these settings and this draw."""
     from cann_jax.command_line.run_options import parse_run
     from cann_jax.files.hashes import fingerprint_json
-    from cann_jax.run.checks import run_checked_stages
+    from cann_jax.run.checks import check_stages, run_checked_stages
     from cann_jax.run.folder import open_folder
     from cann_jax.run.outputs import read_calibration, read_results
     from cann_jax.run.run import Run
@@ -86,13 +86,13 @@ def one_run(folder: str, results: Path, limit: int | None, method: str, margin: 
     run = Run(parse_run([*flags_of(folder, limit, name, seed), *own])[0])
     row = {"key": [method, margin, seed], "fingerprint": fingerprint_json([configured(), limit, own])[:8]}
     with session(run.config, run.config.batches()):
-        with open_folder(shared.folder, shared.config):
+        with open_folder(shared.folder, shared.config, lambda: check_stages(shared, shared.stages)):
             run_checked_stages(shared, [stage for stage in shared.stages if stage.name in SHARED])
         row["draw"] = draw_of(shared)
         if any(row == {name: found.get(name) for name in row} for found in rows(results)):
             return
         stored = {each: Path(folder) / "seeded" / str(seed) / each for each in SEEDED}
-        with open_folder(run.folder, run.config):
+        with open_folder(run.folder, run.config, lambda: check_stages(run, run.stages)):
             row |= whole_run(run, dict.fromkeys(SHARED, shared), stored)
     if "refused" not in row:
         summary = read_results(run)["summary"]

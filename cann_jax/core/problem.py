@@ -42,7 +42,7 @@ class Constraint(Requirement):
             InputError: It is contradictory or impossible.
         """
         for field, problem in self.conflicts():
-            raise InputError(f"constraint {self.name}: {field} {problem}".replace(":  ", ": "))
+            raise InputError(f"constraint {self.name}: {' '.join(filter(None, (field, problem)))}")
         if self.max_unsafe is not None and not 0 <= self.max_unsafe < 1:
             problem = f"max_unsafe is {self.max_unsafe}; give a share in [0, 1)"
             raise InputError(f"constraint {self.name}: {problem}")

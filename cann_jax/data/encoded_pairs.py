@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from cann_jax.data.builders.records import ABSENT
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import pad
 from cann_jax.data.prepared_pairs import Pair
-from cann_jax.data.prompts import TURNS, Prompt, stored_prompt
+from cann_jax.data.prompts import TURNS, Prompt, stored_prompt, stored_turns, stored_whole
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import Template, bare_ids, prompt_ids, scored_end, scored_ids, shortened
 from cann_jax.files.errors import InputError
@@ -160,8 +160,8 @@ class _Encoder:
         return {
             "id": kept.id,
             "prompt": kept.text,
-            "earlier": [asdict(turn) for turn in kept.earlier],
-            "whole": None if kept.cut_from is None else [asdict(turn) for turn in kept.whole.dialogue],
+            "earlier": stored_turns(kept.earlier),
+            "whole": stored_whole(kept),
             "prompt_ids": prompt,
             "better": pair.better,
             "safer": pair.safer,

@@ -1,7 +1,7 @@
 """Prompts and dialogues, and how they are read from JSON lines."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,16 @@ def _plain(text: str) -> str:
 def turns_from(row: Iterable[Mapping[str, str]]) -> tuple[Turn, ...]:
     """Return the turns in a stored row of type ``TURNS``."""
     return tuple(Turn(**turn) for turn in row)
+
+
+def stored_turns(turns: Iterable[Turn]) -> list[dict[str, str]]:
+    """Return turns as a row of type ``TURNS``."""
+    return [asdict(turn) for turn in turns]
+
+
+def stored_whole(prompt: Prompt) -> list[dict[str, str]] | None:
+    """Return the dialogue of a prompt that was cut, before that, as ``stored_prompt`` takes it."""
+    return None if prompt.cut_from is None else stored_turns(prompt.whole.dialogue)
 
 
 def stored_prompt(

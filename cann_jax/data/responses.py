@@ -1,7 +1,7 @@
 """Responses to a set of prompts, as arrays in memory and as Parquet on disk, one row per response."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.padding import pad
-from cann_jax.data.prompts import TURNS, stored_prompt
+from cann_jax.data.prompts import TURNS, stored_prompt, stored_turns, stored_whole
 
 _SCHEMA = pa.schema(
     {
@@ -94,8 +94,7 @@ def responses_table(prompts: EncodedPrompts, start: int, samples: Any, tokenizer
     rows = []
     for n, k in np.ndindex(lengths.shape):
         prompt, ids = prompts.prompts[start + n], prompts.ids[start + n]
-        earlier = [asdict(turn) for turn in prompt.earlier]
-        whole = None if prompt.cut_from is None else [asdict(turn) for turn in prompt.whole.dialogue]
+        earlier, whole = stored_turns(prompt.earlier), stored_whole(prompt)
         response, ended = tokens[n, k, : lengths[n, k]], bool(stopped[n, k])
         text = tokenizer.decode(response[:-1] if ended else response, skip_special_tokens=True)
         rows.append(

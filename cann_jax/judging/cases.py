@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 
 from cann_jax.config.judge import JudgeConfig
-from cann_jax.config.model import PREFERENCES
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt, read_prompts, turns_from
 from cann_jax.data.responses import Responses
@@ -75,7 +74,7 @@ def _stored(run: Run, config: JudgeConfig) -> Cases:
     known, asked = run.config.evaluate.responses, config.prompts.responses
     if asked > known:
         raise InputError(f"prompts.responses is {asked}, and the run was evaluated on {known}; ask for fewer")
-    prompts = _prompts_of(run, tables[REFERENCE], known)
+    prompts = _prompts_of(tables[REFERENCE], known)
     return Cases(
         prompts,
         (None,) * len(prompts),
@@ -88,18 +87,11 @@ def _stored(run: Run, config: JudgeConfig) -> Cases:
     )
 
 
-def _prompts_of(run: Run, table: pa.Table, count: int) -> tuple[Prompt, ...]:
+def _prompts_of(table: pa.Table, count: int) -> tuple[Prompt, ...]:
     """Return the prompts of a table of ``count`` responses to each."""
-    if "earlier" not in table.column_names and run.config.prompts.heldout == PREFERENCES:
-        raise InputError(
-            f"{run.folder / EVALUATE} was made by an earlier version, without the turns before a prompt; "
-            "delete it and start train again"
-        )
-    columns = [name for name in ("prompt_id", "prompt", "group", "earlier") if name in table.column_names]
-    rows = table.take(pa.array(range(0, table.num_rows, count))).select(columns).to_pylist()
+    rows = table.take(pa.array(range(0, table.num_rows, count))).to_pylist()
     return tuple(
-        Prompt(row["prompt_id"], row["prompt"], row["group"], turns_from(row.get("earlier", ())))
-        for row in rows
+        Prompt(row["prompt_id"], row["prompt"], row["group"], turns_from(row["earlier"])) for row in rows
     )
 
 

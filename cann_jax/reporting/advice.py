@@ -22,12 +22,13 @@ def next_steps(findings: Findings) -> list[str]:
 def _unfinished(findings: Findings) -> str:
     run, dual = findings.run, findings.dual
     missing = [stage.name for stage in run.stages if stage.name not in findings.commits]
-    if dual is not None and "dual" in missing and not _out_of_reach(dual) and not dual.get("converged", True):
-        return "λ* was not found to tolerance: raise dual.beta or lower the margins, and start train again."
-    if dual is not None and "dual" in missing and _out_of_reach(dual):
-        largest = zip(dual["constraints"], dual["margins"], _ceilings(dual), strict=True)
+    unsolved = dual if "dual" in missing else None  # written, and what follows it was refused
+    if unsolved is not None and _out_of_reach(unsolved):
+        largest = zip(unsolved["constraints"], unsolved["margins"], _ceilings(unsolved), strict=True)
         parts = [f"{name} asks {number(asked)}, of {number(most)} at most" for name, asked, most in largest]
         return f"The margins are out of reach ({'; '.join(parts)}): lower them, and start train again."
+    if unsolved is not None and not unsolved["converged"]:
+        return "λ* was not found to tolerance: raise dual.beta or lower the margins, and start train again."
     return f"Start train again with the same settings to go on: {', '.join(missing)} are still to run."
 
 

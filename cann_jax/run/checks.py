@@ -56,12 +56,11 @@ def _prompts_read(run: Run, stages: Pipeline) -> tuple[bool, list[PromptSet], bo
 
 
 def run_checked_stages(run: Run, stages: Pipeline, *, verify: bool = False) -> None:
-    """Run stages as ``run_stages`` does, after ``check_stages``, and check pairs as soon as they are there.
+    """Run stages as ``run_stages`` does, and check what ``check_stages`` could not, as soon as it is there.
 
     Raises:
         InputError: As either.
     """
-    check_stages(run, stages)
     anew = "pairs" in {stage.name for stage in stages}
     _, sets, early = _prompts_read(run, stages)
     first = next((stage for stage in stages if stage.name != "pairs"), None)

@@ -17,7 +17,6 @@ from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_pairs import EncodedPairs, pairs_from_table
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, read_table, write_json, write_table
-from cann_jax.files.errors import InputError
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.sampling.shards import read_features as read_feature_shards
 from cann_jax.sampling.shards import read_shards
@@ -65,7 +64,7 @@ class DualAnswer:
         reward_weight: Weight of r in r_λ, 1 but in weighted sums.
         margins: Improvement that was asked for, b.
         spread: Standard deviation of the score within a prompt.
-        shares: Share of the training prompts that its group has; None in what an earlier version wrote.
+        shares: Share of the training prompts that its group has.
         forecast: What λ will give; None where the run has no features.
         beta: β.
         feasible: Whether the sample reaches the margins: ``yes``, ``no`` or ``undetermined``.
@@ -79,7 +78,7 @@ class DualAnswer:
     reward_weight: float
     margins: dict[str, float]
     spread: dict[str, float]
-    shares: dict[str, float] | None
+    shares: dict[str, float]
     forecast: Forecast | None
     beta: float
     feasible: str
@@ -144,18 +143,14 @@ def read_dual(run: Run) -> DualAnswer:
             "multipliers": chosen["multipliers"],
             "margins": found["margins"],
             "spread": found["spread"],
+            "shares": found["shares"],
         }.items()
     }
     plain = ("beta", "feasible", "kkt_residual", "kl_share_of_log_responses", "warnings")
     forecast = None if chosen["forecast"] is None else _forecast(chosen["forecast"], names)
-    weight = chosen.get("reward_weight", 1.0)  # what ended before there were weighted sums has none
-    shares = dict(zip(names, found["shares"], strict=True)) if "shares" in found else None
+    weight = chosen["reward_weight"]
     return DualAnswer(
-        **by_name,
-        shares=shares,
-        reward_weight=weight,
-        forecast=forecast,
-        **{key: found[key] for key in plain},
+        **by_name, reward_weight=weight, forecast=forecast, **{key: found[key] for key in plain}
     )
 
 
@@ -301,8 +296,7 @@ def problem_of(config: RunConfig, columns: Columns, prompt_groups: Sequence[str 
 
     They are those of new samples, of which none is solved for λ, so that they need not vary.
     """
-    members = _members(prompt_groups)
-    return prepare(columns[REWARD], columns, constraints_of(config), groups=members, varied=False)
+    return _problem(constraints_of(config), columns, prompt_groups, varied=False)
 
 
 def scores_to_tilt(run: Run, columns: Columns, prompt_groups: Sequence[str | None]) -> Scores:
@@ -311,32 +305,23 @@ def scores_to_tilt(run: Run, columns: Columns, prompt_groups: Sequence[str | Non
     A group's g is divided by its share of the training prompts, for which λ was found, whatever its share of
     these is; it may have none of them.
     """
-    constraints, shares = constraints_of(run.config), read_dual(run).shares
-    if shares is None and any(each.group is not None for each in constraints):
-        raise InputError(
-            f"{run.folder / 'dual'} was made by an earlier version, without the groups' shares; delete it "
-            "and start train again"
-        )
-    nobody = {str(each.group): np.zeros(len(prompt_groups), bool) for each in constraints}
-    return prepare(
-        columns[REWARD],
-        columns,
-        constraints,
-        groups=nobody | _members(prompt_groups),
-        shares=np.array([1.0 if shares is None else shares[each.name] for each in constraints]),
-        varied=False,
-    ).scores
+    constraints, known = constraints_of(run.config), read_dual(run).shares
+    shares = np.array([known[each.name] for each in constraints])
+    return _problem(constraints, columns, prompt_groups, shares, varied=False).scores
 
 
 def _problem(
-    constraints: Sequence[Constraint], columns: Columns, prompt_groups: Sequence[str | None]
+    constraints: Sequence[Constraint],
+    columns: Columns,
+    prompt_groups: Sequence[str | None],
+    shares: np.ndarray | None = None,
+    varied: bool = True,
 ) -> Problem:
-    return prepare(columns[REWARD], columns, constraints, groups=_members(prompt_groups))
-
-
-def _members(prompt_groups: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """Return the problem that ``prepare`` makes of them; with ``shares``, a group may have no prompt here."""
     groups = np.array(prompt_groups, object)
-    return {str(name): groups == name for name in set(prompt_groups) if name is not None}
+    names = {*prompt_groups} if shares is None else {*prompt_groups, *(each.group for each in constraints)}
+    members = {str(name): groups == name for name in names if name is not None}
+    return prepare(columns[REWARD], columns, constraints, groups=members, shares=shares, varied=varied)
 
 
 def _without_targets(config: RunConfig) -> list[Constraint]:

@@ -66,7 +66,7 @@ def asked_change(row: Results) -> float | None:
     do.
     """
     certificate, asked = row.get("certificate"), row.get("asked")
-    if asked is None or certificate is None or row["before"] is None or row.get("goal", "margin") == "margin":
+    if asked is None or certificate is None or row["before"] is None or row["goal"] == "margin":
         return None if asked is None else float(asked)
     return float(certificate["bound"] - row["before"])
 
@@ -88,8 +88,7 @@ def summary_lines(results: Results) -> list[str]:
         found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
     )
     multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
-    # What was evaluated before there were weighted sums has no weight.
-    weight = found.get("reward_weight", 1.0)
+    weight = found["reward_weight"]
     summed = "" if weight == 1 else f", weight of the reward {weight:g}"
     predicted = "no forecast" if found["kl_predicted"] is None else f"predicted {found['kl_predicted']:.3f}"
     return [
@@ -148,7 +147,7 @@ def _verdict(name: str, row: Results) -> Verdict:
         ),
         "at_least": f"Asked for a mean of at least {number(bound)}, measured {number(mean)}",
         "max_unsafe": f"Asked for at most {1 - bound:.1%} unsafe, measured {1 - mean:.1%}",
-    }[row.get("goal", "margin")]
+    }[row["goal"]]
     verdict = certificate["verdict"]
     return Verdict(verdict, f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts")
 

@@ -1,7 +1,7 @@
 """What the aligned model does on prompts that it never saw, compared with what was asked and predicted."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import stats
 
 from cann_jax.config.run import EvaluateConfig, RunConfig
 from cann_jax.core.certificate import Certificate, Verdict, certify
-from cann_jax.data.prompts import TURNS
+from cann_jax.data.prompts import TURNS, stored_turns
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.compute import summed
 from cann_jax.run.outputs import (
@@ -205,7 +205,7 @@ def _table(sampled: Sampled) -> pa.Table:
         "prompt_id": [prompt.id for prompt in prompts],
         "group": pa.array([prompt.group for prompt in prompts], pa.string()),
         "prompt": [prompt.text for prompt in prompts],
-        "earlier": pa.array([[asdict(turn) for turn in prompt.earlier] for prompt in prompts], TURNS),
+        "earlier": pa.array([stored_turns(prompt.earlier) for prompt in prompts], TURNS),
         "response": list(range(count)) * responses.shape[0],
         "text": responses.flat_texts(),
         "tokens": responses.lengths.reshape(-1),

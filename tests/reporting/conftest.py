@@ -18,13 +18,14 @@ CERTIFICATE = {
     **{"prompts": 2, "prompts_needed": 9},
 }
 RESULTS = {
-    "safe": {"asked": 0.5, "predicted": 0.5, **ROW, "certificate": CERTIFICATE},
+    "safe": {"goal": "margin", "asked": 0.5, "predicted": 0.5, **ROW, "certificate": CERTIFICATE},
     "reward": {"asked": None, "predicted": 0.2, **ROW},
     "also": {},
     "summary": {
         "prompts": 2,
         "responses": 1,
         "multipliers": {"safe": 1.5},
+        "reward_weight": 1.0,
         "beta": 0.1,
         "kl": 0.3,
         "kl_predicted": 0.25,

@@ -30,7 +30,7 @@ VOID = {"meta", "link", "input", "br"}
 @pytest.mark.parametrize("share, words", [(0.95, "95%"), (0.975, "97.5%"), (0.995, "99.5%"), (0.29, "29%")])
 def test_a_confidence_keeps_its_digits(share, words):
     found = {"verdict": "holds", "confidence": share}
-    row = {"asked": 0.5, **ROW, "certificate": CERTIFICATE}
+    row = {"goal": "margin", "asked": 0.5, **ROW, "certificate": CERTIFICATE}
     results = {"safe": row, "kind": row, "also": {}, "summary": found}
     assert verdicts(results)[-1].text == f"all constraints together, at {words}: HOLDS"
 
@@ -182,7 +182,7 @@ def test_what_did_not_converge_is_not_said_to_be_out_of_reach(folder):
         assert elements(folder).texts("li")[0].startswith(step)
 
 
-def test_a_multiplier_that_was_given_is_no_price(folder):
+def test_a_multiplier_that_was_given_is_no_price():
     """--dual.multipliers '{safe: 0}' said that the reward alone meets the margin."""
     given = {"by": "given", "multipliers": [0.0], "forecast": None}
     lines = multiplier_lines(DUAL | {"chosen": given})

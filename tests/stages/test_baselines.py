@@ -380,8 +380,8 @@ def test_the_flags_are_those_of_the_quickstart(monkeypatch):
         (["--align.dial", "true", "--rounds", "2"], "align.dial is true, and rounds train on r_λ"),
         (["--align.dial", "true", "--align.lora", "null"], "align.dial is true, of adapters, and align.lora"),
         (
-            ["--align.dial", "true", "--align.label_smoothing", "0.1", "--align.loss", "dpo"],
-            "align.dial is true, and log-ratios by smoothed labels",
+            ["--align.dial", "true", "--align.loss", "dpo", "--align.label_smoothing", ".1"],
+            "by smoothed labels",
         ),
         (["--align.dial", "true", "--align.loss", "ipo"], "align.dial is true, and log-ratios by align.loss"),
         (

@@ -116,7 +116,7 @@ def test_every_constraint_shares_in_the_chance_that_all_hold(copied, monkeypatch
     seen = []
     monkeypatch.setattr(calibrate.stats.norm, "ppf", lambda power: seen.append(power) or 0.0)
     monkeypatch.setattr(calibrate, "_values", lambda *_: np.arange(8.0).reshape(4, 2))
-    goal = calibrate.Goal(Run(config) and calibrate.constraints_of(config)[0], "relevance", 0.1, 100)
+    goal = calibrate.Goal(calibrate.constraints_of(config)[0], "relevance", 0.1, 100)
     for each in (config, twice):
         calibrate._target(each, goal, None, None)
     assert seen == pytest.approx([config.calibrate.power, 1 - (1 - config.calibrate.power) / 2])
