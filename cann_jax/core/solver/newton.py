@@ -44,21 +44,15 @@ def newton(objective: Objective, start: Array, tolerance: float) -> tuple[Array,
     def step(state: _State) -> Any:
         return _advance(constants, state, objective.evaluate(state.trial), tolerance)
 
-    state: _State = _begin(constants, start, objective.evaluate(start), tolerance)
+    # The start is the first trial: a program with an evaluation of its own for it compiles in twice the time.
+    unseen = Evaluation(jnp.zeros((), start.dtype), jnp.zeros_like(start), jnp.diag(jnp.zeros_like(start)))
+    nothing = jnp.zeros_like(unseen.value)
+    state = _State(start, unseen, start, jnp.asarray(0), nothing, jnp.asarray(False))
     state = objective.loop(lambda state: ~state.done, step, state)
     # a settled state's last proposal squares the residual, and costs no evaluation
     near = natural_residual(state.tilt, state.evaluation.gradient) <= NEAR * tolerance
     tilt = jnp.where(near & _is_short(state.tilt, state.trial), state.trial, state.tilt)
     return tilt, state.evaluations
-
-
-@partial(jax.jit, static_argnames="tolerance")
-def _begin(constants: Constants, start: Array, evaluation: Evaluation, tolerance: float) -> _State:
-    """Return the state after the first evaluation."""
-    damping = jnp.zeros_like(evaluation.value)
-    trial = _propose(constants, start, evaluation, damping)
-    done = _settled(start, evaluation.gradient, trial, tolerance)
-    return _State(start, evaluation, trial, jnp.asarray(1), damping, done)
 
 
 @partial(jax.jit, static_argnames="tolerance")
