@@ -1,7 +1,7 @@
 """Solutions and analyses as plain values for JSON."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,41 +9,44 @@ import numpy as np
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.by_group import Group
 from cann_jax.analysis.console import open_line
+from cann_jax.analysis.known import known
 from cann_jax.analysis.reach import Reach
 from cann_jax.core.exploration.conflict import Reachability
-from cann_jax.core.exploration.forecast import AttainableIntervals, Forecast
+from cann_jax.core.exploration.forecast import Forecast
 from cann_jax.core.exploration.means import Estimate
 from cann_jax.core.exploration.undecided import REACH
+from cann_jax.core.feasibility import Feasible
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
 
 
 def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     """Return plain values under ``DualSolution``'s field names; infinite ones are the text "inf"."""
+    names, spans = found.problem.names, found.intervals
+    ends = {}
+    if spans:
+        ends = {"multiplier": spans.multipliers, "predicted_improvement": spans.predicted_improvement}
+    reached = found.feasible != Feasible.NO
     result: dict[str, Any] = {
-        **solution_json(found.solution),
-        "feasible": found.feasible.name.lower(),
-        "constraints": found.problem.names,
+        **solution_json(found.solution, names, np.asarray(found.problem.margins), found.largest_margin, ends),
         "beta": found.beta,
-        "margins": found.problem.margins,
-        "predicted_improvement": found.solution.predicted_improvement,
-        "largest_margin": found.largest_margin,
-        "kl_share_of_log_responses": found.limit.share,
+        "kl_share_of_log_responses": found.limit.share if reached else None,
         "warnings": notes,
         "undecided": [
             {
-                "text": open_line(found.problem.names, each),
+                "text": open_line(names, each),
                 **dataclasses.asdict(each),
                 "asked": np.float32(each.asked),
-                "constraint": None if each.constraint == REACH else found.problem.names[each.constraint],
+                "constraint": None if each.constraint == REACH else names[each.constraint],
             }
             for each in found.questions
         ],
     }
     if found.reachability:
-        result |= conflict_json(found.problem.names, found.reachability)
-    if found.intervals:
-        result |= {"confidence": found.confidence, "intervals": found.intervals}
+        result |= conflict_json(names, found.reachability)
+    if spans:
+        whole = {"predicted_reward": spans.predicted_reward, "infeasible_share": spans.infeasible_share}
+        result |= {"confidence": found.confidence, "intervals": whole}
     if found.correction:
         reason = found.correction.reason or None
         result["corrected_multipliers"] = None if reason else found.correction.multipliers
@@ -57,7 +60,7 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         by_margin, by_beta = found.sensitivities
         result["sensitivities"] = {"multipliers_by_margin": by_margin, "multipliers_by_beta": by_beta}
     if found.reach:
-        result["attainable"] = _reach_json(found.reach)
+        result["attainable"] = _reach_json(found.reach, names)
     return dict(_finite(hashes.as_json(result)))
 
 
@@ -101,17 +104,12 @@ def _estimate(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "interval": [found.low, found.high]}
 
 
-def _intervals_json(found: AttainableIntervals) -> dict[str, Any]:
-    """Return the intervals (low, high) of what is solved for, over resampled prompts."""
-    ends = {"multipliers": found.multipliers, "ceiling": found.ceiling}
-    return {name: [each.low, each.high] for name, each in ends.items()} | {
-        "unreachable_share": found.unreachable_share
-    }
-
-
-def _reach_json(reach: Reach) -> dict[str, Any]:
+def _reach_json(reach: Reach, names: Sequence[str]) -> dict[str, Any]:
     """Return what features tell; slopes, correlations and strengths: of the reward, then the constraints."""
-    found, predicted = reach.attainable, reach.attainable.predicted
+    found, predicted, spans = reach.attainable, reach.attainable.predicted, reach.intervals
+    ends = {}
+    if spans:
+        ends = {"multiplier": spans.multipliers[1:], "ceiling": spans.ceiling[1:]}
     return {
         "reachable": reach.reachable,
         "multipliers": found.multipliers,
@@ -119,15 +117,64 @@ def _reach_json(reach: Reach) -> dict[str, Any]:
         "correlations": predicted.correlations,
         "slopes": predicted.slopes,
         "strengths": predicted.strengths,
-        "intervals": reach.intervals and _intervals_json(reach.intervals),
+        "by_constraint": _by_constraint(
+            names, {"multiplier": found.multipliers, "ceiling": found.ceiling}, ends
+        ),
+        "unreachable_share": spans and spans.unreachable_share,
         "forecast": reach.forecast and forecast_json(reach.forecast),
         "forecast_of_plug_in": reach.plug_in and forecast_json(reach.plug_in),
     }
 
 
-def solution_json(solution: DualSolution) -> dict[str, Any]:
-    """Return plain values under ``DualSolution``'s field names."""
-    return dict(_finite(hashes.as_json(solution)))
+Ends = tuple[np.ndarray, np.ndarray]
+
+
+def solution_json(
+    solution: DualSolution,
+    names: Sequence[str],
+    margins: np.ndarray,
+    largest: np.ndarray,
+    ends: Mapping[str, Ends] | None = None,
+) -> dict[str, Any]:
+    """Return plain values under ``DualSolution``'s field names, and the constraints' own by name.
+
+    Args:
+        solution: Of one problem.
+        names: Of its constraints.
+        margins: ``(m,)``.
+        largest: ``(m,)``, the largest margin of each.
+        ends: Intervals (low, high) of what is a constraint's own, by key; without: no resamples.
+    """
+    found = known(solution)
+    own = {
+        "margin": margins,
+        "largest_margin": largest,
+        "multiplier": found.multipliers,
+        "predicted_improvement": found.predicted_improvement,
+    }
+    result = {
+        **dataclasses.asdict(found),
+        "feasible": Feasible(int(found.feasible)).name.lower(),
+        "constraints": names,
+        "margins": margins,
+        "largest_margin": largest,
+        "predicted_improvement": found.predicted_improvement,
+        "by_constraint": _by_constraint(names, own, ends or {}),
+    }
+    return dict(_finite(hashes.as_json(result)))
+
+
+def _by_constraint(
+    names: Sequence[str], own: Mapping[str, np.ndarray], ends: Mapping[str, Ends]
+) -> dict[str, dict[str, Any]]:
+    """Return numbers ``(m,)`` by the constraints' names, each followed by its interval where it has one."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for j, name in enumerate(names):
+        for key, values in own.items():
+            found[name][key] = values[j]
+            if key in ends:
+                found[name][f"{key}_interval"] = [end[j] for end in ends[key]]
+    return found
 
 
 def _finite(value: Any) -> Any:
@@ -136,5 +183,5 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     if isinstance(value, float) and not np.isfinite(value):
-        return str(value)  # JSON has no infinity
+        return None if np.isnan(value) else str(value)  # JSON has no infinity
     return value

@@ -11,6 +11,7 @@ import pyarrow as pa
 from cann_jax.analysis.console import table_notes
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import UNFIT
+from cann_jax.analysis.known import known
 from cann_jax.analysis.solve_table import problem_of
 from cann_jax.analysis.tables import Source, open_arrow, open_scores
 from cann_jax.core.feasibility import Feasible
@@ -50,7 +51,7 @@ def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
     """Return the frame of a solution; see ``DualSolution.to_frame``."""
     import pandas as pd
 
-    multipliers = np.asarray(solution.multipliers)
+    solution, multipliers = known(solution), np.asarray(solution.multipliers)
     points, m = int(np.prod(multipliers.shape[:-1])), multipliers.shape[-1]
     labels = constraint_names(m, names)
     columns = {name: np.asarray(getattr(solution, name)) for name in OF_EACH}

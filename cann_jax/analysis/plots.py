@@ -14,63 +14,103 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cann_jax.analysis.analyse import Analysis
-from cann_jax.analysis.curve_plots import COLOURS, draw_multiplier, draw_trade_off, legend_below, literal
+from cann_jax.analysis.curve_plots import (
+    COLOURS,
+    draw_kl,
+    draw_multiplier,
+    draw_trade_off,
+    legend_below,
+    literal,
+    mark,
+    reward_label,
+    score_label,
+)
 from cann_jax.core.dual import tilted_weights
+from cann_jax.core.exploration.per_prompt import predict_per_prompt
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import weights_and_baseline
 from cann_jax.core.scores import present
 from cann_jax.files.atomic import write_bytes_atomic
 
 SHOWN = 4000  # responses in the cloud; more would only overlap
+ROWS = 8  # constraints in the picture: Agg draws 65,536 pixels at most, and each takes a third of a second
 
 
 def draw_analysis(path: epath.PathLike, found: Analysis, answer: Mapping[str, Any], curve: pa.Table) -> None:
-    """Draw three panels for the first constraint: λ by the margin, the trade-off, and weights under λ*.
-
-    ``answer`` and ``curve`` are what ``dual.json`` and ``curve.parquet`` hold.
-    """
-    figure = Figure(figsize=(13, 4.9))
-    FigureCanvasAgg(figure)
-    figure.subplots_adjust(0.05, 0.3, 0.99, 0.93, wspace=0.2)  # solving a layout takes half a second
-    curve_axes, trade_axes, cloud_axes = figure.subplots(1, 3)
-    draw_multiplier(curve_axes, curve, answer)
-    draw_trade_off(trade_axes, curve, answer)
-    _cloud(cloud_axes, found)
-    for axes in (curve_axes, trade_axes, cloud_axes):
-        legend_below(axes)
+    """Draw ``picture_of`` to a file."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
+    picture_of(found, answer, curve).savefig(picture, format="png", dpi=100)
     write_bytes_atomic(path, picture.getvalue())
 
 
-def _cloud(axes: Axes, found: Analysis) -> None:
-    """Draw responses by their weight under λ*, both means, and the level that is asked of the mean."""
-    scores, name = found.problem.scores, literal(found.problem.names[0])
-    multipliers = np.where(np.isfinite(found.solution.multipliers), found.solution.multipliers, 0)
-    there = np.flatnonzero(present(scores))
-    shown = np.unravel_index(there[:: max(1, len(there) // SHOWN)], scores.reward.shape)
+def picture_of(found: Analysis, answer: Mapping[str, Any], curve: pa.Table) -> Figure:
+    """Return a row for each constraint: λ by the margin, reward and KL by improvement, weights under λ*.
+
+    ``answer`` and ``curve`` are what ``dual.json`` and ``curve.parquet`` hold.
+    """
+    names = answer["constraints"]
+    rows = min(len(names), ROWS)
+    figure = Figure(figsize=(14, 5.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2 * rows, 3, wspace=0.06)
+    for row in range(rows):
+        whole, upper, lower = slice(2 * row, 2 * row + 2), 2 * row, 2 * row + 1
+        multiplier, reward, cloud = (
+            figure.add_subplot(grid[place]) for place in ((whole, 0), (upper, 1), (whole, 2))
+        )
+        kl = figure.add_subplot(grid[lower, 1], sharex=reward)
+        draw_multiplier(multiplier, curve, answer, row)
+        draw_trade_off(reward, curve, answer, row)
+        draw_kl(kl, curve, answer, row)
+        _cloud(cloud, found, answer, row)
+        reward.set_xlabel("")
+        reward.tick_params(labelbottom=False)
+        for axes, below in ((multiplier, -0.15), (kl, -0.4), (cloud, -0.15)):
+            legend_below(axes, below)
+    if rows < len(names):
+        figure.suptitle(f"{rows} of {len(names)} constraints; curve.parquet has all")
+    return figure
+
+
+def _cloud(axes: Axes, found: Analysis, answer: Mapping[str, Any], index: int) -> None:
+    """Draw the responses of a constraint's prompts by weight under λ*, both means, and the level asked."""
+    problem, name = found.problem, answer["constraints"][index]
+    scores, targets = problem.scores, problem.targets
+    weights, baseline = weights_and_baseline(scores)
+    inside = (
+        np.ones(len(weights), bool) if targets.members is None else np.asarray(targets.members)[:, index] > 0
+    )
+    own = np.where(inside, weights, 0) / np.sum(weights, where=inside)
+    there = present(scores)
+    places = np.flatnonzero(there & inside[:, None])
+    shown = np.unravel_index(places[:: max(1, len(places) // SHOWN)], there.shape)
+    rewards = np.asarray(scores.reward)
+    # Prepared scores of a group are divided by its share; here they are the table's.
+    values = np.asarray(scores.constraints)[*shown, index] * np.asarray(targets.shares)[index]
+    axes.scatter(rewards[shown], values, 3, color="lightgrey", label="response of the reference")
+    solved = found.feasible == Feasible.YES
+    if solved:
+        size = np.sqrt(_weights(found, shown))
+        style = {"color": COLOURS.point, "linewidths": 0}
+        axes.scatter(rewards[shown], values, 2 + 30 * size, alpha=np.clip(0.6 * size, 0.02, 1), **style)
+        axes.scatter([], [], 15, label="its weight under λ*", **style)
+    marker: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
+    before = np.where(there, rewards, 0).sum(1) / np.maximum(there.sum(1), 1)
+    means = own @ before, float(baseline[index])
+    mark(axes, "y", means[1] + float(answer["margins"][index]), values, "asked of the mean")
+    axes.plot(*means, marker="X", color=COLOURS.ink, label="mean of the reference", **marker)
+    if solved:
+        after, _ = predict_per_prompt(scores, found.solution.multipliers, found.beta)
+        means = own @ np.asarray(after), float(found.solution.predicted_constraints[index])
+        axes.plot(*means, marker="o", color=COLOURS.line, label="mean under λ*", **marker)
+    axes.set(xlabel=reward_label(answer), ylabel=score_label(answer, name))
+    group = name.partition("@")[2]
+    axes.set_title(f"Responses to prompts of {literal(group)}" if group else "Responses")
+
+
+def _weights(found: Analysis, shown: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the weights under λ* of some responses, given as their prompts and their places in these."""
     prompts, place = np.unique(shown[0], return_inverse=True)
-    own = jax.tree.map(lambda leaf: np.asarray(leaf)[prompts], dataclasses.replace(scores, baseline=None))
-    weights = np.asarray(tilted_weights(multipliers.astype(np.float32), own, found.beta))[place, shown[1]]
-    points = np.asarray(own.reward)[place, shown[1]], np.asarray(own.constraints)[place, shown[1], 0]
-    size = np.sqrt(weights)
-    axes.scatter(*points, 3, color="lightgrey", label="response of the reference")
-    style = {"color": COLOURS.point, "linewidths": 0, "alpha": np.clip(0.6 * size, 0.02, 1)}
-    axes.scatter(*points, 2 + 30 * size, label="its weight under λ*", **style)
-    _means(axes, found)
-    axes.set(xlabel="reward", ylabel=name, title="Responses")
-
-
-def _means(axes: Axes, found: Analysis) -> None:
-    """Mark the means of the reference and under λ*, and the level that the margin asks of the latter."""
-    weights, baseline = weights_and_baseline(found.problem.scores)
-    there = present(found.problem.scores)
-    rewards = np.where(there, found.problem.scores.reward, 0).sum(1) / np.maximum(there.sum(1), 1)
-    style: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
-    asked = float(baseline[0] + found.problem.margins[0])
-    axes.axhline(asked, color=COLOURS.ink, linewidth=1, label="asked of the mean")
-    before = float(weights @ rewards), float(baseline[0])
-    axes.plot(*before, marker="X", color=COLOURS.ink, label="mean of the reference", **style)
-    if found.feasible == Feasible.YES:
-        after = float(found.solution.predicted_reward), float(found.solution.predicted_constraints[0])
-        axes.plot(*after, marker="o", color=COLOURS.line, label="mean under λ*", **style)
+    scores = dataclasses.replace(found.problem.scores, baseline=None)
+    own = jax.tree.map(lambda leaf: np.asarray(leaf)[prompts], scores)
+    return np.asarray(tilted_weights(found.solution.multipliers, own, found.beta))[place, shown[1]]

@@ -9,6 +9,7 @@ from etils import epath
 
 from cann_jax.analysis.analyse import Analysis, Curve
 from cann_jax.analysis.as_json import as_json
+from cann_jax.analysis.known import known
 from cann_jax.analysis.plots import draw_analysis
 from cann_jax.core.feasibility import Feasible
 from cann_jax.files.atomic import write_json, write_table
@@ -18,8 +19,9 @@ def write_results(
     folder: epath.PathLike, found: Analysis, notes: list[str], more: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """Write ``dual.json`` (with ``more`` in it), ``curve.parquet`` and ``dual.png``; return their names."""
-    folder, answer, curve = epath.Path(folder), as_json(found, notes), curve_table(found)
-    write_json(folder / "dual.json", answer | dict(more or {}))
+    folder, curve = epath.Path(folder), curve_table(found)
+    answer = as_json(found, notes) | dict(more or {})
+    write_json(folder / "dual.json", answer)
     write_table(folder / "curve.parquet", curve)
     draw_analysis(folder / "dual.png", found, answer, curve)
     return "dual.json", "curve.parquet", "dual.png"
@@ -33,7 +35,7 @@ def curve_table(found: Analysis) -> pa.Table:
 
 
 def _curve_columns(names: tuple[str, ...], along: str, curve: Curve) -> dict[str, Any]:
-    points, solutions = len(curve.betas), curve.solutions
+    points, solutions = len(curve.betas), known(curve.solutions)
     columns = {"along": [along] * points, "beta": np.asarray(curve.betas, np.float32)}
     for j, name in enumerate(names):
         columns[f"margin/{name}"] = np.asarray(curve.margins[:, j])

@@ -74,7 +74,7 @@ def solve_table(path: str, flags: DualFlags) -> None:
     if flags.out:
         from cann_jax.analysis.result_files import write_results
 
-        more = {"groups": groups_json(groups)} if groups else {}
+        more = {"costs": flags.cost} | ({"groups": groups_json(groups)} if groups else {})
         print(f"written: {flags.out}/{', '.join(write_results(flags.out, found, notes, more))}")
     if found.feasible == Feasible.NO:
         raise InfeasibleError(infeasible_message(found))

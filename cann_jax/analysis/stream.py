@@ -51,13 +51,9 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
     for note in notes:
         print(f"! {note}")
     if flags.out:
-        content = solution_json(found.solution) | {
-            "feasible": feasible.name.lower(),
-            "constraints": labels,
+        content = solution_json(found.solution, labels, found.margins, found.largest_margin) | {
             "beta": flags.beta,
-            "margins": found.margins,
-            "largest_margin": found.largest_margin,
-            "predicted_improvement": found.solution.predicted_improvement,
+            "costs": flags.cost,
             "warnings": notes,
         }
         write_json(

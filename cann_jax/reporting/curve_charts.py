@@ -35,7 +35,7 @@ def _multiplier(answer: Json, curve: pa.Table, index: int) -> Chart:
         axes.set_title("")
         legend_below(axes, -0.22)
 
-    points = points_along(curve, label)
+    points = points_along(curve, answer, index)
     title = f"λ of {label} by the margin"
     svg = drawn(draw, f"multiplier-{index}", title, HEIGHT)
     return Chart(title, svg, ("margin", "λ*", "KL, nats"), _sampled(points, "margin", "multiplier", "kl"))
@@ -53,7 +53,7 @@ def _trade_off(answer: Json, curve: pa.Table, index: int, results: Json | None, 
         axes.set(title="", ylabel="change of reward" if known else "reward")
         legend_below(axes, -0.22)
 
-    points = points_along(curve, label)
+    points = points_along(curve, answer, index)
     points["predicted_reward"] = points["predicted_reward"] - (base or 0.0)
     title = f"reward by the improvement of {label}"
     svg = drawn(draw, f"trade-off-{index}", title, HEIGHT)

@@ -13,10 +13,12 @@ def multiplier_lines(dual: Mapping[str, Any]) -> list[str]:
 
 def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
     label, reach = dual["constraints"][index], dual.get("attainable")
-    lines = [f"λ* of {label}, on the scores: {_with_interval(dual, index)}"]
+    lines = [f"λ* of {label}, on the scores: {_with_interval(dual, index, label)}"]
     value = float(dual["multipliers"][index])
     if reach is not None:
-        lines.append(f"attainable λ of {label}, by what the model can tell: {_with_interval(reach, index)}")
+        lines.append(
+            f"attainable λ of {label}, by what the model can tell: {_with_interval(reach, index, label)}"
+        )
     chosen = dual.get("chosen")
     if chosen is not None and chosen["multipliers"][index] is not None:
         used = float(chosen["multipliers"][index])
@@ -26,8 +28,8 @@ def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
     return [*lines, _shadow_price(label, value)]
 
 
-def _with_interval(found: Mapping[str, Any], index: int) -> str:
-    value, ends = float(found["multipliers"][index]), interval_of(found, "multipliers", index)
+def _with_interval(found: Mapping[str, Any], index: int, label: str) -> str:
+    value, ends = float(found["multipliers"][index]), interval_of(found, label)
     return f"{value:.4g}" + ("" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]")
 
 

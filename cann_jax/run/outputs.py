@@ -69,7 +69,6 @@ class DualAnswer:
         beta: β.
         feasible: Whether the sample reaches the margins: ``yes``, ``no`` or ``undetermined``.
         kkt_residual: Of the plug-in dual, in units of the scores' spread.
-        kl_share_of_log_responses: Its KL as a share of ln K.
         warnings: Sentences for people.
     """
 
@@ -83,7 +82,6 @@ class DualAnswer:
     beta: float
     feasible: str
     kkt_residual: float
-    kl_share_of_log_responses: float
     warnings: list[str]
 
     def ordered(self, config: RunConfig) -> np.ndarray:
@@ -146,7 +144,7 @@ def read_dual(run: Run) -> DualAnswer:
             "shares": found["shares"],
         }.items()
     }
-    plain = ("beta", "feasible", "kkt_residual", "kl_share_of_log_responses", "warnings")
+    plain = ("beta", "feasible", "kkt_residual", "warnings")
     forecast = None if chosen["forecast"] is None else _forecast(chosen["forecast"], names)
     weight = chosen["reward_weight"]
     return DualAnswer(

@@ -109,8 +109,11 @@ def test_one_constraint_from_table_to_files(scores, tmp_path, capsys):
     assert result["feasible"] == "yes" and result["converged"] is True
     assert result["predicted_improvement"][0] == pytest.approx(0.5, abs=1e-3)
     assert result["largest_margin"][0] > 0.5
-    low, high = result["intervals"]["multipliers"]
-    assert low[0] <= result["multipliers"][0] <= high[0]
+    own = result["by_constraint"]["safe"]
+    assert own["multiplier_interval"][0] <= own["multiplier"] <= own["multiplier_interval"][1]
+    assert own["multiplier"] == result["multipliers"][0] and own["margin"] == 0.5
+    low, high = own["predicted_improvement_interval"]
+    assert low < own["predicted_improvement"] < high
     for field in (
         "value",
         "slack",
@@ -212,6 +215,8 @@ def test_streaming_gives_the_same_multipliers(scores, tmp_path, capsys):
     memory, stream = (json.loads((tmp_path / n / "dual.json").read_text()) for n in ("memory", "stream"))
     np.testing.assert_allclose(stream["multipliers"], memory["multipliers"], rtol=1e-4)
     np.testing.assert_allclose(stream["largest_margin"], memory["largest_margin"], rtol=1e-5)
+    assert stream["by_constraint"]["safe"].keys() == memory["by_constraint"]["safe"].keys()
+    assert stream["costs"] == memory["costs"] == []
 
 
 def test_a_strained_sample_is_told_how_many_responses_it_lacks_at_least(tmp_path, capsys):
@@ -262,6 +267,7 @@ def test_margins_that_conflict_only_together_are_refused_alike(scores, tmp_path,
     assert lines[0] == lines[1]
     for result in results:
         assert result["feasible"] == "no" and result["multipliers"] == ["inf", "inf"]
+        assert result["kl"] is None and result["predicted_improvement"] == [None, None]
         assert result["tightest_together"] == ["safe", "help"]
         assert result["margin_scale"] == pytest.approx(1 / beyond, rel=1e-4)
 

@@ -96,6 +96,8 @@ def test_a_solution_as_a_frame(frame):
     assert curve.index.names == ["point", "constraint"] and len(curve) == 6
     np.testing.assert_allclose(curve.loc[1, "multipliers"], solution.multipliers, rtol=1e-3, atol=1e-5)
     assert curve.loc[2, "feasible"].eq("no").all() and np.isinf(curve.loc[(2, "constraint 0"), "multipliers"])
+    unknown = curve.loc[2, ["predicted_improvement", "slack", "predicted_reward", "kl", "value"]]
+    assert unknown.isna().all(axis=None) and curve.loc[[0, 1]].notna().all(axis=None)
     with pytest.raises(InputError, match="names: 1 given for 2 constraints"):
         solution.to_frame(["safe"])
 

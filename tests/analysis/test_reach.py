@@ -120,9 +120,10 @@ def test_a_margin_above_the_ceiling_is_said_once_all_is_written(ask):
     reach = found.json["attainable"]
     assert reach["reachable"] is False and reach["multipliers"] == ["inf"] and reach["forecast"] is None
     assert reach["ceiling"][0] < 1.25 < found.json["largest_margin"][0]
-    low, high = (end[0] for end in reach["intervals"]["ceiling"])
+    low, high = reach["by_constraint"]["safe"]["ceiling_interval"]
     assert low < reach["ceiling"][0] < high and f"[{low:.4g}, {high:.4g}]" in printed(found)
-    assert reach["intervals"]["multipliers"][1] == ["inf"] and reach["intervals"]["unreachable_share"] > 0.5
+    assert reach["by_constraint"]["safe"]["multiplier_interval"][1] == "inf"
+    assert reach["unreachable_share"] > 0.5
     assert str(found.error).startswith(
         "margin reachable on the sample, but above what this model can tell of unseen prompts: "
         f"safe +1.25 (ceiling {reach['ceiling'][0]:+.4g}); lower it"
@@ -143,7 +144,8 @@ def test_no_resamples_leave_the_bootstraps_intervals_out(ask, margin):
     """Those of means, which need none, stay."""
     found = ask(margin, "--features", "emb", "--folds", "6", resamples=0)
     reach = found.json["attainable"]
-    assert reach["intervals"] is None and "intervals" not in found.json
+    assert reach["by_constraint"]["safe"].keys() == {"multiplier", "ceiling"}
+    assert reach["unreachable_share"] is None and "intervals" not in found.json
     assert reach["reachable"] is (margin == 0.3) and found.curve is not None
     row = next(line for line in found.printed.splitlines() if f"{reach['ceiling'][0]:+.4g}" in line)
     assert "[" not in row.split("│")[3] and "[" not in row.split("│")[4]

@@ -158,7 +158,7 @@ def test_margins_out_of_reach_are_shown_by_a_dual_that_has_no_answer(folder):
     run = finished_run(str(folder))
     (stage,) = (stage for stage in run.stages if stage.name == "dual")
     begin(folder / "dual", expectation("dual", run.settings_of(stage), {}), keep_work=False)
-    nowhere = {"multipliers": ["inf"], "feasible": "no", "intervals": None, "attainable": None}
+    nowhere = {"multipliers": ["inf"], "feasible": "no", "by_constraint": {"safe": {}}, "attainable": None}
     nothing = {"by": "attainable", "multipliers": [None], "forecast": None}
     (folder / "dual" / "dual.json").write_text(json.dumps(DUAL | nowhere | {"chosen": nothing}))
     found = elements(folder)

@@ -37,8 +37,8 @@ def test_columns_are_those_of_the_tables(calibrated):
                 assert pq.read_schema(path).names == codes(columns), name
 
 
-# What this run has no reason to write: one constraint, few prompts, no report by group.
-ABSENT = {"margin_scale", "tightest_together", "groups"}
+# What this run has no reason to write: one constraint, few prompts, no report by group, no costs.
+ABSENT = {"margin_scale", "tightest_together", "groups", "costs"}
 
 
 @pytest.mark.parametrize("file", ["dual/dual.json", "evaluate/results.json"])
