@@ -11,6 +11,7 @@ from cann_jax.analysis.by_group import Group
 from cann_jax.analysis.console import open_line
 from cann_jax.analysis.known import known
 from cann_jax.analysis.reach import Reach
+from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.exploration.forecast import Forecast
 from cann_jax.core.exploration.means import Estimate
@@ -18,6 +19,8 @@ from cann_jax.core.exploration.undecided import REACH
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files import hashes
+
+Ends = tuple[np.ndarray, np.ndarray]  # low and high
 
 
 def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
@@ -126,9 +129,6 @@ def _reach_json(reach: Reach, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-Ends = tuple[np.ndarray, np.ndarray]
-
-
 def solution_json(
     solution: DualSolution,
     names: Sequence[str],
@@ -165,7 +165,7 @@ def solution_json(
 
 
 def _by_constraint(
-    names: Sequence[str], own: Mapping[str, np.ndarray], ends: Mapping[str, Ends]
+    names: Sequence[str], own: Mapping[str, Array], ends: Mapping[str, Ends]
 ) -> dict[str, dict[str, Any]]:
     """Return numbers ``(m,)`` by the constraints' names, each followed by its interval where it has one."""
     found: dict[str, dict[str, Any]] = {name: {} for name in names}

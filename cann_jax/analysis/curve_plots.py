@@ -99,8 +99,8 @@ def draw_multiplier(
     top = max(heights) or highest or 1.0
     if highest > top:
         leaves = int(np.argmax(multipliers > top))
-        style = {"color": colours.line, "clip_on": False, "linestyle": "none"}
-        axes.plot(asked[leaves], top, marker="^", label=f"λ* goes on, to {highest:.3g}", **style)
+        left: dict[str, Any] = {"color": colours.line, "clip_on": False, "linestyle": "none"}
+        axes.plot(asked[leaves], top, marker="^", label=f"λ* goes on, to {highest:.3g}", **left)
     axes.set_ylim(0, top)
     name = score_label(answer, label)
     axes.set(xlabel=f"margin of {name}" if alone else "s: all margins scaled together", ylabel=f"λ of {name}")
@@ -110,7 +110,11 @@ def draw_multiplier(
 def mark(axes: Axes, along: str, at: float, seen: np.ndarray, label: str, colours: Colours = COLOURS) -> None:
     """Draw a line across; where what is ``seen`` would shrink to less than half, only say that it is off."""
     off = len(seen) > 0 and at - np.max(seen) > np.ptp(seen)
-    line = {"color": colours.ink, "linewidth": 1, "label": f"{label}, not in the picture" if off else label}
+    line: dict[str, Any] = {
+        "color": colours.ink,
+        "linewidth": 1,
+        "label": f"{label}, not in the picture" if off else label,
+    }
     if off:
         axes.plot([], [], **line)
     else:
@@ -133,7 +137,13 @@ def _mark_lambda(
         ends = f"interval of {name}: {low:.3g} to {high:.3g}"
         axes.plot([at] * 2, [low, top], color=colour, linewidth=width, alpha=0.5, label=ends)
         heights += [1.15 * high] if np.isfinite(high) else []
-    dot = {"color": colour, "markersize": 7, "linestyle": "none", "clip_on": False, "zorder": 3}
+    dot: dict[str, Any] = {
+        "color": colour,
+        "markersize": 7,
+        "linestyle": "none",
+        "clip_on": False,
+        "zorder": 3,
+    }
     axes.plot([at], [value], marker=marker, label=f"{name} = {value:.4g}", **dot)
     return heights
 

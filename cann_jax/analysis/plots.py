@@ -91,7 +91,7 @@ def _cloud(axes: Axes, found: Analysis, answer: Mapping[str, Any], index: int) -
     solved = found.feasible == Feasible.YES
     if solved:
         size = np.sqrt(_weights(found, shown))
-        style = {"color": COLOURS.point, "linewidths": 0}
+        style: dict[str, Any] = {"color": COLOURS.point, "linewidths": 0}
         axes.scatter(rewards[shown], values, 2 + 30 * size, alpha=np.clip(0.6 * size, 0.02, 1), **style)
         axes.scatter([], [], 15, label="its weight under λ*", **style)
     marker: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
@@ -113,4 +113,5 @@ def _weights(found: Analysis, shown: tuple[np.ndarray, ...]) -> np.ndarray:
     prompts, place = np.unique(shown[0], return_inverse=True)
     scores = dataclasses.replace(found.problem.scores, baseline=None)
     own = jax.tree.map(lambda leaf: np.asarray(leaf)[prompts], scores)
-    return np.asarray(tilted_weights(found.solution.multipliers, own, found.beta))[place, shown[1]]
+    weights = np.asarray(tilted_weights(found.solution.multipliers, own, found.beta))
+    return np.asarray(weights[place, shown[1]])
