@@ -82,8 +82,9 @@ class Scores:
     ) -> "Scores":
         """Read a score table by the rules of the dual command (docs/dual.md), from the host.
 
-        Prompts are in the order in which they first appear, and responses in the table's. Messages number
-        rows from 1.
+        Prompts are in the order in which they first appear, and responses in the table's: a long frame's rows
+        are at ``[pd.factorize(frame[prompt])[0], frame.groupby(prompt).cumcount()]`` of arrays ``(prompts,
+        responses)``. Messages number rows from 1. The constraints' names stay with the scores.
 
         Args:
             table: A file (Parquet, CSV, TSV, JSON or npz), a pandas ``DataFrame``, or a table of Arrow.
