@@ -156,8 +156,8 @@ class ScoreSummary:
             )
 
 
-def in_order(margins: Mapping[str, float], scores: Scores) -> list[float]:
-    """Return margins by name in the order of the scores' constraints.
+def in_order(margins: Mapping[str, float], scores: Scores) -> Array:
+    """Return margins by name as an array in the order of the scores' constraints.
 
     Raises:
         InputError: The scores have no names, or other ones.
@@ -169,7 +169,8 @@ def in_order(margins: Mapping[str, float], scores: Scores) -> list[float]:
     if margins.keys() != set(scores.names):
         given, names = ", ".join(map(str, margins)) or "none", ", ".join(scores.names)
         raise InputError(f"margins: given for {given}; the constraints are {names}: give each of them one")
-    return [margins[name] for name in scores.names]
+    values = [margins[name] for name in scores.names]
+    return jnp.asarray(values) if any(isinstance(v, jax.core.Tracer) for v in values) else np.asarray(values)
 
 
 def check_is_scores(value: Any) -> None:

@@ -133,6 +133,15 @@ def test_a_table_shows_its_shapes_and_a_solution_its_verdict():
         (lambda s: dataclasses.replace(s, names=["safe"]), [0.3], r"names: \['safe'\] for 2 constraints"),
     ],
 )
-def test_margins_by_name(change, margins, problem):
+def test_margins_by_name_that_do_not_fit(change, margins, problem):
     with pytest.raises(InputError, match=problem):
         solve_dual(change(Scores(R, G, names=("safe", "polite"))), margins, 1.0)
+
+
+def test_margins_by_name_can_be_traced():
+    scores = Scores(R, G, names=("safe", "polite"))
+    found = jax.vmap(lambda safe: solve_dual(scores, {"polite": -9.0, "safe": safe}, 1.0))(
+        np.array([0.1, 0.2])
+    )
+    expected = solve_dual(scores, {"safe": 0.2, "polite": -9.0}, 1.0).multipliers
+    np.testing.assert_allclose(found.multipliers[1], expected, rtol=1e-4)

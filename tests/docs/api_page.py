@@ -1,4 +1,4 @@
-"""Set what each name of docs/reference/api.md is above its section; ``python -m tests.docs.api_page`` rewrites it.
+"""Set the tables of docs/reference/api.md; ``python -m tests.docs.api_page`` rewrites them.
 
 Only the site renders docstrings.
 """

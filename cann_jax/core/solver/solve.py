@@ -76,9 +76,8 @@ def required_margins(margins: ArrayLike | Mapping[str, float], scores: Scores) -
         InputError: Names or shapes that do not fit, or margins that are not finite where they are concrete.
     """
     check_is_scores(scores)
-    if isinstance(margins, Mapping):
-        margins = in_order(margins, scores)
-    required, count = given(margins, scores.dtype), scores.constraints.shape[-1]
+    listed = in_order(margins, scores) if isinstance(margins, Mapping) else margins
+    required, count = given(listed, scores.dtype), scores.constraints.shape[-1]
     required = required.reshape(1) if required.ndim == 0 else required
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
