@@ -14,8 +14,7 @@ DOCS = ["mkdocs-material", "mkdocstrings-python", "ruff"]  # ruff wraps long sig
 PANDAS = ["pandas"]
 NOTEBOOK = [*PANDAS, "nbclient", "nbformat", "ipykernel"]
 JUDGE = ["openai"]
-COMPLETION = ["shtab"]
-TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, *JUDGE, *COMPLETION, "torch", "peft"]
+TESTS = ["pytest", "pytest-xdist", "hypothesis", *LINT, *NOTEBOOK, *JUDGE, "torch", "peft"]
 
 # Folders of data, which setuptools takes for packages all the same.
 CONFIGS = [
@@ -86,13 +85,14 @@ setup(
         "etils[epath]",
         "jinja2",
         "markupsafe",
+        "shtab",
     ],
     entry_points={"console_scripts": ["cann-jax = cann_jax.__main__:main"]},
     extras_require={
         "inoffensive": INOFFENSIVE,
         "pandas": PANDAS,  # for DualSolution.to_frame
+        "notebook": NOTEBOOK,
         "judge": JUDGE,
-        "completion": COMPLETION,
         "tests": [*TESTS, *INOFFENSIVE],
         "docs": DOCS,
         "wandb": ["wandb"],

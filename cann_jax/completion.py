@@ -12,7 +12,7 @@ def main(argv: Sequence[str]) -> None:
     """Print the script.
 
     Raises:
-        InputError: shtab, which writes it, is not installed.
+        InputError: Bad flags, or a shell that the installed shtab, which writes it, does not know.
     """
     flags = parse_flags(argv, COMPLETION)
     from cann_jax.command_line.completion import completion_script

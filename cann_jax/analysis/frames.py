@@ -1,6 +1,8 @@
 """Scores from tables of pandas or Arrow, by the reader of the dual command, and solutions as such tables."""
 
+import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from cann_jax.analysis.formats import UNFIT
 from cann_jax.analysis.known import known
 from cann_jax.analysis.solve_table import problem_of
 from cann_jax.analysis.tables import Source, open_arrow, open_scores
+from cann_jax.core.certificate import Certificate
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import Constraint
 from cann_jax.core.scores import Scores
@@ -21,13 +24,22 @@ from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.errors import InputError
 
 FRAME = "table"  # what messages call one without a file
+FLAG = re.compile(r"(?<![^\s(])--(reward|cost|groups|prompt|response|prompt_weights|drop_missing)\b")
 # Columns of a solution's frame: what each constraint has, and what is the whole solution's.
 OF_EACH = ("multipliers", "predicted_improvement", "slack", "predicted_constraints", "baseline")
 OF_ALL = ("predicted_reward", "kl", "value", "effective_sample_size", "kkt_residual", "converged")
+OF_CERTIFICATE = ("mean", "lower", "upper", "prompts", "prompts_needed")
 
 
 def scores_of(table: Any, reward: str, constraints: Iterable[str] | None, **columns: Any) -> Scores:
     """Return the scores in a table; arguments as ``Scores.from_table``."""
+    try:
+        return _scores_of(table, reward, constraints, columns)
+    except InputError as error:
+        raise InputError(_in_arguments(str(error))) from None
+
+
+def _scores_of(table: Any, reward: str, constraints: Iterable[str] | None, columns: dict[str, Any]) -> Scores:
     lists = {"constraints": constraints, "cost": columns["cost"], "groups": columns["groups"]}
     for name, given in lists.items():
         if isinstance(given, str):
@@ -43,8 +55,13 @@ def scores_of(table: Any, reward: str, constraints: Iterable[str] | None, **colu
     goals = [Constraint(score, margin=0.0, group=group) for score, group in map(_split, wanted)]
     problem, read = problem_of(source, goals, flags)
     for note in table_notes((), read.dropped, read.repeated):
-        warnings.warn(note, stacklevel=3)
-    return problem.scores
+        warnings.warn(_in_arguments(note), stacklevel=4)
+    return dataclasses.replace(problem.scores, names=problem.names)
+
+
+def _in_arguments(message: str) -> str:
+    """Return a message of the command with its flags as the arguments that do the same."""
+    return FLAG.sub(lambda found: found[1] + "=True" * (found[1] == "drop_missing"), message)
 
 
 def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
@@ -53,7 +70,7 @@ def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
 
     solution, multipliers = known(solution), np.asarray(solution.multipliers)
     points, m = int(np.prod(multipliers.shape[:-1])), multipliers.shape[-1]
-    labels = constraint_names(m, names)
+    labels = constraint_names(m, solution.names if names is None else names)
     columns = {name: np.asarray(getattr(solution, name)) for name in OF_EACH}
     whole = {name: np.asarray(getattr(solution, name)) for name in OF_ALL}
     whole["feasible"] = np.vectorize(feasible_word)(np.asarray(solution.feasible))
@@ -61,6 +78,17 @@ def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
     index = pd.MultiIndex.from_product([range(points), labels], names=["point", "constraint"])
     frame = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index)
     return frame if multipliers.ndim > 1 else frame.droplevel("point")
+
+
+def certificate_frame(certificate: Certificate, names: Sequence[str] | None) -> Any:
+    """Return the frame of a certificate; see ``Certificate.to_frame``."""
+    import pandas as pd
+
+    labels = constraint_names(len(certificate.verdicts), names)
+    columns = {name: getattr(certificate, name) for name in OF_CERTIFICATE}
+    return pd.DataFrame(
+        {"verdict": list(map(str, certificate.verdicts)), **columns}, pd.Index(labels, name="constraint")
+    ).astype({"prompts_needed": "Int64"})  # none where a number would say nothing
 
 
 def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:

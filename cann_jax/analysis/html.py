@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-import jax
 import numpy as np
 
 from cann_jax.analysis.frames import constraint_names, feasible_word
-from cann_jax.core.arrays import Array
+from cann_jax.core.arrays import Array, is_concrete
 from cann_jax.core.certificate import Certificate
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.numbers import percent
@@ -18,7 +17,7 @@ NOT_FOUND = "within reach, but λ* was not found to tolerance"
 
 def solution_html(solution: DualSolution) -> str | None:
     """Return a table of a solution; None inside a transformation, where there are no numbers."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(solution)):
+    if not is_concrete(solution):
         return None
     multipliers = np.asarray(solution.multipliers)
     if multipliers.ndim > 1:
@@ -29,7 +28,7 @@ def solution_html(solution: DualSolution) -> str | None:
         )
     word = feasible_word(int(solution.feasible))
     names, asked = (
-        constraint_names(len(multipliers), None),
+        constraint_names(len(multipliers), solution.names),
         np.asarray(solution.predicted_improvement - solution.slack),
     )
     values = zip(names, asked, multipliers, np.asarray(solution.predicted_improvement), strict=True)

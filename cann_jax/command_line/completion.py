@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+import shtab
+
 from cann_jax.command_line.commands import COMMANDS, COMPILE_CHECK, JUDGE, REWARD, TRAIN, Command
 from cann_jax.command_line.help import configured_arguments, own_arguments, summary
 from cann_jax.config.judge import JudgeConfig
@@ -25,14 +27,8 @@ def completion_script(shell: str) -> str:
     Keys below a name of one's own, as ``constraints.NAME.margin``, are left out.
 
     Raises:
-        InputError: shtab is not installed, or does not know the shell.
+        InputError: The installed shtab does not know the shell.
     """
-    try:
-        import shtab
-    except ImportError:
-        raise InputError(
-            "completion needs shtab, which is not installed; run pip install 'cann-jax[completion]'"
-        ) from None
     if shell not in shtab.SUPPORTED_SHELLS:
         raise InputError(f"the installed shtab does not know {shell!r}; run pip install --upgrade shtab")
     files = dict.fromkeys(("FILE", "FILE.yaml", "TABLE"), shtab.FILE)

@@ -1,5 +1,7 @@
 """Arrays as the core takes them, and sums and means that keep float32's digits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,12 @@ def given(value: ArrayLike, dtype: DTypeLike) -> Array:
     """Return what a caller gave as an array, on the host unless it is traced."""
     # outside a trace each of JAX's operations is a program of its own to compile
     return jnp.asarray(value, dtype) if isinstance(value, jax.core.Tracer) else np.asarray(value, dtype)
+
+
+def is_concrete(tree: Any) -> bool:
+    """Return whether all leaves are arrays with numbers in them, as inside a transformation none is."""
+    leaves = jax.tree.leaves(tree)
+    return all(isinstance(leaf, Array) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def slice_along(values: Array, first: int | Array, size: int, axis: int) -> Array:

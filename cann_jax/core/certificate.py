@@ -16,7 +16,7 @@ Skewness towards good outcomes is never used to the policy's advantage.
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -67,6 +67,16 @@ class Certificate:
         if Verdict.FAILS in self.verdicts:
             return Verdict.FAILS
         return Verdict.UNDECIDED if Verdict.UNDECIDED in self.verdicts else Verdict.HOLDS
+
+    def __repr__(self) -> str:
+        """Return the verdict, and each constraint's, in one line."""
+        columns = zip(self.verdicts, self.mean, self.lower, self.upper, strict=True)
+        each = (f"{mean:.4g} [{low:.4g}, {high:.4g}] {verdict}" for verdict, mean, low, high in columns)
+        return f"Certificate({self.verdict} at confidence {self.confidence:g}: {', '.join(each)})"
+
+    def to_frame(self, names: Sequence[str] | None = None) -> Any:
+        """Return a pandas ``DataFrame`` with a row for each constraint, by ``names`` or by number."""
+        return display("frames:certificate_frame")(self, names)
 
     def _repr_html_(self) -> str:
         return str(display("html:certificate_html")(self))

@@ -1,7 +1,8 @@
 """The score table: rewards and constraint scores of K responses to each of N prompts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +14,11 @@ from cann_jax.core.compilation import jit
 from cann_jax.core.display import display
 from cann_jax.files.errors import InputError
 
+ARRAYS = ("reward", "constraints", "mask", "prompt_weights", "baseline")
 
-@jax.tree_util.register_dataclass
+
+# Were names a part of the tree, JAX would compile anew for each, and trees of other names would not match.
+@partial(jax.tree_util.register_dataclass, data_fields=ARRAYS, meta_fields=(), drop_fields=("names",))
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Scores of responses drawn from the reference policy; larger is better in all of them.
@@ -28,6 +32,7 @@ class Scores:
         mask: ``(prompts, responses)`` bool, False for missing responses; None: none is missing.
         prompt_weights: ``(prompts,)``, non-negative, any scale; None: all prompts weigh the same.
         baseline: ``(m,)``, E_ref[g_j] where it was estimated elsewhere; None: the table's own mean.
+        names: The m constraints' names, for people; transformations and maps of the tree leave them out.
     """
 
     reward: Array
@@ -35,6 +40,7 @@ class Scores:
     mask: Array | None = None
     prompt_weights: Array | None = None
     baseline: Array | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for field in ("reward", "constraints", "prompt_weights", "baseline"):
@@ -45,6 +51,20 @@ class Scores:
             if isinstance(value, Array) and not _is_wide(value.dtype):
                 value = value.astype(jax.dtypes.canonicalize_dtype(float))
             object.__setattr__(self, field, value)
+        if self.names is not None:
+            count = self.constraints.shape[-1]
+            if isinstance(self.names, str) or len(self.names) != count:
+                raise InputError(f"names: {self.names!r} for {count} constraints; give a list of one each")
+            object.__setattr__(self, "names", tuple(self.names))
+
+    def __repr__(self) -> str:
+        """Return shapes, names and the type: the numbers of a table fill pages."""
+        given = ((field, getattr(self, field)) for field in ARRAYS)
+        # Transformations of the tree put things without a shape here.
+        parts = [f"{name} {getattr(value, 'shape', value)}" for name, value in given if value is not None]
+        parts += [] if self.names is None else [f"names {self.names}"]
+        parts += [str(self.reward.dtype)] if isinstance(self.reward, Array) else []
+        return f"Scores({', '.join(parts)})"
 
     @classmethod
     def from_table(
@@ -62,8 +82,9 @@ class Scores:
     ) -> "Scores":
         """Read a score table by the rules of the dual command (docs/dual.md), from the host.
 
-        Prompts are in the order in which they first appear, and responses in the table's. Messages number
-        rows from 1.
+        Prompts are in the order in which they first appear, and responses in the table's: a long frame's rows
+        are at ``[pd.factorize(frame[prompt])[0], frame.groupby(prompt).cumcount()]`` of arrays ``(prompts,
+        responses)``. Messages number rows from 1. The constraints' names stay with the scores.
 
         Args:
             table: A file (Parquet, CSV, TSV, JSON or npz), a pandas ``DataFrame``, or a table of Arrow.
@@ -135,6 +156,35 @@ class ScoreSummary:
             )
 
 
+def in_order(margins: Mapping[str, float], scores: Scores) -> Array:
+    """Return margins by name as an array in the order of the scores' constraints.
+
+    Raises:
+        InputError: The scores have no names, or other ones.
+    """
+    if scores.names is None:
+        raise InputError(
+            "margins: given by name, but the scores have no names; give a list, or names=(…) to Scores"
+        )
+    if margins.keys() != set(scores.names):
+        given, names = ", ".join(map(str, margins)) or "none", ", ".join(scores.names)
+        raise InputError(f"margins: given for {given}; the constraints are {names}: give each of them one")
+    values = [margins[name] for name in scores.names]
+    return jnp.asarray(values) if any(isinstance(v, jax.core.Tracer) for v in values) else np.asarray(values)
+
+
+def check_is_scores(value: Any) -> None:
+    """Check that a value is ``Scores``, and no table of another kind.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(value, Scores):
+        raise InputError(
+            f"scores: a {type(value).__name__}; give Scores, as Scores.from_table(table) returns"
+        )
+
+
 def response_mask(scores: Scores) -> Array | None:
     """Return ``(prompts, responses)`` bool, False for missing responses; None where none is missing."""
     return None if scores.mask is None else scores.mask.astype(bool)
@@ -193,6 +243,7 @@ def check_scores(scores: Scores, names: Sequence[str] | None = None, *, varied: 
     """
     reward, constraints = np.asarray(scores.reward), np.asarray(scores.constraints)
     _check_shapes(scores, reward, constraints)
+    names = scores.names if names is None else names
     names = list(names) if names is not None else [f"constraint {j}" for j in range(constraints.shape[-1])]
     if len(names) != constraints.shape[-1]:
         given = f"{len(names)} constraint names for {constraints.shape[-1]} constraints"

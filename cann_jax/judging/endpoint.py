@@ -31,7 +31,7 @@ class Endpoint:
         try:
             import openai
         except ImportError:
-            problem = "asks an endpoint, which needs the package openai; pip install 'cann-jax[judge]'"
+            problem = "asks an endpoint, which needs the package openai; run: pip install openai"
             raise InputError(f"judge.model {problem}") from None
         self.config, self._openai = config, openai
         self._key = os.environ.get(config.key_variable, "").strip()

@@ -29,7 +29,7 @@ class InoffensiveScorer(ProbedKind):
         try:
             import profanity_check  # noqa: F401
         except ImportError:
-            fix = "run: pip install 'cann-jax[inoffensive]'"
+            fix = f"run: pip install {PACKAGE}"
             raise InputError(f"{context.key}: {PACKAGE} is not installed; {fix}") from None
         return Inoffensive(self)
 

@@ -54,7 +54,7 @@ def test_without_names_every_column_of_numbers_is_a_constraint(frame):
 
 def test_rows_that_lack_something_are_left_out_with_a_warning(frame):
     holes = frame.assign(safe=frame["safe"].where(frame.index != 3))
-    with pytest.warns(UserWarning, match="1 rows or responses lack something"):
+    with pytest.warns(UserWarning, match=r"1 rows or responses lack something .*\(drop_missing=True\)"):
         found = Scores.from_table(holes, "helpful", ["safe"], drop_missing=True)
     assert equal(found, Scores.from_table(frame.drop(index=3), "helpful", ["safe"]))
 
@@ -71,8 +71,9 @@ def test_rows_that_lack_something_are_left_out_with_a_warning(frame):
         (
             lambda f: f.assign(safe=f.safe.where(f.index != 3)),
             {},
-            "table: row 3 has no number in column safe",
+            "table: row 3 has no number in column safe; .*, or leave such rows out by drop_missing=True$",
         ),
+        (lambda f: f.assign(other=f["group"]), {"groups": ["group", "other"]}, "^groups: .* is a group of"),
         (lambda f: f.assign(safe="a"), {"constraints": ["safe"]}, "table: row 1 holds 'a' in column safe"),
         (lambda f: f.assign(safe=[object()] * len(f)), {}, "table: Could not convert .*; give each column"),
         (lambda f: pd.concat([f, f[["safe"]]], axis=1), {}, "table: Duplicate column names"),
@@ -95,11 +96,35 @@ def test_a_solution_as_a_frame(frame):
     curve = dual_curve(scores, np.array([[0.0, 0.1], [0.3, 0.1], [9.0, 0.1]]), 1.0).to_frame()
     assert curve.index.names == ["point", "constraint"] and len(curve) == 6
     np.testing.assert_allclose(curve.loc[1, "multipliers"], solution.multipliers, rtol=1e-3, atol=1e-5)
-    assert curve.loc[2, "feasible"].eq("no").all() and np.isinf(curve.loc[(2, "constraint 0"), "multipliers"])
+    assert curve.loc[2, "feasible"].eq("no").all() and np.isinf(curve.loc[(2, "safe"), "multipliers"])
     unknown = curve.loc[2, ["predicted_improvement", "slack", "predicted_reward", "kl", "value"]]
     assert unknown.isna().all(axis=None) and curve.loc[[0, 1]].notna().all(axis=None)
     with pytest.raises(InputError, match="names: 1 given for 2 constraints"):
         solution.to_frame(["safe"])
+
+
+def test_a_certificate_as_a_frame():
+    found = certify(np.random.default_rng(0).normal([1.0, 0.1], 1, (50, 2)), [0.5, 0.1])
+    frame = found.to_frame(["safe", "polite"])
+    assert frame.index.tolist() == ["safe", "polite"] and frame["verdict"].tolist() == ["holds", "undecided"]
+    assert frame["prompts_needed"].isna().tolist() == [True, False]
+    np.testing.assert_array_equal(frame["lower"], found.lower)
+    assert found.to_frame().index.tolist() == ["constraint 0", "constraint 1"]
+
+
+def test_the_names_of_a_table_are_those_of_its_solutions(frame):
+    scores = Scores.from_table(frame, "helpful", ["safe", "polite@inviting"])
+    solution = solve_dual(scores, {"polite@inviting": 0.1, "safe": 0.3}, 1.0)
+    np.testing.assert_array_equal(solution.multipliers, solve_dual(scores, [0.3, 0.1], 1.0).multipliers)
+    curve = dual_curve(scores, np.array([[0.0, 0.1]]), 1.0)
+    for found in (solution, curve):
+        assert found.to_frame().index.unique("constraint").tolist() == ["safe", "polite@inviting"]
+    assert "<th>polite@inviting</th>" in solution._repr_html_()
+    # Inside a transformation there are none, so that none has to match and nothing compiles for them anew.
+    assert jax.tree.structure(scores) == jax.tree.structure(
+        Scores.from_table(frame, "helpful", ["polite", "safe"])
+    )
+    np.testing.assert_allclose(jax.jit(lambda s: solve_dual(s, [0.3, 0.1], 1.0).kl)(scores), solution.kl)
 
 
 def test_a_notebook_shows_tables_with_the_verdict_in_words(frame):

@@ -2,12 +2,10 @@
 
 import shlex
 import subprocess
-import sys
 
 import pytest
 
 from cann_jax.command_line.completion import completion_script
-from cann_jax.files.errors import InputError
 
 
 def offered(*words: str) -> list[str]:
@@ -41,9 +39,3 @@ def test_files(tmp_path):
 @pytest.mark.parametrize("shell", ["zsh", "tcsh", "fish"])
 def test_other_shells(shell):
     assert "compile-check" in completion_script(shell)
-
-
-def test_without_shtab(monkeypatch):
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    with pytest.raises(InputError, match=r"^completion needs shtab.*install 'cann-jax\[completion\]'$"):
-        completion_script("bash")

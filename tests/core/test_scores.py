@@ -1,7 +1,9 @@
 """Bad tables are one-line errors that name the score and the fix; odd ones are counted."""
 
 import dataclasses
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -93,3 +95,53 @@ def test_any_numeric_type_computes_in_jaxs_own_without_a_warning(kind, recwarn):
     wanted = solve_dual(Scores(reward.astype(np.float32), values[..., None].astype(np.float32)), 0.4, 0.5)
     np.testing.assert_array_equal(found.multipliers, wanted.multipliers)
     assert [str(each.message) for each in recwarn] == []
+
+
+def test_a_table_shows_its_shapes_and_a_solution_its_verdict():
+    scores = Scores(R, G, mask=np.ones((2, 3), bool), names=["safe", "polite"])
+    shapes = "reward (2, 3), constraints (2, 3, 2), mask (2, 3), names ('safe', 'polite'), float64"
+    assert repr(scores) == f"Scores({shapes})"
+    found, beyond = (solve_dual(scores, [margin, -9.0], 1.0) for margin in (0.1, 99.0))
+    assert re.fullmatch(
+        r"DualSolution\(λ\* of safe [\d.]+, λ\* of polite 0, feasible: yes, reward .*, KL .* nats\)",
+        repr(found),
+    )
+    assert repr(beyond) == "DualSolution(λ* of safe inf, λ* of polite 0, feasible: no, not converged)"
+    many = jax.vmap(lambda margin: solve_dual(scores, margin, 1.0))(np.array([[0.1, -9.0], [99.0, -9.0]]))
+    assert repr(many) == "DualSolution(multipliers (2, 2), converged in 1 of 2)"
+    # Maps of the tree put other things than arrays in both.
+    assert repr(jax.tree.map(str, found)).startswith("DualSolution(multipliers [")
+    assert repr(jax.tree.map(lambda _: None, scores)) == "Scores()"
+    inside: list[str] = []
+    jax.jit(lambda table: inside.append(f"{table} {solve_dual(table, [0.1, -9.0], 1.0)}"))(scores)
+    assert inside == [
+        "Scores(reward (2, 3), constraints (2, 3, 2), mask (2, 3), float32) DualSolution(multipliers (2,))"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "margins", "problem"),
+    [
+        (lambda s: s, {"harm": 0.3}, "margins: given for harm; the constraints are safe, polite: give"),
+        (
+            lambda s: dataclasses.replace(s, names=None),
+            {"safe": 0.3},
+            "margins: given by name, but the scores",
+        ),
+        (lambda s: [1.0], [0.3], "scores: a list; give Scores, as Scores.from_table"),
+        (lambda s: dataclasses.replace(s, names="ab"), [0.3], "names: 'ab' for 2 constraints; give a list"),
+        (lambda s: dataclasses.replace(s, names=["safe"]), [0.3], r"names: \['safe'\] for 2 constraints"),
+    ],
+)
+def test_margins_by_name_that_do_not_fit(change, margins, problem):
+    with pytest.raises(InputError, match=problem):
+        solve_dual(change(Scores(R, G, names=("safe", "polite"))), margins, 1.0)
+
+
+def test_margins_by_name_can_be_traced():
+    scores = Scores(R, G, names=("safe", "polite"))
+    found = jax.vmap(lambda safe: solve_dual(scores, {"polite": -9.0, "safe": safe}, 1.0))(
+        np.array([0.1, 0.2])
+    )
+    expected = solve_dual(scores, {"safe": 0.2, "polite": -9.0}, 1.0).multipliers
+    np.testing.assert_allclose(found.multipliers[1], expected, rtol=1e-4)

@@ -101,3 +101,13 @@ def test_example_of_the_readme_runs():
 def test_every_scorer_kind_is_named_for_people():
     text = (ROOT / "README.md").read_text()
     assert not [kind for kind in KINDS if f"`{kind}`" not in text]
+
+
+def test_extras_are_on_the_page_and_asked_for_where_they_are():
+    """No registry has the package, so that pip finds 'cann-jax[…]' nowhere."""
+    extras = (ROOT / "setup.py").read_text().partition("extras_require={")[2].partition("}")[0]
+    table = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/howto/install.md").read_text(), re.MULTILINE)
+    names = [name for cell in table for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(names) == sorted(re.findall(r'^\s*"(\w+)":', extras, re.MULTILINE))
+    texts = [*PAGES, *(ROOT / "cann_jax").rglob("*.py"), *(ROOT / "examples").iterdir()]
+    assert not [path for path in texts if path.is_file() and "install 'cann-jax" in path.read_text("utf-8")]

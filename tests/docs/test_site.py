@@ -10,6 +10,7 @@ import yaml
 import cann_jax
 from cann_jax.files import errors
 from tests.builders import ROOT
+from tests.docs.api_page import COMMAND, PAGE, api_page
 
 HOOKS = runpy.run_path(str(ROOT / "docs/hooks.py"))
 WHAT_TO_DO = (
@@ -65,6 +66,12 @@ def test_every_public_name_is_on_the_page_of_the_api():
     text = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
     lines = [line.removeprefix("::: ") for line in text.splitlines() if line.startswith("::: ")]
     assert sorted(lines) == sorted(f"{module}.{name}" for name, module in cann_jax._HOMES.items())
+
+
+def test_the_page_of_the_api_says_what_each_name_is():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == api_page(text), f"docs/reference/api.md is out of date; run {COMMAND}"
+    assert text.count("\n| `") == len(cann_jax.__all__)
 
 
 def test_every_exit_status_is_in_the_table():

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cann_jax import dual
+from cann_jax.analysis.example import example_table
 from cann_jax.command_line.commands import CHAT, DUAL, EXPORT, JUDGE
 from cann_jax.command_line.errors import run_command
 from cann_jax.command_line.parser import parse_configured, parse_flags
@@ -108,6 +109,23 @@ def same(shown: str, printed: str) -> bool:
         return False
     pair = [np.array(NUMBER.findall(line), float) for line in (shown, printed)]
     return bool(np.allclose(*pair, rtol=0.02, atol=1e-3))
+
+
+def test_the_page_on_notebooks_computes(tmp_path, monkeypatch):
+    """On rows in any order, some of them missing."""
+    monkeypatch.chdir(tmp_path)
+    rows = example_table(40, 8).to_pandas().sample(frac=0.9, random_state=0)
+    rows.to_csv("scores.csv", index=False)
+    names: dict[str, Any] = {}
+    for language, text in blocks(ROOT / "docs/howto/notebook.md"):
+        if language == "python":
+            exec(text, names)
+    table, best = names["table"], names["solution"].multipliers[0]
+    np.testing.assert_allclose(
+        table["r_lambda"], table["reward"] + best * table["safe"], rtol=1e-4, atol=1e-4
+    )
+    low, high = np.quantile(names["resampled"].multipliers, [0.025, 0.975])
+    assert low < best < high
 
 
 def test_scorer_of_the_page_scores():

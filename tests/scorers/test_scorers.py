@@ -121,7 +121,7 @@ def test_inoffensive_clips_and_counts(responses):
 
 def test_inoffensive_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "profanity_check", None)  # what Python itself does for a blocked import
-    assert "pip install 'cann-jax[inoffensive]'" in message({"kind": "inoffensive"})
+    assert "pip install alt-profanity-check" in message({"kind": "inoffensive"})
 
 
 def test_probe_of_the_wrong_way_round():

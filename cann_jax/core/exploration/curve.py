@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.compilation import jit
 from cann_jax.core.objective import EXACT, feature_sums, tilted_logits
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, check_is_scores
 from cann_jax.core.solver.blocks import many_blocks, objective_of
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
@@ -26,8 +26,9 @@ def dual_curve(scores: Scores, margins: ArrayLike, betas: ArrayLike) -> DualSolu
     Returns:
         A ``DualSolution`` whose fields have a leading axis of points.
     """
+    check_is_scores(scores)
     table = standardise(scores)
-    return solve_lanes(table, lanes(table, margins, betas))
+    return solve_lanes(table, lanes(table, margins, betas)).named(scores.names)
 
 
 def sensitivities(

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cann_jax.core.arrays import Array
+from cann_jax.core.arrays import Array, is_concrete
 from cann_jax.core.display import display
 from cann_jax.core.feasibility import Feasible, verdict
 from cann_jax.core.objective import Objective, natural_residual
@@ -44,6 +45,7 @@ class DualSolution:
         iterations: Evaluations of the (whole) table that the solver spent.
         fell_back: Whether L-BFGS-B stopped short of the tolerance, and Newton's method gave the answer.
         spread: ``(m,)``, root mean square deviation of g_j within a prompt.
+        names: The m constraints' names where the scores had them; transformations leave them out.
 
     Where the margins are infeasible, everything but ``multipliers`` belongs to the last finite point.
     """
@@ -63,6 +65,30 @@ class DualSolution:
     iterations: Array
     fell_back: Array
     spread: Array
+    names: ClassVar[tuple[str, ...] | None] = None  # no field, so that results and JAX's trees have none
+
+    def named(self, names: tuple[str, ...] | None) -> "DualSolution":
+        """Return the solution with its constraints' names."""
+        if names is None:
+            return self
+        found = dataclasses.replace(self)
+        object.__setattr__(found, "names", names)
+        return found
+
+    def __repr__(self) -> str:
+        """Return λ* and what is predicted in one line; of many solutions, how many there are."""
+        if not is_concrete(self):
+            return f"DualSolution(multipliers {getattr(self.multipliers, 'shape', self.multipliers)})"
+        multipliers, converged = np.asarray(self.multipliers), np.asarray(self.converged)
+        if multipliers.ndim > 1:
+            count = f"converged in {converged.sum()} of {converged.size}"
+            return f"DualSolution(multipliers {multipliers.shape}, {count})"
+        names = self.names or [f"constraint {j}" for j in range(len(multipliers))]
+        parts = [f"λ* of {name} {value:.4g}" for name, value in zip(names, multipliers, strict=True)]
+        parts += [f"feasible: {Feasible(int(self.feasible)).name.lower()}"]
+        if converged:
+            parts += [f"reward {float(self.predicted_reward):.4g}", f"KL {float(self.kl):.4g} nats"]
+        return f"DualSolution({', '.join(parts)}{'' if converged else ', not converged'})"
 
     @property
     def predicted_improvement(self) -> Array:
@@ -70,7 +96,7 @@ class DualSolution:
         return self.predicted_constraints - self.baseline
 
     def to_frame(self, names: Sequence[str] | None = None) -> Any:
-        """Return a pandas ``DataFrame`` with a row for each constraint, by ``names`` or by number.
+        """Return a pandas ``DataFrame`` with a row for each constraint, by ``names``, its own, or by number.
 
         What is the whole solution's stands in each row. Solutions with a leading axis, as ``dual_curve``
         returns them, have a row for each point and constraint.

@@ -1,6 +1,7 @@
 """λ* = argmin over λ ≥ 0 of the dual function."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from cann_jax.core.arrays import Array, given
 from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Objective, natural_residual, table_objective
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, check_is_scores, in_order
 from cann_jax.core.solver.blocks import block_objective, many_blocks
 from cann_jax.core.solver.lbfgsb import lbfgsb
 from cann_jax.core.solver.newton import newton
@@ -29,7 +30,7 @@ ROUGH_PROMPTS = 1024
 
 def solve_dual(
     scores: Scores,
-    margins: ArrayLike,
+    margins: ArrayLike | Mapping[str, float],
     beta: float | Array,
     method: str = "lbfgsb",
     initial: ArrayLike | None = None,
@@ -43,7 +44,8 @@ def solve_dual(
 
     Args:
         scores: The table of N prompts, K responses and m constraints.
-        margins: b ``(m,)``, improvements over the reference to ask for; a scalar for m = 1.
+        margins: b ``(m,)``, improvements over the reference to ask for; a scalar for m = 1. By name where the
+            scores have names: ``{"safe": 0.5}``.
         beta: β > 0, the KL penalty of the problem and of the DPO step after it.
         method: "lbfgsb" (jaxopt's L-BFGS-B, the reference) or "newton" (quick to compile, for many lanes).
             Where L-BFGS-B gives up, as on nearly parallel constraints, Newton's method takes over, and
@@ -64,16 +66,18 @@ def solve_dual(
     blocks = method == "newton" and many_blocks(scores.reward)
     start = np.zeros(required.shape, required.dtype) if initial is None else given(initial, required.dtype)
     beta = given(beta, required.dtype)
-    return _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks))
+    return _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks)).named(scores.names)
 
 
-def required_margins(margins: ArrayLike, scores: Scores) -> Array:
-    """Return b ``(m,)``, one for each constraint of the scores; a scalar is one for m = 1.
+def required_margins(margins: ArrayLike | Mapping[str, float], scores: Scores) -> Array:
+    """Return b ``(m,)``, one for each constraint of the scores, or by name; a scalar is one for m = 1.
 
     Raises:
-        InputError: Shapes that do not fit, or margins that are not finite where they are concrete.
+        InputError: Names or shapes that do not fit, or margins that are not finite where they are concrete.
     """
-    required, count = given(margins, scores.dtype), scores.constraints.shape[-1]
+    check_is_scores(scores)
+    listed = in_order(margins, scores) if isinstance(margins, Mapping) else margins
+    required, count = given(listed, scores.dtype), scores.constraints.shape[-1]
     required = required.reshape(1) if required.ndim == 0 else required
     if required.shape != (count,):
         raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
