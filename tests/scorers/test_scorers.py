@@ -278,7 +278,7 @@ def test_a_module_that_raises_while_it_is_imported(tmp_path, monkeypatch):
 def test_a_function_is_tried_before_there_are_responses(responses):
     prompts = responses.prompts.prompts
     load(function("tests.builders.toy_scorers:vowels")).expect(prompts, 4)
-    for name, said in (("no_words", "raised IndexError"), ("broken", "returned [0.0, nan] for the resp")):
+    for name, said in (("no_words", "raised IndexError"), ("undefined", "returned [0.0, nan] for the resp")):
         with pytest.raises(InputError) as error:
             load(function(f"tests.builders.toy_scorers:{name}")).expect(prompts, 4)
         assert said in str(error.value)
