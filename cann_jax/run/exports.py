@@ -82,7 +82,8 @@ def keeping_formats(run: Run) -> Run:
     if stage_state(folder, expected_of(made, stage), holding(stage.writes, made.config)).state != "done":
         return run
     print(f"export: {', '.join(more)} is there of this model, and stays", flush=True)
-    return Run(_exporting(run.config, (*there, *run.config.export)))
+    nothing_new = {*run.config.export} <= {*there}
+    return made if nothing_new else Run(_exporting(run.config, (*there, *run.config.export)))
 
 
 def _exporting(config: RunConfig, formats: Iterable[str]) -> RunConfig:
