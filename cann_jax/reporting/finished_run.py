@@ -66,8 +66,8 @@ def runs_to_report(paths: Sequence[str]) -> list[Run | ScoreModelRun]:
             others.append(error)
     if not found:
         raise others[0]
-    for error in others:
-        print(f"left out: {error}")
+    for other in others:
+        print(f"left out: {other}")
     return found
 
 
