@@ -25,11 +25,11 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.reporting import write_report, write_score_model_report
     from cann_jax.reporting.comparison import write_comparison
     from cann_jax.reporting.findings import EndedStages
-    from cann_jax.reporting.finished_run import run_to_report
+    from cann_jax.reporting.finished_run import runs_to_report
     from cann_jax.run.run import Run
     from cann_jax.run.standing import standing
 
-    runs = [run_to_report(folder) for folder in flags.runs]
+    runs = runs_to_report(flags.runs)
     for line in filter(None, (standing(run, EndedStages(run).commits) for run in runs)):
         print(line)
     for run in runs:

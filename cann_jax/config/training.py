@@ -47,7 +47,8 @@ class OptimizerConfig:
 
     Args:
         learning_rate: Peak learning rate.
-        warmup_steps: Steps of linear warm-up from zero.
+        warmup_steps: Steps of linear warm-up from zero; null takes 100, or a tenth of all steps where that is
+            less.
         final_fraction: Learning rate of the last step, as a fraction of the peak.
         weight_decay: Decoupled weight decay.
         clip_norm: Global gradient norm is clipped to this.
@@ -56,7 +57,7 @@ class OptimizerConfig:
     """
 
     learning_rate: Positive = 5e-4
-    warmup_steps: NonNegativeInt = 100
+    warmup_steps: NonNegativeInt | None = None
     final_fraction: Fraction = 0.0
     weight_decay: NonNegative = 0.05
     clip_norm: Positive = 1.0

@@ -30,7 +30,7 @@ from cann_jax.models.files.generation import not_applied
 from cann_jax.run.checks import check_prompts, check_warmup
 from cann_jax.run.exports import check_exports
 from cann_jax.run.run import Run
-from cann_jax.run.scorers import context_of
+from cann_jax.run.scorers import code_of, context_of
 from cann_jax.run.stages import Pipeline
 from cann_jax.run.training import Training, alignment, prealignments, training_folders
 from cann_jax.sampling.shards import stop_tokens
@@ -101,10 +101,15 @@ def _prompts_line(run: Run, name: PromptSet, prompts: EncodedPrompts | None) -> 
 
 
 def _scorer_lines(run: Run, data: KnownData, opened: bool) -> Iterator[str]:
-    """Load and probe the scorers that need no model; a table must score every response to come."""
+    """Load and probe the scorers that need no model; a table must score every response to come.
+
+    A user's function is called once.
+    """
     config = run.config
     for name, (key, settings) in (config.trained_on() | config.measured()).items():
-        scorer = cast(ScorerKind, settings).check(context_of(run, key, opened=opened))
+        kind = cast(ScorerKind, settings)
+        with code_of(kind, key):
+            scorer = kind.check(context_of(run, key, opened=opened))
         if scorer is not None and data.train is not None:
             scorer.expect(data.train.prompts, config.sample.responses)
         probed = ", probed" if scorer is not None and getattr(settings, "probe", None) else ""

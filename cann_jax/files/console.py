@@ -1,6 +1,7 @@
 """The console that tables are printed on: as wide as the terminal, or of a fixed width in a log."""
 
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NoReturn, TextIO
 
@@ -34,3 +35,14 @@ def grid(headings: Sequence[str], rows: Iterable[Sequence[str]] = (), title: str
     for row in rows:
         found.add_row(*row)
     return found
+
+
+def printable(text: str) -> str:
+    """Return a text with ``�`` for control characters, by which whoever wrote it could steer the terminal."""
+    lines = text.replace("\r\n", "\n").expandtabs(4)
+    return "".join("�" if unicodedata.category(c) == "Cc" and c != "\n" else c for c in lines)
+
+
+def one_line(text: str, length: int | None = None) -> str:
+    """Return a text, or its first ``length`` characters, printable and with single spaces."""
+    return printable(" ".join(text.split())[:length])

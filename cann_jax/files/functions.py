@@ -1,12 +1,18 @@
-"""Functions that a user names in a configuration."""
+"""Code of a user: functions that a configuration names, and how their faults are told."""
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from cann_jax.files.errors import InputError
+
+_OWN = str(Path(__file__).parents[1])  # this package
 
 
 def named_function(name: str, key: str) -> Callable[..., Any]:
@@ -15,7 +21,7 @@ def named_function(name: str, key: str) -> Callable[..., Any]:
     ``key`` is that of the configuration, for messages.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or its module raises.
     """
     module, _, attribute = name.partition(":")
     if not (module and attribute):
@@ -23,10 +29,38 @@ def named_function(name: str, key: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:  # a user's own module lies beside the configuration
         sys.path.insert(0, os.getcwd())
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        with users_code(f"{key} {name!r}: importing {module}", ImportError):
+            imported = importlib.import_module(module)
+        function: Callable[..., Any] = getattr(imported, attribute)
     except (ImportError, AttributeError) as error:
         problem = f"cannot be imported ({error}); check the spelling"
         raise InputError(f"{key} {name!r} {problem}") from None
     if not callable(function):
         raise InputError(f"{key} {name!r} is not a function; name one")
     return function
+
+
+@contextlib.contextmanager
+def users_code(what: str, passing: type[Exception] = InputError) -> Iterator[None]:
+    """Raise what a user's code raises here as an InputError: no fault of ours, and starting again cures none.
+
+    Errors of the class ``passing`` pass, and those that commands report in a line of their own. ``what`` is
+    the subject of the message.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, BrokenPipeError, passing):
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{what} raised {text[:300]}{_place(error)}; mend it") from error
+
+
+def _place(error: Exception) -> str:
+    """Return the last line of the user's own files that an error went through; of others, where none is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not frame.filename.startswith((_OWN, "<"))]
+    installed = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    users = [frame for frame in outside if not frame.filename.startswith(installed)]
+    found = (users or outside)[-1:]
+    return "".join(f" ({frame.filename}, line {frame.lineno}: {frame.line})" for frame in found)

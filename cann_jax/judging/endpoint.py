@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any
 
 from cann_jax.config.judge import JudgeModelConfig
+from cann_jax.files.console import printable
 from cann_jax.files.errors import InputError
 from cann_jax.files.progress import track
 from cann_jax.judging.replies import LONGEST, Asked, Reply
@@ -100,7 +101,7 @@ class Endpoint:
     def _count(self, reply: Reply) -> None:
         self._silent = 0 if reply.failure is None else self._silent + 1
         if self._silent >= SILENT:
-            last = f"{reply.failure} ({reply.text})" if reply.text else reply.failure
+            last = f"{reply.failure} ({printable(reply.text)})" if reply.text else reply.failure
             raise InputError(
                 f"judge.base_url {self.config.base_url}: {self._silent} questions in a row had no reply, the "
                 f"last {last}; {KEPT}: start again later, lower judge.concurrency, or raise "

@@ -1,5 +1,6 @@
 """The run that a folder holds, finished or not."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from etils import epath
@@ -11,12 +12,16 @@ from cann_jax.files.atomic import read_json
 from cann_jax.files.errors import InputError
 from cann_jax.files.lock import writer_of
 from cann_jax.run.execution import altered_since
-from cann_jax.run.folder import CONFIG
-from cann_jax.run.manifest import MANIFEST, MISSING, OUTPUTS, SETTINGS
-from cann_jax.run.pipeline import Stage
+from cann_jax.run.folder import CONFIG, VERSIONS
+from cann_jax.run.manifest import MANIFEST, MISSING, OUTPUTS, SETTINGS, committed, other_version
+from cann_jax.run.pipeline import PIPELINE, SCORE_MODEL_PIPELINE, Stage
 from cann_jax.run.run import Run, ScoreModelRun
 
 FORMATS = "settings.export: "  # how the difference between two lists of formats begins
+
+
+class OtherVersionError(InputError):
+    """A run was made by another version of this program, which writes other files."""
 
 
 def finished_run(path: str) -> Run:
@@ -47,6 +52,25 @@ def run_to_report(path: str) -> Run | ScoreModelRun:
     return run
 
 
+def runs_to_report(paths: Sequence[str]) -> list[Run | ScoreModelRun]:
+    """Return the runs in folders; of several, print and leave out those that another version made.
+
+    Raises:
+        InputError: As ``run_to_report``, or no run is left.
+    """
+    found, others = [], []
+    for path in paths:
+        try:
+            found.append(run_to_report(path))
+        except OtherVersionError as error:
+            others.append(error)
+    if not found:
+        raise others[0]
+    for other in others:
+        print(f"left out: {other}")
+    return found
+
+
 def _run_in(path: str) -> Run | ScoreModelRun:
     folder = epath.Path(path)
     if not (folder / CONFIG).exists():
@@ -62,14 +86,28 @@ def _run_of(folder: epath.Path) -> Run | ScoreModelRun:
             return ScoreModelRun(replace(from_mapping(ScoreModelConfig, values), **place))
         return Run(replace(from_mapping(RunConfig, values), **place))
     except InputError as error:
+        _check_version(folder, PIPELINE + SCORE_MODEL_PIPELINE)  # whose keys may have been others
         raise InputError(f"{folder / CONFIG}: is not the configuration of a run ({error})") from None
 
 
 def _check_stages(run: Run | ScoreModelRun, path: str, anew: bool = False) -> None:
     """Check the files of stages that have ended; of a run that is made ``anew``, their outputs alone."""
+    if not anew:
+        _check_version(run.folder, run.stages)
     for stage in run.stages:
         if (run.folder / stage.name / MANIFEST).exists():
             _check_unaltered(run, stage, path, f"{OUTPUTS}." if anew else "")
+
+
+def _check_version(folder: epath.Path, stages: Iterable[Stage]) -> None:
+    """Raise OtherVersionError if another version of this program made one of the stages that have ended."""
+    for place in (folder / stage.name for stage in stages):
+        made_by = other_version(committed(place)) if (place / MANIFEST).exists() else None
+        if made_by is not None:
+            raise OtherVersionError(
+                f"{folder}: {made_by}; use that version, which {VERSIONS} there names, or start its command "
+                "again, which makes it anew"
+            )
 
 
 def _check_unaltered(run: Run | ScoreModelRun, stage: Stage, path: str, about: str) -> None:

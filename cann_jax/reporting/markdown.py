@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from cann_jax.files.console import one_line
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.multipliers import multiplier_lines
@@ -93,5 +94,5 @@ def _sample(sample: Sample) -> str:
 
 def _one_line(text: str) -> str:
     """Return text that cannot break the page: one line, no Markdown or HTML of its own."""
-    flat = " ".join(text.split()).replace("<", "&lt;")
+    flat = one_line(text).replace("<", "&lt;")
     return "".join("\\" + c if c in "*_`[]#|\\" else c for c in flat)

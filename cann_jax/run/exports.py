@@ -1,5 +1,6 @@
 """What leaves a run: the aligned model in the formats of others."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from etils import epath
@@ -10,16 +11,18 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import as_json
+from cann_jax.files.paths import reached
 from cann_jax.models.adapters.peft import check_adaptable, export_adapter
 from cann_jax.models.adapters.scale import scaled_decoder
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.export.gguf import check_gguf, export_gguf
 from cann_jax.models.files.model_files import public_name
-from cann_jax.run.execution import refuse_stale, run_stages
+from cann_jax.run.execution import expected_of, refuse_stale, run_stages
 from cann_jax.run.folder import open_folder
+from cann_jax.run.manifest import MANIFEST, committed, stage_state
 from cann_jax.run.run import Run
-from cann_jax.run.stages import chosen_stages
+from cann_jax.run.stages import chosen_stages, holding
 from cann_jax.runtime.session import session
 
 GGUF_FILE = "model.gguf"
@@ -47,8 +50,7 @@ def export_again(run: Run, form: Format) -> epath.Path:
     Raises:
         InputError: The run has not ended, trained nothing, or cannot be written in the format.
     """
-    formats = tuple(dict.fromkeys((*run.config.export, form)))
-    config = from_mapping(RunConfig, as_json(run.config) | {"export": formats})
+    config = _exporting(run.config, (*run.config.export, form))
     if not config.trains:
         problem = f"{run.folder}: evaluate.policy is {config.evaluate.policy}, so that nothing was trained"
         raise InputError(f"{problem}; export a run that trains")
@@ -63,6 +65,30 @@ def export_again(run: Run, form: Format) -> epath.Path:
     with session(here.config, {}), open_folder(here.folder, config, check):
         run_stages(here, stages)
     return here.folder / "export" / form
+
+
+def keeping_formats(run: Run) -> Run:
+    """Return the run with the formats that ``export_again`` added too, if they are still of this very model.
+
+    A start by a configuration that does not name them would delete them: many GB, asked for by name.
+    """
+    stage, folder = next(each for each in run.pipeline if each.name == "export"), run.folder / "export"
+    with reached(folder, "run_dir"):
+        there = committed(folder)["settings"].get("export", []) if (folder / MANIFEST).exists() else []
+    more = [form for form in there if form not in run.config.export]
+    if not more:
+        return run
+    made = Run(_exporting(run.config, there))
+    if stage_state(folder, expected_of(made, stage), holding(stage.writes, made.config)).state != "done":
+        return run
+    print(f"export: {', '.join(more)} is there of this model, and stays", flush=True)
+    nothing_new = {*run.config.export} <= {*there}
+    return made if nothing_new else Run(_exporting(run.config, (*there, *run.config.export)))
+
+
+def _exporting(config: RunConfig, formats: Iterable[str]) -> RunConfig:
+    """Return the configuration with these formats, each once."""
+    return from_mapping(RunConfig, as_json(config) | {"export": tuple(dict.fromkeys(formats))})
 
 
 def write_model(run: Run, form: Format, decoder: Decoder, scale: float, folder: epath.Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,4 +70,24 @@ def versions() -> dict[str, str]:
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     own = {"cann_jax": cann_jax.__version__, "python": platform.python_version()}
-    return own | packages | {"devices": devices}
+    commit = commit_of(Path(cann_jax.__file__).parents[1])
+    return own | ({"commit": commit} if commit else {}) | packages | {"devices": devices}
+
+
+def commit_of(checkout: Path) -> str | None:
+    """Return the commit that a checkout of git, or a worktree, was last set to; None where there is none."""
+    git = checkout / ".git"
+    try:
+        if git.is_file():
+            git = checkout / git.read_text().removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name, shared = head.removeprefix("ref: "), git / "commondir"
+        common = git / shared.read_text().strip() if shared.exists() else git
+        if (common / name).exists():
+            return (common / name).read_text().strip()
+        packed = [line.split() for line in (common / "packed-refs").read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return next((words[0] for words in packed if words[1:] == [name]), None)

@@ -81,12 +81,23 @@ def stage_state(
     if made is None:
         return StageState("unfinished")
     outputs = made.pop(OUTPUTS, None)
+    if made_by := other_version(made):
+        return StageState("changed", (made_by,))
     if different := _differences(made, expected):
         return StageState("changed", different)
     if outputs is None:
         return StageState("unfinished")
     altered = tuple(_altered(folder, outputs, writes, verify))
     return StageState("altered", altered) if altered else StageState("done")
+
+
+def other_version(made: Record) -> str | None:
+    """Return in words that another version of this program made a stage; None where this one did."""
+    layout = made["layout"]
+    if layout == LAYOUT:
+        return None
+    age = "a newer" if isinstance(layout, int) and layout > LAYOUT else "an older"
+    return f"made by {age} cann_jax (its files are of version {layout}, this one reads {LAYOUT})"
 
 
 def begin(

@@ -1,5 +1,6 @@
 """The scorers of a run: loading, identity, and scoring block by block."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cann_jax.config.scorers import ScorerConfig, ToPrealign
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_table, write_table
+from cann_jax.files.functions import users_code
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.run.run import ModelRun, Run
@@ -47,6 +49,14 @@ def identity(run: ModelRun[Any], key: str, scorer: ScorerConfig) -> dict[str, st
     return cast(ScorerKind, scorer).identity(context_of(run, key))
 
 
+def code_of(part: ScorerKind | Scorer, key: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context for calls of a kind: what one of another package raises is no fault of ours."""
+    kind = type(part)
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return contextlib.nullcontext()
+    return users_code(f"{key}: {kind.__module__}:{kind.__qualname__}")
+
+
 def load_scorers(run: Run, scorers: Mapping[str, tuple[str, ScorerConfig]]) -> Scorers:
     """Load scorers; equal settings share one: two constraints may read one 7B cost model.
 
@@ -58,7 +68,9 @@ def load_scorers(run: Run, scorers: Mapping[str, tuple[str, ScorerConfig]]) -> S
     for name, (key, settings) in scorers.items():
         same = fingerprint_json(settings)
         if same not in loaded:
-            loaded[same] = cast(ScorerKind, settings).load(context_of(run, key))
+            kind = cast(ScorerKind, settings)
+            with code_of(kind, key):
+                loaded[same] = kind.load(context_of(run, key))
         found[name] = key, loaded[same]
     return found
 
@@ -140,7 +152,8 @@ def score_block(scorers: Scorers, block: Responses, reference_logps: np.ndarray)
     done: dict[int, Scored] = {}
     for name, (key, scorer) in scorers.items():
         if id(scorer) not in done:
-            done[id(scorer)] = scorer(block, reference_logps)
+            with code_of(scorer, key):
+                done[id(scorer)] = scorer(block, reference_logps)
         scored = done[id(scorer)]
         check_finite(scored.values, block, key)
         columns[name] = pa.array(scored.values.astype(np.float32).reshape(-1))

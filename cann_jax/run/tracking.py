@@ -123,7 +123,7 @@ def _open(run: ModelRun[Any]) -> tuple[Tracker, ...]:
             job = Job(run.config.name, _id(run.folder), run.folder, run.settings)
             opened.append(Unfailing(name, _optional(name, job)))
     if run.config.on_step is not None:
-        opened.append(Hook(named_function(run.config.on_step, "on_step")))
+        opened.append(Hook(named_function(run.config.on_step, "on_step"), run.config.on_step))
     return tuple(opened)
 
 

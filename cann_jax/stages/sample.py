@@ -1,6 +1,7 @@
 """K responses of the reference to every training prompt."""
 
 from cann_jax.data.responses import Responses
+from cann_jax.files.console import printable
 from cann_jax.run.compute import Compute
 from cann_jax.run.outputs import RESPONSES
 from cann_jax.run.prompts import encoded_prompts, print_overlong
@@ -18,7 +19,7 @@ def run(run: Run) -> None:
     print_overlong("sample", prompts)
     folder, settings = run.folder / "sample", config.sample
     ends = run.files.tokenizer.convert_ids_to_tokens(stop_tokens(run.files, settings).tolist())
-    print(f"sample: a response ends with {' or '.join(ends)}")
+    print(f"sample: a response ends with {' or '.join(map(printable, ends))}")
     layers = chosen_layers(settings.feature_layers, run.files.config.layers)
     responses = sample_shards(
         run.reference, prompts, settings, settings.responses, config.seed, folder, RESPONSES, layers

@@ -8,6 +8,7 @@ import numpy as np
 
 from cann_jax.core.losses import smoothed
 from cann_jax.core.preference import preference_probability, safer_first
+from cann_jax.files.console import one_line
 from cann_jax.runtime.placement import place_rows
 from cann_jax.training.batching import GroupData, Places
 from cann_jax.training.preference_objective import PreferenceBatch
@@ -115,15 +116,15 @@ class PreferenceData(GroupData):
         labels = self.labels(rows, columns)
         for row in range(min(count, len(rows))):
             prompt, first, second = rows[row, 0], columns[row, 0], columns[row, -1]
-            print(f"pair: {' '.join(self.responses.prompts.prompts[prompt].text.split())[:200]}")
+            print(f"pair: {one_line(self.responses.prompts.prompts[prompt].text, 200)}")
             self._show(prompt, first, labels[row, 0, -1])
             self._show(prompt, second, labels[row, -1, 0])
 
     def _show(self, prompt: int, response: int, probability: float) -> None:
         scores = {**self.scores, "r_λ": self.reward}
         shown = ", ".join(f"{name} {values[prompt, response]:.3g}" for name, values in scores.items())
-        text = " ".join(self.responses.texts[prompt][response].split())
-        print(f"  {probability:.0%} preferred, {shown}: {text[:100]}")
+        text = one_line(self.responses.texts[prompt][response], 100)
+        print(f"  {probability:.0%} preferred, {shown}: {text}")
 
 
 def extreme_responses(pseudo_reward: np.ndarray, size: int) -> np.ndarray:

@@ -5,3 +5,7 @@ STEPS: list[tuple[str, int, dict[str, float]]] = []
 
 def note(stage, step, values):
     STEPS.append((stage, step, values))
+
+
+def stop(stage, step, values):
+    raise RuntimeError(f"{stage} went wrong at step {step}")

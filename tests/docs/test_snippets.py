@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cann_jax import dual
+from cann_jax import dual, train
 from cann_jax.analysis.example import example_table
 from cann_jax.command_line.commands import CHAT, DUAL, EXPORT, JUDGE
 from cann_jax.command_line.errors import run_command
@@ -23,6 +23,7 @@ from cann_jax.config.schema import from_mapping
 from tests.builders import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SCORER = ROOT / "docs/howto/scorer.md"
 TUTORIAL = ROOT / "docs/tutorial.md"
 COMMAND = re.compile(r"^(?:\S+=\S+ )?(?:\.venv/bin/)?python -m cann_jax\.(\w+) (.*)$", re.MULTILINE)
 PARSERS: dict[str, Any] = {
@@ -129,7 +130,26 @@ def test_the_page_on_notebooks_computes(tmp_path, monkeypatch):
 
 
 def test_scorer_of_the_page_scores():
-    (source,) = (text for language, text in blocks(ROOT / "docs/howto/scorer.md") if language == "python")
+    source, _ = (text for language, text in blocks(SCORER) if language == "python")
     names: dict[str, Any] = {}
     exec(source, names)
     assert names["brevity"](["Hi.", "Hi."], ["One two.", "One."]) == [-2, -1]
+
+
+@pytest.mark.model
+def test_run_of_the_scorer_page(tmp_path, monkeypatch, capsys):
+    """The page's files as they are, but for fewer prompts and responses: it names all that must be given."""
+    source, tiny = (text for language, text in blocks(SCORER) if language == "python")
+    whole = next(text for language, text in blocks(SCORER) if language == "yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "my_scorers.py").write_text(source)
+    (tmp_path / "own.yaml").write_text(whole)
+    exec(tiny, {})
+    train.main(["--config", "own.yaml", "--dry_run"])
+    said = capsys.readouterr().out
+    assert "scorer brevity: function, probed" in said and "6 steps" in said
+    train.main(["--config", "own.yaml", "--prompts.limit", "32"])
+    said = capsys.readouterr().out
+    assert "brevity: " in said.splitlines()[-1] and (tmp_path / "runs/own/report.html").exists()

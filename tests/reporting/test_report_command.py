@@ -10,6 +10,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.files.lock import sole_writer
 from cann_jax.report import main
 from cann_jax.reporting.markdown import table
+from cann_jax.run.manifest import LAYOUT
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -74,6 +75,24 @@ def test_all_folders_are_checked_before_the_first_report(folder, tmp_path):
     with pytest.raises(InputError, match=r"other: is not a run's folder"):
         main([str(folder), str(other)])
     assert not (folder / "report.md").exists()
+
+
+@pytest.mark.parametrize("age, step", [("an older", -1), ("a newer", 1)])
+def test_runs_of_other_versions_are_left_out(folder, tmp_path, capsys, age, step):
+    """Even the configuration may have other keys there."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    manifest, config = other / "dual/manifest.json", other / "config.json"
+    manifest.write_text(manifest.read_text().replace(f'"layout": {LAYOUT}', f'"layout": {LAYOUT + step}'))
+    if step < 0:
+        config.write_text(config.read_text().replace('"dual":', '"duel":'))
+    main([str(folder), str(other)])
+    told, *rest = capsys.readouterr().out.splitlines()
+    made = f"made by {age} cann_jax (its files are of version {LAYOUT + step}, this one reads {LAYOUT})"
+    assert told.startswith(f"left out: {other}: {made}; use that version, which ")
+    assert rest[-1].startswith("safe: UNDECIDED") and not (other / "report.md").exists()
+    with pytest.raises(InputError, match=rf"this one reads {LAYOUT}\); use that version"):
+        main([str(other), str(other)])
 
 
 @pytest.mark.parametrize(

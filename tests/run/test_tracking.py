@@ -139,6 +139,14 @@ def test_what_cannot_be_logged_to(run, flags, said):
         check_tracking(Run(parse_run(["--config", "run.yaml", *flags])[0]))
 
 
+def test_a_hook_that_raises_is_one_line(run):
+    name = "tests.builders.toy_hook:stop"
+    (hook,) = tracking._open(Run(dataclasses.replace(run.config, metrics=("jsonl",), on_step=name)))
+    with pytest.raises(InputError, match=f"on_step: {name}, called .* raised RuntimeError: align") as error:
+        hook.step("align", 3, {"loss": 9.0})
+    assert "toy_hook.py, line " in str(error.value)
+
+
 def test_a_service_that_fails_is_said_once_and_stops_no_run(capsys):
     class Failing(Tracker):
         def step(self, stage, step, values):

@@ -95,3 +95,12 @@ def test_its_scores_are_those_of_the_run(installed, tiny_folder, tmp_path):
     shards = sorted((tmp_path / "runs/tiny/sample").glob("responses-*.parquet"))
     texts = [text for shard in shards for text in pq.read_table(shard).column("text").to_pylist()]
     assert scores == pytest.approx([-len(text) / 4 for text in texts])
+
+
+def test_a_fault_of_it_is_one_line(installed, tiny_folder, tmp_path):
+    (installed / "lengths.py").write_text(KIND.replace("return Length(self)", "return len(self)"))
+    with_kind = ("--constraints.vowels.scorer", "{kind: length, scale: 4}", "--dry_run")
+    ended = train(installed, write_config(tmp_path, tiny_folder), *with_kind)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "error: constraints.vowels.scorer: lengths:LengthScorer raised TypeError: " in ended.stderr
+    assert "lengths.py, line 25: return len(self))" in ended.stderr

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from cann_jax.run.scorers import check_coverage
 from cann_jax.scorers import check_finite
+from tests.builders import toy_scorers
 from tests.builders.scorers import KEY, PROMPTS, TEXTS, load_scorer
 
 
@@ -244,6 +246,42 @@ def test_function(user_module, responses):
 )
 def test_bad_function(user_module, responses, name, said):
     assert said in message(function(name), responses)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_words", r"raised IndexError: list index out of range (TOY, line LINE: return [len(response"),
+        ("one_list", "called with lists of prompts and responses, raised TypeError: one_list() takes 1 pos"),
+        ("nothing", "returned None, of shape () and type object, for 4 responses"),
+    ],
+)
+def test_fault_of_a_function_names_it_and_its_line(responses, name, said):
+    """What a user's function raises is no fault of the program's, which launchers would start again."""
+    lines = Path(toy_scorers.__file__).read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "split()[99]" in text)
+    found = message(function(f"tests.builders.toy_scorers:{name}"), responses)
+    assert found.startswith(f"{KEY}: tests.builders.toy_scorers:{name}")
+    assert said.replace("TOY", toy_scorers.__file__).replace("LINE", str(line)) in found
+
+
+def test_a_module_that_raises_while_it_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "users_faulty.py").write_text("SCALE = 1 / 0\n")
+    (tmp_path / "users_unfinished.py").write_text("def f(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    found = message(function("users_faulty:f"))
+    assert "importing users_faulty raised ZeroDivisionError" in found and "line 1: SCALE = 1 / 0" in found
+    assert "raised SyntaxError: invalid syntax" in message(function("users_unfinished:f"))
+
+
+def test_a_function_is_tried_before_there_are_responses(responses):
+    prompts = responses.prompts.prompts
+    load(function("tests.builders.toy_scorers:vowels")).expect(prompts, 4)
+    for name, said in (("no_words", "raised IndexError"), ("undefined", "returned [0.0, nan] for the resp")):
+        with pytest.raises(InputError) as error:
+            load(function(f"tests.builders.toy_scorers:{name}")).expect(prompts, 4)
+        assert said in str(error.value)
 
 
 def test_function_probe(user_module):

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from cann_jax import train
 from cann_jax.command_line.errors import run_command
@@ -83,6 +84,25 @@ def test_a_layer_that_the_model_does_not_have(refused, tmp_path):
         message = refused("--sample.feature_layers", "[2, 9]", *flags)
         assert "sample.feature_layers: 9 is no layer of the model, which has 3; use numbers from 1" in message
     assert not (tmp_path / "runs/tiny/sample").exists()
+
+
+def test_scores_that_prefer_nothing(refused, tmp_path, tiny_folder, capsys):
+    """A constraint's is an error, where it is not met already; the reward's may be meant."""
+    scorer = "{{kind: function, function: tests.builders.toy_scorers:{}, better: higher}}"
+    stages = "sample,score"
+    flags = ("--stages", stages, "--constraints.vowels.scorer", scorer.format("constant"))
+    said = refused(*flags)
+    wanted = "is 1 for all 48 responses, so that its margin, 0.02, cannot be met; check the scorer"
+    assert f"constraints.vowels: vowels {wanted}" in said
+    own = ("--constraints.vowels.scorer", scorer.format("of_prompt"), "--stages", stages)
+    assert "vowels is the same for all responses of a prompt, so that its margin" in refused(*own)
+    met = write_config(tmp_path, tiny_folder, constraints={
+        "vowels": {"scorer": yaml.safe_load(scorer.format("constant")), "at_least": 1.0}
+    })  # fmt: skip
+    train.main(["--config", met, "--stages", stages, "--reward.scorer", scorer.format("of_prompt")])
+    said = capsys.readouterr().out
+    assert "score: ! vowels is 1 for all 48 responses, and prefers none; check the scorer\n" in said
+    assert "score: ! reward is the same for all responses of a prompt, and prefers none; check " in said
 
 
 def test_nan_scores_name_scorer_and_rows(refused):

@@ -1,5 +1,6 @@
 """``python -m cann_jax.export`` on a finished run, and ``--push`` to a local server in the Hub's place."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,25 @@ def test_one_more_format_and_nothing_else_anew(run, copy, capsys):
     export.main([str(run), "--format", "merged"])
     assert "export: done already" in capsys.readouterr().out
     assert (run / "export/adapter/README.md").exists() and (run / "export/merged/config.json").exists()
+
+
+def test_a_format_stays_until_its_model_changes(run, again):
+    """The same command once deleted a format that the configuration does not name."""
+    export.main([str(run), "--format", "merged"])
+    before = left(run / "export")
+    for flags in (("--dry_run",), ()):
+        said = again(*flags)
+        assert "export: merged is there of this model, and stays" in said and "export: done already" in said
+    assert left(run / "export") == before
+    again("--evaluate.bootstrap", "150")
+    assert not (run / "export/merged").exists() and (run / "export/adapter/README.md").exists()
+
+
+def test_a_format_whose_folder_was_deleted_is_gone(run, again):
+    export.main([str(run), "--format", "merged"])
+    shutil.rmtree(run / "export/merged")
+    assert "stays" not in again()
+    assert not (run / "export/merged").exists() and (run / "export/adapter/README.md").exists()
 
 
 def test_a_card_is_not_stale(run, copy):

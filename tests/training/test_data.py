@@ -1,5 +1,6 @@
 """What differs between MoCAN, PeCAN and the DPO baselines: the labels of a batch, and nothing else."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -164,6 +165,20 @@ def test_three_pairs_are_shown_with_their_scores(data, capsys):
     assert said.count("pair: prompt") == 3 and said.count("preferred, safe ") == 6
     row, column = source.places(0)[0][0, 0], source.places(0)[1][0, 0]
     assert f"r_λ {source.reward[row, column]:.3g}: {('first', 'second')[column]} {row}" in said
+
+
+def test_no_text_of_a_pair_steers_the_terminal(data, capsys):
+    source, escape = data(*DATASET), "\x1b]0;title\x07\x9b2J"
+    responses = source.responses
+    prompts = tuple(dataclasses.replace(each, text=escape + each.text) for each in responses.prompts.prompts)
+    changed = dataclasses.replace(
+        responses,
+        prompts=dataclasses.replace(responses.prompts, prompts=prompts),
+        texts=[[escape + text for text in row] for row in responses.texts],
+    )
+    dataclasses.replace(source, responses=changed).show_pairs()
+    said = capsys.readouterr().out
+    assert said.count("�]0;title��2J") == 9 and said.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])

@@ -54,6 +54,13 @@ def test_schedule():
     np.testing.assert_allclose([rate(8), rate(12)], [1.25, 0.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps, warmup", [(6, 0), (30, 3), (5000, 100)])
+def test_warmup_by_default_is_short_where_the_training_is(steps, warmup):
+    rate = schedule(OptimizerConfig(learning_rate=2.0), steps)
+    highest = max(range(min(steps, 200)), key=lambda step: float(rate(step)))
+    assert (highest, float(rate(highest))) == (warmup, 2.0)
+
+
 @pytest.mark.parametrize("steps", [4, 3])
 def test_warmup_no_shorter_than_the_run(steps):
     with pytest.raises(InputError, match=f"warmup_steps is 4 and this training has {steps} steps; use fewer"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 
 from cann_jax.data.prompts import Prompt
-from cann_jax.files.console import console
+from cann_jax.files.console import console, printable
 from cann_jax.files.errors import InputError, named, nearest
 from cann_jax.files.json_lines import is_utf8
 from cann_jax.reporting.chat.conversation import Conversation
@@ -51,7 +51,7 @@ def answer_lines(policies: Policies, lines: Iterable[bytes], seed: int) -> None:
             text = line.decode("utf-8", "surrogateescape").strip()
             _check(text)
             answers = policies.answers(dict.fromkeys(POLICIES, Prompt("chat", text)), seed)
-        out.print(f"\n> {text}", soft_wrap=True)
+        out.print(f"\n> {printable(text)}", soft_wrap=True)
         print_answers(out, answers)
         count += 1
     if not count:

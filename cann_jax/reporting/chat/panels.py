@@ -1,12 +1,12 @@
 """Two answers as a table: side by side where the terminal is wide enough, else one below the other."""
 
-import unicodedata
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cann_jax.files.console import printable
 from cann_jax.reporting.chat.policies import Answer
 from cann_jax.run.outputs import ALIGNED, REFERENCE
 
@@ -28,12 +28,6 @@ def print_answers(out: Console, answers: Mapping[str, Answer]) -> None:
         for cells in zip(*(columns[name] for name in names), strict=True):
             table.add_row(*map(Text, cells))
         out.print(table)
-
-
-def printable(text: str) -> str:
-    """Return a text with ``�`` for control characters, by which a model could steer the terminal."""
-    lines = text.replace("\r\n", "\n").expandtabs(4)
-    return "".join("�" if unicodedata.category(c) == "Cc" and c != "\n" else c for c in lines)
 
 
 def _facts(answer: Answer, before: Answer | None = None) -> str:
