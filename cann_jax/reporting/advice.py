@@ -67,7 +67,7 @@ def _undecidable(config: RunConfig, certificate: Mapping[str, Any]) -> str:
         return "one prompt decides nothing; evaluate on more (prompts.heldout)"
     if certificate["lower"] is None and certificate["upper"] is None:
         return (
-            f"all {certificate['prompts']} prompts gave the same, which tells nothing of those that would not; "
+            f"all {certificate['prompts']} prompts gave the same, which tells nothing of others; "
             "evaluate on more varied ones (prompts.heldout), or give the scores' range (clip)"
         )
     further = "train for more than it"

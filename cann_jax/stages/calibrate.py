@@ -234,8 +234,8 @@ def _far_aims(goals: Sequence[Goal], targets: np.ndarray) -> Iterator[str]:
         if 0 < goal.asked < takes:
             needed = int(np.ceil(goal.heldout * (takes / goal.asked) ** 2))
             yield (
-                f"{goal.label}: the certificate of {goal.heldout} held-out prompts takes {takes:+.3f}, more than "
-                f"the margin; with about {needed:,}, and as many times the calibration prompts, as much"
+                f"{goal.label}: the certificate of {goal.heldout} held-out prompts takes {takes:+.3f}, more "
+                f"than the margin; with about {needed:,}, and as many times the calibration prompts, as much"
             )
 
 
