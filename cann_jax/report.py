@@ -30,12 +30,17 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.run.standing import standing
 
     runs = runs_to_report(flags.runs)
-    for line in filter(None, (standing(run, EndedStages(run).commits) for run in runs)):
-        print(line)
+    standings = [standing(run, EndedStages(run).commits) for run in runs]
+    for each in filter(None, standings):
+        print(each.line)
     for run in runs:
         if not isinstance(run, Run):
             write_score_model_report(run)
-    found = [write_report(run) for run in runs if isinstance(run, Run)]
+    found = [
+        write_report(run, each and each.at_work)
+        for run, each in zip(runs, standings, strict=True)
+        if isinstance(run, Run)
+    ]
     if len(found) > 1:
         write_comparison(found, epath.Path(flags.out))
 

@@ -93,7 +93,8 @@ def certify(
     """Decide for each constraint whether the mean difference over prompts reaches its margin.
 
     A margin holds if the lower bound reaches it, and fails if the upper bound is below it. Fewer than two
-    prompts decide nothing; nor does a sample whose values are all equal, unless their range is known.
+    prompts decide nothing, unless their range is a single value; nor does a sample whose values are all
+    equal, unless their range is known.
 
     Args:
         differences: ``(prompts, m)``, or m arrays ``(prompts of the constraint's group,)``: the mean score of
@@ -203,6 +204,8 @@ def _summary(column: np.ndarray, ends: tuple[float, float] | None, method: str) 
 def _lower(sample: _Sample, tail: float) -> float:
     """Return the lower bound on the mean, which is above it with a probability of about ``tail`` at most."""
     known = sample.lowest is not None
+    if sample.lowest is not None and sample.lowest == sample.highest:
+        return sample.lowest
     if sample.prompts < 2 or (sample.variance == 0 and not known):
         return -np.inf
     if sample.lowest is not None:

@@ -48,7 +48,8 @@ def print_dry_run(
     needs = {name: _held(program) for name, program in trace().items()}
     own = memory_of(jax.devices()[0])
     out.print(_memory_table(needs, own))
-    out.print(f"nothing was computed, and {run.folder} is as it was")
+    kept = f", and {run.folder} is as it was" if run.folder.exists() else ""
+    out.print(f"nothing was computed{kept}")
     largest = max(needs, key=lambda name: needs[name].together)
     needed = needs[largest].together
     if own is not None and needed > own:

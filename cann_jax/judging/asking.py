@@ -1,7 +1,8 @@
 """Ask a judge what is not on disk yet, and count what it says."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from cann_jax.files.errors import InputError, shown
@@ -33,7 +34,7 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
     written = {name: book.read(name) for name in dict.fromkeys(names) if name in book.names}
     found = {name: reply for name, reply in written.items() if reply.lasts}
     template = asked[0].template
-    check = _Sense(key, template, min(NONSENSE, len({*names})), found.values())
+    missing = {name: each for name, each in zip(names, asked, strict=True) if name not in found}
 
     def keep(name: str, reply: Reply) -> None:
         if reply.lasts:
@@ -41,12 +42,22 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
         found[name] = reply
         check(reply)
 
-    missing = {name: each for name, each in zip(names, asked, strict=True) if name not in found}
-    if found and missing:
-        print(f"{key}: {len(found)} answers were there before, {len(missing)} are asked for", flush=True)
-    if missing:
-        judge.ask(missing, keep)
+    with _saying_what_is_kept(book):
+        check = _Sense(key, template, min(NONSENSE, len({*names})), found.values())
+        if found and missing:
+            print(f"{key}: {len(found)} answers were there before, {len(missing)} are asked for", flush=True)
+        if missing:
+            judge.ask(missing, keep)
     return [read_answer(found[name], template) for name in names]
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(book: Book) -> Iterator[None]:
+    """Add to an error that the answers so far are kept, where there are any."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{error}; the answers so far are kept") if book.names else error from None
 
 
 class _Sense:
@@ -76,5 +87,5 @@ class _Sense:
             raise InputError(
                 f"{self.key}: none of the judge's {unread} answers is one of "
                 f"{', '.join(self.template.answers)}; the last was {shown(self.last)}; use another judge or "
-                "template, or raise judge.answer_tokens where they were cut off; the answers so far are kept"
+                "template, or raise judge.answer_tokens where they were cut off"
             )

@@ -18,7 +18,6 @@ SILENT = 10
 CONNECT_SECONDS = 10.0
 SAID = 200  # characters of a server's message in an error
 KEY = 8  # characters of the shortest key; a shorter one is a dummy, and may be a word of any answer
-KEPT = "the answers so far are kept"
 
 
 class Endpoint:
@@ -93,7 +92,7 @@ class Endpoint:
             if most is not None and spent >= most:
                 self._stopped = True
                 raise InputError(
-                    f"judge.budget_{unit}: {spent} of {most} are spent and questions are left; {KEPT}: start "
+                    f"judge.budget_{unit}: {spent} of {most} are spent and questions are left; start "
                     "again to go on with as many more, or raise it"
                 )
         self._requests += 1
@@ -104,7 +103,7 @@ class Endpoint:
             last = f"{reply.failure} ({printable(reply.text)})" if reply.text else reply.failure
             raise InputError(
                 f"judge.base_url {self.config.base_url}: {self._silent} questions in a row had no reply, the "
-                f"last {last}; {KEPT}: start again later, lower judge.concurrency, or raise "
+                f"last {last}; start again later, lower judge.concurrency, or raise "
                 "judge.timeout_seconds or judge.retries"
             )
 
@@ -131,7 +130,7 @@ class Endpoint:
             return Reply(failure="timed out")
         raise InputError(
             f"judge.base_url {self.config.base_url}: cannot be reached ({_reason(error)}); start the server, "
-            f"or fix the address; {KEPT}"
+            "or fix the address"
         )
 
     def _status(self, error: Any) -> Reply:
@@ -140,11 +139,11 @@ class Endpoint:
             return Reply(said, "refused")
         said = said[:SAID]
         if error.code == "insufficient_quota":
-            raise InputError(f"judge.base_url {self.config.base_url}: out of budget there ({said}); {KEPT}")
+            raise InputError(f"judge.base_url {self.config.base_url}: out of budget there ({said})")
         if error.status_code in (401, 403, 404):
             raise InputError(
                 f"judge.base_url {self.config.base_url}: refuses judge.model {self.config.model!r} ({said}); "
-                f"fix the model, the address, or the key in {self.config.key_variable}; {KEPT}"
+                f"fix the model, the address, or the key in {self.config.key_variable}"
             )
         return Reply(said, failure="rate limited" if error.status_code == 429 else "failed")
 

@@ -14,20 +14,22 @@ __all__ = ["write_pages", "write_report", "write_score_model_report"]
 PAGE, TEXT = "report.html", "report.md"
 
 
-def write_pages(run: Run) -> Findings:
+def write_pages(run: Run, at_work: str | None = None) -> Findings:
     """Write both reports of what a run has left so far; raises as ``write_report``."""
-    findings = Findings(run)
+    findings = Findings(run, at_work)
     _write(run, page(findings), report_text(findings, state(findings)))
     return findings
 
 
-def write_report(run: Run) -> Findings:
+def write_report(run: Run, at_work: str | None = None) -> Findings:
     """Write both reports of what a run has left so far, and print its result, the verdict last.
+
+    ``at_work`` is what another process does there.
 
     Raises:
         InputError: A file of the run cannot be read, or the folder cannot be written.
     """
-    findings = write_pages(run)
+    findings = write_pages(run, at_work)
     for step in next_steps(findings):
         print(f"next: {step}")
     if findings.results is None:

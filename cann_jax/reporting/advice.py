@@ -21,10 +21,14 @@ def next_steps(findings: Findings) -> list[str]:
 
 def _unfinished(findings: Findings) -> str:
     run, dual = findings.run, findings.dual
+    if findings.at_work is not None:
+        return f"Wait: another process is {findings.at_work}. Write the report again to see more."
     missing = [stage.name for stage in run.stages if stage.name not in findings.commits]
     unsolved = dual if "dual" in missing else None  # written, and what follows it was refused
     if unsolved is not None and _out_of_reach(unsolved):
-        largest = zip(unsolved["constraints"], unsolved["margins"], _ceilings(unsolved), strict=True)
+        reach = unsolved["attainable"] if _by_features(unsolved) else None
+        most_of_each = unsolved["largest_margin"] if reach is None else reach["ceiling"]
+        largest = zip(unsolved["constraints"], unsolved["margins"], map(float, most_of_each), strict=True)
         parts = [f"{name} asks {number(asked)}, of {number(most)} at most" for name, asked, most in largest]
         return f"The margins are out of reach ({'; '.join(parts)}): lower them, and start train again."
     if unsolved is not None and not unsolved["converged"]:
@@ -34,13 +38,12 @@ def _unfinished(findings: Findings) -> str:
 
 def _out_of_reach(dual: Mapping[str, Any]) -> bool:
     """Return whether the dual has proven that no λ that the run could take meets the margins."""
-    by_features = dual.get("chosen", {}).get("by") == "attainable" and dual.get("attainable") is not None
-    return dual["feasible"] == "no" or bool(by_features and not dual["attainable"]["reachable"])
+    return dual["feasible"] == "no" or (_by_features(dual) and not dual["attainable"]["reachable"])
 
 
-def _ceilings(dual: Mapping[str, Any]) -> list[float]:
-    reach = dual.get("attainable")
-    return [float(value) for value in (dual["largest_margin"] if reach is None else reach["ceiling"])]
+def _by_features(dual: Mapping[str, Any]) -> bool:
+    """Return whether λ is for what the features tell, so that their ceiling is the bound that counts."""
+    return dual.get("chosen", {}).get("by") == "attainable" and dual.get("attainable") is not None
 
 
 def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[str]:
@@ -52,13 +55,25 @@ def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[st
             f"{label}: evaluate on about {certificate['prompts_needed']} held-out prompts instead of "
             f"{certificate['prompts']} (prompts.heldout); at this estimate they would decide."
         )
-    elif certificate["verdict"] == "undecided":
-        yield (
-            f"{label}: the estimate is too near the margin for any number of prompts to decide; lower the "
-            "margin, or train for more than it (calibrate.aim certificate does)."
-        )
+    elif certificate["verdict"] == "undecided" and findings.results["summary"]["scale"] != 0:
+        yield f"{label}: {_undecidable(findings.run.config, certificate)}."
     if certificate is not None and certificate["verdict"] != "holds" and _falls_short(certificate):
         yield f"{label} falls short of the margin: {_remedy(findings, label)}."
+
+
+def _undecidable(config: RunConfig, certificate: Mapping[str, Any]) -> str:
+    """Return why no number of prompts is known to decide, and what to do."""
+    if certificate["prompts"] < 2:
+        return "one prompt decides nothing; evaluate on more (prompts.heldout)"
+    if certificate["lower"] is None and certificate["upper"] is None:
+        return (
+            f"all {certificate['prompts']} prompts gave the same, which tells nothing of others; "
+            "evaluate on more varied ones (prompts.heldout), or give the scores' range (clip)"
+        )
+    further = "train for more than it"
+    if config.calibrated and config.calibrate.aim == "margin":
+        further += " (calibrate.aim certificate does)"
+    return f"the estimate is too near the margin for any number of prompts; lower the margin, or {further}"
 
 
 def _falls_short(certificate: Mapping[str, Any]) -> bool:
@@ -71,18 +86,22 @@ def _remedy(findings: Findings, label: str) -> str:
     if not config.trains:
         return f"evaluate.policy {config.evaluate.policy} trains nothing; set it to aligned"
     if dual is not None and label in dual["constraints"]:
-        index = dual["constraints"].index(label)
-        asked, most = float(dual["margins"][index]), _ceilings(dual)[index]
-        if asked > most:
-            return f"it is above what this model can reach, {number(most)}; lower it, or sample more prompts"
+        index, reach = dual["constraints"].index(label), dual.get("attainable")
+        if reach is not None and dual["margins"][index] > reach["ceiling"][index]:
+            told = number(float(reach["ceiling"][index]))
+            return f"it is above what this model can tell, {told}; lower it, or sample more prompts"
+    short = calibration is not None and not calibration["met"]
+    if short and calibration["scale"] == 0:
+        return "no scale of the trained step came nearer; train on more prompts, or lower the margin"
+    if short:
+        limits = "calibrate.kl_limit ({0.kl_limit:g}) and calibrate.largest ({0.largest:g})"
+        found = f"{calibration['scale']:.3g} was kept, at KL {calibration['kl']:.2f}"
+        limits = limits.format(config.calibrate)
+        return f"no scale within {limits} met the aim ({found}); raise them, or {_beyond(config)}"
     if any(log.health is not None and log.health.warnings for log in findings.trainings):
         return "the training warned; do first what its warnings say, below"
     if not config.calibrated and config.align.lora is not None:
         return "set prompts.calibration, by which the trained step is scaled until it meets the margin"
-    if calibration is not None and not calibration["met"]:
-        limits = "calibrate.kl_limit ({0.kl_limit:g}) and calibrate.largest ({0.largest:g})"
-        found = limits.format(config.calibrate)
-        return f"no scale within {found} met it; raise them, or {_beyond(config)}"
     if config.calibrated:
         return f"raise calibrate.responses, whose draws decide the scale, or {_beyond(config)}"
     return _beyond(config)

@@ -1,4 +1,4 @@
-"""Several runs side by side: verdicts, asked, predicted and measured, and what differs in their settings."""
+"""Several runs side by side: verdicts, asked, measured and predicted, and what differs in their settings."""
 
 import json
 import os
@@ -15,11 +15,27 @@ from cann_jax.reporting.estimate_charts import compared
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.markdown import table
 from cann_jax.reporting.page import TEMPLATES, state, verdicts_of
-from cann_jax.run.results import NOT_MEASURED, Verdict, asked_change, interval, number, score_rows
+from cann_jax.run.results import (
+    NOT_MEASURED,
+    Verdict,
+    asked_change,
+    interval,
+    number,
+    predicted_of,
+    score_rows,
+)
 
 PAGE, TEXT = "comparison.html", "comparison.md"
-HEADINGS = ("run", "score", "verdict", "asked", "predicted", "measured", "interval")
-SUMMARY = ("run", "verdict", "λ", "KL, nats", "predicted KL", "tokens a response", "scale", "seconds")
+SUMMARY = (
+    "run",
+    "verdict",
+    "λ",
+    "KL, nats",
+    "KL predicted at scale 1",
+    "tokens a response",
+    "scale",
+    "seconds",
+)
 WHERE = ("name", "run_dir")  # settings in which runs differ anyway
 
 
@@ -30,6 +46,7 @@ class Comparison:
     names: tuple[str, ...]
     states: tuple[str, ...]
     verdicts: list[list[Verdict]]
+    headings: tuple[str, ...]
     scores: list[tuple[str, ...]]
     summaries: list[tuple[str, ...]]
     settings: list[tuple[str, ...]]
@@ -40,10 +57,12 @@ def compare(runs: Sequence[Findings]) -> Comparison:
     """Return the tables of a comparison."""
     names = names_of([each.run.folder for each in runs])
     named = dict(zip(names, runs, strict=True))
+    predicted = predicted_of(each.results for each in runs if each.results is not None)
     return Comparison(
         names=names,
         states=tuple(map(state, runs)),
         verdicts=[verdicts_of(each) for each in runs],
+        headings=("run", "score", "verdict", "asked", "measured", "interval", predicted),
         scores=[row for name, each in named.items() for row in _scores(name, each)],
         summaries=[_summary(name, each) for name, each in named.items()],
         settings=different([each.run.settings for each in runs]),
@@ -68,8 +87,9 @@ def _scores(name: str, findings: Findings) -> list[tuple[str, ...]]:
     return [
         (
             *(name, row.get("label", score), _verdict(row)),
-            *(number(value) for value in (asked_change(row), row.get("predicted"), row["measured"])),
+            *(number(value) for value in (asked_change(row), row["measured"])),
             "–" if row["interval"] is None else interval(row["interval"]),
+            number(row.get("predicted")),
         )
         for score, row in score_rows(results)
     ]
@@ -117,13 +137,11 @@ def write_comparison(runs: Sequence[Findings], folder: epath.Path) -> None:
     """Write a comparison as a page and as Markdown, and print its tables, the verdicts last."""
     found = compare(runs)
     pages = [_link(each.run.folder, folder) for each in runs]
-    html = TEMPLATES.get_template("comparison.html").render(
-        found=found, pages=pages, headings=HEADINGS, summary=SUMMARY
-    )
+    html = TEMPLATES.get_template("comparison.html").render(found=found, pages=pages, summary=SUMMARY)
     write_bytes_atomic(folder / PAGE, html.encode())
     write_bytes_atomic(folder / TEXT, _markdown(found).encode())
     print(f"comparison: {folder / PAGE}, {TEXT}")
-    _print(HEADINGS, found.scores)
+    _print(found.headings, found.scores)
     _print(("setting", *found.names), found.settings)
     _print(SUMMARY, found.summaries)
     for name, verdict in zip(found.names, found.states, strict=True):
@@ -141,7 +159,7 @@ def _markdown(found: Comparison) -> str:
     verdicts = zip(found.names, found.states, strict=True)
     parts = ["# " + " against ".join(found.names)]
     parts.append("\n".join(f"**{name}: {verdict.upper()}**  " for name, verdict in verdicts))
-    parts += [table(SUMMARY, found.summaries), table(HEADINGS, found.scores)]
+    parts += [table(SUMMARY, found.summaries), table(found.headings, found.scores)]
     parts.append("## What differs in their settings")
     parts.append(table(("setting", *found.names), found.settings) if found.settings else "Nothing.")
     return "\n\n".join(parts) + "\n"

@@ -9,7 +9,7 @@ from cann_jax.analysis.curve_plots import literal
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.svg import AFTER, BEFORE, INK, MUTED, TINT, drawn
-from cann_jax.run.results import asked_change, score_rows
+from cann_jax.run.results import asked_change, predicted_of, score_rows
 
 HEIGHT = 1.5  # inches
 
@@ -20,13 +20,13 @@ def improvements(findings: Findings) -> list[Chart]:
     if results is None:
         return []
     return [
-        _improvement(index, row.get("label", name), row)
+        _improvement(index, row.get("label", name), row, predicted_of([results]))
         for index, (name, row) in enumerate(score_rows(results))
         if row["measured"] is not None
     ]
 
 
-def _improvement(index: int, label: str, row: Mapping[str, Any]) -> Chart:
+def _improvement(index: int, label: str, row: Mapping[str, Any], predicted: str) -> Chart:
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
         _estimate(axes, 1, row.get("predicted"), row.get("predicted_interval"), ("D", BEFORE))
@@ -38,12 +38,12 @@ def _improvement(index: int, label: str, row: Mapping[str, Any]) -> Chart:
             axes.annotate(
                 f"asked {asked:+.3f}", (asked, 1), (3, 3), ("data", "axes fraction"), "offset points"
             )
-        axes.set(yticks=(1, 0), yticklabels=("predicted", "measured"), ylim=(-0.6, 1.6))
+        axes.set(yticks=(1, 0), yticklabels=(predicted.replace(" ", "\n", 1), "measured"), ylim=(-0.6, 1.6))
         axes.set_xlabel(f"change of {literal(label)}")
 
     line = asked_change(row)
     asked = "" if line is None else f", what was asked, {line:+.3f}, as a line"
-    title = f"{label}: change over the reference, predicted and measured with intervals{asked}"
+    title = f"{label}: change over the reference, {predicted} and measured, with intervals{asked}"
     return Chart(title, drawn(draw, f"improvement-{index}", title, HEIGHT))
 
 
@@ -83,5 +83,6 @@ def _compared(index: int, label: str, rows: Mapping[str, Mapping[str, Any]]) -> 
         axes.set(yticks=range(len(rows)), yticklabels=map(literal, rows), ylim=(len(rows) - 0.4, -0.6))
         axes.set_xlabel(f"change of {literal(label)}")
 
-    title = f"{label}: measured change with interval, the margin as a line"
+    margin = ", the margin as a line" if any(asked_change(row) is not None for row in rows.values()) else ""
+    title = f"{label}: measured change with interval{margin}"
     return Chart(title, drawn(draw, f"compared-{index}", title, 0.8 + 0.35 * len(rows)))

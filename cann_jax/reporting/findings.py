@@ -56,9 +56,15 @@ R = TypeVar("R", bound=ModelRun[Any])
 
 @dataclass(frozen=True)
 class EndedStages(Generic[R]):
-    """A run, and what its ended stages have written; read at first use, None for what is not there."""
+    """A run, and what its ended stages have written; read at first use, None for what is not there.
+
+    Args:
+        run: The run.
+        at_work: What another process does there just now, in words.
+    """
 
     run: R
+    at_work: str | None = None
 
     @cached_property
     def commits(self) -> dict[str, Json]:

@@ -110,4 +110,9 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
                 f", the first shown preferred in {found['first_preferred']:.0%} of answers that prefer one"
             )
         lines.append(line)
+        if key in COMPARISONS and 2 * found["changed_by_order"] > found["pairs"]:
+            lines.append(
+                f"warning: {key}: this judge goes by the order: its verdict changes with it in more than "
+                "half of the pairs, so that the win rate says little; use another judge"
+            )
     return lines

@@ -7,7 +7,7 @@ from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.multipliers import multiplier_lines
 from cann_jax.reporting.samples import Sample, samples
-from cann_jax.run.results import HEADINGS, bound_lines, result_rows, summary_lines, verdict_lines
+from cann_jax.run.results import bound_lines, headings, result_rows, summary_lines, verdict_lines
 from cann_jax.training.health import Health
 
 # What is measured on prompts kept from training, and how the report names it.
@@ -30,7 +30,11 @@ def report_text(findings: Findings, state: str) -> str:
     parts.append(f"Model `{config.model.path}`. [report.html](report.html) has all of it, with charts.")
     if results is not None:
         lines = [*summary_lines(results), *bound_lines(results)]
-        parts += ["## Asked, predicted, measured", table(HEADINGS, result_rows(results)), _list(lines)]
+        parts += [
+            "## Asked, measured, predicted",
+            table(headings(results), result_rows(results)),
+            _list(lines),
+        ]
     if dual := findings.dual:
         lines = [*multiplier_lines(dual), *(f"note: {sentence}" for sentence in dual["warnings"])]
         picture = "![multiplier, trade-off and responses](dual/dual.png)"

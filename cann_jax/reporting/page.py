@@ -19,10 +19,11 @@ from cann_jax.reporting.training_charts import trainings
 from cann_jax.run.manifest import OUTPUTS, committed_outputs
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.results import (
-    HEADINGS,
     Verdict,
     bound_lines,
+    headings,
     number,
+    policies_trained,
     result_rows,
     summary_lines,
     verdicts,
@@ -52,7 +53,7 @@ def page(findings: Findings) -> str:
         verdicts=verdicts_of(findings),
         results=results,
         steps=next_steps(findings),
-        headings=HEADINGS,
+        headings=() if results is None else headings(results),
         rows=[] if results is None else result_rows(results),
         lines=[] if results is None else [*summary_lines(results), *bound_lines(results)],
         improvements=improvements(findings),
@@ -85,6 +86,7 @@ def what_every_run_has(findings: EndedStages[Any]) -> dict[str, Any]:
         "stages": stages(findings),
         "settings": {key: json.dumps(value, ensure_ascii=False) for key, value in run.settings.items()},
         "hashes": hashes,
+        "trained": policies_trained,
         "versions": findings.versions,
         "commits": findings.commits,
     }

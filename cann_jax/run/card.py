@@ -19,7 +19,7 @@ from cann_jax.run.exports import GGUF_FILE
 from cann_jax.run.folder import VERSIONS
 from cann_jax.run.manifest import committed
 from cann_jax.run.outputs import read_results
-from cann_jax.run.results import HEADINGS, bound_lines, result_rows, summary_lines, verdict_lines
+from cann_jax.run.results import bound_lines, headings, result_rows, summary_lines, verdict_lines
 from cann_jax.run.run import Run
 
 CARD, SETTINGS = "README.md", "run.yaml"
@@ -76,7 +76,7 @@ def card(run: Run, form: Format) -> str:
         results=results,
         summary=results["summary"],
         verdicts=verdict_lines(results),
-        headings=HEADINGS,
+        headings=headings(results),
         rows=result_rows(results),
         lines=[*bound_lines(results), *summary_lines(results)],
         fingerprint=made["model"],

@@ -26,7 +26,7 @@ from cann_jax.files.hashes import (
 )
 from cann_jax.files.paths import is_remote
 
-LAYOUT = 5  # version of the files in a stage's folder; a change of it makes finished stages anew
+LAYOUT = 6  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"
 COMPUTE = "compute"  # what a stage has cost, in its manifest; it decides nothing
 MISSING = "is missing"

@@ -1,32 +1,45 @@
 """The result of a run in words and text cells, for the terminal and the report alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cann_jax.files.console import console, grid
 from cann_jax.files.numbers import percent
 
-HEADINGS = ("score", "asked", "predicted", "measured", "interval", "before → after")
-
 NOT_MEASURED = "not measured"
+NO_STEP = "no step was taken: the model is the reference"
 
 Results = Mapping[str, Any]
 
 
 class Verdict(NamedTuple):
-    """What a constraint's evaluation has shown: ``holds``, ``fails``, ``undecided`` or NOT_MEASURED."""
+    """What a constraint's evaluation has shown: ``holds``, ``fails``, ``undecided`` or NOT_MEASURED.
+
+    ``beside`` is what belongs beside the text: the certificate's bound, and what was paid.
+    """
 
     kind: str
     text: str
+    beside: str = ""
 
 
 def print_results(results: Results) -> None:
     """Print the table of predicted and measured improvements, the lines beside it, and the verdict last."""
     out, found = console(), results["summary"]
     title = f"held-out: {found['prompts']} prompts × {found['responses']} responses"
-    out.print(grid(HEADINGS, result_rows(results), title))
+    out.print(grid(headings(results), result_rows(results), title))
     for line in (*summary_lines(results), *bound_lines(results), *verdict_lines(results)):
         out.print(line, soft_wrap=True)
+
+
+def headings(results: Results) -> tuple[str, ...]:
+    """Return the headings of ``result_rows``."""
+    return ("score", "asked", "measured", "interval", predicted_of([results]), "before → after")
+
+
+def predicted_of(runs: Iterable[Results]) -> str:
+    """Return the heading of what was predicted, which is of the whole step, whatever scale was chosen."""
+    return "predicted" if all(each["summary"]["scale"] == 1 for each in runs) else "predicted at scale 1"
 
 
 def result_rows(results: Results) -> list[tuple[str, ...]]:
@@ -52,9 +65,9 @@ def _cells(name: str, row: Results, remark: str = "") -> tuple[str, ...]:
     return (
         row.get("label", name) + remark,
         number(asked_change(row)),
-        predicted if spread is None else f"{predicted} {interval(spread)}",
         number(row["measured"]),
         "–" if row["interval"] is None else interval(row["interval"]),
+        predicted if spread is None else f"{predicted} {interval(spread)}",
         "–" if row["before"] is None else f"{row['before']:.3f} → {row['after']:.3f}",
     )
 
@@ -72,8 +85,8 @@ def asked_change(row: Results) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """Return a difference with its sign, or a dash."""
-    return "–" if value is None else f"{value:+.3f}"
+    """Return a difference with its sign, of which a rounded nothing has the plus; or a dash."""
+    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}"
 
 
 def interval(ends: Sequence[float]) -> str:
@@ -91,8 +104,10 @@ def summary_lines(results: Results) -> list[str]:
     weight = found["reward_weight"]
     summed = "" if weight == 1 else f", weight of the reward {weight:g}"
     predicted = "no forecast" if found["kl_predicted"] is None else f"predicted {found['kl_predicted']:.3f}"
+    step = f", {NO_STEP}" if _took_no_step(results) else ""
     return [
-        f"λ: {multipliers}{summed} (β = {found['beta']:g}); scale of the trained step: {found['scale']:.3f}",
+        f"λ: {multipliers}{summed} (β = {found['beta']:g}); scale of the trained step: "
+        f"{found['scale']:.3f}{step}",
         f"KL to the reference: {found['kl']:.3f} nats a response ({predicted} at scale 1)",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
@@ -105,20 +120,44 @@ def _compute_line(found: Results | None) -> list[str]:
     if found is None or found["seconds"] is None:  # a stage of an earlier version has counted nothing
         return []
     return [
-        f"compute of all stages: {found['policy_rounds']} trainings of a policy "
+        f"compute of all stages: {policies_trained(found['policy_rounds'])} "
         f"({found['training_flops']:.3g} FLOPs), {found['generated_tokens']:,} tokens generated, "
         f"{found['seconds']:.0f} s"
     ]
 
 
+def policies_trained(count: int) -> str:
+    """Return how many policies were trained, in words."""
+    return f"{count} {'training' if count == 1 else 'trainings'} of a policy"
+
+
+def _took_no_step(results: Results) -> bool:
+    return bool(results["summary"]["scale"] == 0)
+
+
 def verdicts(results: Results) -> list[Verdict]:
-    """Return a verdict on each constraint ("relevance: HOLDS. Asked …"), and one on all of several."""
+    """Return a verdict on each constraint ("relevance: HOLDS. Asked …"), and one on all of several.
+
+    The price is beside the last of them.
+    """
     constraints, found = constraint_rows(results), results["summary"]
-    each = [_verdict(name, row) for name, row in constraints]
+    step = f"; {NO_STEP}" if _took_no_step(results) else ""
+    each = [_verdict(name, row, step) for name, row in constraints]
     if len(constraints) > 1:
         text = f"all constraints together, at {percent(found['confidence'])}: {found['verdict'].upper()}"
         each.append(Verdict(found["verdict"], text))
-    return each
+    return [
+        *each[:-1],
+        each[-1]._replace(beside=" · ".join(filter(None, (each[-1].beside, _price(results))))),
+    ]
+
+
+def _price(results: Results) -> str:
+    """Return what the policy has cost: the change of the reward with its interval, and the KL."""
+    reward, kl = results["reward"], f"KL {results['summary']['kl']:.3f} nats a response"
+    if reward["measured"] is None:
+        return kl
+    return f"reward {number(reward['measured'])} {interval(reward['interval'])} · {kl}"
 
 
 def verdict_lines(results: Results) -> list[str]:
@@ -135,7 +174,7 @@ def bound_lines(results: Results) -> list[str]:
     ]
 
 
-def _verdict(name: str, row: Results) -> Verdict:
+def _verdict(name: str, row: Results, step: str) -> Verdict:
     label, certificate = row.get("label", name), row["certificate"]
     if certificate is None:
         why = "since its scores exist for the training samples only"
@@ -149,14 +188,19 @@ def _verdict(name: str, row: Results) -> Verdict:
         "max_unsafe": f"Asked for at most {1 - bound:.1%} unsafe, measured {1 - mean:.1%}",
     }[row["goal"]]
     verdict = certificate["verdict"]
-    return Verdict(verdict, f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts")
+    text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{step}"
+    return Verdict(verdict, text, f"certificate: {_ends(certificate)}")
 
 
-def _bounds(certificate: Results) -> str:
+def _ends(certificate: Results) -> str:
     lower, upper = (
         "none" if certificate[end] is None else number(certificate[end]) for end in ("lower", "upper")
     )
-    line = f"lower bound {lower}, upper bound {upper}, for {number(certificate['bound'])}"
+    return f"lower bound {lower}, upper bound {upper}"
+
+
+def _bounds(certificate: Results) -> str:
+    line = f"{_ends(certificate)}, for {number(certificate['bound'])}"
     if certificate["verdict"] != "undecided":
         return line
     needed = certificate["prompts_needed"]

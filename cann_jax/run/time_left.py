@@ -13,7 +13,7 @@ SHORT = ("dual", "export")  # seconds
 
 
 def time_left(run: ModelRun[Any], before: Mapping[str, float], left: Iterable[str]) -> str:
-    """Return in words about how long the stages ``left`` take together, and of which nothing is known.
+    """Return in words about how long the stages ``left`` take together, as far as that is known yet.
 
     Args:
         run: The run.
@@ -24,8 +24,8 @@ def time_left(run: ModelRun[Any], before: Mapping[str, float], left: Iterable[st
     known = {name: _seconds(run, before, name) for name in names}
     total = sum(seconds for seconds in known.values() if seconds is not None)
     unknown = [name for name in names if known[name] is None]
-    if len(unknown) == len(names):
-        return ""
+    if total == 0 and unknown:
+        return "; time left: unknown yet"
     rest = f", and {', '.join(unknown)}" if unknown else ""
     return f"; about {_words(total)} left{rest}"
 

@@ -3,7 +3,7 @@
 With a dial, also in which direction: the coefficients of the scores' adapters, from λ on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,6 +80,8 @@ def run(run: Run) -> None:
     search = _search(config, goals, known, policies.start, reference, sampled)
     rounds, step = "set rounds to 2 or more, which start from here", "set align.dial to false"
     _print(goals, search, step if config.align.dial else rounds)
+    for line in _far_aims(goals, search.targets):
+        print(f"calibrate: {line}")
     record = _record(goals, search)
     if config.align.dial:
         record |= _dial(policies, search.found, known.log_ratios, whole)
@@ -208,6 +210,8 @@ def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:
             f"calibrate: {goal.label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
             f"expected {expected:+.3f} at scale {found.scale:.3f} (KL {found.kl:.2f} nats)"
         )
+    if found.scale == 0:
+        print("calibrate: at scale 0 the model is the reference")
     if not found.met:
         print(
             "calibrate: no scale within calibrate.kl_limit and calibrate.largest meets every aim; the "
@@ -218,6 +222,21 @@ def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:
             f"calibrate: no policy was sampled near scale {found.scale:.3f}; what is expected there comes "
             f"from {len(search.tries)} others. Raise calibrate.tries to see one"
         )
+
+
+def _far_aims(goals: Sequence[Goal], targets: np.ndarray) -> Iterator[str]:
+    """Yield a line a margin that is less than what the certificate takes beyond it, which more prompts lower.
+
+    What it takes falls with the root of the number of prompts, held out and of the calibration.
+    """
+    for goal, target in zip(goals, targets, strict=True):
+        takes = float(target - goal.asked)
+        if 0 < goal.asked < takes:
+            needed = int(np.ceil(goal.heldout * (takes / goal.asked) ** 2))
+            yield (
+                f"{goal.label}: the certificate of {goal.heldout} held-out prompts takes {takes:+.3f}, more "
+                f"than the margin; with about {needed:,}, and as many times the calibration prompts, as much"
+            )
 
 
 def _record(goals: Sequence[Goal], search: Search) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from cann_jax.run.policies import (
 )
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.resample import resample_policy
+from cann_jax.run.results import NO_STEP
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers, load_scorers
 from cann_jax.run.training import aligned_decoder
@@ -56,17 +57,20 @@ def run(run: Run) -> None:
     scorers = load_scorers(run, wanted)
     draw = Draw(prompts, config.evaluate.responses, config.seed + HELDOUT_SEED, run.folder / "evaluate")
     reference = sample_reference(run, scorers, draw, REFERENCE)
-    aligned = _compared(run, scorers, draw)
+    aligned = _compared(run, scorers, draw, reference)
     tables = {REFERENCE: _table(reference), ALIGNED: _table(aligned)}
     write_evaluation(run, tables, results(run, reference, aligned))
 
 
-def _compared(run: Run, scorers: Scorers, draw: Draw) -> Sampled:
-    """Sample and score the policy that ``evaluate.policy`` names."""
+def _compared(run: Run, scorers: Scorers, draw: Draw, reference: Sampled) -> Sampled:
+    """Sample and score the policy that ``evaluate.policy`` names; a step of scale 0 leaves the reference."""
     if run.config.evaluate.policy == "resample":
         return resample_policy(run, scorers, draw, ALIGNED)
     if run.config.evaluate.policy == "reference":  # by other random numbers, to show what chance alone does
         return sample_reference(run, scorers, replace(draw, seed=draw.seed + ANEW), ALIGNED)
+    if read_final_scale(run) == 0:
+        print(f"evaluate: {NO_STEP}", flush=True)
+        return reference
     return sample_policy(run, scorers, LanguageModel.of(aligned_decoder(run), run.files), draw, ALIGNED)
 
 
@@ -124,7 +128,11 @@ def _certified(
         [values for _, values in measured],
         [each.target for each, _ in measured],
         config.evaluate.confidence,
-        ranges=[difference_range(each) for each, _ in measured],
+        # What is the reference is known to improve nothing, where a sample of nothing but 0 decides nothing.
+        ranges=[
+            (0.0, 0.0) if aligned is reference and each.margin is not None else difference_range(each)
+            for each, _ in measured
+        ],
     )
     rows = {
         each.name: _certificate_row(certificate, index, each.target)

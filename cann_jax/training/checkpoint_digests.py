@@ -47,6 +47,12 @@ def broken(checkpoint: epath.Path) -> str | None:
     return damage(checkpoint)
 
 
+def saved_steps(folder: epath.Path) -> list[int]:
+    """Return after which steps there is a checkpoint, whole or damaged, the last one first."""
+    found = folder.iterdir() if folder.exists() else ()
+    return sorted((int(child.name) for child in found if _is_committed(child)), reverse=True)
+
+
 def drop_damaged(folder: epath.Path) -> None:
     """Delete damaged checkpoints and what follows the one to go on from, and say so.
 
@@ -55,7 +61,7 @@ def drop_damaged(folder: epath.Path) -> None:
     Raises:
         InputError: None is left to go on from; nothing is deleted.
     """
-    steps = sorted((int(child.name) for child in folder.iterdir() if _is_committed(child)), reverse=True)
+    steps = saved_steps(folder)
     found = {step: broken(folder / str(step)) for step in steps}
     whole = [step for step in steps if found[step] is None]
     chosen = next((step for step in whole if _needed(folder / str(step)) in (None, *whole)), None)

@@ -163,3 +163,12 @@ def test_student_is_wrong_too_often():
     rng = np.random.default_rng(7)
     wrong = sum(certify([lognormal(rng, 32)], 0.0, method="student").verdict == HOLDS for _ in range(DRAWS))
     assert wrong / DRAWS > 0.1
+
+
+@pytest.mark.parametrize("count", [1, 64])
+@pytest.mark.parametrize("margin, verdict", [(0.05, FAILS), (0.0, HOLDS), (-0.05, HOLDS)])
+def test_what_is_known_is_decided_by_itself(count, margin, verdict):
+    """A policy that is the reference improves nothing, however few prompts say so."""
+    nothing = np.zeros(count)
+    assert certify([nothing], margin, ranges=[(0.0, 0.0)]).verdict == verdict
+    assert certify([nothing], margin).verdict == UNDECIDED  # of which nothing but the sample is known

@@ -22,10 +22,14 @@ def test_runs_are_compared_in_words_and_on_a_page(folder, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-2:] == lines
     text = (tmp_path / "both" / "comparison.md").read_text()
     assert text.startswith("# runs/trial against other/trial\n")
-    assert "| runs/trial | safe | undecided | +0.500 | +0.500 | +0.600 | [+0.500, +0.700] |" in text
+    assert "| runs/trial | safe | undecided | +0.500 | +0.600 | [+0.500, +0.700] | +0.500 |" in text
     assert "| runs/trial | undecided | safe 1.5 | 0.300 | 0.250 | 3.0 → 4.0 | 1.250 | – |" in text
     assert "| evaluate.bootstrap | 2000 | 77 |" in text and "| name |" not in text
+    assert "| interval | predicted at scale 1 |" in text
     found = Elements((tmp_path / "both" / "comparison.html").read_text())
+    captions = found.texts("figcaption")
+    assert "safe: measured change with interval, the margin as a line" in captions
+    assert "reward: measured change with interval" in captions  # which has none
     links = [value for value in found.values("href") if value.endswith("report.html")]
     assert len(links) == 2 and all((tmp_path / "both" / link).exists() for link in links)
     verdicts = [text.strip().partition(".")[0] for text in found.texts("p")]

@@ -1,6 +1,8 @@
 """report.html: whole without a network, safe with hostile texts, and there for whatever a run has left."""
 
+import html
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -31,7 +33,7 @@ VOID = {"meta", "link", "input", "br"}
 def test_a_confidence_keeps_its_digits(share, words):
     found = {"verdict": "holds", "confidence": share}
     row = {"goal": "margin", "asked": 0.5, **ROW, "certificate": CERTIFICATE}
-    results = {"safe": row, "kind": row, "also": {}, "summary": found}
+    results = RESULTS | {"safe": row, "kind": row, "summary": RESULTS["summary"] | found}
     assert verdicts(results)[-1].text == f"all constraints together, at {words}: HOLDS"
 
 
@@ -98,6 +100,13 @@ def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
     found = elements(folder)
     verdict = "safe: UNDECIDED. Asked +0.500, measured +0.600 [+0.500, +0.700] on 2 unseen prompts"
     assert found.texts("p")[0].strip() == verdict
+    assert found.texts("small") == [
+        "certificate: lower bound +0.480, upper bound none · reward +0.600 [+0.500, +0.700] · KL 0.300 nats "
+        "a response"
+    ]
+    assert found.texts("th")[:6] == [
+        *("score", "asked", "measured", "interval", "predicted at scale 1", "before → after")
+    ]
     lines = found.texts("li")
     assert lines[0] == (
         "safe: evaluate on about 9 held-out prompts instead of 2 (prompts.heldout); at this estimate they "
@@ -232,12 +241,13 @@ def test_what_stages_have_cost_is_shown_where_it_is_known(folder):
     spent = {"policy_rounds": 1, "generated_tokens": 1234, "training_flops": 2.5e12, "seconds": 61.4}
     findings.commits["align"] |= {"compute": spent}
     findings.results["summary"]["compute"] = spent | {"seconds": None}
-    html = page(findings)
-    rows = [" ".join(text.split()) for text in Elements(html).texts("tr")]
+    written = page(findings)
+    rows = [" ".join(text.split()) for text in Elements(written).texts("tr")]
     assert any(row.startswith("align") and "ended 61 s 1,234 2.5e+12" in row for row in rows)
+    assert "61\u00a0s" in written  # in one line
     assert any(row.startswith("score") and row.endswith("to be run – – –") for row in rows)
-    text = " ".join(html.split())
-    assert "1 trainings of a policy; 1,234 tokens drawn; 2.5e+12 training FLOPs; unknown seconds." in text
+    text = " ".join(written.split())
+    assert "1 training of a policy; 1,234 tokens drawn; 2.5e+12 training FLOPs; unknown seconds." in text
 
 
 def test_the_versions_of_a_run_are_recorded():
@@ -248,6 +258,9 @@ def test_the_versions_of_a_run_are_recorded():
 DRIVE = """<script>
 const form = document.getElementById("filters").elements, shown = document.getElementById("shown");
 const tell = [shown.textContent];
+const more = document.getElementById("more");
+const seen = () => document.querySelectorAll(".sample:not([hidden])").length;
+tell.push(seen(), more.hidden, more.textContent); more.click(); tell.push(seen(), more.hidden);
 const ask = (name, value) => {
   form[name].value = value;
   form[name].dispatchEvent(new Event("input", {bubbles: true}));
@@ -284,9 +297,36 @@ def browser(tmp_path):
 def test_search_order_and_theme_work_in_a_browser_without_an_error(folder, browser):
     elements(folder)
     text = (folder / "report.html").read_text()
-    (folder / "driven.html").write_text(text.replace("</body>", DRIVE))
+    assert "const few = 12," in text
+    (folder / "driven.html").write_text(text.replace("few = 12", "few = 2").replace("</body>", DRIVE))
     dom, said = browser(folder / "driven.html")
     assert not said
     told = json.loads(Elements(dom.partition("\n")[2] or dom).texts("title")[0])
-    assert told[:4] == ["3 of 3 shown", "0 of 3 shown", "1 of 3 shown", "1 of 3 shown"]
-    assert told[4:] == [False, "Theme: dark", "dark"]
+    assert told[:6] == ["2 of 3 shown", 2, False, "Show all 3", 3, True]
+    # What is looked for is found among those that are not shown, too.
+    assert told[6:9] == ["0 of 0 shown, of 3 in all", *["1 of 1 shown, of 3 in all"] * 2]
+    assert told[9:] == [False, "Theme: dark", "dark"]
+
+
+FRAME = """<iframe id="phone" style="width: 390px; height: 800px; border: 0" srcdoc="{page}"></iframe>
+<script>
+addEventListener("load", () => {{
+  const page = document.getElementById("phone").contentDocument;
+  page.querySelectorAll("details").forEach((each) => each.open = true);
+  const cells = [...page.querySelectorAll(".stacks td")];
+  const measured = page.querySelector("[data-label=measured]");
+  const right = Math.max(...cells.map((each) => each.getBoundingClientRect().right));
+  const label = page.defaultView.getComputedStyle(measured, "::before").content;
+  document.title = JSON.stringify([right, page.documentElement.scrollWidth, label]);
+}});
+</script>"""
+
+
+def test_on_a_phone_no_cell_lies_beyond_the_edge(folder, browser):
+    """Measured, interval and before → after began 60 to 320 pixels to the right of it."""
+    elements(folder)
+    page = html.escape((folder / "report.html").read_text())
+    (folder / "phone.html").write_text(f"<title></title>{FRAME.format(page=page)}")
+    dom, said = browser(folder / "phone.html")
+    right, width, label = json.loads(re.search(r"<title>(.*?)</title>", dom)[1])
+    assert not said and right <= 390 and width <= 390 and label == '"measured"'

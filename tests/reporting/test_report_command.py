@@ -9,8 +9,10 @@ from etils import epath
 from cann_jax.files.errors import InputError
 from cann_jax.files.lock import sole_writer
 from cann_jax.report import main
+from cann_jax.reporting.finished_run import finished_run
 from cann_jax.reporting.markdown import table
 from cann_jax.run.manifest import LAYOUT
+from cann_jax.run.standing import standing
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -45,13 +47,36 @@ def test_a_run_at_work_tells_how_far_it_is_and_is_not_disturbed(folder, capsys):
         after = contents(folder)
     assert {path.name for path in after.keys() - before.keys()} == {"report.html", "report.md"}
     assert before.items() <= after.items()
-    line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith(
-        "trial: 0 of 6 stages have ended; next is sample (100 prompts of responses); "
-        f"at work is process {os.getpid()} on "
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "trial: at work on sample, 100 prompts of responses done; 0 of 6 stages have ended; it is process "
+        f"{os.getpid()} on "
     )
+    # Whoever started train again got exit status 2, for there is a writer.
+    wait = "Wait: another process is at work on sample, 100 prompts of responses done."
+    assert f"next: {wait}" in said and "tart train again" not in said
+    assert wait in (folder / "report.html").read_text() and wait in (folder / "report.md").read_text()
     main([str(folder)])
-    assert "; nobody is at work; the same command goes on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "trial: 0 of 6 stages have ended; next is sample (100 prompts of responses done); nobody is at work; "
+        "the same command goes on"
+    )
+    assert "next: Start train again with the same settings" in said
+
+
+def test_a_training_that_was_cut_off_tells_where_it_goes_on(folder):
+    run = finished_run(str(folder))
+    ended = {stage.name for stage in run.stages} - {"align"}
+    (folder / "align/manifest.json").unlink()
+    (folder / "align/metrics.jsonl").write_text("{}\n" * 3)
+    assert "next is align (3 of 4 steps done; it goes on from its first step); " in standing(run, ended).line
+    for step in (1, 2):
+        (folder / f"align/checkpoints/{step}").mkdir(parents=True)
+    (folder / "align/checkpoints/3.orbax-checkpoint-tmp-1").mkdir()
+    found = standing(run, ended)
+    assert "next is align (3 of 4 steps done; it goes on after step 2); " in found.line
+    assert found.at_work is None and standing(run, {*ended, "align"}) is None
 
 
 def test_a_run_that_is_made_anew_is_told_and_not_refused(folder, capsys):

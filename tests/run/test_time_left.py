@@ -24,7 +24,8 @@ def quickstart() -> Run:
         (PACE, ("evaluate",), "; about 3 min left"),
         (PACE | {"align": 20.0}, ("align",), "; about 20 s left"),
         (PACE, ("dual", "rounds", "evaluate"), "; about 3 min left, and rounds"),
-        ({}, ("sample", "score"), ""),
+        ({}, ("sample", "score"), "; time left: unknown yet"),
+        ({}, ("sample", "score", "dual", "export"), "; time left: unknown yet"),  # was "about 0 s left, and"
     ],
 )
 def test_by_what_stages_took_or_by_the_pace(quickstart, before, left, words):

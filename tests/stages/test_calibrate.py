@@ -239,3 +239,47 @@ def test_numbers_are_written_as_people_write_them(calibrated):
             short = float(str(np.float32(number)))
             assert number == short or number != float(np.float32(number)), (name, number)
     assert read(calibrated, "evaluate/results.json")["relevance"]["asked"] == 0.01
+
+
+@pytest.mark.parametrize("margin, verdict", [("0.01", "fails"), ("-0.5", "holds")])
+def test_a_step_that_was_not_taken_is_known_to_change_nothing(copied, capsys, margin, verdict):
+    """Differences that are all 0 decided nothing: no number of prompts would have told 0 from the margin."""
+    folder, flags = copied
+    flags += [
+        "--calibrate.kl_limit",
+        "1e-9",
+        "--calibrate.tries",
+        "1",
+        "--constraints.relevance.margin",
+        margin,
+    ]
+    train.main([*flags, "--stages", "dual,align,calibrate,evaluate"])
+    found, said = read(folder, "evaluate/results.json"), capsys.readouterr().out
+    certificate = found["relevance"]["certificate"]
+    assert (found["summary"]["scale"], found["summary"]["kl"]) == (0, 0)
+    assert (certificate["verdict"], certificate["lower"], certificate["upper"]) == (verdict, 0, 0)
+    assert found["summary"]["verdict"] == verdict and found["reward"]["measured"] == 0
+    assert "calibrate: at scale 0 the model is the reference" in said
+    assert "evaluate: no step was taken: the model is the reference\n" in said
+    assert said.rstrip().endswith("unseen prompts; no step was taken: the model is the reference")
+    assert "too near" not in said and "calibrate.aim" not in said
+
+
+def test_a_level_of_the_reference_is_judged_by_the_sample(copied):
+    folder, flags = copied
+    config = json.loads((folder / "runs/tiny/config.json").read_text())
+    level = {"scorer": config["constraints"]["relevance"]["scorer"], "at_least": -100.0}
+    flags += ["--calibrate.kl_limit", "1e-9", "--constraints", json.dumps({"relevance": level})]
+    train.main([*flags, "--stages", "dual,align,calibrate,evaluate"])
+    found = read(folder, "evaluate/results.json")
+    certificate = found["relevance"]["certificate"]
+    assert found["summary"]["scale"] == 0 and certificate["verdict"] == "holds"
+    assert certificate["lower"] < certificate["mean"] < certificate["upper"]
+
+
+def test_an_aim_far_above_its_margin_is_said_to_need_more_prompts(copied):
+    constraint = calibrate.constraints_of(parse_run(copied[1])[0])[0]
+    goals = [calibrate.Goal(constraint, "short", asked, 96) for asked in (0.1, 0.1, -0.1)]
+    lines = list(calibrate._far_aims(goals, np.array([1.738, 0.19, 1.0])))
+    assert len(lines) == 1 and "of 96 held-out prompts takes +1.638, more than the margin" in lines[0]
+    assert "about 25,758," in lines[0]  # 96 · 16.38²

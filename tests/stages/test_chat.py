@@ -73,7 +73,7 @@ def test_a_conversation(policies, capsys):
     assert first == anew and second != first and again != second
     assert "\nseed 6\n" in out and "error: /agian is no command; did you mean /again?" in out
     assert out.count("error: prompt 'chat' has ") == 1 and "each prompt stands alone" not in out.lower()
-    assert "tiny: temperature 1, at most 8 tokens, seed 5; the trained step at scale 1\n" in out
+    assert "tiny: temperature 1, at most 8 tokens, seed 5; the trained step at scale 1.000\n" in out
 
 
 def _cells(table: str) -> list[list[str]]:

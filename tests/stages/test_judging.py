@@ -47,6 +47,10 @@ def test_the_runs_own_responses(asked, capsys):
     lines = capsys.readouterr().out
     assert "helpfulness: 24 answers counted; excluded: none; 12 of 12 pairs changed by the order" in lines
     assert "intervals at 99.5%" in lines
+    # It says "A" whatever is shown there, which reads as 50.0 %.
+    warned = "warning: helpfulness: this judge goes by the order"
+    assert warned in lines and warned in (asked.run / "report.html").read_text()
+    assert "warning: unsafe" not in lines
     assert "judge" in (asked.run / "report.html").read_text() and not told(asked.run)
     for text in ("What m says", "unsafe: odd", "0, 12, 0"):
         assert text in (asked.run / "report.html").read_text()

@@ -119,7 +119,7 @@ def _print_settings(policies: Policies, seed: int) -> None:
     sample, scale = policies.run.config.sample, policies.scale
     print(
         f"{policies.run.config.name}: temperature {sample.temperature:g}, at most {sample.max_new_tokens} "
-        f"tokens, seed {seed}; the trained step at scale {scale:.3g}",
+        f"tokens, seed {seed}; the trained step at scale {scale:.3f}",
         flush=True,
     )
     for name in policies.not_scored:

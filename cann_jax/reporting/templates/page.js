@@ -19,22 +19,29 @@
   const filters = document.getElementById("filters");
   if (!filters) return;
   const list = document.getElementById("sample-list"), all = [...list.children];
+  const few = 12, more = document.getElementById("more");
+  let most = few;
   const texts = all.map((sample) => sample.textContent.toLowerCase());
   const update = () => {
     const words = filters.elements.search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const group = filters.elements.group ? filters.elements.group.value : "";
     const [sign, score] = filters.elements.order.value.split(" ");
-    all.forEach((sample, index) => {
-      const fits = words.every((word) => texts[index].includes(word));
-      sample.hidden = !fits || (group !== "" && sample.dataset.group !== group);
-    });
+    const fit = new Set(all.filter((sample, index) =>
+      words.every((word) => texts[index].includes(word)) && (group === "" || sample.dataset.group === group)));
     const change = (sample) => Number(sign) * JSON.parse(sample.dataset.changes)[score];
-    list.append(...(score === undefined ? all : [...all].sort((a, b) => change(b) - change(a))));
-    const shown = all.filter((sample) => !sample.hidden).length;
-    document.getElementById("shown").textContent = `${shown} of ${all.length} shown`;
+    const ordered = score === undefined ? all : [...all].sort((a, b) => change(b) - change(a));
+    let shown = 0;
+    for (const sample of ordered) sample.hidden = !(fit.has(sample) && shown++ < most);
+    list.append(...ordered);
+    const counts = `${Math.min(most, fit.size)} of ${fit.size} shown`;
+    document.getElementById("shown").textContent =
+      fit.size < all.length ? `${counts}, of ${all.length} in all` : counts;
+    more.hidden = fit.size <= most;
+    more.textContent = `Show all ${fit.size}`;
   };
+  more.addEventListener("click", () => { most = all.length; update(); });
   filters.hidden = false;
-  filters.addEventListener("input", update);
+  filters.addEventListener("input", () => { most = few; update(); });
   filters.addEventListener("submit", (event) => event.preventDefault());
   update();
 })();

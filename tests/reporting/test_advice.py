@@ -1,0 +1,85 @@
+"""What a report advises: what helps, one thing at a time, and nothing that contradicts the rest of it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cann_jax.command_line.run_options import parse_run
+from cann_jax.reporting.advice import next_steps
+from cann_jax.run.results import number, summary_lines, verdicts
+from cann_jax.run.run import Run
+from tests.reporting.conftest import CERTIFICATE, DUAL, RESULTS, SIGN
+
+UNBOUNDED = CERTIFICATE | {"prompts_needed": None, "lower": None, "upper": None, "prompts": 96}
+SHORT = CERTIFICATE | {"verdict": "fails", "mean": 0.3, "prompts_needed": None}
+WARNED = (SimpleNamespace(health=SimpleNamespace(warnings=[SIGN])),)
+
+
+def steps(certificate, *flags, scale=1.25, **more) -> list[str]:
+    """Return what is advised to a run of the quickstart's settings with this certificate."""
+    row, summary = RESULTS["safe"] | {"certificate": certificate}, RESULTS["summary"] | {"scale": scale}
+    found = {
+        "run": Run(parse_run(["--config", "quickstart", *flags])[0]),
+        "results": RESULTS | {"safe": row, "summary": summary},
+        **{"at_work": None, "commits": {}, "dual": None, "calibration": None, "trainings": ()},
+    }
+    return next_steps(SimpleNamespace(**found | more))
+
+
+NEAR = CERTIFICATE | {"prompts_needed": None, "mean": 0.5}
+
+
+@pytest.mark.parametrize(
+    "certificate, flags, said",
+    [
+        (
+            UNBOUNDED,
+            (),
+            "safe: all 96 prompts gave the same, which tells nothing of others; evaluate on more",
+        ),
+        (UNBOUNDED | {"prompts": 1}, (), "safe: one prompt decides nothing; evaluate on more"),
+        (NEAR, ("--calibrate.aim", "certificate"), "lower the margin, or train for more than it."),
+        (NEAR, ("--calibrate.aim", "margin"), "train for more than it (calibrate.aim certificate does)."),
+    ],
+)
+def test_an_estimate_is_too_near_only_where_it_is(certificate, flags, said):
+    """With no step taken, +0.000 was "too near" +1.000."""
+    (step,) = steps(certificate | {"mean": 0.5}, *flags)
+    assert said in step and ("too near" in step) == (certificate is NEAR)
+
+
+def test_where_no_step_was_taken_that_is_said():
+    calibration = {"met": False, "scale": 0.0, "kl": 0.0}
+    fails = SHORT | {"mean": 0.0, "lower": 0.0, "upper": 0.0}
+    (step,) = steps(fails, scale=0.0, calibration=calibration)
+    assert step == (
+        "safe falls short of the margin: no scale of the trained step came nearer; train on more prompts, or "
+        "lower the margin."
+    )
+    still = RESULTS | {"summary": RESULTS["summary"] | {"scale": 0.0}}
+    assert summary_lines(still)[0].endswith("step: 0.000, no step was taken: the model is the reference")
+    assert verdicts(still)[0].text.endswith("; no step was taken: the model is the reference")
+    assert "no step" not in " ".join(summary_lines(RESULTS)) + verdicts(RESULTS)[0].text
+
+
+@pytest.mark.parametrize("by, most", [("attainable", "+0.700"), ("plug_in", "+0.900")])
+def test_a_margin_has_one_maximum(by, most):
+    """Two lines apart stood the ceiling of a λ that the run did not take, and the largest margin."""
+    dual = DUAL | {"feasible": "no", "chosen": DUAL["chosen"] | {"by": by}}
+    assert f"(safe asks +0.500, of {most} at most)" in steps(SHORT, results=None, dual=dual)[0]
+
+
+def test_a_scale_at_its_limit_comes_before_a_step_that_is_called_too_long():
+    calibration = {"met": False, "scale": 4.0, "kl": 0.161}
+    (step,) = steps(SHORT, trainings=WARNED, calibration=calibration)
+    assert (
+        "no scale within calibrate.kl_limit (3) and calibrate.largest (4) met the aim (4 was kept, at KL"
+        in step
+    )
+    assert "the training warned" not in step
+    (step,) = steps(SHORT, trainings=WARNED, calibration=calibration | {"met": True})
+    assert "the training warned; do first what its warnings say" in step
+
+
+def test_nothing_has_no_minus():
+    assert [number(value) for value in (-0.0001, 0.0, -0.0005001)] == ["+0.000", "+0.000", "-0.001"]
