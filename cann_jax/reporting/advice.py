@@ -90,14 +90,8 @@ def _remedy(findings: Findings, label: str) -> str:
         if reach is not None and dual["margins"][index] > reach["ceiling"][index]:
             told = number(float(reach["ceiling"][index]))
             return f"it is above what this model can tell, {told}; lower it, or sample more prompts"
-    short = calibration is not None and not calibration["met"]
-    if short and calibration["scale"] == 0:
-        return "no scale of the trained step came nearer; train on more prompts, or lower the margin"
-    if short:
-        limits = "calibrate.kl_limit ({0.kl_limit:g}) and calibrate.largest ({0.largest:g})"
-        found = f"{calibration['scale']:.3g} was kept, at KL {calibration['kl']:.2f}"
-        limits = limits.format(config.calibrate)
-        return f"no scale within {limits} met the aim ({found}); raise them, or {_beyond(config)}"
+    if calibration is not None and not calibration["met"]:
+        return _no_scale(config, calibration)
     if any(log.health is not None and log.health.warnings for log in findings.trainings):
         return "the training warned; do first what its warnings say, below"
     if not config.calibrated and config.align.lora is not None:
@@ -105,6 +99,14 @@ def _remedy(findings: Findings, label: str) -> str:
     if config.calibrated:
         return f"raise calibrate.responses, whose draws decide the scale, or {_beyond(config)}"
     return _beyond(config)
+
+
+def _no_scale(config: RunConfig, calibration: Mapping[str, Any]) -> str:
+    if calibration["scale"] == 0:
+        return "no scale of the trained step came nearer; train on more prompts, or lower the margin"
+    limits = f"kl_limit ({config.calibrate.kl_limit:g}) and calibrate.largest ({config.calibrate.largest:g})"
+    found = f"{calibration['scale']:.3g} was kept, at KL {calibration['kl']:.2f}"
+    return f"no scale within calibrate.{limits} met the aim ({found}); raise them, or {_beyond(config)}"
 
 
 def _beyond(config: RunConfig) -> str:
