@@ -22,7 +22,7 @@ class ArrayTable:
         self.mask = arrays.pop("mask", None)
         self.arrays = _unstacked(path, arrays)
         given = [flags.prompt_weights, *flags.groups]
-        require(path, [flags.reward, *wanted, *(name for name in given if name)], self.arrays)
+        require(path, [flags.reward, *wanted, *(name for name in given if name)], self.arrays, flags)
         for flag, usual in (("prompt", "prompt"), ("response", "response")):
             if getattr(flags, flag) != usual:
                 raise InputError(f"--{flag}: an npz archive has no such column; leave the flag out")

@@ -7,7 +7,7 @@ import numpy as np
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.core.prepare import check_constraints
 from cann_jax.core.problem import Constraint
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 
 
 def names_asked(flags: DualFlags) -> list[str]:
@@ -66,7 +66,9 @@ def _refuse_unused(flags: DualFlags, found: list[Constraint], unsafe: set[str], 
         what = "no goal is about a group (NAME@GROUP=VALUE), and --stream reports none"
         unused += [("--groups", name, what) for name in flags.groups]
     for flag, name, reason in unused:
-        raise InputError(f"{flag} {name}: {reason}; add one or leave the flag out")
+        near = None if flag == "--groups" else nearest(name, sorted(every))
+        mend = f"did you mean {near}?" if near else "add one or leave the flag out"
+        raise InputError(f"{flag} {name}: {reason}; {mend}")
     for flag, given in (("--cost", flags.cost), ("--groups", flags.groups)):
         _refuse_twice(flag, given)
 
