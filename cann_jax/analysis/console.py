@@ -81,9 +81,11 @@ def count_notes(counts: ScoreSummary) -> list[str]:
     return notes
 
 
-def table_notes(cost: Iterable[str], dropped: int, repeated: int) -> list[str]:
-    """Return how a table was read, one sentence each; ``dropped`` and ``repeated`` as in ``RawTable``."""
+def table_notes(cost: Iterable[str], dropped: int, repeated: int, counter: str | None = None) -> list[str]:
+    """Return how a table was read, one sentence each; the numbers and ``counter`` as in ``RawTable``."""
     notes = [f"{name}: less is better; everything about it here is about -{name}." for name in cost]
+    if counter is not None:
+        notes.append(f"column {counter!r} has no name and counts the rows; it was left out.")
     if dropped:
         notes.append(f"{dropped} rows or responses lack something and were left out (--drop_missing).")
     if repeated:

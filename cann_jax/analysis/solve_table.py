@@ -58,7 +58,7 @@ def solve_table(path: str, flags: DualFlags) -> None:
     if not table.groups:  # what is asked of the raw scores from here on is the report by group
         table = dataclasses.replace(table, scores={})
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
-    notes = [*warnings(found), *table_notes(flags.cost, table.dropped, table.repeated)]
+    notes = [*warnings(found), *table_notes(flags.cost, table.dropped, table.repeated, table.counter)]
     groups = by_group(
         problem,
         constraints,
