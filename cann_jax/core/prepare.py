@@ -62,7 +62,7 @@ def prepare(
     scores = jax.device_put(dataclasses.replace(table, constraints=prepared))
     grouped = any(c.group is not None for c in constraints)
     targets = make_targets(constraints, scores.reward.dtype, members if grouped else None, shares)
-    return Problem(scores, targets, names)
+    return Problem(scores, targets, tuple(constraints))
 
 
 def check_constraints(constraints: Sequence[Constraint]) -> None:

@@ -69,7 +69,7 @@ MISTAKES = {
         ["--margin", "1", "--margin", "1", "--margin", "1"],
         "3 values without a name, more",
     ),
-    "fewer margins": (TABLE, ["--margin", "1"], "1 values without a name, fewer"),
+    "fewer margins": (TABLE, ["--margin", "1"], "1 value without a name, fewer"),
     "nothing asked": (TABLE, [], "no constraint is given"),
     "margin of text": (TABLE, ["--margin", "safe=much"], "'much' is not a number"),
     "group": (TABLE, ["--margin", "safe@invite=1"], "no group invite; did you mean inviting"),
