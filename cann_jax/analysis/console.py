@@ -150,7 +150,7 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     for j, name in enumerate(found.problem.names):
         ceiling = f"{attainable.ceiling[j]:+.4g}"
         multiplier = _multiplier(
-            attainable.multipliers, reach.intervals and reach.intervals.multipliers[1:], j
+            attainable.multipliers, reach.intervals.multipliers[1:] if reach.intervals else None, j
         )
         if reach.intervals is not None:
             ceiling += _span(reach.intervals.ceiling[1:], j)
@@ -166,7 +166,7 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
 def _print_grid(out: Console, headings: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
     """Print a table; where it is wider than the console, each interval stands below its value, whole."""
     table = grid(headings, rows, title)
-    if out.measure(table).maximum > out.width:
+    if out.measure(table, options=out.options.update(width=10**6)).maximum > out.width:
         table = grid(headings, [[cell.replace(" [", "\n[") for cell in row] for row in rows], title)
     out.print(table)
 
@@ -215,7 +215,11 @@ def _row(found: Analysis, j: int, with_change: bool) -> list[str]:
     if spans is not None and with_change:
         improvement += _span(spans.predicted_improvement, j)
     ends = apart(float(found.problem.margins[j]), float(found.largest_margin[j]))
-    return [*ends, _multiplier(found.solution.multipliers, spans and spans.multipliers, j), improvement]
+    return [
+        *ends,
+        _multiplier(found.solution.multipliers, spans.multipliers if spans else None, j),
+        improvement,
+    ]
 
 
 def _multiplier(multipliers: Array, span: Sequence[np.ndarray] | None, j: int) -> str:

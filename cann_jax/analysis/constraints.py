@@ -9,6 +9,7 @@ from cann_jax.analysis.flags import DualFlags
 from cann_jax.core.prepare import check_constraints
 from cann_jax.core.problem import Constraint
 from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.numbers import counted
 
 
 def as_levels(flags: DualFlags) -> DualFlags:
@@ -23,7 +24,7 @@ def as_levels(flags: DualFlags) -> DualFlags:
     shares = {goal.rpartition("=")[0].partition("@")[0] for goal in flags.max_unsafe}
     below = {bound.rpartition("=")[0] for bound in flags.unsafe_below}
     for name, _ in above:
-        if shares and "" not in shares and name not in shares:
+        if "" not in shares and name not in shares:  # "": one of a value without a name
             raise InputError(
                 f"--unsafe_above {name}: no --max_unsafe is about it; add one or leave the flag out"
             )
@@ -76,11 +77,15 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
     goals = flags.goals
     if not goals:
         raise InputError("no constraint is given; give --margin, --at_least, --at_most or --max_unsafe")
+    for kind, goal in goals:
+        if "=" not in goal and goal.partition("@")[0] in available:
+            raise InputError(f"--{kind} {goal}: has no value; write one, such as --{kind} {goal}=0.3")
     unnamed = [goal for _, goal in goals if "=" not in goal]
     if unnamed and len(unnamed) != len(available):
         more = "more" if len(unnamed) > len(available) else "fewer"
         raise InputError(
-            f"{len(unnamed)} values without a name, {more} than the table's {len(available)} constraints "
+            f"{counted(len(unnamed), 'value')} without a name, {more} than the table's "
+            f"{counted(len(available), 'constraint')} "
             f"({', '.join(available) or 'none'}); write --{goals[0][0]} NAME={unnamed[0]}"
         )
     names = iter(available)
@@ -116,7 +121,7 @@ def _refuse_unused(flags: DualFlags, found: list[Constraint], unsafe: set[str], 
         what = "no goal is about a group (NAME@GROUP=VALUE), and --stream reports none"
         unused += [("--groups", name, what) for name in flags.groups]
     for flag, name, reason in unused:
-        near = None if flag == "--groups" else nearest(name, sorted(every))
+        near = None if flag == "--groups" or name in every else nearest(name, sorted(every))
         mend = f"did you mean {near}?" if near else "add one or leave the flag out"
         raise InputError(f"{flag} {name}: {reason}; {mend}")
     for flag, given in (("--cost", flags.cost), ("--groups", flags.groups)):

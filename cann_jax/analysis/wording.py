@@ -28,7 +28,7 @@ def asked(constraint: Constraint) -> str:
 def shown_mean(constraint: Constraint, mean: float) -> str:
     """Return a mean of g as its goal speaks of it: of the score's own sign, or as the share of the unsafe."""
     if constraint.max_unsafe is not None:
-        return f"{100 * min(max(1 - mean, 0.0), 1.0):.3g}%"
+        return f"{round(100 * min(max(1 - mean, 0.0), 1.0), 3):.3g}%"  # float32 has no more of a share near 1
     return f"{(-mean if constraint.cost else mean) + 0.0:.4g}"
 
 
@@ -50,7 +50,7 @@ def constant_line(constraint: Constraint, mean: float) -> str:
             "them changes it; sample more varied responses, or check the scorer"
         )
     who = {0.0: "every response is", 1.0: "no response is"}.get(
-        mean, "of each prompt all responses or none are"
+        round(mean, 6), "of each prompt all responses or none are"
     )
     return (
         f"{constraint.label}: {who} {_unsafe(constraint)}, so that no choice among them changes that share; "
