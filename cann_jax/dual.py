@@ -35,6 +35,9 @@ def _solve(path: str, flags: DualFlags) -> None:
     from cann_jax.runtime.compilation import keep_compilations
 
     keep_compilations()
+    from cann_jax.analysis.constraints import as_levels
+
+    flags = as_levels(flags)
     if flags.stream:
         from cann_jax.analysis.stream import solve_streamed_table
 

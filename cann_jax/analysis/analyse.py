@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cann_jax.analysis.reach import Features, Reach, find_reach
+from cann_jax.analysis.wording import question_line
 from cann_jax.core.exploration.conflict import Reachability, reachability, settle
 from cann_jax.core.exploration.curve import sensitivities
 from cann_jax.core.exploration.finite_sample import Correction, KLimit, correct_multipliers, kl_limit
@@ -127,7 +128,8 @@ def analyse(
         by_beta=by_beta,
     )
     tightest = np.ones(1) if reach is None else reach.combination
-    questions = open_questions(problem, solution, tightest, beta, confidence)
+    asked = open_questions(problem, solution, tightest, beta, confidence)
+    questions = [dataclasses.replace(q, text=question_line(problem.constraints, q)) for q in asked]
     result = dataclasses.replace(result, questions=tuple(questions))
     if features is not None:
         multipliers = np.asarray(solution.multipliers)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from cann_jax.analysis.columns import FirstFault
+from cann_jax.analysis.faults import FirstFault
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.raw_table import RawTable, check_whole, larger_is_better
 from cann_jax.analysis.table_layout import feature_columns, require
@@ -22,7 +22,7 @@ class ArrayTable:
         self.mask = arrays.pop("mask", None)
         self.arrays = _unstacked(path, arrays)
         given = [flags.prompt_weights, *flags.groups]
-        require(path, [flags.reward, *wanted, *(name for name in given if name)], self.arrays)
+        require(path, [flags.reward, *wanted, *(name for name in given if name)], self.arrays, flags)
         for flag, usual in (("prompt", "prompt"), ("response", "response")):
             if getattr(flags, flag) != usual:
                 raise InputError(f"--{flag}: an npz archive has no such column; leave the flag out")
@@ -39,7 +39,7 @@ class ArrayTable:
         weights = self.flags.prompt_weights
         columns = self.flags.groups or (("group",) if "group" in self.arrays else ())
         found = finish_wide(
-            FirstFault(self.path),
+            FirstFault(self.path, whole=True),
             np.arange(1, self.shape[0] + 1),
             scores,
             self._responses(),

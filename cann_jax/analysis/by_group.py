@@ -34,56 +34,68 @@ class Group:
 
 def by_group(
     problem: Problem,
-    constraints: Sequence[Constraint],
     raw: Mapping[str, np.ndarray],
     columns: Mapping[str, np.ndarray],
     multipliers: np.ndarray,
     beta: float,
     confidence: float,
+    reward: str = "reward",
 ) -> list[Group]:
-    """Return all prompts, each group of the columns, and the prompts of none, if there are groups and a λ*.
+    """Return all prompts, each group of the columns, and the prompts of none, if there is a λ*.
 
     Args:
         problem: The problem.
-        constraints: Its constraints.
-        raw: Scores ``(prompts, responses)`` by name.
+        raw: Scores ``(prompts, responses)`` by name, of which those with a constraint on a group are needed.
         columns: Columns of groups, as in ``RawTable``.
         multipliers: λ* ``(m,)``.
         beta: β.
         confidence: Of the intervals.
+        reward: The reward's name where a constraint is named "reward".
     """
-    if not columns or not np.all(np.isfinite(multipliers)):
+    if not np.all(np.isfinite(multipliers)):
         return []
     scores, weights = problem.scores, np.asarray(normalised_prompt_weights(problem.scores), float)
     policy = np.asarray(tilted_weights(multipliers, scores, beta), float)
     there = present(scores)
     reference = there / np.maximum(there.sum(-1, keepdims=True), 1)
-    bounded = _values(constraints, raw)
-    reward = "reward" if "reward" not in bounded else next(iter(raw))  # the reward's column comes first
-    values = {reward: np.asarray(scores.reward)} | bounded
+    bounded = _values(problem, raw)
+    values = {reward if "reward" in bounded else "reward": np.asarray(scores.reward)} | bounded
     means = {
         name: [np.sum(np.where(there, own, 0) * each, axis=-1) for each in (reference, policy)]
         for name, own in values.items()
     }
-    rows = [(name, own & (weights > 0)) for name, own in _rows(columns)]
+    rows = [(name, own & (weights > 0)) for name, own in _rows(columns, len(weights))]
     return [_group(*row, weights, means, len(multipliers), confidence) for row in rows if row[1].any()]
 
 
-def _rows(columns: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+def _rows(columns: Mapping[str, np.ndarray], prompts: int) -> list[tuple[str, np.ndarray]]:
     """Return the name and the prompts ``(prompts,)`` bool of each row of the report."""
+    everyone = np.ones(prompts, bool)
+    if not columns:
+        return [("all prompts", everyone)]
     found = group_members(columns, group_names({name: groups_of(own) for name, own in columns.items()}))
     grouped = np.any(list(found.values()), axis=0)
-    return [("all prompts", np.ones_like(grouped)), *found.items(), ("no group", ~grouped)]
+    return [("all prompts", everyone), *found.items(), ("no group", ~grouped)]
 
 
-def _values(constraints: Sequence[Constraint], raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _values(problem: Problem, raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what constraints bound ``(prompts, responses)``, by name; one on a group counts for all."""
-    found = {}
-    for constraint in constraints:
-        chance = constraint.max_unsafe is not None
-        label = f"share of {constraint.name} >= {constraint.unsafe_below:g}" if chance else constraint.name
-        found[label] = constraint_values(constraint, raw[constraint.name])
+    found, prepared = {}, np.asarray(problem.scores.constraints)
+    for j, constraint in enumerate(problem.constraints):
+        own = (
+            prepared[..., j]
+            if constraint.group is None
+            else constraint_values(constraint, raw[constraint.name])
+        )
+        found[_label(constraint)] = own
     return found
+
+
+def _label(constraint: Constraint) -> str:
+    if constraint.max_unsafe is None:
+        return constraint.name
+    level = f"<= {0.0 - constraint.unsafe_below:g}" if constraint.cost else f">= {constraint.unsafe_below:g}"
+    return f"share of {constraint.name} {level}"
 
 
 def _group(

@@ -1,44 +1,15 @@
 """What the columns of a table hold, whichever of Arrow's types they have: numbers, keys and labels."""
 
 import json
-from collections.abc import Callable
+import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.files.errors import InputError
-
 # How pandas, R, Spark and spreadsheets write that there is no number.
 NO_NUMBER = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?$"
-
-
-class FirstFault:
-    """The first row of a table that is at fault; both ways of reading a table thus report the same one."""
-
-    def __init__(self, path: str) -> None:
-        self.path, self.number, self.problem = path, -1, ""
-
-    def check(self, numbers: np.ndarray, wrong: np.ndarray, problem: str | Callable[[int], str]) -> None:
-        """Note the first row that is ``wrong`` ``(rows,)``, if it precedes what was noted before.
-
-        Args:
-            numbers: ``(rows,)``, the rows' numbers in the file, increasing.
-            wrong: ``(rows,)`` bool.
-            problem: What is wrong with the row, and how to mend it; or a function of its index that says it.
-        """
-        if not wrong.any():
-            return
-        index = int(np.argmax(wrong))
-        if not self.problem or numbers[index] < self.number:
-            self.number = int(numbers[index])
-            self.problem = problem if isinstance(problem, str) else problem(index)
-
-    def report(self) -> None:
-        """Raise an InputError about the fault, if there is one."""
-        if self.problem:
-            raise InputError(f"{self.path}: row {self.number} {self.problem}")
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -77,6 +48,17 @@ def is_numeric(kind: pa.DataType) -> bool:
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
     )
+
+
+def row_counter(table: pa.Table) -> str | None:
+    """Return the column without a name that counts rows from 0 on, as pandas writes its index; else None."""
+    for name in table.column_names:
+        if not re.fullmatch(r"(Unnamed: \d+)?", name) or table.column_names.count(name) > 1:
+            continue
+        own = table[name]
+        if pa.types.is_integer(own.type) and np.array_equal(own.to_numpy(), np.arange(len(own))):
+            return str(name)
+    return None
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -133,17 +115,6 @@ def parse(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
         return column.cast(kind)
     except pa.ArrowInvalid:
         return None
-
-
-def checked_numbers(table: pa.Table, name: str, number: np.ndarray, fault: FirstFault) -> np.ndarray:
-    """Return the numbers of a plain column as ``numbers`` does; text that spells none is a fault."""
-    values, wrong = numbers(table[name])
-    fault.check(
-        number,
-        wrong,
-        lambda row: f"holds {table[name][row].as_py()!r} in column {name}, not a number; fix it",
-    )
-    return values
 
 
 def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

@@ -1,5 +1,6 @@
 """The constraints, groups and bounds that the dual command's flags state."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,55 @@ import numpy as np
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.core.prepare import check_constraints
 from cann_jax.core.problem import Constraint
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.numbers import counted
+
+
+def as_levels(flags: DualFlags) -> DualFlags:
+    """Return flags that ask ``--at_most`` and ``--unsafe_above`` of -NAME, by ``--cost``.
+
+    Raises:
+        InputError: A value is not a number, or has no name; or ``--unsafe_above`` bounds no share, or a score
+            that has another bound.
+    """
+    at_most = [_turned("--at_most", goal) for goal in flags.at_most]
+    above = [_turned("--unsafe_above", bound) for bound in flags.unsafe_above]
+    shares = {goal.rpartition("=")[0].partition("@")[0] for goal in flags.max_unsafe}
+    below = {bound.rpartition("=")[0] for bound in flags.unsafe_below}
+    for name, _ in above:
+        if "" not in shares and name not in shares:  # "": one of a value without a name
+            raise InputError(
+                f"--unsafe_above {name}: no --max_unsafe is about it; add one or leave the flag out"
+            )
+        if name in below:
+            raise InputError(f"--unsafe_above {name}: --unsafe_below bounds it too; give one of them")
+    costs = [target.partition("@")[0] for target, _ in at_most + above]
+    return dataclasses.replace(
+        flags,
+        at_least=(*flags.at_least, *(f"{target}={value!r}" for target, value in at_most)),
+        unsafe_below=(*flags.unsafe_below, *(f"{name}={value!r}" for name, value in above)),
+        cost=(*flags.cost, *(name for name in dict.fromkeys(costs) if name not in flags.cost)),
+        at_most=(),
+        unsafe_above=(),
+    )
+
+
+def _turned(flag: str, text: str) -> tuple[str, float]:
+    """Return the name in NAME=VALUE, and the value with its sign changed."""
+    name, sign, value = text.rpartition("=")
+    if not sign:
+        raise InputError(f"{flag} {text}: write {flag} NAME=VALUE")
+    return name, 0.0 - _number(f"{flag} {name}", value)
+
+
+def threshold_notes(flags: DualFlags, constraints: Iterable[Constraint]) -> list[str]:
+    """Return a sentence about each cost whose share of unsafe responses is asked for without a threshold."""
+    given = {bound.rpartition("=")[0] for bound in flags.unsafe_below}
+    costs = {c.name for c in constraints if c.cost and c.max_unsafe is not None} - given
+    return [
+        f"{name}: a response above 0 is unsafe, by default; --unsafe_above {name}=VALUE sets another bound."
+        for name in sorted(costs)
+    ]
 
 
 def names_asked(flags: DualFlags) -> list[str]:
@@ -27,12 +76,16 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
     """
     goals = flags.goals
     if not goals:
-        raise InputError("no constraint is given; give --margin, --at_least or --max_unsafe")
+        raise InputError("no constraint is given; give --margin, --at_least, --at_most or --max_unsafe")
+    for kind, goal in goals:
+        if "=" not in goal and goal.partition("@")[0] in available:
+            raise InputError(f"--{kind} {goal}: has no value; write one, such as --{kind} {goal}=0.3")
     unnamed = [goal for _, goal in goals if "=" not in goal]
     if unnamed and len(unnamed) != len(available):
         more = "more" if len(unnamed) > len(available) else "fewer"
         raise InputError(
-            f"{len(unnamed)} values without a name, {more} than the table's {len(available)} constraints "
+            f"{counted(len(unnamed), 'value')} without a name, {more} than the table's "
+            f"{counted(len(available), 'constraint')} "
             f"({', '.join(available) or 'none'}); write --{goals[0][0]} NAME={unnamed[0]}"
         )
     names = iter(available)
@@ -48,7 +101,9 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
         asked = {kind: _number(f"--{kind} {target}", value)}
         if kind == "max_unsafe":
             asked["unsafe_below"] = unsafe.get(name, 0.0)
-        found.append(Constraint(name, group=group or None, clip=clips.get(name), **asked))
+        found.append(
+            Constraint(name, group=group or None, clip=clips.get(name), cost=name in flags.cost, **asked)
+        )
     check_constraints(found)
     _refuse_unused(flags, found, set(unsafe), set(clips))
     return found
@@ -66,7 +121,9 @@ def _refuse_unused(flags: DualFlags, found: list[Constraint], unsafe: set[str], 
         what = "no goal is about a group (NAME@GROUP=VALUE), and --stream reports none"
         unused += [("--groups", name, what) for name in flags.groups]
     for flag, name, reason in unused:
-        raise InputError(f"{flag} {name}: {reason}; add one or leave the flag out")
+        near = None if flag == "--groups" or name in every else nearest(name, sorted(every))
+        mend = f"did you mean {near}?" if near else "add one or leave the flag out"
+        raise InputError(f"{flag} {name}: {reason}; {mend}")
     for flag, given in (("--cost", flags.cost), ("--groups", flags.groups)):
         _refuse_twice(flag, given)
 
@@ -140,4 +197,14 @@ def _number(flag: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{flag}: {text!r} is not a number") from None
+        raise InputError(f"{flag}: {text!r} is not a number; write {_meant(text)}") from None
+
+
+def _meant(text: str) -> str:
+    """Return the number that a text seems to be, as it is to be written; else an example."""
+    share = text.strip().endswith("%")
+    try:
+        value = float(text.strip().removesuffix("%").replace(",", "."))
+    except ValueError:
+        return "one, such as NAME=0.3"
+    return f"{value / 100 if share else value:.10g}"

@@ -19,8 +19,12 @@ class DualFlags:
         example (FILE): Write an example score table to this .parquet file, and do nothing else.
         margin (GOAL): Improvement over the reference to ask for.
         at_least (GOAL): Level of the mean score to ask for.
+        at_most (GOAL): Level of a mean score of which less is better, in its own units: ``--at_most harm=1``
+            is ``--cost harm --at_least harm=-1``.
         max_unsafe (GOAL): Largest share of responses that may score below ``--unsafe_below``.
         unsafe_below (NAME=VALUE): The score below which a response is unsafe; 0 by default.
+        unsafe_above (NAME=VALUE): The same of a score of which less is better, in its own units:
+            ``--unsafe_above harm=1`` is ``--cost harm --unsafe_below harm=-1``.
         cost (NAME): A score of which less is better; its sign is changed as it is read, so that margins,
             levels and bounds are those of -NAME.
         clip (NAME=LOW,HIGH): Clip these scores, or the reward, to bounds first.
@@ -46,8 +50,10 @@ class DualFlags:
     example: str | None = None
     margin: tuple[str, ...] = ()
     at_least: tuple[str, ...] = ()
+    at_most: tuple[str, ...] = ()
     max_unsafe: tuple[str, ...] = ()
     unsafe_below: tuple[str, ...] = ()
+    unsafe_above: tuple[str, ...] = ()
     cost: tuple[str, ...] = ()
     clip: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -67,7 +73,7 @@ class DualFlags:
 
     @property
     def goals(self) -> list[tuple[str, str]]:
-        """The goals asked for, each with the flag that states it."""
+        """The goals asked for, each with the flag that states it, once ``as_levels`` has turned costs."""
         kinds = ("margin", "at_least", "max_unsafe")
         return [(kind, goal) for kind in kinds for goal in getattr(self, kind)]
 

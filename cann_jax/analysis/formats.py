@@ -106,6 +106,32 @@ def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
         )
 
 
+def lines_of(path: str) -> list[int]:
+    """Return the line in which each row of a file begins, from 1 on; empty where it is no text with lines.
+
+    It is read again for that: only who writes a message asks.
+    """
+    suffix = Path(path.lower().removesuffix(".gz")).suffix
+    if suffix not in TEXT or not epath.Path(path).is_file():
+        return []
+    data = epath.Path(path).read_bytes()
+    data = _utf8(path, gunzip(path, data) if path.lower().endswith(".gz") else data)
+    if suffix in (".jsonl", ".json"):
+        rows = [number for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+        return [] if data.lstrip().startswith(b"[") else rows
+    separator, _, spaced = _header(data, ("\t",) if suffix == ".tsv" else SEPARATORS)
+    reader = csv.reader(
+        io.StringIO(data.decode("utf-8", "replace"), newline=""), delimiter=separator, skipinitialspace=spaced
+    )
+    found, last = [], 0
+    with contextlib.suppress(csv.Error):  # a text too long for it: later rows have their number
+        for row in reader:
+            if row:
+                found.append(last + 1)
+            last = reader.line_num
+    return found[1:]
+
+
 def read_npz(path: str) -> dict[str, np.ndarray]:
     """Return the arrays of an npz archive.
 

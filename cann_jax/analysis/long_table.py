@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.analysis.columns import FirstFault, checked_numbers, codes, labels
+from cann_jax.analysis.columns import codes, labels
+from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32, to_float32
 from cann_jax.analysis.table_layout import Layout
 
@@ -45,27 +46,29 @@ class _Rows:
         )
 
 
-def read_long(layout: Layout, table: pa.Table, number: np.ndarray) -> RawTable:
+def read_long(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) -> RawTable:
     """Return the scores of a table, or of whole prompts of it, prompts as they first appear.
 
     Args:
         layout: Where the table holds what.
         table: Its plain columns.
         number: ``(rows,)``, the rows' numbers in the file.
+        whole: Whether these are all of its rows.
 
     Raises:
         InputError: About the first row that lacks something, holds no number where one has to be, has
             another group or weight than its prompt's first row, or repeats a numbered response.
     """
-    fault = FirstFault(layout.path)
+    fault = FirstFault(layout.path, whole)
     rows = _rows_of(layout, table, number, fault)
     lacking = rows.lacking(layout)
     missing = np.any(list(lacking.values()), axis=0)
     if layout.drop_missing:
         rows = rows.take(~missing)
     else:
+        all_in_all = fault.counted(int(missing.sum()), "rows that lack something")
         for what, there in lacking.items():
-            fault.check(number, there, f"has no {what}; {FILL}")
+            fault.check(number, there, f"has no {what}{all_in_all}; {FILL}")
     prompt = np.unique(rows.prompt, return_inverse=True)[1]
     place, counts = _places(prompt)
     first = np.zeros(len(counts), np.int64)
@@ -127,7 +130,7 @@ def _check_one(
     layout: Layout, name: str, values: np.ndarray, number: np.ndarray, first: np.ndarray, fault: FirstFault
 ) -> None:
     def problem(row: int) -> str:
-        other = f"row {number[first[row]]} of the same {layout.prompt} has {values[first[row]]}"
+        other = f"{fault.place(number[first[row]])} of the same {layout.prompt} has {values[first[row]]}"
         return f"has {name} {values[row]}, but {other}; give each {layout.prompt} one"
 
     fault.check(number, np.asarray(values != values[first], bool), problem)

@@ -17,15 +17,19 @@ ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand promp
 RESPONSES = 1 << 7  # of a prompt, about: a row of a wide table holds all of them
 
 
-def read_part(layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[str, ...]) -> RawTable:
-    """Return the scores of whole prompts of a table; the rows have these numbers in the file ``(rows,)``.
+def read_part(
+    layout: Layout, table: pa.Table, number: np.ndarray, cost: tuple[str, ...], whole: bool = False
+) -> RawTable:
+    """Return the scores of whole prompts of a table, or of the ``whole`` of it.
+
+    The rows have these numbers in the file ``(rows,)``.
 
     Raises:
         InputError: A row is at fault.
     """
     with reading(layout.path, UNFIT):
         columns = pa.table({name: plain(table[name]) for name in layout.columns})
-        found = (read_long if layout.shape == LONG else read_wide)(layout, columns, number)
+        found = (read_long if layout.shape == LONG else read_wide)(layout, columns, number, whole)
     return larger_is_better(found, cost)
 
 

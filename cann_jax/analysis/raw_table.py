@@ -24,6 +24,7 @@ class RawTable:
             both at most; see ``check_precision``.
         dropped: Rows, responses or prompts that were left out because they lack something.
         repeated: Responses whose text another response of the prompt has.
+        counter: The column that was taken for a count of the rows, and for no score; None: there is none.
     """
 
     scores: dict[str, np.ndarray]
@@ -35,6 +36,7 @@ class RawTable:
     precision: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dropped: int = 0
     repeated: int = 0
+    counter: str | None = None
 
 
 def joined(parts: list[RawTable]) -> RawTable:

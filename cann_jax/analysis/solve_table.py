@@ -24,6 +24,7 @@ from cann_jax.analysis.constraints import (
     group_names,
     groups_of,
     names_asked,
+    threshold_notes,
 )
 from cann_jax.analysis.features import read_features
 from cann_jax.analysis.flags import DualFlags
@@ -51,22 +52,25 @@ def solve_table(path: str, flags: DualFlags) -> None:
         late = "cann_jax.analysis.result_files"
         threading.Thread(target=importlib.import_module, args=[late], daemon=True).start()
     problem, table = table_problem(path, flags)
-    constraints = constraints_asked(flags, list(table.scores)[1:])
     features = None
     if flags.features is not None:
         features = Features(read_features(path, flags.features, table), flags.folds, flags.seed, "--folds")
-    if not table.groups:  # what is asked of the raw scores from here on is the report by group
+    if not table.groups:  # from here on raw scores are asked for constraints of groups alone
         table = dataclasses.replace(table, scores={})
     found = analyse(problem, flags.beta, flags.confidence, flags.resamples, flags.seed, features=features)
-    notes = [*warnings(found), *table_notes(flags.cost, table.dropped, table.repeated)]
+    notes = [
+        *warnings(found),
+        *threshold_notes(flags, problem.constraints),
+        *table_notes(flags.cost, table.dropped, table.repeated, table.counter),
+    ]
     groups = by_group(
         problem,
-        constraints,
         table.scores,
         table.groups,
         np.asarray(found.solution.multipliers),
         flags.beta,
         flags.confidence,
+        flags.reward,
     )
     if not found.solution.converged:  # nothing is known of a policy that is none
         groups = []

@@ -9,20 +9,22 @@ from etils import epath
 from cann_jax.analysis.as_json import conflict_json, solution_json
 from cann_jax.analysis.console import (
     count_notes,
-    out_of_reach,
     strain_notes,
     table_notes,
     unconverged_message,
 )
+from cann_jax.analysis.constraints import threshold_notes
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.stream_reader import open_stream
+from cann_jax.analysis.wording import level_lines, out_of_reach
 from cann_jax.core.exploration.conflict import Reachability, reachability_of, settle
 from cann_jax.core.exploration.finite_sample import limit_of
 from cann_jax.core.feasibility import Feasible
-from cann_jax.core.problem import make_targets
+from cann_jax.core.problem import Constraint, make_targets
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, NotConvergedError
+from cann_jax.files.numbers import apart
 
 
 def solve_streamed_table(path: str, flags: DualFlags) -> None:
@@ -40,12 +42,13 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
     if reach is not None:
         found = dataclasses.replace(found, solution=settle(found.solution, reach))
     feasible = Feasible(int(found.solution.feasible))
-    _print_solution(found, labels, feasible, reader.seen.counts.prompts)
+    _print_solution(found, reader.constraints, feasible, reader.seen.counts.prompts)
     seen = reader.seen
     limit = limit_of(found.solution.kl, float(found.objective.constants.log_count))
     notes = [
         *count_notes(seen.counts),
-        *strain_notes(feasible, limit),
+        *strain_notes(feasible, limit, found.solution.multipliers),
+        *threshold_notes(flags, reader.constraints),
         *table_notes(flags.cost, seen.dropped, seen.repeated),
     ]
     for note in notes:
@@ -60,7 +63,10 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
             epath.Path(flags.out) / "dual.json", content | (conflict_json(labels, reach) if reach else {})
         )
     if feasible == Feasible.NO:
-        raise InfeasibleError(out_of_reach(labels, found.margins, found.largest_margin, reach))
+        solution = found.solution
+        raise InfeasibleError(
+            out_of_reach(reader.constraints, found.margins, found.largest_margin, solution.baseline, reach)
+        )
     if unsolved := unconverged_message(feasible, found.solution):
         raise NotConvergedError(unsolved)
 
@@ -72,14 +78,21 @@ def _taken_apart(found: StreamedSolution) -> Reachability | None:
     return None if settled else reachability_of(found.objective)
 
 
-def _print_solution(found: StreamedSolution, labels: Sequence[str], feasible: Feasible, prompts: int) -> None:
-    for j, label in enumerate(labels):
+def _print_solution(
+    found: StreamedSolution, constraints: Sequence[Constraint], feasible: Feasible, prompts: int
+) -> None:
+    for j, constraint in enumerate(constraints):
+        margin, largest = apart(float(found.margins[j]), float(found.largest_margin[j]))
         print(
-            f"{label}: margin {found.margins[j]:.4g}, largest {found.largest_margin[j]:.4g}, "
+            f"{constraint.label}: margin {margin}, largest {largest}, "
             f"lambda* {found.solution.multipliers[j]:.5g}, "
             f"improvement {found.solution.predicted_improvement[j]:.4g}"
         )
+    if feasible == Feasible.YES:
+        solution = found.solution
+        for line in level_lines(constraints, solution.baseline, solution.predicted_constraints):
+            print(line)
     print(
         f"feasible: {feasible.name.lower()}   converged: {str(bool(found.solution.converged)).lower()}   "
-        f"KL {found.solution.kl:.3g} nats   {prompts} prompts, solved in {found.passes} passes"
+        f"KL {found.solution.kl:.3g} nats   {prompts:,} prompts, solved in {found.passes} passes"
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 from cann_jax.analysis.columns import holds_numbers, is_list, is_numeric
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import refuse_doubled
-from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.errors import InputError, hint
 
 LONG, WIDE = "long", "wide"
 
@@ -65,10 +65,10 @@ def layout_of(path: str, schema: pa.Schema, flags: DualFlags, wanted: list[str])
     given += [
         name for name, usual in ((flags.prompt, "prompt"), (flags.response, "response")) if name != usual
     ]
-    require(path, [name for name in given if name is not None], schema.names)
+    require(path, [name for name in given if name is not None], schema.names, flags)
     wide = _wide_scores(schema, flags.reward)
     if wide is None:
-        require(path, [flags.prompt, flags.reward, *wanted], schema.names)
+        require(path, [flags.prompt, flags.reward, *wanted], schema.names, flags)
         scores = {name: [name] for name in [flags.reward, *(wanted or _other_numbers(schema, flags))]}
     else:
         _check_wide(path, wanted, wide, schema)
@@ -91,17 +91,19 @@ def layout_of(path: str, schema: pa.Schema, flags: DualFlags, wanted: list[str])
     )
 
 
-def require(path: str, names: Iterable[str], known: Iterable[str]) -> None:
+def require(path: str, names: Iterable[str], known: Iterable[str], flags: DualFlags | None = None) -> None:
     """Check that a table has the columns ``names``.
 
     Raises:
-        InputError: A column is missing; the message names the nearest one that exists.
+        InputError: A column is missing; the message names the nearest one that exists, or all, and the flag
+            that names another where the column has a usual name.
     """
-    known = list(known)
+    known, by_flag = list(known), {flags.reward: "--reward", flags.prompt: "--prompt"} if flags else {}
     for name in names:
         if name not in known:
-            hint = f"did you mean {nearest(name, known)}?" if known else "it has no columns"
-            raise InputError(f"{path}: no column {name}; {hint}")
+            there = hint(name, known, "columns") if known else "it has no columns"
+            other = f"; {by_flag[name]} COLUMN names another" if name in by_flag else ""
+            raise InputError(f"{path}: no column {name}; {there}{other}")
 
 
 def feature_columns(path: str, columns: Iterable[str], flags: DualFlags, wanted: Iterable[str]) -> list[str]:

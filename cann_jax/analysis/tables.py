@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cann_jax.analysis.array_table import ArrayTable
-from cann_jax.analysis.columns import plain_schema
+from cann_jax.analysis.columns import plain_schema, row_counter
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
 from cann_jax.analysis.parts import adjacent, parts, read_part, rows_at_once
@@ -70,9 +70,12 @@ def open_arrow(path: str, whole: pa.Table, flags: DualFlags, wanted: Iterable[st
     """Open a table of Arrow, which messages call ``path``; as ``open_scores``."""
     names = list(wanted)
     features = feature_columns(path, whole.column_names, flags, names)
+    counter = None if names else row_counter(whole)
+    if counter is not None:
+        whole = whole.drop_columns([counter])
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
     layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)
-    return _Columns(layout, flags.cost, whole, features)
+    return _Columns(layout, flags.cost, whole, features, counter)
 
 
 @dataclasses.dataclass
@@ -83,6 +86,7 @@ class _Columns:
     cost: tuple[str, ...]
     table: pa.Table | None
     features: list[str]
+    counter: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -94,8 +98,9 @@ class _Columns:
         return found
 
     def _at_once(self, table: pa.Table) -> RawTable:
-        found = read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost)
-        return dataclasses.replace(found, features=table.select(self.features) if self.features else None)
+        found = read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost, True)
+        features = table.select(self.features) if self.features else None
+        return dataclasses.replace(found, features=features, counter=self.counter)
 
     def _in_parts(self) -> RawTable:
         hashes: list[np.ndarray] = []

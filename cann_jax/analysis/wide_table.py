@@ -4,26 +4,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.analysis.columns import FirstFault, checked_numbers, is_list, labels, numbers
+from cann_jax.analysis.columns import is_list, labels, numbers
+from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32, to_float32
 from cann_jax.analysis.table_layout import Layout
 
 FILL = "fill it in, or leave it out by --drop_missing"
 
 
-def read_wide(layout: Layout, table: pa.Table, number: np.ndarray) -> RawTable:
+def read_wide(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) -> RawTable:
     """Return the scores of a table, or of some rows of it.
 
     Args:
         layout: Where the table holds what.
         table: Its plain columns.
         number: ``(rows,)``, the rows' numbers in the file.
+        whole: Whether these are all of its rows.
 
     Raises:
         InputError: About the first row that lacks a score or a weight, holds no number where one has to be,
             or has lists of different lengths.
     """
-    fault = FirstFault(layout.path)
+    fault = FirstFault(layout.path, whole)
     weights = None if layout.weights is None else checked_numbers(table, layout.weights, number, fault)
     reward = next(iter(layout.scores))
     if is_list(table.schema.field(layout.scores[reward][0]).type):
@@ -56,12 +58,13 @@ def finish_wide(
         InputError: About the first row at fault; ``fault`` is what was found before.
     """
     kept, missing = np.ones(len(mask), bool), np.zeros(mask.shape, bool)
+    for values in scores.values():
+        missing |= mask & np.isnan(values)
+    all_in_all = fault.counted(int(missing.sum()), "responses that lack a score")
     for name, values in scores.items():
-        lacking = mask & np.isnan(values)
-        missing |= lacking
         _check_cells(fault, number, mask & beyond_float32(values), f"holds a {name} that is out of range")
         if not drop_missing:
-            _check_cells(fault, number, lacking, f"has no {name}", FILL)
+            _check_cells(fault, number, mask & np.isnan(values), f"has no {name}", f"{all_in_all}; {FILL}")
     if weights is not None:
         fault.check(number, bad_weights(weights), "has a weight that is negative or infinite; fix it")
         kept = ~np.isnan(weights)
@@ -84,13 +87,13 @@ def finish_wide(
 
 
 def _check_cells(
-    fault: FirstFault, number: np.ndarray, wrong: np.ndarray, problem: str, mend: str = "fix it"
+    fault: FirstFault, number: np.ndarray, wrong: np.ndarray, problem: str, mend: str = "; fix it"
 ) -> None:
     """Note the first row with a wrong response ``(prompts, responses)``."""
     fault.check(
         number,
         np.asarray(wrong.any(axis=1)),
-        lambda row: f"{problem}, for its response {np.argmax(wrong[row]) + 1}; {mend}",
+        lambda row: f"{problem}, for its response {np.argmax(wrong[row]) + 1}{mend}",
     )
 
 

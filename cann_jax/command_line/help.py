@@ -59,7 +59,7 @@ def command_list() -> str:
     """Return one line for each command, and how to learn more."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {summary(command.flags)}" for name, command in COMMANDS.items()]
-    more = "cann-jax COMMAND --help lists the flags of one."
+    more = "cann-jax COMMAND --help lists the flags of one; cann-jax --version prints the version."
     return "\n".join(["usage: cann-jax COMMAND ...", "", *lines, "", more])
 
 

@@ -1,6 +1,5 @@
 """Command-line arguments to a command's own flags and, where it has one, its configuration."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
@@ -8,7 +7,7 @@ from typing import Any, TypeVar, cast, get_origin, get_type_hints
 from cann_jax.command_line.commands import Command, Flags
 from cann_jax.command_line.yaml_file import read_yaml
 from cann_jax.config.schema import SchemaError, from_mapping, is_required
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, nearest
 
 Config = TypeVar("Config")
 Pairs = list[tuple[str, str]]
@@ -81,9 +80,13 @@ def _pairs(argv: Sequence[str], command: Command[Any], keys: Sequence[str]) -> I
 
 def _refuse_unknown(name: str, own: Sequence[str], keys: Sequence[str]) -> None:
     """Refuse what is not a flag; beside a configuration, only what looks like one (``--dry-run``)."""
-    close = difflib.get_close_matches(name, [*own, *keys], n=1, cutoff=0.6 if keys else 0.0)
-    if name not in own and close and close[0] in own:
-        raise InputError(f"command line: --{name} is not an option; did you mean --{close[0]}?")
+    if name in own:
+        return
+    near = nearest(name, [*own, "help", *keys])
+    if near in (*own, "help"):
+        raise InputError(f"command line: --{name} is not an option; did you mean --{near}?")
+    if not keys:
+        raise InputError(f"command line: --{name} is not an option; --help lists them")
 
 
 def _own_flags(pairs: Pairs, command: Command[Flags]) -> Flags:

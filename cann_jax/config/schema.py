@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cann_jax.config.ranges import Must
-from cann_jax.files.errors import InputError, nearest, shown
+from cann_jax.files.errors import InputError, listed, nearest, shown
 from cann_jax.files.json_lines import is_utf8
 from cann_jax.files.yaml_text import load_yaml
 
@@ -53,9 +53,7 @@ def from_mapping(cls: type[T], values: Any, key: str = "") -> T:
     complete = {**absent_sections, **given}
     for name in complete:
         if name not in hints:
-            raise SchemaError(
-                dotted(key, name), f"is not a key; did you mean {_nearest_key(cls, name, key)}?"
-            )
+            raise SchemaError(dotted(key, name), f"is not a key; {_key_hint(cls, str(name), key)}")
     for item in items:
         if is_required(item) and item.name not in complete:
             expected = type_name(hints[item.name])
@@ -160,10 +158,13 @@ def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
 
 
-def _nearest_key(cls: type, name: object, key: str) -> str:
-    """Return a key of this name further inside, else the most similar one beside."""
+def _key_hint(cls: type, name: str, key: str) -> str:
+    """Return the key that is meant: one of this name further inside, else a similar one beside; or all."""
     deeper = (inside for inside in _keys_inside(cls) if inside.rpartition(".")[2] == name)
-    return dotted(key, next(deeper, None) or nearest(str(name), field_types(cls)))
+    found = next(deeper, None) or nearest(name, field_types(cls))
+    return (
+        f"did you mean {dotted(key, found)}?" if found else f"the keys are {listed(list(field_types(cls)))}"
+    )
 
 
 def _keys_inside(cls: type) -> Iterator[str]:

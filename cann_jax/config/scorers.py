@@ -69,10 +69,9 @@ class ScorerConfig:
             raise SchemaError(dotted(key, "kind"), f"is missing; it must be one of {', '.join(known)}")
         kind = values["kind"]
         if kind not in list(known):  # a list, because the value may not be hashable
-            near, every = nearest(str(kind), known), ", ".join(known)
-            raise SchemaError(
-                dotted(key, "kind"), f"is {kind!r}; did you mean {near}? It must be one of {every}"
-            )
+            near = nearest(str(kind), known)
+            guess = f"did you mean {near}? It" if near else "it"
+            raise SchemaError(dotted(key, "kind"), f"is {kind!r}; {guess} must be one of {', '.join(known)}")
         return scorer_kind(kind)
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from cann_jax.core.problem import Constraint, Problem, make_targets, weights_and_baseline
 from cann_jax.core.scores import Scores, check_scores
-from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.errors import InputError, hint
 
 
 def prepare(
@@ -62,7 +62,7 @@ def prepare(
     scores = jax.device_put(dataclasses.replace(table, constraints=prepared))
     grouped = any(c.group is not None for c in constraints)
     targets = make_targets(constraints, scores.reward.dtype, members if grouped else None, shares)
-    return Problem(scores, targets, names)
+    return Problem(scores, targets, tuple(constraints))
 
 
 def check_constraints(constraints: Sequence[Constraint]) -> None:
@@ -91,10 +91,10 @@ def check_known(constraints: Sequence[Constraint], names: Collection[str], group
     """
     for c in constraints:
         if c.name not in names:
-            raise InputError(f"constraint {c.name}: no such scores; did you mean {nearest(c.name, names)}?")
+            raise InputError(f"constraint {c.name}: no such scores; {hint(c.name, names, 'scores')}")
         if c.group is not None and c.group not in groups:
-            hint = f"did you mean {nearest(c.group, groups)}?" if groups else "the table has no groups"
-            raise InputError(f"constraint {c.name}: no group {c.group}; {hint}")
+            known = hint(c.group, groups, "groups") if groups else "the table has no groups"
+            raise InputError(f"constraint {c.name}: no group {c.group}; {known}")
 
 
 def check_shares(names: Sequence[str], shares: np.ndarray) -> None:

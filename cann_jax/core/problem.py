@@ -25,9 +25,11 @@ class Constraint(Requirement):
 
     Attributes:
         name: Key of its scores.
+        cost: Whether less is better: the sign of its scores was changed, and so was that of its levels.
     """
 
     name: str
+    cost: bool = False
 
     @property
     def label(self) -> str:
@@ -110,11 +112,16 @@ def make_targets(
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A prepared table, its targets and the constraints' names, in order."""
+    """A prepared table, its targets and the constraints that they state, in order."""
 
     scores: Scores
     targets: Targets
-    names: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The constraints' labels."""
+        return tuple(constraint.label for constraint in self.constraints)
 
     @property
     def margins(self) -> Array:

@@ -292,6 +292,17 @@ def _check_weights(scores: Scores, mask: np.ndarray) -> None:
     check_total_weight(float(weights[mask.any(axis=-1)].sum(dtype=float)))
 
 
+def never_vary(scores: Scores) -> np.ndarray:
+    """Return which constraints ``(m,)`` bool score all responses to a prompt the same, at every prompt."""
+    there = present(scores)
+    first = np.argmax(there, axis=1)[:, None]
+    every = np.asarray(scores.constraints)
+    found = []
+    for own in np.moveaxis(every, -1, 0):
+        found.append(bool(np.all((own == np.take_along_axis(own, first, axis=1)) | ~there)))
+    return np.array(found)
+
+
 def check_total_weight(total: float) -> None:
     """Check that the weights of the prompts with responses sum to something.
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 # Exit statuses that no exception here carries, as shells count them: 128 and the signal's number.
 INTERRUPTED = 130  # SIGINT
@@ -63,9 +63,24 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:78]} …"
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return the most similar of ``words``, however far off it is."""
-    return difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.0)[0]
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the most similar of ``words``, or one that begins so; None where a guess would be arbitrary."""
+    known, asked = {each.casefold(): each for each in words}, word.casefold()
+    close = difflib.get_close_matches(asked, known, n=1) or [each for each in known if each.startswith(asked)]
+    return known[close[0]] if close else None
+
+
+def hint(word: str, words: Iterable[str], kind: str) -> str:
+    """Return the end of a message about a word that is none of ``words``: the nearest, else all of them."""
+    words = list(words)
+    near = nearest(word, words)
+    return f"did you mean {near}?" if near is not None else f"the {kind} are {listed(words)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return the words, of which a line holds twenty."""
+    more = f", … ({len(words)} in all)" if len(words) > 20 else ""
+    return ", ".join(words[:20]) + more
 
 
 @contextlib.contextmanager

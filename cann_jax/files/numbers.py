@@ -1,6 +1,33 @@
 """Numbers as people write them."""
 
+import numpy as np
+
 
 def percent(share: float) -> str:
     """Return a share in percent with the digits that it has: 0.95 is 95%, and 0.995 is 99.5%, not 100%."""
     return f"{100 * share:g}%"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a count of things: 1 prompt, 12,000 prompts."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def apart(first: float, second: float) -> tuple[str, str]:
+    """Return two numbers with 4 digits, or as many more as tell them apart."""
+    texts = [(f"{first:.{digits}g}", f"{second:.{digits}g}") for digits in range(4, 10)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[0])
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Return a number and its interval with the digits that its width supports: 2 to 5 of the value's.
+
+    The last digit is a hundredth to a tenth of the width.
+    """
+    if not np.isfinite([value, low, high]).all() or value == 0 or high <= low:
+        return f"{value:.5g} [{low:.4g}, {high:.4g}]"
+    first = int(np.floor(np.log10(abs(value))))
+    place = int(np.clip(np.floor(np.log10((high - low) / 10)), first - 4, first - 1))
+    decimals = max(0, -place)
+    value, low, high = (round(each, -place) + 0.0 for each in (value, low, high))
+    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"

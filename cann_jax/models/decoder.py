@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from cann_jax.config.training import LoraConfig
-from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.errors import InputError, hint
 from cann_jax.models.attention import AttentionRule, KeyValue, choose_kernel, softcap
 from cann_jax.models.attention_inputs import DenseMask, SequenceMask, sequence_inputs, step_inputs
 from cann_jax.models.bfloat16_words import from_words, lookup, to_words
@@ -193,7 +193,7 @@ def _checked(lora: LoraConfig) -> dict[str, LoraConfig]:
     for target in lora.targets:
         if target not in LORA_TARGETS:
             raise InputError(
-                f"align.lora.targets: {target!r} is not a linear layer; did you mean "
-                f"{nearest(target, LORA_TARGETS)}? The choices are {', '.join(LORA_TARGETS)}"
+                f"align.lora.targets: {target!r} is not a linear layer; "
+                f"{hint(target, LORA_TARGETS, 'choices')}"
             )
     return dict.fromkeys(lora.targets, lora)

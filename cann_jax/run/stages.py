@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cann_jax.files.errors import InputError, nearest
+from cann_jax.files.errors import InputError, hint
 from cann_jax.run.pipeline import NO_SETTINGS, Stage, When
 
 Pipeline = tuple[Stage, ...]
@@ -28,8 +28,7 @@ def chosen_stages(pipeline: Pipeline, config: Any, text: str | None) -> Pipeline
     for name in asked:
         if name not in names:
             raise InputError(
-                f"command line: --stages: there is no stage {name!r}; did you mean {nearest(name, names)}? "
-                f"The stages are {', '.join(names)}"
+                f"command line: --stages: there is no stage {name!r}; {hint(name, names, 'stages')}"
             )
         stage = pipeline[names.index(name)]
         if stage not in there:

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.analysis.columns import FirstFault, checked_numbers, codes, labels, plain
+from cann_jax.analysis.columns import codes, labels, plain
+from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.formats import TABLES, KeyColumns, format_of, read_arrow, refuse_doubled
 from cann_jax.analysis.table_layout import require
 from cann_jax.config.scorers import Better

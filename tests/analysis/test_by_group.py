@@ -109,6 +109,6 @@ def test_what_the_sample_leaves_open_is_one_line_in_print_and_file(report):
     (question,) = found["undecided"]
     assert question["constraint"] == "safe" and question["estimate"] == pytest.approx(free, abs=1e-4)
     assert question["text"] in printed
-    told = float(re.search(r"about (\d+) more prompts like these", question["text"])[1])
+    told = float(re.search(r"about ([\d,]+) more prompts like these", question["text"])[1].replace(",", ""))
     assert told == pytest.approx(question["more_prompts"], rel=0.05)
     assert report("--margin", "safe=0.7")[0]["undecided"] == []

@@ -300,8 +300,8 @@ def test_single_and_identical_responses_are_reported(tmp_path, capsys):
     main(["--scores", save(tmp_path / "t.parquet", table), "--margin", "safe=0.2", *QUICK])
     printed = " ".join(capsys.readouterr().out.split())
     assert (
-        "1 prompts have one response only" in printed
-        and "1 prompts have responses that all score the same" in printed
+        "1 prompt with one response only" in printed
+        and "1 prompt whose responses all score the same" in printed
     )
 
 

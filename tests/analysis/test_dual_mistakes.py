@@ -28,8 +28,14 @@ MISTAKES = {
     "reward misnamed": (
         TABLE.rename_columns(["prompt", "response", "group", "rewards", "safe", "polite"]),
         ASK,
-        "no column reward; did you mean rewards",
+        r"no column reward; did you mean rewards\?; --reward COLUMN names another",
     ),
+    "no reward": (
+        TABLE.drop_columns(["reward"]),
+        ASK,
+        "no column reward; the columns are prompt, response, group, safe, polite; --reward COLUMN names",
+    ),
+    "cost misnamed": (TABLE, [*ASK, "--cost", "saef"], r"--cost saef: there is no .*; did you mean safe\?"),
     "text among numbers": (
         with_value("safe", 6, "good"),
         ASK,
@@ -63,7 +69,7 @@ MISTAKES = {
         ["--margin", "1", "--margin", "1", "--margin", "1"],
         "3 values without a name, more",
     ),
-    "fewer margins": (TABLE, ["--margin", "1"], "1 values without a name, fewer"),
+    "fewer margins": (TABLE, ["--margin", "1"], "1 value without a name, fewer"),
     "nothing asked": (TABLE, [], "no constraint is given"),
     "margin of text": (TABLE, ["--margin", "safe=much"], "'much' is not a number"),
     "group": (TABLE, ["--margin", "safe@invite=1"], "no group invite; did you mean inviting"),

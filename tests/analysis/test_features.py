@@ -164,7 +164,7 @@ def changed(values, at, value):
 
 SHORT = [*LISTS[:6], LISTS[6][:3], *LISTS[7:]]
 MISTAKES = {
-    "no column": (long(None), "emb", r"t.parquet: no column emb; did you mean"),
+    "no column": (long(None), "emb", r"t.parquet: no column emb; the columns are prompt"),
     "text": (long(pa.array(["a"] * len(FLAT))), "emb", "column emb holds string; give a list of numbers"),
     "lists of text": (long(pa.array([["a"]] * len(FLAT))), "emb", r"emb holds list<.*string>; give a list"),
     "flat lists in a wide table": (wide(LISTS[:PROMPTS]), "emb", "row 1 has 4 entries for 3 responses"),
@@ -204,7 +204,7 @@ MISTAKES = {
     "complex": (long(None), FLAT * 1j, "holds complex64, not numbers"),
     "objects": (long(None), np.array([None] * 15), "not a readable .npy file"),
     "npz of two axes": ({**SCORES, "emb": FEATURES[..., 0]}, "emb", r"array emb has shape \(5, 3\)"),
-    "npz without": (dict(SCORES), "emb", "no column emb; did you mean"),
+    "npz without": (dict(SCORES), "emb", "no column emb; the columns are reward"),
 }
 
 

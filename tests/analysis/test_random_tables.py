@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tests.analysis.random_tables import (
     parquet,
     random_table,
 )
+from tests.analysis.small_table import uncounted
 
 many = settings(max_examples=int(os.environ.get("TABLE_EXAMPLES", "40")), deadline=None, derandomize=True)
 PROMPTS = 4
@@ -210,9 +212,10 @@ def test_a_fault_is_one_line_and_the_same_by_both_ways(seed, faults, rows, drop)
             assert table_problem(path, parse_flags(flags, DUAL))[1].dropped == len({row for _, row in faults})
             return
         line = error_of(in_memory, path, flags)
-        assert line == error_of(streamed, path, flags)
+        assert uncounted(line) == error_of(streamed, path, flags)
         assert any(f"row {row + 1} " in line or "of the same prompt" in line for _, row in faults)
         csv_path = str(Path(folder) / "scores.csv")
         Path(csv_path).write_text(as_csv(content), newline="")
         if not drop:
-            assert error_of(in_memory, csv_path, flags).replace(".csv", ".parquet") == line
+            by_line = re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + 1}", line)
+            assert error_of(in_memory, csv_path, flags).replace(".csv", ".parquet") == by_line

@@ -71,6 +71,50 @@ def test_a_list_of_objects_may_lack_keys(tmp_path):
     assert "prompt holds values of several types" in refused(str(tmp_path / "t.json"), *ASK)
 
 
+def test_faults_of_text_are_named_by_the_line_that_an_editor_shows(tmp_path):
+    """A blank line, and an answer of two lines, before the row at fault; its prompt's first is in line 6."""
+    text = 'prompt,response,reward,safe,group\n"a","x\ny",1,2,g\na,z,2,1,g\n\nb,x,1,1,g\nb,y,1,{},{}\n'
+    path = tmp_path / "t.csv"
+    for safe, group, match in (
+        ("good", "g", "line 7 holds 'good' in column safe, not a number; fix it"),
+        ("", "g", "line 7 has no number in column safe; fill it in"),
+        ("1", "h", "line 7 has group h, but line 6 of the same prompt has g"),
+    ):
+        path.write_text(text.format(safe, group))
+        assert match in refused(str(path), *ASK)
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"prompt": 1, "reward": 1, "safe": 1}\n\n{"prompt": 1, "reward": 1}\n')
+    assert "line 3 has no number in column safe" in refused(str(path), *ASK)
+
+
+def test_missing_values_are_counted_all_at_once(tmp_path):
+    holes = [None if n in (3, 9, 17) else 1.0 * n for n in range(N * K)]
+    line = refused(save(tmp_path / "t.csv", long(safe=holes, weight=[None] + [1] * 23)), *ASK)
+    assert "line 5 has no number in column safe, one of 3 rows that lack something; fill" in line
+    lists = {"reward": REWARD.tolist(), "safe": [[None, 1, 2, None], *SAFE[1:].tolist()]}
+    line = refused(save(tmp_path / "t.parquet", lists), *ASK)
+    assert "row 1 has no safe, for its response 1, one of 2 responses that lack a score; fill" in line
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_decimal_comma_is_named(tmp_path, separator):
+    rows = [["prompt", "reward", "safe"], ["a", "1", '"2,2697"'], ["a", "2", "1"]]
+    (tmp_path / "t.csv").write_text("\n".join(map(separator.join, rows)))
+    line = refused(str(tmp_path / "t.csv"), *ASK)
+    said = "line 2 holds '2,2697' in column safe, with a decimal comma; write 2.2697, or export with points"
+    assert said in line
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_the_index_that_pandas_writes_is_no_score(tmp_path, capsys, name):
+    path = save(tmp_path / "t.csv", {name: list(range(N * K))} | long())
+    main(["--scores", path, "--margin", "0.2", "--beta", "0.5", "--resamples", "0"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"! column {name!r} has no name and counts the rows; it was left out." in printed
+    others = {name: [7, *range(1, N * K)]} | long()
+    assert list(read_scores(save(tmp_path / "t.csv", others), DualFlags()).scores) == ["reward", name, "safe"]
+
+
 def test_groups_that_look_like_one_number_are_apart(tmp_path):
     groups = np.repeat(["1", "01", "1.0", "1", "01", "1"], K).tolist()
     found = read_scores(save(tmp_path / "t.csv", long(group=groups)), DualFlags())
@@ -204,7 +248,8 @@ def test_equal_texts_are_draws_and_equal_numbers_are_doubled_rows(tmp_path, caps
     numbers[6] = 1
     for suffix in ("csv", "parquet"):
         line = refused(save(tmp_path / f"t.{suffix}", long(response=numbers.tolist())), *ASK)
-        assert "row 7 has a response that an earlier row of its prompt has" in line
+        where = "line 8" if suffix == "csv" else "row 7"
+        assert f"{where} has a response that an earlier row of its prompt has" in line
 
 
 def test_dropping_what_is_incomplete_is_counted(tmp_path, capsys):
@@ -224,10 +269,7 @@ def test_dropping_what_is_incomplete_is_counted(tmp_path, capsys):
     for extra in ([], ["--stream"]):
         main(["--scores", path, *ASK, *flags, *extra])
         printed = capsys.readouterr().out
-        assert (
-            "3 rows or responses lack something and were left out" in printed
-            and f"{right:.4f}"[:5] in printed
-        )
+        assert "3 rows or responses lack something and were left out" in printed and f"{right:.1f}" in printed
 
 
 def test_a_cost_has_its_sign_changed(tmp_path):
@@ -280,7 +322,7 @@ def test_negative_ids_are_apart_in_a_stream(tmp_path, capsys):
     [
         ([1.0] * 14 + [2.0] + [1.0] * 9, "row 15 has weight 2.0, but row 13 of the same prompt has 1.0"),
         ([1.0] * 20 + [-1.0] * 4, "row 21 holds -1 in column weight"),
-        ([None] * 4 + [1.0] * 20, "row 1 has no number in column weight"),
+        ([None] + [1.0] * 23, "row 1 has no number in column weight"),
         ([0.0] * 24, "prompt_weights are all 0"),
     ],
 )
@@ -325,6 +367,6 @@ def test_na_of_a_csv_is_missing_and_in_quotes_a_text(tmp_path):
         own = [row.replace("3,", f"{name},", 1) if row.startswith("3,") else row for row in rows]
         (tmp_path / "t.csv").write_text("\n".join(["prompt,response,reward,safe", *own]))
         if name == "NA":
-            assert "has no prompt; fill it in" in refused(str(tmp_path / "t.csv"), "--margin", "safe=0.2")
+            assert "has no prompt, one of" in refused(str(tmp_path / "t.csv"), "--margin", "safe=0.2")
         else:
             assert multiplier(str(tmp_path / "t.csv")) == pytest.approx(expected(), rel=1e-4)

@@ -94,7 +94,7 @@ FLAGS = {
     "no such response column": ([*ASK, "--response", "answers"], "no column answers"),
     "folds without features": ([*ASK, "--folds", "4"], "--folds does nothing without --features"),
     "a margin beyond float32": (["--margin", "safe=1e39"], "its target is not a finite number"),
-    "no such group": (["--margin", "safe@y=0", "--groups", "kind"], "no group y; did you mean"),
+    "no such group": (["--margin", "safe@y=0", "--groups", "kind"], "no group y; the groups are x, z"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
+import cann_jax
 from cann_jax import __main__ as program
 from cann_jax.command_line.commands import CHAT, COMMANDS, DUAL, REPORT
 from cann_jax.command_line.help import command_list, help_text
@@ -19,7 +20,7 @@ def run(monkeypatch, *arguments):
     return program.main()
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",)])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("help",)])
 def test_without_a_command_the_commands_are_listed(monkeypatch, capsys, arguments):
     assert run(monkeypatch, *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -32,6 +33,18 @@ def test_an_unknown_command_names_the_nearest(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "error: 'compile_check' is not a command; did you mean compile-check?\n"
     )
+
+
+def test_a_command_like_no_other_is_answered_by_their_list(monkeypatch, capsys):
+    """An arbitrary guess was made: --version was taken for train."""
+    assert run(monkeypatch, "frobnicate") == 2
+    said = capsys.readouterr().err
+    assert "'frobnicate' is not a command; the commands are train, dual" in said and "mean" not in said
+
+
+def test_the_version(monkeypatch, capsys):
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"cann-jax {cann_jax.__version__}\n"
 
 
 def test_a_command_by_name_is_its_module(monkeypatch, capsys, tmp_path):
@@ -66,6 +79,9 @@ def test_values_switches_and_repeated_flags():
     "argv, problem",
     [
         (["--bet", "1"], "--bet is not an option; did you mean --beta?"),
+        (["--hlep"], "--hlep is not an option; did you mean --help?"),
+        (["--frob", "1"], "--frob is not an option; --help lists them"),
+        (["--BETA", "1"], "did you mean --beta?"),
         (["--beta"], "--beta needs a value"),
         (["--margin", "--stream"], "--margin needs a value"),
         (["--beta", "1", "--beta", "2"], "--beta is given twice"),

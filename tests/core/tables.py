@@ -39,5 +39,4 @@ def margin_problem(scores: Scores, margins) -> Problem:
     """The problem of a table as it is, with margins over the reference."""
     values = np.atleast_1d(np.asarray(margins, scores.reward.dtype))
     constraints = [Constraint(f"constraint {j}", margin=value) for j, value in enumerate(values)]
-    names = tuple(constraint.name for constraint in constraints)
-    return Problem(scores, make_targets(constraints, scores.reward.dtype), names)
+    return Problem(scores, make_targets(constraints, scores.reward.dtype), tuple(constraints))

@@ -167,8 +167,8 @@ def test_column(responses, tmp_path, suffix):
 
 
 BAD_COLUMNS = {
-    "no column toxicity; did you mean": {"toxicity": None},
-    "no column prompt_id; did you mean": {"prompt_id": None},
+    "no column toxicity; the columns are": {"toxicity": None},
+    "no column prompt_id; the columns are": {"prompt_id": None},
     "row 2 holds 'b' in column toxicity, not a number": {"toxicity": ["1", "b", "c", "d"]},
     "row 2 has no whole number in column response": {"response": [0, 0.5, 0, 1]},
     "row 3 has no prompt_id": {"prompt_id": ["007", "007", None, "b"]},

@@ -15,7 +15,7 @@ as much as the effective number of them.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.means import mean_and_shares, student_width
 from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
 from cann_jax.core.problem import Problem, weights_and_baseline
-from cann_jax.core.scores import Scores, effective_prompts, present
+from cann_jax.core.scores import Scores, effective_prompts, never_vary, present
 from cann_jax.core.solver.lanes import solve_lane
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, best_features, standardise
@@ -51,6 +51,7 @@ class Question:
             right; None: no number does.
         more_responses: How many more responses to each prompt do; None where the draw of responses is not
             most of the uncertainty, or where no number does.
+        text: The question in words; what asks leaves it empty.
     """
 
     constraint: int
@@ -60,6 +61,7 @@ class Question:
     upper: float
     more_prompts: int | None
     more_responses: int | None = None
+    text: str = ""
 
 
 def open_questions(
@@ -67,12 +69,17 @@ def open_questions(
 ) -> list[Question]:
     """Return what the sample leaves open at a confidence, that of both ends of an interval together.
 
-    ``combination (m,)`` is the tightest one of ``reachability``, and [1] of one constraint.
+    ``combination (m,)`` is the tightest one of ``reachability``, and [1] of one constraint. Nothing is open
+    about scores that never differ between the responses to a prompt: no policy changes them, on any prompts.
     """
     tail = (1 - confidence) / 2
-    questions = list(_reach(problem, combination, tail))
+    fixed = never_vary(problem.scores)
+    inside = combination > 1e-3
+    questions = [] if fixed[inside].all() else [*_reach(problem, combination, tail)]
     if solution.converged:
-        questions += _needs(problem, np.asarray(solution.multipliers), beta, tail / len(problem.names))
+        varied = np.flatnonzero(~fixed).tolist()
+        multipliers = np.asarray(solution.multipliers)
+        questions += _needs(problem, varied, multipliers, beta, tail / len(problem.names))
     return questions
 
 
@@ -125,18 +132,20 @@ def _levels(problem: Problem) -> np.ndarray:
     return np.where(is_level, np.asarray(reference_per_prompt(problem.scores)), 0)
 
 
-def _needs(problem: Problem, multipliers: np.ndarray, beta: float, tail: float) -> Iterator[Question]:
+def _needs(
+    problem: Problem, constraints: Sequence[int], multipliers: np.ndarray, beta: float, tail: float
+) -> Iterator[Question]:
     scores, targets, levels = problem.scores, problem.targets, _levels(problem)
     weights, baseline = (np.asarray(x, float) for x in weights_and_baseline(scores))
     asked = problem.margins + targets.is_level * baseline
-    for j, required in enumerate(asked.tolist()):
+    for j in constraints:
         without = _without(problem, multipliers, j, beta)
         gains = np.asarray(predict_per_prompt(scores, without, beta)[1]) + levels
         mean, shares = (part[j] for part in mean_and_shares(gains, weights, targets.members))
         about = _about(problem, np.array([j]))
         prompts = float(effective_prompts(weights * about))
         own = _Mean(float(mean), float(np.sqrt(np.sum(shares**2))), prompts)
-        for question in _undecided(j, required, own, tail, len(weights)):
+        for question in _undecided(j, float(asked[j]), own, tail, len(weights)):
             noise, responses = _response_noise(scores, without, beta, j, bool(targets.is_level[j]))
             drawn, each = float(weights**2 @ noise), float(responses[about & (weights > 0)].mean())
             more = _more_responses(question, own.error**2, drawn, each, len(weights))

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.console import console, printable
-from cann_jax.files.errors import InputError, named, nearest
+from cann_jax.files.errors import InputError, hint, named
 from cann_jax.files.json_lines import is_utf8
 from cann_jax.reporting.chat.conversation import Conversation
 from cann_jax.reporting.chat.panels import print_answers
@@ -99,7 +99,7 @@ def _turn(out: Console, conversation: Conversation, text: str) -> None:
         print(f"seed {conversation.seed_of_draw}")
         print_answers(out, answers)
     elif text.startswith("/") and " " not in text:
-        raise InputError(f"{text} is no command; did you mean {nearest(text, COMMANDS)}?")
+        raise InputError(f"{text} is no command; {hint(text, COMMANDS, 'commands')}")
     elif text:
         _check(text)
         with out.status(ANSWERING):
