@@ -78,7 +78,10 @@ def keeping_formats(run: Run) -> Run:
     more = [form for form in there if form not in run.config.export]
     if not more:
         return run
-    made = Run(_exporting(run.config, there))
+    try:
+        made = Run(_exporting(run.config, there))
+    except InputError:  # a format does not fit the settings, so that these are others than it was made by
+        return run
     if stage_state(folder, expected_of(made, stage), holding(stage.writes, made.config)).state != "done":
         return run
     print(f"export: {', '.join(more)} is there of this model, and stays", flush=True)
