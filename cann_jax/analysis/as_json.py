@@ -8,7 +8,6 @@ import numpy as np
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.by_group import Group
-from cann_jax.analysis.console import open_line
 from cann_jax.analysis.known import known
 from cann_jax.analysis.reach import Reach
 from cann_jax.core.arrays import Array
@@ -37,7 +36,6 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         "warnings": notes,
         "undecided": [
             {
-                "text": open_line(names, each),
                 **dataclasses.asdict(each),
                 "asked": np.float32(each.asked),
                 "constraint": None if each.constraint == REACH else names[each.constraint],

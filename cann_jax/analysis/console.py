@@ -13,7 +13,6 @@ from cann_jax.analysis.reach import Reach, shortfall
 from cann_jax.analysis.wording import SINGLE, constant_line, level_lines, out_of_reach
 from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.finite_sample import STRAINED, KLimit
-from cann_jax.core.exploration.undecided import Question
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores, never_vary, present
 from cann_jax.core.solver.solution import DualSolution
@@ -184,11 +183,6 @@ def _print_groups(out: Console, groups: Sequence[Group], costs: Collection[str])
     _print_grid(out, ("group", "prompts", *scores), rows, title)
     if len(groups) > GROUPS:
         out.print(f"{len(groups) - GROUPS} smaller groups are not shown; --out writes all of them")
-
-
-def open_line(names: Sequence[str], question: Question) -> str:
-    """Return a line that says what the sample leaves open."""
-    return question.text
 
 
 def _verdict(found: Analysis, reach: Reach) -> str:

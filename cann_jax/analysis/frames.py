@@ -54,7 +54,7 @@ def _scores_of(table: Any, reward: str, constraints: Iterable[str] | None, colum
     wanted = asked or source.names[1:]
     goals = [Constraint(score, margin=0.0, group=group) for score, group in map(_split, wanted)]
     problem, read = problem_of(source, goals, flags)
-    for note in table_notes((), read.dropped, read.repeated):
+    for note in table_notes((), read.dropped, read.repeated, read.counter):
         warnings.warn(_in_arguments(note), stacklevel=4)
     return dataclasses.replace(problem.scores, names=problem.names)
 
@@ -68,9 +68,10 @@ def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
     """Return the frame of a solution; see ``DualSolution.to_frame``."""
     import pandas as pd
 
-    solution, multipliers = known(solution), np.asarray(solution.multipliers)
+    multipliers = np.asarray(solution.multipliers)
     points, m = int(np.prod(multipliers.shape[:-1])), multipliers.shape[-1]
     labels = constraint_names(m, solution.names if names is None else names)
+    solution = known(solution)
     columns = {name: np.asarray(getattr(solution, name)) for name in OF_EACH}
     whole = {name: np.asarray(getattr(solution, name)) for name in OF_ALL}
     whole["feasible"] = np.vectorize(feasible_word)(np.asarray(solution.feasible))

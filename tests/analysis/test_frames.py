@@ -59,6 +59,13 @@ def test_rows_that_lack_something_are_left_out_with_a_warning(frame):
     assert equal(found, Scores.from_table(frame.drop(index=3), "helpful", ["safe"]))
 
 
+def test_a_count_of_the_rows_is_left_out_with_a_warning(frame):
+    bare = frame.drop(columns="weight")
+    counted = bare.reset_index(drop=True).reset_index(names="Unnamed: 0")
+    with pytest.warns(UserWarning, match="column 'Unnamed: 0' has no name and counts the rows"):
+        assert equal(Scores.from_table(counted, "helpful"), Scores.from_table(bare, "helpful"))
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "problem"),
     [
