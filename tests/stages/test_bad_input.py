@@ -10,10 +10,10 @@ import orbax.checkpoint as ocp
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from cann_jax import train
 from cann_jax.command_line.errors import run_command
+from cann_jax.files.errors import InfeasibleError
 from cann_jax.runtime import host_memory
 from tests.builders import ROOT
 from tests.builders.runs import run_process, write_config
@@ -86,20 +86,18 @@ def test_a_layer_that_the_model_does_not_have(refused, tmp_path):
     assert not (tmp_path / "runs/tiny/sample").exists()
 
 
-def test_scores_that_prefer_nothing(refused, tmp_path, tiny_folder, capsys):
-    """A constraint's is an error, where it is not met already; the reward's may be meant."""
+def test_scores_that_prefer_nothing(tmp_path, tiny_folder, capsys):
+    """Scoring warns of them; the dual, which knows the margins, refuses what they cannot meet."""
     scorer = "{{kind: function, function: tests.builders.toy_scorers:{}, better: higher}}"
-    stages = "sample,score"
-    flags = ("--stages", stages, "--constraints.vowels.scorer", scorer.format("constant"))
-    said = refused(*flags)
-    wanted = "is 1 for all 48 responses, so that its margin, 0.02, cannot be met; check the scorer"
-    assert f"constraints.vowels: vowels {wanted}" in said
-    own = ("--constraints.vowels.scorer", scorer.format("of_prompt"), "--stages", stages)
-    assert "vowels is the same for all responses of a prompt, so that its margin" in refused(*own)
-    met = write_config(tmp_path, tiny_folder, constraints={
-        "vowels": {"scorer": yaml.safe_load(scorer.format("constant")), "at_least": 1.0}
-    })  # fmt: skip
-    train.main(["--config", met, "--stages", stages, "--reward.scorer", scorer.format("of_prompt")])
+    config = write_config(tmp_path, tiny_folder)
+    given = (
+        "--constraints.vowels.scorer",
+        scorer.format("constant"),
+        "--reward.scorer",
+        scorer.format("of_prompt"),
+    )
+    with pytest.raises(InfeasibleError, match="vowels never differs between the responses to a prompt"):
+        train.main(["--config", config, "--stages", "sample,score,dual", *given])
     said = capsys.readouterr().out
     assert "score: ! vowels is 1 for all 48 responses, and prefers none; check the scorer\n" in said
     assert "score: ! reward is the same for all responses of a prompt, and prefers none; check " in said

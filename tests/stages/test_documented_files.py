@@ -1,5 +1,6 @@
 """docs/reference/files.md names the columns and keys that a run writes."""
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -44,7 +45,9 @@ ABSENT = {"margin_scale", "tightest_together", "groups", "costs"}
 @pytest.mark.parametrize("file", ["dual/dual.json", "evaluate/results.json"])
 def test_keys_are_those_of_the_results(calibrated, file):
     found = json.loads((calibrated / "runs/tiny" / file).read_text())
-    documented = set(DualSolution.__annotations__) if file == "dual/dual.json" else set()
+    documented = (
+        {field.name for field in dataclasses.fields(DualSolution)} if file == "dual/dual.json" else set()
+    )
     for keys, meaning in rows(f"key of `{file}` | is"):
         for key in codes(keys):
             documented.add(key.partition(".")[0])
