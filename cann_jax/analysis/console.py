@@ -124,9 +124,16 @@ def _stuck(found: Analysis, about: np.ndarray) -> list[str]:
 
 
 def print_analysis(
-    found: Analysis, notes: list[str], groups: Sequence[Group] = (), stream: TextIO | None = None
+    found: Analysis,
+    notes: list[str],
+    groups: Sequence[Group] = (),
+    stream: TextIO | None = None,
+    costs: Collection[str] = (),
 ) -> None:
-    """Print the solution's table, what it does to groups, the lines beside it and the warnings."""
+    """Print the solution's table, what it does to groups, the lines beside it and the warnings.
+
+    ``costs`` are the groups' scores that have changed their sign.
+    """
     out = console(stream)
     headings = ("constraint", "margin", "largest", "lambda*", "improvement")
     rows = [(name, *_row(found, j, not groups)) for j, name in enumerate(found.problem.names)]
@@ -134,7 +141,7 @@ def print_analysis(
     if found.reach is not None:
         _print_reach(out, found, found.reach)
     if groups:
-        _print_groups(out, groups, {c.name for c in found.problem.constraints if c.cost})
+        _print_groups(out, groups, costs)
     for line in [*_lines(found), *(question.text for question in found.questions)]:
         out.print(line, soft_wrap=True)
     for note in notes:
@@ -205,7 +212,8 @@ def _row(found: Analysis, j: int, with_change: bool) -> list[str]:
     """Return a constraint's cells; ``with_change``: no other table has the interval of its improvement."""
     spans = found.intervals
     reached = found.feasible == Feasible.YES
-    improvement = f"{found.solution.predicted_improvement[j]:.4g}" if reached else "out of reach"
+    unknown = "out of reach" if found.feasible == Feasible.NO else "–"
+    improvement = f"{found.solution.predicted_improvement[j]:.4g}" if reached else unknown
     if spans is not None and with_change:
         improvement += _span(spans.predicted_improvement, j)
     ends = apart(float(found.problem.margins[j]), float(found.largest_margin[j]))

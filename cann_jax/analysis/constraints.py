@@ -31,6 +31,11 @@ def as_levels(flags: DualFlags) -> DualFlags:
         if name in below:
             raise InputError(f"--unsafe_above {name}: --unsafe_below bounds it too; give one of them")
     costs = [target.partition("@")[0] for target, _ in at_most + above]
+    if flags.reward in costs and flags.reward not in flags.cost:
+        raise InputError(
+            f"{flags.reward} is the reward, of which more is better, and has an upper bound; where less is "
+            f"better add --cost {flags.reward}"
+        )
     return dataclasses.replace(
         flags,
         at_least=(*flags.at_least, *(f"{target}={value!r}" for target, value in at_most)),

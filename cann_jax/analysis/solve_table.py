@@ -74,7 +74,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
     )
     if not found.solution.converged:  # nothing is known of a policy that is none
         groups = []
-    print_analysis(found, notes, groups)
+    of_reward = {"reward"} - {*problem.names} if flags.reward in flags.cost else set()
+    print_analysis(found, notes, groups, costs={*flags.cost, *of_reward})
     if flags.out:
         from cann_jax.analysis.result_files import write_results
 

@@ -5,7 +5,14 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from cann_jax.files.errors import BROKEN_PIPE, INTERRUPTED, InputError, Preempted, ResourceError
+from cann_jax.files.errors import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    InputError,
+    Preempted,
+    ResourceError,
+    is_out_of_memory,
+)
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
@@ -33,7 +40,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE)
     except Exception as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             _crash(error)
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else "MemoryError"
@@ -41,12 +48,6 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         sys.stderr.write(f"error: memory is exhausted ({reason}); {remedy}; what is finished is kept\n")
         return _leave(ResourceError.exit_status)
     return 0
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether an error says so: Python's, Arrow's, or XLA's, known by its text: JAX may be absent."""
-    of_memory = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return of_memory or isinstance(error, MemoryError)
 
 
 def _leave(status: int) -> int:

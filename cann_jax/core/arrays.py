@@ -19,7 +19,9 @@ def given(value: ArrayLike, dtype: DTypeLike) -> Array:
 def is_concrete(tree: Any) -> bool:
     """Return whether all leaves are arrays with numbers in them, as inside a transformation none is."""
     leaves = jax.tree.leaves(tree)
-    return all(isinstance(leaf, Array) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return all(
+        isinstance(leaf, Array | np.generic) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves
+    )
 
 
 def slice_along(values: Array, first: int | Array, size: int, axis: int) -> Array:

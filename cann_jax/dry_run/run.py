@@ -110,8 +110,8 @@ def _scorer_lines(run: Run, data: KnownData, opened: bool) -> Iterator[str]:
         kind = cast(ScorerKind, settings)
         with code_of(kind, key):
             scorer = kind.check(context_of(run, key, opened=opened))
-        if scorer is not None and data.train is not None:
-            scorer.expect(data.train.prompts, config.sample.responses)
+            if scorer is not None and data.train is not None:
+                scorer.expect(data.train.prompts, config.sample.responses)
         probed = ", probed" if scorer is not None and getattr(settings, "probe", None) else ""
         yield f"scorer {name}: {settings.kind}{probed}"
 

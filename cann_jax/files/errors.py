@@ -90,3 +90,9 @@ def named(key: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says so: Python's, Arrow's, or XLA's, known by its text: JAX may be absent."""
+    of_memory = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return of_memory or isinstance(error, MemoryError)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, is_out_of_memory
 
-_OWN = str(Path(__file__).parents[1])  # this package
+_OWN = str(Path(__file__).parents[1]) + os.sep  # this package
 
 
 def named_function(name: str, key: str) -> Callable[..., Any]:
@@ -49,9 +49,11 @@ def users_code(what: str, passing: type[Exception] = InputError) -> Iterator[Non
     """
     try:
         yield
-    except (InputError, MemoryError, BrokenPipeError, passing):
+    except (InputError, BrokenPipeError, passing):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{what} raised {text[:300]}{_place(error)}; mend it") from error
 
@@ -60,7 +62,7 @@ def _place(error: Exception) -> str:
     """Return the last line of the user's own files that an error went through; of others, where none is."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if not frame.filename.startswith((_OWN, "<"))]
-    installed = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    installed = tuple(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib"))
     users = [frame for frame in outside if not frame.filename.startswith(installed)]
     found = (users or outside)[-1:]
     return "".join(f" ({frame.filename}, line {frame.lineno}: {frame.line})" for frame in found)

@@ -18,11 +18,11 @@ from cann_jax.models.decoder import Decoder
 from cann_jax.models.export.folder import export_folder
 from cann_jax.models.export.gguf import check_gguf, export_gguf
 from cann_jax.models.files.model_files import public_name
-from cann_jax.run.execution import expected_of, refuse_stale, run_stages
+from cann_jax.run.execution import plan, refuse_stale, run_stages
 from cann_jax.run.folder import open_folder
-from cann_jax.run.manifest import MANIFEST, committed, stage_state
+from cann_jax.run.manifest import MANIFEST, committed
 from cann_jax.run.run import Run
-from cann_jax.run.stages import chosen_stages, holding
+from cann_jax.run.stages import chosen_stages
 from cann_jax.runtime.session import session
 
 GGUF_FILE = "model.gguf"
@@ -72,7 +72,7 @@ def keeping_formats(run: Run) -> Run:
 
     A start by a configuration that does not name them would delete them: many GB, asked for by name.
     """
-    stage, folder = next(each for each in run.pipeline if each.name == "export"), run.folder / "export"
+    folder = run.folder / "export"
     with reached(folder, "run_dir"):
         there = committed(folder)["settings"].get("export", []) if (folder / MANIFEST).exists() else []
     more = [form for form in there if form not in run.config.export]
@@ -80,9 +80,10 @@ def keeping_formats(run: Run) -> Run:
         return run
     try:
         made = Run(_exporting(run.config, there))
+        planned = {each.stage.name: each for each in plan(made, made.stages)}
     except InputError:  # a format does not fit the settings, so that these are others than it was made by
         return run
-    if stage_state(folder, expected_of(made, stage), holding(stage.writes, made.config)).state != "done":
+    if not planned["export"].fresh:
         return run
     print(f"export: {', '.join(more)} is there of this model, and stays", flush=True)
     nothing_new = {*run.config.export} <= {*there}

@@ -46,7 +46,9 @@ def context_of(run: ModelRun[Any], key: str, *, opened: bool = True) -> Context:
 
 def identity(run: ModelRun[Any], key: str, scorer: ScorerConfig) -> dict[str, str]:
     """Return fingerprints of what a scorer's values depend on besides its settings and the reference."""
-    return cast(ScorerKind, scorer).identity(context_of(run, key))
+    kind = cast(ScorerKind, scorer)
+    with code_of(kind, key):
+        return kind.identity(context_of(run, key))
 
 
 def code_of(part: ScorerKind | Scorer, key: str) -> contextlib.AbstractContextManager[None]:
@@ -81,8 +83,10 @@ def check_coverage(stage: str, scorers: Scorers, prompts: Sequence[Prompt], resp
     Raises:
         InputError: A table lacks a score.
     """
-    for name, (_, scorer) in scorers.items():
-        if line := scorer.expect(prompts, responses):
+    for name, (key, scorer) in scorers.items():
+        with code_of(scorer, key):
+            line = scorer.expect(prompts, responses)
+        if line:
             print(f"{stage}: {name}: {line}")
 
 

@@ -12,6 +12,8 @@ from cann_jax import Scores, certify, dual_curve, solve_dual
 from cann_jax.analysis.example import example_table
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.solve_table import table_problem
+from cann_jax.core.exploration.uncertainty import conservative_solution
+from cann_jax.core.problem import Targets
 from cann_jax.files.errors import InputError
 
 TABLE = example_table(12, 6)
@@ -127,6 +129,10 @@ def test_the_names_of_a_table_are_those_of_its_solutions(frame):
     for found in (solution, curve):
         assert found.to_frame().index.unique("constraint").tolist() == ["safe", "polite@inviting"]
     assert "<th>polite@inviting</th>" in solution._repr_html_()
+    whole = np.ones(2, np.float32)
+    targets = Targets(np.array([0.3, 0.1], np.float32), np.zeros(2, bool), None, whole)
+    raised, _ = conservative_solution(scores, targets, 1.0)
+    assert "<th>polite@inviting</th>" in raised._repr_html_() and "λ* of safe" in repr(raised)
     # Inside a transformation there are none, so that none has to match and nothing compiles for them anew.
     assert jax.tree.structure(scores) == jax.tree.structure(
         Scores.from_table(frame, "helpful", ["polite", "safe"])

@@ -79,6 +79,7 @@ def test_a_default_threshold_of_a_cost_is_said(table, capsys):
 
 
 WRONG = {
+    "--at_most reward=5": "reward is the reward, of which more is better, and has an upper bound",
     "--at_most harm": "--at_most harm: write --at_most NAME=VALUE",
     "--at_most harm=30%": "--at_most harm: '30%' is not a number; write 0.3",
     "--margin safe=0,3": "--margin safe: '0,3' is not a number; write 0.3",
@@ -100,6 +101,13 @@ def test_before_and_after_are_shown_without_groups(tmp_path, capsys):
     out = printed(capsys, path, "--margin", "harm=0.2")
     row = next(line for line in out.splitlines() if "all prompts" in line)
     assert f"{HARM.mean():.4g} → {HARM.mean() + 0.2:.4g}" in row and f"{REWARD.mean():.4g} → " in row
+
+
+def test_a_reward_that_is_a_cost_is_headed_by_its_sign(tmp_path, capsys):
+    path = save(tmp_path / "t.parquet", long(harm=HARM.ravel().tolist()))
+    out = printed(capsys, path, "--reward", "harm", "--cost", "harm", "--margin", "safe=0.1")
+    heads = next(line for line in out.splitlines() if "group" in line and "prompts" in line)
+    assert "-reward" in heads and f"{-HARM.mean():.4g} → " in out
 
 
 @pytest.mark.parametrize("goal", [["--margin", "safe=0.1"], ["--max_unsafe", "safe=0.1"]])

@@ -18,6 +18,7 @@ from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
+from cann_jax.files.functions import users_code
 from cann_jax.run.scorers import check_coverage
 from cann_jax.scorers import check_finite
 from tests.builders import toy_scorers
@@ -263,6 +264,12 @@ def test_fault_of_a_function_names_it_and_its_line(responses, name, said):
     found = message(function(f"tests.builders.toy_scorers:{name}"), responses)
     assert found.startswith(f"{KEY}: tests.builders.toy_scorers:{name}")
     assert said.replace("TOY", toy_scorers.__file__).replace("LINE", str(line)) in found
+
+
+def test_memory_that_a_function_exhausts_keeps_its_status():
+    """XLA tells it as a RuntimeError; the command has a line and a status for it."""
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"), users_code("a function"):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 
 def test_a_module_that_raises_while_it_is_imported(tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def conservative_solution(
     if not solution.converged:  # λ of no solution keeps no promise
         nothing = np.full_like(np.asarray(solution.multipliers), np.inf)
         solution = dataclasses.replace(solution, multipliers=nothing)
-    return solution, raised
+    return solution.named(scores.names), raised
 
 
 @jax.tree_util.register_dataclass
