@@ -57,7 +57,9 @@ def _saying_what_is_kept(book: Book) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{error}; the answers so far are kept") if book.names else error from None
+        if not book.names:
+            raise
+        raise type(error)(f"{error}; the answers so far are kept") from None
 
 
 class _Sense:

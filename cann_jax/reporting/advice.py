@@ -15,7 +15,7 @@ def next_steps(findings: Findings) -> list[str]:
         return [_unfinished(findings)]
     steps: list[str] = []
     for name, row in constraint_rows(findings.results):
-        steps += _steps(findings, name, row, moved=findings.results["summary"]["scale"] != 0)
+        steps += _steps(findings, name, row)
     return steps
 
 
@@ -46,8 +46,8 @@ def _by_features(dual: Mapping[str, Any]) -> bool:
     return dual.get("chosen", {}).get("by") == "attainable" and dual.get("attainable") is not None
 
 
-def _steps(findings: Findings, name: str, row: Mapping[str, Any], *, moved: bool) -> Iterator[str]:
-    """Yield what to do about one constraint; ``moved`` is whether a step was taken at all."""
+def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what to do about one constraint."""
     label, certificate = row.get("label", name), row["certificate"]
     if certificate is None:
         yield f"{label} was {NOT_MEASURED}: give it a scorer that scores new responses."
@@ -56,7 +56,7 @@ def _steps(findings: Findings, name: str, row: Mapping[str, Any], *, moved: bool
             f"{label}: evaluate on about {certificate['prompts_needed']} held-out prompts instead of "
             f"{certificate['prompts']} (prompts.heldout); at this estimate they would decide."
         )
-    elif certificate["verdict"] == "undecided" and moved:
+    elif certificate["verdict"] == "undecided":
         yield f"{label}: {_undecidable(findings.run.config, certificate)}."
     if certificate is not None and certificate["verdict"] != "holds" and _falls_short(certificate):
         yield f"{label} falls short of the margin: {_remedy(findings, label)}."

@@ -20,6 +20,7 @@ from cann_jax.run.manifest import MANIFEST, MISSING, SETTINGS, commit_fingerprin
 from cann_jax.run.pipeline import Stage
 from cann_jax.run.run import ModelRun, Run, ScoreModelRun
 from cann_jax.run.stages import inputs_of
+from cann_jax.run.standing import places
 from cann_jax.training.health import HEALTH, Health, read_health
 from cann_jax.training.metrics import METRICS
 
@@ -56,15 +57,9 @@ R = TypeVar("R", bound=ModelRun[Any])
 
 @dataclass(frozen=True)
 class EndedStages(Generic[R]):
-    """A run, and what its ended stages have written; read at first use, None for what is not there.
-
-    Args:
-        run: The run.
-        at_work: What another process does there just now, in words.
-    """
+    """A run, and what its ended stages have written; read at first use, None for what is not there."""
 
     run: R
-    at_work: str | None = None
 
     @cached_property
     def commits(self) -> dict[str, Json]:
@@ -110,8 +105,7 @@ class EndedStages(Generic[R]):
             top = self.run.folder / stage.name
             if not self._is_underway(stage.name):
                 continue
-            below = sorted(top.iterdir(), key=lambda path: path.name)
-            for folder in (top, *(path for path in below if path.is_dir())):
+            for folder in places(top):
                 if (folder / METRICS).exists() and (rows := _rows(folder / METRICS)):
                     name = "/".join(folder.parts[len(self.run.folder.parts) :])
                     health = read_health(folder) if (folder / HEALTH).exists() else None
@@ -126,7 +120,13 @@ class EndedStages(Generic[R]):
 
 @dataclass(frozen=True)
 class Findings(EndedStages[Run]):
-    """What an alignment has left: λ, trainings, samples and results."""
+    """What an alignment has left: λ, trainings, samples and results.
+
+    Args:
+        at_work: What another process does there just now, in words.
+    """
+
+    at_work: str | None = None
 
     @cached_property
     def dual(self) -> dict[str, Any] | None:

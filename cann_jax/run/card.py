@@ -12,6 +12,7 @@ import cann_jax
 from cann_jax.config.export import Format
 from cann_jax.config.model import PREFERENCES
 from cann_jax.files.atomic import read_json, write_bytes_atomic
+from cann_jax.files.console import one_line
 from cann_jax.files.hashes import as_json
 from cann_jax.files.numbers import percent
 from cann_jax.models.files.model_files import public_name
@@ -118,4 +119,4 @@ def _scorers(run: Run) -> Iterator[tuple[str, str, str]]:
 def _words(values: dict[str, Any]) -> str:
     """Return settings as words; those that are null are left out, and texts cut short."""
     found = {key: value for key, value in values.items() if value is not None}
-    return ", ".join(f"{key} {' '.join(str(value).split())[:80]}" for key, value in found.items())
+    return ", ".join(f"{key} {one_line(str(value), 80)}" for key, value in found.items())

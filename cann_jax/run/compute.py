@@ -78,7 +78,7 @@ def compute_of(folder: epath.PathLike) -> Compute | None:
     """Return what a stage, or a part of one, has cost; None where its manifest does not tell."""
     try:
         return Compute(**recorded_compute(folder))
-    except TypeError:  # no manifest, or one by an earlier version
+    except TypeError:  # no manifest, or one without a cost
         return None
 
 

@@ -80,10 +80,10 @@ def keeping_formats(run: Run) -> Run:
         return run
     try:
         made = Run(_exporting(run.config, there))
-        planned = {each.stage.name: each for each in plan(made, made.stages)}
+        fresh = {each.stage.name for each in plan(made, made.stages) if each.fresh}
     except InputError:  # a format does not fit the settings, so that these are others than it was made by
         return run
-    if not planned["export"].fresh:
+    if "export" not in fresh:  # made anew, or no stage of a run that trains nothing
         return run
     print(f"export: {', '.join(more)} is there of this model, and stays", flush=True)
     nothing_new = {*run.config.export} <= {*there}

@@ -117,7 +117,7 @@ def summary_lines(results: Results) -> list[str]:
 
 
 def _compute_line(found: Results | None) -> list[str]:
-    if found is None or found["seconds"] is None:  # a stage of an earlier version has counted nothing
+    if found is None or found["seconds"] is None:  # a stage that was taken over has counted nothing
         return []
     return [
         f"compute of all stages: {policies_trained(found['policy_rounds'])} "
@@ -146,10 +146,8 @@ def verdicts(results: Results) -> list[Verdict]:
     if len(constraints) > 1:
         text = f"all constraints together, at {percent(found['confidence'])}: {found['verdict'].upper()}"
         each.append(Verdict(found["verdict"], text))
-    return [
-        *each[:-1],
-        each[-1]._replace(beside=" · ".join(filter(None, (each[-1].beside, _price(results))))),
-    ]
+    last = each.pop()
+    return [*each, last._replace(beside=" · ".join(filter(None, (last.beside, _price(results)))))]
 
 
 def _price(results: Results) -> str:

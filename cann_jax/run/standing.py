@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from cann_jax.files.atomic import read_json
 from cann_jax.files.lock import writer_of
 from cann_jax.run.manifest import MANIFEST
 from cann_jax.run.run import ModelRun
-from cann_jax.training.checkpoint_digests import saved_steps
-from cann_jax.training.health import HEALTH
+from cann_jax.training.checkpoint_digests import CHECKPOINTS, saved_steps
+from cann_jax.training.health import HEALTH, read_health
 from cann_jax.training.metrics import METRICS
 
 SHARD = re.compile(r"(.+)-(\d{6,})-(\d{6,})\.parquet")
@@ -52,7 +51,7 @@ def _done(folder: epath.Path) -> str:
     """
     counts: Counter[str] = Counter()
     of_all: dict[str, str] = {}
-    for path in (each for place in _places(folder) for each in place.iterdir() if not each.is_dir()):
+    for path in (each for place in places(folder) for each in place.iterdir() if not each.is_dir()):
         if found := SHARD.fullmatch(path.name):
             counts[f"prompts of {found[1]}"] += int(found[3]) - int(found[2])
         elif path.name == METRICS:
@@ -64,22 +63,21 @@ def _done(folder: epath.Path) -> str:
 
 def _of_all(training: epath.Path) -> str:
     """Return the number of steps that a training has in all, which is known from its first check on."""
-    path = training / HEALTH
-    return f" of {read_json(path)['steps']}" if path.exists() else ""
+    return f" of {read_health(training).steps}" if (training / HEALTH).exists() else ""
 
 
 def _resumes(folder: epath.Path) -> str:
     """Return after which step the training of a stage without a commit goes on."""
     begun = [
-        place for place in _places(folder) if (place / METRICS).exists() and not (place / MANIFEST).exists()
+        place for place in places(folder) if (place / METRICS).exists() and not (place / MANIFEST).exists()
     ]
     if not begun:
         return ""
-    steps = saved_steps(begun[-1] / "checkpoints")
+    steps = saved_steps(begun[-1] / CHECKPOINTS)
     return f"it goes on after step {steps[0]}" if steps else "it goes on from its first step"
 
 
-def _places(folder: epath.Path) -> list[epath.Path]:
+def places(folder: epath.Path) -> list[epath.Path]:
     """Return the folder of a stage, if it is there, and those of its parts."""
     if not folder.exists():
         return []

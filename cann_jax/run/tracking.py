@@ -12,6 +12,7 @@ from etils import epath
 
 from cann_jax.config.tracking import TrackerName
 from cann_jax.files.atomic import read_json, write_json
+from cann_jax.files.console import one_line
 from cann_jax.files.errors import InputError
 from cann_jax.files.functions import named_function
 from cann_jax.files.paths import is_remote
@@ -142,7 +143,7 @@ def _optional(name: TrackerName, job: Job) -> Tracker:
     try:
         return OPTIONAL[name].open(importlib.import_module(name), job)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(str(error), 200) or type(error).__name__
         raise InputError(
             f"metrics: {name} cannot be opened ({reason}); {OPTIONAL[name].remedy}, or leave it out"
         ) from None

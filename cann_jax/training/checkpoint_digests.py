@@ -12,6 +12,7 @@ from cann_jax.files.digests import DIGESTS, damage, write_digests
 from cann_jax.files.errors import InputError
 from cann_jax.files.paths import is_remote
 
+CHECKPOINTS = "checkpoints"  # the folder of them, below a training's
 # Orbax writes these last, as the commit; the first with its time.
 METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 

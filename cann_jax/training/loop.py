@@ -14,6 +14,7 @@ from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.runtime.placement import fetch
 from cann_jax.runtime.preemption import deferred
+from cann_jax.training.checkpoint_digests import CHECKPOINTS
 from cann_jax.training.checkpoints import Checkpoints
 from cann_jax.training.health import Watch
 from cann_jax.training.metrics import Metrics
@@ -56,7 +57,7 @@ def fit(
         Preempted: SIGTERM came; the step in progress is saved.
     """
     keep, every, best = pace.keep_checkpoints, pace.checkpoint_every, watch is not None and watch.early_stop
-    with Checkpoints(folder / "checkpoints", keep, every, best=best) as checkpoints:
+    with Checkpoints(folder / CHECKPOINTS, keep, every, best=best) as checkpoints:
         state = checkpoints.restore(state) or state
         first = int(state.step)
         if first:

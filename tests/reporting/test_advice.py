@@ -10,7 +10,8 @@ from cann_jax.run.results import number, summary_lines, verdicts
 from cann_jax.run.run import Run
 from tests.reporting.conftest import CERTIFICATE, DUAL, RESULTS, SIGN
 
-UNBOUNDED = CERTIFICATE | {"prompts_needed": None, "lower": None, "upper": None, "prompts": 96}
+NEAR = CERTIFICATE | {"prompts_needed": None, "mean": 0.5}
+UNBOUNDED = NEAR | {"lower": None, "upper": None, "prompts": 96}
 SHORT = CERTIFICATE | {"verdict": "fails", "mean": 0.3, "prompts_needed": None}
 WARNED = (SimpleNamespace(health=SimpleNamespace(warnings=[SIGN])),)
 
@@ -24,9 +25,6 @@ def steps(certificate, *flags, scale=1.25, **more) -> list[str]:
         **{"at_work": None, "commits": {}, "dual": None, "calibration": None, "trainings": ()},
     }
     return next_steps(SimpleNamespace(**found | more))
-
-
-NEAR = CERTIFICATE | {"prompts_needed": None, "mean": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +42,8 @@ NEAR = CERTIFICATE | {"prompts_needed": None, "mean": 0.5}
 )
 def test_an_estimate_is_too_near_only_where_it_is(certificate, flags, said):
     """With no step taken, +0.000 was "too near" +1.000."""
-    (step,) = steps(certificate | {"mean": 0.5}, *flags)
-    assert said in step and ("too near" in step) == (certificate is NEAR)
+    (step,) = steps(certificate, *flags)
+    assert said in step and ("too near" in step) == (certificate == NEAR)
 
 
 def test_where_no_step_was_taken_that_is_said():

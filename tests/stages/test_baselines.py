@@ -74,10 +74,8 @@ class Baseline:
 
     def columns(self, name: str, width: int = 4) -> dict[str, np.ndarray]:
         table = pq.read_table(self.folder / name)
-        return {
-            key: table.column(key).to_numpy(zero_copy_only=False).reshape(-1, width)
-            for key in table.column_names
-        }
+        columns = zip(table.column_names, table.columns, strict=True)
+        return {key: own.to_numpy().reshape(-1, width) for key, own in columns}
 
 
 @pytest.fixture(scope="module")
