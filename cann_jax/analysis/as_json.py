@@ -152,7 +152,7 @@ def solution_json(
     }
     result = {
         **dataclasses.asdict(found),
-        "feasible": Feasible(int(found.feasible)).name.lower(),
+        "feasible": Feasible(int(found.feasible)).word,
         "constraints": names,
         "margins": margins,
         "largest_margin": largest,

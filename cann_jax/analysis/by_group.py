@@ -59,13 +59,18 @@ def by_group(
     there = present(scores)
     reference = there / np.maximum(there.sum(-1, keepdims=True), 1)
     bounded = _values(problem, raw)
-    values = {reward if "reward" in bounded else "reward": np.asarray(scores.reward)} | bounded
+    values = {reward_heading(problem.constraints, reward): np.asarray(scores.reward)} | bounded
     means = {
         name: [np.sum(np.where(there, own, 0) * each, axis=-1) for each in (reference, policy)]
         for name, own in values.items()
     }
     rows = [(name, own & (weights > 0)) for name, own in _rows(columns, len(weights))]
     return [_group(*row, weights, means, len(multipliers), confidence) for row in rows if row[1].any()]
+
+
+def reward_heading(constraints: Sequence[Constraint], reward: str) -> str:
+    """Return what the report calls the reward: the name of its column where a constraint is called so."""
+    return reward if "reward" in map(_label, constraints) else "reward"
 
 
 def _rows(columns: Mapping[str, np.ndarray], prompts: int) -> list[tuple[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -50,11 +51,14 @@ def is_numeric(kind: pa.DataType) -> bool:
     )
 
 
+def nameless(names: Sequence[str]) -> list[str]:
+    """Return the columns without a name, or with one that pandas gives them."""
+    return [name for name in names if re.fullmatch(r"(Unnamed: \d+)?", name) and names.count(name) == 1]
+
+
 def row_counter(table: pa.Table) -> str | None:
     """Return the column without a name that counts rows from 0 on, as pandas writes its index; else None."""
-    for name in table.column_names:
-        if not re.fullmatch(r"(Unnamed: \d+)?", name) or table.column_names.count(name) > 1:
-            continue
+    for name in nameless(table.column_names):
         own = table[name]
         if pa.types.is_integer(own.type) and np.array_equal(own.to_numpy(), np.arange(len(own))):
             return str(name)

@@ -237,7 +237,7 @@ def _span(span: tuple[np.ndarray, np.ndarray], j: int) -> str:
 def _lines(found: Analysis) -> list[str]:
     solution = found.solution
     lines = [
-        f"feasible: {found.feasible.name.lower()}   converged: {str(bool(solution.converged)).lower()}   "
+        f"feasible: {found.feasible.word}   converged: {str(bool(solution.converged)).lower()}   "
         f"KKT residual {_residual(solution)} of the spread"
     ]
     if found.feasible == Feasible.YES:

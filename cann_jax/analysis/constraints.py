@@ -16,13 +16,13 @@ def as_levels(flags: DualFlags) -> DualFlags:
     """Return flags that ask ``--at_most`` and ``--unsafe_above`` of -NAME, by ``--cost``.
 
     Raises:
-        InputError: A value is not a number, or has no name; or ``--unsafe_above`` bounds no share, or a score
-            that has another bound.
+        InputError: A value is not a number, or has no name; ``--unsafe_above`` bounds no share, or a score
+            that has another bound; or the reward, of which more is better, has an upper bound.
     """
-    at_most = [_turned("--at_most", goal) for goal in flags.at_most]
-    above = [_turned("--unsafe_above", bound) for bound in flags.unsafe_above]
+    at_most = [_turned("--at_most", *_split("--at_most", goal)) for goal in flags.at_most]
+    above = [_turned("--unsafe_above", *pair) for pair in _by_name("--unsafe_above", flags.unsafe_above)]
     shares = {goal.rpartition("=")[0].partition("@")[0] for goal in flags.max_unsafe}
-    below = {bound.rpartition("=")[0] for bound in flags.unsafe_below}
+    below = _bounded_below(flags)
     for name, _ in above:
         if "" not in shares and name not in shares:  # "": one of a value without a name
             raise InputError(
@@ -46,18 +46,18 @@ def as_levels(flags: DualFlags) -> DualFlags:
     )
 
 
-def _turned(flag: str, text: str) -> tuple[str, float]:
-    """Return the name in NAME=VALUE, and the value with its sign changed."""
-    name, sign, value = text.rpartition("=")
-    if not sign:
-        raise InputError(f"{flag} {text}: write {flag} NAME=VALUE")
+def _turned(flag: str, name: str, value: str) -> tuple[str, float]:
+    """Return a name, and its value with the sign changed."""
     return name, 0.0 - _number(f"{flag} {name}", value)
+
+
+def _bounded_below(flags: DualFlags) -> set[str]:
+    return {bound.rpartition("=")[0] for bound in flags.unsafe_below}
 
 
 def threshold_notes(flags: DualFlags, constraints: Iterable[Constraint]) -> list[str]:
     """Return a sentence about each cost whose share of unsafe responses is asked for without a threshold."""
-    given = {bound.rpartition("=")[0] for bound in flags.unsafe_below}
-    costs = {c.name for c in constraints if c.cost and c.max_unsafe is not None} - given
+    costs = {c.name for c in constraints if c.cost and c.max_unsafe is not None} - _bounded_below(flags)
     return [
         f"{name}: a response above 0 is unsafe, by default; --unsafe_above {name}=VALUE sets another bound."
         for name in sorted(costs)
@@ -101,7 +101,7 @@ def constraints_asked(flags: DualFlags, available: Sequence[str]) -> list[Constr
     clips = clip_bounds(flags)
     found = []
     for kind, goal in goals:
-        target, value = _split(goal) if "=" in goal else (next(names), goal)
+        target, value = _split(f"--{kind}", goal) if "=" in goal else (next(names), goal)
         name, _, group = target.partition("@")
         asked = {kind: _number(f"--{kind} {target}", value)}
         if kind == "max_unsafe":
@@ -180,7 +180,7 @@ def group_members(columns: Mapping[str, np.ndarray], names: Mapping[str, str]) -
 
 
 def _by_name(flag: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = [_split(text) for text in given]
+    pairs = [_split(flag, text) for text in given]
     _refuse_twice(flag, [name for name, _ in pairs])
     return pairs
 
@@ -191,10 +191,10 @@ def _refuse_twice(flag: str, names: Sequence[str]) -> None:
             raise InputError(f"{flag} {name}: given {names.count(name)} times; give it once")
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split(flag: str, text: str) -> tuple[str, str]:
     name, sign, value = text.rpartition("=")
     if not sign:
-        raise InputError(f"{text}: write NAME=VALUE")
+        raise InputError(f"{flag} {text}: write {flag} NAME=VALUE")
     return name, value
 
 

@@ -39,11 +39,9 @@ def score_label(answer: Mapping[str, Any], name: str) -> str:
 
 
 def reward_label(answer: Mapping[str, Any]) -> str:
-    """Return "reward" as a label, or −COLUMN where it is a cost: the one that no constraint is about."""
-    constrained = {name.partition("@")[0] for name in answer["constraints"]}
-    return next(
-        (f"−{literal(cost)}" for cost in answer.get("costs", ()) if cost not in constrained), "reward"
-    )
+    """Return "reward" as a label, or −COLUMN where it is a cost."""
+    column = str(answer.get("reward", "reward"))
+    return f"−{literal(column)}" if column in answer.get("costs", ()) else "reward"
 
 
 def points_along(curve: pa.Table, answer: Mapping[str, Any], index: int) -> dict[str, np.ndarray]:

@@ -21,22 +21,22 @@ class FirstFault:
         self.path, self.whole, self.number, self.problem = path, whole, -1, ""
         self._lines: list[int] | None = None
 
-    def check(self, numbers: np.ndarray, wrong: np.ndarray, problem: str | Callable[[int], str]) -> None:
+    def check(self, rows: np.ndarray, wrong: np.ndarray, problem: str | Callable[[int], str]) -> None:
         """Note the first row that is ``wrong`` ``(rows,)``, if it precedes what was noted before.
 
         Args:
-            numbers: ``(rows,)``, the rows' numbers in the file, increasing.
+            rows: ``(rows,)``, the rows' numbers in the file, increasing.
             wrong: ``(rows,)`` bool.
             problem: What is wrong with the row, and how to mend it; or a function of its index that says it.
         """
         if not wrong.any():
             return
         index = int(np.argmax(wrong))
-        if not self.problem or numbers[index] < self.number:
-            self.number = int(numbers[index])
+        if not self.problem or rows[index] < self.number:
+            self.number = int(rows[index])
             self.problem = problem if isinstance(problem, str) else problem(index)
 
-    def counted(self, count: int, what: str) -> str:
+    def one_of(self, count: int, what: str) -> str:
         """Return how many there are of ``what``, to put behind the first; empty where there is but one."""
         return f", one of {count:,} {what}" if self.whole and count > 1 else ""
 

@@ -98,12 +98,17 @@ def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
         if suffix == ".parquet":
             with opened(path, data) as file:
                 return file.read()
-        data = _utf8(path, gunzip(path, data) if path.lower().endswith(".gz") else data)
+        text = _text(path, data)
         return (
-            _read_json(path, data)
+            _read_json(path, text)
             if suffix in (".jsonl", ".json")
-            else _read_csv(path, data, suffix, columns)
+            else _read_csv(path, text, suffix, columns)
         )
+
+
+def _text(path: str, data: bytes) -> bytes:
+    """Return the text in a file, which may be compressed."""
+    return _utf8(path, gunzip(path, data) if path.lower().endswith(".gz") else data)
 
 
 def lines_of(path: str) -> list[int]:
@@ -114,12 +119,11 @@ def lines_of(path: str) -> list[int]:
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     if suffix not in TEXT or not epath.Path(path).is_file():
         return []
-    data = epath.Path(path).read_bytes()
-    data = _utf8(path, gunzip(path, data) if path.lower().endswith(".gz") else data)
+    data = _text(path, epath.Path(path).read_bytes())
     if suffix in (".jsonl", ".json"):
         rows = [number for number, line in enumerate(data.splitlines(), 1) if line.strip()]
         return [] if data.lstrip().startswith(b"[") else rows
-    separator, _, spaced = _header(data, ("\t",) if suffix == ".tsv" else SEPARATORS)
+    separator, _, spaced = _header(data, suffix)
     reader = csv.reader(
         io.StringIO(data.decode("utf-8", "replace"), newline=""), delimiter=separator, skipinitialspace=spaced
     )
@@ -208,7 +212,7 @@ def _check_json(path: str, number: int, line: bytes) -> None:
 def _read_csv(path: str, data: bytes, suffix: str, columns: KeyColumns) -> pa.Table:
     import pyarrow.csv
 
-    separator, names, spaced = _header(data, ("\t",) if suffix == ".tsv" else SEPARATORS)
+    separator, names, spaced = _header(data, suffix)
     refuse_doubled(path, names)
     table = pyarrow.csv.read_csv(
         pa.BufferReader(_without_spaces(data, separator) if spaced else data),
@@ -228,9 +232,10 @@ def _read_csv(path: str, data: bytes, suffix: str, columns: KeyColumns) -> pa.Ta
     return pa.table({name: _typed(table[name], name, columns) for name in table.column_names})
 
 
-def _header(data: bytes, separators: Sequence[str]) -> tuple[str, list[str], bool]:
+def _header(data: bytes, suffix: str) -> tuple[str, list[str], bool]:
     """Return the separator by which the first row has most fields, these, and whether spaces follow it."""
     start = data[: 1 << 16].decode("utf-8", "replace")
+    separators = ("\t",) if suffix == ".tsv" else SEPARATORS
 
     def fields(separator: str, skip: bool) -> list[str]:
         rows = csv.reader(io.StringIO(start, newline=""), delimiter=separator, skipinitialspace=skip)

@@ -19,7 +19,7 @@ from cann_jax.analysis.tables import Source, open_arrow, open_scores
 from cann_jax.core.certificate import Certificate
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import Constraint
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, constraint_names
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.errors import InputError
 
@@ -74,7 +74,7 @@ def solution_frame(solution: DualSolution, names: Sequence[str] | None) -> Any:
     solution = known(solution)
     columns = {name: np.asarray(getattr(solution, name)) for name in OF_EACH}
     whole = {name: np.asarray(getattr(solution, name)) for name in OF_ALL}
-    whole["feasible"] = np.vectorize(feasible_word)(np.asarray(solution.feasible))
+    whole["feasible"] = np.vectorize(lambda code: Feasible(int(code)).word)(np.asarray(solution.feasible))
     columns |= {name: np.repeat(values[..., None], m, axis=-1) for name, values in whole.items()}
     index = pd.MultiIndex.from_product([range(points), labels], names=["point", "constraint"])
     frame = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()}, index)
@@ -90,23 +90,6 @@ def certificate_frame(certificate: Certificate, names: Sequence[str] | None) -> 
     return pd.DataFrame(
         {"verdict": list(map(str, certificate.verdicts)), **columns}, pd.Index(labels, name="constraint")
     ).astype({"prompts_needed": "Int64"})  # none where a number would say nothing
-
-
-def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
-    """Return the names of m constraints, their numbers by default.
-
-    Raises:
-        InputError: There are not m names.
-    """
-    found = [f"constraint {j}" for j in range(m)] if names is None else list(names)
-    if len(found) != m:
-        raise InputError(f"names: {len(found)} given for {m} constraints; give one each")
-    return found
-
-
-def feasible_word(code: int) -> str:
-    """Return a ``Feasible`` code in words: yes, no or undetermined."""
-    return Feasible(int(code)).name.lower()
 
 
 def _source(table: Any, flags: DualFlags, wanted: list[str]) -> Source:

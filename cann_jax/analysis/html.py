@@ -5,11 +5,12 @@ from html import escape
 
 import numpy as np
 
-from cann_jax.analysis.frames import constraint_names, feasible_word
 from cann_jax.core.arrays import Array, is_concrete
 from cann_jax.core.certificate import Certificate
+from cann_jax.core.feasibility import Feasible
+from cann_jax.core.scores import constraint_names
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.files.numbers import percent
+from cann_jax.files.numbers import counted, percent
 
 VERDICTS = {"yes": "λ* found", "no": "out of reach", "undetermined": "undecided"}
 NOT_FOUND = "within reach, but λ* was not found to tolerance"
@@ -24,13 +25,11 @@ def solution_html(solution: DualSolution) -> str | None:
         points, m = int(np.prod(multipliers.shape[:-1])), multipliers.shape[-1]
         found = int(np.sum(np.asarray(solution.converged)))
         return _paragraph(
-            f"{points} solutions for {m} constraint{'s' * (m > 1)}", f"λ* found in {found}; see to_frame()"
+            f"{points} solutions for {counted(m, 'constraint')}", f"λ* found in {found}; see to_frame()"
         )
-    word = feasible_word(int(solution.feasible))
-    names, asked = (
-        constraint_names(len(multipliers), solution.names),
-        np.asarray(solution.predicted_improvement - solution.slack),
-    )
+    word = Feasible(int(solution.feasible)).word
+    names = constraint_names(len(multipliers), solution.names)
+    asked = np.asarray(solution.predicted_improvement - solution.slack)
     values = zip(names, asked, multipliers, np.asarray(solution.predicted_improvement), strict=True)
     rows = [[name, *map(_number, numbers)] for name, *numbers in values]
     verdict = VERDICTS[word] if word != "yes" or solution.converged else NOT_FOUND

@@ -66,7 +66,7 @@ def read_long(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) 
     if layout.drop_missing:
         rows = rows.take(~missing)
     else:
-        all_in_all = fault.counted(int(missing.sum()), "rows that lack something")
+        all_in_all = fault.one_of(int(missing.sum()), "rows that lack something")
         for what, there in lacking.items():
             fault.check(number, there, f"has no {what}{all_in_all}; {FILL}")
     prompt = np.unique(rows.prompt, return_inverse=True)[1]

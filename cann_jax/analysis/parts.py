@@ -1,20 +1,33 @@
 """Read a Parquet table in parts of whole prompts, whose rows are adjacent."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from cann_jax.analysis.columns import codes, plain
+from cann_jax.analysis.columns import codes, nameless, plain, plain_schema, row_counter
+from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import UNFIT, reading
 from cann_jax.analysis.long_table import read_long
 from cann_jax.analysis.raw_table import RawTable, larger_is_better
-from cann_jax.analysis.table_layout import LONG, Layout
+from cann_jax.analysis.table_layout import LONG, Layout, layout_of
 from cann_jax.analysis.wide_table import read_wide
 from cann_jax.files.parquet import opened
 
 ROWS = 1 << 20  # rows read at once: tens of megabytes, and a few thousand prompts
 RESPONSES = 1 << 7  # of a prompt, about: a row of a wide table holds all of them
+
+
+def parquet_layout(path: str, flags: DualFlags, wanted: list[str]) -> tuple[Layout, int]:
+    """Return where a Parquet file holds what, and how many rows it has; as ``layout_of``."""
+    with reading(path), pq.ParquetFile(path) as file:
+        rows, schema = file.metadata.num_rows, file.schema_arrow
+        counter = None if wanted else row_counter(file.read(nameless(schema.names)))
+    if counter is not None:
+        schema = schema.remove(schema.get_field_index(counter))
+    return dataclasses.replace(layout_of(path, plain_schema(schema), flags, wanted), counter=counter), rows
 
 
 def read_part(

@@ -25,11 +25,12 @@ from cann_jax.analysis.curve_plots import (
     reward_label,
     score_label,
 )
+from cann_jax.core.arrays import response_mean
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.per_prompt import predict_per_prompt
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.problem import weights_and_baseline
-from cann_jax.core.scores import present
+from cann_jax.core.scores import present, response_mask
 from cann_jax.files.atomic import write_bytes_atomic
 
 SHOWN = 4000  # responses in the cloud; more would only overlap
@@ -77,9 +78,7 @@ def _cloud(axes: Axes, found: Analysis, answer: Mapping[str, Any], index: int) -
     problem, name = found.problem, answer["constraints"][index]
     scores, targets = problem.scores, problem.targets
     weights, baseline = weights_and_baseline(scores)
-    inside = (
-        np.ones(len(weights), bool) if targets.members is None else np.asarray(targets.members)[:, index] > 0
-    )
+    inside = problem.about([index])
     own = np.where(inside, weights, 0) / np.sum(weights, where=inside)
     there = present(scores)
     places = np.flatnonzero(there & inside[:, None])
@@ -95,8 +94,7 @@ def _cloud(axes: Axes, found: Analysis, answer: Mapping[str, Any], index: int) -
         axes.scatter(rewards[shown], values, 2 + 30 * size, alpha=np.clip(0.6 * size, 0.02, 1), **style)
         axes.scatter([], [], 15, label="its weight under λ*", **style)
     marker: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
-    before = np.where(there, rewards, 0).sum(1) / np.maximum(there.sum(1), 1)
-    means = own @ before, float(baseline[index])
+    means = own @ np.asarray(response_mean(scores.reward, response_mask(scores))), float(baseline[index])
     mark(axes, "y", means[1] + float(answer["margins"][index]), values, "asked of the mean")
     axes.plot(*means, marker="X", color=COLOURS.ink, label="mean of the reference", **marker)
     if solved:

@@ -43,6 +43,6 @@ def _curve_columns(names: tuple[str, ...], along: str, curve: Curve) -> dict[str
         columns[f"predicted_improvement/{name}"] = solutions.predicted_improvement[:, j]
     for name in ("predicted_reward", "kl", "effective_sample_size"):
         columns[name] = getattr(solutions, name)
-    columns["feasible"] = [Feasible(int(code)).name.lower() for code in solutions.feasible]
+    columns["feasible"] = [Feasible(int(code)).word for code in solutions.feasible]
     columns["converged"] = solutions.converged
     return columns

@@ -4,12 +4,13 @@ import dataclasses
 import importlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from cann_jax.analysis.analyse import analyse
 from cann_jax.analysis.as_json import groups_json
-from cann_jax.analysis.by_group import by_group
+from cann_jax.analysis.by_group import Group, by_group, reward_heading
 from cann_jax.analysis.console import (
     infeasible_message,
     print_analysis,
@@ -63,23 +64,18 @@ def solve_table(path: str, flags: DualFlags) -> None:
         *threshold_notes(flags, problem.constraints),
         *table_notes(flags.cost, table.dropped, table.repeated, table.counter),
     ]
-    groups = by_group(
-        problem,
-        table.scores,
-        table.groups,
-        np.asarray(found.solution.multipliers),
-        flags.beta,
-        flags.confidence,
-        flags.reward,
-    )
-    if not found.solution.converged:  # nothing is known of a policy that is none
-        groups = []
-    of_reward = {"reward"} - {*problem.names} if flags.reward in flags.cost else set()
-    print_analysis(found, notes, groups, costs={*flags.cost, *of_reward})
+    groups: list[Group] = []
+    if found.solution.converged:  # nothing is known of a policy that is none
+        best = np.asarray(found.solution.multipliers)
+        raw, columns = table.scores, table.groups
+        groups = by_group(problem, raw, columns, best, flags.beta, flags.confidence, flags.reward)
+    signed = {reward_heading(problem.constraints, flags.reward)} if flags.reward in flags.cost else set()
+    print_analysis(found, notes, groups, costs={*flags.cost, *signed})
     if flags.out:
         from cann_jax.analysis.result_files import write_results
 
-        more = {"costs": flags.cost} | ({"groups": groups_json(groups)} if groups else {})
+        more: dict[str, Any] = {"costs": flags.cost, "reward": flags.reward}
+        more |= {"groups": groups_json(groups)} if groups else {}
         print(f"written: {flags.out}/{', '.join(write_results(flags.out, found, notes, more))}")
     if found.feasible == Feasible.NO:
         raise InfeasibleError(infeasible_message(found))

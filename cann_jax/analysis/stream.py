@@ -15,6 +15,7 @@ from cann_jax.analysis.console import (
 )
 from cann_jax.analysis.constraints import threshold_notes
 from cann_jax.analysis.flags import DualFlags
+from cann_jax.analysis.known import known
 from cann_jax.analysis.stream_reader import open_stream
 from cann_jax.analysis.wording import level_lines, out_of_reach
 from cann_jax.core.exploration.conflict import Reachability, reachability_of, settle
@@ -41,6 +42,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
     reach = _taken_apart(found)
     if reach is not None:
         found = dataclasses.replace(found, solution=settle(found.solution, reach))
+    found = dataclasses.replace(found, solution=known(found.solution))
     feasible = Feasible(int(found.solution.feasible))
     _print_solution(found, reader.constraints, feasible, reader.seen.counts.prompts)
     seen = reader.seen
@@ -49,7 +51,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
         *count_notes(seen.counts),
         *strain_notes(feasible, limit, found.solution.multipliers),
         *threshold_notes(flags, reader.constraints),
-        *table_notes(flags.cost, seen.dropped, seen.repeated),
+        *table_notes(flags.cost, seen.dropped, seen.repeated, reader.layout.counter),
     ]
     for note in notes:
         print(f"! {note}")
@@ -57,6 +59,7 @@ def solve_streamed_table(path: str, flags: DualFlags) -> None:
         content = solution_json(found.solution, labels, found.margins, found.largest_margin) | {
             "beta": flags.beta,
             "costs": flags.cost,
+            "reward": flags.reward,
             "warnings": notes,
         }
         write_json(
@@ -82,17 +85,19 @@ def _print_solution(
     found: StreamedSolution, constraints: Sequence[Constraint], feasible: Feasible, prompts: int
 ) -> None:
     for j, constraint in enumerate(constraints):
+        improvement = f"{found.solution.predicted_improvement[j]:.4g}"
         margin, largest = apart(float(found.margins[j]), float(found.largest_margin[j]))
         print(
             f"{constraint.label}: margin {margin}, largest {largest}, "
             f"lambda* {found.solution.multipliers[j]:.5g}, "
-            f"improvement {found.solution.predicted_improvement[j]:.4g}"
+            f"improvement {'out of reach' if feasible == Feasible.NO else improvement}"
         )
     if feasible == Feasible.YES:
         solution = found.solution
         for line in level_lines(constraints, solution.baseline, solution.predicted_constraints):
             print(line)
+    kl = "–" if feasible == Feasible.NO else f"{found.solution.kl:.3g} nats"
     print(
-        f"feasible: {feasible.name.lower()}   converged: {str(bool(found.solution.converged)).lower()}   "
-        f"KL {found.solution.kl:.3g} nats   {prompts:,} prompts, solved in {found.passes} passes"
+        f"feasible: {feasible.word}   converged: {str(bool(found.solution.converged)).lower()}   "
+        f"KL {kl}   {prompts:,} prompts, solved in {found.passes} passes"
     )

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from cann_jax.analysis.columns import plain_schema
 from cann_jax.analysis.constraints import (
     clip_bounds,
     constraints_asked,
@@ -17,10 +15,10 @@ from cann_jax.analysis.constraints import (
     names_asked,
 )
 from cann_jax.analysis.flags import DualFlags
-from cann_jax.analysis.formats import format_of, reading
-from cann_jax.analysis.parts import ROWS, adjacent, parts
+from cann_jax.analysis.formats import format_of
+from cann_jax.analysis.parts import ROWS, adjacent, parquet_layout, parts
 from cann_jax.analysis.raw_table import RawTable, check_whole
-from cann_jax.analysis.table_layout import Layout, layout_of
+from cann_jax.analysis.table_layout import Layout
 from cann_jax.core.prepare import (
     check_known,
     check_shares,
@@ -68,9 +66,7 @@ def open_stream(path: str, flags: DualFlags) -> "StreamReader":
     """
     if format_of(path) != ".parquet":
         raise InputError(f"{path}: --stream reads a .parquet file; solve other formats without it")
-    with reading(path):
-        schema = pq.read_schema(path)
-    layout = layout_of(path, plain_schema(schema), flags, names_asked(flags))
+    layout, _ = parquet_layout(path, flags, names_asked(flags))
     return StreamReader(layout, flags, constraints_asked(flags, list(layout.scores)[1:]))
 
 

@@ -27,6 +27,7 @@ class Layout:
         weights: The column of prompt weights, if there is one.
         groups: Columns of groups.
         drop_missing: Whether rows, and responses of wide tables, that lack something are left out.
+        counter: As in ``RawTable``.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Layout:
     weights: str | None
     groups: tuple[str, ...]
     drop_missing: bool
+    counter: str | None = None
 
     @property
     def columns(self) -> list[str]:

@@ -7,13 +7,12 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cann_jax.analysis.array_table import ArrayTable
 from cann_jax.analysis.columns import plain_schema, row_counter
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
-from cann_jax.analysis.parts import adjacent, parts, read_part, rows_at_once
+from cann_jax.analysis.parts import adjacent, parquet_layout, parts, read_part, rows_at_once
 from cann_jax.analysis.raw_table import RawTable, check_whole, joined
 from cann_jax.analysis.table_layout import Layout, feature_columns, layout_of
 from cann_jax.files.errors import InputError
@@ -57,9 +56,7 @@ def open_scores(path: str, flags: DualFlags, wanted: Iterable[str] = ()) -> Sour
     if suffix == ".npz":
         return ArrayTable(path, read_npz(path), flags, names)
     if suffix == ".parquet" and flags.features is None and Path(path).is_file():
-        with reading(path), pq.ParquetFile(path) as file:
-            rows, schema = file.metadata.num_rows, file.schema_arrow
-        layout = layout_of(path, plain_schema(schema), flags, names)
+        layout, rows = parquet_layout(path, flags, names)
         if rows > rows_at_once(layout):
             return _Columns(layout, flags.cost, None, [])
     keys = KeyColumns((flags.prompt, flags.response), flags.groups or ("group",))
@@ -75,7 +72,7 @@ def open_arrow(path: str, whole: pa.Table, flags: DualFlags, wanted: Iterable[st
         whole = whole.drop_columns([counter])
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
     layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)
-    return _Columns(layout, flags.cost, whole, features, counter)
+    return _Columns(dataclasses.replace(layout, counter=counter), flags.cost, whole, features)
 
 
 @dataclasses.dataclass
@@ -86,7 +83,6 @@ class _Columns:
     cost: tuple[str, ...]
     table: pa.Table | None
     features: list[str]
-    counter: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -95,12 +91,12 @@ class _Columns:
     def read(self) -> RawTable:
         found = self._in_parts() if self.table is None else self._at_once(self.table)
         check_whole(self.layout.path, found.mask.any(), found.precision)
-        return found
+        return dataclasses.replace(found, counter=self.layout.counter)
 
     def _at_once(self, table: pa.Table) -> RawTable:
         found = read_part(self.layout, table, np.arange(1, table.num_rows + 1), self.cost, True)
         features = table.select(self.features) if self.features else None
-        return dataclasses.replace(found, features=features, counter=self.counter)
+        return dataclasses.replace(found, features=features)
 
     def _in_parts(self) -> RawTable:
         hashes: list[np.ndarray] = []

@@ -60,7 +60,7 @@ def finish_wide(
     kept, missing = np.ones(len(mask), bool), np.zeros(mask.shape, bool)
     for values in scores.values():
         missing |= mask & np.isnan(values)
-    all_in_all = fault.counted(int(missing.sum()), "responses that lack a score")
+    all_in_all = fault.one_of(int(missing.sum()), "responses that lack a score")
     for name, values in scores.items():
         _check_cells(fault, number, mask & beyond_float32(values), f"holds a {name} that is out of range")
         if not drop_missing:

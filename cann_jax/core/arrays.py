@@ -1,5 +1,6 @@
 """Arrays as the core takes them, and sums and means that keep float32's digits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,10 +11,11 @@ from jax.typing import ArrayLike, DTypeLike
 Array = jax.Array | np.ndarray  # functions of this package take either; what they compute is JAX's
 
 
-def given(value: ArrayLike, dtype: DTypeLike) -> Array:
-    """Return what a caller gave as an array, on the host unless it is traced."""
+def given(value: ArrayLike | Sequence[ArrayLike], dtype: DTypeLike) -> Array:
+    """Return what a caller gave as an array, on the host unless it, or a part of it, is traced."""
     # outside a trace each of JAX's operations is a program of its own to compile
-    return jnp.asarray(value, dtype) if isinstance(value, jax.core.Tracer) else np.asarray(value, dtype)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    return jnp.asarray(value, dtype) if traced else np.asarray(value, dtype)
 
 
 def is_concrete(tree: Any) -> bool:

@@ -24,6 +24,11 @@ class Feasible(enum.IntEnum):
     NO = 0
     YES = 1
 
+    @property
+    def word(self) -> str:
+        """The verdict in words: yes, no or undetermined."""
+        return self.name.lower()
+
 
 @jit()
 def largest_margin(scores: Scores) -> Array:

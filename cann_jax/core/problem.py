@@ -128,6 +128,13 @@ class Problem:
         """Margins b ``(m,)`` under the table's own prompt weights."""
         return self.targets.margins(*jax.device_get(weights_and_baseline(self.scores)))
 
+    def about(self, constraints: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the prompts ``(prompts,)`` bool that some of the constraints, by number, are about."""
+        members = self.targets.members
+        if members is None:
+            return np.ones(self.scores.reward.shape[0], bool)
+        return np.asarray(np.any(np.asarray(members)[:, constraints] > 0, axis=1))
+
     @property
     def tells_errors(self) -> bool:
         """Whether each constraint is about as many effective prompts as an error needs."""

@@ -156,8 +156,8 @@ class ScoreSummary:
             )
 
 
-def in_order(margins: Mapping[str, float], scores: Scores) -> Array:
-    """Return margins by name as an array in the order of the scores' constraints.
+def in_order(margins: Mapping[str, float], scores: Scores) -> list[float]:
+    """Return margins by name as a list in the order of the scores' constraints.
 
     Raises:
         InputError: The scores have no names, or other ones.
@@ -169,8 +169,19 @@ def in_order(margins: Mapping[str, float], scores: Scores) -> Array:
     if margins.keys() != set(scores.names):
         given, names = ", ".join(map(str, margins)) or "none", ", ".join(scores.names)
         raise InputError(f"margins: given for {given}; the constraints are {names}: give each of them one")
-    values = [margins[name] for name in scores.names]
-    return jnp.asarray(values) if any(isinstance(v, jax.core.Tracer) for v in values) else np.asarray(values)
+    return [margins[name] for name in scores.names]
+
+
+def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
+    """Return the names of m constraints, their numbers by default.
+
+    Raises:
+        InputError: There are not m names.
+    """
+    found = [f"constraint {j}" for j in range(m)] if names is None else list(names)
+    if len(found) != m:
+        raise InputError(f"names: {len(found)} given for {m} constraints; give one each")
+    return found
 
 
 def check_is_scores(value: Any) -> None:
@@ -243,11 +254,7 @@ def check_scores(scores: Scores, names: Sequence[str] | None = None, *, varied: 
     """
     reward, constraints = np.asarray(scores.reward), np.asarray(scores.constraints)
     _check_shapes(scores, reward, constraints)
-    names = scores.names if names is None else names
-    names = list(names) if names is not None else [f"constraint {j}" for j in range(constraints.shape[-1])]
-    if len(names) != constraints.shape[-1]:
-        given = f"{len(names)} constraint names for {constraints.shape[-1]} constraints"
-        raise InputError(f"{given}; give one each")
+    names = constraint_names(constraints.shape[-1], scores.names if names is None else names)
     mask = present(scores)
     for name, values in [("reward", reward), *((n, constraints[..., j]) for j, n in enumerate(names))]:
         _check_finite(name, values, mask)

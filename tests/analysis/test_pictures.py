@@ -66,6 +66,8 @@ def test_a_cost_is_shown_with_its_sign(ask):
     assert found.answer["costs"] == ["harm"] and found.answer["baseline"][0] < 0
     reward = ask("--margin", "safe=0.3", "--cost", "reward")
     assert [axes.get_ylabel() for axes in reward.axes[1:3]] == ["−reward", "safe"]
+    both = ask("--reward", "harm", "--cost", "harm", "--margin", "harm=0.3")
+    assert labels(both.axes[2]) == ("−harm", "−harm")
     assert reward.axes[2].get_xlabel() == "−reward" and ask("--margin", "safe=0.3").answer["costs"] == []
 
 

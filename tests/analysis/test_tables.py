@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cann_jax.analysis import parts
+from cann_jax.analysis import parts, tables
 from cann_jax.analysis.columns import numbers
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, read_arrow
@@ -106,11 +106,17 @@ def test_a_decimal_comma_is_named(tmp_path, separator):
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
-def test_the_index_that_pandas_writes_is_no_score(tmp_path, capsys, name):
+def test_the_index_that_pandas_writes_is_no_score(tmp_path, capsys, monkeypatch, name):
     path = save(tmp_path / "t.csv", {name: list(range(N * K))} | long())
     main(["--scores", path, "--margin", "0.2", "--beta", "0.5", "--resamples", "0"])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"! column {name!r} has no name and counts the rows; it was left out." in printed
+    path = save(tmp_path / "t.parquet", {name: list(range(N * K))} | long())
+    main(["--scores", path, "--margin", "0.2", "--beta", "0.5", "--stream"])
+    assert f"! column {name!r} has no name and counts the rows" in capsys.readouterr().out
+    monkeypatch.setattr(tables, "rows_at_once", lambda layout: 1)  # as of a table too large for it
+    found = read_scores(path, DualFlags())
+    assert list(found.scores) == ["reward", "safe"] and found.counter == name
     others = {name: [7, *range(1, N * K)]} | long()
     assert list(read_scores(save(tmp_path / "t.csv", others), DualFlags()).scores) == ["reward", name, "safe"]
 
@@ -267,9 +273,10 @@ def test_dropping_what_is_incomplete_is_counted(tmp_path, capsys):
     answer = multiplier(path, prompt_weights="weight", drop_missing=True)
     assert answer == pytest.approx(right, abs=1e-5)
     for extra in ([], ["--stream"]):
-        main(["--scores", path, *ASK, *flags, *extra])
+        main(["--scores", path, *ASK, *flags, *(extra or ["--resamples", "0"])])  # λ with all its digits
         printed = capsys.readouterr().out
-        assert "3 rows or responses lack something and were left out" in printed and f"{right:.1f}" in printed
+        assert "3 rows or responses lack something and were left out" in printed
+        assert f"{right:.4f}"[:5] in printed
 
 
 def test_a_cost_has_its_sign_changed(tmp_path):

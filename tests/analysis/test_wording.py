@@ -86,6 +86,7 @@ WRONG = {
     "--margin safe=low": "'low' is not a number; write one, such as NAME=0.3",
     "--margin safe": "--margin safe: has no value; write one, such as --margin safe=0.3",
     "--margin safe=1 --unsafe_above harm=1": "--unsafe_above harm: no --max_unsafe is about it",
+    "--max_unsafe harm=0.1 --unsafe_above harm=1 --unsafe_above harm=2": "--unsafe_above harm: given 2 times",
     "--max_unsafe harm=0.1 --unsafe_below harm=1 --unsafe_above harm=1": "--unsafe_below bounds it too",
 }
 

@@ -28,7 +28,7 @@ def test_wrong_shapes():
     refused("mask has shape", Scores(R, G, mask=np.ones((2, 2), bool)))
     refused("prompt_weights has shape", Scores(R, G, prompt_weights=np.ones(3)))
     refused("baseline has shape", Scores(R, G, baseline=np.ones(3)))
-    refused("1 constraint names for 2", Scores(R, G), ["safe"])
+    refused("names: 1 given for 2 constraints; give one each", Scores(R, G), ["safe"])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -138,10 +138,9 @@ def test_margins_by_name_that_do_not_fit(change, margins, problem):
         solve_dual(change(Scores(R, G, names=("safe", "polite"))), margins, 1.0)
 
 
-def test_margins_by_name_can_be_traced():
+@pytest.mark.parametrize("given", [lambda safe: {"polite": -9.0, "safe": safe}, lambda safe: [safe, -9.0]])
+def test_margins_can_be_traced_in_part(given):
     scores = Scores(R, G, names=("safe", "polite"))
-    found = jax.vmap(lambda safe: solve_dual(scores, {"polite": -9.0, "safe": safe}, 1.0))(
-        np.array([0.1, 0.2])
-    )
+    found = jax.vmap(lambda safe: solve_dual(scores, given(safe), 1.0))(np.array([0.1, 0.2]))
     expected = solve_dual(scores, {"safe": 0.2, "polite": -9.0}, 1.0).multipliers
     np.testing.assert_allclose(found.multipliers[1], expected, rtol=1e-4)

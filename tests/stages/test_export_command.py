@@ -45,7 +45,7 @@ def test_a_format_stays_until_its_model_changes(run, again):
         said = again(*flags)
         assert "export: merged is there of this model, and stays" in said and "export: done already" in said
     assert left(run / "export") == before
-    assert "stays" not in again("--evaluate.policy", "reference", "--dry_run")  # it has no export
+    assert "and stays" not in again("--evaluate.policy", "reference", "--dry_run")  # it has no export
     again("--evaluate.bootstrap", "150")
     assert not (run / "export/merged").exists() and (run / "export/adapter/README.md").exists()
 

@@ -107,7 +107,7 @@ def _reach(problem: Problem, combination: np.ndarray, tail: float) -> Iterator[Q
         np.sum((mean - asked) / unit),
         np.sqrt(np.sum(np.sum(shares / unit[:, None], axis=0) ** 2)),
     )
-    about = _about(problem, np.flatnonzero(combination > 1e-3))
+    about = problem.about(np.flatnonzero(combination > 1e-3))
     own = _Mean(value + scale * excess, scale * error, float(effective_prompts(weights * about)))
     yield from _undecided(REACH, value, own, tail, len(weights))
 
@@ -116,14 +116,6 @@ def _reach(problem: Problem, combination: np.ndarray, tail: float) -> Iterator[Q
 def _best_response(table: Table, combination: Array) -> Array:
     """Return ``(m, prompts)``: g − ḡ of the response that is best for the combination."""
     return best_features(table, combination) * table.spreads.constraints[:, None]
-
-
-def _about(problem: Problem, constraints: np.ndarray) -> np.ndarray:
-    """Return the prompts ``(prompts,)`` bool that some of the constraints are about."""
-    members = problem.targets.members
-    if members is None:
-        return np.ones(problem.scores.reward.shape[0], bool)
-    return np.asarray(np.any(np.asarray(members)[:, constraints] > 0, axis=1))
 
 
 def _levels(problem: Problem) -> np.ndarray:
@@ -142,7 +134,7 @@ def _needs(
         without = _without(problem, multipliers, j, beta)
         gains = np.asarray(predict_per_prompt(scores, without, beta)[1]) + levels
         mean, shares = (part[j] for part in mean_and_shares(gains, weights, targets.members))
-        about = _about(problem, np.array([j]))
+        about = problem.about([j])
         prompts = float(effective_prompts(weights * about))
         own = _Mean(float(mean), float(np.sqrt(np.sum(shares**2))), prompts)
         for question in _undecided(j, float(asked[j]), own, tail, len(weights)):

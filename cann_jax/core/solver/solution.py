@@ -12,6 +12,7 @@ from cann_jax.core.arrays import Array, is_concrete
 from cann_jax.core.display import display
 from cann_jax.core.feasibility import Feasible, verdict
 from cann_jax.core.objective import Objective, natural_residual
+from cann_jax.core.scores import constraint_names
 
 TOLERANCE = 1e-5
 
@@ -83,9 +84,9 @@ class DualSolution:
         if multipliers.ndim > 1:
             count = f"converged in {converged.sum()} of {converged.size}"
             return f"DualSolution(multipliers {multipliers.shape}, {count})"
-        names = self.names or [f"constraint {j}" for j in range(len(multipliers))]
+        names = constraint_names(len(multipliers), self.names)
         parts = [f"λ* of {name} {value:.4g}" for name, value in zip(names, multipliers, strict=True)]
-        parts += [f"feasible: {Feasible(int(self.feasible)).name.lower()}"]
+        parts += [f"feasible: {Feasible(int(self.feasible)).word}"]
         if converged:
             parts += [f"reward {float(self.predicted_reward):.4g}", f"KL {float(self.kl):.4g} nats"]
         return f"DualSolution({', '.join(parts)}{'' if converged else ', not converged'})"
