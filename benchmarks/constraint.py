@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from contest import processor
 
-RESULTS = Path(__file__).resolve().parent / "results"
-README = RESULTS.parents[1] / "docs/images/asked_measured.png"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+README = ROOT / "docs/images/asked_measured.png"
 ROWS = RESULTS / "constraint.jsonl"
 CONFIG = "configs/quickstart.yaml"
 NAME = "relevance"
@@ -237,14 +239,18 @@ DRAWS = (
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "
-    "share the reference's draws; one seed tells nothing of the spread."
+    "share the reference's draws; one seed tells nothing of the spread. The objective is reward − β·KL, what "
+    "the method maximizes at the constraint."
 )
-DIFFERENCES = ("variant", "draw", "asked", "seeds", "measured", "reward", "KL", "scale")
+DIFFERENCES = ("variant", "draw", "asked", "seeds", "measured", "reward", "KL", "objective", "scale")
 
 
 def differences(every: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the rows of the table of ``PAIRED``."""
-    by_key = {(row["draw"], *row["key"]): row for row in every if "refused" not in row}
+    by_key = {(row["draw"], *row["key"]): dict(row) for row in every if "refused" not in row}
+    beta = yaml.safe_load((ROOT / CONFIG).read_text())["dual"]["beta"]
+    for row in by_key.values():
+        row["objective"] = row["reward"] - beta * row["kl"]
     found: dict[tuple[str, str, float], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for (draw, variant, margin, seed), row in by_key.items():
         base = by_key.get((draw, "base", margin, seed))
@@ -254,7 +260,7 @@ def differences(every: Sequence[dict[str, Any]]) -> list[list[str]]:
         [variant, draw, f"{margin:+.2f}", str(len(pairs))]
         + [
             change([row[name] - base[name] for row, base in pairs])
-            for name in ("measured", "reward", "kl", "scale")
+            for name in ("measured", "reward", "kl", "objective", "scale")
         ]
         for (variant, draw, margin), pairs in found.items()
     ]
