@@ -51,6 +51,9 @@ AS_BASE = dict.fromkeys(("certified", "uncalibrated", "calibrated_by_4"), ("dual
 # The reference's draws depend on the seed alone: parts with commits of their own, by stage.
 SEEDED = {"calibrate": "reference", "evaluate": "reference"}
 
+# How a policy's gain on the calibration prompts is estimated. Rows without it are of the difference of both
+# policies' means, as it was before; its standard error is half as large again.
+CALIBRATION = "by log-probs"
 # Another number of responses is another draw.
 STORED = {("calibrated_by_4", "calibrate"): "calibrate-by-4"}
 
@@ -110,7 +113,7 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
 
         with open_folder(shared.folder, shared.config, lambda: check_stages(shared, shared.stages)):
             run_checked_stages(shared, [s for s in shared.stages if s.name in SHARED])
-        row = {"key": [variant, margin, seed], "draw": draw_of(shared)}
+        row = {"key": [variant, margin, seed], "draw": draw_of(shared), "calibration": CALIBRATION}
         if any(row == {name: found[name] for name in row} for found in rows()):
             return  # finished before
         began = time.monotonic()
@@ -205,18 +208,23 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
+def drawn(row: Mapping[str, Any]) -> str:
+    """Return what rows must have in common to be compared in pairs."""
+    return f"{row['draw']}, {row['calibration']}" if "calibration" in row else str(row["draw"])
+
+
 def write_report() -> None:
     """Write the tables and the picture of what is finished."""
     every = rows()
     variants = [name for name in VARIANTS if any(row["key"][0] == name for row in every)]
-    draws = list(dict.fromkeys(row["draw"] for row in every))
+    draws = list(dict.fromkeys(map(drawn, every)))
     parts = ["# Asked against measured", __doc__.strip().splitlines()[0] if __doc__ else ""]
     if every:
         parts.append(f"Machine: {'; '.join(sorted({row['machine'] for row in every}))}. Intervals: 95 %.")
         parts += [DRAWS, "## One thing changed at a time", PAIRED, table(DIFFERENCES, differences(every))]
     for variant, hashed in itertools.product(variants, draws):
         own = sorted(
-            (row for row in every if row["key"][0] == variant and row["draw"] == hashed),
+            (row for row in every if row["key"][0] == variant and drawn(row) == hashed),
             key=lambda row: row["key"][1:],
         )
         if own:
@@ -247,7 +255,7 @@ DIFFERENCES = ("variant", "draw", "asked", "seeds", "measured", "reward", "KL", 
 
 def differences(every: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the rows of the table of ``PAIRED``."""
-    by_key = {(row["draw"], *row["key"]): dict(row) for row in every if "refused" not in row}
+    by_key = {(drawn(row), *row["key"]): dict(row) for row in every if "refused" not in row}
     beta = yaml.safe_load((ROOT / CONFIG).read_text())["dual"]["beta"]
     for row in by_key.values():
         row["objective"] = row["reward"] - beta * row["kl"]

@@ -137,8 +137,12 @@ def group_values(constraint: Constraint, raw: np.ndarray, groups: Sequence[str |
 
     ``raw (prompts, responses)`` are its scores, and ``groups`` holds the group of each prompt.
     """
-    values = constraint_values(constraint, raw)
-    return values if constraint.group is None else values[np.array(groups, object) == constraint.group]
+    return np.asarray(constraint_values(constraint, raw)[in_group(constraint, groups)])
+
+
+def in_group(constraint: Constraint, groups: Sequence[str | None]) -> np.ndarray:
+    """Return which prompts ``(prompts,)`` the constraint is about, by the group of each."""
+    return np.array([constraint.group in (None, group) for group in groups], bool)
 
 
 def meets(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None]) -> np.ndarray:
@@ -150,9 +154,7 @@ def meets(constraint: Constraint, raw: np.ndarray, groups: Sequence[str | None])
     here = group_values(constraint, raw, groups)
     level = constraint.target + (np.mean(here) if constraint.margin is not None else 0.0)
     safe = np.asarray(constraint_values(constraint, raw) >= level)
-    return (
-        safe if constraint.group is None else safe | (np.array(groups, object) != constraint.group)[:, None]
-    )
+    return np.asarray(safe | ~in_group(constraint, groups)[:, None])
 
 
 def clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = "reward") -> np.ndarray:

@@ -46,21 +46,19 @@ class Policies:
 
     def log_ratios(self, responses: Responses) -> np.ndarray:
         """Return ℓ = log π_i/π_ref (N, K, n) of the reference's responses, of each adapter by itself."""
-        return np.stack([_log_ratios(each, responses) for each in self._alone()], axis=-1)
+        return np.stack([log_ratios(each, responses) for each in self._alone()], axis=-1)
 
-    def linearity(
-        self, coefficients: np.ndarray, log_ratios: np.ndarray, responses: Responses
-    ) -> dict[str, Any]:
+    def linearity(self, coefficients: np.ndarray, alone: np.ndarray, responses: Responses) -> dict[str, Any]:
         """Return how ℓ of the added weights compares with what adding log-probs gives.
 
-        All are of the reference's responses; ``log_ratios`` are those of each adapter by itself. Slope,
+        All are of the reference's responses; ``alone`` are those of each adapter by itself. Slope,
         correlation and deviation: of ``log_ratios``, against Σ c_i·ℓ_i of whole responses, and of
         ``log_probs``, against log π_ref + Σ c_i (log π_i − log π_ref) normalised at every token; the latter
         is None where the model's logits are capped. Where slope and correlation are 1, added weights do what
         added log-probs would.
         """
-        added = _log_ratios(self.policy(coefficients), responses)
-        found: dict[str, Any] = {"log_ratios": _compared(log_ratios @ coefficients, added), "log_probs": None}
+        added = log_ratios(self.policy(coefficients), responses)
+        found: dict[str, Any] = {"log_ratios": _compared(alone @ coefficients, added), "log_probs": None}
         if self.run.files.config.final_softcap is None:
             arrays = (responses.prompts.ids, responses.tokens, responses.lengths)
             mixed = mixed_logps(self.run.reference, self._alone(), coefficients.tolist(), *arrays)
@@ -94,7 +92,8 @@ def read_policies(run: Run) -> Policies:
     return Policies(run, model, adapters, start, units)
 
 
-def _log_ratios(policy: LanguageModel, responses: Responses) -> np.ndarray:
+def log_ratios(policy: LanguageModel, responses: Responses) -> np.ndarray:
+    """Return ℓ = log π/π_ref (N, K) of a policy on responses of the reference, nats."""
     logps = policy.logps(responses.prompts.ids, responses.tokens, responses.lengths)
     return np.asarray(logps - responses.logps)
 

@@ -52,9 +52,14 @@ class Sampled:
     scores: Columns
 
     @property
+    def log_ratios(self) -> np.ndarray:
+        """ℓ = log π/π_ref (N, K) of the responses, nats."""
+        return np.asarray(self.responses.logps - self.reference_logps)
+
+    @property
     def kl(self) -> float:
         """KL of the policy to the reference, nats a response."""
-        return float(np.mean(self.responses.logps - self.reference_logps))
+        return float(np.mean(self.log_ratios))
 
     def values(self, constraint: Constraint) -> np.ndarray | None:
         """Return g (n, K) on the n prompts of the constraint's group; None where it is not known."""

@@ -5,7 +5,7 @@ With a dial, also in which direction: the coefficients of the scores' adapters, 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -13,10 +13,12 @@ from scipy import stats
 from cann_jax.config.run import RunConfig
 from cann_jax.core.certificate import certify
 from cann_jax.core.dial import Dial, Setting
+from cann_jax.core.improvement import Drawn, improvements
+from cann_jax.core.prepare import in_group
 from cann_jax.core.problem import Constraint, Problem
 from cann_jax.core.scale import Try
 from cann_jax.data.responses import Responses
-from cann_jax.run.adapters import Policies, read_policies
+from cann_jax.run.adapters import Policies, log_ratios, read_policies
 from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, write_scale
 from cann_jax.run.policies import (
     Draw,
@@ -68,16 +70,20 @@ def run(run: Run) -> None:
     draw = Draw(prompts, config.calibrate.responses, config.seed + CALIBRATION_SEED, folder)
     reference = sample_reference(run, scorers, draw, REFERENCE)
 
-    def sampled(coefficients: np.ndarray) -> Sampled:
-        name = "-".join(f"{each:.4f}" for each in coefficients)
-        return sample_policy(run, scorers, policies.policy(coefficients), draw, f"scale-{name}")
-
     whole = reference.responses
+    as_it_is = config.sample.temperature == config.sample.top_p == 1
+
+    def tried(coefficients: np.ndarray) -> Tried:
+        name = "-".join(f"{each:.4f}" for each in coefficients)
+        policy = policies.policy(coefficients)
+        found = sample_policy(run, scorers, policy, draw, f"scale-{name}")
+        return Tried(found, log_ratios(policy, whole) if as_it_is else None)
+
     unknown = {REWARD: np.zeros(whole.shape, np.float32)}  # a table's reward knows no new response
     problem = problem_of(config, unknown | dict(reference.scores), whole.groups())
     goals = _goals(run, problem)
     known = Dial(policies.log_ratios(whole), problem.scores, config.calibrate.largest)
-    search = _search(config, goals, known, policies.start, reference, sampled)
+    search = _search(config, goals, known, policies.start, reference, tried)
     rounds, step = "set rounds to 2 or more, which start from here", "set align.dial to false"
     _print(goals, search, step if config.align.dial else rounds)
     for line in _far_aims(goals, search.targets):
@@ -95,6 +101,19 @@ def _goals(run: Run, problem: Problem) -> list[Goal]:
         Goal(constraint, label, float(asked), sum(constraint.group in (None, group) for group in groups))
         for constraint, label, asked in margins
     ]
+
+
+class Tried(NamedTuple):
+    """A policy that was sampled.
+
+    Attributes:
+        drawn: Its responses.
+        log_ratios: (N, K), its ℓ on the reference's responses; None where a temperature or a nucleus lets
+            other distributions be drawn from than ℓ is of.
+    """
+
+    drawn: Sampled
+    log_ratios: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -129,11 +148,11 @@ def _search(
     known: Dial,
     start: np.ndarray,
     reference: Sampled,
-    sampled: Callable[[np.ndarray], Sampled],
+    sample: Callable[[np.ndarray], Tried],
 ) -> Search:
     """Find the setting, sampling the policy where it is expected until one try confirms it."""
     limit = config.calibrate.kl_limit
-    targets = np.array([_target(config, goal, reference, reference) for goal in goals])
+    targets = np.array([_target(config, goal, reference) for goal in goals])
     search = Search(known.choose(start, [], targets, limit), targets)
     while len(search.tries) < config.calibrate.tries:
         direction, scale = search.found.direction, search.found.scale.scale
@@ -145,24 +164,30 @@ def _search(
             break
         if scale == 0:
             break
-        policy = sampled(scale * direction)
-        tries = [*search.tries, _try(scale, direction, goals, reference, policy)]
-        targets = np.array([_target(config, goal, reference, policy) for goal in goals])
+        policy = sample(scale * direction)
+        gains = [_gains(goal, reference, policy) for goal in goals]
+        errors = np.array([_error(gain) for gain in gains])
+        means = np.array([gain.mean() for gain in gains])
+        tries = [*search.tries, Try(scale, means, errors, policy.drawn.kl, direction)]
+        pairs = zip(goals, errors, strict=True)
+        targets = np.array([_target(config, goal, reference, policy.drawn, error) for goal, error in pairs])
         search = Search(known.choose(start, tries, targets, limit), targets, tries)
     return search
 
 
-def _try(
-    scale: float, direction: np.ndarray, goals: Sequence[Goal], reference: Sampled, policy: Sampled
-) -> Try:
-    gains = [_values(policy, goal).mean(1) - _values(reference, goal).mean(1) for goal in goals]
-    return Try(
-        scale,
-        np.array([gain.mean() for gain in gains]),
-        np.array([gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf for gain in gains]),
-        policy.kl,
-        direction,
-    )
+def _gains(goal: Goal, reference: Sampled, policy: Tried) -> np.ndarray:
+    """Return by prompt (n,) how much higher the policy scores than the reference."""
+    before, after = _values(reference, goal), _values(policy.drawn, goal)
+    # A level is asked of the policy's mean itself, which the reference's responses would only blur.
+    if policy.log_ratios is None or goal.constraint.margin is None:
+        return np.asarray(after.mean(1) - before.mean(1))
+    here = in_group(goal.constraint, reference.responses.groups())
+    ratios = policy.log_ratios[here], policy.drawn.log_ratios[here]
+    return improvements(Drawn(before, ratios[0]), Drawn(after, ratios[1]))
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
 
 
 def _values(sampled: Sampled, goal: Goal) -> np.ndarray:
@@ -171,23 +196,32 @@ def _values(sampled: Sampled, goal: Goal) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def _target(config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled) -> float:
-    """Return the improvement to aim at; ``policy`` tells how widely the scores spread."""
+def _target(
+    config: RunConfig, goal: Goal, reference: Sampled, policy: Sampled | None = None, error: float = np.inf
+) -> float:
+    """Return the improvement to aim at.
+
+    A ``policy`` that was sampled tells how widely the scores spread, and ``error`` is the standard error of
+    its gain.
+    """
     if config.calibrate.aim == "margin":
         return goal.asked
-    both = [_values(sampled, goal) for sampled in (reference, policy)]
+    both = [_values(sampled, goal) for sampled in (reference, policy or reference)]
     within = [values.var(1, ddof=1).mean() if values.shape[1] > 1 else 0.0 for values in both]
     # A margin is judged by differences, to which both policies' draws add; a level by the policy alone.
     noise = sum(within) if goal.constraint.margin is not None else within[1]
     here, there = config.calibrate.responses, config.evaluate.responses
     # Before anything is sampled, only the draws' own noise is known.
-    found = None if policy is reference else differences(goal.constraint, reference, policy)
+    found = None if policy is None else differences(goal.constraint, reference, policy)
     spread = noise / here if found is None or len(found) < 2 else float(found.var(ddof=1))
     bound = max(spread - noise / here, 0.0) + noise / there
+    own = spread / len(both[0])
+    if goal.constraint.margin is not None and np.isfinite(error):
+        own = error**2
     takes = _reach(config, goal, found) * np.sqrt(bound / goal.heldout)
     # All constraints have to hold at once, with this chance.
     power = 1 - (1 - config.calibrate.power) / len(config.constraints)
-    chance = stats.norm.ppf(power) * np.sqrt(bound / goal.heldout + spread / len(both[0]))
+    chance = stats.norm.ppf(power) * np.sqrt(bound / goal.heldout + own)
     return float(goal.asked + takes + chance)
 
 

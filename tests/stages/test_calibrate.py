@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cann_jax import train
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.core import dial
+from cann_jax.core.improvement import Drawn, improvements
 from cann_jax.files.atomic import read_table
 from cann_jax.files.errors import InfeasibleError, InputError, NotHeldError
 from cann_jax.run.outputs import read_scale, read_weights, write_weights
@@ -120,6 +122,35 @@ def test_every_constraint_shares_in_the_chance_that_all_hold(copied, monkeypatch
     for each in (config, twice):
         calibrate._target(each, goal, None, None)
     assert seen == pytest.approx([config.calibrate.power, 1 - (1 - config.calibrate.power) / 2])
+
+
+def test_log_probs_tell_of_a_gain_where_they_are_of_what_was_drawn(copied, monkeypatch):
+    """For a level, or at another temperature, the means of what was drawn are compared."""
+    config = parse_run(copied[1])[0]
+    rng = np.random.default_rng(0)
+    before, after, there, here = rng.normal(size=(4, 40, 2))
+    groups = ["even", "odd"] * 20
+    responses = SimpleNamespace(groups=lambda: groups)
+    reference = SimpleNamespace(responses=responses, values=before)
+    drawn = SimpleNamespace(log_ratios=here, values=after)
+    own = calibrate.in_group
+
+    def values(sampled, goal):
+        return sampled.values[own(goal.constraint, groups)]
+
+    monkeypatch.setattr(calibrate, "_values", values)
+    margin = calibrate.constraints_of(config)[0]
+    level = dataclasses.replace(margin, margin=None, at_least=0.5)
+    for constraint in (margin, level, dataclasses.replace(margin, group="odd")):
+        goal = calibrate.Goal(constraint, "relevance", 0.1, 100)
+        chosen = own(constraint, groups)
+        plain = after[chosen].mean(1) - before[chosen].mean(1)
+        told = improvements(Drawn(before[chosen], there[chosen]), Drawn(after[chosen], here[chosen]))
+        expected = plain if constraint is level else told
+        found = calibrate._gains(goal, reference, calibrate.Tried(drawn, there))
+        np.testing.assert_array_equal(found, expected)
+        found = calibrate._gains(goal, reference, calibrate.Tried(drawn, None))
+        np.testing.assert_array_equal(found, plain)
 
 
 def test_scores_that_do_not_vary_are_no_fault_of_the_calibration(copied):
