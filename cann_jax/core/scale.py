@@ -125,9 +125,9 @@ def choose_scale(known: Shape, tries: Sequence[Try], targets: np.ndarray, kl_lim
     scales = known.scales
     seen = [[(each.scale, each.improvement[j]) for each in tries] for j in range(len(targets))]
     curves = zip(known.improvements.T, seen, strict=True)
-    improvements = np.stack([_corrected(scales, curve, own) for curve, own in curves], axis=1)
+    improvements = np.stack([_corrected(scales, curve, own, IMPROVEMENT) for curve, own in curves], axis=1)
     # A sampled KL of nothing or less is noise, and must not lift the limit.
-    kl = _corrected(scales, known.kl, [(t.scale, t.kl) for t in tries if t.kl > 0])
+    kl = _corrected(scales, known.kl, [(t.scale, t.kl) for t in tries if t.kl > 0], KL)
     inside = kl <= kl_limit
     inside[0] = True
     reached = inside & np.all(improvements >= targets, axis=1)
@@ -159,21 +159,26 @@ def continued(known: Shape) -> Shape:
     return replace(known, improvements=on(known.improvements, IMPROVEMENT), kl=on(known.kl, KL))
 
 
-def _corrected(scales: np.ndarray, curve: np.ndarray, seen: list[tuple[float, float]]) -> np.ndarray:
-    """Return a curve (n,) over the scales in the size seen."""
+def _corrected(
+    scales: np.ndarray, curve: np.ndarray, seen: list[tuple[float, float]], power: int
+) -> np.ndarray:
+    """Return a curve (n,) over the scales in the size seen; it grows like this power of the scale."""
     if not seen:
         return curve
     at = np.array([scale for scale, _ in seen])
     measured = np.array([value for _, value in seen])
     expected = np.interp(at, scales, curve)
     if np.sum(expected) <= 0:  # the weights were wrong about the sign: only what was seen tells
-        return np.asarray(np.interp(scales, *_with_origin(at, measured)))
+        return _through(scales, at, measured, power)
     # Weights fall with the distance, so that a far first try corrects no near second one.
     distance = np.abs(np.log(np.maximum(scales, 1e-6)[:, None] / at)) / np.log(NEAR)
     weights = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)))
     return np.asarray(curve * (weights @ measured) / (weights @ expected))
 
 
-def _with_origin(at: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _through(scales: np.ndarray, at: np.ndarray, measured: np.ndarray, power: int) -> np.ndarray:
+    """Return a curve (n,) from 0 through what was measured, grown like a power of the scale beyond it."""
     order = np.argsort(at)
-    return np.concatenate([[0.0], at[order]]), np.concatenate([[0.0], measured[order]])
+    points, values = (np.concatenate([[0.0], each[order]]) for each in (at, measured))
+    beyond = values[-1] * (scales / points[-1]) ** power
+    return np.asarray(np.where(scales <= points[-1], np.interp(scales, points, values), beyond))

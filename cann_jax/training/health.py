@@ -16,7 +16,7 @@ HEALTH = "health.json"
 WINDOW = 20  # steps, or those between two checkpoints if they are more
 FEWEST = 10  # steps that can be called constant
 CONFIDENCE = 0.975  # one-sided, of what is said of prompts kept from training
-LEAST_SLOPE = 0.5
+LEAST_SLOPE, MOST_SLOPE = 0.5, 2.0
 CLIPPED, CONSTANTLY = 2.0, 0.9  # times clip_norm, in this share of the window
 SATURATED = 0.5  # share of pairs
 
@@ -28,7 +28,7 @@ class Sign:
     """A sign of trouble.
 
     Args:
-        kind: ``heldout_loss``, ``slope``, ``gradient_norm`` or ``saturated``.
+        kind: ``heldout_loss``, ``slope``, ``short``, ``gradient_norm`` or ``saturated``.
         first: Steps that the training had taken when it was first seen.
         last: Steps when it was last seen.
         text: One line that names the setting to change.
@@ -164,6 +164,12 @@ class Watch:
             found["slope"] = (
                 f"the calibration slope is {slope:.2f}, below {LEAST_SLOPE:g}: "
                 f"the policy moves further than it knows; lower {rate}"
+            )
+        # Every training is short of its end before it.
+        if row["step"] + 1 == self.steps and slope - sure * error > MOST_SLOPE:
+            found["short"] = (
+                f"the calibration slope is {slope:.2f}, above {MOST_SLOPE:g}: the step is short of what the "
+                f"policy knows; raise {rate} or {self.key}.epochs"
             )
         return found
 

@@ -65,6 +65,14 @@ def test_where_the_weights_have_the_wrong_sign_only_what_was_seen_tells(linear):
     assert found.met and 0.5 <= found.scale <= 0.5 + step + 1e-9
 
 
+def test_beyond_what_was_seen_it_grows_on_though_the_weights_have_the_wrong_sign(linear):
+    """Flat beyond the only try, at scale 1, no scale reached a margin of four times what that gave."""
+    turned = dataclasses.replace(linear, improvements=-np.abs(linear.improvements))
+    seen = [Try(1.0, np.array([0.05, 0.1]), np.array([0.01, 0.01]), 0.1)]
+    found = choose_scale(turned, seen, np.array([0.15, 0.0]), 9.0)
+    assert found.met and found.scale == pytest.approx(3.0, abs=0.01)
+
+
 def test_the_nearest_scale_is_kept_where_the_kl_limit_binds(linear):
     found = choose_scale(linear, [], np.array([0.3, -0.1]), 0.05)
     assert not found.met and found.kl <= 0.05 and found.kl == pytest.approx(0.05, rel=0.05)

@@ -57,6 +57,14 @@ def test_each_sign_names_what_to_change(measured, kind, named):
     assert all(words in found[0].text for words in named) and "\n" not in found[0].text
 
 
+def test_a_training_that_ends_far_short_of_what_it_knows_is_warned_of():
+    """Before its end every training is short of it."""
+    found = watch().signs(rows(heldout_slope=24.6))
+    assert kinds(found) == [("short", 40, 40)]
+    assert "24.60, above 2" in found[0].text and "align.epochs" in found[0].text
+    assert watch().signs(rows(heldout_slope=24.6, heldout_slope_error=11.5)) == []
+
+
 @pytest.mark.parametrize(
     "measured",
     [
