@@ -114,7 +114,7 @@ def one_run(folder: str, variant: str, margin: float, seed: int) -> None:
         with open_folder(shared.folder, shared.config, lambda: check_stages(shared, shared.stages)):
             run_checked_stages(shared, [s for s in shared.stages if s.name in SHARED])
         row = {"key": [variant, margin, seed], "draw": draw_of(shared), "calibration": CALIBRATION}
-        if any(row == {name: found[name] for name in row} for found in rows()):
+        if any(row == {name: found.get(name) for name in row} for found in rows()):
             return  # finished before
         began = time.monotonic()
         store = Path(folder) / "seeded" / str(seed)
