@@ -302,12 +302,14 @@ def _check_weights(scores: Scores, mask: np.ndarray) -> None:
 def never_vary(scores: Scores) -> np.ndarray:
     """Return which constraints ``(m,)`` bool score all responses to a prompt the same, at every prompt."""
     there = present(scores)
-    first = np.argmax(there, axis=1)[:, None]
-    every = np.asarray(scores.constraints)
-    found = []
-    for own in np.moveaxis(every, -1, 0):
-        found.append(bool(np.all((own == np.take_along_axis(own, first, axis=1)) | ~there)))
-    return np.array(found)
+    every = np.moveaxis(np.asarray(scores.constraints), -1, 0)
+    return np.array([alike(own, there).all() for own in every])
+
+
+def alike(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return the prompts ``(prompts,)`` bool whose responses, where they are there, all have one value."""
+    first = np.take_along_axis(values, np.argmax(there, axis=1)[:, None], axis=1)
+    return np.asarray(((values == first) | ~there).all(axis=1))
 
 
 def check_total_weight(total: float) -> None:
