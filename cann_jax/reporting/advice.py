@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from cann_jax.config.run import RunConfig
+from cann_jax.files.numbers import decimals
 from cann_jax.reporting.findings import Findings
 from cann_jax.run.results import NOT_MEASURED, constraint_rows, number
 
@@ -29,7 +30,11 @@ def _unfinished(findings: Findings) -> str:
         reach = unsolved["attainable"] if _by_features(unsolved) else None
         most_of_each = unsolved["largest_margin"] if reach is None else reach["ceiling"]
         largest = zip(unsolved["constraints"], unsolved["margins"], map(float, most_of_each), strict=True)
-        parts = [f"{name} asks {number(asked)}, of {number(most)} at most" for name, asked, most in largest]
+        parts = [
+            f"{name} asks {number(asked, digits)}, of {number(most, digits)} at most"
+            for name, asked, most in largest
+            for digits in [decimals(asked, most)]
+        ]
         return f"The margins are out of reach ({'; '.join(parts)}): lower them, and start train again."
     if unsolved is not None and not unsolved["converged"]:
         return "λ* was not found to tolerance: raise dual.beta or lower the margins, and start train again."
@@ -89,7 +94,8 @@ def _remedy(findings: Findings, label: str) -> str:
     if dual is not None and label in dual["constraints"]:
         index, reach = dual["constraints"].index(label), dual.get("attainable")
         if reach is not None and dual["margins"][index] > reach["ceiling"][index]:
-            told = number(float(reach["ceiling"][index]))
+            ceiling = float(reach["ceiling"][index])
+            told = number(ceiling, decimals(ceiling))
             return f"it is above what this model can tell, {told}; lower it, or sample more prompts"
     if calibration is not None and not calibration["met"]:
         return _no_scale(config, calibration)

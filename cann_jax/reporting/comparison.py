@@ -19,6 +19,7 @@ from cann_jax.run.results import (
     NOT_MEASURED,
     Verdict,
     asked_change,
+    digits_of,
     interval,
     number,
     predicted_of,
@@ -87,11 +88,12 @@ def _scores(name: str, findings: Findings) -> list[tuple[str, ...]]:
     return [
         (
             *(name, row.get("label", score), _verdict(row)),
-            *(number(value) for value in (asked_change(row), row["measured"])),
-            "–" if row["interval"] is None else interval(row["interval"]),
-            number(row.get("predicted")),
+            *(number(value, digits) for value in (asked_change(row), row["measured"])),
+            interval(row["interval"], digits),
+            number(row.get("predicted"), digits),
         )
         for score, row in score_rows(results)
+        for digits in [digits_of(row)]
     ]
 
 

@@ -79,5 +79,5 @@ def test_a_scale_at_its_limit_comes_before_a_step_that_is_called_too_long():
     assert "the training warned; do first what its warnings say" in step
 
 
-def test_nothing_has_no_minus():
-    assert [number(value) for value in (-0.0001, 0.0, -0.0005001)] == ["+0.000", "+0.000", "-0.001"]
+def test_nothing_has_no_minus_and_a_negative_number_has():
+    assert [number(value) for value in (-0.0001, -0.0, -0.0005001)] == ["-0.000", "+0.000", "-0.001"]
