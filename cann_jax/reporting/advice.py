@@ -63,6 +63,8 @@ def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[st
         )
     elif certificate["verdict"] == "undecided":
         yield f"{label}: {_undecidable(findings.run.config, certificate)}."
+    if findings.run.config.evaluate.policy == "reference":
+        return  # it is measured to be told from, and is to improve nothing
     if certificate is not None and certificate["verdict"] != "holds" and _falls_short(certificate):
         yield f"{label} falls short of the margin: {_remedy(findings, label)}."
 
@@ -90,7 +92,7 @@ def _remedy(findings: Findings, label: str) -> str:
     """Return what to change for a larger improvement of one constraint."""
     config, dual, calibration = findings.run.config, findings.dual, findings.calibration
     if not config.trains:
-        return f"evaluate.policy {config.evaluate.policy} trains nothing; set it to aligned"
+        return "nothing was trained; ask for more than it, or give a larger λ (dual.multipliers)"
     if dual is not None and label in dual["constraints"]:
         index, reach = dual["constraints"].index(label), dual.get("attainable")
         if reach is not None and dual["margins"][index] > reach["ceiling"][index]:

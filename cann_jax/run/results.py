@@ -8,6 +8,11 @@ from cann_jax.files.numbers import decimals, percent
 
 NOT_MEASURED = "not measured"
 NO_STEP = "no step was taken: the model is the reference"
+# By evaluate.policy, what stands in the place of a scale.
+UNTRAINED = {
+    "reference": "nothing was trained: the reference is measured against itself, drawn anew",
+    "resample": "nothing was trained: among responses of the reference λ chooses",
+}
 
 Results = Mapping[str, Any]
 
@@ -110,17 +115,29 @@ def summary_lines(results: Results) -> list[str]:
     multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
     weight = found["reward_weight"]
     summed = "" if weight == 1 else f", weight of the reward {weight:g}"
-    predicted = "no forecast" if found["kl_predicted"] is None else f"predicted {found['kl_predicted']:.3f}"
-    step = f", {NO_STEP}" if _took_no_step(results) else ""
+    forecast = found["kl_predicted"]
+    predicted = "no forecast" if forecast is None else f"predicted {forecast:.3f} at scale 1"
+    chosen = f"λ: {multipliers}{summed} (β = {found['beta']:g})"
+    estimate = ", estimated from samples, which can fall below 0" if found["kl"] < 0 else ""
     return [
-        f"λ: {multipliers}{summed} (β = {found['beta']:g}); scale of the trained step: "
-        f"{found['scale']:.3f}{step}",
-        f"KL to the reference: {found['kl']:.3f} nats a response ({predicted} at scale 1)",
+        UNTRAINED["reference"] if policy_of(results) == "reference" else f"{chosen}; {_scale(results)}",
+        f"KL to the reference: {found['kl'] + 0.0:.3f} nats a response ({predicted}){estimate}",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
         f"log-prob a token under the reference: {fluency[0]:.3f} → {fluency[1]:.3f} nats",
         *_compute_line(found.get("compute")),
     ]
+
+
+def policy_of(results: Results) -> str:
+    """Return ``evaluate.policy``, what was compared with the reference."""
+    return str(results["summary"].get("policy", "aligned"))  # results of before have none
+
+
+def _scale(results: Results) -> str:
+    untrained = UNTRAINED.get(policy_of(results))
+    step = f", {NO_STEP}" if _took_no_step(results) else ""
+    return untrained or f"scale of the trained step: {results['summary']['scale']:.3f}{step}"
 
 
 def _compute_line(found: Results | None) -> list[str]:
@@ -148,7 +165,8 @@ def verdicts(results: Results) -> list[Verdict]:
     The price is beside the last of them.
     """
     constraints, found = constraint_rows(results), results["summary"]
-    step = f"; {NO_STEP}" if _took_no_step(results) else ""
+    note = NO_STEP if _took_no_step(results) else UNTRAINED.get(policy_of(results))
+    step = "" if note is None else f"; {note}"
     each = [_verdict(name, row, step) for name, row in constraints]
     if len(constraints) > 1:
         text = f"all constraints together, at {percent(found['confidence'])}: {found['verdict'].upper()}"

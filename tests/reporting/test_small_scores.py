@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cann_jax.files.numbers import decimals
-from cann_jax.reporting import page
 from cann_jax.reporting.groups import Part, _quantiles
 from cann_jax.reporting.markdown import _sample
+from cann_jax.reporting.page import rounds, tries
 from cann_jax.reporting.samples import Sample, shown_digits
 from cann_jax.run.results import bound_lines, digits_of, result_rows, verdicts
 from cann_jax.stages.calibrate import _far_aims, _print
@@ -68,8 +68,8 @@ def test_tables_and_samples_have_the_digits_of_their_scores():
             }
         ],
     )
-    assert page.tries(found) == [("1.000", "+0.00025", "0.100")]
-    assert page.rounds(found) == [("2", "safe -0.00002", "safe 1")]
+    assert tries(found) == [("1.000", "+0.00025", "0.100")]
+    assert rounds(found) == [("2", "safe -0.00002", "safe 1")]
 
 
 def test_the_calibration_says_what_a_small_margin_is(capsys):
