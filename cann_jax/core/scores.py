@@ -185,15 +185,21 @@ def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
 
 
 def check_is_scores(value: Any) -> None:
-    """Check that a value is ``Scores``, and no table of another kind.
+    """Check that a value is ``Scores``, and no table of another kind, and finite where it is concrete.
 
     Raises:
-        InputError: It is something else.
+        InputError: It is something else, or as ``check_scores``.
     """
     if not isinstance(value, Scores):
         raise InputError(
             f"scores: a {type(value).__name__}; give Scores, as Scores.from_table(table) returns"
         )
+    # Looked at where it lies: nothing is compiled, and what other processes hold stays there.
+    leaves = jax.tree.leaves(value)
+    if any(isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) for x in leaves):
+        return
+    if not all(np.isfinite(x).all() for x in leaves):  # of a response that is masked, it may be
+        check_scores(value, varied=False)
 
 
 def response_mask(scores: Scores) -> Array | None:
