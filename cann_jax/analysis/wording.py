@@ -9,7 +9,7 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.exploration.undecided import REACH, Question
 from cann_jax.core.problem import Constraint
-from cann_jax.files.numbers import apart, counted, percent
+from cann_jax.files.numbers import apart, counted, decimals, percent
 
 SINGLE = "every prompt has one response only, which leaves nothing to choose; sample several to each"
 FAR = 3  # times the largest margin, from which on a margin is rather in another unit than too large
@@ -108,7 +108,7 @@ def out_of_reach(
         named = ", ".join(c.label if c.margin is not None else f"{c.label} ({asked(c)})" for c in inside)
         scaled = "them" if all(c.margin is not None for c in inside) else "the improvements that they need"
         what = f"margins conflict on these responses: {named}"
-        return f"{what}; scale {scaled} by less than {reach.scale:.3f} or sample more"
+        return f"{what}; scale {scaled} by less than {reach.scale:.{decimals(reach.scale)}f} or sample more"
     parts = [_short(constraints[j], margins[j], largest[j], float(baseline[j])) for j in over]
     plain = all(constraints[j].margin is not None for j in over)
     what, mend = ("margin out of reach", "lower it") if plain else ("out of reach", "ask for less")

@@ -6,8 +6,15 @@ from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from cann_jax.command_line.commands import Command, Flags
 from cann_jax.command_line.yaml_file import read_yaml
-from cann_jax.config.schema import SchemaError, from_mapping, is_required
-from cann_jax.files.errors import InputError, nearest
+from cann_jax.config.schema import (
+    SchemaError,
+    field_types,
+    from_mapping,
+    is_required,
+    named_section_type,
+    section_type,
+)
+from cann_jax.files.errors import InputError, listed, nearest
 
 Config = TypeVar("Config")
 Pairs = list[tuple[str, str]]
@@ -48,14 +55,69 @@ def parse_configured(
     flags = _own_flags([(key, text) for key, text in pairs if key in own], command)
     overrides = [(key, text) for key, text in pairs if key not in own]
     path = cast(Any, flags).config
-    values = {} if path is None else read_yaml(path)
+    written: dict[str, Any] = {} if path is None else read_yaml(path)
+    values = written
     for key, text in overrides:
         values = _overridden(values, key.split("."), key, text)
     try:
         return from_mapping(schema, values), flags
     except SchemaError as error:
-        by_flag = path is None or any(f"{key}.".startswith(f"{error.key}.") for key, _ in overrides)
-        raise InputError(f"{'command line' if by_flag else path}: {error}") from None
+        problem = _placed(error, schema, path, written, [key for key, _ in overrides])
+        raise InputError(problem) from None
+
+
+def _placed(
+    error: SchemaError, schema: type, path: str | None, written: Mapping[str, Any], keys: Sequence[str]
+) -> str:
+    """Return the message of an error with where its cause was given: in the file, or by flags, the ``keys``.
+
+    A flag has caused what is wrong with its own value or section, with a section that the file does not have,
+    or with a file that is right by itself.
+    """
+    if path is None or any(_within(key, error.key) or _within(error.key, key) for key in keys):
+        return f"command line: {error}"
+    for key in keys:
+        made = _new_section(written, key)
+        if made is not None and _within(error.key, made):
+            return f"command line: {_unknown_name(schema, path, written, key, made)}{error}"
+    return f"{'command line' if keys and _is_right(schema, written) else path}: {error}"
+
+
+def _within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
+
+
+def _is_right(schema: type, values: Mapping[str, Any]) -> bool:
+    try:
+        from_mapping(schema, values)
+    except SchemaError:
+        return False
+    return True
+
+
+def _new_section(written: Mapping[str, Any], key: str) -> str | None:
+    """Return the outermost section of a key, or the key, that the file does not have."""
+    names, inner = key.split("."), cast(Any, written)
+    for depth, name in enumerate(names, 1):
+        if not isinstance(inner, Mapping) or name not in inner:
+            return ".".join(names[:depth])
+        inner = inner[name]
+    return None
+
+
+def _unknown_name(schema: type, path: str, written: Mapping[str, Any], key: str, made: str) -> str:
+    """Return which names there are, where a flag's section is one of those by name; else nothing."""
+    *above, name = made.split(".")
+    hint, inner = cast(Any, schema), cast(Any, written)
+    for part in above:
+        section = section_type(hint)
+        hint = named_section_type(hint) or (None if section is None else field_types(section).get(part))
+        inner = inner[part]
+    if named_section_type(hint) is None or not inner:
+        return ""
+    found = nearest(name, inner)
+    meant = "" if found is None else f" (did you mean --{'.'.join([*above, found])}{key[len(made) :]}?)"
+    return f"--{key}: {path} has no {made}, only {listed(list(inner))}{meant}, and "
 
 
 def _pairs(argv: Sequence[str], command: Command[Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:

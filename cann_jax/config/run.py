@@ -325,7 +325,7 @@ class RunConfig(JobConfig):
 
     def _weight_conflicts(self, given: dict[str, float]) -> Iterator[tuple[str, str]]:
         names = ("reward", *self.constraints)
-        for name in sorted(given.keys() ^ {*names}):
+        for name in sorted(given.keys() ^ {*names}, key=lambda each: (each in names, each)):  # a slip first
             unknown = f"is no score; the scores are {', '.join(names)}"
             yield f"dual.multipliers.{name}", "is missing; give a number" if name in names else unknown
         if self.align.combination == "sequence" and given["reward"] != 1:

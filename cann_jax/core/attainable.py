@@ -143,7 +143,8 @@ def solve_attainable(
         beta: β > 0.
 
     Raises:
-        InputError: Margins that are not m finite numbers, or β ≤ 0, where they are concrete.
+        InputError: Margins that are not m finite numbers, scores that are NaN or infinite, or β ≤ 0, where
+            they are concrete.
     """
     required = required_margins(margins, scores)
     if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):

@@ -185,15 +185,21 @@ def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
 
 
 def check_is_scores(value: Any) -> None:
-    """Check that a value is ``Scores``, and no table of another kind.
+    """Check that a value is ``Scores``, and no table of another kind, and finite where it is concrete.
 
     Raises:
-        InputError: It is something else.
+        InputError: It is something else, or as ``check_scores``.
     """
     if not isinstance(value, Scores):
         raise InputError(
             f"scores: a {type(value).__name__}; give Scores, as Scores.from_table(table) returns"
         )
+    # Looked at where it lies: nothing is compiled, and what other processes hold stays there.
+    leaves = jax.tree.leaves(value)
+    if any(isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) for x in leaves):
+        return
+    if not all(np.isfinite(x).all() for x in leaves):  # of a response that is masked, it may be
+        check_scores(value, varied=False)
 
 
 def response_mask(scores: Scores) -> Array | None:
@@ -302,12 +308,14 @@ def _check_weights(scores: Scores, mask: np.ndarray) -> None:
 def never_vary(scores: Scores) -> np.ndarray:
     """Return which constraints ``(m,)`` bool score all responses to a prompt the same, at every prompt."""
     there = present(scores)
-    first = np.argmax(there, axis=1)[:, None]
-    every = np.asarray(scores.constraints)
-    found = []
-    for own in np.moveaxis(every, -1, 0):
-        found.append(bool(np.all((own == np.take_along_axis(own, first, axis=1)) | ~there)))
-    return np.array(found)
+    every = np.moveaxis(np.asarray(scores.constraints), -1, 0)
+    return np.array([alike(own, there).all() for own in every])
+
+
+def alike(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return the prompts ``(prompts,)`` bool whose responses, where they are there, all have one value."""
+    first = np.take_along_axis(values, np.argmax(there, axis=1)[:, None], axis=1)
+    return np.asarray(((values == first) | ~there).all(axis=1))
 
 
 def check_total_weight(total: float) -> None:

@@ -13,6 +13,16 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def decimals(*sizes: float | None, least: int = 3) -> int:
+    """Return how many decimals show two digits of the smallest of these sizes, where ``least`` do not.
+
+    Nothing has no digits, and float32 none beyond the sixth of the largest.
+    """
+    # Rounded to two digits first: 0.0999999 is 0.10.
+    places = [int(f"{abs(size):.1e}".partition("e")[2]) for size in sizes if size and np.isfinite(size)]
+    return max(least, min(1 - min(places), 5 - max(places))) if places else least
+
+
 def apart(first: float, second: float) -> tuple[str, str]:
     """Return two numbers with 4 digits, or as many more as tell them apart."""
     texts = [(f"{first:.{digits}g}", f"{second:.{digits}g}") for digits in range(4, 10)]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from cann_jax.config.run import RunConfig
+from cann_jax.files.numbers import decimals
 from cann_jax.reporting.findings import Findings
 from cann_jax.run.results import NOT_MEASURED, constraint_rows, number
 
@@ -29,7 +30,11 @@ def _unfinished(findings: Findings) -> str:
         reach = unsolved["attainable"] if _by_features(unsolved) else None
         most_of_each = unsolved["largest_margin"] if reach is None else reach["ceiling"]
         largest = zip(unsolved["constraints"], unsolved["margins"], map(float, most_of_each), strict=True)
-        parts = [f"{name} asks {number(asked)}, of {number(most)} at most" for name, asked, most in largest]
+        parts = [
+            f"{name} asks {number(asked, digits)}, of {number(most, digits)} at most"
+            for name, asked, most in largest
+            for digits in [decimals(asked, most)]
+        ]
         return f"The margins are out of reach ({'; '.join(parts)}): lower them, and start train again."
     if unsolved is not None and not unsolved["converged"]:
         return "λ* was not found to tolerance: raise dual.beta or lower the margins, and start train again."
@@ -58,6 +63,8 @@ def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[st
         )
     elif certificate["verdict"] == "undecided":
         yield f"{label}: {_undecidable(findings.run.config, certificate)}."
+    if findings.run.config.evaluate.policy == "reference":
+        return  # it is measured to be told from, and is to improve nothing
     if certificate is not None and certificate["verdict"] != "holds" and _falls_short(certificate):
         yield f"{label} falls short of the margin: {_remedy(findings, label)}."
 
@@ -85,11 +92,12 @@ def _remedy(findings: Findings, label: str) -> str:
     """Return what to change for a larger improvement of one constraint."""
     config, dual, calibration = findings.run.config, findings.dual, findings.calibration
     if not config.trains:
-        return f"evaluate.policy {config.evaluate.policy} trains nothing; set it to aligned"
+        return "nothing was trained; ask for more than it, or give a larger λ (dual.multipliers)"
     if dual is not None and label in dual["constraints"]:
         index, reach = dual["constraints"].index(label), dual.get("attainable")
         if reach is not None and dual["margins"][index] > reach["ceiling"][index]:
-            told = number(float(reach["ceiling"][index]))
+            ceiling = float(reach["ceiling"][index])
+            told = number(ceiling, decimals(ceiling))
             return f"it is above what this model can tell, {told}; lower it, or sample more prompts"
     if calibration is not None and not calibration["met"]:
         return _no_scale(config, calibration)

@@ -17,10 +17,13 @@ from cann_jax.reporting.markdown import table
 from cann_jax.reporting.page import TEMPLATES, state, verdicts_of
 from cann_jax.run.results import (
     NOT_MEASURED,
+    UNTRAINED,
     Verdict,
     asked_change,
+    digits_of,
     interval,
     number,
+    policy_of,
     predicted_of,
     score_rows,
 )
@@ -87,11 +90,12 @@ def _scores(name: str, findings: Findings) -> list[tuple[str, ...]]:
     return [
         (
             *(name, row.get("label", score), _verdict(row)),
-            *(number(value) for value in (asked_change(row), row["measured"])),
-            "–" if row["interval"] is None else interval(row["interval"]),
-            number(row.get("predicted")),
+            *(number(value, digits) for value in (asked_change(row), row["measured"])),
+            interval(row["interval"], digits),
+            number(row.get("predicted"), digits),
         )
         for score, row in score_rows(results)
+        for digits in [digits_of(row)]
     ]
 
 
@@ -105,14 +109,15 @@ def _verdict(row: Mapping[str, object]) -> str:
 def _summary(name: str, findings: Findings) -> tuple[str, ...]:
     if findings.results is None:
         return (name, state(findings), *("–" for _ in SUMMARY[2:]))
-    found = findings.results["summary"]
+    found, policy = findings.results["summary"], policy_of(findings.results)
+    multipliers = (f"{label} {value:.4g}" for label, value in found["multipliers"].items())
     return (
         *(name, found["verdict"]),
-        ", ".join(f"{label} {value:.4g}" for label, value in found["multipliers"].items()),
+        "–" if policy == "reference" else ", ".join(multipliers),
         f"{found['kl']:.3f}",
         "–" if found["kl_predicted"] is None else f"{found['kl_predicted']:.3f}",
         "{:.1f} → {:.1f}".format(*found["response_tokens"]),
-        f"{found['scale']:.3f}",
+        "–" if policy in UNTRAINED else f"{found['scale']:.3f}",
         _seconds(found.get("compute")),
     )
 

@@ -9,7 +9,7 @@ from cann_jax.analysis.curve_plots import literal
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.svg import AFTER, BEFORE, INK, MUTED, TINT, drawn
-from cann_jax.run.results import asked_change, predicted_of, score_rows
+from cann_jax.run.results import asked_change, digits_of, number, predicted_of, score_rows
 
 HEIGHT = 1.5  # inches
 
@@ -27,6 +27,8 @@ def improvements(findings: Findings) -> list[Chart]:
 
 
 def _improvement(index: int, label: str, row: Mapping[str, Any], predicted: str) -> Chart:
+    digits = digits_of(row)
+
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=":")
         _estimate(axes, 1, row.get("predicted"), row.get("predicted_interval"), ("D", BEFORE))
@@ -36,13 +38,17 @@ def _improvement(index: int, label: str, row: Mapping[str, Any], predicted: str)
             axes.axvspan(asked, right + 0.05 * abs(right), color=TINT, alpha=0.5, linewidth=0)
             axes.axvline(asked, color=INK, linewidth=1.5)
             axes.annotate(
-                f"asked {asked:+.3f}", (asked, 1), (3, 3), ("data", "axes fraction"), "offset points"
+                f"asked {number(asked, digits)}",
+                (asked, 1),
+                (3, 3),
+                ("data", "axes fraction"),
+                "offset points",
             )
         axes.set(yticks=(1, 0), yticklabels=(predicted.replace(" ", "\n", 1), "measured"), ylim=(-0.6, 1.6))
         axes.set_xlabel(f"change of {literal(label)}")
 
     line = asked_change(row)
-    asked = "" if line is None else f", what was asked, {line:+.3f}, as a line"
+    asked = "" if line is None else f", what was asked, {number(line, digits)}, as a line"
     title = f"{label}: change over the reference, {predicted} and measured, with intervals{asked}"
     return Chart(title, drawn(draw, f"improvement-{index}", title, HEIGHT))
 

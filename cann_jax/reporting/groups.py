@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 
 from cann_jax.analysis.curve_plots import legend_below, literal
+from cann_jax.files.numbers import decimals
 from cann_jax.reporting.charts import Chart
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.svg import AFTER, BEFORE, drawn
 from cann_jax.run.outputs import ALIGNED, REFERENCE
-from cann_jax.run.results import interval, number
+from cann_jax.run.results import digits_of, interval, number
 from cann_jax.stages.evaluate import measure
 
 ALL = "all prompts"
@@ -67,10 +68,11 @@ def changes(findings: Findings) -> list[tuple[str, ...]]:
 def _change(findings: Findings, score: str, part: Part) -> tuple[str, ...]:
     config = findings.run.config
     found = measure(part.before.mean(1), part.after.mean(1), config.evaluate, config.seed)
-    means = (f"{found['before']:.3f}", f"{found['after']:.3f}")
+    digits = digits_of(found)
+    means = (f"{found[when]:.{digits}f}" for when in ("before", "after"))
     return (
         *(score, part.name, str(len(part.before)), *means),
-        *(number(found["measured"]), interval(found["interval"])),
+        *(number(found["measured"], digits), interval(found["interval"], digits)),
     )
 
 
@@ -96,7 +98,8 @@ def _distribution(name: str, score: str, part: Part) -> Chart:
         legend_below(axes, -0.3)
 
     title = f"{score} of {part.name}: reference and aligned, means as lines"
-    rows = [[label, *_quantiles(values)] for label, values, _, _ in _policies(part)]
+    digits = decimals(float(every.std()))
+    rows = [[label, *_quantiles(values, digits)] for label, values, _, _ in _policies(part)]
     headings = ("policy", "mean", "10 %", "25 %", "50 %", "75 %", "90 %")
     return Chart(title, drawn(draw, f"distribution-{name}", title, HEIGHT), headings, rows)
 
@@ -106,5 +109,6 @@ def _policies(part: Part) -> Iterator[tuple[str, np.ndarray, str, str]]:
     yield ALIGNED, part.after, AFTER, "-"
 
 
-def _quantiles(values: np.ndarray) -> list[str]:
-    return [f"{each:.3f}" for each in (values.mean(), *np.quantile(values, (0.1, 0.25, 0.5, 0.75, 0.9)))]
+def _quantiles(values: np.ndarray, digits: int) -> list[str]:
+    found = (values.mean(), *np.quantile(values, (0.1, 0.25, 0.5, 0.75, 0.9)))
+    return [f"{each:.{digits}f}" for each in found]

@@ -1,12 +1,12 @@
 """``report.md`` and ``comparison.md``: the verdict and the tables, for terminals and for code hosts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cann_jax.files.console import one_line
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.multipliers import multiplier_lines
-from cann_jax.reporting.samples import Sample, samples
+from cann_jax.reporting.samples import Sample, samples, shown_digits
 from cann_jax.run.results import bound_lines, headings, result_rows, summary_lines, verdict_lines
 from cann_jax.training.health import Health
 
@@ -44,7 +44,8 @@ def report_text(findings: Findings, state: str) -> str:
     elif not config.trains:
         parts.append(f"Nothing was trained: `evaluate.policy` is {config.evaluate.policy}.")
     if shown := samples(findings, config.evaluate.examples):
-        parts += ["## Samples", *map(_sample, shown)]
+        digits = shown_digits(shown)
+        parts += ["## Samples", *(_sample(each, digits) for each in shown)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,13 +86,13 @@ def _health_lines(health: Health) -> list[str]:
     ]
 
 
-def _sample(sample: Sample) -> str:
+def _sample(sample: Sample, digits: Mapping[str, int]) -> str:
     lines = [f"**{_one_line(sample.prompt)}**", ""]
     for label, text, found in (
         ("before", sample.before, sample.scores_before),
         ("after", sample.after, sample.scores_after),
     ):
-        scores = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+        scores = ", ".join(f"{name} {value:.{digits[name]}f}" for name, value in found.items())
         lines.append(f"- {label} ({scores}): {_one_line(text)}")
     return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cann_jax.analysis.curve_plots import interval_of
 
 
@@ -25,7 +27,7 @@ def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
         lines[-1] += f"; the run takes {used:.4g}"
         if chosen["by"] != "given":  # one that was given is no price of this margin
             value = used
-    return [*lines, _shadow_price(label, value)]
+    return [*lines, _shadow_price(label, value, float(dual["margins"][index]))]
 
 
 def _with_interval(found: Mapping[str, Any], index: int, label: str) -> str:
@@ -33,12 +35,16 @@ def _with_interval(found: Mapping[str, Any], index: int, label: str) -> str:
     return f"{value:.4g}" + ("" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]")
 
 
-def _shadow_price(label: str, value: float) -> str:
+def _shadow_price(label: str, value: float, margin: float) -> str:
     if value == float("inf"):
         return f"no finite price: the margin of {label} cannot be reached on the sample"
     if value == 0:
         return f"shadow price: none; what is best for the reward alone meets the margin of {label}"
+    step = float(
+        f"{abs(margin) / 10 or 0.01:.0e}"
+    )  # to which the price holds about, in the score's own units
+    further = np.format_float_positional(step, trim="-")
     return (
-        f"shadow price: at this margin, every further 0.01 of {label} costs about {0.01 * value:.3g} of "
+        f"shadow price: at this margin, every further {further} of {label} costs about {step * value:.3g} of "
         "E[reward] − β·KL"
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import jinja2
 
-from cann_jax.files.numbers import percent
+from cann_jax.files.numbers import decimals, percent
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.curve_charts import curves
 from cann_jax.reporting.estimate_charts import improvements
@@ -14,7 +14,7 @@ from cann_jax.reporting.groups import HEADINGS as GROUP_HEADINGS
 from cann_jax.reporting.groups import changes, distributions
 from cann_jax.reporting.judged import SHARE_HEADINGS, WIN_HEADINGS, judge_name, judged
 from cann_jax.reporting.multipliers import multiplier_lines
-from cann_jax.reporting.samples import samples
+from cann_jax.reporting.samples import samples, shown_digits
 from cann_jax.reporting.training_charts import trainings
 from cann_jax.run.manifest import OUTPUTS, committed_outputs
 from cann_jax.run.pipeline import Stage
@@ -70,6 +70,7 @@ def page(findings: Findings) -> str:
         tries=tries(findings),
         rounds=rounds(findings),
         samples=shown,
+        sample_digits=shown_digits(shown),
         sample_groups=sorted({sample.group for sample in shown if sample.group}),
         scores=findings.scores,
         compute=None if results is None else results["summary"].get("compute"),
@@ -128,14 +129,13 @@ def _files(findings: EndedStages[Any], stage: Stage) -> list[str]:
 def tries(findings: Findings) -> list[tuple[str, ...]]:
     """Return a row a scale whose policy was sampled: the scale, each constraint's improvement, and the KL."""
     found = findings.calibration
-    return (
-        []
-        if found is None
-        else [
-            (f"{each['scale']:.3f}", ", ".join(map(number, each["improvement"])), f"{each['kl']:.3f}")
-            for each in found["tries"]
-        ]
-    )
+    if found is None:
+        return []
+    digits = [decimals(goal["asked"]) for goal in found["constraints"].values()]
+    return [
+        (f"{each['scale']:.3f}", ", ".join(map(number, each["improvement"], digits)), f"{each['kl']:.3f}")
+        for each in found["tries"]
+    ]
 
 
 def rounds(findings: Findings) -> list[tuple[str, ...]]:
@@ -143,7 +143,10 @@ def rounds(findings: Findings) -> list[tuple[str, ...]]:
     return [
         (
             str(each["round"]),
-            ", ".join(f"{name} {number(value)}" for name, value in each["measured_improvement"].items()),
+            ", ".join(
+                f"{name} {number(value, decimals(each['margins'][name]))}"
+                for name, value in each["measured_improvement"].items()
+            ),
             ", ".join(f"{name} {value:.4g}" for name, value in each["multipliers"].items()),
         )
         for each in findings.rounds

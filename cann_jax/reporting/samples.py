@@ -1,9 +1,11 @@
 """Held-out responses side by side: the reference's and the aligned model's, with scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from cann_jax.files.numbers import decimals
 from cann_jax.reporting.findings import Findings
 from cann_jax.run.outputs import ALIGNED, REFERENCE
 
@@ -45,3 +47,12 @@ def samples(findings: Findings, count: int) -> list[Sample]:
         )
         for old, new in zip(before, after, strict=True)
     ]
+
+
+def shown_digits(samples: Sequence[Sample]) -> dict[str, int]:
+    """Return the decimals of each score, by name: 2, or more where responses differ by little."""
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, before in sample.scores_before.items():
+            found.setdefault(name, []).extend((before, sample.scores_after[name]))
+    return {name: decimals(float(np.std(values)), least=2) for name, values in found.items()}

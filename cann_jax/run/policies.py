@@ -75,7 +75,7 @@ class Sampled:
 
 
 # What the reference's draws depend on, of the settings that a stage reads, besides their number and seed.
-DRAWN_BY = ("model", "prompts", "sample", "seed", *SCORERS, "evaluate.also", "evaluate.policy")
+DRAWN_BY = ("model", "prompts", "sample", "seed", *SCORERS, "evaluate.also")
 # Stages that make another policy of the reference: its own responses and their scores depend on none of them.
 LATER = ("dual", "experts", "align", "calibrate", "rounds")
 

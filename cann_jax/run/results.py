@@ -4,10 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cann_jax.files.console import console, grid
-from cann_jax.files.numbers import percent
+from cann_jax.files.numbers import decimals, percent
 
 NOT_MEASURED = "not measured"
 NO_STEP = "no step was taken: the model is the reference"
+# By evaluate.policy, what stands in the place of a scale.
+UNTRAINED = {
+    "reference": "nothing was trained: the reference is measured against itself, drawn anew",
+    "resample": "nothing was trained: among responses of the reference λ chooses",
+}
 
 Results = Mapping[str, Any]
 
@@ -61,15 +66,22 @@ def constraint_rows(results: Results) -> list[tuple[str, Results]]:
 
 
 def _cells(name: str, row: Results, remark: str = "") -> tuple[str, ...]:
-    predicted, spread = number(row.get("predicted")), row.get("predicted_interval")
+    digits = digits_of(row)
+    predicted, spread = number(row.get("predicted"), digits), row.get("predicted_interval")
     return (
         row.get("label", name) + remark,
-        number(asked_change(row)),
-        number(row["measured"]),
-        "–" if row["interval"] is None else interval(row["interval"]),
-        predicted if spread is None else f"{predicted} {interval(spread)}",
-        "–" if row["before"] is None else f"{row['before']:.3f} → {row['after']:.3f}",
+        number(asked_change(row), digits),
+        number(row["measured"], digits),
+        interval(row["interval"], digits),
+        predicted if spread is None else f"{predicted} {interval(spread, digits)}",
+        "–" if row["before"] is None else f"{row['before']:.{digits}f} → {row['after']:.{digits}f}",
     )
+
+
+def digits_of(row: Results) -> int:
+    """Return the decimals of a score's numbers: more than 3 where what was asked or the interval is small."""
+    low, high = row["interval"] or (0.0, 0.0)
+    return decimals(asked_change(row), (high - low) / 2)
 
 
 def asked_change(row: Results) -> float | None:
@@ -84,14 +96,14 @@ def asked_change(row: Results) -> float | None:
     return float(certificate["bound"] - row["before"])
 
 
-def number(value: float | None) -> str:
-    """Return a difference with its sign, of which a rounded nothing has the plus; or a dash."""
-    return "–" if value is None else f"{round(value, 3) + 0.0:+.3f}"
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a difference with its sign, which rounding does not take: only nothing is +0.000; or a dash."""
+    return "–" if value is None else f"{value + 0.0:+.{digits}f}"
 
 
-def interval(ends: Sequence[float]) -> str:
-    """Return the ends of an interval."""
-    return f"[{number(ends[0])}, {number(ends[1])}]"
+def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
+    """Return the ends of an interval, or a dash."""
+    return "–" if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
 
 
 def summary_lines(results: Results) -> list[str]:
@@ -103,17 +115,29 @@ def summary_lines(results: Results) -> list[str]:
     multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
     weight = found["reward_weight"]
     summed = "" if weight == 1 else f", weight of the reward {weight:g}"
-    predicted = "no forecast" if found["kl_predicted"] is None else f"predicted {found['kl_predicted']:.3f}"
-    step = f", {NO_STEP}" if _took_no_step(results) else ""
+    forecast = found["kl_predicted"]
+    predicted = "no forecast" if forecast is None else f"predicted {forecast:.3f} at scale 1"
+    chosen = f"λ: {multipliers}{summed} (β = {found['beta']:g})"
+    estimate = ", estimated from samples, which can fall below 0" if found["kl"] < 0 else ""
     return [
-        f"λ: {multipliers}{summed} (β = {found['beta']:g}); scale of the trained step: "
-        f"{found['scale']:.3f}{step}",
-        f"KL to the reference: {found['kl']:.3f} nats a response ({predicted} at scale 1)",
+        UNTRAINED["reference"] if policy_of(results) == "reference" else f"{chosen}; {_scale(results)}",
+        f"KL to the reference: {found['kl'] + 0.0:.3f} nats a response ({predicted}){estimate}",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
         f"log-prob a token under the reference: {fluency[0]:.3f} → {fluency[1]:.3f} nats",
         *_compute_line(found.get("compute")),
     ]
+
+
+def policy_of(results: Results) -> str:
+    """Return ``evaluate.policy``, what was compared with the reference."""
+    return str(results["summary"].get("policy", "aligned"))  # results of before have none
+
+
+def _scale(results: Results) -> str:
+    untrained = UNTRAINED.get(policy_of(results))
+    step = f", {NO_STEP}" if _took_no_step(results) else ""
+    return untrained or f"scale of the trained step: {results['summary']['scale']:.3f}{step}"
 
 
 def _compute_line(found: Results | None) -> list[str]:
@@ -141,7 +165,8 @@ def verdicts(results: Results) -> list[Verdict]:
     The price is beside the last of them.
     """
     constraints, found = constraint_rows(results), results["summary"]
-    step = f"; {NO_STEP}" if _took_no_step(results) else ""
+    note = NO_STEP if _took_no_step(results) else UNTRAINED.get(policy_of(results))
+    step = "" if note is None else f"; {note}"
     each = [_verdict(name, row, step) for name, row in constraints]
     if len(constraints) > 1:
         text = f"all constraints together, at {percent(found['confidence'])}: {found['verdict'].upper()}"
@@ -155,7 +180,8 @@ def _price(results: Results) -> str:
     reward, kl = results["reward"], f"KL {results['summary']['kl']:.3f} nats a response"
     if reward["measured"] is None:
         return kl
-    return f"reward {number(reward['measured'])} {interval(reward['interval'])} · {kl}"
+    digits = digits_of(reward)
+    return f"reward {number(reward['measured'], digits)} {interval(reward['interval'], digits)} · {kl}"
 
 
 def verdict_lines(results: Results) -> list[str]:
@@ -166,7 +192,7 @@ def verdict_lines(results: Results) -> list[str]:
 def bound_lines(results: Results) -> list[str]:
     """Return what each verdict rests on: the certificate's bounds, and the prompts that would decide."""
     return [
-        f"certificate of {row.get('label', name)}: {_bounds(row['certificate'])}"
+        f"certificate of {row.get('label', name)}: {_bounds(row['certificate'], digits_of(row))}"
         for name, row in constraint_rows(results)
         if row["certificate"] is not None
     ]
@@ -178,27 +204,28 @@ def _verdict(name: str, row: Results, step: str) -> Verdict:
         why = "since its scores exist for the training samples only"
         return Verdict(NOT_MEASURED, f"{label}: NOT MEASURED, {why}")
     bound, mean, prompts = (certificate[key] for key in ("bound", "mean", "prompts"))
+    digits = digits_of(row)
+    asked, measured = number(row["asked"], digits), number(row["measured"], digits)
+    shares = max(1, decimals(1 - bound) - 2)  # of a percentage; small shares have digits too
     told = {
-        "margin": (
-            f"Asked {number(row['asked'])}, measured {number(row['measured'])} {interval(row['interval'])}"
-        ),
-        "at_least": f"Asked for a mean of at least {number(bound)}, measured {number(mean)}",
-        "max_unsafe": f"Asked for at most {1 - bound:.1%} unsafe, measured {1 - mean:.1%}",
+        "margin": f"Asked {asked}, measured {measured} {interval(row['interval'], digits)}",
+        "at_least": f"Asked for a mean of at least {number(bound, digits)}, measured {number(mean, digits)}",
+        "max_unsafe": f"Asked for at most {1 - bound:.{shares}%} unsafe, measured {1 - mean:.{shares}%}",
     }[row["goal"]]
     verdict = certificate["verdict"]
     text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{step}"
-    return Verdict(verdict, text, f"certificate: {_ends(certificate)}")
+    return Verdict(verdict, text, f"certificate: {_ends(certificate, digits)}")
 
 
-def _ends(certificate: Results) -> str:
+def _ends(certificate: Results, digits: int) -> str:
     lower, upper = (
-        "none" if certificate[end] is None else number(certificate[end]) for end in ("lower", "upper")
+        "none" if certificate[end] is None else number(certificate[end], digits) for end in ("lower", "upper")
     )
     return f"lower bound {lower}, upper bound {upper}"
 
 
-def _bounds(certificate: Results) -> str:
-    line = f"{_ends(certificate)}, for {number(certificate['bound'])}"
+def _bounds(certificate: Results, digits: int) -> str:
+    line = f"{_ends(certificate, digits)}, for {number(certificate['bound'], digits)}"
     if certificate["verdict"] != "undecided":
         return line
     needed = certificate["prompts_needed"]

@@ -18,6 +18,7 @@ from cann_jax.core.prepare import in_group
 from cann_jax.core.problem import Constraint, Problem
 from cann_jax.core.scale import Try
 from cann_jax.data.responses import Responses
+from cann_jax.files.numbers import decimals
 from cann_jax.run.adapters import Policies, log_ratios, read_policies
 from cann_jax.run.outputs import REFERENCE, REWARD, constraints_of, problem_of, write_scale
 from cann_jax.run.policies import (
@@ -29,6 +30,7 @@ from cann_jax.run.policies import (
     sample_reference,
 )
 from cann_jax.run.prompts import encoded_prompts, print_overlong
+from cann_jax.run.results import number
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers
 
@@ -240,9 +242,11 @@ def _reach(config: RunConfig, goal: Goal, found: np.ndarray | None) -> float:
 def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:
     found = search.found.scale
     for goal, target, expected in zip(goals, search.targets, found.improvement, strict=True):
+        digits = decimals(goal.asked, target)
         print(
-            f"calibrate: {goal.label}: asked {goal.asked:+.3f}, aimed at {target:+.3f}, "
-            f"expected {expected:+.3f} at scale {found.scale:.3f} (KL {found.kl:.2f} nats)"
+            f"calibrate: {goal.label}: asked {number(goal.asked, digits)}, aimed at "
+            f"{number(target, digits)}, expected {number(expected, digits)} at scale {found.scale:.3f} "
+            f"(KL {found.kl:.2f} nats)"
         )
     if found.scale == 0:
         print("calibrate: at scale 0 the model is the reference")
@@ -268,8 +272,9 @@ def _far_aims(goals: Sequence[Goal], targets: np.ndarray) -> Iterator[str]:
         if 0 < goal.asked < takes:
             needed = int(np.ceil(goal.heldout * (takes / goal.asked) ** 2))
             yield (
-                f"{goal.label}: the certificate of {goal.heldout} held-out prompts takes {takes:+.3f}, more "
-                f"than the margin; with about {needed:,}, and as many times the calibration prompts, as much"
+                f"{goal.label}: the certificate of {goal.heldout} held-out prompts takes "
+                f"{number(takes, decimals(takes))}, more than the margin; with about {needed:,}, and as many "
+                "times the calibration prompts, as much"
             )
 
 

@@ -53,8 +53,7 @@ def run(run: Run) -> None:
     """
     config, prompts = run.config, encoded_prompts(run, "heldout")
     print_overlong("evaluate", prompts)
-    wanted = config.measured() | (config.trained_on() if config.evaluate.policy == "resample" else {})
-    scorers = load_scorers(run, wanted)
+    scorers = load_scorers(run, config.measured())
     draw = Draw(prompts, config.evaluate.responses, config.seed + HELDOUT_SEED, run.folder / "evaluate")
     reference = sample_reference(run, scorers, draw, REFERENCE)
     aligned = _compared(run, scorers, draw, reference)
@@ -100,7 +99,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
         for name, value in zip(config.constraints, read_multipliers(run), strict=True)
     }
     found = summary(reference, aligned, dual, multipliers)
-    found |= {"scale": read_final_scale(run)}
+    found |= {"scale": read_final_scale(run), "policy": config.evaluate.policy}
     compute = summed(run.ledger.before | {"evaluate": run.ledger.total})
     found |= {"verdict": str(verdict), "compute": compute}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}

@@ -18,6 +18,7 @@ from cann_jax.core.preference import pseudo_reward
 from cann_jax.core.prepare import group_values
 from cann_jax.data.responses import Responses
 from cann_jax.files.atomic import read_json, write_json
+from cann_jax.files.numbers import decimals
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.execution import run_part
 from cann_jax.run.manifest import commit_fingerprint
@@ -35,6 +36,7 @@ from cann_jax.run.outputs import (
 )
 from cann_jax.run.policies import Draw, sample_policy
 from cann_jax.run.prompts import encoded_prompts
+from cann_jax.run.results import number as signed
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers, load_scorers
 from cann_jax.run.training import (
@@ -200,7 +202,9 @@ def dual_step(
 
 def _summary(record: Mapping[str, Any], dual: DualAnswer) -> str:
     return f"round {record['round']}: " + "; ".join(
-        f"{dual.labels[name]}: {measured:+.3f} of {record['margins'][name]:+.3f} asked, "
+        f"{dual.labels[name]}: {signed(measured, digits)} of {signed(asked, digits)} asked, "
         f"λ {record['multipliers_before'][name]:.4g} → {record['multipliers'][name]:.4g}"
         for name, measured in record["measured_improvement"].items()
+        for asked in [record["margins"][name]]
+        for digits in [decimals(asked)]
     )

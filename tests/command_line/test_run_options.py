@@ -217,6 +217,51 @@ def test_bad_flag(mistake, flags, problem):
 
 
 @pytest.mark.parametrize(
+    "flags, problem",
+    [
+        (
+            ["--constraints.saef.margin", "1"],
+            "--constraints.saef.margin: FILE has no constraints.saef, only safe (did you mean "
+            "--constraints.safe.margin?), and constraints.saef.scorer.kind is missing; it must be one of ",
+        ),
+        (
+            ["--constraints.polite.scorer.per_token", "true"],
+            "--constraints.polite.scorer.per_token: FILE has no constraints.polite, only safe, and cons",
+        ),
+        (
+            ["--evaluate.also.lenght.per_token", "true"],
+            "--evaluate.also.lenght.per_token: FILE has no evaluate.also.lenght, only length (did you mean "
+            "--evaluate.also.length.per_token?), and evaluate.also.lenght.kind is missing",
+        ),
+        (["--reward.scorer", "{kind: relevance, n: 1}"], "reward.scorer.n is not a key"),
+        (["--dual.multipliers.saef", "1"], "dual.multipliers.saef is no score; the scores are reward, safe"),
+        (["--dual.multipliers.zafe", "1"], "dual.multipliers.zafe is no score; the scores are reward, safe"),
+        (["--preferences.limit", "5"], "preferences.dataset is missing"),
+        (["--sample.responses", "3", "--align.group_size", "4"], "align.group_size is 4; use 2 up to"),
+        (["--evaluate.also.safe.kind", "relevance"], "evaluate.also.safe has the name of a constraint"),
+        (["--rounds", "2", "--align.dial", "true"], "align.dial is true, and rounds train on r_λ"),
+        (["--prompts.calibration", "a.jsonl", "--align.lora", "null", "--export", "[]"], "prompts.calib"),
+    ],
+)
+def test_what_a_flag_has_caused_is_not_blamed_on_the_file(mistake, tmp_path, flags, problem):
+    message = mistake(*flags).replace(str(tmp_path / "run.yaml"), "FILE")
+    assert message.startswith(f"command line: {problem}")
+
+
+def test_a_flag_has_caused_what_is_wrong_in_a_file_that_is_right_by_itself(mistake):
+    text = BASE.replace("align: {", "align: {group_size: 4, ")
+    assert mistake("--sample.responses", "3", text=text).startswith(
+        "command line: align.group_size is 4; use"
+    )
+
+
+def test_what_the_file_has_caused_is_not_blamed_on_a_flag(mistake, tmp_path):
+    text = BASE.replace("rank: 4", "rnk: 4").replace("name: trial\n", "")
+    message = mistake("--name", "x", "--dual.beta", "1", text=text)
+    assert message.startswith(f"{tmp_path / 'run.yaml'}: align.lora.rnk is not a key")
+
+
+@pytest.mark.parametrize(
     "text, problem",
     [
         ("name: [a\nb: }", "run.yaml, line 2: is not valid YAML"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cann_jax.core.exploration.curve import dual_curve
 from cann_jax.core.scores import Scores, ScoreSummary, check_scores, count_prompts
 from cann_jax.core.solver.solve import solve_dual
 from cann_jax.files.errors import InputError
@@ -144,3 +145,20 @@ def test_margins_can_be_traced_in_part(given):
     found = jax.vmap(lambda safe: solve_dual(scores, given(safe), 1.0))(np.array([0.1, 0.2]))
     expected = solve_dual(scores, {"safe": 0.2, "polite": -9.0}, 1.0).multipliers
     np.testing.assert_allclose(found.multipliers[1], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_scores_that_are_not_finite_are_no_table_out_of_reach(bad, kind):
+    """A NaN was solved to λ* = 0, "feasible: no, not converged"."""
+    broken = G.copy()
+    broken[1, 2, 1] = bad
+    scores = Scores(kind(R), kind(broken), names=("safe", "polite"))
+    problem = r"polite: 1 scores are NaN or infinite \(prompt 1 response 2\)"
+    with pytest.raises(InputError, match=problem):
+        solve_dual(scores, [0.1, -9.0], 1.0)
+    with pytest.raises(InputError, match=problem):
+        dual_curve(scores, np.array([[0.1, -9.0]]), 1.0)
+    masked = dataclasses.replace(scores, mask=np.array([[1, 1, 1], [1, 1, 0]], bool))
+    assert solve_dual(masked, [0.1, -9.0], 1.0).converged
+    assert not jax.jit(lambda table: solve_dual(table, [0.1, -9.0], 1.0))(scores).converged

@@ -6,6 +6,8 @@ import pytest
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.reporting.advice import next_steps
+from cann_jax.reporting.comparison import _summary
+from cann_jax.reporting.multipliers import _shadow_price
 from cann_jax.run.results import number, summary_lines, verdicts
 from cann_jax.run.run import Run
 from tests.reporting.conftest import CERTIFICATE, DUAL, RESULTS, SIGN
@@ -79,5 +81,49 @@ def test_a_scale_at_its_limit_comes_before_a_step_that_is_called_too_long():
     assert "the training warned; do first what its warnings say" in step
 
 
-def test_nothing_has_no_minus():
-    assert [number(value) for value in (-0.0001, 0.0, -0.0005001)] == ["+0.000", "+0.000", "-0.001"]
+def test_nothing_has_no_minus_and_a_negative_number_has():
+    assert [number(value) for value in (-0.0001, -0.0, -0.0005001)] == ["-0.000", "+0.000", "-0.001"]
+
+
+@pytest.mark.parametrize(
+    "policy, line, advice",
+    [
+        ("reference", "nothing was trained: the reference is measured against itself, drawn anew", []),
+        (
+            "resample",
+            "λ: safe 1.5 (β = 0.1); nothing was trained: among responses of the reference λ chooses",
+            [
+                "safe falls short of the margin: nothing was trained; ask for more than it, or give a larger "
+                "λ (dual.multipliers)."
+            ],
+        ),
+    ],
+)
+def test_a_run_without_a_training_has_no_scale_and_is_not_told_to_train(policy, line, advice):
+    """A baseline that failed was to be another run: "set it to aligned"."""
+    summary = RESULTS["summary"] | {"policy": policy, "scale": 1.0, "kl": 0.0, "kl_predicted": None}
+    found = RESULTS | {"summary": summary, "safe": RESULTS["safe"] | {"certificate": SHORT}}
+    said = summary_lines(found)
+    assert said[0] == line and said[1] == "KL to the reference: 0.000 nats a response (no forecast)"
+    assert verdicts(found)[0].text.endswith(f"unseen prompts; {line.partition('; ')[2] or line}")
+    assert steps(SHORT, "--evaluate.policy", policy) == advice
+    row = _summary("run", SimpleNamespace(results=found))
+    assert row[2] == ("–" if policy == "reference" else "safe 1.5") and row[-2] == "–"
+
+
+def test_a_negative_kl_is_called_an_estimate():
+    found = RESULTS | {"summary": RESULTS["summary"] | {"kl": -0.002}}
+    assert summary_lines(found)[1] == (
+        "KL to the reference: -0.002 nats a response (predicted 0.250 at scale 1), estimated from samples, "
+        "which can fall below 0"
+    )
+    assert "estimated" not in summary_lines(RESULTS)[1]
+
+
+@pytest.mark.parametrize(
+    "margin, price",
+    [(0.2, "0.02 of safe costs about 0.3"), (3e-4, "0.00003 of safe costs about 0.00045"), (0.0, "0.01 of")],
+)
+def test_the_step_of_a_price_suits_its_margin(margin, price):
+    """A further 0.01 is out of reach where the largest margin is 0.001."""
+    assert f"every further {price}" in _shadow_price("safe", 15.0, margin)

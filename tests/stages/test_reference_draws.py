@@ -104,8 +104,15 @@ def test_what_they_depend_on_makes_them_anew(copied, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "change",
-    [MARGIN, ("--dual.beta", "0.5"), ("--align.lora.rank", "3"), ("--calibrate.tries", "1")],
-    ids=lambda change: change[0],
+    [
+        MARGIN,
+        ("--dual.beta", "0.5"),
+        ("--align.lora.rank", "3"),
+        ("--calibrate.tries", "1"),
+        ("--evaluate.policy", "reference"),
+        ("--evaluate.policy", "resample"),
+    ],
+    ids=" ".join,
 )
 def test_nothing_else_does(copied, capsys, change):
     _, flags = copied

@@ -26,8 +26,9 @@ from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.exploration.means import mean_and_shares, student_width
 from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
+from cann_jax.core.preference import pseudo_reward
 from cann_jax.core.problem import Problem, weights_and_baseline
-from cann_jax.core.scores import Scores, effective_prompts, never_vary, present
+from cann_jax.core.scores import Scores, alike, effective_prompts, never_vary, present
 from cann_jax.core.solver.lanes import solve_lane
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.core.table import Table, best_features, standardise
@@ -71,6 +72,7 @@ def open_questions(
 
     ``combination (m,)`` is the tightest one of ``reachability``, and [1] of one constraint. Nothing is open
     about scores that never differ between the responses to a prompt: no policy changes them, on any prompts.
+    Nor about a multiplier without which no response is better than another: the policy is the reference.
     """
     tail = (1 - confidence) / 2
     fixed = never_vary(problem.scores)
@@ -131,10 +133,11 @@ def _needs(
     weights, baseline = (np.asarray(x, float) for x in weights_and_baseline(scores))
     asked = problem.margins + targets.is_level * baseline
     for j in constraints:
-        without = _without(problem, multipliers, j, beta)
+        without, about = _without(problem, multipliers, j, beta), problem.about([j])
+        if not targets.is_level[j] and _is_reference(scores, without)[about].all():
+            continue  # it improves nothing, on any prompts
         gains = np.asarray(predict_per_prompt(scores, without, beta)[1]) + levels
         mean, shares = (part[j] for part in mean_and_shares(gains, weights, targets.members))
-        about = problem.about([j])
         prompts = float(effective_prompts(weights * about))
         own = _Mean(float(mean), float(np.sqrt(np.sum(shares**2))), prompts)
         for question in _undecided(j, float(asked[j]), own, tail, len(weights)):
@@ -157,6 +160,11 @@ def _without(problem: Problem, multipliers: np.ndarray, constraint: int, beta: f
     margins[constraint] = -reach
     found = np.asarray(solve_lane(table, margins, beta, multipliers).multipliers)
     return np.where(np.isfinite(found), found, 0)
+
+
+def _is_reference(scores: Scores, multipliers: np.ndarray) -> np.ndarray:
+    """Return the prompts ``(prompts,)`` bool at which no response is better than another by r_λ."""
+    return alike(np.asarray(pseudo_reward(scores, multipliers)), present(scores))
 
 
 def _response_noise(

@@ -54,7 +54,8 @@ def solve_dual(
         tolerance: Largest KKT residual called converged, in units of the scores' spread.
 
     Raises:
-        InputError: Unknown method, shapes that do not fit, β ≤ 0 or NaN margins where they are concrete.
+        InputError: Unknown method, shapes that do not fit; where they are concrete, β ≤ 0, or margins or
+            scores that are NaN or infinite. Traced scores are not looked at: ``check_scores`` them before.
     """
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
@@ -73,7 +74,8 @@ def required_margins(margins: ArrayLike | Mapping[str, float], scores: Scores) -
     """Return b ``(m,)``, one for each constraint of the scores, or by name; a scalar is one for m = 1.
 
     Raises:
-        InputError: Names or shapes that do not fit, or margins that are not finite where they are concrete.
+        InputError: Names or shapes that do not fit, or margins or scores that are not finite where they are
+            concrete.
     """
     check_is_scores(scores)
     listed = in_order(margins, scores) if isinstance(margins, Mapping) else margins

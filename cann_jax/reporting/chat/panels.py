@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cann_jax.files.console import printable
+from cann_jax.files.numbers import decimals
 from cann_jax.reporting.chat.policies import Answer
 from cann_jax.run.outputs import ALIGNED, REFERENCE
 
@@ -34,9 +35,10 @@ def _facts(answer: Answer, before: Answer | None = None) -> str:
     """Return the scores, with their change, and the length, a line each."""
     width = max(map(len, answer.scores), default=0)
     lines = [
-        f"{name:{width}}  {value:z.3f}"
-        + ("" if before is None else f" ({value - before.scores[name]:+z.3f})")
+        f"{name:{width}}  {value:z.{digits}f}" + ("" if before is None else f" ({change:+z.{digits}f})")
         for name, value in answer.scores.items()
+        for change in [0.0 if before is None else value - before.scores[name]]
+        for digits in [decimals(value, change)]
     ]
     lines.append(f"{answer.tokens} tokens" + ("" if answer.stopped else ", cut off at the limit"))
     if answer.truncated:

@@ -167,3 +167,21 @@ def test_a_small_group_is_as_unsure_as_it_is_small(size):
         assert question.more_prompts % 20 == 0
     else:
         assert question.more_prompts is None
+
+
+def test_a_constant_reward_leaves_no_doubt_that_a_multiplier_is_needed():
+    """Without it the policy is the reference, which was "undecided": its gain of 0 has no error."""
+    _, values = correlated(11)
+    reward = np.repeat(np.arange(60.0)[:, None], 8, axis=1)  # one value a prompt
+    assert not asked(reward, {"g": values}, [Constraint("g", margin=0.1)])
+    inside = np.arange(60) < 20
+    elsewhere = np.where(inside[:, None], reward, correlated(12)[0])
+    goal = Constraint("g", margin=0.1, group="a")
+    assert not asked(elsewhere, {"g": values}, [goal], groups={"a": inside})
+    # What it already has of a level is as uncertain as ever, and so is what another multiplier does for it.
+    assert 0 in asked(reward, {"g": values}, [Constraint("g", at_least=float(values.mean() + 0.01))])
+    scores = {"g": values, "twin": values + 0.3 * correlated(9)[1]}
+    alone = solve_dual(prepare(reward, scores, [Constraint("twin", margin=0.8)]).scores, 0.8, BETA, "newton")
+    gain = tilted_gain(float(alone.multipliers[0]) * scores["twin"], values).mean()
+    goals = [Constraint("g", margin=float(gain + 0.01)), Constraint("twin", margin=0.8)]
+    assert 0 in asked(reward, scores, goals)
