@@ -10,7 +10,7 @@ from etils import epath
 
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.files import Part
-from cann_jax.data.builders.records import ABSENT
+from cann_jax.data.builders.records import ABSENT, SAFETY_COLUMNS
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
@@ -96,8 +96,7 @@ def score_data(run: ScoreModelRun, part: Part) -> ScoreData:
     if config.objective == "cost" and part == "train" and (pairs.safe == ABSENT).all():
         raise InputError(
             "no training pair says which response is safe, where a cost is to be below zero; use data "
-            "with is_response_0_safe (of response_0 or chosen) and is_response_1_safe (of response_1 or "
-            "rejected), or objective reward with dimension safer"
+            f"with {SAFETY_COLUMNS}, or objective reward with dimension safer"
         )
     batching = Batching(
         config.seed, config.epochs, config.pairs_per_step, ragged=True, accumulation=config.accumulation
