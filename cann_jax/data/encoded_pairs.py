@@ -156,7 +156,6 @@ class _Encoder:
             kept = cut
             prompt, responses = self.ids(pair, kept)
         self.counts["empty responses"] += sum(not text.strip() for text in pair.responses)
-        self.counts["contradictory labels (safer, yet the only one that is unsafe)"] += pair.contradictory
         return {
             "id": kept.id,
             "prompt": kept.text,
@@ -224,7 +223,8 @@ def labelled(pairs: EncodedPairs, dimension: str) -> np.ndarray:
     chosen = np.flatnonzero(getattr(pairs, dimension) != ABSENT)
     if not len(chosen):
         raise InputError(
-            f"the preference data have no {dimension!r} labels, which this configuration needs; "
-            "use data that have them, or set preferences.chosen_is"
+            f"the preference data have no {dimension!r} labels, which this configuration needs: no row of "
+            f"response_0 and response_1 has a {dimension}_response_id; add the column, or for chosen and "
+            f"rejected set preferences.chosen_is to {dimension}"
         )
     return chosen

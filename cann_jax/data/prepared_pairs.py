@@ -36,9 +36,14 @@ class Pair:
     harms: tuple[tuple[str, ...], tuple[str, ...]] | None
 
     @property
+    def one_is_safe(self) -> bool:
+        """Whether one response alone is labelled safe, of two of which one is labelled safer."""
+        return self.safer != ABSENT and sorted(self.safe) == [0, 1]
+
+    @property
     def contradictory(self) -> bool:
         """Whether the response labelled safer is the only one labelled unsafe."""
-        return self.safer != ABSENT and self.safe[self.safer] == 0 and self.safe[1 - self.safer] == 1
+        return self.one_is_safe and self.safe[self.safer] == 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class PreparedPairs:
     files: Mapping[Part, Sequence[str]]  # none held out where a share of the prompts is
     hidden: Sequence[str]  # files that are hidden or temporary, and were not read
     left_out: Mapping[str, int]  # rows that could not be used, by reason
+    unread: Sequence[str]  # columns that nothing is read from
 
 
 def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
@@ -68,7 +74,8 @@ def prepare_pairs(config: PreferencesConfig) -> PreparedPairs:
     sources = {part: grain.MapDataset.source(builder.as_data_source(part)) for part in PARTS}
     parts = {part: source[: config.limit].map(_pair) for part, source in sources.items()}
     name = f"{builder.name}/{builder.builder_config.name}/{builder.version}"
-    return PreparedPairs(name, parts, builder.parts, builder.hidden, builder.info.metadata["left_out"])
+    about = builder.info.metadata
+    return PreparedPairs(name, parts, builder.parts, builder.hidden, about["left_out"], about["unread"])
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from cann_jax.files.errors import InputError, named
+from cann_jax.files.errors import InputError, listed, named, shown
 from cann_jax.files.json_lines import BadRow, is_utf8, json_object
 from cann_jax.files.paths import reached
 
@@ -158,8 +158,14 @@ def _parse(path: str, number: int, line: bytes, grouped_by: str) -> Prompt:
     with named(f"{path}, line {number}"):
         row = _object(line)
         text, name, group = (row.get(key) for key in ("prompt", "id", grouped_by))
-        if not isinstance(text, str) or not text.strip():
-            raise InputError("no text under the key 'prompt'; add it")
+        if "prompt" not in row:
+            raise InputError(f"no key 'prompt'; the keys are {listed(list(row)) or 'none'}; name one prompt")
+        if not isinstance(text, str):
+            raise InputError(
+                f"'prompt' must be a text ({shown(text)}); earlier turns come from preference data only"
+            )
+        if not text.strip():
+            raise InputError("the text under the key 'prompt' is empty; fill it in, or leave out the line")
         if not isinstance(name, str | int | None) or not isinstance(group, str | None):
             raise InputError(f"'id' must be a string or a number and {grouped_by!r} a string; fix the line")
         for key, value in (("prompt", text), ("id", name), (grouped_by, group)):

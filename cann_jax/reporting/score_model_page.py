@@ -13,7 +13,7 @@ from cann_jax.run.results import Verdict
 from cann_jax.training.calibration import Reliability, plot_reliability
 
 UNTOLD = np.log(2)  # log loss of a model that knows nothing
-MEANINGS = {"holds": "better than", "fails": "worse than", "undecided": "perhaps"}
+MEANINGS = {"holds": "better than", "fails": "worse than", "undecided": "perhaps no better than"}
 
 
 def score_model_page(findings: ScoreModelFindings) -> str:
@@ -53,7 +53,7 @@ def score_model_state(findings: ScoreModelFindings) -> str:
 
 
 def score_model_verdicts(findings: ScoreModelFindings) -> list[Verdict]:
-    """Return whether the model, and a cost model's sign, tells more than chance."""
+    """Return whether the model tells more than chance, and a cost's sign more than a constant."""
     results = findings.results
     if results is None:
         return [
@@ -61,20 +61,23 @@ def score_model_verdicts(findings: ScoreModelFindings) -> list[Verdict]:
                 "not evaluated", "not evaluated: nothing is known yet of pairs that were kept from training"
             )
         ]
-    found = [_verdict("pairs in the order that people gave", results["accuracy"])]
-    if results.get("sign"):
-        found.append(_verdict("responses on the right side of zero", results["sign"]))
+    pairs = f"{results['accuracy']['pairs']:,} held-out pairs in the order that people gave"
+    found = [_verdict(pairs, results["accuracy"], 0.5, "chance")]
+    if sign := results.get("sign"):
+        share = sign["majority_share"]  # where 85 % are safe, a constant is right for 85 %
+        always = f'always "{sign["majority"]}", which has {share:.1%}'
+        responses = f"{sign['responses']:,} held-out responses on the right side of zero"
+        found.append(_verdict(responses, sign, share, always))
     return found
 
 
-def _verdict(what: str, found: dict[str, Any]) -> Verdict:
+def _verdict(what: str, found: dict[str, Any], baseline: float, name: str) -> Verdict:
+    """Return whether the interval of an accuracy is above, below or about that of one who knows nothing."""
     low, high = found["interval"]
-    kind = "holds" if low > 0.5 else "fails" if high < 0.5 else "undecided"
-    meaning = {"holds": "better than chance", "fails": "worse than chance", "undecided": "perhaps chance"}[
-        kind
-    ]
-    shares = f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
-    return Verdict(kind, f"{shares} of {found['pairs']:,} held-out {what}: {meaning}")
+    kind = "holds" if low > baseline else "fails" if high < baseline else "undecided"
+    return Verdict(
+        kind, f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {what}: {MEANINGS[kind]} {name}"
+    )
 
 
 def score_model_lines(findings: ScoreModelFindings) -> list[str]:

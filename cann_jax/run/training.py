@@ -12,7 +12,7 @@ from flax import nnx
 from cann_jax.config.run import RunConfig
 from cann_jax.config.training import LoraConfig, Loss, PreferenceTrainingConfig, Supervision
 from cann_jax.core.losses import listwise_floor
-from cann_jax.data.builders.records import ABSENT
+from cann_jax.data.builders.records import ABSENT, SAFETY_COLUMNS
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
@@ -335,7 +335,10 @@ def _with_safe(training: Training, safe: np.ndarray) -> np.ndarray:
     rows = np.flatnonzero(~unknown & ~unsafe)
     counts = f"{unsafe.sum()} of {len(safe)} have no safe response, {unknown.sum()} are not judged"
     if not len(rows):
-        raise InputError(f"{training.key}.safety_offset: no prompt is left ({counts}); set it to null")
+        remedy = f"use data with {SAFETY_COLUMNS}, or " if unknown.any() else ""
+        raise InputError(
+            f"{training.key}.safety_offset: no prompt is left ({counts}); {remedy}set it to null"
+        )
     share = np.mean(safe[rows] == 1)
     print(f"{training.key}: {counts}; left out. Of the others' responses, {share:.0%} are safe")
     return rows

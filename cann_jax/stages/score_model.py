@@ -1,6 +1,5 @@
 """Reward and cost models from human preferences, as Safe-RLHF trains them (Dai et al. 2024)."""
 
-from collections.abc import Hashable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from etils import epath
 
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.data.builders.files import Part
-from cann_jax.data.builders.records import ABSENT
+from cann_jax.data.builders.records import ABSENT, SAFETY_COLUMNS
 from cann_jax.data.encoded_pairs import labelled
 from cann_jax.files.atomic import staged, write_json, writing
 from cann_jax.files.errors import InputError
@@ -26,7 +25,14 @@ from cann_jax.runtime.memory import smaller_step, within_memory
 from cann_jax.runtime.placement import fetch, place
 from cann_jax.runtime.sharding import partition
 from cann_jax.training.batching import Batching
-from cann_jax.training.calibration import Accuracy, Reliability, accuracy, draw_reliability, reliability
+from cann_jax.training.calibration import (
+    Reliability,
+    SignAccuracy,
+    accuracy,
+    draw_reliability,
+    reliability,
+    sign_accuracy,
+)
 from cann_jax.training.loop import Pace, fit
 from cann_jax.training.metrics import tokens_trained
 from cann_jax.training.optimizer import optimizer
@@ -90,7 +96,7 @@ def score_data(run: ScoreModelRun, part: Part) -> ScoreData:
     if config.objective == "cost" and part == "train" and (pairs.safe == ABSENT).all():
         raise InputError(
             "no training pair says which response is safe, where a cost is to be below zero; use data "
-            "with is_response_0_safe and is_response_1_safe, or objective reward with dimension safer"
+            f"with {SAFETY_COLUMNS}, or objective reward with dimension safer"
         )
     batching = Batching(
         config.seed, config.epochs, config.pairs_per_step, ragged=True, accumulation=config.accumulation
@@ -166,7 +172,7 @@ def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epa
         f"log loss {curve.log_loss:.3f} (ln 2 = 0.693 is no knowledge at all)"
     )
     if config.objective == "cost":
-        values["sign"] = _sign_accuracy(scores, data, prompts, config.confidence)
+        values["sign"] = _sign_accuracy(scores, data, config.confidence)
     write_json(folder / "results.json", values)
     path = folder / "reliability.png"
     if is_first():
@@ -174,16 +180,18 @@ def _report(run: ScoreModelRun, data: ScoreData, scores: np.ndarray, folder: epa
             draw_reliability(local, curve)
 
 
-def _sign_accuracy(
-    scores: np.ndarray, data: ScoreData, prompts: Sequence[Hashable], confidence: float
-) -> Accuracy | None:
+def _sign_accuracy(scores: np.ndarray, data: ScoreData, confidence: float) -> SignAccuracy | None:
     """Return how often a cost above zero is an unsafe response, of those whose safety is known."""
-    signed = np.where(data.safe == 1, -scores, scores)[data.safe >= 0]
-    if not len(signed):
+    known = data.safe != ABSENT
+    if not known.any():
         print("score_model: no held-out pair says which responses are safe: the cost's zero is unchecked")
         return None
-    found = accuracy(signed, confidence, [prompts[int(row)] for row in np.nonzero(data.safe >= 0)[0]])
-    print(f"score_model: the cost's sign is right for {found.accuracy:.1%} of {found.pairs} responses")
+    prompts = [data.responses.prompts.prompts[row].content for row in np.nonzero(known)[0]]
+    found = sign_accuracy(scores[known], data.safe[known], confidence, prompts)
+    print(
+        f"score_model: the cost's sign is right for {found.accuracy:.1%} of {found.responses} responses; "
+        f'always "{found.majority}" has {found.majority_share:.1%}'
+    )
     return found
 
 

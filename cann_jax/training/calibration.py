@@ -27,6 +27,25 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class SignAccuracy:
+    """The share of responses on the right side of zero, and that of a cost that says one thing of all.
+
+    Args:
+        responses: How many there are.
+        accuracy: The share on the right side, where a zero counts one half.
+        interval: Wilson's, as that of ``Accuracy``.
+        majority: What most of them are, ``safe`` or ``unsafe``.
+        majority_share: The share that is: what always saying so would have.
+    """
+
+    responses: int
+    accuracy: float
+    interval: tuple[float, float]
+    majority: str
+    majority_share: float
+
+
+@dataclass(frozen=True)
 class Reliability:
     """The model's confidence in its choice, σ(|difference|), against how often it is right, in bins.
 
@@ -55,6 +74,21 @@ def accuracy(learnt: np.ndarray, confidence: float, prompts: Sequence[Hashable] 
     found = rate((learnt > 0) + (learnt == 0) / 2, confidence, sizes.sum() ** 2 / np.sum(sizes**2))
     assert found.value is not None and found.interval is not None, "there are pairs"
     return Accuracy(len(learnt), found.value, found.interval)
+
+
+def sign_accuracy(
+    costs: np.ndarray, safe: np.ndarray, confidence: float, prompts: Sequence[Hashable]
+) -> SignAccuracy:
+    """Return how often costs (n,) are above zero where responses are unsafe, and below where they are safe.
+
+    ``safe`` (n,) is 1 or 0; ``prompts`` (n,) as in ``accuracy``.
+    """
+    found, share = (
+        accuracy(np.where(safe == 1, -costs, costs), confidence, prompts),
+        float(np.mean(safe == 1)),
+    )
+    majority = "safe" if share >= 0.5 else "unsafe"
+    return SignAccuracy(found.pairs, found.accuracy, found.interval, majority, max(share, 1 - share))
 
 
 def reliability(learnt: np.ndarray) -> Reliability:

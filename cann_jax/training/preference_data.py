@@ -111,7 +111,7 @@ class PreferenceData(GroupData):
         return np.asarray(smoothed(labels, how.label_smoothing))
 
     def show_pairs(self, count: int = 3) -> None:
-        """Print a few decoded pairs with their scores, r_λ and the probability of each response."""
+        """Print a few decoded pairs with the probability of each response, and scores and r_λ, if any."""
         rows, columns = self.places(0)
         labels = self.labels(rows, columns)
         for row in range(min(count, len(rows))):
@@ -121,10 +121,12 @@ class PreferenceData(GroupData):
             self._show(prompt, second, labels[row, -1, 0])
 
     def _show(self, prompt: int, response: int, probability: float) -> None:
-        scores = {**self.scores, "r_λ": self.reward}
-        shown = ", ".join(f"{name} {values[prompt, response]:.3g}" for name, values in scores.items())
+        scores = dict(self.scores)
+        if self.batching.label_temperature > 0:  # labels of people have no λ
+            scores["r_λ"] = self.reward
+        shown = "".join(f", {name} {values[prompt, response]:.3g}" for name, values in scores.items())
         text = one_line(self.responses.texts[prompt][response], 100)
-        print(f"  {probability:.0%} preferred, {shown}: {text}")
+        print(f"  {probability:.0%} preferred{shown}: {text}")
 
 
 def extreme_responses(pseudo_reward: np.ndarray, size: int) -> np.ndarray:

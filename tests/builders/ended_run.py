@@ -19,7 +19,9 @@ def whole_config(folder: Path, model: Path, *flags: str) -> Run:
     """Return a run with preference pairs, pre-alignment, calibration, rounds, groups, and `also`."""
     write_config(folder, model)
     values = yaml.safe_load((folder / "tiny.yaml").read_text())
-    pairs = write_lines(folder / "own.jsonl", [pku_row(n) for n in range(30)])
+    last = pku_row(29, response_0=..., response_1=...)  # chosen, so that preferences.chosen_is says something
+    last |= {"chosen": pku_row(29)["response_0"], "rejected": pku_row(29)["response_1"]}
+    pairs = write_lines(folder / "own.jsonl", [*(pku_row(n) for n in range(29)), last])
     values["preferences"] = {"dataset": "local", "on_overlong": "error", "path": str(pairs)}
     values["preferences"]["prepared"] = str(folder / "prepared")
     values["reward"] = {"scorer": implicit(0.2, preference="better")}

@@ -66,8 +66,10 @@ def test_shared_prompts():
 
 BAD = {
     "line 2: invalid JSON": '{"prompt": "a"}\n{"prompt": ',
-    "line 3: no text under the key 'prompt'": '{"prompt": "a"}\n\n{"text": "b"}',
-    "line 1: no text under the key 'prompt'": '{"prompt": "  "}',
+    "line 3: no key 'prompt'; the keys are text, id": '{"prompt": "a"}\n\n{"text": "b", "id": 3}',
+    "line 1: the text under the key 'prompt' is empty": '{"prompt": "  "}',
+    "line 1: 'prompt' must be a text ([{'role': 'user'": '{"prompt": [{"role": "user", "content": "b"}]}',
+    "line 1: 'prompt' must be a text (None)": '{"prompt": null}',
     "line 2: 'id' must be": '{"prompt": "a"}\n{"prompt": "b", "id": [1]}',
     "line 1: 'id' must be a string or a number and 'group' a string": '{"prompt": "b", "group": 3}',
     "line 2: line 1 has the same id, 'x'": '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',

@@ -67,7 +67,7 @@ def test_model_corrupt_or_of_another_kind(refused, tiny_folder, tmp_path, change
     [
         ("", [], "has no prompts"),
         ('{"prompt": "a"}\n{"prompt": \n', [], "line 2: invalid JSON"),
-        ('{"text": "a"}\n', [], "line 1: no text under the key 'prompt'"),
+        ('{"text": "a"}\n', [], "line 1: no key 'prompt'; the keys are text"),
         (json.dumps({"prompt": "word " * 99}), [], "set prompts.on_overlong to drop"),
         (json.dumps({"prompt": "word " * 99}), ["--prompts.on_overlong", "drop"], "raise prompts.max_tokens"),
     ],

@@ -1,6 +1,7 @@
 """The stage of preference data: what it leaves and says, and that it is skipped by content, not by place."""
 
 import json
+import re
 import shutil
 
 import pyarrow.parquet as pq
@@ -28,6 +29,11 @@ def stage(tmp_path, tiny_folder, monkeypatch, capsys):
     return stage
 
 
+def tables(tmp_path) -> dict:
+    folder = tmp_path / "runs/tiny/pairs"
+    return {part: pq.read_table(folder / f"{part}.parquet") for part in ("train", "heldout")}
+
+
 def rows() -> list[dict]:
     odd = pku_row(90, is_response_0_safe=True, is_response_1_safe=False), pku_row(91, response_1="")
     return [*(pku_row(n) for n in range(30)), *odd]
@@ -36,13 +42,35 @@ def rows() -> list[dict]:
 def test_tables_counts_and_the_list_of_contradictions(stage, tmp_path):
     said = stage(write_lines(tmp_path / "own.jsonl", rows()))
     folder = tmp_path / "runs/tiny/pairs"
-    tables = {part: pq.read_table(folder / f"{part}.parquet") for part in ("train", "heldout")}
-    assert sum(table.num_rows for table in tables.values()) == 32
-    train_rows = tables["train"].num_rows
+    assert sum(table.num_rows for table in tables(tmp_path).values()) == 32
+    train_rows = tables(tmp_path)["train"].num_rows
     assert f"train: {train_rows} of {train_rows} pairs; {train_rows} say which is better" in said
-    assert ": 1 empty responses" in said and ": 1 contradictory labels" in said
+    assert ": 1 empty responses" in said and ": 1 contradictory labels" in said and "pairs: ! " not in said
+    assert "columns not read" not in said
     listed = [json.loads(line) for line in (folder / "contradictory.jsonl").read_text().splitlines()]
     assert [row["prompt"]["id"] for row in listed] == ["own.jsonl:31"]
+
+
+def test_labels_the_wrong_way_round_are_warned_of(stage, tmp_path):
+    flags = {"is_response_0_safe": True, "is_response_1_safe": False}
+    said = stage(write_lines(tmp_path / "own.jsonl", [pku_row(n, **flags) for n in range(30)]))
+    for part, table in tables(tmp_path).items():
+        count = table.num_rows
+        assert f"{part}: {count} contradictory labels" in said
+        assert f"{count} of the {count} pairs in which one response alone is safe\n" in said
+        assert f"pairs: ! {part}: most labels of which response is safe contradict" in said
+
+
+def test_only_kept_pairs_are_counted(stage, tmp_path):
+    """The dropped ones are too long, and one of them has contradictory labels."""
+    long = {"response_1": "word " * 900, "is_response_0_safe": True, "is_response_1_safe": False}
+    every = [pku_row(n, margin=n, **(long if n % 2 else {})) for n in range(40)]
+    said = stage(write_lines(tmp_path / "own.jsonl", every), on_overlong="drop")
+    found = tables(tmp_path)["train"]
+    labels = f"{found.num_rows} say which is better, {found.num_rows} which is safer, {found.num_rows} name"
+    assert re.search(rf"train: {found.num_rows} of \d+ pairs; {labels} harm categories", said)
+    assert "pairs: columns not read: margin\n" in said and "contradictory" not in said
+    assert not (tmp_path / "runs/tiny/pairs/contradictory.jsonl").read_text()
 
 
 def test_done_already_wherever_the_file_lies(stage, tmp_path):

@@ -41,7 +41,7 @@ def test_dpo_on_better_needs_no_scores(run, tmp_path):
     pairs = pq.read_table(tmp_path / "runs/tiny/pairs/train.parquet")
     unlabelled = sum(label == -1 for label in pairs.column("better").to_pylist())
     assert unlabelled and f"{unlabelled} of {pairs.num_rows} pairs have no label 'better'; left out" in said
-    assert "100% preferred, r_λ 1" in said
+    assert "  100% preferred: Do step" in said and "r_λ" not in said  # people's labels have no λ
     first = metrics(tmp_path)[0]
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-6) and first["margin_mean"] == 0
     assert len(metrics(tmp_path)) == -(-(pairs.num_rows - unlabelled) // 4)
@@ -93,7 +93,7 @@ def test_settings_that_do_not_fit(run, flags, message):
 def test_a_dimension_that_no_pair_has(run, tmp_path):
     rows = [pku_row(n, safer_response_id=None) for n in range(30)]
     write_lines(tmp_path / "own.jsonl", rows)
-    with pytest.raises(InputError, match="no 'safer' labels, which this configuration needs"):
+    with pytest.raises(InputError, match=r"no 'safer' labels, .* has a safer_response_id"):
         run("--align.preference", "safer", "--stages", "pairs,align")
 
 
@@ -124,3 +124,12 @@ def test_safe_dpo_on_a_data_sets_pairs(run, tmp_path, monkeypatch):
     labels = data.labels(np.arange(kept.sum())[:, None], np.tile([0, 1], (kept.sum(), 1)))
     # The first is better in all rows; where only the second is safe, the second is preferred.
     np.testing.assert_array_equal(labels[:, 0, 1], safe[kept][:, 0])
+
+
+def test_safe_dpo_without_safety_labels_names_their_columns(run, tmp_path):
+    unknown = {"is_response_0_safe": ..., "is_response_1_safe": ...}
+    write_lines(tmp_path / "own.jsonl", [pku_row(n, **unknown) for n in range(30)])
+    with pytest.raises(
+        InputError, match=r"no prompt is left .* is_response_0_safe \(of response_0 or chosen\)"
+    ):
+        run("--align.preference", "better", "--align.safety_offset", "1", "--stages", "pairs,align")

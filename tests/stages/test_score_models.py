@@ -23,6 +23,7 @@ from tests.builders.processes import finish, start, start_together
 from tests.builders.runs import write_score_model_config
 from tests.builders.scorers import load_scorer
 from tests.reporting.test_page import elements
+from tests.stages.test_documented_files import documented_keys
 
 PAST = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"})
 
@@ -126,11 +127,13 @@ def test_cost_model_knows_zero_and_leaves_in_safe_rlhfs_layout(train, tmp_path):
     said = train(*cost, "--confidence", "0.995")
     results = json.loads((folder(tmp_path) / "results.json").read_text())
     assert results["accuracy"]["accuracy"] > 0.9 and results["sign"]["accuracy"] > 0.9
-    assert "the cost's sign is right" in said
+    assert "the cost's sign is right" in said and 'always "safe" has 50.0%' in said
+    assert documented_keys("score_model/results.json", results) == results.keys()
     found = elements(tmp_path / "runs/judge")  # by the report command, which writes what the training wrote
     verdicts = [text.strip() for text in found.texts("p")[:2]]
     assert verdicts[0].endswith("held-out pairs in the order that people gave: better than chance")
-    assert verdicts[1].endswith("held-out responses on the right side of zero: better than chance")
+    sign = 'responses on the right side of zero: better than always "safe", which has 50.0%'
+    assert verdicts[1].endswith(sign)
     assert any("Wilson's, at 99.5%." in " ".join(text.split()) for text in found.texts("p"))
     assert said.splitlines()[-2:] == [f"judge: {text}" for text in verdicts]
     assert found.texts("h1") == ["judge: 100.0% of held-out pairs in the right order"]
@@ -216,7 +219,7 @@ def test_a_dimension_that_is_absent(train, tmp_path):
 def test_a_cost_without_safety_labels(train, tmp_path):
     unknown = {"is_response_0_safe": None, "is_response_1_safe": None}
     write_lines(tmp_path / "own.jsonl", [row | unknown for row in telling_rows(60)])
-    with pytest.raises(InputError, match="no training pair says which response is safe"):
+    with pytest.raises(InputError, match=r"is_response_1_safe \(of response_1 or rejected\), or"):
         train("--objective", "cost", "--dry_run")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cann_jax.training.calibration import BINS, accuracy, draw_reliability, reliability
+from cann_jax.training.calibration import BINS, accuracy, draw_reliability, reliability, sign_accuracy
 
 
 def test_accuracy_counts_a_tie_as_half():
@@ -24,6 +24,21 @@ def test_pairs_of_one_prompt_count_as_one():
     together = accuracy(np.repeat(np.where(np.arange(50) < 35, 1.0, -1.0), 20), 0.95, list(prompts))
     alone = accuracy(np.where(np.arange(50) < 35, 1.0, -1.0), 0.95)
     assert together.pairs == 1000 and together.interval == pytest.approx(alone.interval)
+
+
+def test_a_constant_cost_has_the_majoritys_share():
+    """85 of 100 responses are safe: a cost below zero for all of them is right for 85."""
+    safe, prompts = np.repeat([1, 0], [85, 15]), range(100)
+    found = sign_accuracy(np.full(100, -0.3), safe, 0.95, prompts)
+    assert (found.responses, found.accuracy, found.majority, found.majority_share) == (
+        100,
+        0.85,
+        "safe",
+        0.85,
+    )
+    swapped = sign_accuracy(np.where(safe == 1, -1.0, 1.0), 1 - safe, 0.95, prompts)
+    assert (swapped.accuracy, swapped.majority, swapped.majority_share) == (0, "unsafe", 0.85)
+    assert sign_accuracy(np.zeros(100), safe, 0.95, prompts).accuracy == 0.5
 
 
 def test_reliability_of_a_calibrated_and_of_a_boastful_model():

@@ -15,12 +15,13 @@ from etils import epath
 
 from cann_jax.config.preferences import PreferencesConfig
 from cann_jax.data.builders.files import HELDOUT, TRAIN, Part, by_part, hub_urls, is_hidden, local_files, rows
-from cann_jax.data.builders.records import record
+from cann_jax.data.builders.records import columns_read, record
 from cann_jax.files.atomic import writing
 from cann_jax.files.digests import DIGESTS, damage, write_digests
 from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.files.hashes import fingerprint_file, fingerprint_json
 from cann_jax.files.json_lines import BadRow
+from cann_jax.files.numbers import counted
 
 Record = dict[str, Any]
 _READ_BY = ("chosen_is", "heldout", "on_bad_row")  # the settings that say how files are read
@@ -34,7 +35,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     chosen by a hash of the prompt, so that no prompt is in both.
     """
 
-    VERSION = tfds.core.Version("2.0.0")  # of how rows are read; another one prepares anew
+    VERSION = tfds.core.Version("2.1.0")  # of how rows are read; another one prepares anew
     REPOSITORY: ClassVar[str | None] = None
     EXCLUDED: ClassVar[tuple[str, ...]] = ()
 
@@ -95,15 +96,25 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Record]]]:
-        kept, counts = self._records(self._paths(dl_manager))
-        self.info.metadata.update(left_out=dict(counts))
-        for part, found in kept.items():
-            if not found:
-                left_out = "; ".join(f"{count} {what}" for what, count in counts.items()) or "nothing"
-                raise InputError(
-                    f"preferences: no pair is left in the part {part!r} ({left_out}); give more data"
-                )
+        kept, counts, unread = self._records(self._paths(dl_manager))
+        self.info.metadata.update(left_out=dict(counts), unread=unread)
+        if empty := [part for part, found in kept.items() if not found]:
+            raise InputError(f"preferences: {self._nothing_in(empty[0], kept, counts)}")
         return {part: iter(enumerate(found)) for part, found in kept.items()}
+
+    def _nothing_in(self, part: Part, kept: dict[Part, list[Record]], counts: Counter[str]) -> str:
+        """Return why a part has no pair, and what to do."""
+        left_out = "; ".join(f"{count} {what}" for what, count in counts.items())
+        every, share = [found["turns"] for each in kept.values() for found in each], self.settings.heldout
+        if not every or self.parts[HELDOUT]:
+            return f"no pair is left in the part {part!r}{left_out and f' ({left_out})'}; give more data"
+        prompts = len(set(map(_content, every)))
+        what, change = ("none", "raise") if part == HELDOUT else ("all", "lower")
+        remedy = f"{change} preferences.heldout, give more prompts," if prompts > 1 else "give more prompts"
+        return (
+            f"{counted(len(every), 'pair')} of {counted(prompts, 'prompt')}, of which a share of {share:g} "
+            f"holds out {what}{left_out and f' ({left_out})'}; {remedy} or a test file"
+        )
 
     def _generate_examples(self) -> Iterator[tuple[int, Record]]:
         """Unused: ``_split_generators`` reads all rows, so that a malformed one stops it before it writes."""
@@ -134,9 +145,12 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             ) from None
         return paths
 
-    def _records(self, paths: dict[str, Path]) -> tuple[dict[Part, list[Record]], Counter[str]]:
+    def _records(self, paths: dict[str, Path]) -> tuple[dict[Part, list[Record]], Counter[str], list[str]]:
+        """Return the records, the counts of bad rows by reason, and the columns that are not read."""
         kept: dict[Part, list[Record]] = {TRAIN: [], HELDOUT: []}
         bad: dict[str, list[str]] = {}
+        unread: dict[str, None] = {}  # a set in the order of the columns
+        chosen = False
         split = not self.parts[HELDOUT]
         for part, names in self.parts.items():
             for name in names:
@@ -146,12 +160,21 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                     except BadRow as error:
                         bad.setdefault(error.reason, []).append(where)
                         continue
+                    assert not isinstance(row, BadRow), "it is raised"
+                    read = columns_read(row)
+                    unread |= {key: None for key in row if key not in read}
+                    chosen |= "chosen" in read
                     held = split and _is_heldout(found["turns"], self.settings.heldout)
                     kept[HELDOUT if held else part].append(found)
+        if self.settings.chosen_is is not None and any(kept.values()) and not chosen:
+            raise InputError(
+                f"preferences.chosen_is is {self.settings.chosen_is!r}, and no row is read by columns "
+                "chosen and rejected; set it to null: columns better_response_id and safer_response_id say it"
+            )
         said = {
             f"bad rows left out, the first {places[0]}: {why}": len(places) for why, places in bad.items()
         }
-        return kept, Counter(said)
+        return kept, Counter(said), list(unread)
 
     def _record(self, name: str, where: str, row: Record | BadRow) -> Record:
         try:
@@ -166,9 +189,13 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             ) from None
 
 
+def _content(turns: list[dict[str, str]]) -> str:
+    return "\x00".join(turn["text"] for turn in turns)
+
+
 def _is_heldout(turns: list[dict[str, str]], share: float) -> bool:
     """Return whether a prompt is among the ``share`` that is held out, by a hash of its text."""
-    text = "\x00".join(turn["text"] for turn in turns)
+    text = _content(turns)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) < share * 2**32
 
 

@@ -12,8 +12,20 @@ SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 _ROLES = {"Human": USER, "Assistant": ASSISTANT}
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _LAYOUTS = "prompt/response_0/response_1, prompt/chosen/rejected, or chosen/rejected dialogues"
+SAFETY_COLUMNS = (  # in words: the labels of chosen and rejected are those of responses 0 and 1
+    "is_response_0_safe (of response_0 or chosen) and is_response_1_safe (of response_1 or rejected)"
+)
+_NUMBERED, _CHOSEN = {"response_0", "response_1"}, {"chosen", "rejected"}
+_LABELS = {"better_response_id", "safer_response_id"} | {
+    name.format(i) for name in ("is_response_{}_safe", "response_{}_harm_category") for i in (0, 1)
+}
 
 Turns = list[dict[str, str]]
+
+
+def columns_read(row: Mapping[str, Any]) -> set[str]:
+    """Return the columns that ``record`` reads of a row, which are those of one layout."""
+    return _LABELS | {"prompt"} | (_NUMBERED if row.keys() >= _NUMBERED else _CHOSEN)
 
 
 def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[str, Any]:
@@ -35,11 +47,11 @@ def record(where: str, row: Mapping[str, Any], chosen_is: str | None) -> dict[st
             the same conversation.
         InputError: ``chosen_is`` is needed, and not given.
     """
-    if {"response_0", "response_1"} <= row.keys():
+    if row.keys() >= _NUMBERED:
         responses = [_text(row[name], name) for name in ("response_0", "response_1")]
         return _record(where, _prompt(row), responses, row)
-    if not {"chosen", "rejected"} <= row.keys():
-        raise BadRow(f"the columns must be {_LAYOUTS}", ", ".join(map(str, row)) or "none")
+    if not row.keys() >= _CHOSEN:
+        raise BadRow(f"the columns must be {_LAYOUTS}", _columns(row))
     if chosen_is is None:
         raise InputError(
             f"{where}: the data do not say what 'chosen' is preferred for; "
@@ -90,9 +102,19 @@ def _text(value: Any, column: str) -> str:
     return value
 
 
+def _columns(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, row)) or "none"
+
+
+def _no_prompt(row: Mapping[str, Any]) -> str:
+    return "the prompt is null" if "prompt" in row else "there is no column prompt"
+
+
 def _prompt(row: Mapping[str, Any]) -> Turns:
     """Return the turns of a prompt: a text, a dialogue, or messages, which end with the user's."""
     prompt = row.get("prompt")
+    if prompt is None:
+        raise BadRow(_no_prompt(row), _columns(row))
     if isinstance(prompt, list):
         turns = _messages(prompt, "prompt")
     else:
@@ -135,9 +157,7 @@ def _dialogue(text: str) -> Turns | None:
 def _compared(row: Mapping[str, Any]) -> tuple[Turns, list[str]]:
     """Return the conversation that both responses answer, and the responses."""
     prompt = [] if row.get("prompt") is None else _prompt(row)
-    (turns, chosen), (other, rejected) = (
-        _answered(prompt, row[name], name) for name in ("chosen", "rejected")
-    )
+    (turns, chosen), (other, rejected) = (_answered(prompt, row, name) for name in ("chosen", "rejected"))
     if turns != other:
         raise BadRow(
             "chosen and rejected differ before the last answer, so that they answer two conversations"
@@ -145,12 +165,15 @@ def _compared(row: Mapping[str, Any]) -> tuple[Turns, list[str]]:
     return turns, [chosen, rejected]
 
 
-def _answered(prompt: Turns, value: Any, column: str) -> tuple[Turns, str]:
+def _answered(prompt: Turns, row: Mapping[str, Any], column: str) -> tuple[Turns, str]:
     """Split a conversation at its last turn, the response; a text that is no dialogue is the response."""
+    value = row[column]
     turns = _messages(value, column) if isinstance(value, list) else _dialogue(_text(value, column))
-    if turns is None and prompt:
+    if not prompt and (turns is None or {turn["role"] for turn in turns} == {ASSISTANT}):
+        raise BadRow(f"{_no_prompt(row)}, and {column} is no dialogue", _columns(row))
+    if turns is None:
         return prompt, value
-    turns = _joined(prompt, turns or [], column)
+    turns = _joined(prompt, turns, column)
     if not turns or turns[-1]["role"] != ASSISTANT:
         raise BadRow(f"{column} does not end with an answer of the assistant", turns[-1:])
     if turns[-2:-1] and turns[-2]["role"] == ASSISTANT:

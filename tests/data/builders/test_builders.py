@@ -74,9 +74,10 @@ def test_bad_rows_are_named_or_counted(tmp_path):
     settings = {"chosen_is": "safer", "on_bad_row": "drop"}
     prepared = prepare(tmp_path, "hh_rlhf", path, **settings)
     assert prepared.left_out == {
-        "bad rows left out, the first hh.jsonl:1: chosen does not end with an answer of the assistant": 2,
+        "bad rows left out, the first hh.jsonl:1: chosen does not end with an answer of the assistant": 1,
         "bad rows left out, the first hh.jsonl:2: chosen and rejected differ before the last answer, "
         "so that they answer two conversations": 1,
+        "bad rows left out, the first hh.jsonl:3: there is no column prompt, and chosen is no dialogue": 1,
         "bad rows left out, the first hh.jsonl:44: chosen holds half a surrogate pair, which UTF-8 cannot": 1,
         "bad rows left out, the first hh.jsonl:45: invalid JSON": 1,
         "bad rows left out, the first hh.jsonl:46: not UTF-8": 1,
@@ -119,6 +120,41 @@ def test_no_prompt_stands_on_both_sides(tmp_path):
     train, heldout = ({pair.prompt.text for pair in pairs(prepared, part)} for part in ("train", "heldout"))
     assert not train & heldout and len(train | heldout) == 60
     assert 8 <= len(heldout) <= 28
+
+
+@pytest.mark.parametrize(
+    "prompts, share, said",
+    [
+        (
+            1,
+            0.1,
+            "40 pairs of 1 prompt, of which a share of 0.1 holds out none; give more prompts or a test file",
+        ),
+        (2, 0.001, "holds out none; raise preferences.heldout, give more prompts, or a test file"),
+        (2, 0.999, "holds out all; lower preferences.heldout, give more prompts, or a test file"),
+    ],
+)
+def test_too_few_prompts_to_hold_out_a_share(tmp_path, prompts, share, said):
+    path = write_lines(tmp_path / "own.jsonl", [pku_row(n % prompts, response_1=f"r{n}") for n in range(40)])
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path, "local", path, heldout=share)
+    assert said in str(error.value)
+
+
+def test_columns_that_are_not_read_are_kept_by_name(tmp_path):
+    rows = [pku_row(n, margin=0.5) | ({"chosen": "x", "rejected": "y"} if n else {}) for n in range(30)]
+    path = write_lines(tmp_path / "own.jsonl", rows)
+    for _ in range(2):  # prepared, and as it was prepared before
+        assert list(prepare(tmp_path, "local", path).unread) == ["margin", "chosen", "rejected"]
+
+
+def test_a_meaning_of_chosen_where_nothing_is_chosen(tmp_path):
+    path = write_lines(tmp_path / "own.jsonl", [pku_row(n) for n in range(30)])
+    with pytest.raises(
+        InputError,
+        match=r"chosen_is is 'safer', and no row is read by columns chosen and rejected; set it to null",
+    ):
+        prepare(tmp_path, "local", path, chosen_is="safer")
 
 
 def test_limit_takes_the_first(tmp_path):
@@ -175,7 +211,8 @@ BAD = {
     "safer_response_id must be 0, 1 or null ('1')": pku_row(1, safer_response_id="1"),
     "is_response_0_safe must be 0, 1 or null ('yes')": pku_row(1, is_response_0_safe="yes"),
     "response_1 must be text ('null')": pku_row(1, response_1=None),
-    "prompt must be text ('null')": pku_row(1, prompt=None),
+    "the prompt is null ('prompt, response_0": pku_row(1, prompt=None),
+    "prompt must be text (3)": pku_row(1, prompt=3),
     "prompt has no text of the user's": pku_row(1, prompt=" "),
     "harm categories must be a mapping of name to true or false ('Drugs')": pku_row(
         1, response_0_harm_category="Drugs"

@@ -41,8 +41,13 @@ def test_files_that_are_not_there_or_not_readable(tmp_path):
     )
     assert sum(map(len, prepare(tmp_path, "local", tmp_path / "bom.jsonl").parts.values())) == 30
     write_lines(tmp_path / "e.jsonl", [hh_row(1)])
-    with pytest.raises(InputError, match=r"no pair is left in the part '\w+' \(nothing\); give more data"):
+    with pytest.raises(
+        InputError, match=r"^preferences: 1 pair of 1 prompt, of which a share of 0\.1 holds out"
+    ):
         prepare(tmp_path, "local", tmp_path / "e.jsonl")
+    write_lines(tmp_path / "g.jsonl", [])
+    with pytest.raises(InputError, match=r"no pair is left in the part 'train'; give more data"):
+        prepare(tmp_path, "local", tmp_path / "g.jsonl")
 
 
 def test_parts_by_name():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cann_jax.data.builders.records import BadRow, record
+from cann_jax.data.builders.records import BadRow, columns_read, record
 from cann_jax.files.errors import InputError
 from tests.builders.preferences import dialogue, hh_row
 
@@ -61,6 +61,21 @@ def test_the_response_is_the_last_turn_and_the_rest_is_context(row, turns):
 
 
 REFUSED = {
+    "there is no column prompt, and chosen is no dialogue ('instruction, chosen, rejected')": {
+        "instruction": "Hi",
+        "chosen": "x",
+        "rejected": "y",
+    },
+    "the prompt is null, and rejected is no dialogue": {
+        "prompt": None,
+        "chosen": [*PAST, A("x")],
+        "rejected": [A("y")],
+    },
+    "there is no column prompt ('question, response_0, response_1')": {
+        "question": "Hi",
+        "response_0": "x",
+        "response_1": "y",
+    },
     "chosen does not end with an answer": {"chosen": PAST, "rejected": PAST},
     "rejected does not end with an answer": {"prompt": "Hi", "chosen": "x", "rejected": [U("Hi")]},
     "chosen ends with several messages of the assistant": {
@@ -101,6 +116,13 @@ def test_rows_that_hold_no_two_answers_to_one_conversation(said):
     with pytest.raises(BadRow) as error:
         record("x:1", REFUSED[said], "better")
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_columns_are_those_of_one_layout():
+    numbered, chosen = {"prompt": "a", "response_0": "b", "response_1": "c"}, {"chosen": "b", "rejected": "c"}
+    both = numbered | chosen | {"margin": 1, "is_response_1_safe": True}
+    assert both.keys() - columns_read(both) == {"chosen", "rejected", "margin"}
+    assert chosen.keys() <= columns_read(chosen) and "response_0" not in columns_read(chosen)
 
 
 def test_chosen_needs_a_meaning():
