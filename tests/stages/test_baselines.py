@@ -362,7 +362,8 @@ def test_the_flags_are_those_of_the_quickstart(monkeypatch):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--dual.multipliers", "{vowels: 1}"], "dual.multipliers.relevance is missing"),
+        (["--dual.multipliers", "{vowels: 1, relevance: 1}"], "dual.multipliers.vowels is no score"),
+        (["--dual.multipliers", "{reward: 1}"], "dual.multipliers.relevance is missing"),
         (["--dual.multipliers", "{relevance: 1, x: 1}"], "dual.multipliers.x is no score; the scores are"),
         (["--dual.multipliers", "{relevance: 0, reward: 0}"], "dual.multipliers are all 0"),
         (["--dual.multipliers", "{relevance: -1}"], "dual.multipliers.relevance is -1.0; it must be"),
