@@ -28,7 +28,8 @@ def scorer_lines(run: Run, mesh: Mesh, memory: float, sampling: float) -> Iterat
     ``memory`` is what a device has, and ``sampling`` what a batch of it needs there. The stage ``evaluate``
     holds all scorers at once, from its beginning to its end, while it samples.
     """
-    known, unknown = {}, []
+    known: dict[str, float] = {}
+    unknown: list[str] = []
     for name, dtype in _models(run):
         config = Path(name) / "config.json"
         if config.is_file():
