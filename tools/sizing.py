@@ -188,7 +188,7 @@ def _seconds(
     sums = 2 * (2 + again) * 2 * shape.layers * weights.itemsize * rows * step.row.length * shape.hidden
     exchanged = gathered + gradients + sums * (tensor - 1) / tensor
     busy = flops / (where.chips * where.chip.peak(weights.dtype))
-    return max(busy, exchanged / where.interconnect if where.chips > 1 else 0.0)
+    return float(max(busy, exchanged / where.interconnect if where.chips > 1 else 0.0))
 
 
 def best_sampling(
