@@ -4,7 +4,15 @@ import json
 
 import pytest
 from cann_jax_tools.chips import devices_named, slice_of
-from cann_jax_tools.sizing import ROOM, Step, best_sampling, best_training, training_plans
+from cann_jax_tools.sizing import (
+    ROOM,
+    Step,
+    best_sampling,
+    best_training,
+    sampling_plan,
+    training_plan,
+    training_plans,
+)
 
 from benchmarks.compile_table import ALL_WEIGHTS, Row, rows
 from cann_jax import train
@@ -70,10 +78,64 @@ def test_sampling_against_the_compiler():
     assert found.bytes == pytest.approx(11.42e9, rel=0.05) and found.seconds == pytest.approx(7.23, rel=0.1)
 
 
+def seconds_of(device: str, mesh: tuple[int, int, int], dtype: str) -> float:
+    step = Step(64, 512, 2, 512, LoraConfig(), 8)
+    return training_plan(
+        shape_of("llama-7b"), step, devices_named(device), dtype, mesh, 1, "everything"
+    ).seconds
+
+
+def test_float32_has_larger_activations():
+    """Products, 4096 · 5 + 11008 · 2 numbers a token and layer, and frozen weights have 2 bytes more each."""
+    step, where, mesh = Step(64, 512, 2, 512, LoraConfig(), 8), slice_of("v5e:4x4"), (1, 16, 1)
+    sizes = {
+        (dtype, kept): training_plan(shape_of("llama-7b"), step, where, dtype, mesh, 1, kept).bytes
+        for dtype in ("float32", "bfloat16")
+        for kept in ("elementwise", "everything")
+    }
+    kept = {
+        dtype: sizes[dtype, "elementwise"] - sizes[dtype, "everything"] for dtype in ("float32", "bfloat16")
+    }
+    assert kept["bfloat16"] == 2 * 32 * 4 * 1536 * (4096 * 5 + 11008 * 2)
+    assert kept["float32"] == 2 * kept["bfloat16"]
+    work = sizes["float32", "everything"] - sizes["bfloat16", "everything"] - 2 * 6.74e9 / 16
+    assert work == pytest.approx(
+        2 * (4 * 1536 * (3 * 11008 + 4 * 3 * 4096) + 202.4e6 + 2 * 4000 * 4096), rel=0.01
+    )
+
+
+def test_float32_takes_longer():
+    """JAX rounds factors of products to bfloat16 on a TPU and to TF32 on a GPU; what is exchanged doubles."""
+    assert seconds_of("v5e:4x4", (1, 16, 1), "float32") == seconds_of("v5e:4x4", (1, 16, 1), "bfloat16")
+    exchanged = [seconds_of("v5e:4x4", (1, 1, 16), dtype) for dtype in ("float32", "bfloat16")]
+    assert exchanged[0] == pytest.approx(2 * exchanged[1], rel=0.01)
+    assert seconds_of("h100", (1, 1, 1), "float32") == 2 * seconds_of("h100", (1, 1, 1), "bfloat16")
+    many = Batch(64, 16, 16, 16)  # so short that products take longer than reading
+    sampled = [
+        sampling_plan(shape_of("llama-7b"), many, devices_named("h100"), dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert sampled[0].seconds == pytest.approx(2 * sampled[1].seconds)
+
+
+def test_sampling_in_slots():
+    """A quarter of the responses at once: fewer bytes, and a token for each takes its turn."""
+    batch, where = Batch(16, 16, 512, 512), slice_of("v5e:4x4")
+    whole, slots = (
+        sampling_plan(shape_of("llama-7b"), each, where, "bfloat16")
+        for each in (batch, batch._replace(slots=64))
+    )
+    assert slots.bytes < whole.bytes and slots.seconds > 2 * whole.seconds
+
+
 def test_the_command(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     train.main([*POD, "configs/models/llama-3-8b.json", "--device", "h200:8"])
     out = capsys.readouterr().out
+    assert "yours: mesh 1×8×1, accumulation 1, everything: align needs 1" in out
+    assert "yours: sampling 16 × 16 responses needs " in out
+    assert " 2 batches, " in out and "float32" not in out  # of the 320 prompts
+    assert "not counted in time: compiling, log-probs of the reference, the stages score, evaluate\n" in out
     assert "h200:8: 8 devices of 141 GB; what fits, estimated from sizes:" in out
     assert "  --mesh.data=8 --mesh.fsdp=1 --mesh.tensor=1\n" in out
     assert "  --align.accumulation=1 --align.rematerialise=elementwise\n" in out
@@ -86,13 +148,77 @@ def test_the_command(capsys, monkeypatch):
         (["llama-3-8b.json", "--device", "h300"], "--device 'h300': write a TPU slice"),
         (["llama-3-8b.json", "--device", "v5e"], "--device 'v5e': write a TPU slice"),
         (["llama-3-70b.json", "--device", "h100"], "align: a step needs 1.+ GB a device at least"),
-        (["llama-7b.json", "--device", "v5e:3x1"], "align: no mesh divides the model and the prompts"),
+        (["llama-3-70b.json", "--device", "v5e:4x4"], "planned; use more devices, or shorter prompts"),
+        (
+            ["llama-3-8b.json", "--device", "h100", *ALL_WEIGHTS, "--export=[merged]"],
+            r"use more devices, adapters \(align.lora\), or shorter prompts",
+        ),
+        (
+            ["llama-7b.json", "--device", "h100:7", "--align.prompts_per_step", "60"],
+            "align: no mesh divides the model and the prompts",
+        ),
     ],
 )
 def test_refused_in_one_line(flags, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(InputError, match=message):
         train.main([*POD, f"configs/models/{flags[0]}", *flags[1:]])
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (
+            ["--mesh.fsdp", "1", "--mesh.tensor", "8"],
+            "yours: mesh.tensor is 8 and the model's KV heads 4; use a",
+        ),
+        (
+            ["--mesh.fsdp", "4", "--mesh.tensor", "3"],
+            "yours: mesh: data 1 × fsdp 4 × tensor 3 does not fit 8",
+        ),
+        (
+            ["--sample.prompts_per_batch", "4"],
+            "yours: sample.prompts_per_batch is 4 and does not divide over 8",
+        ),
+        (
+            ["--align.prompts_per_step", "8192"],
+            "yours: mesh 1×8×1, accumulation 1, everything: align needs 489.4 of 80 GB",
+        ),
+        (["--sample.responses", "8192"], "yours: sampling 16 × 8192 responses: they do not fit beside whole"),
+        (["--model.dtype", "float32"], "model.dtype float32: JAX multiplies it as TF32, at half the peak"),
+    ],
+)
+def test_the_configuration_as_given(flags, line, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    shape = read_json(ROOT / "configs/models/llama-3.2-1b.json") | {"num_key_value_heads": 4}
+    (tmp_path / "model.json").write_text(json.dumps(shape))
+    train.main([*POD, str(tmp_path / "model.json"), "--device", "h100:8", *flags])
+    out = capsys.readouterr().out
+    assert line in out and "h100:8: 8 devices of 80 GB; what fits" in out
+    assert ("; too much" in out) == ("--align.prompts_per_step" in flags)
+
+
+def test_nothing_trained(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    train.main([*POD, "llama-3.2-1b", "--device", "v5e:2x2", "--evaluate.policy", "reference"])
+    out = capsys.readouterr().out
+    assert "sampling 16 × 16 responses" in out and "align" not in out and "--mesh" not in out
+
+
+def test_models_of_scorers(capsys, monkeypatch, tmp_path):
+    """One folder at hand, of 1.24 G parameters in bfloat16, and one on the Hub, which is not asked."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "helpful").mkdir()
+    (tmp_path / "helpful/config.json").write_text((ROOT / "configs/models/llama-3.2-1b.json").read_text())
+    scorer = "{kind: reward_model, better: higher, dtype: bfloat16, path: "
+    text = (ROOT / "configs/pod.yaml").read_text()
+    text = text.replace("{kind: relevance}", f"{scorer}{tmp_path / 'helpful'}}}")
+    (tmp_path / "pod.yaml").write_text(text.replace("{kind: inoffensive}", f"{scorer}of/harmless}}"))
+    command = ["--config", str(tmp_path / "pod.yaml"), "--dry_run", "--model_config", "llama-3.2-1b"]
+    train.main([*command, "--device", "h100"])
+    out = capsys.readouterr().out
+    assert "scorers: helpful (bfloat16) 2.5 GB: 2.5 GB a device, with sampling " in out
+    assert "not counted: the scorers' models (harmless), which are not at hand" in out
 
 
 def test_a_flag_of_the_dry_run():
@@ -104,3 +230,27 @@ def test_named_devices():
     assert devices_named("h100").chips == 1 and devices_named("h100").interconnect == 0
     assert devices_named("h200:8").interconnect == pytest.approx(450e9)
     assert devices_named("v5p:4x4x4").chips == 64
+    assert devices_named("v5e:4x8").chips == 32 and devices_named("v5p:28x20x16").chips == 8960
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("h100:16", "'h100:16': a machine has 8 at most; use h100:8"),
+        ("h100:2x2", "'h100:2x2': a machine has 8 at most; use h100:8"),
+        ("v5e:4x4x4", "'v5e:4x4x4': there is no such slice; write v5e:AxB, each 1, 2 or"),
+        (
+            "v6e:4",
+            "'v6e:4': there is no such slice; write v6e:AxB, each 1, 2 or a multiple of 4, 16x16 at most",
+        ),
+        ("v5e:3x4", "'v5e:3x4': there is no such slice"),
+        ("v5e:16x32", "'v5e:16x32': there is no such slice"),
+        ("v5p:4x4", "'v5p:4x4': there is no such slice; write v5p:AxBxC, .* 16x20x28 at most"),
+    ],
+)
+def test_hardware_that_does_not_exist(name, message):
+    with pytest.raises(InputError, match=f"--device {message}"):
+        devices_named(name)
+    if ":" in name and not name.startswith("h100"):
+        with pytest.raises(InputError, match=f"--topology {message}"):
+            slice_of(name)
