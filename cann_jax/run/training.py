@@ -20,12 +20,14 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.attach import with_adapters
 from cann_jax.models.adapters.scale import scaled, scaled_decoder
 from cann_jax.models.decoder import Decoder
+from cann_jax.models.files.load import new_adapters
+from cann_jax.models.files.weight_names import flat_state
 from cann_jax.models.flops import flops_a_token
 from cann_jax.models.linear import LoraParam
 from cann_jax.run.compute import Compute
 from cann_jax.run.dial import dialled_weights
 from cann_jax.run.outputs import expert_folder, read_pairs, read_scale, read_weights
-from cann_jax.run.run import ModelRun, Run
+from cann_jax.run.run import Run
 from cann_jax.runtime.memory import smaller_step, within_memory
 from cann_jax.training.batching import Batching
 from cann_jax.training.health import Watch
@@ -142,9 +144,16 @@ def prealignments(config: RunConfig) -> dict[str, Training]:
     }
 
 
-def split_decoder(run: ModelRun[Any], lora: LoraConfig | None) -> Model:
-    """Load the reference, with adapters that add nothing yet, and split it by what is trained."""
-    return split(run.load(lora, wide=lora is None), lora)
+def split_decoder(run: Run, lora: LoraConfig | None) -> Model:
+    """Return the reference, with adapters that add nothing yet, split by what is trained.
+
+    With adapters the other weights are those of ``run.reference``, which an earlier stage may have loaded: a
+    copy of them would take as much memory again. Without, all are loaded, in float32.
+    """
+    if lora is None:
+        return split(run.load(wide=True), None)
+    fresh = flat_state(new_adapters(run.config.seed, run.files.config, lora))
+    return Model(*with_adapters(run.reference, lora, {path: leaf[...] for path, leaf in fresh}))
 
 
 def split(decoder: Decoder, lora: LoraConfig | None) -> Model:

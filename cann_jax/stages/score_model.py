@@ -19,7 +19,7 @@ from cann_jax.models.flops import flops_a_token
 from cann_jax.run.compute import Compute
 from cann_jax.run.outputs import MODEL, read_pairs, write_weights
 from cann_jax.run.run import ScoreModelRun
-from cann_jax.run.training import Model, split_decoder
+from cann_jax.run.training import Model, split
 from cann_jax.runtime.distributed import is_first
 from cann_jax.runtime.memory import smaller_step, within_memory
 from cann_jax.runtime.placement import fetch, place
@@ -52,7 +52,7 @@ def run(run: ScoreModelRun) -> None:
     """
     config, folder = run.config, run.folder / "score_model"
     train, heldout = score_data(run, "train"), heldout_data(run)
-    model = split_decoder(run, config.lora)
+    model = split(run.load(config.lora, wide=config.lora is None), config.lora)
     weights = initial_weights(model, run.files.config.hidden)
     objective = score_objective(config, model.graph, train.steps)
     pace = Pace(

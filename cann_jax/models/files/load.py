@@ -60,13 +60,18 @@ def load_decoder(
     graph, *states = nnx.split(decoder, LoraParam, ...)
     adapters, rest = states
     if lora is not None:
-        adapters = _new_adapters(jax.random.key(seed), files.config, lora)
+        adapters = new_adapters(seed, files.config, lora)
     if shardings is not None:
         for path, leaf in flat_state(adapters):
             leaf.set_value(jax.device_put(leaf[...], shardings(path)))
     for path, leaf in flat_state(rest):
         leaf.set_value(to_words(jnp.asarray(base.pop(path))))
     return nnx.merge(graph, adapters, rest)
+
+
+def new_adapters(seed: int, config: DecoderConfig, lora: LoraConfig) -> Any:
+    """Return the state of adapters that add nothing yet: A drawn by the seed, B zero."""
+    return _new_adapters(jax.random.key(seed), config, lora)
 
 
 @partial(jax.jit, static_argnames=("config", "lora"))
