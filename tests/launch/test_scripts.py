@@ -90,7 +90,12 @@ JOBSET = {"NAME": "r", "IMAGE": "i", "HOSTS": "2", "CHIPS": "4", "ACCELERATOR": 
 def test_print_that_is_not_first_starts_nothing(tmp_path, script, words):
     asked = tmp_path / "asked"
     done = launch(
-        script, *words, ASKED=str(asked), PYTHON="echo", SLURM_SUBMIT_DIR=str(tmp_path), **JOBSET | POD
+        script,
+        *words,
+        ASKED=str(asked),
+        PYTHON="echo",
+        SLURM_SUBMIT_DIR=str(tmp_path),
+        **JOBSET | POD | {"REMOTE": str(tmp_path / "remote")},
     )
     line = f"launch: error: --print is behind '{words[0]}'; make it the launcher's first argument\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line) and not list(tmp_path.iterdir())
