@@ -5,12 +5,12 @@
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
-if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
+print_asked "$@" && shift
 : "${NAME:?set NAME}" "${IMAGE:?set IMAGE}" "${HOSTS:?set HOSTS, the number of machines in the slice}"
 : "${CHIPS:?set CHIPS, the number of TPU chips per machine}" "${ACCELERATOR:?set ACCELERATOR}" "${TOPOLOGY:?set TOPOLOGY}"
 RESTARTS=${RESTARTS:-100}
 for name in HOSTS CHIPS RESTARTS; do
-  [[ "${!name}" =~ ^[0-9]+$ ]] || { say "$name is '${!name}'; set it to a number"; exit 2; }
+  [[ "${!name}" =~ ^[0-9]+$ ]] || { fault "$name is '${!name}'; set it to a number"; exit 2; }
 done
 
 # quoted TEXT: it as a string of YAML, in one line: Unicode's line ends too would be folded to spaces.

@@ -4,6 +4,6 @@
 #   launch/gpu_node.sh [--print] --config FILE.yaml [--mesh.fsdp 8 …]
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
+print_asked "$@" && shift
 train=("${PYTHON:-python}" -m cann_jax.train "$@")
 if [[ -n "${PRINT:-}" ]]; then run "${train[@]}"; else keep_running forwarded "${train[@]}"; fi

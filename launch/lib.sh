@@ -6,6 +6,19 @@
 
 say() { echo "launch: $*" >&2; }
 
+# fault TEXT: say what is wrong; it is then the last error.
+fault() { say "error: $*"; }
+
+# print_asked ARGUMENT…: set PRINT if the first is --print, else fail. One behind others ends the script: it would be
+# passed on to the program, and the real thing would start.
+print_asked() {
+  local argument
+  for argument in "${@:2}"; do
+    [[ "$argument" != --print ]] || { fault "--print is behind '$1'; make it the launcher's first argument"; exit 2; }
+  done
+  [[ "${1:-}" == --print ]] && export PRINT=1
+}
+
 # run COMMAND…: run it, or only print it if PRINT is set.
 run() {
   if [[ -n "${PRINT:-}" ]]; then printf '%q ' "$@"; echo; else "$@"; fi
@@ -16,15 +29,17 @@ again() {
   (($1 == 1 || $1 == 75 || ($1 > 128 && $1 != 130 && $1 != 141)))
 }
 
-# copied FILE: copy lines, and keep in FILE the last that tells of an error, else the last. Slurm's and our own do not count.
+# copied FILE: copy lines, and keep in FILE the last that tells of an error, else the last. Slurm's do not count, nor what
+# we say that is no error.
 copied() {
   trap '' INT TERM # the job saves a checkpoint then, and must not lose whom it tells
   local line found=
   while IFS= read -r line || [[ -n "$line" ]]; do
     printf '%s\n' "$line"
     case $line in
-      "" | launch:* | srun:* | slurmstepd:*) ;;
-      *[Ee]rror:*) found=1 && printf '%s' "$line" >"$1" ;;
+      "" | srun:* | slurmstepd:*) ;;
+      *[Ee]rror:*) found=1 && printf '%s' "${line#launch: }" >"$1" ;;
+      launch:*) ;;
       *) [[ -n "$found" ]] || printf '%s' "$line" >"$1" ;;
     esac
   done
@@ -53,7 +68,7 @@ remembered() {
 watched() {
   local status=0
   remembered "$@" || status=$?
-  ((status == 0)) || say "ended with status $status; the last error was: ${last_line:-none said}"
+  ((status == 0)) || say "ended with status $status${last_line:+; the last error was: $last_line}"
   return "$status"
 }
 

@@ -4,7 +4,7 @@
 #   launch/local.sh 2 python -m cann_jax.train --config configs/quickstart.yaml
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
+print_asked "${@:1:2}" && shift # not behind the command: it may have a --print of its own
 (($# >= 2)) && [[ "$1" =~ ^[1-9][0-9]*$ ]] || { say "usage: launch/local.sh [--print] N COMMAND…"; exit 2; }
 count=$1
 shift

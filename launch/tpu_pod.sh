@@ -8,7 +8,7 @@
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
-if [[ "${1:-}" == --print ]]; then export PRINT=1; shift; fi
+print_asked "$@" && shift
 action=${1:-}
 shift || true
 : "${NAME:?set NAME, the name of the machine}" "${ZONE:?set ZONE}"
@@ -29,7 +29,7 @@ read_state() {
   if [[ -z "${failure+set}" ]]; then
     echo "${found:-UNKNOWN}"
   elif ! grep -qE 'NOT_FOUND|was not found' <<<"$failure"; then
-    say "the state of $NAME cannot be read (${failure//$'\n'/ }); check gcloud auth login, the project and ZONE"
+    fault "the state of $NAME cannot be read (${failure//$'\n'/ }); check gcloud auth login, the project and ZONE"
     return 1
   fi
 }
@@ -64,11 +64,14 @@ remove() {
 }
 
 # there: make the machine and wait for it. It is deleted only where the cloud took it away: a preempted machine stays
-# listed, and none can be created under its name; one that cannot be told ready may hold somebody's work.
+# listed, and none can be created under its name; one that cannot be told ready may hold somebody's work. Fails with 2
+# where another try would not help: login, project or ZONE if no state was ever read, a machine that somebody stopped.
+unread=2
 there() {
   local found made=""
   while true; do
-    found=$(state) || return 1
+    found=$(state) || return "$unread"
+    unread=1
     case $found in
       READY) say "$NAME is there" && return ;;
       "") create || return 1; made=1 ;;
@@ -76,24 +79,27 @@ there() {
         say "waiting for $NAME, which is $found"
         sleep "${POLL_SECONDS:-20}" ;;
       PREEMPTED | TERMINATED | FAILED | SUSPENDED)
-        [[ -z "$made" ]] || { say "$NAME was made, and is $found"; return 1; }
+        [[ -z "$made" ]] || { fault "$NAME was made, and is $found"; return 1; }
         say "$NAME is $found; making it again"
         remove || return 1 ;;
-      *) say "$NAME is $found and is left as it is; start it, or delete it with launch/tpu_pod.sh delete"; return 1 ;;
+      *)
+        fault "$NAME is $found and is left as it is; start it, or delete it with launch/tpu_pod.sh delete"
+        [[ "$found" != STOPPED ]] || return 2
+        return 1 ;;
     esac
   done
 }
 
 ensure() {
-  if [[ -n "${PRINT:-}" ]]; then create; else there || return 1; fi
+  if [[ -n "${PRINT:-}" ]]; then create; else there || return; fi
   # Copy into an existing folder: otherwise scp creates it the first time, and a second level inside it the next time.
   on_all "mkdir -p $REMOTE" || return 1
   run "${tpu[@]}" scp --recurse "${SOURCES[@]/#/$here/../}" "$NAME:$REMOTE" --zone "$ZONE" --worker all || return 1
-  on_all "${INSTALL:-cd $REMOTE && pip install -q -e '.[tpu]'}"
+  on_all "${INSTALL:-cd $REMOTE && pip install -q -e '.[tpu]'}" || return 1
 }
 
 once() {
-  ensure || return 75
+  ensure || return $(($? == 2 ? 2 : 75))
   # On standard error, where keep_running looks for the last error.
   on_all "cd $REMOTE && CANN_JAX_DISTRIBUTED=auto ${PYTHON:-python3} -m cann_jax.train $(printf '%q ' "$@") 2>&1 | tee -a run.log >&2; exit \${PIPESTATUS[0]}"
 }

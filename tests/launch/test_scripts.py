@@ -1,4 +1,4 @@
-"""The launchers' logic, with stand-ins for gcloud, kubectl and srun on the PATH."""
+"""The launchers' logic, with stand-ins for gcloud, kubectl and srun; tpu_pod.sh's own is in test_pod.py."""
 
 import os
 import re
@@ -13,16 +13,8 @@ import pytest
 import yaml
 
 from tests.builders import ROOT
+from tests.builders.launchers import POD, launch
 from tests.builders.secrets import MARKER, SECRETS, told
-
-STAND_INS = Path(__file__).resolve().parent
-
-
-def launch(script: str | Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "RESTART_SECONDS": "0", "GRACE_SECONDS": "2", **variables}
-    environment["PATH"] = f"{STAND_INS}:{Path(sys.executable).parent}:{environment['PATH']}"
-    command = [str(ROOT / "launch" / script), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_all_processes_see_each_other_and_end():
@@ -81,74 +73,41 @@ def test_sigterm_reaches_every_process(tmp_path, script, processes, sent):
     assert starts.read_text().count("x") == len(processes)
 
 
-POD = {"NAME": "pod", "ZONE": "z", "TYPE": "v5litepod-16", "POLL_SECONDS": "0", "INSTALL": "true"}
-
-
-def test_print_runs_nothing(tmp_path):
-    asked = tmp_path / "asked"
-    done = launch("tpu_pod.sh", "--print", "run", "--config", "a b.yaml", ASKED=str(asked), **POD)
-    assert done.returncode == 0 and not asked.exists()
-    lines = done.stdout.splitlines()
-    assert [line.split()[4] for line in lines] == ["create", "ssh", "scp", "ssh", "ssh"]
-    assert "--accelerator-type v5litepod-16" in lines[0] and "--worker all" in lines[4]
-
-
-def test_a_pod_is_made_used_and_resumed_after_preemption(tmp_path):
-    """The first run of the program finds its machine gone: it is made anew, and the run started again."""
-    asked, program = tmp_path / "asked", tmp_path / "python"
-    program.write_text(
-        f"#!/bin/bash\nran='ran $CANN_JAX_PROCESS $CANN_JAX_DISTRIBUTED'\n"
-        f'[[ -e {tmp_path}/second ]] && eval "echo $ran" && exit 0\n'
-        f"sleep 0.5; touch {tmp_path}/second; echo PREEMPTED >{asked}.states; exit 255\n"
-    )
-    program.chmod(0o755)
-    given = {
-        **POD,
-        "ASKED": str(asked),
-        "PORT": "1",
-        "PYTHON": str(program),
-        "REMOTE": str(tmp_path / "remote"),
-    }
-    done = launch("tpu_pod.sh", "run", "--config", "x.yaml", **given)
-    assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("ran")]
-    assert sorted(said) == ["ran 0 auto", "ran 1 auto"]
-    used = ["create", "ssh", "scp", "ssh", "ssh"]
-    assert done_with(asked) == [*used, "delete", *used]
-    assert (tmp_path / "remote/cann_jax/train.py").exists() and not (tmp_path / "remote/launch").exists()
-    assert launch("tpu_pod.sh", "delete", **given).returncode == 0 and not Path(f"{asked}.states").exists()
-
-
-def done_with(asked: Path) -> list[str]:
-    """What gcloud was asked to do, but for questions."""
-    return [line.split()[3] for line in asked.read_text().splitlines() if "describe" not in line]
-
-
-USED = ["ssh", "scp", "ssh", "ssh"]
+JOBSET = {"NAME": "r", "IMAGE": "i", "HOSTS": "2", "CHIPS": "4", "ACCELERATOR": "a", "TOPOLOGY": "2x4"}
 
 
 @pytest.mark.parametrize(
-    "states, variables, kinds, said",
+    "script, words",
     [
-        ("READY", {}, USED, "pod is there"),
-        ("CREATING STARTING READY", {}, USED, "waiting for pod, which is STARTING"),
-        ("TERMINATED", {}, ["delete", "create", *USED], "pod is TERMINATED; making it again"),
-        ("STOPPED", {}, [], "pod is STOPPED and is left as it is; start it, or delete it with"),
-        ("READY", {"DENIED": "1"}, [], "state of pod cannot be read (ERROR: PERMISSION_DENIED: not this"),
-        ("", {"MADE": "CREATING\\nPREEMPTED"}, ["create"], "pod was made, and is PREEMPTED"),
-        ("WAITING_FOR_RESOURCES ACTIVE READY", {"QUEUED": "1"}, USED, "which is WAITING_FOR_RESOURCES"),
-        ("SUSPENDED", {"QUEUED": "1"}, ["delete", "create", *USED], "pod is SUSPENDED; making it again"),
-        ("", {"QUEUED": "1", "MADE": "ACCEPTED\\nFAILED"}, ["create"], "pod was made, and is FAILED"),
+        ("tpu_pod.sh", ("run", "--print", "--config", "x.yaml")),
+        ("tpu_pod.sh", ("delete", "--print")),
+        ("gke.sh", ("--config", "x.yaml", "--print")),
+        ("gpu_node.sh", ("--config", "x.yaml", "--print")),
+        ("slurm.sbatch", ("--config", "x.yaml", "--print")),
+        ("local.sh", ("1", "--print", "echo")),
     ],
 )
-def test_a_pod_is_deleted_only_where_the_cloud_took_it(tmp_path, states, variables, kinds, said):
+def test_print_that_is_not_first_starts_nothing(tmp_path, script, words):
     asked = tmp_path / "asked"
-    if states:
-        Path(f"{asked}.states").write_text("".join(f"{state}\n" for state in states.split()))
-    given = {**POD, "ASKED": str(asked), "PORT": "1", "PYTHON": "true", "REMOTE": str(tmp_path / "remote")}
-    done = launch("tpu_pod.sh", "run", **given, **variables, RESTARTS="0")
-    assert done.returncode == (0 if kinds[-4:] == USED else 75), done.stderr
-    assert said in done.stderr and done_with(asked) == kinds
+    done = launch(
+        script,
+        *words,
+        ASKED=str(asked),
+        PYTHON="echo",
+        SLURM_SUBMIT_DIR=str(tmp_path),
+        **JOBSET | POD | {"REMOTE": str(tmp_path / "remote")},
+    )
+    line = f"launch: error: --print is behind '{words[0]}'; make it the launcher's first argument\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line) and not list(tmp_path.iterdir())
+
+
+def test_the_command_of_local_may_have_a_print_of_its_own():
+    assert launch("local.sh", "1", "echo", "--print").stdout == "--print\n"
+
+
+def test_no_error_is_invented(tmp_path):
+    done = launch("local.sh", "1", "false", RESTARTS="0")
+    assert "launch: ended with status 1\n" in done.stderr and "the last error" not in done.stderr
 
 
 def test_jobset_is_whole(tmp_path):
@@ -322,8 +281,7 @@ def test_the_last_error_is_shown_where_a_launcher_gives_up(tmp_path, script):
 
 
 def test_print_of_the_others():
-    given = {"NAME": "r", "IMAGE": "i", "HOSTS": "2", "CHIPS": "4", "ACCELERATOR": "a", "TOPOLOGY": "2x4"}
-    assert launch("gke.sh", "--print", "--config", "x.yaml", **given).stdout.startswith(
+    assert launch("gke.sh", "--print", "--config", "x.yaml", **JOBSET).stdout.startswith(
         "# A run on a TPU slice"
     )
     for script, words in (

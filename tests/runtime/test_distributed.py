@@ -80,6 +80,7 @@ import os, sys, time
 from cann_jax.runtime import distributed
 from cann_jax.command_line.errors import run_command
 from cann_jax.config.mesh import DistributedConfig
+from cann_jax.files import progress
 from cann_jax.files.errors import InputError
 me = os.environ["CANN_JAX_PROCESS"]
 def main(argv):
@@ -97,6 +98,11 @@ def main(argv):
                 pass
         if me == "1" and argv[0] == "sleeps":
             time.sleep(30)
+        if argv[0] == "tells":
+            progress.LOG_SECONDS = 0
+            for index in progress.track(range(3), "sampling"):
+                with distributed.writing_shard(index):
+                    print(f"shard {index}")
         distributed.barrier("middle")
 sys.exit(run_command(main))
 """
@@ -108,6 +114,15 @@ def test_processes_of_different_configurations():
             "error: configuration of process 1 differs from that of process 0; give every process"
         )
         assert said.count("\n") == 1
+
+
+def test_progress_is_told_once():
+    """Whichever process writes the shard at hand."""
+    first, second = finish(*start_together(["-c", PROGRAM, "tells", "60"]))
+    assert [line.split(",")[0] for line in first[1].splitlines()] == [
+        f"sampling: {done} of 3 steps" for done in (1, 2, 3)
+    ]
+    assert "shard 2" in first[0] and "shard" not in second[0] and second[1] == ""
 
 
 def test_a_barrier_says_who_is_missing():
