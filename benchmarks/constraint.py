@@ -52,7 +52,7 @@ AS_BASE = dict.fromkeys(("certified", "uncalibrated", "calibrated_by_4"), ("dual
 SEEDED = {"calibrate": "reference", "evaluate": "reference"}
 
 # How a policy's gain on the calibration prompts is estimated. Rows without it are of the difference of both
-# policies' means, as it was before; its standard error is half as large again.
+# policies' means, as it was before, whose standard error is two thirds larger.
 CALIBRATION = "by log-probs"
 # Another number of responses is another draw.
 STORED = {("calibrated_by_4", "calibrate"): "calibrate-by-4"}

@@ -79,9 +79,10 @@ def _cells(name: str, row: Results, remark: str = "") -> tuple[str, ...]:
 
 
 def digits_of(row: Results) -> int:
-    """Return the decimals of a score's numbers: more than 3 where what was asked or the interval is small."""
+    """Return the decimals of a score's numbers: more than 3 where asked and interval are both small."""
     low, high = row["interval"] or (0.0, 0.0)
-    return decimals(asked_change(row), (high - low) / 2)
+    # Of the larger: a level may lie by chance at what these prompts have, and a model may not have moved.
+    return decimals(max(abs(asked_change(row) or 0.0), (high - low) / 2))
 
 
 def asked_change(row: Results) -> float | None:

@@ -27,18 +27,25 @@ def test_digits_are_those_of_the_smallest_size():
     assert decimals(0.2, 1e-12) == 6 and decimals(1e-9) == 10  # no more than float32 has
 
 
+@pytest.mark.parametrize(
+    "asked, half, digits", [(0.2, 0.009, 3), (0.01, 1e-7, 3), (3e-5, 0.02, 3), (3e-4, 2e-3, 4)]
+)
+def test_digits_are_those_of_what_was_asked_or_of_a_wider_interval(asked, half, digits):
+    assert digits_of(ROW | {"asked": asked, "interval": [-half, half]}) == digits
+
+
 def test_a_verdict_on_small_scores_can_be_read():
     verdict = verdicts(FAILS)[0]
     assert verdict.text == (
-        "safe: FAILS. Asked +0.000300, measured -0.000004 [-0.000091, +0.000083] on 2 unseen prompts"
+        "safe: FAILS. Asked +0.00030, measured -0.00000 [-0.00009, +0.00008] on 2 unseen prompts"
     )
-    assert "lower bound -0.000099, upper bound +0.000091" in verdict.beside
+    assert "lower bound -0.00010, upper bound +0.00009" in verdict.beside
     assert bound_lines(FAILS) == [
-        "certificate of safe: lower bound -0.000099, upper bound +0.000091, for +0.000300"
+        "certificate of safe: lower bound -0.00010, upper bound +0.00009, for +0.00030"
     ]
     row = result_rows(FAILS)[0]
-    assert row[1:3] == ("+0.000300", "-0.000004") and row[4] == "+0.000290"
-    assert row[5] == "0.001200 → 0.001196"
+    assert row[1:3] == ("+0.00030", "-0.00000") and row[4] == "+0.00029"
+    assert row[5] == "0.00120 → 0.00120"
     assert result_rows(FAILS)[1][1:3] == ("–", "+0.600")  # the other scores stay as they are
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from cann_jax.files.atomic import read_table
 from cann_jax.files.errors import InfeasibleError, InputError, NotHeldError
 from cann_jax.run.outputs import read_scale, read_weights, write_weights
 from cann_jax.run.run import Run
-from cann_jax.run.training import aligned_decoder, split_decoder
+from cann_jax.run.training import aligned_decoder, split, split_decoder
 from cann_jax.stages import calibrate
 from tests.builders import toy_hook
 from tests.builders.runs import saved_weights
@@ -56,6 +57,20 @@ def test_the_step_is_scaled_and_the_scaled_policy_is_what_is_measured(copied):
     pairs = [d.layers.attention.q_proj.lora for d in (trained, aligned_decoder(run))]
     np.testing.assert_allclose(pairs[1].b[...], pairs[0].b[...] * scale, rtol=1e-6)
     np.testing.assert_array_equal(pairs[1].a[...], pairs[0].a[...])
+
+
+def test_a_training_shares_the_weights_of_the_reference(copied):
+    """It held a second copy of all frozen weights, beside the one that sampling had loaded."""
+    run = Run(parse_run(copied[1])[0])
+    model = split_decoder(run, run.config.align.lora)
+    own, frozen = (
+        {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(weights)}
+        for weights in (run.reference.weights, model.frozen)
+    )
+    assert frozen == own
+    # And it begins where a model that is loaded with adapters would.
+    alone = split(run.load(run.config.align.lora), run.config.align.lora)
+    jax.tree.map(np.testing.assert_array_equal, model, alone)
 
 
 def test_the_scaled_step_is_what_leaves_the_run(calibrated):

@@ -14,7 +14,7 @@ from cann_jax.files.errors import InputError
 from cann_jax.models.export.score_model import LAYOUTS, export_score_model
 from cann_jax.run.outputs import read_weights
 from cann_jax.run.run import ScoreModelRun
-from cann_jax.run.training import split_decoder
+from cann_jax.run.training import split
 from cann_jax.stages import score_model
 from cann_jax.stages.score_model import heldout_scores, initial_weights, score_data, score_objective
 from tests.builders import ROOT
@@ -166,7 +166,7 @@ def test_a_scorer_gives_the_scores_of_trainings_own_head(train, tmp_path, chatml
     flags = ("--model.path", str(chatml), "--epochs", "1")
     train(*flags)
     run = ScoreModelRun(parse_score_model(["--config", str(tmp_path / "judge.yaml"), *flags])[0])
-    model = split_decoder(run, run.config.lora)
+    model = split(run.load(run.config.lora), run.config.lora)
     weights = read_weights(run, "score_model", initial_weights(model, run.files.config.hidden))
     data = score_data(run, "heldout")
     spec = score_objective(run.config, model.graph, data.steps)
