@@ -243,7 +243,9 @@ def write_report() -> None:
 DRAWS = (
     "Every row names the draw of samples and scores that it is of, by a hash of the responses; those of the "
     "first are not kept, and earlier code drew them. The other was drawn twice, on two days; `pairs` at seed "
-    "1, run on both, gave the same numbers to the last digit."
+    "1, run on both, gave the same numbers to the last digit. Rows *by log-probs* are the trainings of the "
+    "other draw, calibrated and evaluated again when the calibration's estimate of a gain had become that of "
+    "`cann_jax/core/improvement.py`."
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "
@@ -359,24 +361,33 @@ def summary(own: Sequence[dict[str, Any]]) -> list[str]:
     return ["\n".join(lines)]
 
 
+def beside(row: Mapping[str, Any], kinds: Sequence[str]) -> float:
+    """Return by how much a run's mark lies beside its margin."""
+    return 0.0075 * (kinds.index(drawn(row)) - (len(kinds) - 1) / 2) + 0.0013 * (row["key"][2] - 2)
+
+
 # Colours that the colour-blind tell apart.
 MARKS = {"holds": ("#0072B2", "o"), "undecided": ("#999999", "s"), "fails": ("#D55E00", "X")}
 
 
 def draw(path: Path, every: Sequence[dict[str, Any]], variants: Sequence[str]) -> None:
-    """Draw measured against asked, a panel a variant: one mark a run, by its verdict, and the diagonal."""
+    """Draw measured against asked, a panel a variant: one mark a run, by its verdict, and the diagonal.
+
+    The runs of one margin stand side by side, by draw and seed.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not variants:
         return
-    figure = Figure(figsize=(3.6 * len(variants) + 0.8, 4.2))
+    figure = Figure(figsize=(max(3.6 * len(variants) + 0.8, 6), 4.2))
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(variants), squeeze=False, sharey=True)[0]
+    kinds = list(dict.fromkeys(map(drawn, every)))
     for axis, variant in zip(axes, variants, strict=True):
         for verdict, (colour, marker) in MARKS.items():
             own = [row for row in every if row["key"][0] == variant and row.get("verdict") == verdict]
-            x = np.array([row["key"][1] + 0.006 * (row["key"][2] - 2) for row in own])
+            x = np.array([row["key"][1] + beside(row, kinds) for row in own])
             y = np.array([row["measured"] for row in own])
             ends = np.array([row["interval"] for row in own]).reshape(-1, 2).T
             axis.errorbar(
