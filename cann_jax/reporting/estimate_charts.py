@@ -12,6 +12,7 @@ from cann_jax.reporting.svg import AFTER, BEFORE, INK, MUTED, TINT, drawn
 from cann_jax.run.results import asked_change, digits_of, number, predicted_of, score_rows
 
 HEIGHT = 1.5  # inches
+NUMBERS = 5  # below an axis, at most: more labels of small numbers run into each other
 
 
 def improvements(findings: Findings) -> list[Chart]:
@@ -46,6 +47,7 @@ def _improvement(index: int, label: str, row: Mapping[str, Any], predicted: str)
             )
         axes.set(yticks=(1, 0), yticklabels=(predicted.replace(" ", "\n", 1), "measured"), ylim=(-0.6, 1.6))
         axes.set_xlabel(f"change of {literal(label)}")
+        axes.locator_params(axis="x", nbins=NUMBERS)
 
     line = asked_change(row)
     asked = "" if line is None else f", what was asked, {number(line, digits)}, as a line"
@@ -88,6 +90,7 @@ def _compared(index: int, label: str, rows: Mapping[str, Mapping[str, Any]]) -> 
                 axes.plot([asked] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.5)
         axes.set(yticks=range(len(rows)), yticklabels=map(literal, rows), ylim=(len(rows) - 0.4, -0.6))
         axes.set_xlabel(f"change of {literal(label)}")
+        axes.locator_params(axis="x", nbins=NUMBERS)
 
     margin = ", the margin as a line" if any(asked_change(row) is not None for row in rows.values()) else ""
     title = f"{label}: measured change with interval{margin}"
