@@ -245,8 +245,8 @@ DRAWS = (
     "first are not kept, and earlier code drew them. The other was drawn twice, on two days; `pairs` at seed "
     "1, run on both, gave the same numbers to the last digit. Rows *by log-probs* are the trainings of the "
     "other draw, calibrated and evaluated again when the calibration's estimate of a gain had become that of "
-    "`cann_jax/core/improvement.py`. *certified* aims as the quickstart does, there by `calibrate.power` .98, "
-    "in the first draw by .9."
+    "`cann_jax/core/improvement.py`. *certified* aims as the quickstart does, there by `calibrate.power` "
+    ".98, in the first draw by .9."
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "
