@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import yaml
 from arguments import listed, one_of
-from constraint import CONFIG, NAME, RESULTS, SEEDED, SHARED, draw_of, span, table, whole_run, within
+from constraint import CONFIG, RESULTS, SEEDED, SHARED, draw_of, whole_run
+from constraint_page import NAME, span, table, within
 from contest import processor
 
 METHODS = {"dial": ("--align.dial", "true"), "trained": ()}

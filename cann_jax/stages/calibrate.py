@@ -110,12 +110,12 @@ class Tried(NamedTuple):
 
     Attributes:
         drawn: Its responses.
-        log_ratios: (N, K), its ℓ on the reference's responses; None where a temperature or a nucleus lets
-            other distributions be drawn from than ℓ is of.
+        reference_log_ratios: (N, K), its ℓ on the reference's responses; None where a temperature or a
+            nucleus lets other distributions be drawn from than ℓ is of.
     """
 
     drawn: Sampled
-    log_ratios: np.ndarray | None
+    reference_log_ratios: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,10 @@ def _gains(goal: Goal, reference: Sampled, policy: Tried) -> np.ndarray:
     """Return by prompt (n,) how much higher the policy scores than the reference."""
     before, after = _values(reference, goal), _values(policy.drawn, goal)
     # A level is asked of the policy's mean itself, which the reference's responses would only blur.
-    if policy.log_ratios is None or goal.constraint.margin is None:
+    if policy.reference_log_ratios is None or goal.constraint.margin is None:
         return np.asarray(after.mean(1) - before.mean(1))
     here = in_group(goal.constraint, reference.responses.groups())
-    ratios = policy.log_ratios[here], policy.drawn.log_ratios[here]
+    ratios = policy.reference_log_ratios[here], policy.drawn.log_ratios[here]
     return improvements(Drawn(before, ratios[0]), Drawn(after, ratios[1]))
 
 
@@ -233,7 +233,7 @@ def _reach(config: RunConfig, goal: Goal, found: np.ndarray | None) -> float:
     if found is not None and len(found) > 1:
         ends = [difference_range(goal.constraint)]
         seen = certify([found], goal.asked, 1 - delta, ranges=ends)
-        error = found.std(ddof=1) / np.sqrt(len(found))
+        error = _error(found)
         if error > 0 and np.isfinite(seen.lower[0]):
             return float((seen.mean - seen.lower)[0] / error)
     return float(stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)))
