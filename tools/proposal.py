@@ -31,6 +31,7 @@ from cann_jax.dry_run.output import shape_of_model
 from cann_jax.dry_run.run import trainings
 from cann_jax.files.console import console
 from cann_jax.files.errors import InputError
+from cann_jax.files.numbers import counted
 from cann_jax.models.config import DecoderConfig
 from cann_jax.run.run import Run
 from cann_jax.run.training import Training
@@ -116,10 +117,8 @@ def _yours(run: Run, shape: DecoderConfig, data: KnownData, where: Slice, batch:
         plan = training_plan(shape, step, where, dtype, mesh, own.accumulation, own.rematerialise)
         layout = f"mesh {'×'.join(map(str, mesh))}, accumulation {own.accumulation}, {own.rematerialise}"
         yield f"yours: {layout}: {training.key} needs {_needs(plan, where)}{_much(plan, where)}"
-    sampled, what = (
-        sampling_plan(shape, batch, where, dtype),
-        f"{batch.prompts} × {batch.responses} responses",
-    )
+    sampled = sampling_plan(shape, batch, where, dtype)
+    what = f"{batch.prompts} × {batch.responses} responses"
     if sampled is None:
         yield f"yours: sampling {what}: they do not fit beside whole copies of the weights"
     else:
@@ -215,19 +214,17 @@ def _lines(
     for flags in settings:
         yield f"  {' '.join(flags)}"
     for each in sized:
-        whole = (
-            ""
-            if each.steps is None
-            else f"; {each.steps} step{'s' * (each.steps > 1)}, {_time(each.steps * each.plan.seconds)}"
-        )
+        whole = ""
+        if each.steps is not None:
+            whole = f"; {counted(each.steps, 'step')}, {_time(each.steps * each.plan.seconds)}"
         yield f"{each.key}: {_needs(each.plan, where)}{whole}"
     if batch is None:
         yield "sampling: no batch fits; lower sample.responses or sample.max_new_tokens"
         return
-    number = -(-(prompts or 0) // batch.prompts)
-    whole = (
-        "" if prompts is None else f"; {number} batch{'es' * (number > 1)}, {_time(number * batch.seconds)}"
-    )
+    whole = ""
+    if prompts is not None:
+        number = -(-prompts // batch.prompts)
+        whole = f"; {number} batch{'es' * (number > 1)}, {_time(number * batch.seconds)}"
     yield f"sampling {batch.prompts} × {responses} responses: {_sampling_needs(batch, where)}{whole}"
 
 

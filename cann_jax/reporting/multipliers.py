@@ -40,9 +40,8 @@ def _shadow_price(label: str, value: float, margin: float) -> str:
         return f"no finite price: the margin of {label} cannot be reached on the sample"
     if value == 0:
         return f"shadow price: none; what is best for the reward alone meets the margin of {label}"
-    step = float(
-        f"{abs(margin) / 10 or 0.01:.0e}"
-    )  # to which the price holds about, in the score's own units
+    # About as far as the price holds: a tenth of the margin, with one digit.
+    step = float(f"{abs(margin) / 10 or 0.01:.0e}")
     further = np.format_float_positional(step, trim="-")
     return (
         f"shadow price: at this margin, every further {further} of {label} costs about {step * value:.3g} of "

@@ -73,13 +73,13 @@ def run(run: Run) -> None:
     reference = sample_reference(run, scorers, draw, REFERENCE)
 
     whole = reference.responses
-    as_it_is = config.sample.temperature == config.sample.top_p == 1
+    unchanged = config.sample.temperature == config.sample.top_p == 1
 
     def tried(coefficients: np.ndarray) -> Tried:
         name = "-".join(f"{each:.4f}" for each in coefficients)
         policy = policies.policy(coefficients)
         found = sample_policy(run, scorers, policy, draw, f"scale-{name}")
-        return Tried(found, log_ratios(policy, whole) if as_it_is else None)
+        return Tried(found, log_ratios(policy, whole) if unchanged else None)
 
     unknown = {REWARD: np.zeros(whole.shape, np.float32)}  # a table's reward knows no new response
     problem = problem_of(config, unknown | dict(reference.scores), whole.groups())
@@ -100,7 +100,7 @@ def _goals(run: Run, problem: Problem) -> list[Goal]:
     groups = [prompt.group for prompt in encoded_prompts(run, "heldout").prompts]
     margins = zip(constraints_of(run.config), problem.names, np.asarray(problem.margins), strict=True)
     return [
-        Goal(constraint, label, float(asked), sum(constraint.group in (None, group) for group in groups))
+        Goal(constraint, label, float(asked), int(in_group(constraint, groups).sum()))
         for constraint, label, asked in margins
     ]
 
