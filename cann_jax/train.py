@@ -48,9 +48,11 @@ def main(argv: Sequence[str]) -> None:
 def _run(run: "Run", options: Options) -> None:
     from cann_jax.run.exports import keeping_formats
     from cann_jax.run.folder import check_folder, open_folder
+    from cann_jax.run.stages import print_unread
     from cann_jax.run.tracking import check_tracking, tracked
 
     check_tracking(run)
+    print_unread(run.pipeline, run.config)
     if options.model_config is None:
         run = keeping_formats(run)
     if options.dry_run:

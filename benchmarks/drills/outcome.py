@@ -9,6 +9,7 @@ import numpy as np
 from tests.builders.runs import saved_weights
 
 OF_THE_CLOCK = ("tokens_per_second", "mfu")  # of a step in metrics.jsonl
+OF_A_CARD = re.compile(r", \d+ s$", re.MULTILINE)  # the seconds of all stages
 OF_WEIGHTS = re.compile(r"((?:.*/)?weights)/")  # a stage's own, or those of each of its parts
 
 
@@ -38,6 +39,8 @@ def _content(path: Path) -> object:
         results = json.loads(path.read_text())
         results.get("summary", {}).pop("compute", None)  # its seconds; a score model has none
         return results
+    if path.name == "README.md":
+        return OF_A_CARD.sub("", path.read_text())
     if path.name != "metrics.jsonl":
         return path.read_bytes()
     rows = [json.loads(line) for line in path.read_text().splitlines()]

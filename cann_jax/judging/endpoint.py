@@ -1,10 +1,13 @@
 """A judge behind an endpoint that speaks OpenAI's protocol."""
 
+import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from types import ModuleType
 from typing import Any
 
 from cann_jax.config.judge import JudgeModelConfig
@@ -17,6 +20,7 @@ from cann_jax.judging.replies import LONGEST, Asked, Reply
 SILENT = 10
 CONNECT_SECONDS = 10.0
 SAID = 200  # characters of a server's message in an error
+LARGEST = 1 << 24  # bytes of a response that are read; what is longer is no completion
 KEY = 8  # characters of the shortest key; a shorter one is a dummy, and may be a word of any answer
 
 
@@ -40,7 +44,11 @@ class Endpoint:
             raise InputError(f"judge.key_variable {config.key_variable}: {problem}")
         wait = openai.Timeout(config.timeout_seconds, connect=min(CONNECT_SECONDS, config.timeout_seconds))
         self._client = openai.OpenAI(
-            api_key=self._key or "none", base_url=config.base_url, timeout=wait, max_retries=config.retries
+            api_key=self._key or "none",
+            base_url=config.base_url,
+            timeout=wait,
+            max_retries=config.retries,
+            http_client=_bounded_client(openai, config.timeout_seconds),
         )
         self._lock = Lock()
         self._stopped = False
@@ -149,6 +157,37 @@ class Endpoint:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) >= KEY else text
+
+
+def _bounded_client(openai: ModuleType, seconds: float) -> Any:
+    """Return an HTTP client that bounds the time and size of a whole response's body.
+
+    Its own limit is for each piece: a gateway that sends a space every second, to keep the connection, would
+    be waited for without end.
+    """
+    client = openai.DefaultHttpxClient
+    library: Any = importlib.import_module(client.__mro__[1].__module__)  # httpx, or what openai has for it
+
+    class Bounded(library.SyncByteStream):  # type: ignore[misc]
+        def __init__(self, pieces: Any) -> None:
+            self._pieces, self._deadline = pieces, time.monotonic() + seconds
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for piece in self._pieces:
+                if time.monotonic() > self._deadline:
+                    raise library.ReadTimeout("the whole response took too long")
+                if (size := size + len(piece)) > LARGEST:
+                    return
+                yield piece
+
+        def close(self) -> None:
+            self._pieces.close()
+
+    def bound(response: Any) -> None:
+        response.stream = Bounded(response.stream)
+
+    return client(event_hooks={"response": [bound]})
 
 
 def read_completion(body: str, clean: Callable[[str], str]) -> tuple[Reply, int]:

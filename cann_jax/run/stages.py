@@ -1,10 +1,13 @@
 """Which stages a run has, and what of its configuration each reads: what follows from a pipeline's table."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cann_jax.files.errors import InputError, hint
+from cann_jax.files.errors import InputError, hint, listed
+from cann_jax.files.hashes import as_json
+from cann_jax.run.manifest import flattened
 from cann_jax.run.pipeline import NO_SETTINGS, Stage, When
 
 Pipeline = tuple[Stage, ...]
@@ -53,6 +56,25 @@ def holding(names: Mapping[str, When], config: Any) -> tuple[str, ...]:
 def reads_setting(stage: Stage, key: str) -> bool:
     """Return whether a stage's result depends on the setting with this dotted key."""
     return covered(key, stage.settings) and not covered(key, NO_SETTINGS)
+
+
+def print_unread(pipeline: Pipeline, config: Any) -> None:
+    """Print which settings are not at their defaults and change nothing in this configuration's run."""
+    if keys := unread_settings(pipeline, config):
+        print(f"settings that nothing in this run reads: {listed(keys)}", flush=True)
+
+
+def unread_settings(pipeline: Pipeline, config: Any) -> tuple[str, ...]:
+    """Return the keys that are not at their defaults and that no stage of this configuration's run reads."""
+    read = {pattern for stage in stages_of(pipeline, config) for pattern in stage.settings} - {"*"}
+    read |= {"export", *NO_SETTINGS}  # which choose stages, or are read outside of them
+    keys: list[str] = []
+    for field in dataclasses.fields(config):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        defaults = dict(flattened(as_json(default), field.name)) if default is not dataclasses.MISSING else {}
+        own = flattened(as_json(getattr(config, field.name)), field.name)
+        keys += [key for key, value in own if key not in defaults or value != defaults[key]]
+    return tuple(key for key in keys if not covered(key, read))
 
 
 def covered(key: str, patterns: Iterable[str]) -> bool:

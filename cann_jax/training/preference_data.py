@@ -37,6 +37,12 @@ class PreferenceData(GroupData):
         """Indices of the prompts that steps take."""
         return np.setdiff1d(np.arange(self.responses.shape[0]), self.heldout)
 
+    @property
+    def prefers(self) -> bool:
+        """Whether any response is better than another; an adapter trained on labels of 1/2 stays zero."""
+        spread = float(np.ptp(self.reward, axis=1).max())
+        return self.safe is not None or spread > 1e-6 * self.batching.label_temperature
+
     def places(self, step: int) -> Places:
         """Return the places of a step, over all hosts."""
         epochs, chosen = self.prompts_of(step)

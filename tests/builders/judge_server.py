@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Said:
-    """What the server sends: a status, a body (a value for JSON, or bytes as they are), and headers."""
+    """What the server sends: a status, a body (a value for JSON, or bytes as they are), and headers.
+
+    With ``pause``, in seconds, the body goes out byte by byte.
+    """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    pause: float | None = None
 
 
 Speaker = Callable[[str, int], Said]  # from the text of the question and the number of the request
@@ -62,7 +67,9 @@ def judge_server(speak: Speaker) -> Iterator[Server]:
                 for name, value in {**said.headers, "Content-Length": str(len(data))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for piece in [data] if said.pause is None else map(bytes, zip(data)):
+                    self.wfile.write(piece)
+                    time.sleep(said.pause or 0)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cann_jax.config.judge import JudgeModelConfig
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError
+from cann_jax.judging import endpoint
 from cann_jax.judging.asking import answers_to
 from cann_jax.judging.local import LocalJudge
 from cann_jax.judging.replies import LONGEST, Asked, Book, Reply, read_answer
@@ -87,6 +89,23 @@ def test_what_is_slow_is_excluded_and_asked_again_by_the_next_start(asker):
     assert [answer.status for answer in first] == ["answered", "answered", "timed out", "answered"]
     assert [answer.choice for answer in again] == [0] * 4
     assert (sent, len(server.requests)) == (4, 5)
+
+
+def test_an_answer_that_comes_byte_by_byte_is_waited_for_no_longer(asker):
+    """Each byte comes within the limit, and all of them would take a minute."""
+    with judge_server(lambda text, _: replace(SAFE, pause=0.4) if "Question 2" in text else SAFE) as server:
+        began = time.monotonic()
+        found = asker(server, timeout_seconds=1, retries=1).answers(4)
+        took, sent = time.monotonic() - began, len(server.requests)
+    assert [answer.status for answer in found] == ["answered", "answered", "timed out", "answered"]
+    assert sent == 5 and took < 20
+
+
+def test_an_answer_without_end_is_nonsense(asker, monkeypatch):
+    monkeypatch.setattr(endpoint, "LARGEST", 1000)
+    with judge_server(lambda text, _: completion("SAFE" * 1000) if "Question 2" in text else SAFE) as server:
+        found = asker(server).answers(4)
+    assert [answer.status for answer in found] == ["answered", "answered", "malformed", "answered"]
 
 
 @pytest.mark.parametrize("said", [Said({"error": "upstream"}), Said(b"<html>Log in", headers=HTML)])
