@@ -76,17 +76,18 @@ class Targets:
     def rescale(self, weights: Array) -> Array:
         """Return the factor ``(m,)`` that makes prepared scores the group's own under other weights.
 
-        ``weights (prompts,)`` sum to one and may have moved the group's share.
+        ``weights (prompts,)`` sum to one and may have moved the group's share. Runs on the host.
         """
         if self.members is None:
             return self.shares
-        share = weights @ self.members
+        # In float64, as ``shares`` were made: float32's product was off by .1 % at 200,000 prompts.
+        share = (np.asarray(weights, np.float64) @ self.members).astype(self.shares.dtype)
         return self.shares / (share + (share <= 0) * self.shares)
 
     def margins(self, weights: Array, baseline: Array) -> Array:
         """Return b ``(m,)`` for prompt weights ``(prompts,)`` and prepared E_ref[g] ``(m,)`` under them.
 
-        Operators only, so that leading axes of lanes broadcast, and host arrays stay on the host.
+        Leading axes of lanes broadcast. Runs on the host.
         """
         return self.values / self.rescale(weights) - self.is_level * baseline
 

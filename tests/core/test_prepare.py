@@ -88,6 +88,16 @@ def test_levels_and_group_shares_move_with_the_prompt_weights():
     np.testing.assert_allclose(ours.multipliers / scale, theirs.multipliers, rtol=2e-3)
 
 
+@pytest.mark.parametrize("weights", [None, 1.0 + np.arange(200_000) % 5])
+def test_margins_of_many_prompts_are_those_asked_for(weights):
+    """Shares of groups were summed in float32: .4 was .4004, and .3994 at a million prompts."""
+    scores = np.random.default_rng(0).normal(size=(200_000, 2)).astype(np.float32)
+    asked = [Constraint("safe", margin=0.4), Constraint("again", margin=0.3, group="odd")]
+    groups = {"odd": np.arange(len(scores)) % 2 == 1}
+    problem = prepare(scores, {"safe": scores, "again": scores}, asked, groups=groups, prompt_weights=weights)
+    np.testing.assert_allclose(problem.margins, [0.4, 0.3], rtol=2e-7)
+
+
 def test_repeating_a_prompt_is_weighing_it_twice():
     weights = np.ones(32, np.float32)
     weights[:5] = 2
