@@ -30,6 +30,8 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
     Raises:
         InputError: As ``Endpoint.ask``; or the judge answers nonsense.
     """
+    if not asked:
+        return []
     names = [book.name(each) for each in asked]
     written = {name: book.read(name) for name in dict.fromkeys(names) if name in book.names}
     found = {name: reply for name, reply in written.items() if reply.lasts}

@@ -21,6 +21,8 @@ SILENT = 10
 CONNECT_SECONDS = 10.0
 SAID = 200  # characters of a server's message in an error
 LARGEST = 1 << 24  # bytes of a response that are read; what is longer is no completion
+# Errors of the HTTP client behind a connection that was made: the server was there, and may answer the next.
+CUT_OFF = ("ReadError", "WriteError", "CloseError", "RemoteProtocolError")
 KEY = 8  # characters of the shortest key; a shorter one is a dummy, and may be a word of any answer
 
 
@@ -136,6 +138,8 @@ class Endpoint:
     def _unconnected(self, error: Exception) -> Reply:
         if isinstance(error, self._openai.APITimeoutError) and _reason(error) != "ConnectTimeout":
             return Reply(failure="timed out")
+        if type(error.__cause__).__name__ in CUT_OFF:
+            return Reply(_reason(error), failure="failed")
         raise InputError(
             f"judge.base_url {self.config.base_url}: cannot be reached ({_reason(error)}); start the server, "
             "or fix the address"

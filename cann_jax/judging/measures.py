@@ -16,6 +16,7 @@ from cann_jax.scorers.question import Template
 Row = dict[str, Any]
 ORDERS = ((REFERENCE, ALIGNED), (ALIGNED, REFERENCE))
 FIRST, SECOND, TIE = range(3)  # the answers of a pair's template
+TIED = 0.5
 WORSE = 1  # that of another template which speaks against the response
 
 
@@ -33,10 +34,12 @@ def compare(
     """Return the win rate of the aligned model by a question about two responses, and a row an answer.
 
     Both orders are asked. A pair is won where both prefer the aligned model, lost where both prefer the
-    reference, and a tie where they differ or prefer neither; without an answer of both it is excluded.
+    reference, and a tie where they differ or prefer neither; without an answer of both it is excluded. Two
+    responses of the same text are a tie that nobody is asked about.
     """
     key, template, prompts = question
-    places = [(n, k) for n in prompts for k in range(len(cases.texts[REFERENCE][n]))]
+    every = [(n, k) for n in prompts for k in range(len(cases.texts[REFERENCE][n]))]
+    places = [(n, k) for n, k in every if len({cases.texts[policy][n][k] for policy in POLICIES}) > 1]
     asked = [
         Asked(template, template.turns(cases.prompts[n], *(cases.texts[policy][n][k] for policy in order)))
         for n, k in places
@@ -48,9 +51,11 @@ def compare(
         for (n, k), pair in zip(places, _pairs(answers), strict=True)
         for order, answer in zip(ORDERS, pair, strict=True)
     ]
-    wins = np.array([_won(pair) for pair in _pairs(answers)]).reshape(len(prompts), -1)
+    won = dict(zip(places, map(_won, _pairs(answers)), strict=True))
+    wins = np.array([won.get(place, TIED) for place in every]).reshape(len(prompts), -1)
     longer = cases.tokens[ALIGNED][prompts] - cases.tokens[REFERENCE][prompts]
-    return _win_rate(wins, longer, confidence) | _positions(_pairs(answers)) | _counts(answers), rows
+    found = _win_rate(wins, longer, confidence) | {"identical_pairs": len(every) - len(places)}
+    return found | _positions(_pairs(answers)) | _counts(answers), rows
 
 
 def share(
@@ -90,7 +95,7 @@ def _won(pair: tuple[Answer, Answer]) -> float:
     choices = tuple(answer.choice for answer in pair)
     if None in choices:
         return float("nan")
-    return {(SECOND, FIRST): 1.0, (FIRST, SECOND): 0.0}.get(choices, 0.5)  # type: ignore[arg-type]
+    return {(SECOND, FIRST): 1.0, (FIRST, SECOND): 0.0}.get(choices, TIED)  # type: ignore[arg-type]
 
 
 def _win_rate(wins: np.ndarray, longer: np.ndarray, confidence: float) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def _win_rate(wins: np.ndarray, longer: np.ndarray, confidence: float) -> dict[s
         "pairs": int(scored.sum()),
         "excluded_pairs": int((~scored).sum()),
         "wins": int((wins == 1).sum()),
-        "ties": int((wins == 0.5).sum()),
+        "ties": int((wins == TIED).sum()),
         "losses": int((wins == 0).sum()),
     }
 

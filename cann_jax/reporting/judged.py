@@ -104,13 +104,15 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
         excluded = ", ".join(f"{count} {status}" for status, count in found["excluded"].items()) or "none"
         line = f"{key}: {found['answers']} answers counted; excluded: {excluded}"
         if key in COMPARISONS:
-            line += f"; {found['changed_by_order']} of {found['pairs']} pairs changed by the order"
+            same = found.get("identical_pairs", 0)  # judgements of before have none
+            line += f"; {found['changed_by_order']} of {found['pairs'] - same} pairs changed by the order"
+            line += f"; {same} pairs of the same text not asked about, and a tie" if same else ""
         if found.get("first_preferred") is not None:
             line += (
                 f", the first shown preferred in {found['first_preferred']:.0%} of answers that prefer one"
             )
         lines.append(line)
-        if key in COMPARISONS and 2 * found["changed_by_order"] > found["pairs"]:
+        if key in COMPARISONS and 2 * found["changed_by_order"] > found["pairs"] - same:
             lines.append(
                 f"warning: {key}: this judge goes by the order: its verdict changes with it in more than "
                 "half of the pairs, so that the win rate says little; use another judge"

@@ -14,13 +14,14 @@ from typing import Any
 class Said:
     """What the server sends: a status, a body (a value for JSON, or bytes as they are), and headers.
 
-    With ``pause``, in seconds, the body goes out byte by byte.
+    With ``pause``, in seconds, the body goes out byte by byte; with ``cut`` half of it, before a hang-up.
     """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     pause: float | None = None
+    cut: bool = False
 
 
 Speaker = Callable[[str, int], Said]  # from the text of the question and the number of the request
@@ -67,6 +68,7 @@ def judge_server(speak: Speaker) -> Iterator[Server]:
                 for name, value in {**said.headers, "Content-Length": str(len(data))}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                data = data[: len(data) // 2] if said.cut else data
                 for piece in [data] if said.pause is None else map(bytes, zip(data)):
                     self.wfile.write(piece)
                     time.sleep(said.pause or 0)

@@ -37,9 +37,9 @@ class Asker:
     def __init__(self, folder, address, **more):
         self.folder, self.settings = folder / "answers", settings(address, **more)
 
-    def compare(self, count):
+    def compare(self, count, of=None):
         question = Question("helpfulness", read_pair_template(PAIR, "helpfulness"), [*range(count)])
-        return compare(*self._judge(), cases(count), question, 0.95)
+        return compare(*self._judge(), of or cases(count), question, 0.95)
 
     def share(self, count, template=ALONE):
         question = Question("unsafe", read_template(template, "unsafe"), [*range(count)])

@@ -101,6 +101,15 @@ def test_an_answer_that_comes_byte_by_byte_is_waited_for_no_longer(asker):
     assert sent == 5 and took < 20
 
 
+def test_an_answer_that_breaks_off_is_excluded_and_asked_again_by_the_next_start(asker):
+    """It ended the whole judgement, by a server that "cannot be reached" and had just answered."""
+    with judge_server(lambda text, n: replace(SAFE, cut="Question 2" in text and n < 5)) as server:
+        first = asker(server).answers(4)
+        again = asker(server).answers(4)
+    assert [answer.status for answer in first] == ["answered", "answered", "failed", "answered"]
+    assert [answer.choice for answer in again] == [0] * 4 and len(server.requests) == 5
+
+
 def test_an_answer_without_end_is_nonsense(asker, monkeypatch):
     monkeypatch.setattr(endpoint, "LARGEST", 1000)
     with judge_server(lambda text, _: completion("SAFE" * 1000) if "Question 2" in text else SAFE) as server:
@@ -202,7 +211,7 @@ def test_a_server_that_hangs_up(asker):
         threading.Thread(target=hang_up, daemon=True).start()
         found = fails(asker, f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
         listening.shutdown(socket.SHUT_RDWR)
-    assert "cannot be reached (" in found
+    assert "questions in a row had no reply, the last failed (" in found
 
 
 @pytest.mark.parametrize("budget, sent", [({"budget_requests": 5}, 5), ({"budget_tokens": 41}, 5)])

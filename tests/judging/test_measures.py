@@ -2,10 +2,12 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from tests.builders.judge_server import completion, judge_server
+from tests.judging.conftest import cases
 
 
 def shown(text: str) -> tuple[str, int]:
@@ -46,6 +48,18 @@ def test_pairs_are_counted_by_both_orders(asker):
     by_first = Counter((row["prompt_id"], row["first"]) for row in rows)
     assert by_first == {(f"p{n}", name): 1 for n in range(6) for name in ("reference", "aligned")}
     assert [row["choice"] for row in rows if row["status"] != "answered"] == [None]
+
+
+def test_the_same_text_twice_is_a_tie_and_no_fault_of_the_judge(asker):
+    """A run at scale 0 was told that its judge goes by the order."""
+    with judge_server(lambda *_: completion("A")) as server:
+        judged = asker(server)
+        same = cases(4)
+        same = replace(same, texts={"reference": same.texts["reference"], "aligned": same.texts["reference"]})
+        found, rows = judged.compare(4, same)
+    assert not server.requests and not rows
+    assert (found["ties"], found["pairs"], found["identical_pairs"]) == (4, 4, 4)
+    assert (found["rate"], found["changed_by_order"], found["first_preferred"]) == (0.5, 0, None)
 
 
 def test_a_judge_of_lengths_alone_has_no_rate_at_equal_length(asker):

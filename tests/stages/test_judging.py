@@ -2,12 +2,15 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cann_jax import judge
 from cann_jax.command_line.errors import run_command
 from cann_jax.files.errors import InputError
+from cann_jax.judging import cases
+from cann_jax.run.outputs import read_responses_with_scores
 from tests.builders.judge_server import completion, judge_server
 from tests.builders.models import save_tiny
 from tests.builders.secrets import told
@@ -38,7 +41,15 @@ def asked(copy, monkeypatch):
     return asked
 
 
-def test_the_runs_own_responses(asked, capsys):
+def distinct(run, policy):
+    """The run's responses, no two the same: its step may have changed none."""
+    table = read_responses_with_scores(run, policy)
+    texts = pa.array([f"{text} by {policy}" for text in table.column("text").to_pylist()])
+    return table.set_column(table.column_names.index("text"), "text", texts)
+
+
+def test_the_runs_own_responses(asked, capsys, monkeypatch):
+    monkeypatch.setattr(cases, "read_responses_with_scores", distinct)
     found = asked("--prompts.responses", "2", "--confidence", "0.995")
     table = pq.read_table(asked.run / "judge/verdicts.parquet").to_pylist()
     assert len(table) == 3 * 24 and {row["status"] for row in table} == {"answered"}
