@@ -38,7 +38,7 @@ copied() {
     printf '%s\n' "$line"
     case $line in
       "" | srun:* | slurmstepd:*) ;;
-      *[Ee]rror:*) found=1 && printf '%s' "${line#launch: }" >"$1" ;;
+      *[Ee]rror:* | *ERROR:*) found=1 && printf '%s' "${line#launch: }" >"$1" ;;
       launch:*) ;;
       *) [[ -n "$found" ]] || printf '%s' "$line" >"$1" ;;
     esac

@@ -44,15 +44,17 @@ state() {
   read_state "${tpu[@]}" state
 }
 
+# create: fails with 2 where the cloud refuses what no other try changes: a right, a type, a version that it does not know.
 create() {
-  local spot=()
-  [[ -n "${SPOT:-}" ]] && spot=(--spot)
+  local asked=("${tpu[@]}" create "${place[@]}" --accelerator-type "${TYPE:?set TYPE}" --version "$VERSION")
   if [[ -n "${QUEUED:-}" ]]; then
-    run gcloud compute tpus queued-resources create "$NAME" --node-id "$NAME" --zone "$ZONE" \
-      --accelerator-type "${TYPE:?set TYPE}" --runtime-version "$VERSION" "${spot[@]}"
-  else
-    run "${tpu[@]}" create "${place[@]}" --accelerator-type "${TYPE:?set TYPE}" --version "$VERSION" "${spot[@]}"
+    asked=(gcloud compute tpus queued-resources create "$NAME" --node-id "$NAME" --zone "$ZONE"
+      --accelerator-type "$TYPE" --runtime-version "$VERSION")
   fi
+  [[ -z "${SPOT:-}" ]] || asked+=(--spot)
+  remembered run "${asked[@]}" && return
+  [[ ! "$last_line" =~ PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT ]] || return 2
+  return 1
 }
 
 remove() {
@@ -74,7 +76,7 @@ there() {
     unread=1
     case $found in
       READY) say "$NAME is there" && return ;;
-      "") create || return 1; made=1 ;;
+      "") create || return; made=1 ;;
       CREATING | STARTING | RESTARTING | DELETING | ACCEPTED | PROVISIONING | WAITING_FOR_RESOURCES | SUSPENDING)
         say "waiting for $NAME, which is $found"
         sleep "${POLL_SECONDS:-20}" ;;

@@ -94,3 +94,20 @@ def test_a_state_that_could_be_read_before_is_read_again(tmp_path):
     given = {**POD, "ASKED": str(asked), "PORT": "1", "PYTHON": "true", "REMOTE": str(tmp_path / "remote")}
     done = launch("tpu_pod.sh", "run", **given)
     assert done.returncode == 0 and "ended with status 75; starting the whole job again (1 of" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "refused, tries",
+    [
+        ("PERMISSION_DENIED: not yours\n- '@type': of the cloud", 1),
+        ("INVALID_ARGUMENT: no such type", 1),
+        ("RESOURCE_EXHAUSTED: no capacity", 2),
+    ],
+)
+@pytest.mark.parametrize("queued", ["", "1"])
+def test_a_machine_that_the_cloud_refuses_for_good_is_asked_for_once(tmp_path, refused, tries, queued):
+    asked = tmp_path / "asked"
+    given = {**POD, "ASKED": str(asked), "REFUSED": refused, "QUEUED": queued, "RESTARTS": "1"}
+    done = launch("tpu_pod.sh", "run", **given, RESTART_SECONDS="0")
+    assert done.returncode == (2 if tries == 1 else 75) and done_with(asked) == ["create"] * tries
+    assert f"the last error was: ERROR: (gcloud) {refused.splitlines()[0]}\n" in done.stderr

@@ -91,15 +91,19 @@ def attainable_intervals(
 
     They are percentiles over resampled prompts, where levels, group shares and E_ref[g] are estimated anew;
     too narrow at few prompts, they are widened as Student's t widens a normal interval (Hesterberg 2015).
+    A ceiling is a maximum, which noise raises, in resamples once more: its percentiles are reflected at the
+    estimate (the basic bootstrap). Of features that tell nothing they excluded the truth, 0, of 80 tables in
+    18 %, reflected in 8 %.
     """
     table = tilted_table(scores, found.predicted, np.asarray(beta, scores.dtype))
     drawn = draw_weights(table.true, resamples, np.random.default_rng(seed))
     margins = margins_under(drawn, table.true, targets)
     multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, found.multipliers))
-    own = _prompts(scores, targets, confidence)
+    own, ceiling = _prompts(scores, targets, confidence), np.asarray(found.ceiling)
+    low, high = own.percentiles(_ceilings(table, targets, drawn))
     return AttainableIntervals(
         multipliers=Estimate(np.asarray(found.multipliers), *own.percentiles(multipliers)),
-        ceiling=Estimate(np.asarray(found.ceiling), *own.percentiles(_ceilings(table, targets, drawn))),
+        ceiling=Estimate(ceiling, 2 * ceiling - high, 2 * ceiling - low),
         unreachable_share=float(np.mean(~solved)),
     )
 
