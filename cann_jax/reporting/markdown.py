@@ -8,6 +8,7 @@ from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.multipliers import multiplier_lines
 from cann_jax.reporting.samples import Sample, samples, shown_digits
 from cann_jax.run.results import bound_lines, headings, result_rows, summary_lines, verdict_lines
+from cann_jax.run.trained import reads_multipliers
 from cann_jax.training.health import Health
 
 # What is measured on prompts kept from training, and how the report names it.
@@ -36,7 +37,10 @@ def report_text(findings: Findings, state: str) -> str:
             _list(lines),
         ]
     if dual := findings.dual:
-        lines = [*multiplier_lines(dual), *(f"note: {sentence}" for sentence in dual["warnings"])]
+        lines = [
+            *multiplier_lines(dual, reads_multipliers(config)),
+            *(f"note: {sentence}" for sentence in dual["warnings"]),
+        ]
         picture = "![multiplier, trade-off and responses](dual/dual.png)"
         parts += ["## The dual", picture, _list(lines)]
     if lines := _training_lines(findings):

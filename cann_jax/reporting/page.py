@@ -29,6 +29,7 @@ from cann_jax.run.results import (
     verdicts,
 )
 from cann_jax.run.stages import holding
+from cann_jax.run.trained import reads_multipliers
 
 SAMPLES = 200  # prompts of the page; 1,000 with texts of 250 tokens would be 2 MB
 
@@ -58,7 +59,9 @@ def page(findings: Findings) -> str:
         lines=[] if results is None else [*summary_lines(results), *bound_lines(results)],
         improvements=improvements(findings),
         dual=findings.dual,
-        multipliers=[] if findings.dual is None else multiplier_lines(findings.dual),
+        multipliers=[]
+        if findings.dual is None
+        else multiplier_lines(findings.dual, reads_multipliers(findings.run.config)),
         curves=curves(findings),
         judged=None if findings.judged is None else judged(findings.judged),
         judge=None if findings.judged is None else judge_name(findings.judged),

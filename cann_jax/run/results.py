@@ -113,15 +113,11 @@ def summary_lines(results: Results) -> list[str]:
     tokens, stopped, fluency = (
         found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
     )
-    multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
-    weight = found["reward_weight"]
-    summed = "" if weight == 1 else f", weight of the reward {weight:g}"
     forecast = found["kl_predicted"]
     predicted = "no forecast" if forecast is None else f"predicted {forecast:.3f} at scale 1"
-    chosen = f"λ: {multipliers}{summed} (β = {found['beta']:g})"
     estimate = ", estimated from samples, which can fall below 0" if found["kl"] < 0 else ""
     return [
-        UNTRAINED["reference"] if policy_of(results) == "reference" else f"{chosen}; {_scale(results)}",
+        _policy_line(results),
         f"KL to the reference: {found['kl'] + 0.0:.3f} nats a response ({predicted}){estimate}",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
@@ -135,10 +131,29 @@ def policy_of(results: Results) -> str:
     return str(results["summary"].get("policy", "aligned"))  # results of before have none
 
 
-def _scale(results: Results) -> str:
-    untrained = UNTRAINED.get(policy_of(results))
+def multipliers_of(results: Results) -> str:
+    """Return the λ that the policy has learnt or been chosen by, in words; nothing where it knows none."""
+    known = {} if policy_of(results) == "reference" else results["summary"]["multipliers"]
+    return ", ".join(f"{name} {value:.4g}" for name, value in known.items())
+
+
+def _policy_line(results: Results) -> str:
+    """Return what was trained, and the λ and β of it."""
+    found, policy, known = results["summary"], policy_of(results), multipliers_of(results)
+    if policy == "reference":
+        return UNTRAINED[policy]
+    beta, weight = f"β = {found['beta']:g}", found["reward_weight"]
+    summed = "" if weight == 1 else f", weight of the reward {weight:g}"
+    chosen = f"λ: {known}{summed} ({beta})" if known else beta
+    return f"{chosen}; {UNTRAINED.get(policy) or _trained(results)}"
+
+
+def _trained(results: Results) -> str:
+    found = results["summary"]
+    if "trained" in found:
+        return f"trained: {found['trained']}"
     step = f", {NO_STEP}" if _took_no_step(results) else ""
-    return untrained or f"scale of the trained step: {results['summary']['scale']:.3f}{step}"
+    return f"scale of the trained step: {found['scale']:.3f}{step}"  # all that results of before say
 
 
 def _compute_line(found: Results | None) -> list[str]:
