@@ -157,7 +157,7 @@ PIPELINE = (
           reads={"align": ONE_STEP, "experts": DIAL, "dual": DIAL, "prealign": PREALIGNED,
                  "pairs": HELDOUT_FROM_PAIRS},
           writes=always("scale.json")),
-    Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
+    Stage("rounds", "Where did the one shot fall short?", when=ROUNDS, parts=("[0-9][0-9]*",),
           settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.train", "scorers"),

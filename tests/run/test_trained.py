@@ -13,8 +13,8 @@ from tests.builders import ROOT
 STEP = "one preference step with the reward r + ⟨λ, g⟩"
 LATER = "of training on the policy's own samples, λ moved in each by what was missing"
 PAIRS = "{dataset: local, path: own.jsonl, on_overlong: drop}"
-PEOPLE = ("--preferences", PAIRS, "--align.pairs", "dataset", "--align.loss", "dpo", "--align.labels",
-          "scores", "--align.group_size", "2", "--align.selection", "random", "--align.preference")  # fmt: skip
+PEOPLE = ("--preferences", PAIRS, "--align.pairs", "dataset", "--align.loss", "dpo", "--align.group_size",
+          "2", "--align.labels", "scores", "--align.selection", "random", "--align.preference")  # fmt: skip
 OFFSET = ("--align.loss", "dpo", "--align.safety_offset", "2")
 SOUP = ("--align.combination", "soup")
 
