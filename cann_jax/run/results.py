@@ -208,7 +208,7 @@ def verdict_lines(results: Results) -> list[str]:
 def bound_lines(results: Results) -> list[str]:
     """Return what each verdict rests on: the certificate's bounds, and the prompts that would decide."""
     return [
-        f"certificate of {row.get('label', name)}: {_bounds(row['certificate'], digits_of(row))}"
+        f"certificate of {row.get('label', name)}: {_bounds(row, row.get('label', name))}"
         for name, row in constraint_rows(results)
         if row["certificate"] is not None
     ]
@@ -229,8 +229,14 @@ def _verdict(name: str, row: Results, step: str) -> Verdict:
         "max_unsafe": f"Asked for at most {1 - bound:.{shares}%} unsafe, measured {1 - mean:.{shares}%}",
     }[row["goal"]]
     verdict = certificate["verdict"]
-    text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{step}"
+    text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{of_group(label)}{step}"
     return Verdict(verdict, text, f"certificate: {_ends(certificate, digits)}")
+
+
+def of_group(label: str) -> str:
+    """Return of which group the prompts of a constraint are, by its label: only those are counted."""
+    group = label.partition("@")[2]
+    return f" of group {group}" if group else ""
 
 
 def _ends(certificate: Results, digits: int) -> str:
@@ -240,10 +246,11 @@ def _ends(certificate: Results, digits: int) -> str:
     return f"lower bound {lower}, upper bound {upper}"
 
 
-def _bounds(certificate: Results, digits: int) -> str:
+def _bounds(row: Results, label: str) -> str:
+    certificate, digits = row["certificate"], digits_of(row)
     line = f"{_ends(certificate, digits)}, for {number(certificate['bound'], digits)}"
     if certificate["verdict"] != "undecided":
         return line
     needed = certificate["prompts_needed"]
-    count = "no number of prompts" if needed is None else f"about {needed} prompts"
+    count = "no number of prompts" if needed is None else f"about {needed} prompts{of_group(label)}"
     return f"{line}; {count} would decide at this estimate"
