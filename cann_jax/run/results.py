@@ -88,8 +88,8 @@ def digits_of(row: Results) -> int:
 def asked_change(row: Results) -> float | None:
     """Return the change that a score was asked for, over the reference on the prompts of the evaluation.
 
-    Of a constraint on a level it is what these prompts lack; the dual's margin is what those of the training
-    do.
+    Of a constraint on a level it is what these prompts lack; the dual's margin, which results of before have
+    for it, is what those of the training do.
     """
     certificate, asked = row.get("certificate"), row.get("asked")
     if asked is None or certificate is None or row["before"] is None or row["goal"] == "margin":

@@ -35,7 +35,7 @@ from cann_jax.run.policies import (
 )
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.resample import resample_policy
-from cann_jax.run.results import NO_STEP
+from cann_jax.run.results import NO_STEP, asked_change
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers, load_scorers
 from cann_jax.run.trained import is_foretold, reads_multipliers, trained_words
@@ -83,7 +83,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for constraint in constraints_of(config):
         name = constraint.name
-        rows[name] = {
+        row = {
             "label": dual.labels[name],
             "goal": constraint.goal,
             "asked": dual.margins[name],
@@ -92,6 +92,7 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
             "spread": dual.spread[name],
             "certificate": certificates.get(name),
         }
+        rows[name] = row | {"asked": asked_change(row)}  # of a level, what these prompts lack
     gain = _predicted(None if forecast is None else forecast.reward)
     rows[REWARD] = {"asked": None} | _plain_measure(REWARD, reference, aligned, config) | gain
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
