@@ -84,10 +84,7 @@ def _health_lines(health: Health) -> list[str]:
         lines.append(f"{health.heldout_prompts} prompts kept from training: {', '.join([loss, *others])}")
     if health.kept_step not in (None, health.steps):
         lines.append(f"stopped early: the weights are those after step {health.kept_step} of {health.steps}")
-    return lines + [
-        f"**warning**, after step {sign.first} and last after step {sign.last}: {sign.text}"
-        for sign in health.warnings
-    ]
+    return lines + [f"**warning**, {sign.when}: {sign.text}" for sign in health.warnings]
 
 
 def _sample(sample: Sample, digits: Mapping[str, int]) -> str:

@@ -47,7 +47,8 @@ TEMPLATES.filters["percent"] = percent
 def page(findings: Findings) -> str:
     """Return the report as HTML, with whatever the run has left so far."""
     results = findings.results
-    shown = samples(findings, SAMPLES)
+    few = findings.run.config.evaluate.examples
+    shown = samples(findings, SAMPLES) if few else []
     return TEMPLATES.get_template("report.html").render(
         **what_every_run_has(findings),
         state=state(findings),
@@ -73,6 +74,7 @@ def page(findings: Findings) -> str:
         tries=tries(findings),
         rounds=rounds(findings),
         samples=shown,
+        few=few,
         sample_digits=shown_digits(shown),
         sample_groups=sorted({sample.group for sample in shown if sample.group}),
         scores=findings.scores,
