@@ -1,8 +1,11 @@
 """Command-line arguments to a command's own flags and, where it has one, its configuration."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
+
+import yaml
 
 from cann_jax.command_line.commands import Command, Flags
 from cann_jax.command_line.yaml_file import read_yaml
@@ -15,6 +18,7 @@ from cann_jax.config.schema import (
     section_type,
 )
 from cann_jax.files.errors import InputError, listed, nearest
+from cann_jax.files.yaml_text import load_yaml
 
 Config = TypeVar("Config")
 Pairs = list[tuple[str, str]]
@@ -179,12 +183,19 @@ def _overridden(values: Mapping[str, Any], path: Sequence[str], key: str, text: 
     name, *rest = path
     if not rest:
         return {**values, name: text}
-    inner = values.get(name)
-    inner = None if inner == "null" else inner  # as an earlier flag spells it
+    inner = _spelled(values.get(name))
     if not isinstance(inner, dict | None):
         above = ".".join(key.split(".")[: -len(rest)])
         raise InputError(f"command line: --{key}: {above} is {inner!r} and holds no keys")
     return {**values, name: _overridden(inner or {}, rest, key, text)}
+
+
+def _spelled(value: Any) -> Any:
+    """Return the mapping or the null that an earlier flag has spelled; any other value as it is."""
+    with contextlib.suppress(yaml.YAMLError):
+        found = load_yaml(value) if isinstance(value, str) else value
+        return found if isinstance(found, Mapping | None) else value
+    return value
 
 
 def wants_help(argv: Sequence[str]) -> bool:

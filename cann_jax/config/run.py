@@ -168,7 +168,7 @@ class EvaluateConfig:
         responses: Responses a prompt, from the reference and from the aligned model.
         confidence: Level of the paired-bootstrap intervals, and of the certificate over all constraints.
         bootstrap: Bootstrap resamples of the prompts.
-        examples: Before/after samples in the report.
+        examples: Before/after samples in the report, whose page has more on demand; 0 shows none.
         also: Further scorers that are measured only, by name: ``kind`` and that kind's keys.
         policy: What is compared with the reference: what the run ``aligned``; or, with nothing trained, the
             ``reference`` itself, drawn anew, or ``resample``: one of sample.responses responses of the

@@ -215,6 +215,9 @@ def _as_mapping(value: Any, key: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise _wrong(value, key, "a mapping")
+    for name in (name for name, inner in value.items() if inner is None and ":" in str(name)):
+        spaced = str(name).replace(":", ": ", 1)
+        raise SchemaError(key, f"holds {str(name)!r} without a value; put a space after the colon: {spaced}")
     return value
 
 

@@ -66,7 +66,8 @@ def shown(value: object) -> str:
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """Return the most similar of ``words``, or one that begins so; None where a guess would be arbitrary."""
     known, asked = {each.casefold(): each for each in words}, word.casefold()
-    close = difflib.get_close_matches(asked, known, n=1) or [each for each in known if each.startswith(asked)]
+    begun = [each for each in known if asked and each.startswith(asked)]
+    close = difflib.get_close_matches(asked, known, n=1) or begun
     return known[close[0]] if close else None
 
 

@@ -22,6 +22,7 @@ from cann_jax.run.results import (
     asked_change,
     digits_of,
     interval,
+    multipliers_of,
     number,
     policy_of,
     predicted_of,
@@ -110,10 +111,9 @@ def _summary(name: str, findings: Findings) -> tuple[str, ...]:
     if findings.results is None:
         return (name, state(findings), *("–" for _ in SUMMARY[2:]))
     found, policy = findings.results["summary"], policy_of(findings.results)
-    multipliers = (f"{label} {value:.4g}" for label, value in found["multipliers"].items())
     return (
         *(name, found["verdict"]),
-        "–" if policy == "reference" else ", ".join(multipliers),
+        multipliers_of(findings.results) or "–",
         f"{found['kl']:.3f}",
         "–" if found["kl_predicted"] is None else f"{found['kl_predicted']:.3f}",
         "{:.1f} → {:.1f}".format(*found["response_tokens"]),

@@ -8,6 +8,7 @@ from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.multipliers import multiplier_lines
 from cann_jax.reporting.samples import Sample, samples, shown_digits
 from cann_jax.run.results import bound_lines, headings, result_rows, summary_lines, verdict_lines
+from cann_jax.run.trained import reads_multipliers
 from cann_jax.training.health import Health
 
 # What is measured on prompts kept from training, and how the report names it.
@@ -36,7 +37,10 @@ def report_text(findings: Findings, state: str) -> str:
             _list(lines),
         ]
     if dual := findings.dual:
-        lines = [*multiplier_lines(dual), *(f"note: {sentence}" for sentence in dual["warnings"])]
+        lines = [
+            *multiplier_lines(dual, reads_multipliers(config)),
+            *(f"note: {sentence}" for sentence in dual["warnings"]),
+        ]
         picture = "![multiplier, trade-off and responses](dual/dual.png)"
         parts += ["## The dual", picture, _list(lines)]
     if lines := _training_lines(findings):
@@ -80,10 +84,7 @@ def _health_lines(health: Health) -> list[str]:
         lines.append(f"{health.heldout_prompts} prompts kept from training: {', '.join([loss, *others])}")
     if health.kept_step not in (None, health.steps):
         lines.append(f"stopped early: the weights are those after step {health.kept_step} of {health.steps}")
-    return lines + [
-        f"**warning**, after step {sign.first} and last after step {sign.last}: {sign.text}"
-        for sign in health.warnings
-    ]
+    return lines + [f"**warning**, {sign.when}: {sign.text}" for sign in health.warnings]
 
 
 def _sample(sample: Sample, digits: Mapping[str, int]) -> str:

@@ -8,12 +8,17 @@ import numpy as np
 from cann_jax.analysis.curve_plots import interval_of
 
 
-def multiplier_lines(dual: Mapping[str, Any]) -> list[str]:
-    """Return a line on the λ of each constraint, and one on its shadow price."""
-    return [line for index in range(len(dual["constraints"])) for line in _lines(dual, index)]
+def multiplier_lines(dual: Mapping[str, Any], read: bool = True) -> list[str]:
+    """Return a line on the λ of each constraint, and one on its shadow price.
+
+    Args:
+        dual: What the dual found.
+        read: Whether λ has a part in what the run makes.
+    """
+    return [line for index in range(len(dual["constraints"])) for line in _lines(dual, index, read)]
 
 
-def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
+def _lines(dual: Mapping[str, Any], index: int, read: bool) -> list[str]:
     label, reach = dual["constraints"][index], dual.get("attainable")
     lines = [f"λ* of {label}, on the scores: {_with_interval(dual, index, label)}"]
     value = float(dual["multipliers"][index])
@@ -22,7 +27,9 @@ def _lines(dual: Mapping[str, Any], index: int) -> list[str]:
             f"attainable λ of {label}, by what the model can tell: {_with_interval(reach, index, label)}"
         )
     chosen = dual.get("chosen")
-    if chosen is not None and chosen["multipliers"][index] is not None:
+    if not read:
+        lines[-1] += "; the run takes none"
+    elif chosen is not None and chosen["multipliers"][index] is not None:
         used = float(chosen["multipliers"][index])
         lines[-1] += f"; the run takes {used:.4g}"
         if chosen["by"] != "given":  # one that was given is no price of this margin

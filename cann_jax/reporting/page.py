@@ -29,6 +29,7 @@ from cann_jax.run.results import (
     verdicts,
 )
 from cann_jax.run.stages import holding
+from cann_jax.run.trained import reads_multipliers
 
 SAMPLES = 200  # prompts of the page; 1,000 with texts of 250 tokens would be 2 MB
 
@@ -46,7 +47,8 @@ TEMPLATES.filters["percent"] = percent
 def page(findings: Findings) -> str:
     """Return the report as HTML, with whatever the run has left so far."""
     results = findings.results
-    shown = samples(findings, SAMPLES)
+    few = findings.run.config.evaluate.examples
+    shown = samples(findings, SAMPLES) if few else []
     return TEMPLATES.get_template("report.html").render(
         **what_every_run_has(findings),
         state=state(findings),
@@ -58,7 +60,9 @@ def page(findings: Findings) -> str:
         lines=[] if results is None else [*summary_lines(results), *bound_lines(results)],
         improvements=improvements(findings),
         dual=findings.dual,
-        multipliers=[] if findings.dual is None else multiplier_lines(findings.dual),
+        multipliers=[]
+        if findings.dual is None
+        else multiplier_lines(findings.dual, reads_multipliers(findings.run.config)),
         curves=curves(findings),
         judged=None if findings.judged is None else judged(findings.judged),
         judge=None if findings.judged is None else judge_name(findings.judged),
@@ -70,6 +74,7 @@ def page(findings: Findings) -> str:
         tries=tries(findings),
         rounds=rounds(findings),
         samples=shown,
+        few=few,
         sample_digits=shown_digits(shown),
         sample_groups=sorted({sample.group for sample in shown if sample.group}),
         scores=findings.scores,

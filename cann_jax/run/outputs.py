@@ -244,6 +244,11 @@ def read_calibration(run: Run) -> dict[str, Any]:
     return dict(read_json(run.folder / "calibrate" / "scale.json"))
 
 
+def meets_aim(calibration: Mapping[str, Any]) -> bool:
+    """Return whether the scale meets its aim, confirmed by a sample there; then no round is run."""
+    return bool(calibration["met"] and calibration["confirmed"])
+
+
 def read_coefficients(run: Run) -> list[float]:
     """Read the coefficients that the dial is set to, in the order of ``RunConfig.experts``."""
     found = read_calibration(run)["coefficients"]

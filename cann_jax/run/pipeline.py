@@ -157,7 +157,7 @@ PIPELINE = (
           reads={"align": ONE_STEP, "experts": DIAL, "dual": DIAL, "prealign": PREALIGNED,
                  "pairs": HELDOUT_FROM_PAIRS},
           writes=always("scale.json")),
-    Stage("rounds", "Where did the one shot fall short?", when=ROUNDS,
+    Stage("rounds", "Where did the one shot fall short?", when=ROUNDS, parts=("[0-9][0-9]*",),
           settings=("model", "prompts", "sample", "align", "rounds", "online", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.train", "scorers"),
@@ -167,7 +167,8 @@ PIPELINE = (
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
           parts=("reference", "aligned*"),
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "align.dial",
-                    "align.safety_offset", "rounds", "dual.beta", "seed", *SCORERS, *TARGETS),
+                    "align.safety_offset", "align.pairs", "align.preference", "rounds", "dual.beta", "seed",
+                    *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
           reads=always("score", "dual")
           | {"align": ONE_STEP, "experts": DIAL, "calibrate": CALIBRATED, "rounds": ROUNDS,

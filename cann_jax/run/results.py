@@ -88,8 +88,8 @@ def digits_of(row: Results) -> int:
 def asked_change(row: Results) -> float | None:
     """Return the change that a score was asked for, over the reference on the prompts of the evaluation.
 
-    Of a constraint on a level it is what these prompts lack; the dual's margin is what those of the training
-    do.
+    Of a constraint on a level it is what these prompts lack; the dual's margin, which results of before have
+    for it, is what those of the training do.
     """
     certificate, asked = row.get("certificate"), row.get("asked")
     if asked is None or certificate is None or row["before"] is None or row["goal"] == "margin":
@@ -113,15 +113,11 @@ def summary_lines(results: Results) -> list[str]:
     tokens, stopped, fluency = (
         found[key] for key in ("response_tokens", "stopped", "reference_logp_per_token")
     )
-    multipliers = ", ".join(f"{name} {value:.4g}" for name, value in found["multipliers"].items())
-    weight = found["reward_weight"]
-    summed = "" if weight == 1 else f", weight of the reward {weight:g}"
     forecast = found["kl_predicted"]
     predicted = "no forecast" if forecast is None else f"predicted {forecast:.3f} at scale 1"
-    chosen = f"λ: {multipliers}{summed} (β = {found['beta']:g})"
     estimate = ", estimated from samples, which can fall below 0" if found["kl"] < 0 else ""
     return [
-        UNTRAINED["reference"] if policy_of(results) == "reference" else f"{chosen}; {_scale(results)}",
+        _policy_line(results),
         f"KL to the reference: {found['kl'] + 0.0:.3f} nats a response ({predicted}){estimate}",
         f"response length: {tokens[0]:.1f} → {tokens[1]:.1f} tokens; "
         f"ended with an end token {stopped[0]:.0%} → {stopped[1]:.0%}",
@@ -135,10 +131,29 @@ def policy_of(results: Results) -> str:
     return str(results["summary"].get("policy", "aligned"))  # results of before have none
 
 
-def _scale(results: Results) -> str:
-    untrained = UNTRAINED.get(policy_of(results))
+def multipliers_of(results: Results) -> str:
+    """Return the λ that the policy has learnt or been chosen by, in words; nothing where it knows none."""
+    known = {} if policy_of(results) == "reference" else results["summary"]["multipliers"]
+    return ", ".join(f"{name} {value:.4g}" for name, value in known.items())
+
+
+def _policy_line(results: Results) -> str:
+    """Return what was trained, and the λ and β of it."""
+    found, policy, known = results["summary"], policy_of(results), multipliers_of(results)
+    if policy == "reference":
+        return UNTRAINED[policy]
+    beta, weight = f"β = {found['beta']:g}", found["reward_weight"]
+    summed = "" if weight == 1 else f", weight of the reward {weight:g}"
+    chosen = f"λ: {known}{summed} ({beta})" if known else beta
+    return f"{chosen}; {UNTRAINED.get(policy) or _trained(results)}"
+
+
+def _trained(results: Results) -> str:
+    found = results["summary"]
+    if "trained" in found:
+        return f"trained: {found['trained']}"
     step = f", {NO_STEP}" if _took_no_step(results) else ""
-    return untrained or f"scale of the trained step: {results['summary']['scale']:.3f}{step}"
+    return f"scale of the trained step: {found['scale']:.3f}{step}"  # all that results of before say
 
 
 def _compute_line(found: Results | None) -> list[str]:
@@ -193,7 +208,7 @@ def verdict_lines(results: Results) -> list[str]:
 def bound_lines(results: Results) -> list[str]:
     """Return what each verdict rests on: the certificate's bounds, and the prompts that would decide."""
     return [
-        f"certificate of {row.get('label', name)}: {_bounds(row['certificate'], digits_of(row))}"
+        f"certificate of {row.get('label', name)}: {_bounds(row, row.get('label', name))}"
         for name, row in constraint_rows(results)
         if row["certificate"] is not None
     ]
@@ -214,8 +229,14 @@ def _verdict(name: str, row: Results, step: str) -> Verdict:
         "max_unsafe": f"Asked for at most {1 - bound:.{shares}%} unsafe, measured {1 - mean:.{shares}%}",
     }[row["goal"]]
     verdict = certificate["verdict"]
-    text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{step}"
+    text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{of_group(label)}{step}"
     return Verdict(verdict, text, f"certificate: {_ends(certificate, digits)}")
+
+
+def of_group(label: str) -> str:
+    """Return of which group the prompts of a constraint are, by its label: only those are counted."""
+    group = label.partition("@")[2]
+    return f" of group {group}" if group else ""
 
 
 def _ends(certificate: Results, digits: int) -> str:
@@ -225,10 +246,11 @@ def _ends(certificate: Results, digits: int) -> str:
     return f"lower bound {lower}, upper bound {upper}"
 
 
-def _bounds(certificate: Results, digits: int) -> str:
+def _bounds(row: Results, label: str) -> str:
+    certificate, digits = row["certificate"], digits_of(row)
     line = f"{_ends(certificate, digits)}, for {number(certificate['bound'], digits)}"
     if certificate["verdict"] != "undecided":
         return line
     needed = certificate["prompts_needed"]
-    count = "no number of prompts" if needed is None else f"about {needed} prompts"
+    count = "no number of prompts" if needed is None else f"about {needed} prompts{of_group(label)}"
     return f"{line}; {count} would decide at this estimate"

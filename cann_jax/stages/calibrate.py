@@ -253,7 +253,7 @@ def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:
     if not found.met:
         print(
             "calibrate: no scale within calibrate.kl_limit and calibrate.largest meets every aim; the "
-            f"nearest is kept. Lower the margin, train on more prompts, or {otherwise}"
+            f"nearest is kept. Ask for less, train on more prompts, or {otherwise}"
         )
     if not search.confirmed:
         print(

@@ -35,9 +35,10 @@ from cann_jax.run.policies import (
 )
 from cann_jax.run.prompts import encoded_prompts, print_overlong
 from cann_jax.run.resample import resample_policy
-from cann_jax.run.results import NO_STEP
+from cann_jax.run.results import NO_STEP, asked_change
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import Scorers, load_scorers
+from cann_jax.run.trained import is_foretold, reads_multipliers, trained_words
 from cann_jax.run.training import aligned_decoder
 
 # Added to the run's seed, so that held-out draws are not those of the training prompts.
@@ -76,13 +77,13 @@ def _compared(run: Run, scorers: Scorers, draw: Draw, reference: Sampled) -> Sam
 def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
     """Return asked, predicted, measured, interval and verdict of each score, the rest under ``summary``."""
     config, dual = run.config, read_dual(run)
-    if not _is_one_step(config):
+    if not is_foretold(run, dual):
         dual = replace(dual, forecast=None)
     (certificates, verdict), forecast = _certified(config, reference, aligned), dual.forecast
     rows: dict[str, Any] = {}
     for constraint in constraints_of(config):
         name = constraint.name
-        rows[name] = {
+        row = {
             "label": dual.labels[name],
             "goal": constraint.goal,
             "asked": dual.margins[name],
@@ -91,24 +92,18 @@ def results(run: Run, reference: Sampled, aligned: Sampled) -> dict[str, Any]:
             "spread": dual.spread[name],
             "certificate": certificates.get(name),
         }
+        rows[name] = row | {"asked": asked_change(row)}  # of a level, what these prompts lack
     gain = _predicted(None if forecast is None else forecast.reward)
     rows[REWARD] = {"asked": None} | _plain_measure(REWARD, reference, aligned, config) | gain
     also = {name: _plain_measure(name, reference, aligned, config) for name in config.evaluate.also}
-    multipliers = {
-        dual.labels[name]: value
-        for name, value in zip(config.constraints, read_multipliers(run), strict=True)
-    }
+    chosen = zip(config.constraints, read_multipliers(run), strict=True)
+    multipliers = {dual.labels[name]: value for name, value in chosen} if reads_multipliers(config) else {}
     found = summary(reference, aligned, dual, multipliers)
     found |= {"scale": read_final_scale(run), "policy": config.evaluate.policy}
+    found |= {"trained": trained_words(run)}
     compute = summed(run.ledger.before | {"evaluate": run.ledger.total})
     found |= {"verdict": str(verdict), "compute": compute}
     return {**rows, "summary": found | {"confidence": config.evaluate.confidence}, "also": also}
-
-
-def _is_one_step(config: RunConfig) -> bool:
-    """Return whether the policy is one step on r_λ, of which alone the dual's forecast tells."""
-    align, one_shot = config.align, config.trains and config.rounds == 1
-    return one_shot and align.safety_offset is None and align.combination != "soup"
 
 
 def _certified(

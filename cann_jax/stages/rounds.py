@@ -5,8 +5,9 @@ A round samples the policy, moves λ_j by the margin that it misses,
 samples under the new labels; the KL penalty and the reference log-probs stay those of π_ref.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -27,13 +28,16 @@ from cann_jax.run.outputs import (
     Columns,
     DualAnswer,
     constraints_of,
+    meets_aim,
     read_calibration,
     read_dual,
+    read_scale,
     read_scores,
     scores_to_tilt,
     write_rounds,
     write_weights,
 )
+from cann_jax.run.pipeline import PIPELINE
 from cann_jax.run.policies import Draw, sample_policy
 from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.results import number as signed
@@ -49,10 +53,15 @@ from cann_jax.run.training import (
     split_decoder,
     train,
 )
+from cann_jax.runtime.distributed import is_first
 from cann_jax.training.checkpoints import load_weights, save_weights
 from cann_jax.training.health import read_health
 
 ROUND, WEIGHTS = "round.json", "weights"
+STAGE = next(stage for stage in PIPELINE if stage.name == "rounds")
+OF_A_ROUND = tuple(
+    key for key in STAGE.settings if key != "rounds"
+)  # how many there are changes none of them
 SEED = 2_000_003  # times the round, added to the run's seed: no round repeats another's draws
 
 Multipliers = Mapping[str, float]  # by constraint
@@ -98,15 +107,26 @@ def run(run: Run) -> None:
     weights = one_shot_weights(run, model)
     multipliers: Multipliers = dual.multipliers
     records = []
-    enough = config.calibrated and all(read_calibration(run)[key] for key in ("met", "confirmed"))
+    enough = config.calibrated and meets_aim(read_calibration(run))
     if enough:
         print("rounds: the calibrated step meets its aim, so that no further round is needed")
-    for number in range(2, 2 if enough else config.rounds + 1):
-        weights, record = _round(shared, weights, multipliers, number, folder / f"{number:02d}")
+    folders = {number: folder / f"{number:02d}" for number in range(2, 2 if enough else config.rounds + 1)}
+    if is_first():
+        _remove_others(folder, folders.values())
+    for number, own in folders.items():
+        weights, record = _round(shared, weights, multipliers, number, own)
         multipliers = record["multipliers"]
         records.append(record)
     write_weights(run, "rounds", weights)
     write_rounds(run, records)
+
+
+def _remove_others(folder: epath.Path, kept: Collection[epath.Path]) -> None:
+    """Remove the folders of rounds that this run does not have, which an earlier start of it had."""
+    names = {each.name for each in kept}
+    for child in list(folder.iterdir()):
+        if any(fnmatchcase(child.name, part) for part in STAGE.parts) and child.name not in names:
+            child.rmtree()
 
 
 def _round(
@@ -115,7 +135,7 @@ def _round(
     """Run one round, or read back a finished one; return the weights and the round's record."""
     before = commit_fingerprint(folder.parent / f"{number - 1:02d}")
     outputs = (ROUND, f"{WEIGHTS}/*")
-    with run_part(shared.run, "rounds", folder.name, (), {"after": before}, outputs) as part:
+    with run_part(shared.run, STAGE.name, folder.name, OF_A_ROUND, {"after": before}, outputs) as part:
         if part is not None:
             return _new_round(shared, weights, multipliers, number, folder)
     return load_weights(folder / WEIGHTS, shared.model.reference), read_json(folder / ROUND)
@@ -131,7 +151,9 @@ def _new_round(
     draw = Draw(prompts, run.config.online.responses, seed, folder)
     sampled = sample_policy(run, shared.scorers, policy, draw, RESPONSES)
     responses, scores = sampled.responses, sampled.scores
-    before = {name: values[chosen] for name, values in shared.reference.items()}
+    # A step of scale 0 leaves the reference itself, whose improvement is 0 and not what two draws differ by.
+    unmoved = number == 2 and read_scale(run) == 0
+    before = scores if unmoved else {name: values[chosen] for name, values in shared.reference.items()}
     record = dual_step(run, shared.dual, multipliers, before, scores, responses) | {"round": number}
     print(_summary(record, shared.dual), flush=True)
     rewards = pseudo_reward(

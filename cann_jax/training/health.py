@@ -39,6 +39,12 @@ class Sign:
     last: int
     text: str
 
+    @property
+    def when(self) -> str:
+        """When it was seen, in words."""
+        last = "" if self.last == self.first else f" and last after step {self.last}"
+        return f"after step {self.first}{last}"
+
 
 @dataclass(frozen=True)
 class Health:

@@ -8,7 +8,7 @@ from cann_jax.command_line.run_options import parse_run
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.comparison import _summary
 from cann_jax.reporting.multipliers import _shadow_price
-from cann_jax.run.results import number, summary_lines, verdicts
+from cann_jax.run.results import bound_lines, number, summary_lines, verdicts
 from cann_jax.run.run import Run
 from tests.reporting.conftest import CERTIFICATE, DUAL, RESULTS, SIGN
 
@@ -18,13 +18,19 @@ SHORT = CERTIFICATE | {"verdict": "fails", "mean": 0.3, "prompts_needed": None}
 WARNED = (SimpleNamespace(health=SimpleNamespace(warnings=[SIGN])),)
 
 
-def steps(certificate, *flags, scale=1.25, **more) -> list[str]:
+def steps(certificate, *flags, scale=1.25, label="safe", **more) -> list[str]:
     """Return what is advised to a run of the quickstart's settings with this certificate."""
     row, summary = RESULTS["safe"] | {"certificate": certificate}, RESULTS["summary"] | {"scale": scale}
+    row |= {"label": label}
+    own = (
+        ()
+        if "--constraints" in flags
+        else ("--constraints", "{safe: {scorer: {kind: relevance}, margin: 0.5}}")
+    )
     found = {
-        "run": Run(parse_run(["--config", "quickstart", *flags])[0]),
+        "run": Run(parse_run(["--config", "quickstart", *own, *flags])[0]),
         "results": RESULTS | {"safe": row, "summary": summary},
-        **{"at_work": None, "commits": {}, "dual": None, "calibration": None, "trainings": ()},
+        **{"at_work": None, "commits": {}, "dual": None, "calibration": None, "trainings": (), "rounds": []},
     }
     return next_steps(SimpleNamespace(**found | more))
 
@@ -67,6 +73,94 @@ def test_a_margin_has_one_maximum(by, most):
     """Two lines apart stood the ceiling of a λ that the run did not take, and the largest margin."""
     dual = DUAL | {"feasible": "no", "chosen": DUAL["chosen"] | {"by": by}}
     assert f"(safe asks +0.500, of {most} at most)" in steps(SHORT, results=None, dual=dual)[0]
+
+
+MET = {"met": True, "confirmed": True, "scale": 1.2, "kl": 0.2}
+
+
+@pytest.mark.parametrize(
+    "calibration, flags, rounds, said",
+    [
+        (
+            MET,
+            ("--calibrate.aim", "margin"),
+            [],
+            "raise calibrate.responses or give more prompts.calibration, which decide the scale, or set "
+            "calibrate.aim to certificate, which goes further",
+        ),
+        (
+            MET,
+            ("--calibrate.aim", "certificate", "--rounds", "2"),
+            [],
+            "raise calibrate.responses or give more prompts.calibration, which decide the scale, or ask for "
+            "more than it",
+        ),
+        (
+            MET | {"confirmed": False},
+            (),
+            [],
+            "raise calibrate.tries, so that a sample confirms the scale, or set rounds to 2, which go on "
+            "from here with λ raised by what is missing",
+        ),
+        (
+            {"met": False, "scale": 0.0, "kl": 0.0},
+            ("--rounds", "2"),
+            [{"round": 2}],
+            "set rounds to 3, which go on from here with λ raised by what is missing",
+        ),
+    ],
+)
+def test_rounds_are_advised_where_some_would_be_run(calibration, flags, rounds, said):
+    """Rounds are skipped where calibration met its aim; after some, the scale that they began at is past."""
+    (step,) = steps(SHORT, *flags, calibration=calibration, rounds=rounds)
+    assert step == f"safe falls short of the margin: {said}."
+
+
+def test_people_s_labels_are_not_told_to_move_lambda():
+    flags = (
+        "--preferences",
+        "{dataset: local, path: x.jsonl, on_overlong: drop}",
+        "--align.pairs",
+        "dataset",
+    )
+    flags += ("--align.loss", "dpo", "--align.labels", "scores", "--align.group_size", "2")
+    (step,) = steps(SHORT, *flags, "--align.preference", "safer", dual=DUAL | {"margins": [0.9]})
+    assert step == "safe falls short of the margin: train on more pairs."
+
+
+@pytest.mark.parametrize(
+    "goal, short, less",
+    [
+        ("margin: 0.5", "falls short of the margin", "lower the margin"),
+        ("at_least: 0.5", "falls short of at_least 0.5", "lower at_least"),
+        ("max_unsafe: 0.5", "has more unsafe responses than max_unsafe 0.5", "raise max_unsafe"),
+    ],
+)
+def test_advice_has_the_words_of_the_setting(goal, short, less):
+    """Of at_least it said "falls short of the margin: it is above what this model can tell; lower it"."""
+    flags = ("--constraints", f"{{safe: {{scorer: {{kind: relevance}}, {goal}, group: even}}}}")
+    dual = DUAL | {"constraints": ["safe@even"], "margins": [0.9]}
+    (step,) = steps(SHORT, *flags, label="safe@even", dual=dual)
+    assert step == (
+        f"safe@even {short}: the training prompts ask for +0.900 over the reference, above the +0.700 that "
+        f"this model can tell; {less}, or sample more prompts."
+    )
+    (step,) = steps(None, *flags, results=None, dual=dual | {"feasible": "no"})
+    assert step.endswith(f"of +0.700 at most): {less}, and start train again.")
+    (step,) = steps(NEAR, *flags, label="safe@even")
+    assert f"any number of prompts; {less}, or train for more" in step
+
+
+def test_prompts_of_a_group_are_counted_as_such():
+    """It was "evaluate on about 298 held-out prompts instead of 8", of a file with 16, 8 in the group."""
+    flags = ("--constraints", "{safe: {scorer: {kind: relevance}, margin: 0.5, group: even}}")
+    (step,) = steps(CERTIFICATE, *flags, label="safe@even")
+    assert step.startswith("safe@even: evaluate on about 9 held-out prompts of group even instead of 2 (prom")
+    found = RESULTS | {"safe": RESULTS["safe"] | {"label": "safe@even"}}
+    assert verdicts(found)[0].text.endswith(" on 2 unseen prompts of group even")
+    assert bound_lines(found)[0].endswith("; about 9 prompts of group even would decide at this estimate")
+    for certificate in (UNBOUNDED, UNBOUNDED | {"prompts": 1}):
+        assert " of group even " in steps(certificate, *flags, label="safe@even")[0]
 
 
 def test_a_scale_at_its_limit_comes_before_a_step_that_is_called_too_long():

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -15,7 +16,7 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InfeasibleError
 from cann_jax.report import main
-from cann_jax.reporting.advice import _beyond
+from cann_jax.reporting.advice import _beyond, terms_of
 from cann_jax.reporting.findings import Findings
 from cann_jax.reporting.finished_run import finished_run
 from cann_jax.reporting.multipliers import multiplier_lines
@@ -214,12 +215,13 @@ def test_a_level_is_judged_by_the_mean_and_told_so():
         (["--rounds", "3"], "set rounds to 4"),
         (
             ["--align.safety_offset", "1", "--align.loss", "dpo", "--align.labels", "scores"],
-            "ask for more than the margin, or train on more prompts",
+            "ask for more than it, or train on more prompts",
         ),
     ],
 )
 def test_only_what_can_be_set_is_advised(flags, step):
-    assert step in _beyond(parse_run(["--config", "quickstart", *flags])[0])
+    config = parse_run(["--config", "quickstart", *flags])[0]
+    assert step in _beyond(config, terms_of(config.constraints["relevance"]))
 
 
 def test_train_writes_it_where_the_margins_are_out_of_reach(folder, monkeypatch, capsys):
@@ -248,6 +250,18 @@ def test_what_stages_have_cost_is_shown_where_it_is_known(folder):
     assert any(row.startswith("score") and row.endswith("to be run – – –") for row in rows)
     text = " ".join(written.split())
     assert "1 training of a policy; 1,234 tokens drawn; 2.5e+12 training FLOPs; unknown seconds." in text
+
+
+@pytest.mark.parametrize("few, said", [(12, ""), (2, "; the first 2, and the others on demand"), (0, None)])
+def test_as_many_samples_are_shown_as_the_setting_says(folder, few, said):
+    """It was "the first 12, and the others on demand", of 3 and of any setting."""
+    run = finished_run(str(folder))
+    run.config = replace(run.config, evaluate=replace(run.config.evaluate, examples=few))
+    written = " ".join(page(Findings(run)).split())
+    assert ("chosen evenly over the file" in written) == (said is not None)
+    if said is not None:
+        assert f"chosen evenly over the file{said}. All responses" in written
+        assert f'<div id="sample-list" data-few="{few}">' in written
 
 
 def test_the_versions_of_a_run_are_recorded():
@@ -297,8 +311,9 @@ def browser(tmp_path):
 def test_search_order_and_theme_work_in_a_browser_without_an_error(folder, browser):
     elements(folder)
     text = (folder / "report.html").read_text()
-    assert "const few = 12," in text
-    (folder / "driven.html").write_text(text.replace("few = 12", "few = 2").replace("</body>", DRIVE))
+    assert 'data-few="12"' in text
+    few = text.replace('data-few="12"', 'data-few="2"')
+    (folder / "driven.html").write_text(few.replace("</body>", DRIVE))
     dom, said = browser(folder / "driven.html")
     assert not said
     told = json.loads(Elements(dom.partition("\n")[2] or dom).texts("title")[0])

@@ -275,7 +275,11 @@ def test_rounds_start_from_the_scaled_step_and_are_spared_where_it_meets_its_aim
     found = read(folder, "calibrate/scale.json")
     assert found["met"] is met
     assert ("no further round is needed" in capsys.readouterr().out) == met
-    assert len(read(folder, "rounds/rounds.json")) == (0 if met else 1)
+    records = read(folder, "rounds/rounds.json")
+    assert len(records) == (0 if met else 1)
+    for record in records:  # at scale 0 the policy is the reference, and draws of both differed by +0.017
+        assert found["scale"] == 0 and record["measured_improvement"] == {"relevance": 0}
+        assert record["multipliers"]["relevance"] > record["multipliers_before"]["relevance"]
     trained, after = (saved_weights(folder / f"runs/tiny/{stage}/weights") for stage in ("align", "rounds"))
     factors = [path for path in trained if "'b'" in path]
     assert factors and after.keys() == trained.keys()
@@ -328,6 +332,11 @@ def test_a_level_of_the_reference_is_judged_by_the_sample(copied):
     certificate = found["relevance"]["certificate"]
     assert found["summary"]["scale"] == 0 and certificate["verdict"] == "holds"
     assert certificate["lower"] < certificate["mean"] < certificate["upper"]
+    # The table showed what the held-out prompts lack, and the file what those of the training did.
+    assert found["relevance"]["asked"] == pytest.approx(-100 - found["relevance"]["before"], abs=1e-5)
+    assert read(folder, "dual/dual.json")["margins"][0] != pytest.approx(
+        found["relevance"]["asked"], rel=1e-6
+    )
 
 
 def test_an_aim_far_above_its_margin_is_said_to_need_more_prompts(copied):

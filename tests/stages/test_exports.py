@@ -72,7 +72,7 @@ def test_the_card_has_the_verdict_and_the_whole_configuration(calibrated):
     assert verdict in body.splitlines()
     for part in (
         "λ: relevance",
-        "scale of the trained step",
+        "trained: one preference step with the reward r + ⟨λ, g⟩, scaled by ",
         "kind relevance",
         "margin 0.01",
         "heldout.jsonl",

@@ -48,7 +48,7 @@ def test_overshoot_is_said_while_it_runs_and_in_the_report(again, copy):
     assert any("align.optimizer.clip_norm (0.01)" in line for line in warned)
     report = (copy / "runs/tiny/report.md").read_text()
     for sign in read_health(copy / "runs/tiny/align").warnings:
-        assert f"**warning**, after step {sign.first} and last after step {sign.last}: {sign.text}" in report
+        assert f"**warning**, {sign.when}: {sign.text}" in report
     assert "3 prompts kept from training: loss 0.693 → " in report
 
 

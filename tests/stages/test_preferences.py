@@ -1,5 +1,7 @@
 """Training on human preferences: the baselines, and MoCAN on a data set's pairs."""
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -45,6 +47,24 @@ def test_dpo_on_better_needs_no_scores(run, tmp_path):
     first = metrics(tmp_path)[0]
     assert first["loss"] == pytest.approx(np.log(2), abs=1e-6) and first["margin_mean"] == 0
     assert len(metrics(tmp_path)) == -(-(pairs.num_rows - unlabelled) // 4)
+
+
+def test_what_people_labelled_has_no_multiplier_and_no_forecast(run, tmp_path):
+    """A policy of people's labels had the λ, the predicted improvement and the KL of a step on r_λ."""
+    said = run("--align.preference", "safer", "--export", "[merged]")
+    folder = tmp_path / "runs/tiny"
+    words = "one preference step on people's labels of what is safer"
+    assert json.loads((folder / "dual/dual.json").read_text())["chosen"]["forecast"] is not None
+    results = json.loads((folder / "evaluate/results.json").read_text())
+    summary = results["summary"]
+    assert results["vowels"]["predicted"] is None and results["reward"]["predicted"] is None
+    assert (summary["kl_predicted"], summary["multipliers"], summary["trained"]) == (None, {}, words)
+    assert f"\nβ = 1; trained: {words}\n" in said and "(no forecast)" in said
+    assert "; the run takes none" in (folder / "report.md").read_text()
+    html = (folder / "report.html").read_text()
+    assert "Nothing was predicted of this policy" in html and "predicted was computed" not in html
+    card = (folder / "export/merged/README.md").read_text()
+    assert f"What was trained: {words}." in card and "⟨λ, g⟩" not in card
 
 
 def test_mocan_on_a_data_sets_pairs(run, tmp_path):

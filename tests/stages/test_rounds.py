@@ -65,6 +65,22 @@ def test_a_round_that_was_altered_ends_as_an_undisturbed_one(rounds, again):
     jax.tree.map(np.testing.assert_array_equal, saved_weights(rounds / "runs/tiny/rounds/weights"), trained)
 
 
+def test_another_number_of_rounds_keeps_those_that_are_finished(rounds, again):
+    """To go from 2 rounds to 3, as the report advises, sampled and trained round 2 again."""
+    folder = rounds / "runs/tiny/rounds"
+    found, trained = records(rounds), saved_weights(folder / "weights")
+    two = ("--rounds", "2", *FLAGS[2:])
+    assert "rounds/02: done already" in again(*two) and records(rounds) == found[:1]
+    assert not (folder / "03").exists()  # the report would show its training
+    said = again(*FLAGS)
+    assert "rounds/02: done already" in said and "rounds/03: done already" not in said
+    assert records(rounds) == found
+    jax.tree.map(np.testing.assert_array_equal, saved_weights(folder / "weights"), trained)
+    said = again(*two, "--online.dual_step", "0.5")
+    assert "rounds/02: settings.online.dual_step: 1.0 → 0.5" in said and not (folder / "03").exists()
+    assert records(rounds)[0]["multipliers"] != found[0]["multipliers"]
+
+
 def test_the_last_round_is_what_is_evaluated(rounds, again):
     flags = [*FLAGS[:-1], "evaluate"]
     again(*flags)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cann_jax.training.health import Watch, read_health
+from cann_jax.training.health import Sign, Watch, read_health
 
 STEPS, EVERY = 40, 10
 HEALTHY = {
@@ -121,3 +121,9 @@ def test_said_once_and_after_a_resume_not_again(tmp_path, capsys):
     assert found.start_loss == pytest.approx(0.69) and kinds(found.warnings) == [("heldout_loss", 10, 40)]
     assert [check["step"] for check in found.checks] == [10, 20, 30, 40]
     assert found.checks[0] == {"step": 10} | HEALTHY | {"heldout_loss": 0.97}
+
+
+def test_a_warning_that_was_seen_once_has_one_step():
+    """It was "after step 4 and last after step 4"."""
+    assert Sign("slope", 4, 4, "").when == "after step 4"
+    assert Sign("slope", 2, 4, "").when == "after step 2 and last after step 4"

@@ -19,7 +19,7 @@
   const filters = document.getElementById("filters");
   if (!filters) return;
   const list = document.getElementById("sample-list"), all = [...list.children];
-  const few = 12, more = document.getElementById("more");
+  const few = Number(list.dataset.few), more = document.getElementById("more");
   let most = few;
   const texts = all.map((sample) => sample.textContent.toLowerCase());
   const update = () => {
