@@ -26,6 +26,7 @@ from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_me
 from cann_jax.core.solver.complementarity import TiltedTable, precision, residual, solve_complementarity
 from cann_jax.core.solver.solve import solve_objective
 from cann_jax.core.table import centred, standardise
+from cann_jax.files.errors import InputError
 
 
 class Attained(NamedTuple):
@@ -68,6 +69,9 @@ def attained_by(policy: Array, scores: Scores) -> Attained:
 
 def predicted_table(scores: Scores, predicted: Predicted) -> Scores:
     """Return the table with predicted scores for true ones; its baseline is its own mean."""
+    if predicted.constraints.shape != scores.constraints.shape:
+        shapes = f"{predicted.constraints.shape} for scores of shape {scores.constraints.shape}"
+        raise InputError(f"predicted: constraints of shape {shapes}; give what predict_scores says of these")
     return dataclasses.replace(
         scores, reward=predicted.reward, constraints=predicted.constraints, baseline=None
     )

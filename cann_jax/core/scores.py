@@ -20,7 +20,7 @@ from cann_jax.core.arrays import (
 )
 from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.display import display
-from cann_jax.core.precision import check_precision, to_float32
+from cann_jax.core.precision import check_precision, is_kept, to_float32
 from cann_jax.files.errors import InputError
 
 ARRAYS = ("reward", "constraints", "mask", "prompt_weights", "baseline")
@@ -66,8 +66,12 @@ class Scores:
             object.__setattr__(self, field, value)
         if self.names is not None:
             count = self.constraints.shape[-1]
-            if isinstance(self.names, str) or len(self.names) != count:
+            # Where constraints have no axis for them, that is what is wrong, and said where they are read.
+            counted = self.constraints.ndim == 3
+            if isinstance(self.names, str) or (counted and len(self.names) != count):
                 raise InputError(f"names: {self.names!r} for {count} constraints; give a list of one each")
+            if len({*self.names}) < len(self.names):
+                raise InputError(f"names: {self.names!r}; give each constraint a name of its own")
             object.__setattr__(self, "names", tuple(self.names))
 
     def __repr__(self) -> str:
@@ -296,7 +300,7 @@ def _check_values(scores: Scores, names: Sequence[str]) -> None:
     precision = {}
     for name, values in zip(("reward", *names), every, strict=True):
         _check_finite(name, values, mask)
-        if _is_narrowed(values):
+        if _is_narrowed(values) and not is_kept(values, mask):
             with np.errstate(over="ignore", invalid="ignore"):
                 rounded, precision[name] = to_float32(values, mask)
             _check_finite(name, rounded, mask, " in float32")

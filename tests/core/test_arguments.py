@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cann_jax.core.attainable import attainable
+from cann_jax.core.attainable import attainable, attained
 from cann_jax.core.certificate import certify
 from cann_jax.core.dual import dual_value, tilted_weights
 from cann_jax.core.exploration.conflict import reachability
@@ -77,6 +77,8 @@ def test_scores_that_float32_cannot_hold_are_refused_and_not_solved(call):
 def test_scores_that_float32_holds_well_enough_are_solved():
     check_scores(Scores(R + 1e4, 1e-20 * G, mask=R < 2))
     check_scores(Scores(np.where(R < 1, R, 1e39), G + 1e5, mask=R < 1))
+    late = np.concatenate([np.ones((64, 5)), R])  # those that differ come after those first looked at
+    check_scores(Scores(late, late[..., None]))
     with jax.enable_x64(True):
         check_scores(Scores(R + 1e7, 1e39 * G))
 
@@ -276,6 +278,14 @@ def test_all_else_goes_on_inside_a_transformation():
 def test_there_is_a_resample(resamples):
     refused("resamples: .*; give 1 at least", lambda: bootstrap(*TABLE, 0.5, 0.3, resamples=resamples))
     refused("resamples: ", lambda: attainable_intervals(SCORES, None, PROBLEM.targets, 0.5, resamples))
+
+
+def test_predictions_and_names_are_those_of_the_scores():
+    fewer = Scores(R[:9], G[:9])
+    refused("predicted: constraints of shape", lambda: forecast(fewer, PREDICTED, PROBLEM.targets, 0.3, 0.5))
+    refused("predicted: constraints of shape", lambda: attained(fewer, PREDICTED, 0.3, 0.5))
+    refused(r"give \(20, 5, 1\): constraints", lambda: check_scores(Scores(R, SAFE, names=["safe"])))
+    refused("a name of its own", lambda: Scores(R, np.concatenate([G, G], axis=-1), names=["safe", "safe"]))
 
 
 def test_targets_are_those_of_the_scores():
