@@ -155,7 +155,8 @@ per cent, the 95 % interval holds the truth; tables whose margin was out of reac
 {rows}
 
 Means have Student's t intervals over prompts; λ and the ceiling have percentiles of a bootstrap with 200
-resamples, widened likewise, the ceiling's reflected at the estimate. The standard error of a share of 200 tables is 1.5.
+resamples, widened likewise, the ceiling's reflected at the estimate. The standard error of a share of
+200 tables is 1.5.
 """
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from cann_jax.core.precision import check_precision
 from cann_jax.files.errors import InputError
 
 
@@ -65,36 +66,6 @@ def _filled(shape: tuple[int, int], empty: float | bool, values: list[np.ndarray
     return whole
 
 
-def to_float32(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 scores ``(prompts, responses)`` in float32, NaN for no response, and their precision."""
-    rounded = np.where(mask, values, np.nan).astype(np.float32)
-    rounded[np.abs(rounded) < np.finfo(np.float32).tiny] = 0  # as XLA computes
-    rounding = np.max(np.abs(values - rounded), initial=0, where=mask)
-    highest = np.max(values, axis=1, initial=-np.inf, where=mask)
-    lowest = np.min(values, axis=1, initial=np.inf, where=mask)
-    return rounded, np.array([rounding, np.max(highest - lowest, initial=0)])
-
-
-def check_precision(path: str, precision: dict[str, np.ndarray]) -> None:
-    """Check that float32 keeps what scores say: 1e8 and 1e8 + 1 would be one number.
-
-    Raises:
-        InputError: Rounding changes the differences between the responses of a prompt by a thousandth.
-    """
-    for name, (rounding, difference) in precision.items():
-        if rounding > 1e-3 * difference > 0:
-            raise InputError(
-                f"{path}: float32 rounds {name} by up to {rounding:.2g}, but in a prompt it differs by no "
-                f"more than {difference:.2g}; subtract a constant from it or multiply it, or leave it out"
-            )
-
-
-def beyond_float32(values: np.ndarray) -> np.ndarray:
-    """Return where float64 values are infinite once they are float32."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.isinf(values.astype(np.float32)))
-
-
 def bad_weights(weights: np.ndarray) -> np.ndarray:
     """Return where weights are negative or infinite; NaN is missing."""
     return np.asarray((weights < 0) | np.isinf(weights))
@@ -114,4 +85,4 @@ def check_whole(path: str, some: bool | np.bool_, precision: dict[str, np.ndarra
     """
     if not some:
         raise InputError(f"{path}: the table has no rows with a prompt and all of its scores; write some")
-    check_precision(path, precision)
+    check_precision(precision, f"{path}: ")

@@ -6,8 +6,9 @@ import pyarrow.compute as pc
 
 from cann_jax.analysis.columns import is_list, labels, numbers
 from cann_jax.analysis.faults import FirstFault, checked_numbers
-from cann_jax.analysis.raw_table import RawTable, bad_weights, beyond_float32, to_float32
+from cann_jax.analysis.raw_table import RawTable, bad_weights
 from cann_jax.analysis.table_layout import Layout
+from cann_jax.core.precision import beyond_float32, to_float32
 
 FILL = "fill it in, or leave it out by --drop_missing"
 

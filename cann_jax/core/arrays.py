@@ -1,21 +1,56 @@
 """Arrays as the core takes them, and sums and means that keep float32's digits."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
+
+from cann_jax.files.errors import InputError, shown
 
 Array = jax.Array | np.ndarray  # functions of this package take either; what they compute is JAX's
 
 
-def given(value: ArrayLike | Sequence[ArrayLike], dtype: DTypeLike) -> Array:
-    """Return what a caller gave as an array, on the host unless it, or a part of it, is traced."""
+NO_NUMBERS = "cSUMm"  # kinds of NumPy's types: complex, texts, times
+
+
+def is_traced(*values: Any) -> bool:
+    """Return whether a part of the values is traced, as inside ``jit``, ``vmap`` and ``grad``."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def numbers(name: str, value: Any, dtype: DTypeLike | None = None) -> Array:
+    """Return what a caller gave as an array, on the host unless it, or a part of it, is traced.
+
+    Without ``dtype``, its own type stays.
+
+    Raises:
+        InputError: It holds no real numbers; ``name`` is what the caller knows it by.
+    """
     # outside a trace each of JAX's operations is a program of its own to compile
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
-    return jnp.asarray(value, dtype) if traced else np.asarray(value, dtype)
+    if is_traced(value):
+        return jnp.asarray(value, dtype)
+    try:
+        found = np.asanyarray(value)
+        found = found.astype(float) if found.dtype == object else found
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: {shown(value)}; give an array or a list of real numbers") from None
+    check_real(name, found)
+    with np.errstate(over="ignore"):  # what the type cannot hold becomes infinite
+        return np.asarray(found, dtype)
+
+
+def check_real(name: str, values: Array) -> None:
+    """Check that an array is of real numbers, and none of them masked.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{name}: a masked array; give its data, and say by Scores' mask what is missing")
+    if values.dtype.kind in NO_NUMBERS:
+        raise InputError(f"{name}: an array of {values.dtype}; give one of real numbers")
 
 
 def is_concrete(tree: Any) -> bool:

@@ -7,23 +7,24 @@ expected to reach.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from cann_jax.core.arrays import Array, accurate_sum, given
+from cann_jax.core.arguments import required_beta, required_margins
+from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.ceiling import Ceiling, ceiling
-from cann_jax.core.compilation import jit
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.features import FeatureTable
 from cann_jax.core.objective import table_objective
 from cann_jax.core.prediction import Predicted, predict_scores
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean, response_mask
 from cann_jax.core.solver.complementarity import TiltedTable, precision, residual, solve_complementarity
-from cann_jax.core.solver.solve import required_margins, solve_objective
+from cann_jax.core.solver.solve import solve_objective
 from cann_jax.core.table import centred, standardise
 from cann_jax.files.errors import InputError
 
@@ -68,6 +69,9 @@ def attained_by(policy: Array, scores: Scores) -> Attained:
 
 def predicted_table(scores: Scores, predicted: Predicted) -> Scores:
     """Return the table with predicted scores for true ones; its baseline is its own mean."""
+    if predicted.constraints.shape != scores.constraints.shape:
+        shapes = f"{predicted.constraints.shape} for scores of shape {scores.constraints.shape}"
+        raise InputError(f"predicted: constraints of shape {shapes}; give what predict_scores says of these")
     return dataclasses.replace(
         scores, reward=predicted.reward, constraints=predicted.constraints, baseline=None
     )
@@ -101,10 +105,11 @@ class Attainable:
     converged: Array
 
 
+@on_host
 def attainable(
     features: FeatureTable,
     scores: Scores,
-    margins: ArrayLike,
+    margins: ArrayLike | Mapping[str, float],
     beta: float | Array,
     folds: Array,
     *,
@@ -114,10 +119,12 @@ def attainable(
 ) -> Attainable:
     """Predict scores from features, and solve for the multipliers that training needs.
 
+    Runs on the host; ``solve_attainable`` need not.
+
     Args:
         features: ``(prompts, responses, F)``, centred within each prompt (``standardise_features``).
         scores: The table of N prompts, K responses and m constraints.
-        margins: b ``(m,)``, improvements over the reference to ask for; a scalar for m = 1.
+        margins: As in ``solve_dual``.
         beta: β > 0.
         folds: ``(prompts,)`` integers, concrete (``folds_of``).
         strength: As in ``predict_scores``, like the rest.
@@ -132,14 +139,14 @@ def attainable(
 
 
 def solve_attainable(
-    scores: Scores, predicted: Predicted, margins: ArrayLike, beta: float | Array
+    scores: Scores, predicted: Predicted, margins: ArrayLike | Mapping[str, float], beta: float | Array
 ) -> Attainable:
     """Solve min(λ, A(λ) − b) = 0 for the multipliers of a policy that tilts by predicted scores.
 
     Args:
         scores: The table, by which improvements are measured.
         predicted: Predictions of its scores, cross-fitted.
-        margins: b ``(m,)``; a scalar for m = 1.
+        margins: As in ``solve_dual``.
         beta: β > 0.
 
     Raises:
@@ -147,9 +154,7 @@ def solve_attainable(
             they are concrete.
     """
     required = required_margins(margins, scores)
-    if not isinstance(beta, jax.core.Tracer) and not np.all(np.asarray(beta) > 0):
-        raise InputError(f"beta: {beta}; give a positive number")
-    return _solve(scores, predicted, required, given(beta, required.dtype))
+    return _solve(scores, predicted, required, required_beta(beta, required.dtype))
 
 
 @jit()

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from cann_jax.core.arrays import Array
+from cann_jax.core.arguments import check_all, tail_of
+from cann_jax.core.arrays import Array, numbers
+from cann_jax.core.compilation import on_host
 from cann_jax.core.display import display
 from cann_jax.files.errors import InputError
 
@@ -82,6 +84,7 @@ class Certificate:
         return str(display("html:certificate_html")(self))
 
 
+@on_host
 def certify(
     differences: Array | Sequence[Array],
     margins: Array | Sequence[float] | float,
@@ -94,7 +97,7 @@ def certify(
 
     A margin holds if the lower bound reaches it, and fails if the upper bound is below it. Fewer than two
     prompts decide nothing, unless their range is a single value; nor does a sample whose values are all
-    equal, unless their range is known.
+    equal, unless their range is known. Runs on the host.
 
     Args:
         differences: ``(prompts, m)``, or m arrays ``(prompts of the constraint's group,)``: the mean score of
@@ -108,15 +111,17 @@ def certify(
             sample's own.
 
     Raises:
-        InputError: Unknown method, confidence outside (0, 1), differences that are not finite or outside
-            their range, or numbers of margins or ranges that do not fit.
+        InputError: Unknown method, confidence outside (0, 1), margins or differences that are not finite,
+            differences outside their range, or numbers of margins or ranges that do not fit.
     """
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: {confidence}; give a number between 0 and 1")
-    columns = [np.asarray(column, np.float64) for column in _columns(differences)]
-    required = np.asarray(margins, np.float64)
+    columns = [np.asarray(numbers("differences", each, np.float64)) for each in _columns(differences)]
+    required = np.asarray(numbers("margins", margins, np.float64))
+    if not columns:
+        raise InputError("differences: of no constraint; give those of one at least")
+    tail = tail_of(confidence, len(columns))
+    check_all("margins", required, np.isfinite(required), "finite numbers")
     if required.shape not in ((), (len(columns),)):
         raise InputError(f"margins: {required.size} margins for {len(columns)} constraints; give one each")
     required = np.broadcast_to(required, (len(columns),))
@@ -125,7 +130,6 @@ def certify(
         raise InputError(f"ranges: {len(ends)} given for {len(columns)} constraints; give one each, or None")
     for j, (column, end) in enumerate(zip(columns, ends, strict=True)):
         _check(j, column, end)
-    tail = (1 - confidence) / len(columns)
     samples = [_summary(*given, method) for given in zip(columns, ends, strict=True)]
     lower = np.array([_lower(sample, tail) for sample in samples])
     upper = np.array([-_lower(sample.mirrored(), tail) for sample in samples])

@@ -1,4 +1,4 @@
-"""``jax.jit`` that compiles programs on small tables quickly instead of well."""
+"""``jax.jit`` that compiles programs on small tables quickly instead of well, and functions outside it."""
 
 from collections.abc import Callable
 from functools import cache, wraps
@@ -6,6 +6,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from cann_jax.core.arrays import is_traced
+from cann_jax.files.errors import InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +47,7 @@ def _is_small(arguments: tuple[Any, ...]) -> bool:
     if sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(arguments[0])) > SMALL:
         return False
     # JAX takes options for the outermost program only, of which a traced function is a part
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(arguments), jnp.zeros(()))):
+    if is_traced(arguments, jnp.zeros(())):
         return False
     return jax.default_backend() == "cpu"
 
@@ -61,3 +64,20 @@ def _known_options() -> dict[str, int | bool]:
         return True
 
     return {name: value for name, value in QUICK.items() if is_known(name)}
+
+
+def on_host(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function, with an error in one line where its arguments are traced.
+
+    It computes with numbers, and inside ``jit``, ``vmap`` and ``grad`` there are none.
+    """
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        if is_traced(arguments, named):
+            raise InputError(
+                f"{function.__name__}: it runs on the host; call it outside jit, vmap and grad, on arrays"
+            )
+        return function(*arguments, **named)
+
+    return call

@@ -1,19 +1,28 @@
 """The dual function D(λ) and the policy π_λ on a score table, in the user's units (paper, section 3)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import multipliers_of, required_beta, required_margins
 from cann_jax.core.arrays import Array, accurate_sum, response_mean
-from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean, response_mask
+from cann_jax.core.scores import (
+    Scores,
+    check_is_scores,
+    normalised_prompt_weights,
+    reference_mean,
+    response_mask,
+)
 from cann_jax.core.table import centred
 
 
 @jax.jit
-def tilted_weights(multipliers: Array, scores: Scores, beta: float | Array) -> Array:
+def tilted_weights(multipliers: ArrayLike, scores: Scores, beta: float | Array) -> Array:
     """Return the optimal policy on the sample: softmax over a prompt's responses of (r + ⟨λ, g⟩)/β.
 
     Paper, eq. 4 on K samples: margins and baseline are constants of a prompt and drop out.
@@ -21,6 +30,8 @@ def tilted_weights(multipliers: Array, scores: Scores, beta: float | Array) -> A
     Returns:
         ``(prompts, responses)``, each prompt's weights summing to one; 0 for missing responses.
     """
+    check_is_scores(scores)
+    multipliers = multipliers_of(multipliers, scores)
     mask, logits = response_mask(scores), _centred_logits(multipliers, scores, beta)
     if mask is None:
         return jax.nn.softmax(logits, axis=-1)
@@ -37,13 +48,21 @@ def _centred_logits(multipliers: Array, scores: Scores, beta: float | Array) -> 
     return logits
 
 
-@jax.custom_jvp
-def dual_value(multipliers: Array, scores: Scores, margins: Array, beta: float | Array) -> Array:
+def dual_value(
+    multipliers: ArrayLike, scores: Scores, margins: ArrayLike | Mapping[str, float], beta: float | Array
+) -> Array:
     """Return D(λ), the dual function's plug-in estimate (paper, section 3), in the reward's units.
 
     Its derivatives in every argument are closed forms (∇D_j = E_x E_{π_λ}[h_j]), not traced through the
     logsumexp; prompt weights count as constants.
     """
+    required, beta = required_margins(margins, scores), required_beta(beta, scores.dtype)
+    value: Array = _dual_value(multipliers_of(multipliers, scores), scores, required, beta)
+    return value
+
+
+@jax.custom_jvp
+def _dual_value(multipliers: Array, scores: Scores, margins: Array, beta: Array) -> Array:
     weights, mask = normalised_prompt_weights(scores), response_mask(scores)
     count = scores.reward.shape[-1] if mask is None else jnp.maximum(jnp.sum(mask, axis=-1), 1)
     logits = _centred_logits(multipliers, scores, beta)
@@ -55,11 +74,11 @@ def dual_value(multipliers: Array, scores: Scores, margins: Array, beta: float |
     return accurate_sum(per_prompt * weights) + jnp.dot(multipliers, offset)
 
 
-@dual_value.defjvp
+@_dual_value.defjvp
 def _dual_value_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     multipliers, scores, margins, beta = primals
     d_multipliers, d_scores, d_margins, d_beta = tangents
-    value = dual_value(multipliers, scores, margins, beta)
+    value = _dual_value(multipliers, scores, margins, beta)
     policy = tilted_weights(multipliers, scores, beta)
     weights = normalised_prompt_weights(scores)
     joint = policy * weights[:, None]

@@ -12,7 +12,7 @@ import numpy as np
 from cann_jax.core.arrays import Array
 from cann_jax.core.compilation import jit
 from cann_jax.core.objective import Statistics, natural_residual
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, check_is_scores
 from cann_jax.core.survey import Constants, survey, table_constants
 from cann_jax.core.table import standardise
 
@@ -30,12 +30,17 @@ class Feasible(enum.IntEnum):
         return self.name.lower()
 
 
-@jit()
 def largest_margin(scores: Scores) -> Array:
     """Return, for each constraint alone, the margin ``(m,)`` that every prompt's best response reaches.
 
     For m = 1 this is b_max, above which no finite multiplier exists (paper, section 3, on K samples).
     """
+    check_is_scores(scores)
+    return _largest_margin(scores)
+
+
+@jit()
+def _largest_margin(scores: Scores) -> Array:
     table = standardise(scores)
     nothing = jnp.zeros_like(table.spreads.constraints)
     drift = table_constants(table, nothing, jnp.ones_like(table.spreads.reward)).drift

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.arrays import Array
-from cann_jax.core.compilation import jit
+from cann_jax.core.arrays import Array, numbers
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.table import centred, unit
 from cann_jax.files.errors import InputError
 
@@ -52,17 +52,23 @@ class StandardisedFeatures:
         return _standardised(*part_of(self.raw, self.mask, prompts), self.size, self.spread)
 
 
+@on_host
 def standardise_features(features: FeatureTable, mask: Array | None = None) -> StandardisedFeatures:
     """Return features as ``predict_scores`` wants them; two passes over the table.
+
+    Runs on the host.
 
     Args:
         features: ``(prompts, responses, F)``.
         mask: ``(prompts, responses)`` bool, False for missing responses.
 
     Raises:
-        InputError: Features that are NaN or infinite.
+        InputError: Features of another shape, or that are NaN or infinite.
     """
+    features = feature_table(features)
     there = None if mask is None else np.asarray(mask, bool)
+    if there is not None and there.shape != features.shape[:2]:
+        raise InputError(f"mask has shape {there.shape}; give {features.shape[:2]}, like features")
     check_finite(features, there)
     parts = [_spread(*part_of(features, there, block)) for block in _blocks(features)]
     sizes, squares = (np.stack(part) for part in zip(*parts, strict=True))
@@ -71,6 +77,18 @@ def standardise_features(features: FeatureTable, mask: Array | None = None) -> S
     spread = np.sqrt(np.sum(squares * (sizes / size) ** 2, axis=0) / count)
     varies = spread > 4 * np.finfo(sizes.dtype).eps  # less is the rounding of equal values
     return StandardisedFeatures(features, there, size, np.where(varies, spread, 0))
+
+
+def feature_table(features: FeatureTable | list[Any]) -> FeatureTable:
+    """Return features that can be read; a list becomes an array.
+
+    Raises:
+        InputError: They are not ``(prompts, responses, F)``, none of them 0.
+    """
+    found = numbers("features", features, float) if isinstance(features, list) else features
+    if len(found.shape) != 3 or 0 in found.shape:
+        raise InputError(f"features have shape {found.shape}; give (prompts, responses, F), none of them 0")
+    return found
 
 
 def _blocks(features: FeatureTable) -> list[np.ndarray]:

@@ -1,9 +1,11 @@
 """PeCAN: scores from pre-aligned models instead of reward and cost models (paper, algorithm 2)."""
 
+from cann_jax.core.arguments import takes_lists
 from cann_jax.core.arrays import Array
 from cann_jax.core.scores import Scores
 
 
+@takes_lists
 def implicit_scores(
     reference_logp: Array,
     helpful_logp: Array,

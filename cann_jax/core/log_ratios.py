@@ -9,10 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cann_jax.core.arguments import takes_lists
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.attainable import attained_by
 from cann_jax.core.compilation import jit
-from cann_jax.core.scores import Scores, normalised_prompt_weights, response_mask
+from cann_jax.core.scores import Scores, check_is_scores, normalised_prompt_weights, response_mask
 from cann_jax.core.table import centred
 
 
@@ -32,6 +33,7 @@ class Calibration(NamedTuple):
     deviation: Array
 
 
+@takes_lists
 @jit()
 def calibration(log_ratios: Array, targets: Array, mask: Array | None = None) -> Calibration:
     """Compare log-ratios with targets, (r + ⟨λ, g⟩)/β, on responses ``(prompts, responses)`` of π_ref.
@@ -72,6 +74,7 @@ class Reweighted(NamedTuple):
     effective_sample_size: Array
 
 
+@takes_lists
 @jit()
 def reweighted(log_ratios: Array, scores: Scores) -> Reweighted:
     """Return what the policy would score on a table, by its log-ratios ``(prompts, responses)`` in nats.
@@ -79,6 +82,7 @@ def reweighted(log_ratios: Array, scores: Scores) -> Reweighted:
     The weights softmax_k(ℓ) know only the K responses, so they serve while the effective sample size stays
     well above 1. For an adapter at scale s, give s·ℓ, to first order its log-ratios.
     """
+    check_is_scores(scores)
     mask = response_mask(scores)
     policy = jax.nn.softmax(centred(log_ratios, mask), axis=-1, where=mask)
     square = jnp.sum(policy**2, axis=-1)

@@ -7,12 +7,15 @@ everywhere. A label in (0, 1) gives the expected loss of Bernoulli labels drawn 
 import jax
 import jax.numpy as jnp
 
+from cann_jax.core.arguments import takes_lists
+
 
 def bradley_terry_loss(difference: jax.Array, label: jax.Array) -> jax.Array:
     """Return the cross-entropy −label·ln σ(d) − (1 − label)·ln σ(−d) of a difference of scores d, in nats."""
     return label * jax.nn.softplus(-difference) + (1 - jnp.asarray(label)) * jax.nn.softplus(difference)
 
 
+@takes_lists
 def dpo_loss(
     policy_margin: jax.Array,
     reference_margin: jax.Array,
@@ -28,6 +31,7 @@ def dpo_loss(
     return bradley_terry_loss(beta * (policy_margin - reference_margin) - offset, label)
 
 
+@takes_lists
 def ipo_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, label: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
@@ -40,6 +44,7 @@ def ipo_loss(
     return label * (excess - target) ** 2 + (1 - jnp.asarray(label)) * (excess + target) ** 2
 
 
+@takes_lists
 def regression_loss(
     policy_margin: jax.Array, reference_margin: jax.Array, difference: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
@@ -51,6 +56,7 @@ def regression_loss(
     return (policy_margin - reference_margin - difference / beta) ** 2
 
 
+@takes_lists
 def listwise_loss(log_ratios: jax.Array, rewards: jax.Array, beta: float | jax.Array) -> jax.Array:
     """Return the cross-entropy (…), in nats, of a policy among R responses to one prompt.
 
@@ -65,6 +71,7 @@ def listwise_loss(log_ratios: jax.Array, rewards: jax.Array, beta: float | jax.A
     return -jnp.sum(jax.nn.softmax(rewards / beta) * jax.nn.log_softmax(log_ratios), axis=-1)
 
 
+@takes_lists
 def listwise_floor(rewards: jax.Array, beta: float | jax.Array) -> jax.Array:
     """Return the least ``listwise_loss`` (…) of any policy: the entropy of the targets, in nats."""
     return listwise_loss(rewards / beta, rewards, beta)

@@ -17,8 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cann_jax.core.arrays import Array
-from cann_jax.core.compilation import jit
-from cann_jax.core.features import FeatureTable, StandardisedFeatures, at_once, check_finite, part_of
+from cann_jax.core.compilation import jit, on_host
+from cann_jax.core.features import (
+    FeatureTable,
+    StandardisedFeatures,
+    at_once,
+    check_finite,
+    feature_table,
+    part_of,
+)
 from cann_jax.core.objective import EXACT
 from cann_jax.core.scores import Scores, check_scores, normalised_prompt_weights, response_mask
 from cann_jax.core.table import centred
@@ -63,6 +70,7 @@ def folds_of(prompts: int, folds: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.arange(prompts) % folds)
 
 
+@on_host
 def predict_scores(
     features: FeatureTable,
     scores: Scores,
@@ -74,7 +82,8 @@ def predict_scores(
 ) -> Predicted:
     """Predict each fold's scores by ridge regression on the prompts of the other folds.
 
-    Prompt weights weigh the fit. Strengths are chosen by the least squared error over all folds.
+    Prompt weights weigh the fit. Strengths are chosen by the least squared error over all folds. Runs
+    on the host.
 
     Args:
         features: ``(prompts, responses, F)``, centred within each prompt (``standardise_features``); read in
@@ -92,7 +101,10 @@ def predict_scores(
             ``check_scores`` refuses.
     """
     check_scores(scores)
+    features = feature_table(features)
     _check_shape(features, scores)
+    if strength is not None and not 0 <= strength < np.inf:
+        raise InputError(f"strength: {strength}; give a finite number that is not below 0")
     mask = response_mask(scores)
     present = None if mask is None else np.asarray(mask)
     if not isinstance(features, StandardisedFeatures):  # those were checked when they were standardised
@@ -154,7 +166,7 @@ def _fold_blocks(folds: np.ndarray, features: FeatureTable) -> np.ndarray:
 
 def _check_shape(features: FeatureTable, scores: Scores) -> None:
     expected = scores.reward.shape
-    if len(features.shape) != 3 or features.shape[:2] != expected or features.shape[2] == 0:
+    if features.shape[:2] != expected:
         raise InputError(
             f"features have shape {features.shape}; give {(*expected, 'F')}, F >= 1, like reward"
         )

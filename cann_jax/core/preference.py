@@ -3,22 +3,26 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import multipliers_of, takes_lists
 from cann_jax.core.arrays import Array
 from cann_jax.core.compilation import jit
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, check_is_scores
 
 
 @jit()
-def pseudo_reward(scores: Scores, multipliers: Array, reward_weight: float | Array = 1.0) -> Array:
+def pseudo_reward(scores: Scores, multipliers: ArrayLike, reward_weight: float | Array = 1.0) -> Array:
     """Return r_λ = r + ⟨λ, g⟩, ``(prompts, responses)``; margins and baseline drop out of differences.
 
     A weighted sum of scores has a ``reward_weight`` of r other than 1.
     """
+    check_is_scores(scores)
     weighted = jnp.asarray(reward_weight, scores.reward.dtype) * scores.reward
-    return weighted + scores.constraints @ jnp.asarray(multipliers, scores.constraints.dtype)
+    return weighted + scores.constraints @ multipliers_of(multipliers, scores)
 
 
+@takes_lists
 @jax.jit
 def preference_probability(first: Array, second: Array, temperature: float = 1.0) -> Array:
     """Return P(first ≻ second) = σ((r_λ(first) − r_λ(second))/temperature), the soft label of a pair.

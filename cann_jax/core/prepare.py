@@ -12,11 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 import jax
 import numpy as np
 
+from cann_jax.core.arrays import numbers
+from cann_jax.core.compilation import on_host
 from cann_jax.core.problem import Constraint, Problem, make_targets, weights_and_baseline
 from cann_jax.core.scores import Scores, check_scores
-from cann_jax.files.errors import InputError, hint
+from cann_jax.files.errors import InputError, hint, shown
 
 
+@on_host
 def prepare(
     reward: np.ndarray,
     constraint_scores: Mapping[str, np.ndarray],
@@ -29,6 +32,8 @@ def prepare(
     varied: bool = True,
 ) -> Problem:
     """Return the problem that raw scores and constraints make (formulas: module).
+
+    Runs on the host.
 
     Args:
         reward: ``(prompts, responses)``, larger is better.
@@ -49,8 +54,9 @@ def prepare(
     groups = groups or {}
     check_constraints(constraints)
     check_known(constraints, constraint_scores, groups)
-    stacked = np.stack([np.asarray(constraint_scores[c.name]) for c in constraints], axis=-1)
-    table = Scores(clipped(np.asarray(reward), reward_clip), stacked, mask, prompt_weights)
+    given = np.asarray(numbers("reward", reward))
+    stacked = np.stack([_scores_of(c.name, constraint_scores, given.shape) for c in constraints], axis=-1)
+    table = Scores(clipped(given, reward_clip), stacked, mask, prompt_weights)
     raw = np.asarray(table.constraints)  # in floating point: 1{x ∈ G}/p times an integer is none
     names = tuple(c.label for c in constraints)
     check_scores(table, names, varied=varied)
@@ -71,6 +77,8 @@ def check_constraints(constraints: Sequence[Constraint]) -> None:
     Raises:
         InputError: One is at fault.
     """
+    if isinstance(constraints, Constraint) or not all(isinstance(c, Constraint) for c in constraints):
+        raise InputError(f"constraints: {shown(constraints)}; give a list of Constraint")
     if not constraints:
         raise InputError("constraints: none given; ask for at least one margin")
     labels = [c.label for c in constraints]
@@ -170,10 +178,19 @@ def clipped(values: np.ndarray, bounds: tuple[float, float] | None, name: str = 
     return np.asarray(np.clip(values, *bounds))
 
 
+def _scores_of(name: str, constraint_scores: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    found = np.asarray(numbers(name, constraint_scores[name]))
+    if found.shape != shape:
+        raise InputError(f"scores {name} have shape {found.shape}; give {shape}, like reward")
+    return found
+
+
 def _membership(constraint: Constraint, groups: Mapping[str, np.ndarray], prompts: int) -> np.ndarray:
     if constraint.group is None:
         return np.ones(prompts)
-    members = np.asarray(groups[constraint.group], float)
+    members = np.asarray(numbers(f"group {constraint.group}", groups[constraint.group], float))
     if members.shape != (prompts,):
         raise InputError(f"group {constraint.group} has shape {members.shape}; give ({prompts},)")
+    if not np.isin(members, (0, 1)).all():
+        raise InputError(f"group {constraint.group} holds other than True and False; give ({prompts},) bool")
     return members

@@ -1,7 +1,7 @@
 """The score table: rewards and constraint scores of K responses to each of N prompts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cann_jax.core.arrays import Array, accurate_sum, response_mean, slice_along
-from cann_jax.core.compilation import jit
+from cann_jax.core.arrays import (
+    Array,
+    accurate_sum,
+    check_real,
+    is_traced,
+    numbers,
+    response_mean,
+    slice_along,
+)
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.display import display
+from cann_jax.core.precision import check_precision, is_kept, to_float32
 from cann_jax.files.errors import InputError
 
 ARRAYS = ("reward", "constraints", "mask", "prompt_weights", "baseline")
@@ -23,8 +32,8 @@ ARRAYS = ("reward", "constraints", "mask", "prompt_weights", "baseline")
 class Scores:
     """Scores of responses drawn from the reference policy; larger is better in all of them.
 
-    Whole numbers and half precision become float32 (float64 where JAX uses that): margins and β take the
-    scores' type, and β = 0.5 among integers would be 0.
+    Whole numbers and half precision become floating-point ones: margins and β take the scores' type, and
+    β = 0.5 among integers would be 0. Lists, and what NumPy can read, become arrays.
 
     Attributes:
         reward: ``(prompts, responses)``, the reward r(x, y).
@@ -43,18 +52,26 @@ class Scores:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("reward", "constraints", "prompt_weights", "baseline"):
+        for field in ARRAYS:
             value = getattr(self, field)
-            if isinstance(value, list | tuple):
-                value = np.asarray(value)
             # Transformations of the tree put other things than arrays here, which are left as they are.
-            if isinstance(value, Array) and not _is_wide(value.dtype):
-                value = value.astype(jax.dtypes.canonicalize_dtype(float))
+            if isinstance(value, list | tuple) or (hasattr(value, "__array__") and not _is_array(value)):
+                value = numbers(field, value, bool if field == "mask" else float)
+            elif _is_array(value):
+                check_real(field, value)
+                if field != "mask" and not _is_wide(value.dtype):
+                    # JAX's own for halves; NumPy's for whole numbers, of which float32 might round away some
+                    own = jax.dtypes.canonicalize_dtype(float) if value.dtype.itemsize <= 2 else float
+                    value = value.astype(own)
             object.__setattr__(self, field, value)
         if self.names is not None:
             count = self.constraints.shape[-1]
-            if isinstance(self.names, str) or len(self.names) != count:
+            # Where constraints have no axis for them, that is what is wrong, and said where they are read.
+            counted = self.constraints.ndim == 3
+            if isinstance(self.names, str) or (counted and len(self.names) != count):
                 raise InputError(f"names: {self.names!r} for {count} constraints; give a list of one each")
+            if len({*self.names}) < len(self.names):
+                raise InputError(f"names: {self.names!r}; give each constraint a name of its own")
             object.__setattr__(self, "names", tuple(self.names))
 
     def __repr__(self) -> str:
@@ -128,6 +145,10 @@ def _is_wide(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize >= 4) or dtype == jax.dtypes.float0
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Array) and value.dtype != object
+
+
 @dataclasses.dataclass(frozen=True)
 class ScoreSummary:
     """Counts of prompts with responses, of responses, and of prompts that do not inform the solution."""
@@ -156,22 +177,6 @@ class ScoreSummary:
             )
 
 
-def in_order(margins: Mapping[str, float], scores: Scores) -> list[float]:
-    """Return margins by name as a list in the order of the scores' constraints.
-
-    Raises:
-        InputError: The scores have no names, or other ones.
-    """
-    if scores.names is None:
-        raise InputError(
-            "margins: given by name, but the scores have no names; give a list, or names=(…) to Scores"
-        )
-    if margins.keys() != set(scores.names):
-        given, names = ", ".join(map(str, margins)) or "none", ", ".join(scores.names)
-        raise InputError(f"margins: given for {given}; the constraints are {names}: give each of them one")
-    return [margins[name] for name in scores.names]
-
-
 def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
     """Return the names of m constraints, their numbers by default.
 
@@ -185,21 +190,19 @@ def constraint_names(m: int, names: Sequence[str] | None) -> list[str]:
 
 
 def check_is_scores(value: Any) -> None:
-    """Check that a value is ``Scores``, and no table of another kind, and finite where it is concrete.
+    """Check that a value is ``Scores`` whose shapes fit, and where it is concrete, scores and weights too.
 
     Raises:
-        InputError: It is something else, or as ``check_scores``.
+        InputError: It is something else, or as ``check_scores``, but that all responses may score the same.
     """
     if not isinstance(value, Scores):
         raise InputError(
             f"scores: a {type(value).__name__}; give Scores, as Scores.from_table(table) returns"
         )
+    _check_shapes(value)
     # Looked at where it lies: nothing is compiled, and what other processes hold stays there.
-    leaves = jax.tree.leaves(value)
-    if any(isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) for x in leaves):
-        return
-    if not all(np.isfinite(x).all() for x in leaves):  # of a response that is masked, it may be
-        check_scores(value, varied=False)
+    if not is_traced(value) and all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(value)):
+        _check_values(value, constraint_names(value.constraints.shape[-1], value.names))
 
 
 def response_mask(scores: Scores) -> Array | None:
@@ -249,60 +252,91 @@ def reference_mean(scores: Scores) -> Array:
     return accurate_sum(per_prompt * normalised_prompt_weights(scores))
 
 
+@on_host
 def check_scores(scores: Scores, names: Sequence[str] | None = None, *, varied: bool = True) -> ScoreSummary:
     """Check a table of concrete arrays before it is solved, and count prompts that do not inform λ*.
 
-    Without ``varied``, all responses may score the same: a table of which only means are taken.
+    Without ``varied``, all responses may score the same: a table of which only means are taken. Runs on the
+    host.
 
     Raises:
-        InputError: A wrong shape, a score that is NaN or infinite, weights that are negative or all zero,
-            or a table where every prompt's responses score the same.
+        InputError: A wrong shape, a score that is NaN or infinite, float64 scores of which float32 would
+            round away the differences, weights that are negative or all zero, or a table where every prompt's
+            responses score the same.
     """
-    reward, constraints = np.asarray(scores.reward), np.asarray(scores.constraints)
-    _check_shapes(scores, reward, constraints)
-    names = constraint_names(constraints.shape[-1], scores.names if names is None else names)
-    mask = present(scores)
-    for name, values in [("reward", reward), *((n, constraints[..., j]) for j, n in enumerate(names))]:
-        _check_finite(name, values, mask)
-    _check_weights(scores, mask)
-    counts = count_prompts(reward, constraints, mask)
+    _check_shapes(scores)
+    constraints = np.asarray(scores.constraints)
+    _check_values(scores, constraint_names(constraints.shape[-1], scores.names if names is None else names))
+    counts = count_prompts(np.asarray(scores.reward), constraints, present(scores))
     if varied:
         counts.check_varied()
     return counts
 
 
-def _check_shapes(scores: Scores, reward: np.ndarray, constraints: np.ndarray) -> None:
-    if reward.ndim != 2 or 0 in reward.shape:
-        raise InputError(f"reward has shape {reward.shape}; give (prompts, responses), neither of them 0")
-    if constraints.ndim != 3 or constraints.shape[:2] != reward.shape or constraints.shape[2] == 0:
-        expected = f"give {(*reward.shape, 'm')}, m >= 1, like reward"
-        raise InputError(f"constraints have shape {constraints.shape}; {expected}")
-    shapes = {"mask": reward.shape, "prompt_weights": reward.shape[:1], "baseline": constraints.shape[2:]}
+def _check_shapes(scores: Scores) -> None:
+    reward, constraints = np.shape(scores.reward), np.shape(scores.constraints)
+    if len(reward) != 2 or 0 in reward:
+        raise InputError(f"reward has shape {reward}; give (prompts, responses), neither of them 0")
+    if constraints == reward:
+        raise InputError(
+            f"constraints have shape {reward}, as reward; give {(*reward, 1)}: constraints[..., None]"
+        )
+    if constraints == (*reward, 0):
+        raise InputError("constraints: none given; without one there is no multiplier to look for")
+    if len(constraints) != 3 or constraints[:2] != reward:
+        raise InputError(f"constraints have shape {constraints}; give {(*reward, 'm')}, m >= 1, like reward")
+    shapes = {"mask": reward, "prompt_weights": reward[:1], "baseline": constraints[2:]}
     for field, shape in shapes.items():
         value = getattr(scores, field)
         if value is not None and np.shape(value) != shape:
             raise InputError(f"{field} has shape {np.shape(value)}; give {shape}")
 
 
-def _check_finite(name: str, values: np.ndarray, mask: np.ndarray) -> None:
+def _check_values(scores: Scores, names: Sequence[str]) -> None:
+    mask = present(scores)
+    if not mask.any():
+        raise InputError("mask is False everywhere; keep at least one response")
+    every = [np.asarray(scores.reward), *np.moveaxis(np.asarray(scores.constraints), -1, 0)]
+    precision = {}
+    for name, values in zip(("reward", *names), every, strict=True):
+        _check_finite(name, values, mask)
+        if _is_narrowed(values) and not is_kept(values, mask):
+            with np.errstate(over="ignore", invalid="ignore"):
+                rounded, precision[name] = to_float32(values, mask)
+            _check_finite(name, rounded, mask, " in float32")
+    check_precision(precision)
+    _check_weights(scores, mask)
+
+
+def _is_narrowed(values: np.ndarray) -> bool:
+    """Return whether JAX computes in a narrower type, as unless ``jax_enable_x64`` is set in float32."""
+    return bool(jax.dtypes.canonicalize_dtype(values.dtype).itemsize < values.dtype.itemsize)
+
+
+def _check_finite(name: str, values: np.ndarray, mask: np.ndarray, where: str = "") -> None:
     bad = mask & ~np.isfinite(values)
     if bad.any():
-        where = ", ".join(f"prompt {n} response {k}" for n, k in np.argwhere(bad)[:3])
-        where += ", ..." if bad.sum() > 3 else ""
-        raise InputError(f"{name}: {bad.sum()} scores are NaN or infinite ({where}); fix or mask them")
+        places = ", ".join(f"prompt {n} response {k}" for n, k in np.argwhere(bad)[:3])
+        places += ", ..." if bad.sum() > 3 else ""
+        what = f"{name}: {bad.sum()} scores are NaN or infinite{where} ({places})"
+        raise InputError(f"{what}; {'scale' if where else 'fix'} or mask them")
 
 
 def _check_weights(scores: Scores, mask: np.ndarray) -> None:
-    if not mask.any():
-        raise InputError("mask is False everywhere; keep at least one response")
-    if scores.baseline is not None and not np.all(np.isfinite(np.asarray(scores.baseline))):
+    dtype = scores.dtype
+    if scores.baseline is not None and not np.all(np.isfinite(numbers("baseline", scores.baseline, dtype))):
         raise InputError("baseline is NaN or infinite; give a finite E_ref[g] for each constraint")
     if scores.prompt_weights is None:
         return
     weights = np.asarray(scores.prompt_weights)
     if not np.all(np.isfinite(weights)) or (weights < 0).any():
         raise InputError("prompt_weights must be finite, and none negative")
-    check_total_weight(float(weights[mask.any(axis=-1)].sum(dtype=float)))
+    total = float(weights[mask.any(axis=-1)].sum(dtype=float))
+    check_total_weight(total)
+    if not float(np.finfo(dtype).tiny) <= total <= float(np.finfo(dtype).max):
+        raise InputError(
+            f"prompt_weights sum to {total:.2g}, which {dtype} cannot hold; divide them by their mean"
+        )
 
 
 def never_vary(scores: Scores) -> np.ndarray:

@@ -172,7 +172,7 @@ def _bounded_client(openai: ModuleType, seconds: float) -> Any:
     client = openai.DefaultHttpxClient
     library: Any = importlib.import_module(client.__mro__[1].__module__)  # httpx, or what openai has for it
 
-    class Bounded(library.SyncByteStream):  # type: ignore[misc]
+    class Bounded(library.SyncByteStream):
         def __init__(self, pieces: Any) -> None:
             self._pieces, self._deadline = pieces, time.monotonic() + seconds
 

@@ -8,13 +8,14 @@ memory or be streamed. Host code: scipy solves the linear programs.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import required_margins
 from cann_jax.core.arrays import Array, accurate_sum
-from cann_jax.core.compilation import jit
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.feasibility import Feasible, rounding
 from cann_jax.core.objective import Objective, table_objective
 from cann_jax.core.scores import Scores
@@ -44,10 +45,14 @@ class Reachability:
     room: float
 
 
-def reachability(scores: Scores, margins: ArrayLike) -> Reachability:
-    """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module)."""
-    table, wanted = standardise(scores), np.atleast_1d(np.asarray(margins, scores.dtype))
-    return reachability_of(table_objective(table, wanted, np.ones((), scores.dtype)))
+@on_host
+def reachability(scores: Scores, margins: ArrayLike | Mapping[str, float]) -> Reachability:
+    """Decide whether margins b ``(m,)`` are in reach, and find the conflict and s* (theory: module).
+
+    Runs on the host. Margins and errors are those of ``solve_dual``.
+    """
+    wanted = required_margins(margins, scores)
+    return reachability_of(table_objective(standardise(scores), wanted, np.ones((), scores.dtype)))
 
 
 def reachability_of(objective: Objective) -> Reachability:

@@ -6,13 +6,16 @@ each prompt's responses and extrapolated to K = ∞.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import required_margins
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import on_host
 from cann_jax.core.scores import Scores, normalised_prompt_weights, reference_mean
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.solution import DualSolution
@@ -69,15 +72,19 @@ def _responses(scores: Scores) -> np.ndarray:
     return np.asarray(np.maximum(np.asarray(scores.mask).sum(-1), 1))
 
 
+@on_host
 def correct_multipliers(
-    scores: Scores, margins: ArrayLike, beta: ArrayLike, solution: DualSolution
+    scores: Scores, margins: ArrayLike | Mapping[str, float], beta: ArrayLike, solution: DualSolution
 ) -> Correction:
     """Remove most of the finite-K bias of λ̂, or decline with a reason.
 
     With λ̂ averaged over the halves (λ_{K/2}) and the quarters (λ_{K/4}) of each prompt's responses, the
     geometric (Aitken) extrapolation λ_K − (λ_{K/2} − λ_K)/(ρ − 1) with ρ = (λ_{K/4} − λ_{K/2})/(λ_{K/2} −
     λ_K), kept between the rates that a bias in K can have. ``solution`` is the plug-in's, at these settings.
+
+    Runs on the host.
     """
+    required = required_margins(margins, scores)
     plug_in = np.asarray(solution.multipliers)
     nothing = np.full_like(plug_in, np.nan)
     limit = kl_limit(scores, solution)
@@ -93,7 +100,7 @@ def correct_multipliers(
     if reason:
         return Correction(plug_in, nothing, nothing, reason)
     table = standardise(_weighing(scores))
-    found = solve_lanes(table, lanes(table, margins, beta, parts=PARTS), plug_in)
+    found = solve_lanes(table, lanes(table, required, beta, parts=PARTS), plug_in)
     parts = found.multipliers
     if np.any(np.all(np.isfinite(parts), axis=-1) & ~np.asarray(found.converged)):
         return Correction(plug_in, nothing, nothing, "the solver did not converge on a part of the responses")

@@ -5,13 +5,20 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import finite_multipliers, required_beta
 from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, attained, tilted_table
 from cann_jax.core.ceiling import drift_of, gains_along
-from cann_jax.core.compilation import jit
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.exploration.means import Estimate, PromptMeans
-from cann_jax.core.exploration.resampling import draw_weights, margins_under
+from cann_jax.core.exploration.resampling import (
+    check_problem,
+    check_resamples,
+    draw_weights,
+    margins_under,
+)
 from cann_jax.core.prediction import Predicted
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores, normalised_prompt_weights
@@ -54,11 +61,12 @@ class AttainableIntervals:
     unreachable_share: float
 
 
+@on_host
 def forecast(
     scores: Scores,
     predicted: Predicted,
     targets: Targets,
-    multipliers: Array,
+    multipliers: ArrayLike,
     beta: float,
     confidence: float = 0.95,
 ) -> Forecast:
@@ -67,8 +75,15 @@ def forecast(
     Each prompt's contribution is a draw of its own, the predictions having been fitted on other prompts: so
     means have Student's t intervals, less the degrees of freedom of m + 1 slopes and m multipliers, which
     were fitted on the same prompts.
+
+    Runs on the host.
+
+    Raises:
+        InputError: Scores, targets, β or λ as in ``bootstrap``, or a confidence that is not between 0 and 1.
     """
-    seen = attained(scores, predicted, multipliers, beta)
+    check_problem(scores, targets)
+    known = finite_multipliers(multipliers, scores), required_beta(beta, scores.dtype)
+    seen = attained(scores, predicted, *known)
     own = _prompts(scores, targets, confidence)
     everyone = own._replace(members=None)
     return Forecast(
@@ -78,6 +93,7 @@ def forecast(
     )
 
 
+@on_host
 def attainable_intervals(
     scores: Scores,
     found: Attainable,
@@ -94,8 +110,15 @@ def attainable_intervals(
     A ceiling is a maximum, which noise raises, in resamples once more: its percentiles are reflected at the
     estimate (the basic bootstrap). Of features that tell nothing they excluded the truth, 0, of 80 tables in
     18 %, reflected in 8 %.
+
+    Runs on the host.
+
+    Raises:
+        InputError: As ``forecast``, or no resample.
     """
-    table = tilted_table(scores, found.predicted, np.asarray(beta, scores.dtype))
+    check_problem(scores, targets)
+    check_resamples(resamples)
+    table = tilted_table(scores, found.predicted, required_beta(beta, scores.dtype))
     drawn = draw_weights(table.true, resamples, np.random.default_rng(seed))
     margins = margins_under(drawn, table.true, targets)
     multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, found.multipliers))

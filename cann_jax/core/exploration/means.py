@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
+from cann_jax.core.arguments import tail_of
 from cann_jax.core.arrays import Array
 from cann_jax.core.scores import TOO_FEW, effective_prompts
 
@@ -85,7 +86,7 @@ class PromptMeans(NamedTuple):
 
     def _width(self, error: np.ndarray | float) -> np.ndarray:
         count = effective_prompts(self.weights, self.members)
-        return student_width(error, count, self.fitted, (1 - self.confidence) / 2)
+        return student_width(error, count, self.fitted, tail_of(self.confidence, 2))
 
     def estimate(self, values: np.ndarray) -> Estimate:
         """Return the means of ``(prompts,)`` or ``(prompts, m)``."""

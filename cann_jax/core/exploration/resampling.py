@@ -9,17 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import finite_multipliers, required_beta
 from cann_jax.core.arrays import Array
-from cann_jax.core.compilation import jit
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.exploration.per_prompt import predict_per_prompt
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.objective import direction, natural_residual, per_prompt
 from cann_jax.core.problem import Targets
-from cann_jax.core.scores import Scores
+from cann_jax.core.scores import Scores, check_is_scores
 from cann_jax.core.solver.blocks import many_blocks, objective_of, over_prompts
 from cann_jax.core.solver.lanes import lanes, solve_lanes
 from cann_jax.core.solver.newton import box_step
 from cann_jax.core.table import Table, reweigh, standardise
+from cann_jax.files.errors import InputError
 
 HELD = 1 << 22  # weights of so many prompts are held at once: 16 MB
 MANY = 4096  # prompts from which λ* of a resample is near enough for one step
@@ -44,11 +46,12 @@ class Bootstrap:
     infeasible_share: np.floating
 
 
+@on_host
 def bootstrap(
     scores: Scores,
     targets: Targets,
     beta: ArrayLike,
-    multipliers: Array,
+    multipliers: ArrayLike,
     resamples: int = 200,
     seed: int = 0,
 ) -> Bootstrap:
@@ -57,7 +60,16 @@ def bootstrap(
     ``multipliers`` are the full sample's λ*, finite. Levels, group shares and E_ref[g] are estimated anew in
     each resample. Where prompts are many one Newton step from λ* solves a resample, on sums over the prompts'
     own gradients and Hessians, without a pass over responses.
+
+    Runs on the host.
+
+    Raises:
+        InputError: Scores or β as in ``solve_dual``, targets of other constraints, λ that is not finite and
+            at least 0, or no resample.
     """
+    check_problem(scores, targets)
+    check_resamples(resamples)
+    multipliers, beta = finite_multipliers(multipliers, scores), required_beta(beta, scores.dtype)
     table = standardise(scores)
     reward, gains = (np.asarray(x) for x in predict_per_prompt(scores, multipliers, beta))
     steps = None
@@ -76,6 +88,28 @@ def bootstrap(
         found = [_solved(table, margins, beta, weights, multipliers) for weights, margins in every]
     solutions, infeasible = (np.concatenate(own) for own in zip(*found, strict=True))
     return Bootstrap(solutions, np.concatenate(rewards), np.concatenate(improvements), np.mean(infeasible))
+
+
+def check_problem(scores: Scores, targets: Targets) -> None:
+    """Check that scores are in order, and targets are those of their constraints.
+
+    Raises:
+        InputError: They are not.
+    """
+    check_is_scores(scores)
+    if not isinstance(targets, Targets):
+        raise InputError(f"targets: a {type(targets).__name__}; give the targets of what prepare returns")
+    count = scores.constraints.shape[-1]
+    if len(targets.values) != count:
+        raise InputError(
+            f"targets: {len(targets.values)} for {count} constraints; give those of these scores"
+        )
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise InputError unless there is a resample."""
+    if not resamples >= 1:
+        raise InputError(f"resamples: {resamples}; give 1 at least")
 
 
 def _solved(

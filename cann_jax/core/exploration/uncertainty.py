@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import finite_multipliers, required_beta, tail_of
 from cann_jax.core.arrays import Array
+from cann_jax.core.compilation import on_host
 from cann_jax.core.exploration.means import mean_and_error, student_width
 from cann_jax.core.exploration.per_prompt import predict_per_prompt, reference_per_prompt
-from cann_jax.core.exploration.resampling import margins_under, shares_of
+from cann_jax.core.exploration.resampling import check_problem, margins_under, shares_of
 from cann_jax.core.problem import Targets, weights_and_baseline
 from cann_jax.core.scores import TOO_FEW, Scores, effective_prompts
 from cann_jax.core.solver.lanes import lanes, solve_lane, solve_lanes
@@ -22,6 +24,7 @@ from cann_jax.core.table import standardise
 ROUNDS = 3  # in which the error of a conservative λ is estimated
 
 
+@on_host
 def conservative_solution(
     scores: Scores,
     targets: Targets,
@@ -34,21 +37,29 @@ def conservative_solution(
     Each margin is raised by t standard errors, at the answer, of what the target bounds: of the improvement,
     or of the level itself, to which the reference's own error belongs. t is Student's quantile with the tail
     shared among the m constraints (Bonferroni); the error moves with λ, so it takes a few rounds, from the
-    plain λ* where ``initial`` gives it. The bias of too few responses remains.
+    plain λ* where ``initial`` gives it. The bias of too few responses remains. Runs on the host.
 
     Returns:
         The solution at the raised margins, and these ``(m,)``; infeasible where the sample has no room. None
         where a constraint is about fewer than two effective prompts, which tell no error.
+
+    Raises:
+        InputError: As ``forecast``.
     """
+    check_problem(scores, targets)
+    beta = required_beta(beta, scores.dtype)
     table = standardise(scores)
     weights, baseline = jax.device_get(weights_and_baseline(scores))
     margins = np.asarray(targets.margins(weights, baseline), table.reward.dtype)
-    tail = (1 - confidence) / len(margins)
+    tail = tail_of(confidence, len(margins))
     prompts = effective_prompts(weights, targets.members)
     if np.any(prompts < TOO_FEW):
         return None
     levels = np.where(np.asarray(targets.is_level)[:, None], np.asarray(reference_per_prompt(scores)), 0)
-    found = solve_lane(table, margins, beta).multipliers if initial is None else np.asarray(initial)
+    if initial is None:
+        found = solve_lane(table, margins, beta).multipliers
+    else:
+        found = finite_multipliers(initial, scores, "initial")
     for _ in range(ROUNDS):
         bounded = np.asarray(predict_per_prompt(scores, found, beta)[1]) + levels
         _, error = mean_and_error(bounded, weights, targets.members)
@@ -79,11 +90,18 @@ class CrossFit:
     error: np.ndarray
 
 
+@on_host
 def cross_fit(scores: Scores, targets: Targets, beta: float | Array, seed: int = 0) -> CrossFit | None:
     """Fit λ on half of the prompts and measure its improvement on the other half, which it has not seen.
 
-    None where a half has fewer than two effective prompts for some constraint, which tell no error.
+    None where a half has fewer than two effective prompts for some constraint, which tell no error. Runs on
+    the host.
+
+    Raises:
+        InputError: Scores, targets or β as in ``bootstrap``.
     """
+    check_problem(scores, targets)
+    beta = required_beta(beta, scores.dtype)
     table = standardise(scores)
     prompts = scores.reward.shape[0]
     half = np.random.default_rng(seed).permutation(prompts) < prompts // 2

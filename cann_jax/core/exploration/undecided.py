@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from cann_jax.core.arguments import tail_of
 from cann_jax.core.arrays import Array
 from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
@@ -74,7 +75,7 @@ def open_questions(
     about scores that never differ between the responses to a prompt: no policy changes them, on any prompts.
     Nor about a multiplier without which no response is better than another: the policy is the reference.
     """
-    tail = (1 - confidence) / 2
+    tail = tail_of(confidence, 2)
     fixed = never_vary(problem.scores)
     inside = combination > 1e-3
     questions = [] if fixed[inside].all() else [*_reach(problem, combination, tail)]

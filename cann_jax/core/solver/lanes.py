@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cann_jax.core.arguments import check_beta
 from cann_jax.core.arrays import Array
 from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.solver.blocks import many_blocks, objective_of
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.core.solver.solve import check_beta, solve_objective
+from cann_jax.core.solver.solve import solve_objective
 from cann_jax.core.table import Table, reweigh
 
 CHUNK = 64  # lanes a call: calls of one size share one compilation, and lanes that pad a call are skipped

@@ -45,7 +45,8 @@ def lbfgsb(objective: Objective, start: Array, tolerance: float) -> tuple[Array,
     first = start / scale
     carry = first, solver.init_state(first, bounds)
     scaled, state = objective.loop(unfinished, step, carry)
-    return scaled * scale, state.num_fun_eval + 1
+    # Bounds are kept to rounding only: a multiplier of 0 came back as −5e-12.
+    return jnp.maximum(scaled * scale, 0), state.num_fun_eval + 1
 
 
 def _solver_class() -> Any:

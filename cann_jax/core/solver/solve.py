@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cann_jax.core.arrays import Array, given
+from cann_jax.core.arguments import finite_multipliers, required_beta, required_margins
+from cann_jax.core.arrays import Array, is_traced, numbers
 from cann_jax.core.compilation import jit
 from cann_jax.core.feasibility import proves_infeasible
 from cann_jax.core.objective import Objective, natural_residual, table_objective
-from cann_jax.core.scores import Scores, check_is_scores, in_order
+from cann_jax.core.scores import Scores
 from cann_jax.core.solver.blocks import block_objective, many_blocks
 from cann_jax.core.solver.lbfgsb import lbfgsb
 from cann_jax.core.solver.newton import newton
@@ -54,49 +55,28 @@ def solve_dual(
         tolerance: Largest KKT residual called converged, in units of the scores' spread.
 
     Raises:
-        InputError: Unknown method, shapes that do not fit; where they are concrete, β ≤ 0, or margins or
-            scores that are NaN or infinite. Traced scores are not looked at: ``check_scores`` them before.
+        InputError: Unknown method, shapes that do not fit; where they are concrete, β ≤ 0, or margins, λ or
+            scores that are NaN or infinite, scores of which float32 would round away the differences, or
+            weights that are negative or all 0. Traced scores are not looked at: ``check_scores`` them before.
     """
     if method not in METHODS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(METHODS)}")
-    required = required_margins(margins, scores)
-    if not isinstance(beta, jax.core.Tracer):
-        check_beta(beta, scores.dtype)
+    required, beta = required_margins(margins, scores), required_beta(beta, scores.dtype)
+    precise = _positive(tolerance)
     # L-BFGS-B stays as it is, the reference
     rough = method == "newton" and initial is None and scores.reward.shape[0] >= 8 * ROUGH_PROMPTS
     blocks = method == "newton" and many_blocks(scores.reward)
-    start = np.zeros(required.shape, required.dtype) if initial is None else given(initial, required.dtype)
-    beta = given(beta, required.dtype)
-    return _solve(scores, required, beta, start, _Way(method, tolerance, rough, blocks)).named(scores.names)
+    begin = np.zeros(required.shape, required.dtype) if initial is None else initial
+    start = finite_multipliers(begin, scores, "initial")
+    return _solve(scores, required, beta, start, _Way(method, precise, rough, blocks)).named(scores.names)
 
 
-def required_margins(margins: ArrayLike | Mapping[str, float], scores: Scores) -> Array:
-    """Return b ``(m,)``, one for each constraint of the scores, or by name; a scalar is one for m = 1.
-
-    Raises:
-        InputError: Names or shapes that do not fit, or margins or scores that are not finite where they are
-            concrete.
-    """
-    check_is_scores(scores)
-    listed = in_order(margins, scores) if isinstance(margins, Mapping) else margins
-    required, count = given(listed, scores.dtype), scores.constraints.shape[-1]
-    required = required.reshape(1) if required.ndim == 0 else required
-    if required.shape != (count,):
-        raise InputError(f"margins have shape {required.shape}; give one for each of the {count} constraints")
-    if not isinstance(required, jax.core.Tracer) and not np.all(np.isfinite(required)):
-        raise InputError(f"margins: {required}; give finite numbers")
-    return required
-
-
-def check_beta(beta: ArrayLike, dtype: Any = np.float32) -> None:
-    """Raise InputError unless β is positive and in the range of ``dtype``, which 1e-45 is not.
-
-    Scores are divided by it, so that a margin of 10¹² is kept at both ends.
-    """
-    values, limits = np.asarray(beta, np.float64), np.finfo(dtype)
-    low, high = float(limits.tiny) * 1e12, float(limits.max) / 1e12
-    if not np.all((values >= low) & (values <= high)):
-        raise InputError(f"beta: {beta}; give a positive number, from {low:.0e} to {high:.0e}")
+def _positive(tolerance: float) -> float:
+    """Return the tolerance, of which a program is compiled for each, so that it may not be traced."""
+    found = np.nan if is_traced(tolerance) else numbers("tolerance", tolerance, np.float64)
+    if np.shape(found) != () or not found >= 0:
+        raise InputError(f"tolerance: {tolerance}; give a positive number that is not traced")
+    return float(found)
 
 
 class _Way(NamedTuple):

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cann_jax.core.arguments import check_beta
 from cann_jax.core.arrays import Array
 from cann_jax.core.objective import Objective
 from cann_jax.core.problem import Targets
 from cann_jax.core.scores import Scores
 from cann_jax.core.solver.solution import TOLERANCE, DualSolution
-from cann_jax.core.solver.solve import check_beta, solve_objective
+from cann_jax.core.solver.solve import solve_objective
 from cann_jax.core.survey import Survey, constants_of, refine_spreads, survey
 from cann_jax.core.table import Spreads, standardise
 
