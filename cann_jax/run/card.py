@@ -22,6 +22,7 @@ from cann_jax.run.manifest import committed
 from cann_jax.run.outputs import read_results
 from cann_jax.run.results import bound_lines, headings, result_rows, summary_lines, verdict_lines
 from cann_jax.run.run import Run
+from cann_jax.run.trained import trained_words
 
 CARD, SETTINGS = "README.md", "run.yaml"
 # Where files, machines and logs were is not for others, and the model does not depend on it.
@@ -76,6 +77,7 @@ def card(run: Run, form: Format) -> str:
         gguf=GGUF_FILE,
         results=results,
         summary=results["summary"],
+        trained=results["summary"].get("trained") or trained_words(run),  # results of before have none
         verdicts=verdict_lines(results),
         headings=headings(results),
         rows=result_rows(results),
