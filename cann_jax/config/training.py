@@ -170,6 +170,12 @@ class AlignConfig(PreferenceTrainingConfig):
         return Supervision(from_samples=self.pairs == "samples", label=label)
 
     @property
+    def learns_pseudo_reward(self) -> bool:
+        """Whether the loss is least at log-ratios r_λ/β: it is on labels that tell r_λ as it is."""
+        plain = self.loss != "ipo" and self.label_temperature == 1 and self.label_smoothing == 0
+        return plain and self.supervision.label is None and self.safety_offset is None
+
+    @property
     def side_by_side(self) -> bool:
         """Whether the policy is made of an adapter for each score, side by side."""
         return self.dial or self.combination == "soup"

@@ -167,7 +167,8 @@ PIPELINE = (
     Stage("evaluate", "Does it hold on prompts that nobody has used?", verifies=True,
           parts=("reference", "aligned*"),
           settings=("model", "prompts", "sample", "evaluate", "align.lora", "align.combination", "align.dial",
-                    "align.safety_offset", "align.pairs", "align.preference", "rounds", "dual.beta", "seed",
+                    "align.safety_offset", "align.pairs", "align.preference", "align.loss",
+                    "align.label_temperature", "align.label_smoothing", "rounds", "dual.beta", "seed",
                     *SCORERS, *TARGETS),
           files=("model", "prompts.heldout", "measured scorers"),
           reads=always("score", "dual")

@@ -29,8 +29,8 @@ def is_foretold(run: Run, dual: DualAnswer) -> bool:
     Scaled or not, and of a sequence or an unmoved dial too: the log-ratios of their parts add up to r_λ/β.
     """
     align = run.config.align
-    step = run.config.trains and reads_multipliers(run.config) and not read_rounds(run)
-    if not step or align.safety_offset is not None or align.combination == "soup":
+    step = run.config.trains and align.learns_pseudo_reward and not read_rounds(run)
+    if not step or align.combination == "soup":
         return False
     return bool(np.allclose(read_multipliers(run), dual.ordered(run.config), rtol=1e-5, atol=0))
 

@@ -113,3 +113,15 @@ def test_what_is_no_step_on_r_lambda_is_told_and_not_foretold(made, flags, knows
 def test_a_dial_whose_multipliers_moved_is_not_the_policy_of_the_forecast(made):
     flags = ("--align.dial", "true")
     assert is_foretold(*made(*flags)) and not is_foretold(*made(*flags, moved=1.5))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--align.loss", "ipo"),
+        ("--align.loss", "dpo", "--align.label_temperature", "2"),
+        ("--align.loss", "dpo", "--align.label_smoothing", "0.1"),
+    ],
+)
+def test_a_loss_that_is_least_elsewhere_is_not_foretold(made, flags):
+    assert is_foretold(*made("--align.loss", "dpo")) and not is_foretold(*made(*flags))
