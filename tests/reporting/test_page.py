@@ -174,8 +174,8 @@ def test_margins_out_of_reach_are_shown_by_a_dual_that_has_no_answer(folder):
     found = elements(folder)
     assert found.texts("h1") == ["trial: NOT EVALUATED"]  # what was evaluated read another dual
     assert found.texts("li")[0] == (
-        "The margins are out of reach (safe asks +0.500, of +0.900 at most): lower them, and start train "
-        "again."
+        "The margins are out of reach (safe asks +0.500, of +0.900 at most): lower the margin, and "
+        "start train again."
     )
     assert "no finite price: the margin of safe cannot be reached on the sample" in found.texts("li")
 
