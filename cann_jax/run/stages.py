@@ -68,6 +68,8 @@ def unread_settings(pipeline: Pipeline, config: Any) -> tuple[str, ...]:
     """Return the keys that are not at their defaults and that no stage of this configuration's run reads."""
     read = {pattern for stage in stages_of(pipeline, config) for pattern in stage.settings} - {"*"}
     read |= {"export", *NO_SETTINGS}  # which choose stages, or are read outside of them
+    if not config.trains:  # the evaluation reads some of these of what was trained
+        read = {pattern for pattern in read if pattern.partition(".")[0] not in ("align", "rounds", "export")}
     keys: list[str] = []
     for field in dataclasses.fields(config):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

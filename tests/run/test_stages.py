@@ -31,6 +31,15 @@ def test_settings_that_no_stage_reads_are_found(flags, unread):
     assert _unread("configs/quickstart.yaml", *flags) == unread
 
 
+@pytest.mark.parametrize("policy", ["reference", "resample"])
+def test_without_a_training_its_settings_are_not_read(policy):
+    found = _unread(
+        "configs/quickstart.yaml", "--evaluate.policy", policy, "--rounds", "3", "--export", "[gguf]"
+    )
+    assert {"rounds", "export", "align.loss", "calibrate.power"} <= {*found}
+    assert not {key for key in found if key.partition(".")[0] in ("dual", "evaluate", "sample", "reward")}
+
+
 def test_they_are_printed_in_a_line(capsys):
     config = ["--config", str(ROOT / "configs/quickstart.yaml"), "--prompts.calibration", "null"]
     print_unread(PIPELINE, parse_run(config)[0])
