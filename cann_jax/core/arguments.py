@@ -15,6 +15,8 @@ from cann_jax.core.arrays import Array, is_traced, numbers
 from cann_jax.core.scores import Scores, check_is_scores
 from cann_jax.files.errors import InputError, shown
 
+ROUNDING = 1e-6
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,15 +65,16 @@ def multipliers_of(multipliers: ArrayLike, scores: Scores, name: str = "multipli
 
 
 def finite_multipliers(multipliers: ArrayLike, scores: Scores, name: str = "multipliers") -> Array:
-    """Return λ ``(m,)`` as ``multipliers_of`` does.
+    """Return λ ``(m,)`` as ``multipliers_of`` does; of a solver's, rounding below 0 is 0.
 
     Raises:
         InputError: As it, or where λ is concrete, one that is not finite, or below 0.
     """
     found = multipliers_of(multipliers, scores, name)
-    if not is_traced(found):
-        check_all(name, found, np.isfinite(found) & (found >= 0), "finite numbers that are not below 0")
-    return found
+    if is_traced(found):
+        return found
+    check_all(name, found, np.isfinite(found) & (found >= -ROUNDING), "finite numbers that are not below 0")
+    return np.maximum(found, 0)
 
 
 def check_all(name: str, values: Array, good: Array, wanted: str) -> None:
@@ -133,7 +136,10 @@ def takes_lists(function: Callable[P, R]) -> Callable[P, R]:
     """Return the function, with arrays in place of the lists of numbers that it is given."""
 
     def read(value: Any) -> Any:
-        return numbers(function.__name__, value, float) if type(value) in (list, tuple) else value
+        if type(value) not in (list, tuple):
+            return value
+        found = numbers(function.__name__, value)
+        return found if found.dtype == bool else found.astype(float)
 
     @wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:

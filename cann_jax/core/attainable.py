@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from cann_jax.core.arguments import required_beta, required_margins
 from cann_jax.core.arrays import Array, accurate_sum
 from cann_jax.core.ceiling import Ceiling, ceiling
-from cann_jax.core.compilation import jit, on_host
+from cann_jax.core.compilation import jit
 from cann_jax.core.dual import tilted_weights
 from cann_jax.core.features import FeatureTable
 from cann_jax.core.objective import table_objective
@@ -105,7 +105,6 @@ class Attainable:
     converged: Array
 
 
-@on_host
 def attainable(
     features: FeatureTable,
     scores: Scores,
@@ -119,7 +118,7 @@ def attainable(
 ) -> Attainable:
     """Predict scores from features, and solve for the multipliers that training needs.
 
-    Runs on the host; ``solve_attainable`` need not.
+    Features, scores and folds are read on the host; margins may be traced.
 
     Args:
         features: ``(prompts, responses, F)``, centred within each prompt (``standardise_features``).

@@ -13,7 +13,7 @@ from cann_jax.core.arguments import multipliers_of, required_beta, required_marg
 from cann_jax.core.arrays import Array, accurate_sum, response_mean
 from cann_jax.core.scores import (
     Scores,
-    check_is_scores,
+    check_each,
     normalised_prompt_weights,
     reference_mean,
     response_mask,
@@ -30,7 +30,7 @@ def tilted_weights(multipliers: ArrayLike, scores: Scores, beta: float | Array) 
     Returns:
         ``(prompts, responses)``, each prompt's weights summing to one; 0 for missing responses.
     """
-    check_is_scores(scores)
+    check_each(scores)
     multipliers = multipliers_of(multipliers, scores)
     mask, logits = response_mask(scores), _centred_logits(multipliers, scores, beta)
     if mask is None:

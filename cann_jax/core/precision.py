@@ -34,10 +34,12 @@ def is_kept(values: np.ndarray, mask: np.ndarray) -> bool:
 
 
 def _difference(values: np.ndarray, mask: np.ndarray) -> float:
-    """Return how far values of a prompt differ at most."""
+    """Return how far values of a prompt differ at most; 0 where it is by float64's own rounding."""
     highest = np.max(values, axis=1, initial=-np.inf, where=mask)
     lowest = np.min(values, axis=1, initial=np.inf, where=mask)
-    return float(np.max(highest - lowest, initial=0))
+    found = float(np.max(highest - lowest, initial=0))
+    largest = float(np.max(np.abs(values), initial=0, where=mask))
+    return found if found > 8 * np.finfo(np.float64).eps * largest else 0.0
 
 
 def check_precision(precision: Mapping[str, np.ndarray], where: str = "") -> None:

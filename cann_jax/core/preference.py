@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from cann_jax.core.arguments import multipliers_of, takes_lists
 from cann_jax.core.arrays import Array
 from cann_jax.core.compilation import jit
-from cann_jax.core.scores import Scores, check_is_scores
+from cann_jax.core.scores import Scores, check_each
 
 
 @jit()
@@ -17,7 +17,7 @@ def pseudo_reward(scores: Scores, multipliers: ArrayLike, reward_weight: float |
 
     A weighted sum of scores has a ``reward_weight`` of r other than 1.
     """
-    check_is_scores(scores)
+    check_each(scores)
     weighted = jnp.asarray(reward_weight, scores.reward.dtype) * scores.reward
     return weighted + scores.constraints @ multipliers_of(multipliers, scores)
 

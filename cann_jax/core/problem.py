@@ -8,7 +8,7 @@ import numpy as np
 
 from cann_jax.config.constraint import Requirement
 from cann_jax.core.arrays import Array
-from cann_jax.core.compilation import jit
+from cann_jax.core.compilation import jit, on_host
 from cann_jax.core.scores import (
     TOO_FEW,
     Scores,
@@ -73,6 +73,7 @@ class Targets:
     members: Array | None
     shares: Array
 
+    @on_host
     def rescale(self, weights: Array) -> Array:
         """Return the factor ``(m,)`` that makes prepared scores the group's own under other weights.
 
@@ -84,6 +85,7 @@ class Targets:
         share = (np.asarray(weights, np.float64) @ self.members).astype(self.shares.dtype)
         return self.shares / (share + (share <= 0) * self.shares)
 
+    @on_host
     def margins(self, weights: Array, baseline: Array) -> Array:
         """Return b ``(m,)`` for prompt weights ``(prompts,)`` and prepared E_ref[g] ``(m,)`` under them.
 

@@ -195,14 +195,30 @@ def check_is_scores(value: Any) -> None:
     Raises:
         InputError: It is something else, or as ``check_scores``, but that all responses may score the same.
     """
-    if not isinstance(value, Scores):
-        raise InputError(
-            f"scores: a {type(value).__name__}; give Scores, as Scores.from_table(table) returns"
-        )
+    _check_type(value)
     _check_shapes(value)
     # Looked at where it lies: nothing is compiled, and what other processes hold stays there.
     if not is_traced(value) and all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(value)):
         _check_values(value, constraint_names(value.constraints.shape[-1], value.names))
+
+
+def check_each(value: Any) -> None:
+    """Check that a value is ``Scores`` whose shapes fit, be it of one prompt or with further axes in front.
+
+    Raises:
+        InputError: It is something else, or shapes do not fit.
+    """
+    _check_type(value)
+    reward = np.shape(value.reward)
+    if len(reward) == 2 or np.shape(value.constraints)[:-1] != reward:
+        _check_shapes(value)
+
+
+def _check_type(value: Any) -> None:
+    if not isinstance(value, Scores):
+        raise InputError(
+            f"scores: a {type(value).__name__}; give Scores, as Scores.from_table(table) returns"
+        )
 
 
 def response_mask(scores: Scores) -> Array | None:

@@ -95,6 +95,8 @@ def _less(config: RunConfig) -> str:
 def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[str]:
     """Yield what to do about one constraint."""
     config, label, certificate = findings.run.config, row.get("label", name), row["certificate"]
+    if name not in config.constraints:  # which was changed since
+        return
     terms = terms_of(config.constraints[name])
     if certificate is None:
         yield f"{label} was {NOT_MEASURED}: give it a scorer that scores new responses."

@@ -200,11 +200,9 @@ def train(
         weights: Weights to start from; None starts from the reference.
 
     Raises:
-        InputError: Nothing is preferred, a loss is not finite (the last good checkpoint stays), or the
-            warm-up is too long.
+        InputError: A loss that is not finite (the last good checkpoint stays), or a warm-up that is too long.
         ResourceError: Memory is exhausted.
     """
-    _check_preferences(run.config, training, data)
     settings, size = training.settings, training.batching.prompts_per_step
 
     def remedy(times: float) -> str:
@@ -212,14 +210,6 @@ def train(
 
     with within_memory(training.key, remedy):
         return _train(run, training, model, data, folder, weights)
-
-
-def _check_preferences(config: RunConfig, training: Training, data: PreferenceData) -> None:
-    advice = "check that the scores vary within a prompt"
-    if training.settings is config.align and config.align.labels == "denoised":
-        advice = "features tell nothing of what it weighs; set align.labels to scores, or use more prompts"
-    if not data.prefers:
-        raise InputError(f"{training.key}: r_λ is the same for all responses to a prompt: {advice}")
 
 
 def _train(

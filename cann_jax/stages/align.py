@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from cann_jax.core.preference import pseudo_reward
+from cann_jax.files.errors import InputError
 from cann_jax.models.adapters.soup import soup
 from cann_jax.run.dial import expert_weights
 from cann_jax.run.outputs import (
@@ -45,7 +46,8 @@ def run(run: Run) -> None:
     prompts kept from training, and warnings).
 
     Raises:
-        InputError: A loss that is not finite (the last good checkpoint stays), or settings that do not fit.
+        InputError: A loss that is not finite (the last good checkpoint stays), settings that do not fit, or
+            nothing to learn for a step that is to be scaled.
     """
     folder, model = run.folder / "align", split_decoder(run, run.config.policy_lora)
     is_soup = run.config.align.combination == "soup"
@@ -67,10 +69,25 @@ def _step(run: Run, model: Model, folder: epath.Path) -> Any:
     data = _data(run, training)
     data.show_pairs()
     if run.config.align.combination == "sum":
+        _check_preferences(run, data)
         return train(run, training, model, data, folder)
     start = read_weights(run, expert_folder(REWARD), model.reference)
     # Copied: the first step donates what it is given, and this policy stays the reference.
     return train(run, training, model._replace(reference=start), data, folder, jax.tree.map(jnp.copy, start))
+
+
+def _check_preferences(run: Run, data: PreferenceData) -> None:
+    """Raise InputError where a step that will stay zero is to be scaled; else only say that it will."""
+    if data.prefers:
+        return
+    problem = "align: r_λ is the same for all responses to a prompt, so that nothing is learnt"
+    if not run.config.calibrated:
+        print(problem, flush=True)
+        return
+    advice = "λ is 0, or scores do not vary; set prompts.calibration to null, or check the scorers"
+    if run.config.align.labels == "denoised":
+        advice = "features tell nothing of what it weighs; set align.labels to scores, or use more prompts"
+    raise InputError(f"{problem}, and no scale changes that: {advice}")
 
 
 def _data(run: Run, training: Training) -> PreferenceData:

@@ -40,8 +40,8 @@ class PreferenceData(GroupData):
     @property
     def prefers(self) -> bool:
         """Whether any response is better than another; an adapter trained on labels of 1/2 stays zero."""
-        spread = float(np.ptp(self.reward, axis=1).max())
-        return self.safe is not None or spread > 1e-6 * self.batching.label_temperature
+        spread, largest = float(np.ptp(self.reward, axis=1).max()), float(np.abs(self.reward).max())
+        return self.safe is not None or spread > 1e-6 * largest
 
     def places(self, step: int) -> Places:
         """Return the places of a step, over all hosts."""

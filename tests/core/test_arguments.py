@@ -102,7 +102,7 @@ def test_weights_and_masks_that_weigh_nothing_are_refused_everywhere(call):
         ((R[:4], G), r"constraints have shape \(20, 5, 1\); give \(4, 5, 'm'\)"),
         ((R, SAFE), r"as reward; give \(20, 5, 1\): constraints\[..., None\]"),
         ((R, G[..., :0]), "constraints: none given"),
-        ((R[0], G[0]), r"reward has shape \(5,\)"),
+        ((R[0], G), r"reward has shape \(5,\)"),
         ((R[:0], G[:0]), "neither of them 0"),
         ((R[:, :0], G[:, :0]), "neither of them 0"),
         ((R, G, np.ones((20, 4), bool)), "mask has shape"),
@@ -243,7 +243,6 @@ HOSTED = {
     "correct_multipliers": lambda x: correct_multipliers(Scores(x, x[..., None]), 0.2, 0.5, None),
     "standardise_features": lambda x: standardise_features(x[..., None]),
     "predict_scores": lambda x: predict_scores(x[..., None], SCORES, folds_of(20, 2, 0)),
-    "attainable": lambda x: attainable(x[..., None], SCORES, 0.2, 0.5, folds_of(20, 2, 0)),
     "forecast": lambda x: forecast(Scores(x, x[..., None]), PREDICTED, PROBLEM.targets, 0.3, 0.5),
     "attainable_intervals": lambda x: attainable_intervals(
         Scores(x, x[..., None]), None, PROBLEM.targets, 0.5
@@ -329,3 +328,28 @@ def test_no_multiplier_is_below_0():
     """Two opposite constraints: L-BFGS-B kept the bound of one to rounding only, and gave −5e-12."""
     found = solve_dual(Scores(R, np.concatenate([G, -G], axis=-1)), [0.2, -0.2], 0.5)
     assert found.converged and np.all(found.multipliers >= 0)
+
+
+def test_rounding_below_0_is_a_start_like_0():
+    """λ of an earlier solver was -5e-12."""
+    begun = solve_dual(SCORES, 0.2, 0.5, initial=[-1e-9])
+    np.testing.assert_allclose(begun.multipliers, solve_dual(SCORES, 0.2, 0.5).multipliers, rtol=1e-4)
+
+
+def test_what_is_pointwise_maps_over_prompts():
+    for call in (lambda s: pseudo_reward(s, 0.3), lambda s: tilted_weights(0.3, s, 0.5)):
+        np.testing.assert_allclose(jax.vmap(call)(SCORES), call(SCORES), rtol=1e-5)
+
+
+def test_attainable_maps_over_margins():
+    folds = folds_of(20, 4, 0)
+    solve = lambda margin: attainable(FEATURES, SCORES, margin, 0.5, folds).multipliers  # noqa: E731
+    found = jax.vmap(solve)(jnp.array([[0.01], [-0.5]]))
+    np.testing.assert_allclose(found[1], solve([-0.5]), atol=1e-5)
+
+
+def test_a_constraint_that_is_constant_up_to_rounding_is_solved_as_one():
+    same = np.full((20, 5), 0.2)
+    same[0, 0] = np.nextafter(0.2, 1)
+    found = solve_dual(Scores(R, np.stack([SAFE, same], -1)), [0.2, -1.0], 0.5).multipliers
+    np.testing.assert_allclose(found, [*solve_dual(SCORES, 0.2, 0.5).multipliers, 0], atol=1e-4)

@@ -206,6 +206,17 @@ def test_labels_that_prefer_no_response_are_refused_before_training(copied):
     assert "\n" not in str(caught.value)
 
 
+def test_where_no_step_is_scaled_there_may_be_nothing_to_learn(copied, capsys):
+    """A constraint that the reference meets has λ = 0, and the step of a sequence on it is none."""
+    run = Run(parse_run([*copied[1], "--prompts.calibration", "null"])[0])
+    shape = read_predicted(run)[1].shape
+    write_predicted(run, np.zeros(shape[:2]), np.zeros(shape))
+    align.run(run)
+    assert (
+        "align: r_λ is the same for all responses to a prompt, so that nothing is" in capsys.readouterr().out
+    )
+
+
 def test_a_margin_above_the_ceiling_is_refused_before_training(copied, capsys):
     folder, flags = copied
     ceiling = read(folder, "dual/dual.json")["attainable"]["ceiling"][0]

@@ -124,6 +124,7 @@ def attainable_intervals(
     multipliers, solved = (np.asarray(x) for x in _solve_resamples(table, drawn, margins, found.multipliers))
     own, ceiling = _prompts(scores, targets, confidence), np.asarray(found.ceiling)
     low, high = own.percentiles(_ceilings(table, targets, drawn))
+    low, high = np.minimum(low, ceiling), np.maximum(high, ceiling)
     return AttainableIntervals(
         multipliers=Estimate(np.asarray(found.multipliers), *own.percentiles(multipliers)),
         ceiling=Estimate(ceiling, 2 * ceiling - high, 2 * ceiling - low),

@@ -70,7 +70,7 @@ def test_a_resample_meets_its_margin(solved):
     again = solve_attainable(dataclasses.replace(scores, prompt_weights=counts * 1.0), predicted, 0.2, BETA)
     np.testing.assert_allclose(seen.multipliers.low, again.multipliers, rtol=1e-5)
     reflected = 2 * np.asarray(found.ceiling) - again.ceiling
-    np.testing.assert_allclose(seen.ceiling.low, reflected, rtol=1e-2)
+    np.testing.assert_allclose(seen.ceiling.high, reflected, rtol=1e-2)
 
 
 def test_what_tells_nothing_has_no_ceiling_above_0():
