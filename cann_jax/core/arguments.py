@@ -15,7 +15,7 @@ from cann_jax.core.arrays import Array, is_traced, numbers
 from cann_jax.core.scores import Scores, check_is_scores
 from cann_jax.files.errors import InputError, shown
 
-ROUNDING = 1e-6
+ROUNDING = 1e-6  # a solver's λ may lie so far below 0
 
 P = ParamSpec("P")
 R = TypeVar("R")

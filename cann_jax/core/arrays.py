@@ -10,8 +10,6 @@ from jax.typing import DTypeLike
 from cann_jax.files.errors import InputError, shown
 
 Array = jax.Array | np.ndarray  # functions of this package take either; what they compute is JAX's
-
-
 NO_NUMBERS = "cSUMm"  # kinds of NumPy's types: complex, texts, times
 
 

@@ -59,9 +59,8 @@ from cann_jax.training.health import read_health
 
 ROUND, WEIGHTS = "round.json", "weights"
 STAGE = next(stage for stage in PIPELINE if stage.name == "rounds")
-OF_A_ROUND = tuple(
-    key for key in STAGE.settings if key != "rounds"
-)  # how many there are changes none of them
+# How many rounds there are changes none of them.
+OF_A_ROUND = tuple(key for key in STAGE.settings if key != "rounds")
 SEED = 2_000_003  # times the round, added to the run's seed: no round repeats another's draws
 
 Multipliers = Mapping[str, float]  # by constraint
