@@ -2,6 +2,7 @@
 
 import random
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from benchmarks.drills.runs import Drilled, processor, run, seconds_of, send_wit
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)  # in turn
 EXPECTED = {signal.SIGKILL: -9, signal.SIGTERM: 75}
+BOUND = 300  # seconds, after which a process that was told to end hangs
 TO_THE_END = 5  # every so many drills, all behind the stage runs too
 
 
@@ -55,7 +57,11 @@ def _killed(drilled: Drilled, stage: str, after: float, sent: signal.Signals) ->
     with processor() as spent:
         processes = start(drilled, folder.parent, *drilled.only(stage))
         in_time = send_within(processes, 0, folder / stage, after, sent)
-        said = processes[0].communicate()[1]
+        try:
+            said = processes[0].communicate(timeout=BOUND)[1]
+        except subprocess.TimeoutExpired:
+            processes[0].kill()  # its status is then not the one that is expected
+            said = processes[0].communicate()[1]
     status = processes[0].returncode
     return Killed(folder, after, status, said, spent[0]) if in_time and status != 0 else None
 

@@ -27,6 +27,10 @@ compared too, results and verdict included.
 
 {trouble}
 
+What the drills found before, mended since: a SIGTERM that came while a callback of an event loop of Orbax's
+ran was logged by the loop, and the process waited for ever (number 13 of `kill:evaluate`;
+`test_sigterm_leaves_an_event_loop`).
+
 {machine}
 """
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cann_jax.analysis.columns import is_list, is_numeric, plain_type
+from cann_jax.analysis.formats import BROKEN
 from cann_jax.analysis.raw_table import RawTable
 from cann_jax.files.errors import InputError
 
@@ -51,8 +52,9 @@ def _load(name: str) -> np.ndarray:
         raise InputError(f"--features {name}: no such file; give an .npy file or a column of the table")
     try:
         return np.lib.format.open_memmap(name, mode="r")
-    except (ValueError, OSError) as error:
-        raise InputError(f"--features {name}: not a readable .npy file ({error})") from error
+    except BROKEN as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"--features {name}: not a readable .npy file ({reason})") from error
 
 
 def _placed(where: str, values: np.ndarray, table: RawTable) -> np.ndarray:

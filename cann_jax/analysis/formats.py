@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import re
+import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,8 @@ FORMATS = (*TABLES, ".npz")
 SEPARATORS = (",", ";", "\t", "|")
 TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
 DEEP = 500  # brackets in a line that are looked at; Python reads 1000 in one another, and Arrow 10,000
+_CHANGED = re.compile(r"Column\(/(.*)\) changed from (\w+) to (\w+) in row (\d+)")  # as Arrow says it
+_OPEN_LIST, _BEHIND = re.compile(r"\s*\[\s*"), re.compile(r"\s*([,\]])\s*")
 BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
 
 
@@ -58,6 +62,7 @@ UNFIT = (pa.ArrowException, UnicodeError, OverflowError)
 BROKEN = (
     *(*UNFIT, OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, csv.Error),
+    *(TypeError, tokenize.TokenError),  # NumPy's, of headers that are no dictionary of shape and type
 )
 
 
@@ -121,7 +126,7 @@ def lines_of(path: str) -> list[int]:
         return []
     data = _text(path, epath.Path(path).read_bytes())
     if suffix in (".jsonl", ".json"):
-        rows = [number for number, line in enumerate(data.splitlines(), 1) if line.strip()]
+        rows = [number for number, line in enumerate(io.BytesIO(data), 1) if line.strip()]
         return [] if data.lstrip().startswith(b"[") else rows
     separator, _, spaced = _header(data, suffix)
     reader = csv.reader(
@@ -165,7 +170,9 @@ def _read_json(path: str, data: bytes) -> pa.Table:
     import pyarrow.json
 
     if data.lstrip().startswith(b"["):
-        return _from_list(path, json.loads(data))
+        data = _as_lines(path, data.decode())
+        if not data:
+            return pa.table({})
 
     def read(texts: Iterable[str]) -> pa.Table:
         parse = pyarrow.json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in texts]))
@@ -173,7 +180,7 @@ def _read_json(path: str, data: bytes) -> pa.Table:
             pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=BLOCK), parse
         )
 
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(io.BytesIO(data), 1):
         # Deep nesting ends Arrow's parser, and the process with it.
         if len(line) > DEEP and line.count(b"[") + line.count(b"{") > DEEP:
             _check_json(path, number, line)
@@ -182,24 +189,38 @@ def _read_json(path: str, data: bytes) -> pa.Table:
         # Texts that are all dates become times, and two ways to write one time become one prompt.
         times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
         return read(times) if times else table
-    except pa.ArrowInvalid:
-        for number, line in enumerate(data.splitlines(), 1):  # Arrow does not say where
+    except pa.ArrowInvalid as error:
+        if changed := _CHANGED.search(str(error)):
+            name, before, behind, row = changed.groups()
+            kinds = f"{before}s, and a {behind} in row {int(row) + 1}"
+            raise InputError(f"{path}: {name} holds values of several types ({kinds}); write one") from None
+        for number, line in enumerate(io.BytesIO(data), 1):  # Arrow does not say where
             if line.strip():
                 _check_json(path, number, line)
         raise
 
 
-def _from_list(path: str, rows: list[Any]) -> pa.Table:
-    """Return the table of a list of objects, as pandas and jq write it."""
-    if not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: its list holds more than objects; write one object for each row")
-    columns = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        try:
-            columns[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowException, OverflowError) as error:
-            raise InputError(f"{path}: {name} holds values of several types ({error}); write one") from None
-    return pa.table(columns)
+def _as_lines(path: str, text: str) -> bytes:
+    """Return a list of objects, as pandas and jq write it, with a line for each.
+
+    One at a time: 4 KB of gzip held a list of objects that took 117 MB all at once.
+    """
+    decoder, lines = json.JSONDecoder(), io.BytesIO()
+    begun = _OPEN_LIST.match(text)
+    assert begun is not None, "the caller has seen the bracket"
+    place, ended = begun.end(), text.startswith("]", begun.end())
+    while not ended:
+        row, end = decoder.raw_decode(text, place)
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: its list holds more than objects; write one object for each row")
+        lines.write(text[place:end].replace("\n", " ").replace("\r", " ").encode() + b"\n")
+        found = _BEHIND.match(text, end)
+        if found is None:
+            raise ValueError(f"no comma at character {end}")
+        place, ended = found.end(), found[1] == "]"
+        if ended and place < len(text):
+            raise ValueError(f"more behind its list, at character {place}")
+    return lines.getvalue()
 
 
 def _check_json(path: str, number: int, line: bytes) -> None:
@@ -289,6 +310,6 @@ def refuse_doubled(path: str, names: list[str]) -> None:
     Raises:
         InputError: Two do.
     """
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path}: {names.count(name)} columns are named {name!r}; rename all but one")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: {count} columns are named {name!r}; rename all but one")

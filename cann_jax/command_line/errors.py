@@ -1,10 +1,14 @@
 """What a command leaves behind when it fails: one line on standard error and an exit status."""
 
-import os
-import select
+import contextlib
+import errno
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
+from cann_jax.command_line import streams
 from cann_jax.files.errors import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -14,40 +18,87 @@ from cann_jax.files.errors import (
     is_out_of_memory,
 )
 
+_NO_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def run_command(main: Callable[[Sequence[str]], None]) -> int:
     """Run ``main`` on the process's arguments and return its exit status.
 
     Bad input becomes one line on standard error; a bug keeps its traceback.
     """
+    streams.open_missing()
     try:
-        main(sys.argv[1:])
+        return _status(main)
+    finally:
+        streams.settle()
+
+
+def _status(main: Callable[[Sequence[str]], None]) -> int:
+    try:
+        with _preemptible():
+            main(sys.argv[1:])
         sys.stdout.flush()
     except InputError as error:
-        # In one piece: several processes may write to one terminal at once.
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        streams.say(f"error: {_one_line(str(error))}")
         return _leave(error.exit_status)
     except Preempted as stopped:
-        print("stopped:", stopped, file=sys.stderr)
+        streams.say(f"stopped: {_one_line(str(stopped))}")
         return stopped.exit_status
     except KeyboardInterrupt:
-        print("interrupted; start again to continue with what is finished", file=sys.stderr)
+        streams.say("interrupted; start again to continue with what is finished")
         return _leave(INTERRUPTED)
     except BrokenPipeError:
-        if _stdout_has_reader():
+        if streams.stdout_has_reader():
             raise
-        # Python flushes standard output once more as it exits, and would report that failure.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if (found := _out_of_resources(error)) is None:
             _crash(error)
             raise
-        reason = str(error).splitlines()[0][:200] if str(error) else "MemoryError"
-        remedy = "use a smaller batch or table, a machine with more, or, for tables of dual, --stream"
-        sys.stderr.write(f"error: memory is exhausted ({reason}); {remedy}; what is finished is kept\n")
+        streams.settle()
+        streams.say(f"error: {found}; what is finished is kept")
         return _leave(ResourceError.exit_status)
     return 0
+
+
+@contextlib.contextmanager
+def _preemptible() -> Iterator[None]:
+    """Raise ``Preempted`` on SIGTERM, from the start on: a run's imports take seconds.
+
+    Sessions handle it in their own way (``runtime.preemption``).
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise Preempted("SIGTERM: what is finished is kept; start again to continue")
+
+
+def _out_of_resources(error: Exception) -> str | None:
+    """Return in words what has run out, and the remedy; None if the error is something else."""
+    if isinstance(error, OSError) and error.errno in _NO_OUTPUT:
+        where = error.filename or "standard output"
+        return f"cannot write {where} ({error.strerror}); free space, or send it elsewhere, and start again"
+    if not is_out_of_memory(error):
+        return None
+    reason = _one_line(str(error))[:200] or "MemoryError"
+    remedy = "use a smaller batch or table, a machine with more, or, for tables of dual, --stream"
+    return f"memory is exhausted ({reason}); {remedy}"
+
+
+def _one_line(text: str) -> str:
+    """Return a message in one line, without what in files of others could steer the terminal."""
+    from cann_jax.files.console import one_line  # loads rich, for which no start need wait
+
+    return one_line(text)
 
 
 def _leave(status: int) -> int:
@@ -65,10 +116,3 @@ def _crash(error: Exception) -> None:
         from cann_jax.runtime import distributed
 
         distributed.crashed(error)
-
-
-def _stdout_has_reader() -> bool:
-    """Return whether anyone reads standard output; if so, the pipe that broke is another one."""
-    pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)
-    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in pipe.poll(0))

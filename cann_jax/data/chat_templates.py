@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from signal import SIGPROF
+from signal import SIGHUP, SIGINT, SIGKILL, SIGPROF, SIGTERM
 from typing import Any
 
 from cann_jax.files.errors import InputError
@@ -15,6 +15,7 @@ from cann_jax.files.errors import InputError
 PROGRAM = Path(__file__).with_name("template_process.py")
 LONGEST_TEMPLATE = 1 << 20  # characters; the longest of a known model, with tools, has 20,000
 ROOM = 1 << 18  # characters that a template may write beside a dialogue,
+ENDED = "what renders it was ended by a signal"
 TIMES = 4  # and how often it may write the dialogue
 
 
@@ -26,7 +27,14 @@ class _Renderer:
         self._lock = threading.Lock()
 
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
-        """Return the process's answer; how it ended, where it gave none."""
+        """Return the process's answer; how it ended, where it gave none.
+
+        One that a signal from outside ended, as Slurm sends it to all of a job, is started once more.
+        """
+        answer = self._asked(request)
+        return self._asked(request) if answer.get("refusal") == ENDED else answer
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, str]:
         with self._lock:
             process = self._running()
             assert process.stdin is not None and process.stdout is not None
@@ -41,6 +49,8 @@ class _Renderer:
             self._process = None
             with contextlib.suppress(BrokenPipeError):
                 process.communicate()
+        if process.returncode in (-SIGTERM, -SIGINT, -SIGHUP, -SIGKILL):
+            return {"refusal": ENDED}
         return {
             "refusal": "it takes too long" if process.returncode == -SIGPROF else "it takes too much memory"
         }

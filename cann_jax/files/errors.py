@@ -18,13 +18,21 @@ class InputError(ValueError):
     exit_status = 2
 
 
-class Preempted(BaseException):
+class Preempted(SystemExit):
     """The run was preempted; what is finished is kept, and the next start continues from there.
 
-    No Exception, as KeyboardInterrupt is none: handlers of whatever a library raises must let it pass.
+    No Exception, as KeyboardInterrupt is none: handlers of whatever a library raises must let it pass. And a
+    SystemExit, for event loops log any other that a callback raises, and go on: Orbax's then waited for ever.
     """
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.code = self.exit_status  # of a program of one's own that lets it through
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class AbsentError(InputError):
@@ -93,7 +101,15 @@ def named(key: str) -> Iterator[None]:
         raise InputError(f"{key}: {error}") from None
 
 
+# What JAX, and the loader of shared libraries, say of memory that runs out.
+_OF_MEMORY = ("RESOURCE_EXHAUSTED", "failed to map segment", "Cannot allocate memory")
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says so: Python's, Arrow's, or XLA's, known by its text: JAX may be absent."""
-    of_memory = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return of_memory or isinstance(error, MemoryError)
+    """Return whether an error says so: Python's, Arrow's, or others', known by their text: JAX may be absent.
+
+    XLA says RESOURCE_EXHAUSTED of a full disk, too.
+    """
+    text = str(error)
+    said = isinstance(error, RuntimeError | OSError | ImportError) and any(map(text.__contains__, _OF_MEMORY))
+    return isinstance(error, MemoryError) or (said and "No space left" not in text)

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 LONGEST = 1 << 16  # characters; PyYAML takes a second for these, and our longest configuration has 3,000
+DIGITS = 1000  # of an integer; Python prints none of over 4300, which base 60 and 16 can write
 VALUES = 10_000  # that a text may stand for: ten anchors of ten of the one before are 10¹⁰
 
 
@@ -14,13 +15,14 @@ def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
 
     Raises:
         yaml.YAMLError: It is not valid YAML, or too long. PyYAML itself raises other errors for some texts
-            that are not: ValueError for the day 2025-02-30, and RecursionError for a thousand brackets.
+            that are not: ValueError for the day 2025-02-30, RecursionError for a thousand brackets, and
+            OverflowError for a number of base 60 with 200 parts.
     """
     try:
         if len(text) > LONGEST:
             raise ValueError(f"it has {len(text)} characters, and {LONGEST} are the most")
         return _loaded(loader(text))
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise yaml.YAMLError(str(error) or type(error).__name__) from None
 
 
@@ -40,6 +42,8 @@ def _values(node: yaml.Node, known: dict[int, float]) -> float:
     """Return how many values a node stands for, each anchor counted wherever it is used."""
     if id(node) not in known:
         known[id(node)] = math.inf  # meanwhile: an anchor within itself
+        if node.tag.endswith(":int") and len(node.value) > DIGITS:
+            raise ValueError(f"an integer has {len(node.value)} characters, and {DIGITS} are the most")
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
         parts = (part for each in inner for part in (each if isinstance(each, tuple) else (each,)))
         known[id(node)] = 1 + sum(_values(part, known) for part in parts)

@@ -16,12 +16,22 @@ def keep_compilations() -> None:
     import jax
 
     _count_programs()
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "cann_jax" / "xla"))
+    if jax.config.values["jax_compilation_cache_dir"] is None and (folder := _cache_folder()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "cann_jax" / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # what the user set wins
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _cache_folder() -> Path | None:
+    """Return the user's cache folder; None for a user who has no home, as in some containers."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        print("programs are compiled anew each time: this user has no home; set HOME", flush=True)
+        return None
 
 
 def compiled() -> tuple[int, float]:

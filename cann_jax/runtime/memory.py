@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 
-from cann_jax.files.errors import ResourceError
+from cann_jax.files.errors import ResourceError, is_out_of_memory
 from cann_jax.runtime import host_memory
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -94,7 +94,7 @@ def within_memory(what: str, remedy: Callable[[float], str]) -> Iterator[None]:
         reason, times = (f" ({error})", error.times) if isinstance(error, ProgramTooLarge) else ("", 1.0)
         raise ResourceError(f"{what}: this machine's memory is exhausted{reason}; {remedy(times)}") from None
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:200]
         raise ResourceError(f"{what}: a device's memory is exhausted ({reason}); {remedy(1.0)}") from None

@@ -7,6 +7,7 @@ from typing import Any, Self
 import jax
 from etils import epath
 
+from cann_jax.files.console import one_line
 from cann_jax.runtime import distributed
 
 profiled: ContextVar[range] = ContextVar("profiled", default=range(0))
@@ -43,7 +44,13 @@ class Profile:
             self._close()
 
     def _close(self) -> None:
-        if self.tracing is not None:
-            self.tracing.close()
-            self.steps, self.tracing = range(0), None
+        if self.tracing is None:
+            return
+        tracing, self.steps, self.tracing = self.tracing, range(0), None
+        try:
+            tracing.close()
+        except jax.errors.JaxRuntimeError as error:  # a full disk; the training is worth more than its trace
+            reason = one_line(str(error), 200)
+            print(f"profile: no trace was written to {self.folder} ({reason})", flush=True)
+        else:
             print(f"profile: {self.folder}", flush=True)

@@ -1,5 +1,6 @@
 """Features of a table's responses: every place that holds them reads the same; mistakes are one line."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -216,12 +217,26 @@ def test_mistakes_are_one_line(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+def npy(header: str) -> bytes:
+    """A file that begins as an array's, with any header."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(64)
+
+
 @pytest.mark.parametrize(
     "name, content, match",
     [
         ("none.npy", None, "no such file"),
         ("empty.npy", b"", "not a readable"),
         ("x.npy", b"text", "not a readable"),
+        ("many.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2**70, 1)}"), "not a readable"),
+        (
+            "huge.npy",
+            npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**70},)}}"),
+            "not a readable",
+        ),
+        ("deep.npy", npy("(" * 9000), "not a readable"),
+        ("minus.npy", npy("-" * 9000 + "1"), "not a readable"),
+        ("keys.npy", npy("{1: 2, 'a': 3}"), "not a readable"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, match):

@@ -1,12 +1,14 @@
 """Exit statuses, and the one line of a mistake."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from cann_jax.command_line.errors import run_command
-from cann_jax.files.errors import InfeasibleError, InputError, Preempted, ResourceError
+from cann_jax.files.errors import InfeasibleError, InputError, Preempted, ResourceError, is_out_of_memory
 
 
 @pytest.mark.parametrize("error, status", [(InputError, 2), (ResourceError, 3), (InfeasibleError, 4)])
@@ -71,6 +73,64 @@ def test_help_into_a_closed_pipe_ends_quietly(command):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=120) == 141
+
+
+@pytest.mark.parametrize(
+    "command, redirected, status",
+    [
+        ("completion bash", ">/dev/full", 3),
+        ("dual --help", ">/dev/full", 3),
+        ("train --config nowhere.yaml", ">/dev/full 2>/dev/full", 2),
+        ("train --config nowhere.yaml", "2>&-", 2),
+        ("completion bash", ">&- <&-", 0),
+    ],
+)
+def test_a_stream_that_cannot_be_written_does_not_change_the_status(command, redirected, status):
+    """Launchers start a program that ends with 1 again."""
+    line = f'"{sys.executable}" -m cann_jax {command} {redirected}'
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert ended.returncode == status
+    assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
+    assert ("free space" in ended.stderr) == (status == 3)
+
+
+def test_sigterm_before_a_run_has_begun(capsys):
+    def starting(argv):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    assert run_command(starting) == 75
+    assert capsys.readouterr().err.startswith("stopped: SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_message_does_not_steer_the_terminal(capsys):
+    def main(argv):
+        raise InputError("a file names \x1b]0;title\x07\x1b[2Jx")
+
+    assert run_command(main) == 2
+    assert capsys.readouterr().err == "error: a file names �]0;title��[2Jx\n"
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (MemoryError(), "memory is exhausted"),
+        (ImportError("lib.so: failed to map segment from shared object"), "memory is exhausted"),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), "memory is exhausted"),
+        (OSError(28, "No space left on device", "x.txt"), "cannot write x.txt"),
+    ],
+)
+def test_resources_that_run_out(capsys, error, said):
+    def main(argv):
+        raise error
+
+    assert run_command(main) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_lack_of_memory():
+    assert not is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: a.pb; No space left on device"))
 
 
 def test_another_broken_pipe_keeps_its_traceback():

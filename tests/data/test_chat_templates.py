@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from datetime import datetime
@@ -10,6 +11,7 @@ from datetime import datetime
 import pytest
 from transformers.utils import chat_template_utils
 
+from cann_jax.data import chat_templates
 from cann_jax.data.chat_templates import PROGRAM, render
 from cann_jax.files.errors import InputError
 from tests.builders.models import CHAT_TEMPLATE
@@ -47,6 +49,16 @@ def test_as_transformers(name, monkeypatch):
     chat_template_utils._compile_jinja_template.cache_clear()
     theirs, _ = chat_template_utils.render_jinja_template([MESSAGES], chat_template=TEMPLATES[name], **VALUES)
     assert [render(TEMPLATES[name], MESSAGES, VALUES, DAY)] == theirs
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_renderer_that_a_signal_ended_is_started_again(number):
+    """A job's signal reaches every process of it, and the template is not to blame."""
+    first = render(TEMPLATES["ours"], MESSAGES, VALUES, DAY)
+    process = chat_templates._renderer._process
+    process.send_signal(number)
+    process.wait()
+    assert render(TEMPLATES["ours"], MESSAGES, VALUES, DAY) == first
 
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

@@ -18,6 +18,8 @@ HOSTILE = {
     "an anchor of itself": ("a: &a [*a]", "over 10000 values"),
     "a long text": ("a: [" + "1," * 10**6 + "1]", "65536 are the most"),
     "base 60": ("a: 1" + ":1" * 10**6, "65536 are the most"),
+    "a large number of base 60": ("a: " + ":".join(["1"] * 200) + ".0", "too large"),
+    "an integer that cannot be printed": ("a: 0x" + "f" * 5000, "an integer has 5002 characters"),
     "deep": ("[" * 60_000, "recursion"),
 }
 

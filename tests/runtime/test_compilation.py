@@ -3,7 +3,20 @@
 import jax
 import jax.numpy as jnp
 
+from cann_jax.runtime import compilation
 from cann_jax.runtime.compilation import compiled, keep_compilations
+
+
+def test_a_user_without_a_home(monkeypatch, capsys):
+    """As in a container that runs under a number of which no name is known."""
+
+    def home() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("cann_jax.runtime.compilation.Path.home", home)
+    assert compilation._cache_folder() is None
+    assert "set HOME" in capsys.readouterr().out
 
 
 def test_each_program_is_counted_once():

@@ -1,5 +1,6 @@
 """SIGTERM: when it ends what runs, and that it is never lost."""
 
+import asyncio
 import math
 import os
 import signal
@@ -26,6 +27,16 @@ def test_sigterm_ends_at_once_what_does_not_defer_it():
     with pytest.raises(Preempted, match="start again to continue"), preemptible():
         terminate()
         pytest.fail("went on")
+
+
+def test_sigterm_leaves_an_event_loop():
+    """A callback's exception is logged and the loop goes on, but for SystemExit: Orbax's waited for ever."""
+    loop = asyncio.new_event_loop()
+    loop.call_soon(terminate)
+    loop.call_later(5, loop.stop)
+    with pytest.raises(Preempted), preemptible():
+        loop.run_forever()
+    loop.close()
 
 
 def test_a_second_sigterm_at_once_does_not_interrupt_what_the_first_ends():

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
+from etils import epath
 
 from cann_jax.files.errors import InputError
 from cann_jax.files.expansion import check_expansion
@@ -161,9 +162,12 @@ def _of_batch(batch: pa.RecordBatch) -> Sequence[dict[str, Any] | BadRow]:
 
 def _json_lines(name: str, path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     opener: Callable[..., BinaryIO] = _OPEN.get(PurePosixPath(name.lower()).suffix, open)
+    size, read = epath.Path(path).stat().length, 0
     with opener(path, "rb") as file:
         lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
         for number, line in enumerate(lines, 1):
+            read += len(line)
+            check_expansion(name, size, read)  # all rows are kept until they are written
             if len(line) > LONGEST_LINE:  # 1,000 times as long as the file, where that is compressed
                 raise InputError(f"{name}:{number}: the line has over {LONGEST_LINE >> 20} MB; divide it")
             if line.strip():

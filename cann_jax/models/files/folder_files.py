@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cann_jax.files.errors import InputError, Preempted, shown
+from cann_jax.files.errors import InputError, shown
 
 LONGEST_JSON = 4 << 20  # bytes; of objects in objects Python makes 100 MB
 MORE_TEMPLATES = "additional_chat_templates"  # the one folder below a model's that transformers reads
@@ -72,7 +72,7 @@ def reading(source: object, problem: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, Preempted, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -172,6 +172,15 @@ def test_a_line_without_end(tmp_path):
         assert not fault(lambda path=path: list(rows(path.name, path)))
 
 
+def test_many_lines_of_a_small_file(tmp_path):
+    """100 KB of gzip or xz are 100 MB of rows, all of which are kept until they are written."""
+    for suffix, pack in ((".gz", gzip.compress), (".xz", lzma.compress)):
+        path = tmp_path / f"a.jsonl{suffix}"
+        path.write_bytes(pack((b'{"prompt":"' + b"0" * 999_987 + b'"}\n') * 70))
+        with pytest.raises(InputError, match=r"its \d+ bytes become 64 MB or more"):
+            list(rows(path.name, path))
+
+
 def test_a_parquet_file_whose_rows_are_one_long_text(tmp_path):
     """Some kilobytes of Parquet, in a column or in lists, are gigabytes of rows."""
     long, many = "w" * 10_000, 20_000
