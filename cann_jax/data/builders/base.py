@@ -27,6 +27,11 @@ Record = dict[str, Any]
 _READ_BY = ("chosen_is", "heldout", "on_bad_row")  # the settings that say how files are read
 
 
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Do nothing: it looks for TFDS's own data sets, and leaves an empty folder in /tmp at each start."""
+
+
 # TFDS has no types: mypy sees neither its base class nor that class's keyword.
 class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A preference data set in the canonical form of ``records.record``.
@@ -88,7 +93,7 @@ class PreferenceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             "harms_0": tfds.features.Sequence(text),
             "harms_1": tfds.features.Sequence(text),
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # the order of the source; training draws its own

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,15 @@ def test_pku_columns_stay_apart_and_whole(tmp_path):
     assert first.harms == (("Animal Abuse", "Drugs"), ())
     assert (second.better, second.safer) == (1, 1)
     assert [pair.prompt.text for pair in pairs(prepared, "heldout")] == ["How do I do task 3?"]
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    """TFDS left a folder there at each start."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    write_lines(tmp_path / "pairs.jsonl", [pku_row(n) for n in range(30)])
+    prepare(tmp_path, "local", tmp_path / "pairs.jsonl")
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_pku_30k_without_harm_columns_from_parquet(tmp_path):
