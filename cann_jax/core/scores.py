@@ -26,8 +26,12 @@ from cann_jax.files.errors import InputError
 ARRAYS = ("reward", "constraints", "mask", "prompt_weights", "baseline")
 
 
+# jax 0.9 drops the letters of a text here, and what a tuple holds; later ones drop texts.
+DROPPED: Any = ("names", ("names",))
+
+
 # Were names a part of the tree, JAX would compile anew for each, and trees of other names would not match.
-@partial(jax.tree_util.register_dataclass, data_fields=ARRAYS, meta_fields=(), drop_fields=("names",))
+@partial(jax.tree_util.register_dataclass, data_fields=ARRAYS, meta_fields=(), drop_fields=DROPPED)
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Scores of responses drawn from the reference policy; larger is better in all of them.
