@@ -67,8 +67,42 @@ class NotConvergedError(InputError):
 
 def shown(value: object) -> str:
     """Return a value as a message quotes it, cut where it is long."""
-    text = repr(value)
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > 80:
+            break
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """Return a text, cut where it is long."""
     return text if len(text) <= 80 else f"{text[:78]} …"
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """Yield ``repr`` of a value in pieces: that of nested lists may have 2⁴⁰, and a message takes few."""
+    if type(value) is dict:
+        yield "{"
+        for index, (name, each) in enumerate(value.items()):
+            yield ", " if index else ""
+            yield from _pieces(name)
+            yield ": "
+            yield from _pieces(each)
+        yield "}"
+    elif type(value) is list or type(value) is tuple:
+        begin, end = "[]" if type(value) is list else "()"
+        yield begin
+        for index, each in enumerate(value):
+            yield ", " if index else ""
+            yield from _pieces(each)
+        yield f",{end}" if end == ")" and len(value) == 1 else end
+    elif type(value) is str or type(value) is bytes:
+        yield repr(value[:1000])
+    elif type(value) is int and value.bit_length() > 10_000:
+        yield hex(value)  # Python writes no decimal number of over 4300 digits
+    else:
+        yield repr(value)
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from cann_jax.files.atomic import staged, writes_here, writing
-from cann_jax.files.errors import InputError, shown
+from cann_jax.files.errors import InputError, cut, shown
 from cann_jax.models.config import DecoderConfig
 from cann_jax.models.config_reader import is_positive
 from cann_jax.models.decoder import Decoder
@@ -134,11 +134,13 @@ def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:
     for name, reader in folder_readers([path]).items():
         layer, _, half = name.removesuffix(".weight").rpartition(".")
         if not name.startswith(PREFIX) or half not in ("lora_A", "lora_B"):
-            raise InputError(f"{path}: {name} is not supported; use an adapter of linear layers only")
+            raise InputError(f"{path}: {cut(name)} is not supported; use an adapter of linear layers only")
+        if len(reader.shape) != 2:
+            raise InputError(f"{path}: {cut(name)} has shape {reader.shape}, not two sizes; copy it again")
         halves.setdefault(layer.removeprefix(PREFIX), {})[half] = reader
     for layer, found in halves.items():
         if len(found) < 2:
-            raise InputError(f"{path}: {layer} has only {', '.join(found)}; copy the file again")
+            raise InputError(f"{path}: {cut(layer)} has only {', '.join(found)}; copy the file again")
     if not halves:
         raise InputError(f"{path} holds no tensor; copy the file again")
     return {layer: (found["lora_A"], found["lora_B"]) for layer, found in halves.items()}
@@ -146,7 +148,7 @@ def _pairs(path: Path) -> dict[str, tuple[Reader, Reader]]:
 
 def _check_fit(folder: Path, name: str, base: Reader | None, a: Reader, b: Reader) -> None:
     if base is None:
-        raise InputError(f"{folder}: the model has no {name}; use the adapter's own base model")
+        raise InputError(f"{folder}: the model has no {cut(name)}; use the adapter's own base model")
     shape = (b.shape[0], a.shape[1])
     if a.shape[0] != b.shape[1] or base.shape != shape:
         raise InputError(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import safe_open
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, cut
 from cann_jax.models.files.folder_files import inside, read_json, reading
 from cann_jax.models.files.pickled import pickled_tensors
 
@@ -57,7 +57,7 @@ def _indexed_files(index: Path, single: Path) -> list[Path]:
     missing = [path.name for path in paths if not path.exists()]
     if missing or not names:
         raise InputError(
-            f"{folder}: {', '.join(missing[:4]) or single.name} is missing; copy the whole folder"
+            f"{folder}: {', '.join(map(cut, missing[:4])) or single.name} is missing; copy the whole folder"
         )
     return paths
 
@@ -79,7 +79,9 @@ def folder_readers(files: list[Path]) -> Readers:
     for path in files:
         found = _pickled(path) if path.suffix == ".bin" else _safetensors(path)
         for name in sorted(found.keys() & readers):
-            raise InputError(f"{path}: {name} is in another file of the folder too; remove the stale file")
+            raise InputError(
+                f"{path}: {cut(name)} is in another file of the folder too; remove the stale file"
+            )
         readers |= found
     return readers
 
@@ -99,7 +101,7 @@ def _safetensors(path: Path) -> Readers:
 def _read_tensor(path: Path, name: str, index: Index) -> np.ndarray:
     # framework "flax" because numpy's own reader does not know bfloat16.
     with (
-        reading(path, f"cannot be read at {name}", "copy it again"),
+        reading(path, f"cannot be read at {cut(name)}", "copy it again"),
         safe_open(path, framework="flax") as file,
     ):
         return np.asarray(file.get_slice(name)[index] if index else file.get_tensor(name))

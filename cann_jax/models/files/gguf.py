@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cann_jax.files.errors import InputError, shown
+from cann_jax.files.errors import InputError, cut, shown
 from cann_jax.models.files.folder import Index, Reader, Readers
 from cann_jax.models.files.folder_files import reading
 from cann_jax.models.files.generation import declared_ends
@@ -109,14 +109,14 @@ def _hugging_face_name(name: str, path: Path) -> str:
         return f"model.layers.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
     if len(parts) == 2 and parts[0] in NAMES:
         return f"{NAMES[parts[0]]}.{parts[1]}"
-    raise InputError(f"{path}: tensor {name} has no place in the decoder; the file is of another model")
+    raise InputError(f"{path}: tensor {cut(name)} has no place in the decoder; the file is of another model")
 
 
 def _dequantize(tensor: "gguf.ReaderTensor", heads: int | None, path: Path, index: Index) -> np.ndarray:
     import gguf
 
     problem = f"has type {tensor.tensor_type.name}, which cannot be read"
-    with reading(f"{path}: {tensor.name}", problem, "use another file"):
+    with reading(f"{path}: {cut(tensor.name)}", problem, "use another file"):
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     return (values if heads is None else _half_rotation_rows(values, heads))[index]
 

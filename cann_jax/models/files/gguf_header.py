@@ -14,6 +14,7 @@ TEXT, ARRAY = 8, 9
 # The most that is read: 20 times what Llama 3's vocabulary and merges need, for the library makes an object
 # of 200 bytes of each; and what 1000 layers need.
 VALUES, KEYS, TENSORS, DIMENSIONS = 1 << 21, 1 << 12, 1 << 15, 4
+LONGEST = 1 << 12  # bytes of a text in an array; the library takes 85 for each of a special token's
 
 
 @dataclass
@@ -39,8 +40,8 @@ class _Header:
         if self.at > len(self.data):
             raise ValueError(f"its header goes to byte {self.at} of {len(self.data)}")
 
-    def skip_text(self) -> None:
-        self.skip(self.number("Q"))
+    def skip_text(self, most: int | None = None) -> None:
+        self.skip(self.number("Q") if most is None else self.count(most, "bytes of a text in an array"))
 
     def skip_value(self, kind: int) -> None:
         if kind == ARRAY:
@@ -59,7 +60,7 @@ class _Header:
             self.skip(NUMBERS[kind] * count)
         elif kind == TEXT:
             for _ in range(count):
-                self.skip_text()
+                self.skip_text(LONGEST)
         else:
             raise ValueError(f"an array of values of kind {kind}")
 

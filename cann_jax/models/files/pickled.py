@@ -1,26 +1,22 @@
 """``torch.save`` files without torch: a pickle that can build tensors and nothing else.
 
-A pickle is a program; the ordinary unpickler runs whatever it names. Here every name but those of a tensor,
-its storage and an ordered mapping is an error before it is called. Those names resolve to named tuples,
-because the pickle's BUILD opcode sets attributes even of a frozen dataclass. The format: a ZIP archive, not
-compressed, with the pickle in ``*/data.pkl`` and each storage's bytes in ``*/data/KEY``.
+The format: a ZIP archive, not compressed, with a pickle in ``*/data.pkl`` and each storage's bytes in
+``*/data/KEY``. ``pickle_steps`` carries out the pickle.
 """
 
-import collections
 import io
 import math
-import pickle
-import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from cann_jax.files.errors import InputError, shown
+from cann_jax.files.errors import InputError, cut, shown
+from cann_jax.models.files.pickle_steps import built
 
 DTYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -35,6 +31,11 @@ DTYPES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 LOCAL_HEADER = 30  # bytes before the name in a ZIP entry; the lengths of name and extra field end it
+# Bytes of the pickle, and of the archive's directory: 150 and 100 for a tensor, and Llama 3.1 405B has 1,138.
+# Of a byte of the pickle this program can make 130.
+LONGEST = 1 << 19
+DIMENSIONS = 8  # of a tensor; a decoder's have two
+MOST = 1 << 48  # of a tensor's sizes and strides: their bytes are counted in 64 bits
 
 
 class PickledTensor(NamedTuple):
@@ -66,8 +67,8 @@ def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
             part of a tensor.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _checked(path, _load(path, archive))
+        with _Sparing(path) as file, zipfile.ZipFile(file) as archive:
+            return _checked(path, _load(path, file, archive))
     except InputError:
         raise
     except zipfile.BadZipFile:
@@ -76,57 +77,22 @@ def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
         ) from None
     # A corrupt or hostile pickle may raise anything; the message says what it was.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"{path} does not hold plain tensors ({reason}); copy it again, or save it as safetensors"
         ) from None
 
 
-def _load(path: Path, archive: zipfile.ZipFile) -> Any:
-    entries = {name.partition("/")[2]: entry for name, entry in archive.NameToInfo.items()}
-    if "data.pkl" not in entries:
-        raise InputError(f"{path} is a ZIP archive without data.pkl, so not torch.save's; use another file")
-    if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
-        raise InputError(f"{path} was written on a big-endian machine; save it as safetensors there")
-    storages = {name: entry for name, entry in entries.items() if name.startswith("data/")}
-    starts = {name.removeprefix("data/"): _start(path, entry) for name, entry in storages.items()}
-    _start(path, entries["data.pkl"])  # not compressed, so no larger than the file
-    data = archive.read(entries["data.pkl"])
-    for opcode, argument, _ in pickletools.genops(data):
-        # The unpickler's list of memos is as long as the largest index says: 16 GB for 2³⁰.
-        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
-            raise ValueError(f"memo {argument} of a pickle of {len(data)} bytes")
-    return _TensorUnpickler(path, starts, io.BytesIO(data)).load()
+class _Sparing(io.FileIO):
+    """A file of which at most ``LONGEST`` bytes are read at once, whatever an archive's directory says."""
 
-
-def _start(path: Path, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """Return the byte at which an entry's content begins, and its size."""
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise InputError(f"{path} is compressed; unpack and save it again with torch.save")
-    with open(path, "rb") as file:
-        file.seek(entry.header_offset)
-        name, extra = struct.unpack("<HH", file.read(LOCAL_HEADER)[-4:])
-    return entry.header_offset + LOCAL_HEADER + name + extra, entry.file_size
-
-
-def _checked(path: Path, value: Any) -> dict[str, PickledTensor]:
-    if not isinstance(value, Mapping):
-        raise InputError(
-            f"{path} holds a {type(value).__name__} instead of named tensors; save the state dictionary"
-        )
-    for name, tensor in value.items():
-        if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
-            raise InputError(
-                f"{path}: {shown(name)} is a {type(tensor).__name__}, not a tensor; save only the "
-                "state dictionary"
-            )
-    return dict(value)
-
-
-class _StorageType(NamedTuple):
-    """What ``torch.FloatStorage`` and its like resolve to."""
-
-    dtype: np.dtype
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or what is left of the file."""
+        most = LONGEST + 1
+        data = super().read(most if size is None or size < 0 else min(size, most)) or b""
+        if len(data) > LONGEST:
+            raise ValueError(f"its directory or pickle has more than {LONGEST >> 10} KB")
+        return data
 
 
 class _Storage(NamedTuple):
@@ -136,55 +102,96 @@ class _Storage(NamedTuple):
     dtype: np.dtype
 
 
-class _Callable(NamedTuple):
-    """A function in a wrapper: the pickle could give a bare one other defaults."""
+def _load(path: Path, file: io.FileIO, archive: zipfile.ZipFile) -> Any:
+    entries = {name.partition("/")[2]: entry for name, entry in archive.NameToInfo.items()}
+    if "data.pkl" not in entries:
+        raise InputError(f"{path} is a ZIP archive without data.pkl, so not torch.save's; use another file")
+    places = {name: _place(path, file, entry) for name, entry in entries.items()}
 
-    function: Callable[..., Any]
+    def content(name: str) -> bytes:
+        start, size = places[name]
+        file.seek(start)
+        return file.read(size)
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
+    if "byteorder" in entries and content("byteorder") != b"little":
+        raise InputError(f"{path} was written on a big-endian machine; save it as safetensors there")
+    return built(content("data.pkl"), partial(_named, path), partial(_storage, path, places))
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """An unpickler that knows ten storages, one way to build a tensor, and the ordered mapping."""
+def _place(path: Path, file: io.FileIO, entry: zipfile.ZipInfo) -> tuple[int, int]:
+    """Return the byte at which an entry's content begins, and its size."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise InputError(f"{path} is compressed; unpack and save it again with torch.save")
+    file.seek(entry.header_offset)
+    name, extra = struct.unpack("<HH", file.read(LOCAL_HEADER)[-4:])
+    start = entry.header_offset + LOCAL_HEADER + name + extra
+    if start + entry.file_size > file.seek(0, io.SEEK_END):
+        raise ValueError(f"{shown(entry.filename)} goes beyond the end of the file")
+    return start, entry.file_size
 
-    def __init__(self, path: Path, starts: dict[str, tuple[int, int]], file: io.BytesIO) -> None:
-        super().__init__(file)
-        self._path, self._starts = path, starts
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what a name stands for; raise InputError for any that is not part of a tensor."""
-        if module == "torch" and name in DTYPES:
-            return _StorageType(DTYPES[name])
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Callable(_tensor)
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Callable(lambda: collections.OrderedDict())
+def _checked(path: Path, value: Any) -> dict[str, PickledTensor]:
+    if not isinstance(value, dict):
         raise InputError(
-            f"{self._path} names {module}.{name}, which is not part of a tensor, and was not run; "
-            "do not trust the file, or save its tensors as safetensors"
+            f"{path} holds a {type(value).__name__} instead of named tensors; save the state dictionary"
         )
+    for name, tensor in value.items():
+        if not isinstance(tensor, PickledTensor):
+            raise InputError(
+                f"{path}: {shown(name)} is a {type(tensor).__name__}, not a tensor; save only the "
+                "state dictionary"
+            )
+    return value
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """Return the storage that a reference names, checked against its entry's size."""
-        kind, storage, key, _, items = pid
-        if kind != "storage" or not isinstance(storage, _StorageType):
-            raise ValueError(f"unknown reference {shown(kind)}")
-        start, size = self._starts[key]
-        if not 0 <= items * storage.dtype.itemsize <= size:
-            raise ValueError(f"storage {key} has {size} bytes, too few for {items} numbers")
-        return _Storage(self._path, start, items, storage.dtype)
+
+def _named(path: Path, module: str, name: str) -> Any:
+    """Return what a name stands for; raise InputError for any that is not part of a tensor."""
+    if module == "torch" and name in DTYPES:
+        return DTYPES[name]
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+        return _tensor
+    if (module, name) == ("collections", "OrderedDict"):
+        return _mapping
+    raise InputError(
+        f"{path} names {cut(f'{module}.{name}')}, which is not part of a tensor, and was not run; "
+        "do not trust the file, or save its tensors as safetensors"
+    )
+
+
+def _mapping() -> dict[str, Any]:
+    return {}
+
+
+def _storage(path: Path, places: dict[str, tuple[int, int]], reference: Any) -> _Storage:
+    """Return the storage that a reference names, checked against its entry's size."""
+    kind, dtype, key, _, items = reference
+    if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
+        raise ValueError(f"unknown reference {shown(kind)}")
+    start, size = places[f"data/{key}"]
+    if type(items) is not int or not 0 <= items * dtype.itemsize <= size:
+        raise ValueError(f"storage {shown(key)} has {size} bytes, too few for {shown(items)} numbers")
+    return _Storage(path, start, items, dtype)
 
 
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, metadata: Any = None
 ) -> PickledTensor:
-    """Return a tensor, checked against its storage's end: a stride beyond it would read foreign memory."""
-    sizes = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in sizes):
+    """Return a tensor, checked against its storage: a stride beyond it would read foreign memory."""
+    if not isinstance(storage, _Storage) or not all(
+        isinstance(sizes, tuple)
+        and len(sizes) <= DIMENSIONS
+        and all(type(n) is int and 0 <= n < MOST for n in sizes)
+        for sizes in ((offset,), shape, strides)
+    ):
         raise ValueError("a tensor of an unknown kind")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.items:
-        raise ValueError(f"a tensor of shape {tuple(shape)} exceeds its storage's {storage.items} numbers")
+        raise ValueError(f"a tensor of shape {shown(shape)} exceeds its storage's {storage.items} numbers")
+    # With strides of 0 one number is as many as the shape says: 246 MB of a file of 340 bytes.
+    if math.prod(shape) > storage.items:
+        raise ValueError(
+            f"an expanded view, of shape {shown(shape)} over {storage.items} numbers, which no model's state "
+            "dictionary holds"
+        )
     place = (storage.path, storage.start, storage.items, storage.dtype)
-    return PickledTensor(*place, offset, tuple(shape), tuple(strides))
+    return PickledTensor(*place, offset, shape, strides)

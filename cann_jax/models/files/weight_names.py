@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, cut
 from cann_jax.models.config import NORMS, DecoderConfig
 from cann_jax.models.decoder import Decoder
 from cann_jax.models.families import FAMILIES
@@ -128,7 +128,7 @@ def _check_names(names: set[str], config: DecoderConfig, source: str) -> None:
     wanted = {name for weight in expected_weights(config) for name in weight.names(config)}
     found = {name for name in names if not _is_redundant(name, config)}
     problems = [
-        f"{len(faulty)} {kind} ({', '.join(sorted(faulty)[:4])}{', …' if len(faulty) > 4 else ''})"
+        f"{len(faulty)} {kind} ({', '.join(map(cut, sorted(faulty)[:4]))}{', …' if len(faulty) > 4 else ''})"
         for kind, faulty in (("missing", wanted - found), ("unexpected", found - wanted))
         if faulty
     ]

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from cann_jax.data.templates import bare_ids
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.model_files import open_model
+from cann_jax.models.files.tokenizer import folder_tokenizer
 from cann_jax.models.files.weight_names import check_weights
 from tests.builders.limits import fault
 from tests.builders.models import save_tiny
@@ -92,7 +93,8 @@ def test_changed_headers(path, copy):
 
 
 def edit(path: Path, **values) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | values))
 
 
 def numbers_of_gguf(path: Path, where: bytes, offset: int, number: int) -> None:
@@ -120,7 +122,24 @@ def doubling(kind: str, name: str, step: dict) -> dict:
 TWICE = {"type": "Replace", "pattern": {"String": "x"}, "content": "xx"}
 PIECE = {"Sequence": {"id": "A", "type_id": 0}}
 COPIES = {"type": "TemplateProcessing", "single": [PIECE, PIECE], "pair": [PIECE], "special_tokens": {}}
-NESTED = "[" * 100_000
+NESTED, LONG = "[" * 100_000, "[" * (5 << 20)
+WORDS = {"type": "WordPiece", "unk_token": "x", "continuing_subword_prefix": "##", "vocab": {"x": 0}}
+SLOW = {"pattern": {"Regex": "(a|a)+$"}}  # 0.07 s for 20 letters
+
+
+def added(content: str, index: int = 9) -> dict:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    return {"id": index, "content": content, "normalized": True, **flags}
+
+
+MANY = [added("a" * 20 + "b" * (index + 1), index) for index in range(1000)]
+
+
+def more_templates(folder: Path, text: str) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "a.jinja").write_text(text)
+
+
 # By what the message says: the file that is opened, and what was done to it.
 ATTACKS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "further values in arrays, where 2097152": (
@@ -128,7 +147,10 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], None]]] = {
         lambda f: numbers_of_gguf(f, b"ggml.tokens", 8, 2**40),
     ),
     "tensors, where 32768": ("model.gguf", lambda f: f.write_bytes(f.read_bytes()[:8] + b"\xff" * 8)),
-    "its header goes to byte": ("model.gguf", lambda f: numbers_of_gguf(f, b"ggml.tokens", 16, 2**60)),
+    "its header goes to byte": (
+        "model.gguf",
+        lambda f: numbers_of_gguf(f, b"general.architecture", 4, 2**60),
+    ),
     "num_hidden_layers is 1000000000": ("model", lambda f: edit(f / "config.json", num_hidden_layers=10**9)),
     "rms_norm_eps is 1000": ("model", lambda f: edit(f / "config.json", rms_norm_eps=10**400)),
     "asks for (2147483646, 64)": ("model", lambda f: edit(f / "config.json", intermediate_size=2**31 - 2)),
@@ -169,13 +191,58 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], None]]] = {
         lambda f: (f / "adapter_config.json").write_text(NESTED),
     ),
     "r 2 and lora_alpha 1000": ("adapter", lambda f: edit(f / "adapter_config.json", lora_alpha=10**400)),
-    "its normalizer makes texts over 1000": (
+    "its normalizer and pre_tokenizer may make texts over 64": (
         "model",
         lambda f: edit(f / "tokenizer.json", **doubling("normalizer", "normalizers", TWICE)),
     ),
-    "its post_processor makes texts": (
+    "its post_processor may make texts": (
         "model",
         lambda f: edit(f / "tokenizer.json", **doubling("post_processor", "processors", COPIES)),
+    ),
+    "may make texts over 64 times as long": (
+        "model",
+        lambda f: edit(f / "tokenizer.json", normalizer={"type": "Prepend", "prepend": "a" * 3_000_000}),
+    ),
+    "and pre_tokenizer may make texts over": (
+        "model",
+        lambda f: edit(f / "tokenizer.json", normalizer=TWICE | {"content": "x" * 900}),
+    ),
+    "max_input_chars_per_word is 1000000000": (
+        "model",
+        lambda f: edit(f / "tokenizer.json", model=WORDS | {"max_input_chars_per_word": 10**9}),
+    ),
+    "continuing_subword_prefix has over 64": (
+        "model",
+        lambda f: edit(f / "tokenizer.json", model=WORDS | {"continuing_subword_prefix": "#" * 3_000_000}),
+    ),
+    "tokenizer (it takes too long)": (
+        "model",
+        lambda f: edit(
+            f / "tokenizer.json", normalizer=SLOW | {"type": "Replace", "content": "x"}, added_tokens=MANY
+        ),
+    ),
+    "tokenizer (it takes too much memory)": (
+        "model",
+        lambda f: edit(f / "tokenizer_config.json", added_tokens_decoder={"9": added("a" * 3_000_000)}),
+    ),
+    "tokenizer (it takes too much": (
+        "model",
+        lambda f: edit(f / "special_tokens_map.json", eos_token="a" * 3_000_000),
+    ),
+    "tokenizer (it takes too": ("model", lambda f: edit(f / "added_tokens.json", **{"a" * 3_000_000: 9})),
+    "added_tokens.json has more than 4 MB": ("model", lambda f: (f / "added_tokens.json").write_text(LONG)),
+    "special_tokens_map.json has more than 4 MB": (
+        "model",
+        lambda f: (f / "special_tokens_map.json").write_text(LONG),
+    ),
+    "chat_template.jinja has more than 4 MB": (
+        "model",
+        lambda f: (f / "chat_template.jinja").write_text(LONG),
+    ),
+    "chat_templates/a.jinja has more than 4 MB": ("model", lambda f: more_templates(f, LONG)),
+    "bytes of a text in an array, where 4096": (
+        "model.gguf",
+        lambda f: numbers_of_gguf(f, b"ggml.tokens", 16, 5000),
     ),
     "tokenizer_class 'AutoModel' is no tokenizer": (
         "model",
@@ -238,3 +305,22 @@ def test_an_expression_that_gives_up_on_a_text(copy):
     tokenizer = open_model(str(copy / "model")).tokenizer
     with pytest.raises(InputError, match="the tokenizer fails on 'aaa"):
         bare_ids("a" * 3000, tokenizer)
+
+
+@pytest.mark.parametrize("word", ["a" * 20 + "b ", "x "])
+def test_a_turns_end_is_found_without_the_tokenizers_steps(copy, word):
+    """Each word of 20 letters takes this expression 0.07 s, and a template may write 12,000."""
+    split = {"type": "Split", "behavior": "Isolated", "invert": False, **SLOW}
+    edit(copy / "model" / "tokenizer.json", pre_tokenizer=split)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<|system|>{{ '" + word + "' * 9000 }}"
+    (copy / "model" / "chat_template.jinja").write_text(template)
+    assert open_model(str(copy / "model")).ends == (1, 2)
+    assert not fault(opened, copy, "model")
+
+
+def test_many_added_tokens(copy):
+    """Gemma 3 has 6,415, and so long a list of them."""
+    tokens = {str(index): added(f"<unused{index}>", index) for index in range(300, 6700)}
+    edit(copy / "model" / "config.json", vocab_size=7000)
+    edit(copy / "model" / "tokenizer_config.json", added_tokens_decoder=tokens)
+    assert len(folder_tokenizer(copy / "model")) >= 6400

@@ -21,6 +21,7 @@ from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
 from cann_jax.models.files.pickled import pickled_tensors
 from tests.builders.forward import our_logits, random_ids
+from tests.builders.limits import fault
 
 WIDTHS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
 
@@ -49,7 +50,6 @@ def test_views_of_one_storage(tmp_path):
         "part": whole[1, 1:3],
         "turned": whole.permute(2, 0, 1),
         "every other": whole[:, ::2, 1::3],
-        "expanded": torch.ones(1, 3).expand(4, 3),
         "number": torch.tensor(7.0),
         "empty": torch.zeros(0, 3),
     }
@@ -204,6 +204,8 @@ IMPOSSIBLE = {
     "a tensor of an": {"shape": (-2, 2)},
     "KeyError": {"key": "elsewhere"},
     "zip() argument": {"strides": (2, 1, 1)},
+    "an expanded view, of shape (8000, 8000) over 4 numbers": {"shape": (8000, 8000), "strides": (0, 0)},
+    "tensor of an unknown kind": {"shape": (1,) * 9, "strides": (1,) * 9},
 }
 
 
@@ -251,8 +253,70 @@ def test_truncated(tmp_path, share):
 
 
 def test_numbers_and_compression_that_take_the_memory(tmp_path):
-    """The unpickler's memo grows to the index in the file: 16 GB for this one."""
+    """The ordinary unpickler's memo grows to the index in the file: 16 GB for this one."""
     data = tensor_pickle().replace(b"}", b"}r\xff\xff\xff\x3f", 1)
-    assert "memo 1073741823 of a pickle of" in refused(archive(tmp_path / "x.bin", data, {"0": bytes(16)}))
+    assert not fault(pickled_tensors, archive(tmp_path / "x.bin", data, {"0": bytes(16)}))
     bomb = archive(tmp_path / "x.bin", bytes(100 << 20), {}, compression=zipfile.ZIP_DEFLATED)
     assert "is compressed" in refused(bomb) and bomb.stat().st_size < 1 << 20
+    bomb = archive(tmp_path / "x.bin", b"}.", {}, compression=zipfile.ZIP_STORED)
+    with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/byteorder", bytes(100 << 20))
+    assert "is compressed" in refused(bomb) and not fault(pickled_tensors, bomb)
+
+
+def test_what_torch_may_save(tmp_path):
+    """One tensor or storage under two names, a transposed one, and any of torch's protocols."""
+    tied, whole = torch.randn(3, 4), torch.arange(12.0)
+    state = {"a": tied, "b": tied, "c": tied.T, "d": whole[:4], "e": whole[4:].reshape(4, 2)}
+    for protocol in (1, 2, 3, 4, 5):
+        torch.save(state, tmp_path / "x.bin", pickle_protocol=protocol)
+        for name, tensor in pickled_tensors(tmp_path / "x.bin").items():
+            np.testing.assert_array_equal(tensor.read(), state[name].numpy())
+
+
+TWICE, SOME = b"h\x00h\x00\x86q\x00", (1 << 19) - 99
+# By what the message says, of what would take an unpickler years, or this program more than 200 MB.
+ENDLESS = {
+    "the opcode DUP, which no state": b"}" + b")" + b"2\x86" * 40 + b"Ns",
+    "the key ((((": b")q\x00" + TWICE * 40 + b"}h\x00Ns",
+    "the key [[[[": b"]q\x00(h\x00h\x00e}h\x00Ns",
+    "the key 2305843009213693951, which is not a text": b"}\x8a\x08" + b"\xff" * 7 + b"\x1f" + b"Ns",
+    "unknown reference ((((": b")q\x00" + TWICE * 40 + b"(h\x00h\x00h\x00h\x00h\x00tQ",
+    "keys in a tuple": b"))Ns",
+    "attributes of a tuple": b"))b",
+    "a call of a dict": b"})R",
+    "a value is missing": b"}(\x86",
+    "has more than 512 KB": b"}" * (SOME + 100),
+    "holds a tuple instead": b")" * SOME,
+    "holds a list instead": b"}" + b"]\x94" * (SOME // 2),
+}
+
+
+@pytest.mark.parametrize("said", ENDLESS)
+def test_pickles_that_take_long(tmp_path, said):
+    path = archive(tmp_path / "x.bin", b"\x80\x02" + ENDLESS[said] + b".")
+    assert said in refused(path)
+    assert not fault(pickled_tensors, path)
+
+
+def test_an_expanded_view_takes_nothing(tmp_path):
+    data = tensor_pickle(shape=(8000, 8000), strides=(0, 0), items=1)
+    path = archive(tmp_path / "x.bin", data, {"0": bytes(4)})
+    assert not fault(lambda: [tensor.read() for tensor in pickled_tensors(path).values()])
+
+
+def test_a_storage_is_in_the_file(tmp_path):
+    """The archive's directory says how large it is."""
+    path = archive(
+        tmp_path / "x.bin", tensor_pickle(shape=(4000,), strides=(1,), items=4000), {"0": b"0" * 16}
+    )
+    content = path.read_bytes()
+    at = content.rindex(b"PK\1\2") + 20
+    sizes = (16000).to_bytes(4, "little") * 2
+    path.write_bytes(content[:at] + sizes + content[at + 8 :])
+    assert "'x/data/0' goes beyond the end of the file" in refused(path)
+
+
+def test_a_directory_of_many_entries(tmp_path):
+    path = archive(tmp_path / "x.bin", b"}.", dict.fromkeys(map(str, range(12_000)), b""))
+    assert "has more than 512 KB" in refused(path)
