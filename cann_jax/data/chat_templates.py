@@ -15,6 +15,8 @@ from cann_jax.files.errors import InputError
 PROGRAM = Path(__file__).with_name("template_process.py")
 LONGEST_TEMPLATE = 1 << 20  # characters; the longest of a known model, with tools, has 20,000
 ROOM = 1 << 18  # characters that a template may write beside a dialogue,
+# Statuses of a process that was ended from outside, as by a signal to all of a job: no template did that.
+FROM_OUTSIDE = (-SIGTERM, -SIGINT, -SIGHUP, -SIGKILL)
 ENDED = "what renders it was ended by a signal"
 TIMES = 4  # and how often it may write the dialogue
 
@@ -49,7 +51,7 @@ class _Renderer:
             self._process = None
             with contextlib.suppress(BrokenPipeError):
                 process.communicate()
-        if process.returncode in (-SIGTERM, -SIGINT, -SIGHUP, -SIGKILL):
+        if process.returncode in FROM_OUTSIDE:
             return {"refusal": ENDED}
         return {
             "refusal": "it takes too long" if process.returncode == -SIGPROF else "it takes too much memory"

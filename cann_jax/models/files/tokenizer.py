@@ -9,6 +9,7 @@ from pathlib import Path
 from signal import SIGPROF
 from typing import Any
 
+from cann_jax.data.chat_templates import FROM_OUTSIDE
 from cann_jax.files.errors import InputError, shown
 from cann_jax.models.files.folder_files import LONGEST_JSON, MORE_TEMPLATES, read_json, reading
 
@@ -110,17 +111,23 @@ def _try_out(folder: Path, values: dict[str, Any]) -> None:
     """
     added = {text for name in TOKENS if (folder / name).exists() for text in _texts(read_json(folder / name))}
     request = {"steps": values, "tokens": sorted(added - {*_texts(values.get("added_tokens"))})}
-    process = subprocess.run(
+    process = _tried(request)
+    if process.returncode in FROM_OUTSIDE:
+        process = _tried(request)
+    said = process.stdout.decode(errors="replace").strip()
+    if process.returncode or said:
+        killed = "it takes too long" if process.returncode == -SIGPROF else "it takes too much memory"
+        raise InputError(f"{folder} has no readable tokenizer ({said or killed}); use another model")
+
+
+def _tried(request: dict[str, Any]) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
         [sys.executable, "-P", str(PROGRAM)],
         input=json.dumps(request).encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
     )
-    said = process.stdout.decode(errors="replace").strip()
-    if process.returncode or said:
-        killed = "it takes too long" if process.returncode == -SIGPROF else "it takes too much memory"
-        raise InputError(f"{folder} has no readable tokenizer ({said or killed}); use another model")
 
 
 def _texts(value: Any) -> Iterator[str]:
