@@ -29,13 +29,27 @@ again() {
   (($1 == 1 || $1 == 75 || ($1 > 128 && $1 != 130 && $1 != 141)))
 }
 
+# from_outside STATUS: whether a process was stopped (75, SIGTERM) or lost (SIGKILL), and did not fail by itself, as it
+# does with SIGSEGV or SIGABRT.
+from_outside() {
+  (($1 == 75 || $1 == 143 || $1 == 137))
+}
+
+# comparable "STATUS TEXT": the same without what differs from start to start: temporary names, and words with a digit,
+# as addresses, numbers and dates are.
+comparable() {
+  local varying='s/tmp[._]?[[:alnum:]_]+/#/g; s/[[:alnum:]_]*[0-9][[:alnum:]_]*/#/g'
+  printf '%s %s\n' "${1%% *}" "$(LC_ALL=C sed -E "$varying" < <(printf '%s' "${1#* }"))"
+}
+
 # copied FILE: copy lines, and keep in FILE the last that tells of an error, else the last. Slurm's do not count, nor what
-# we say that is no error.
+# we say that is no error, nor what bash says of a signal ("lib.sh: line 84: 1234 Aborted"): the program's own says more.
 copied() {
   trap '' INT TERM # the job saves a checkpoint then, and must not lose whom it tells
-  local line found=
+  local line found='' of_bash='\.sh: [^ ]+ [0-9]+: +[0-9]+ ' # "line" in any language
   while IFS= read -r line || [[ -n "$line" ]]; do
     printf '%s\n' "$line"
+    [[ ! "$line" =~ $of_bash ]] || continue
     case $line in
       "" | srun:* | slurmstepd:*) ;;
       *[Ee]rror:* | *ERROR:*) found=1 && printf '%s' "${line#launch: }" >"$1" ;;

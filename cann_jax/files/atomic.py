@@ -1,7 +1,8 @@
 """Atomic writing of files, and reading with one-line errors, on local disks and in object stores.
 
 Local files are written under a temporary name and moved into place, so that a killed process never leaves
-half a file under the final name. Object stores (gs://) cannot rename, but there each write is atomic.
+half a file under the final name; what it leaves, the next writer of a run's folder removes. Object stores
+(gs://) cannot rename, but there each write is atomic.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -25,9 +27,8 @@ from etils import epath
 
 from cann_jax.files.errors import InputError, ResourceError
 from cann_jax.files.hashes import as_json, fingerprint_file
-from cann_jax.files.paths import is_remote
+from cann_jax.files.paths import PARTIAL, is_remote
 
-PARTIAL = ".partial"
 DIGEST = ".sha256"  # the file beside another that has its digest
 # Whether this process of a run writes a file; set by ``cann_jax.runtime.distributed``.
 writes_here: ContextVar[bool] = ContextVar("writes_here", default=True)
@@ -191,8 +192,28 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
         raise InputError(f"{path} is corrupt ({reason}); delete it and start again") from None
 
 
+def remove_partials(folder: epath.PathLike) -> None:
+    """Remove what killed writers left below a folder, and what is being written, which is begun again."""
+    if is_remote(folder):
+        return
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(PARTIAL):
+                with contextlib.suppress(OSError):
+                    os.remove(os.path.join(parent, name))
+
+
 def _write_and_move(path: str, data: bytes) -> None:
-    partial = path + PARTIAL
+    for again in (True, True, False):
+        try:
+            return _try_to_write(path, data)
+        except FileNotFoundError:  # perhaps a start that clears the folder took it for a killed writer's
+            if not again:
+                raise
+
+
+def _try_to_write(path: str, data: bytes) -> None:
+    partial = _partial_of(path)
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -203,3 +224,8 @@ def _write_and_move(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.remove(partial)
         raise
+
+
+def _partial_of(path: str) -> str:
+    """Return a temporary name that no other process has: two may write one file, such as a run's report."""
+    return f"{path}.{uuid.uuid4().hex[:12]}{PARTIAL}"

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from cann_jax.files.errors import InputError
+from cann_jax.files.paths import PARTIAL
 
 
 def fingerprint_file(path: epath.PathLike) -> str:
@@ -30,11 +31,14 @@ def fingerprint_file(path: epath.PathLike) -> str:
 
 
 def files_below(folder: epath.Path, prefix: str = "") -> list[str]:
-    """Return the names of all files below the folder, relative to it."""
+    """Return the names of all files below the folder, relative to it, but for those not yet whole."""
     found = []
     for child in folder.iterdir():
         name = f"{prefix}{child.name}"
-        found += files_below(child, f"{name}/") if child.is_dir() else [name]
+        if child.is_dir():
+            found += files_below(child, f"{name}/")
+        elif not name.endswith(PARTIAL):
+            found.append(name)
     return found
 
 

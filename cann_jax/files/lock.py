@@ -8,19 +8,22 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from cann_jax.files.atomic import write_json
+from cann_jax.files.atomic import remove_partials, write_json
 from cann_jax.files.errors import InputError, Preempted
 from cann_jax.files.paths import is_remote
 
 LOCK = "writer.json"
 BEAT_SECONDS = 15  # between two signs of life
-# Without a sign for as long, a writer on another machine, whose process cannot be looked up, counts as gone.
+# Without a sign for as long, a writer that cannot be looked up, as on another machine, counts as gone.
 SILENCE_SECONDS = 60
 SETTLE_SECONDS = 1  # in a bucket: two that begin at once have both written by then, and the later one stays
+# What must agree for a process to be found by its number: containers and machines may share a host's name.
+PLACE = ("host", "boot", "namespace")
 
 Lock = dict[str, Any]
 
@@ -29,12 +32,15 @@ Lock = dict[str, Any]
 def sole_writer(folder: epath.Path) -> Iterator[None]:
     """Hold the lock of a folder, which exists; take it over from a writer that is gone.
 
+    Half files that killed writers left below the folder are removed.
+
     Raises:
         InputError: Another process writes there; the message names it.
     """
     path, own = folder / LOCK, _own()
     found = _wait_for_holder(path)
     _take(path, own, found)
+    remove_partials(folder)
     done = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, own, done), daemon=True)
     beating.start()
@@ -51,21 +57,36 @@ def sole_writer(folder: epath.Path) -> Iterator[None]:
 def writer_of(folder: epath.Path) -> str | None:
     """Return who writes to a folder, in words; None where nobody does, by what is known here."""
     found = _read(folder / LOCK)
-    if not found or (found.get("host") == socket.gethostname() and not _lives(found)):
+    if not found or (_is_near(found, _place()) and not _lives(found)):
         return None
     return _whose(found).rstrip(",")
 
 
 def _own() -> Lock:
     """Return what this process writes into a lock."""
-    return {
-        "host": socket.gethostname(),
+    return _place() | {
         "process": os.getpid(),
         "began": _began(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "id": uuid.uuid4().hex,
         "beat": 0,
     }
+
+
+def _place() -> Lock:
+    """Return where this process can be found by its number; None for what the system does not tell."""
+    boot = namespace = None
+    with contextlib.suppress(OSError):
+        # After `unshare --pid` alone, /proc is another namespace's, with other processes by these numbers.
+        if os.readlink("/proc/self") == str(os.getpid()):
+            namespace = os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
+
+
+def _is_near(found: Lock, here: Lock) -> bool:
+    """Return whether the process that took the lock can be looked up from ``here``."""
+    return all(here[key] is not None and found.get(key) == here[key] for key in PLACE)
 
 
 def _take(path: epath.Path, own: Lock, gone: Lock | None) -> None:
@@ -79,15 +100,30 @@ def _take(path: epath.Path, own: Lock, gone: Lock | None) -> None:
         time.sleep(SETTLE_SECONDS)  # stores have no file that only one can make
     else:
         name, new = os.fspath(path), f"{os.fspath(path)}-{own['id']}"
-        if gone is not None and _read(path) == gone:
-            _remove(name, new, gone)
-        write_json(new, own)
-        with contextlib.suppress(FileExistsError):
-            os.link(new, name)
-        os.remove(new)
+        try:
+            if gone is not None and _read(path) == gone:
+                _remove(name, new, gone)
+            write_json(new, own)
+            _make(name, new)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(new)
     found = _read(path)
     if found is None or found.get("id") != own["id"]:
         raise InputError(_taken(path, found or {}))
+
+
+def _make(name: str, content: str) -> None:
+    """Make the lock with the content of that file, unless there is one."""
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(content, name)  # it is whole at once
+        except FileExistsError:
+            raise
+        except OSError:  # such as ENOSYS, EPERM, EOPNOTSUPP: gcsfuse and some of SMB have no hard links
+            with open(name, "xb") as file:
+                file.write(Path(content).read_bytes())
+            time.sleep(SETTLE_SECONDS)  # a bucket that is mounted may let two make it
 
 
 def _remove(name: str, aside: str, gone: Lock) -> None:
@@ -95,13 +131,12 @@ def _remove(name: str, aside: str, gone: Lock) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(name, aside)  # of several at once one does so, and then nobody changes what it looks at
         if _read(epath.Path(aside)) != gone:
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, name)
+            _make(name, aside)
         os.remove(aside)
 
 
 def _wait_for_holder(path: epath.Path) -> Lock | None:
-    """Return a holder that is gone, or None; one on another machine is watched for signs of life.
+    """Return a holder that is gone, or None; one that cannot be looked up is watched for signs of life.
 
     Raises:
         InputError: The holder lives.
@@ -109,7 +144,7 @@ def _wait_for_holder(path: epath.Path) -> Lock | None:
     found = _read(path)
     if found is None:
         return None
-    if found.get("host") == socket.gethostname():
+    if _is_near(found, _place()):
         if _lives(found):
             raise InputError(_taken(path, found))
     else:
@@ -164,7 +199,7 @@ def _read(path: epath.Path) -> Lock | None:
 
 
 def _lives(found: Lock) -> bool:
-    """Return whether the process of this machine is the one that took the lock: numbers are used again."""
+    """Return whether the process by that number is the one that took the lock: numbers are used again."""
     process = found.get("process")
     return isinstance(process, int) and _began(process) is not None and _began(process) == found.get("began")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cann_jax.files.errors import InputError
 
 SHOWN = 300  # characters of a path in a message
+PARTIAL = ".partial"  # ends the name of a local file until it is whole
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

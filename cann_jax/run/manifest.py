@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from cann_jax.files.atomic import PARTIAL, read_json, write_json, writing
+from cann_jax.files.atomic import read_json, write_json, writing
 from cann_jax.files.errors import InputError
 from cann_jax.files.hashes import (
     as_json,
@@ -24,7 +24,7 @@ from cann_jax.files.hashes import (
     fingerprint_json,
     fingerprints,
 )
-from cann_jax.files.paths import is_remote
+from cann_jax.files.paths import PARTIAL, is_remote
 
 LAYOUT = 6  # version of the files in a stage's folder; a change of it makes finished stages anew
 MANIFEST, SETTINGS, OUTPUTS = "manifest.json", "settings.json", "outputs"

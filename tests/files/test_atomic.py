@@ -11,12 +11,15 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
+from etils import epath
 
 from cann_jax.config.run import DualConfig
+from cann_jax.files import atomic
 from cann_jax.files.atomic import (
     read_array,
     read_json,
     read_table,
+    remove_partials,
     write_array,
     write_bytes_atomic,
     write_json,
@@ -24,7 +27,7 @@ from cann_jax.files.atomic import (
     writing,
 )
 from cann_jax.files.errors import InputError, ResourceError
-from cann_jax.files.hashes import fingerprint_file, fingerprint_json
+from cann_jax.files.hashes import files_below, fingerprint_file, fingerprint_json
 
 
 def test_json_round_trip(tmp_path):
@@ -109,15 +112,50 @@ def test_missing_files(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
-def test_full_device(tmp_path):
+def test_full_device(tmp_path, monkeypatch):
     path = tmp_path / "shard.parquet"
     path.write_bytes(b"old")
+    monkeypatch.setattr(atomic, "_partial_of", lambda path: f"{path}.partial")
     (tmp_path / "shard.parquet.partial").symlink_to("/dev/full")
     with pytest.raises(
         InputError, match=r"disk full while writing .*shard\.parquet; free space and start again"
     ):
         write_bytes_atomic(path, b"x" * 100_000)
     assert os.listdir(tmp_path) == ["shard.parquet"] and path.read_bytes() == b"old"
+
+
+def within(monkeypatch, act) -> None:
+    """Have ``act`` happen once, while the next file is written: when it is whole, under another name."""
+    real, acts = os.fsync, [act]
+
+    def fsync(number):
+        real(number)
+        if acts:
+            acts.pop()()
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+
+
+def test_two_processes_write_the_same_file(tmp_path, monkeypatch):
+    """As a report does beside a training that ends."""
+    path, seen = tmp_path / "report.html", []
+    within(monkeypatch, lambda: write_bytes_atomic(path, b"theirs") or seen.append(path.read_bytes()))
+    write_bytes_atomic(path, b"ours")
+    assert seen == [b"theirs"] and path.read_bytes() == b"ours" and os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_file_that_is_cleared_while_it_is_written(tmp_path, monkeypatch):
+    """By a start, which removes what killed writers left."""
+    within(monkeypatch, lambda: remove_partials(tmp_path))
+    write_bytes_atomic(tmp_path / "report.html", b"ours")
+    assert (tmp_path / "report.html").read_bytes() == b"ours" and os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_file_that_is_not_yet_whole_is_no_output(tmp_path, monkeypatch):
+    seen = []
+    within(monkeypatch, lambda: seen.extend((files_below(epath.Path(tmp_path)), os.listdir(tmp_path / "a"))))
+    write_bytes_atomic(tmp_path / "a" / "shard", b"")
+    assert seen[0] == [] and len(seen[1]) == 1 and files_below(epath.Path(tmp_path)) == ["a/shard"]
 
 
 @pytest.mark.disk("256k")

@@ -1,7 +1,9 @@
 """One writer to a folder at a time, and what becomes of the lock of one that is gone."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +62,7 @@ def test_a_killed_writer_is_replaced(tmp_path, capsys):
 
 
 def test_numbers_of_processes_are_used_again(tmp_path):
-    write(tmp_path, host=lock.socket.gethostname(), process=os.getpid(), began=1)
+    write(tmp_path, **lock._place(), process=os.getpid(), began=1)
     with sole_writer(epath.Path(tmp_path)):
         pass
 
@@ -130,8 +132,11 @@ def test_a_writer_that_was_taken_over_ends(tmp_path):
     assert (tmp_path / LOCK).read_text() == taken
 
 
-def test_a_lock_that_was_just_replaced_is_not_removed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("links", [True, False])
+def test_a_lock_that_was_just_replaced_is_not_removed(tmp_path, monkeypatch, links):
     """Two starts find the same dead writer; the slower one looks just before the faster one takes over."""
+    if not links:
+        no_links(monkeypatch, errno.ENOSYS)
     gone, real = {"host": "elsewhere", "id": "dead"}, lock._read
     write(tmp_path, id="faster")
     answers = [gone]
@@ -140,6 +145,98 @@ def test_a_lock_that_was_just_replaced_is_not_removed(tmp_path, monkeypatch):
         lock._take(epath.Path(tmp_path / LOCK), lock._own(), gone)
     assert json.loads((tmp_path / LOCK).read_text())["id"] == "faster"
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+HERE = {"host": "vm", "boot": "b", "namespace": "pid:[1]"}
+
+
+@pytest.mark.parametrize(
+    "found, here, near",
+    [
+        (HERE, HERE, True),
+        ({**HERE, "boot": "c"}, HERE, False),  # two machines of one name
+        ({**HERE, "namespace": "pid:[2]"}, HERE, False),  # two containers of one name
+        ({**HERE, "host": "other"}, HERE, False),
+        ({"host": "vm", "process": 1}, HERE, False),  # of an earlier version
+        (
+            {"host": "vm", "boot": None, "namespace": None},
+            {"host": "vm", "boot": None, "namespace": None},
+            False,
+        ),
+        ({}, HERE, False),
+    ],
+)
+def test_where_a_process_can_be_looked_up(found, here, near):
+    assert lock._is_near(found, here) is near
+
+
+def test_a_lock_of_an_earlier_version_is_watched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 1)
+    write(tmp_path, host=lock.socket.gethostname(), began=1)
+    assert lock.writer_of(epath.Path(tmp_path)).startswith("process 1 on")
+    with sole_writer(epath.Path(tmp_path)):
+        assert "watching it" in (said := capsys.readouterr().out) and "is gone" in said
+
+
+def in_other_namespace() -> list[str]:
+    """Return what starts a command in a PID namespace of its own; skip where that is not allowed."""
+    for own in ([], ["--user", "--map-root-user"]):
+        words = ["unshare", *own, "--pid", "--fork", "--mount-proc", "--kill-child"]
+        if shutil.which("unshare") and subprocess.run([*words, "true"], capture_output=True).returncode == 0:
+            return words
+    pytest.skip("needs leave to unshare a PID namespace")
+
+
+def test_a_writer_in_another_pid_namespace_lives(tmp_path, monkeypatch):
+    """As in a container by the same host name; its number is another process's here, or nobody's."""
+    monkeypatch.setattr(lock, "SILENCE_SECONDS", 30)
+    command = [*in_other_namespace(), sys.executable, "-c", WRITER, str(tmp_path), "60"]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "writes\n"
+    with pytest.raises(InputError, match="is written by process 1 on"):
+        sole_writer(epath.Path(tmp_path)).__enter__()
+    other.kill()
+    other.communicate()
+
+
+def no_links(monkeypatch, number: int) -> None:
+    def link(source, target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.os, "link", link)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch, number):
+    no_links(monkeypatch, number)
+    with sole_writer(epath.Path(tmp_path)):
+        with pytest.raises(InputError, match=f"is written by process {os.getpid()} on"):
+            sole_writer(epath.Path(tmp_path)).__enter__()
+        with pytest.raises(InputError, match=f"is written by process {os.getpid()} on"):
+            lock._take(epath.Path(tmp_path / LOCK), lock._own(), None)  # both found it free
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
+    def refuses(name, content):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(lock, "_make", refuses)
+    with pytest.raises(OSError, match="Input/output"):
+        sole_writer(epath.Path(tmp_path)).__enter__()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    """A name of this version's, and one of an earlier's."""
+    (tmp_path / "align" / "checkpoints").mkdir(parents=True)
+    left = [tmp_path / "config.json.partial", tmp_path / "align" / "checkpoints" / "a.0123456789ab.partial"]
+    for path in left:
+        path.write_text("{")
+    with sole_writer(epath.Path(tmp_path)):
+        assert not any(path.exists() for path in left) and (tmp_path / "align" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"host": 3}'])

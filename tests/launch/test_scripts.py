@@ -222,7 +222,48 @@ def test_slurm_gives_up_after_the_same_failure_twice(tmp_path):
     assert "the same failure twice; giving up" in done.stderr and not list(tmp_path.glob("*.failure"))
 
 
-@pytest.mark.parametrize("own, others, starts", [(2, 75, 1), (3, 137, 1), (1, 75, 2), (75, 137, 3)])
+@pytest.mark.parametrize(
+    "lines, error",
+    [
+        ("echo /tmp/tmp$RANDOM/x at 0x7f$RANDOM: Error: no $RANDOM >&2; exit 1", "Error: no"),
+        ("echo Fatal: $(mktemp -u) $(mktemp -u tmpXXXXXXXX) >&2; exit 1", "Fatal: "),
+        ("echo 'terminate called: std::bad_alloc' >&2; kill -ABRT $$", "terminate called: std::bad_alloc"),
+        ("echo step $RANDOM >&2; kill -SEGV $$", "step"),
+    ],
+)
+def test_slurm_knows_a_failure_again(tmp_path, lines, error):
+    """By what does not change from start to start; a crash is one, and what bash says of it no error."""
+    asked, program = tmp_path / "asked", tmp_path / "python"
+    program.write_text(f"#!/bin/bash\n{lines}\n")
+    program.chmod(0o755)
+    given = {"ASKED": str(asked), "PYTHON": str(program), "SLURM_SUBMIT_DIR": str(tmp_path)}
+    for start in range(2):
+        asked.write_text("")
+        done = launch("slurm.sbatch", **given, SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(start))
+        assert ("scontrol requeue 7" in asked.read_text()) is (start == 0), done.stderr
+        (said,) = re.findall("the last error was: (.*)", done.stderr)
+        assert error in said and "lib.sh" not in said
+    assert done.returncode > 0 and "the same failure twice; giving up" in done.stderr
+
+
+def test_slurm_needs_to_keep_what_failed(tmp_path):
+    """Else the same failure would be tried again without end."""
+    asked, failure = tmp_path / "asked", tmp_path / "slurm-7.failure"
+    failure.mkdir()  # root may write everywhere, but not here
+    given = {"ASKED": str(asked), "PYTHON": fails(tmp_path), "SLURM_JOB_ID": "7"}
+    done = launch("slurm.sbatch", **given, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == 1 and "requeue" not in asked.read_text()
+    assert f"launch: {failure} cannot be written, without which" in done.stderr
+    asked.unlink()
+    (tmp_path / "slurm-7.tasks").mkdir()
+    done = launch("slurm.sbatch", **given, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == 2 and not asked.exists()
+    assert f"launch: error: {tmp_path} cannot be written, and" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "own, others, starts", [(2, 75, 1), (3, 137, 1), (1, 75, 2), (134, 143, 2), (75, 137, 3)]
+)
 def test_slurm_goes_by_the_task_that_failed_by_itself(tmp_path, own, others, starts):
     """The others end because of it, and srun's status is the highest."""
     asked, program = tmp_path / "asked", tmp_path / "python"
