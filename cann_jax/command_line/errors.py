@@ -24,8 +24,10 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
         main(sys.argv[1:])
         sys.stdout.flush()
     except InputError as error:
+        from cann_jax.files.console import one_line  # 70 ms, which a command that succeeds may not need
+
         # In one piece: several processes may write to one terminal at once.
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
         return _leave(error.exit_status)
     except Preempted as stopped:
         print("stopped:", stopped, file=sys.stderr)
