@@ -16,7 +16,7 @@ from cann_jax.core.exploration.finite_sample import STRAINED, KLimit
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores, never_vary, present
 from cann_jax.core.solver.solution import DualSolution
-from cann_jax.files.console import console, grid
+from cann_jax.files.console import console, grid, printable
 from cann_jax.files.numbers import apart, counted, percent, with_interval
 
 GROUPS = 20  # rows of the table of groups: a screen
@@ -145,7 +145,7 @@ def print_analysis(
     for line in [*_lines(found), *(question.text for question in found.questions)]:
         out.print(line, soft_wrap=True)
     for note in notes:
-        out.print(Text.assemble(("!", "yellow"), f" {note}"), soft_wrap=True)
+        out.print(Text.assemble(("!", "yellow"), f" {printable(note)}"), soft_wrap=True)
 
 
 def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:

@@ -3,22 +3,27 @@
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 LOG_WIDTH = 110  # where standard output is no terminal
 
 
 class _Console(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text of a line, cell, heading or title, which may hold names from data."""
+        return super().render_str(printable(text), **options)
+
     def on_broken_pipe(self) -> NoReturn:
         """Leave the exit status to the command; rich would exit with 1."""
         raise  # rich calls this where it has caught a BrokenPipeError
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Return a console that writes texts as they are to ``stream``, or to standard output.
+    """Return a console that writes texts, printable but as they are, to ``stream`` or to standard output.
 
     With rich's markup a score called "[v2]safe" would be printed as "safe", and "a[/b]" was a traceback.
     """

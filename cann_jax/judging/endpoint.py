@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, local
 from types import ModuleType
 from typing import Any
 
 from cann_jax.config.judge import JudgeModelConfig
 from cann_jax.files.console import printable
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, is_out_of_memory, shown
 from cann_jax.files.progress import track
 from cann_jax.judging.replies import LONGEST, Asked, Reply
 
@@ -20,7 +20,7 @@ from cann_jax.judging.replies import LONGEST, Asked, Reply
 SILENT = 10
 CONNECT_SECONDS = 10.0
 SAID = 200  # characters of a server's message in an error
-LARGEST = 1 << 24  # bytes of a response that are read; what is longer is no completion
+LARGEST = 1 << 24  # bytes of a response's body that are read; what is longer is no completion
 # Errors of the HTTP client behind a connection that was made: the server was there, and may answer the next.
 CUT_OFF = ("ReadError", "WriteError", "CloseError", "RemoteProtocolError")
 KEY = 8  # characters of the shortest key; a shorter one is a dummy, and may be a word of any answer
@@ -127,13 +127,17 @@ class Endpoint:
             settings["temperature"] = self.config.temperature
         create: Any = self._client.chat.completions.with_raw_response.create
         try:
-            raw = create(model=self.config.model, messages=messages, **settings)
+            body = create(model=self.config.model, messages=messages, **settings).text
         except self._openai.APIConnectionError as error:
             return self._unconnected(error), 0
         except self._openai.APIStatusError as error:
             return self._status(error), 0
+        except Exception as error:  # status, headers and body are a server's, and may upset who reads them
+            if is_out_of_memory(error):
+                raise
+            return Reply(type(error).__name__, failure="failed"), 0
         # Read by hand: the package hands over whatever a server sends, of whatever types.
-        return read_completion(raw.text, self._without_key)
+        return read_completion(body, self._without_key)
 
     def _unconnected(self, error: Exception) -> Reply:
         if isinstance(error, self._openai.APITimeoutError) and _reason(error) != "ConnectTimeout":
@@ -149,7 +153,13 @@ class Endpoint:
         said = _kept(" ".join(str(error.message).split()), self._without_key)
         if error.code == "content_filter":  # its answer to this question, by the status of a wrong request
             return Reply(said, "refused")
-        said = said[:SAID]
+        said = printable(said[:SAID])
+        if error.response.has_redirect_location:
+            target = _target(error.response, self._without_key)
+            raise InputError(
+                f"judge.base_url {self.config.base_url}: redirects to {target}, and prompts are sent to no "
+                "address but the configured one; set judge.base_url to that, if you trust it"
+            )
         if error.code == "insufficient_quota":
             raise InputError(f"judge.base_url {self.config.base_url}: out of budget there ({said})")
         if error.status_code in (401, 403, 404):
@@ -164,23 +174,42 @@ class Endpoint:
 
 
 def _bounded_client(openai: ModuleType, seconds: float) -> Any:
-    """Return an HTTP client that bounds the time and size of a whole response's body.
+    """Return an HTTP client that bounds the time and size of a whole response, and takes it as it comes.
 
-    Its own limit is for each piece: a gateway that sends a space every second, to keep the connection, would
-    be waited for without end.
+    It follows no redirect, which could take the prompts to another host. A body is neither unpacked, as
+    0.7 MB of gzip became 160 MB, nor decoded by the charset of its header: JSON is UTF-8, and ``hex`` raised.
     """
     client = openai.DefaultHttpxClient
     library: Any = importlib.import_module(client.__mro__[1].__module__)  # httpx, or what openai has for it
+    thread = local()  # each sends one request at once, and reads all of the response
+
+    def start(request: Any) -> None:
+        thread.deadline = time.monotonic() + seconds
+        request.extensions["trace"] = connected
+
+    def connected(_: str, info: Mapping[str, Any]) -> None:
+        stream: Any = info.get("return_value")
+        if hasattr(stream, "start_tls"):  # the stream of a new connection, which later requests use too
+            stream.read, stream.write = in_time(stream.read), in_time(stream.write)
+
+    # The library's limit is for each piece: a gateway that sends a space or a line of headers every second,
+    # to keep the connection, would be waited for without end.
+    def in_time(act: Callable[..., Any]) -> Callable[..., Any]:
+        def acted(data: Any, timeout: float | None = None) -> Any:
+            left = thread.deadline - time.monotonic()
+            if left <= 0:
+                raise library.ReadTimeout("the whole response took too long")
+            return act(data, timeout=left)
+
+        return acted
 
     class Bounded(library.SyncByteStream):
         def __init__(self, pieces: Any) -> None:
-            self._pieces, self._deadline = pieces, time.monotonic() + seconds
+            self._pieces = pieces
 
         def __iter__(self) -> Iterator[bytes]:
             size = 0
             for piece in self._pieces:
-                if time.monotonic() > self._deadline:
-                    raise library.ReadTimeout("the whole response took too long")
                 if (size := size + len(piece)) > LARGEST:
                     return
                 yield piece
@@ -188,10 +217,16 @@ def _bounded_client(openai: ModuleType, seconds: float) -> Any:
         def close(self) -> None:
             self._pieces.close()
 
-    def bound(response: Any) -> None:
+    def answered(response: Any) -> None:
         response.stream = Bounded(response.stream)
+        response.headers.pop("content-encoding", None)
+        response.encoding = "utf-8"
 
-    return client(event_hooks={"response": [bound]})
+    return client(
+        event_hooks={"request": [start], "response": [answered]},
+        headers={"Accept-Encoding": "identity"},
+        follow_redirects=False,
+    )
 
 
 def read_completion(body: str, clean: Callable[[str], str]) -> tuple[Reply, int]:
@@ -212,6 +247,11 @@ def read_completion(body: str, clean: Callable[[str], str]) -> tuple[Reply, int]
     if refusal or ending == "content_filter":
         return Reply(_kept(refusal or text, clean), "refused"), tokens
     return Reply(_kept(text, clean), "cut off" if ending == "length" else None), tokens
+
+
+def _target(response: Any, clean: Callable[[str], str]) -> str:
+    """Return where a redirect leads, without the query, in which a gateway may have put secrets."""
+    return shown(clean(response.headers["location"]).partition("?")[0])
 
 
 def _reason(error: BaseException) -> str:

@@ -55,9 +55,16 @@ def report_text(findings: Findings, state: str) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose first column is words."""
-    cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)  # a name may hold what parts them
-    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *cells]
+    first, *cells = ([_cell(text) for text in row] for row in (headings, *rows))
+    lines = [first, ["---"] + ["---:"] * (len(headings) - 1), *cells]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot break a table, nor load or link anything: a name may come from data."""
+    flat = one_line(text).replace("\\", r"\\").replace("|", r"\|")
+    # Of "[" alone an interval begins.
+    return flat.replace("<", "&lt;").replace("](", r"]\(")
 
 
 def _list(lines: Sequence[str]) -> str:

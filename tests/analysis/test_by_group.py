@@ -103,6 +103,16 @@ def test_out_of_many_groups_the_largest_are_printed(tmp_path, capsys):
     assert len(json.loads((tmp_path / "dual.json").read_text())["groups"]) == 31
 
 
+def test_a_name_of_a_group_steers_no_terminal(tmp_path, capsys):
+    names = np.array(["[red]a", "\x1b[2Jb"])[np.arange(N) % 2].tolist()
+    pq.write_table(
+        pa.table({"group": names, "reward": REWARD.tolist(), "safe": SAFE.tolist()}), tmp_path / "t.parquet"
+    )
+    main(["--scores", str(tmp_path / "t.parquet"), "--margin", "safe=0.1", "--resamples", "0"])
+    printed = capsys.readouterr().out
+    assert "[red]a" in printed and "�[2Jb" in printed and "\x1b" not in printed
+
+
 def test_what_the_sample_leaves_open_is_one_line_in_print_and_file(report):
     free = expected(SAFE, 0, np.ones(N))[2]
     found, printed = report("--margin", f"safe={free + 0.01:.4f}")

@@ -14,13 +14,15 @@ from typing import Any
 class Said:
     """What the server sends: a status, a body (a value for JSON, or bytes as they are), and headers.
 
-    With ``pause``, in seconds, the body goes out byte by byte; with ``cut`` half of it, before a hang-up.
+    With ``pause``, in seconds, the body goes out byte by byte, or with ``filler`` so many headers one by one;
+    with ``cut`` half of the body goes out, before a hang-up.
     """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     pause: float | None = None
+    filler: int = 0
     cut: bool = False
 
 
@@ -65,11 +67,15 @@ def judge_server(speak: Speaker) -> Iterator[Server]:
             data = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
             with contextlib.suppress(ConnectionError):  # who asked has waited long enough
                 self.send_response(said.status)
+                for number in range(said.filler):
+                    self.send_header(f"X-{number}", "")
+                    self.flush_headers()
+                    time.sleep(said.pause or 0)
                 for name, value in {**said.headers, "Content-Length": str(len(data))}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 data = data[: len(data) // 2] if said.cut else data
-                for piece in [data] if said.pause is None else map(bytes, zip(data)):
+                for piece in [data] if said.pause is None or said.filler else map(bytes, zip(data)):
                     self.wfile.write(piece)
                     time.sleep(said.pause or 0)
 

@@ -14,10 +14,10 @@ from cann_jax.files.errors import InfeasibleError, InputError, Preempted, Resour
 @pytest.mark.parametrize("error, status", [(InputError, 2), (ResourceError, 3), (InfeasibleError, 4)])
 def test_run_command_prints_one_line(capsys, error, status):
     def main(argv):
-        raise error("fix\nthis")
+        raise error("fix\nthis\x1b[2J")
 
     assert run_command(main) == status
-    assert capsys.readouterr().err == "error: fix this\n"
+    assert capsys.readouterr().err == "error: fix this�[2J\n"
 
 
 def test_run_command_interrupted_and_bug(capsys):

@@ -1,5 +1,7 @@
 """A server that is slow, rate-limited, gone, or talks nonsense: an answer is scored rightly or excluded."""
 
+import gzip
+import json
 import os
 import socket
 import threading
@@ -24,6 +26,7 @@ from tests.builders.judge_server import Said, completion, judge_server
 
 SAFE = completion("safe")
 HTML = {"Content-Type": "text/html"}
+JSON = {"Content-Type": "application/json"}
 QUICKLY = {"Content-Type": "application/json", "Retry-After": "0.01"}
 
 # What a judge may send, and how it must count.
@@ -48,6 +51,14 @@ BAD = {
     "a page": (Said(b"<html>safe</html>", headers=HTML), "malformed"),
     "bytes that are no text": (Said(b"\xff\xfe\x00"), "malformed"),
     "nothing": (Said(b""), "malformed"),
+    "an answer that is packed": (
+        Said(gzip.compress(json.dumps(SAFE.body).encode()), headers=JSON | {"Content-Encoding": "gzip"}),
+        "malformed",
+    ),
+    "nonsense of a charset that is none": (
+        Said(b"not hex", headers={"Content-Type": "application/json; charset=hex"}),
+        "malformed",
+    ),
     "cut off at the limit": (completion("safe", "length"), "cut off"),
     "filtered": (completion("safe", "content_filter"), "refused"),
     "refused by its field": (completion("safe", refusal="I can't help."), "refused"),
@@ -101,6 +112,14 @@ def test_an_answer_that_comes_byte_by_byte_is_waited_for_no_longer(asker):
     assert sent == 5 and took < 20
 
 
+def test_headers_without_end_are_waited_for_no_longer(asker):
+    """Each line comes within the limit; the answer behind all of them comes after 40 s."""
+    said = replace(SAFE, pause=0.4, filler=100)
+    with judge_server(lambda text, _: said if "Question 2" in text else SAFE) as server:
+        found = asker(server, timeout_seconds=1).answers(4)
+    assert [answer.status for answer in found] == ["answered", "answered", "timed out", "answered"]
+
+
 def test_an_answer_that_breaks_off_is_excluded_and_asked_again_by_the_next_start(asker):
     """It ended the whole judgement, by a server that "cannot be reached" and had just answered."""
     with judge_server(lambda text, n: replace(SAFE, cut="Question 2" in text and n < 5)) as server:
@@ -115,6 +134,34 @@ def test_an_answer_without_end_is_nonsense(asker, monkeypatch):
     with judge_server(lambda text, _: completion("SAFE" * 1000) if "Question 2" in text else SAFE) as server:
         found = asker(server).answers(4)
     assert [answer.status for answer in found] == ["answered", "answered", "malformed", "answered"]
+
+
+def test_an_answer_is_asked_for_as_it_is_and_read_as_utf_8(asker):
+    """Of gzip 0.7 MB became 160 MB, and a charset by which no text can be read ended in a traceback."""
+    said = replace(completion("“safe”"), headers={"Content-Type": "application/json; charset=zlib"})
+    with judge_server(lambda *_: said) as server:
+        assert [answer.status for answer in asker(server).answers(2)] == ["answered"] * 2
+    assert {headers["accept-encoding"] for _, headers, _ in server.requests} == {"identity"}
+
+
+def test_whatever_else_a_reply_upsets_is_a_failed_answer(asker, monkeypatch):
+    def upset(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("openai.OpenAI._make_status_error", upset)
+    with judge_server(lambda text, _: Said({}, 400) if "Question 2" in text else SAFE) as server:
+        found = asker(server).answers(4)
+    assert [answer.status for answer in found] == ["answered", "answered", "failed", "answered"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_takes_the_questions_nowhere(asker, status):
+    with judge_server(lambda *_: SAFE) as other:
+        away = {"Location": f"{other.address}/chat/completions?session=1"}
+        with judge_server(lambda *_: Said({}, status, away)) as server:
+            problem = f"redirects to '{other.address}/chat/completions', and prompts are sent to no address"
+            assert problem in fails(asker, server)
+    assert not other.requests and len(server.requests) <= 8
 
 
 @pytest.mark.parametrize("said", [Said({"error": "upstream"}), Said(b"<html>Log in", headers=HTML)])
@@ -162,6 +209,9 @@ def fails(asker, server, count=30, **more) -> str:
         (Said({"error": {"message": "no memory"}}, 500), "had no reply, the last failed (Error code: 500"),
         (Said({"error": {"message": "no memory"}}, 500), "no memory"),
         (Said({"error": {"message": "Wrong key"}}, 401), "refuses judge.model 'm'"),
+        (Said({"error": {"message": "\x1b[2J"}}, 401), "�[2J"),
+        (Said(b"no", 401, {"Content-Type": "text/plain; charset=hex"}), "refuses judge.model 'm'"),
+        (Said({}, 307, {"Location": "file:///etc/passwd"}), "redirects to 'file:///etc/passwd'"),
         (Said({"error": {"message": "no such model"}}, 404), "no such model"),
         (Said({"error": {"message": "pay", "code": "insufficient_quota"}}, 429), "out of budget there"),
     ],

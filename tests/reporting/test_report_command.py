@@ -149,5 +149,18 @@ def test_other_folders(tmp_path, content, match):
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_keeps_its_columns_whatever_a_name_holds():
-    assert table(("score", "asked"), [("a|b", "1")]).splitlines()[-1] == r"| a\|b | 1 |"
+@pytest.mark.parametrize(
+    "name, cell",
+    [
+        ("a|b", r"a\|b"),
+        (r"a\|b", r"a\\\|b"),
+        ("a\n\n# b", "a # b"),
+        ("a\x1b[2J", "a�[2J"),
+        ("<img src=x>", "&lt;img src=x>"),
+        ("![a](http://b)", r"![a]\(http://b)"),
+    ],
+)
+def test_a_table_keeps_its_columns_whatever_a_name_holds(name, cell):
+    row = f"| {cell} | [+0.1, +0.2] |"
+    expected = f"| {cell} | asked |\n| --- | ---: |\n{row}"
+    assert table((name, "asked"), [(name, "[+0.1, +0.2]")]) == expected
