@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
+
+try:
+    from jax.extend.core import jaxprs_in_params
+except ImportError:  # jax 0.9
+    from jax.core import jaxprs_in_params
 
 from cann_jax.files.errors import InputError
 from cann_jax.models.attention import AttentionRule, attend, attend_shared, choose_kernel
