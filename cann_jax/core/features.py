@@ -1,6 +1,7 @@
 """Features of responses, read a few prompts at a time: all of them may be far larger than memory."""
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def standardise_features(features: FeatureTable, mask: Array | None = None) -> S
     parts = [_spread(*part_of(features, there, block)) for block in _blocks(features)]
     sizes, squares = (np.stack(part) for part in zip(*parts, strict=True))
     size = np.where(sizes.max(0) > 0, sizes.max(0), 1)
-    count = int(np.prod(features.shape[:2]) if there is None else max(there.sum(), 1))
+    count = math.prod(features.shape[:2]) if there is None else max(int(there.sum()), 1)
     spread = np.sqrt(np.sum(squares * (sizes / size) ** 2, axis=0) / count)
     varies = spread > 4 * np.finfo(sizes.dtype).eps  # less is the rounding of equal values
     return StandardisedFeatures(features, there, size, np.where(varies, spread, 0))
