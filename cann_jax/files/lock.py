@@ -106,7 +106,7 @@ def _take(path: epath.Path, own: Lock, gone: Lock | None) -> None:
             write_json(new, own)
             _make(name, new)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # a read-only one says so of a file that is not there, too
                 os.remove(new)
     found = _read(path)
     if found is None or found.get("id") != own["id"]:

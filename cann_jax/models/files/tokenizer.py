@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from signal import SIGPROF
 from typing import Any
@@ -111,19 +112,24 @@ def _try_out(folder: Path, values: dict[str, Any]) -> None:
     """
     added = {text for name in TOKENS if (folder / name).exists() for text in _texts(read_json(folder / name))}
     request = {"steps": values, "tokens": sorted(added - {*_texts(values.get("added_tokens"))})}
+    if said := _refusal(json.dumps(request)):
+        raise InputError(f"{folder} has no readable tokenizer ({said}); use another model")
+
+
+@lru_cache(8)
+def _refusal(request: str) -> str:
+    """Return why a request failed, or nothing; scorers and judges often have the model's own tokenizer."""
     process = _tried(request)
     if process.returncode in FROM_OUTSIDE:
         process = _tried(request)
-    said = process.stdout.decode(errors="replace").strip()
-    if process.returncode or said:
-        killed = "it takes too long" if process.returncode == -SIGPROF else "it takes too much memory"
-        raise InputError(f"{folder} has no readable tokenizer ({said or killed}); use another model")
+    killed = "it takes too long" if process.returncode == -SIGPROF else "it takes too much memory"
+    return process.stdout.decode(errors="replace").strip() or (killed if process.returncode else "")
 
 
-def _tried(request: dict[str, Any]) -> "subprocess.CompletedProcess[bytes]":
+def _tried(request: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
         [sys.executable, "-P", str(PROGRAM)],
-        input=json.dumps(request).encode(),
+        input=request.encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
