@@ -91,7 +91,8 @@ def _cloud(axes: Axes, found: Analysis, answer: Mapping[str, Any], index: int) -
     if solved:
         size = np.sqrt(_weights(found, shown))
         style: dict[str, Any] = {"color": COLOURS.point, "linewidths": 0}
-        axes.scatter(rewards[shown], values, 2 + 30 * size, alpha=np.clip(0.6 * size, 0.02, 1), **style)
+        strength: Any = np.clip(0.6 * size, 0.02, 1)  # one a point, which matplotlib's types do not know
+        axes.scatter(rewards[shown], values, 2 + 30 * size, alpha=strength, **style)
         axes.scatter([], [], 15, label="its weight under λ*", **style)
     marker: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
     means = own @ np.asarray(response_mean(scores.reward, response_mask(scores))), float(baseline[index])

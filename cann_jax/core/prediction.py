@@ -156,8 +156,9 @@ def _fold_blocks(folds: np.ndarray, features: FeatureTable) -> np.ndarray:
     names, sizes = np.unique(folds, return_counts=True)
     if len(names) < 2:
         raise InputError(f"folds: {len(names)} fold of {prompts} prompts; give at least two")
-    blocks = -(-sizes.max() // at_once(features))
-    size = -(-sizes.max() // blocks)
+    largest = int(np.max(sizes))
+    blocks = -(-largest // at_once(features))
+    size = -(-largest // blocks)
     found = np.full((len(names), blocks * size), -1)
     for row, name, count in zip(found, names, sizes, strict=True):
         row[:count] = np.flatnonzero(folds == name)

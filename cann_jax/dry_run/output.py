@@ -96,7 +96,7 @@ def histogram(lengths: np.ndarray) -> Iterator[str]:
     width = BUCKET * -(-int(lengths.max()) // (BUCKET * HISTOGRAM_ROWS))
     counts = np.bincount((lengths - 1) // width)
     for index, count in enumerate(counts):
-        bar = "█" * -(-BAR * int(count) // int(counts.max()))
+        bar = "█" * -(-BAR * int(count) // int(np.max(counts)))
         yield f"  {index * width + 1:>6}–{(index + 1) * width:<6} {count:>7} {bar}"
 
 

@@ -193,7 +193,8 @@ def summary(
         "response_tokens": [s.responses.lengths.mean() for s in (reference, aligned)],
         "stopped": [s.responses.stopped.mean() for s in (reference, aligned)],
         "reference_logp_per_token": [
-            np.float32(s.reference_logps.sum() / s.responses.lengths.sum()) for s in (reference, aligned)
+            np.float32(float(s.reference_logps.sum()) / int(s.responses.lengths.sum()))
+            for s in (reference, aligned)
         ],
     }
 
