@@ -55,7 +55,6 @@ def _status(main: Callable[[Sequence[str]], None]) -> int:
         if (found := _out_of_resources(error)) is None:
             _crash(error)
             raise
-        streams.settle()
         streams.say(f"error: {found}; what is finished is kept")
         return _leave(ResourceError.exit_status)
     return 0

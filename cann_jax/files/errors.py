@@ -31,9 +31,6 @@ class Preempted(SystemExit):
         super().__init__(message)
         self.code = self.exit_status  # of a program of one's own that lets it through
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class AbsentError(InputError):
     """Another process of the run is missing or lost; starting all of them again may help."""

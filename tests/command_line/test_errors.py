@@ -104,14 +104,6 @@ def test_sigterm_before_a_run_has_begun(capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_message_does_not_steer_the_terminal(capsys):
-    def main(argv):
-        raise InputError("a file names \x1b]0;title\x07\x1b[2Jx")
-
-    assert run_command(main) == 2
-    assert capsys.readouterr().err == "error: a file names �]0;title��[2Jx\n"
-
-
 @pytest.mark.parametrize(
     "error, said",
     [
