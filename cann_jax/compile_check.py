@@ -1,8 +1,8 @@
 """``python -m cann_jax.compile_check --config FILE.yaml --topology v5e:16x16``: compile for a TPU slice."""
 
+import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     config, flags = parse_compile_check(argv)
     # Imported here: JAX and the models take seconds, which --help and a mistyped key need not wait for.
     from cann_jax_tools.chips import slice_of
-    from cann_jax_tools.compiler import keep_dumps
+    from cann_jax_tools.compiler import dumped
     from cann_jax_tools.figures import chosen_programs, figures_of_programs
     from cann_jax_tools.table import figures_table, sentence
     from cann_jax_tools.topology import devices_of
@@ -36,21 +36,22 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.runtime.sharding import check_batches, check_model
 
     chosen = chosen_programs(flags.programs, flags.machine_code)
-    dumps = None if flags.machine_code else keep_dumps()
     where = slice_of(flags.topology)
     path = architecture_file(flags.model_config or f"{config.model.path}/config.json")
     shape = DecoderConfig.from_hf(read_json(path), str(path))
-    with on_mesh(make_mesh(config.mesh, devices_of(where))) as mesh:
+    with (
+        contextlib.nullcontext() if flags.machine_code else dumped() as dumps,
+        on_mesh(make_mesh(config.mesh, devices_of(where))) as mesh,
+    ):
         check_batches(config.batches(), mesh)
         check_model(shape, mesh)
         figures = figures_of_programs(config, shape, where, chosen, dumps)
-    for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):
-        print(line)
-    console().print(figures_table(figures, where))
-    if flags.json is not None:
-        write_bytes_atomic(flags.json, (json.dumps(figures, indent=1) + "\n").encode())
-    if dumps is not None:
-        shutil.rmtree(dumps)
+        for line in (f"{where.name} ({where.cloud_name}), mesh {dict(mesh.shape)}", *map(sentence, figures)):
+            print(line)
+        console().print(figures_table(figures, where))
+        if flags.json is not None:
+            write_bytes_atomic(flags.json, (json.dumps(figures, indent=1) + "\n").encode())
+    if not flags.machine_code:
         sys.stdout.flush()
         os._exit(0)  # the compiler is still making machine code
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -51,17 +52,17 @@ def compiled(traced: Any) -> Compiled:
     )
 
 
-def keep_dumps() -> str:
-    """Make the compiler write the files that ``laid_out`` waits for; call this before JAX starts.
-
-    Returns:
-        The folder that they are written to.
-    """
+@contextlib.contextmanager
+def dumped() -> Iterator[str]:
+    """Yield the folder to which the compiler writes what ``laid_out`` waits for; enter before JAX starts."""
     folder = tempfile.mkdtemp(prefix="compile_check")
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={folder} --xla_dump_hlo_as_text"
     )
-    return folder
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the compiler may still be writing
 
 
 def laid_out(traced: Any, folder: str) -> Compiled:
@@ -73,7 +74,7 @@ def laid_out(traced: Any, folder: str) -> Compiled:
 
     Args:
         traced: The only program that this process compiles.
-        folder: The result of ``keep_dumps``.
+        folder: That of ``dumped``.
 
     Raises:
         InputError: The program does not fit a chip's memory.

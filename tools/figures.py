@@ -47,7 +47,7 @@ def figures_of_programs(
         shape: The model's sizes.
         where: The slice that the mesh consists of.
         chosen: Some of ``PROGRAMS``.
-        dumps: Folder of ``keep_dumps``, to stop before machine code; None to compile to the end.
+        dumps: That of ``dumped``, to stop before machine code; None to compile to the end.
     """
     width, length = bucket_width(config.prompts.max_tokens), config.sample.max_new_tokens
     train = functools.partial(trace_training, config.model, alignment(config), shape, width, STEPS, length)

@@ -163,7 +163,7 @@ def writing(path: epath.PathLike) -> Iterator[None]:
             raise
         if failed.errno in _NO_SPACE:
             raise ResourceError(
-                f"disk full while writing {path}; free space and start again; finished shards are kept"
+                f"disk full while writing {path}; free space and start again; what is finished is kept"
             ) from error
         raise ResourceError(
             f"cannot write {path} ({failed.strerror or failed}); make its folder writable, or choose another "

@@ -19,9 +19,11 @@ from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.progress import track
 from cann_jax.run.run import ModelRun, Run
 from cann_jax.runtime.distributed import barrier, writing_shard
+from cann_jax.runtime.memory import within_memory
 from cann_jax.runtime.shards import finished_shards, in_order, shard_path, unfinished
 from cann_jax.scorers import Context, Scored, Scorer, ScorerKind, check_finite
 
+SMALLER = "use scorers of smaller models, give the mesh more devices, or lower sample.max_new_tokens"
 ADAPTER = "adapter"  # a folder in PEFT's format, below the stage that trained it
 
 Scorers = Mapping[str, tuple[str, Scorer]]  # (key in the configuration, scorer) by column name
@@ -117,10 +119,9 @@ def score_shards(
     total, pattern = responses.shape[0], f"scores-{name}-{{}}.parquet" if name else "scores-{}.parquet"
     finished = finished_shards(folder, [pattern], total)
     left, done = unfinished(finished, total, size), sum(map(len, finished))
-    for index, chosen in enumerate(
-        track(left, f"scoring {name}".strip(), unit=size, noun="prompts", total=total, initial=done)
-    ):
-        with writing_shard(index):
+    label = f"scoring {name}".strip()
+    for index, chosen in enumerate(track(left, label, unit=size, noun="prompts", total=total, initial=done)):
+        with writing_shard(index), within_memory(label, lambda _: SMALLER):
             block = responses.take(chosen)
             table = score_block(scorers, block, reference_logps[chosen.start : chosen.stop])
             write_table(shard_path(folder, pattern, chosen), table, digest=True)

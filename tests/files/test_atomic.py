@@ -161,7 +161,7 @@ def test_a_file_that_is_not_yet_whole_is_no_output(tmp_path, monkeypatch):
 @pytest.mark.disk("256k")
 def test_full_disk_keeps_finished_shards(small_disk):
     write_bytes_atomic(small_disk / "shard-0", b"x" * 150_000)
-    with pytest.raises(InputError, match=r"disk full .*shard-1; free space .*finished shards are kept"):
+    with pytest.raises(InputError, match=r"disk full .*shard-1; free space .*what is finished is kept"):
         write_bytes_atomic(small_disk / "shard-1", b"x" * 150_000)
     assert os.listdir(small_disk) == ["shard-0"]
     (small_disk / "shard-0").unlink()

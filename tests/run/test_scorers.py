@@ -3,11 +3,13 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.data.encoded_prompts import EncodedPrompts
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
+from cann_jax.files.errors import ResourceError
 from cann_jax.run.run import Run
 from cann_jax.run.scorers import load_scorers, score_shards
 from cann_jax.scorers import Scored
@@ -25,6 +27,21 @@ def test_equal_configurations_share_one_scorer(tiny_folder, tmp_path):
     assert [key for key, _ in found.values()] == ["key.a", "key.b", "key.c"]
 
 
+def two_responses() -> Responses:
+    prompts = EncodedPrompts((Prompt("x", "Hi"),), (np.array([1]),))
+    ones = np.ones((1, 2), np.int32)
+    return Responses(prompts, ones[..., None], ones, ones > 0, ones.astype(np.float32), [["a", "b"]])
+
+
+def test_memory_that_runs_out_names_what_to_change(tmp_path):
+    def scorer(block, reference_logps):
+        raise MemoryError
+
+    responses = two_responses()
+    with pytest.raises(ResourceError, match=r"scoring aligned: this machine's memory .*smaller models"):
+        score_shards({"a": ("key.a", scorer)}, responses, responses.logps, tmp_path, 4, "aligned")
+
+
 def test_a_shared_scorer_runs_once_a_block(tmp_path):
     calls = []
 
@@ -32,9 +49,7 @@ def test_a_shared_scorer_runs_once_a_block(tmp_path):
         calls.append(block.shape)
         return Scored(reference_logps + len(calls), {"odd": 1})
 
-    prompts = EncodedPrompts((Prompt("x", "Hi"),), (np.array([1]),))
-    ones = np.ones((1, 2), np.int32)
-    responses = Responses(prompts, ones[..., None], ones, ones > 0, ones.astype(np.float32), [["a", "b"]])
+    responses = two_responses()
     table, counts = score_shards(
         {"a": ("key.a", scorer), "b": ("key.b", scorer)}, responses, responses.logps, tmp_path, 4
     )
