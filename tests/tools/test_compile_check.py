@@ -1,6 +1,7 @@
 """The compile check: chips, loops in HLO text, operations of a traced step, and mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -207,9 +208,11 @@ def test_mistakes(flags, problem):
         chosen_programs(parsed.programs, parsed.machine_code)
 
 
-def test_without_libtpu_one_line_says_how_to_get_it():
+def test_without_libtpu_one_line_says_how_to_get_it(tmp_path):
     command = [sys.executable, "-m", "cann_jax.compile_check", "--config", "configs/pod.yaml"]
     command += ["--model_config", "configs/models/llama-7b.json", "--topology", "v5e:4x4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: compile_check needs libtpu") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # the compiler's dumps
