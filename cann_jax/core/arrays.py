@@ -18,6 +18,12 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def is_here(tree: Any) -> bool:
+    """Return whether nothing of a tree is traced, or held by other processes."""
+    leaves = jax.tree.leaves(tree)
+    return not is_traced(tree) and all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
+
+
 def numbers(name: str, value: Any, dtype: DTypeLike | None = None) -> Array:
     """Return what a caller gave as an array, on the host unless it, or a part of it, is traced.
 

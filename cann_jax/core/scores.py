@@ -13,7 +13,7 @@ from cann_jax.core.arrays import (
     Array,
     accurate_sum,
     check_real,
-    is_traced,
+    is_here,
     numbers,
     response_mean,
     slice_along,
@@ -65,8 +65,10 @@ class Scores:
                 check_real(field, value)
                 if field != "mask" and not _is_wide(value.dtype):
                     # JAX's own for halves; NumPy's for whole numbers, of which float32 might round away some
-                    own = jax.dtypes.canonicalize_dtype(float) if value.dtype.itemsize <= 2 else float
-                    value = value.astype(own)
+                    if value.dtype.itemsize <= 2:
+                        value = value.astype(jax.dtypes.canonicalize_dtype(float))
+                    else:
+                        value = (np.asarray(value) if is_here(value) else value).astype(float)
             object.__setattr__(self, field, value)
         if self.names is not None:
             count = self.constraints.shape[-1]
@@ -201,8 +203,7 @@ def check_is_scores(value: Any) -> None:
     """
     _check_type(value)
     _check_shapes(value)
-    # Looked at where it lies: nothing is compiled, and what other processes hold stays there.
-    if not is_traced(value) and all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(value)):
+    if is_here(value):  # looked at where it lies, so that nothing is compiled
         _check_values(value, constraint_names(value.constraints.shape[-1], value.names))
 
 

@@ -28,7 +28,7 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
     """Return an answer to each question, from the book or from the judge, whose replies the book then has.
 
     Raises:
-        InputError: As ``Endpoint.ask``; or the judge answers nonsense.
+        InputError: As ``Endpoint.ask``; or the judge answers nonsense, or nothing at all.
     """
     if not asked:
         return []
@@ -50,6 +50,12 @@ def answers_to(judge: Judge, book: Book, asked: Sequence[Asked], key: str) -> li
             print(f"{key}: {len(found)} answers were there before, {len(missing)} are asked for", flush=True)
         if missing:
             judge.ask(missing, keep)
+        failures = [found[name].failure for name in names]
+        if all(failures):
+            raise InputError(
+                f"{key}: none of {len(names)} questions had a reply, the last {failures[-1]}; see to the "
+                "judge, or give it questions that it can read, and start again"
+            )
     return [read_answer(found[name], template) for name in names]
 
 

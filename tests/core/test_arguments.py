@@ -71,6 +71,7 @@ def test_scores_that_float32_cannot_hold_are_refused_and_not_solved(call):
     refused(rounds.format("safe"), lambda: call(dataclasses.replace(SCORES, constraints=G + 1e6)))
     whole = (1e9 + np.round(10 * R)).astype(np.int64)
     refused(rounds.format("reward"), lambda: call(Scores(whole, G)))
+    refused(rounds.format("reward"), lambda: call(Scores(jnp.asarray(whole, jnp.int32), G)))
     refused(r"reward: \d+ scores are NaN or infinite in float32", lambda: call(Scores(1e39 * R, G)))
 
 

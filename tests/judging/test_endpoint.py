@@ -264,6 +264,12 @@ def test_a_server_that_hangs_up(asker):
     assert "questions in a row had no reply, the last failed (" in found
 
 
+def test_a_few_questions_that_have_no_reply(asker):
+    """It was a judgement of no answers."""
+    with judge_server(lambda *_: Said({"error": {}}, 500)) as server:
+        assert "none of 3 questions had a reply, the last failed" in fails(asker, server, 3)
+
+
 @pytest.mark.parametrize("budget, sent", [({"budget_requests": 5}, 5), ({"budget_tokens": 41}, 5)])
 def test_a_spent_budget_keeps_what_was_bought(asker, budget, sent):
     with judge_server(lambda *_: SAFE) as server:
