@@ -7,6 +7,7 @@ this process's memory for good, and its processor time for each request.
 The environment is that of transformers' ``apply_chat_template``. Nothing of this package is imported.
 """
 
+import contextlib
 import json
 import resource
 import signal
@@ -65,7 +66,8 @@ def _answer(template: str, day: str, longest: int, values: dict[str, Any]) -> di
 
 def main() -> None:
     """Answer every request on standard input."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(ValueError):  # macOS has no such limit, and says so of every number
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the caller answers
     for line in sys.stdin:

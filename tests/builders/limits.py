@@ -38,3 +38,17 @@ def fault(function: Callable[..., Any], *arguments: Any) -> str:
         if long or seconds > SECONDS or grown > BYTES
         else ""
     )
+
+
+def refuse_to_limit_memory(folder: Path, monkeypatch: Any) -> None:
+    """Have the Python processes that start from now on refuse to limit their memory, as macOS does."""
+    (folder / "sitecustomize.py").write_text(
+        "import resource\n"
+        "limit = resource.setrlimit\n"
+        "def setrlimit(which, limits):\n"
+        "    if which == resource.RLIMIT_AS:\n"
+        "        raise ValueError('current limit exceeds maximum limit')\n"
+        "    limit(which, limits)\n"
+        "resource.setrlimit = setrlimit\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))

@@ -14,6 +14,7 @@ from transformers.utils import chat_template_utils
 from cann_jax.data import chat_templates
 from cann_jax.data.chat_templates import PROGRAM, render
 from cann_jax.files.errors import InputError
+from tests.builders.limits import refuse_to_limit_memory
 from tests.builders.models import CHAT_TEMPLATE
 
 DAY = "2025-01-31"
@@ -59,6 +60,15 @@ def test_a_renderer_that_a_signal_ended_is_started_again(number):
     process.send_signal(number)
     process.wait()
     assert render(TEMPLATES["ours"], MESSAGES, VALUES, DAY) == first
+
+
+def test_a_system_that_limits_no_memory(tmp_path, monkeypatch):
+    """On macOS every template took too much of it; the limit of time holds there."""
+    refuse_to_limit_memory(tmp_path, monkeypatch)
+    monkeypatch.setattr(chat_templates, "_renderer", chat_templates._Renderer())
+    assert render("{{ ('a' * (200 * 2 ** 20))|length }}", MESSAGES, VALUES, DAY) == str(200 << 20)
+    with pytest.raises(InputError, match="it takes too long"):
+        render(LOOP, MESSAGES, VALUES, DAY)
 
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

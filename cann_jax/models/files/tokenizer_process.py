@@ -5,6 +5,7 @@ of 3 MB takes 255 MB. The kernel limits this process's memory and processor time
 imported. The model is left out: reading Gemma's takes longer, and ``tokenizer`` checks its numbers.
 """
 
+import contextlib
 import json
 import resource
 import signal
@@ -19,7 +20,8 @@ EMPTY = {"type": "BPE", "vocab": {}, "merges": []}
 
 def main() -> None:
     """Make the tokenizer on standard input, and tokenize one letter."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(ValueError):  # macOS has no such limit, and says so of every number
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the caller answers
     # SIGPROF ends the process where it is, in Rust too.

@@ -18,9 +18,9 @@ from safetensors.numpy import save_file
 from cann_jax.data.templates import bare_ids
 from cann_jax.files.errors import InputError
 from cann_jax.models.files.model_files import open_model
-from cann_jax.models.files.tokenizer import folder_tokenizer
+from cann_jax.models.files.tokenizer import _refusal, folder_tokenizer
 from cann_jax.models.files.weight_names import check_weights
-from tests.builders.limits import fault
+from tests.builders.limits import fault, refuse_to_limit_memory
 from tests.builders.models import save_tiny
 from tests.builders.mutations import Change, changed_gguf, changed_json, changed_safetensors
 from tests.models.files.test_gguf import write_gguf
@@ -316,6 +316,13 @@ def test_a_turns_end_is_found_without_the_tokenizers_steps(copy, word):
     (copy / "model" / "chat_template.jinja").write_text(template)
     assert open_model(str(copy / "model")).ends == (1, 2)
     assert not fault(opened, copy, "model")
+
+
+def test_a_system_that_limits_no_memory(whole, tmp_path, monkeypatch):
+    """macOS; every tokenizer took too much of it."""
+    refuse_to_limit_memory(tmp_path, monkeypatch)
+    _refusal.cache_clear()
+    folder_tokenizer(whole / "model")
 
 
 def test_many_added_tokens(copy):
