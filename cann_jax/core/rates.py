@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from cann_jax.core.arguments import tail_of
 
@@ -79,4 +79,4 @@ def length_controlled(wins: np.ndarray, lengths: np.ndarray, confidence: float) 
 
 def _quantile(confidence: float) -> float:
     """Return how many standard deviations a two-sided interval reaches."""
-    return float(stats.norm.ppf(1 - tail_of(confidence, 2)))
+    return float(special.ndtri(1 - tail_of(confidence, 2)))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from cann_jax.config.run import RunConfig
 from cann_jax.core.certificate import certify
@@ -223,7 +223,7 @@ def _target(
     takes = _reach(config, goal, found) * np.sqrt(bound / goal.heldout)
     # All constraints have to hold at once, with this chance.
     power = 1 - (1 - config.calibrate.power) / len(config.constraints)
-    chance = stats.norm.ppf(power) * np.sqrt(bound / goal.heldout + own)
+    chance = ndtri(power) * np.sqrt(bound / goal.heldout + own)
     return float(goal.asked + takes + chance)
 
 
@@ -236,7 +236,7 @@ def _reach(config: RunConfig, goal: Goal, found: np.ndarray | None) -> float:
         error = _error(found)
         if error > 0 and np.isfinite(seen.lower[0]):
             return float((seen.mean - seen.lower)[0] / error)
-    return float(stats.t.ppf(1 - delta, max(goal.heldout - 1, 1)))
+    return float(stdtrit(max(goal.heldout - 1, 1), 1 - delta))
 
 
 def _print(goals: Sequence[Goal], search: Search, otherwise: str) -> None:

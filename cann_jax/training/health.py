@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from scipy import stats
+from scipy.special import stdtrit
 
 from cann_jax.files.atomic import read_json, write_json
 from cann_jax.files.hashes import shortest
@@ -158,7 +158,7 @@ class Watch:
         """Return what is wrong on the prompts kept from training by more than their number may explain."""
         found, start = {}, float(np.mean(self.start))
         count = self._prompts()
-        sure = float(stats.t.ppf(CONFIDENCE, count - 1)) if count > 1 else float("nan")
+        sure = float(stdtrit(count - 1, CONFIDENCE)) if count > 1 else float("nan")
         loss, error = (_number(row, f"heldout_loss{part}") for part in ("", "_error"))
         if loss - sure * error > start:
             found["heldout_loss"] = (
