@@ -26,7 +26,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> int:
 
     Bad input becomes one line on standard error; a bug keeps its traceback.
     """
-    streams.open_missing()
+    streams.prepare()
     try:
         return _status(main)
     finally:

@@ -1,6 +1,7 @@
-"""Standard streams that are closed, or that nothing can be written to."""
+"""Standard streams that are closed, lack characters, or that nothing can be written to."""
 
 import contextlib
+import io
 import os
 import select
 import sys
@@ -9,11 +10,18 @@ from typing import IO
 _MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
-def open_missing() -> None:
-    """Open ``/dev/null`` for streams that are closed, as by ``>&-``: Python has None for them."""
+def prepare() -> None:
+    """Open ``/dev/null`` for streams that are closed, as by ``>&-``, and have the others write any text.
+
+    Python has None for the closed ones. What an encoding lacks becomes ``?``: λ, at the end of a run, was a
+    traceback.
+    """
     for name, mode in _MODES.items():
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:

@@ -94,6 +94,16 @@ def test_a_stream_that_cannot_be_written_does_not_change_the_status(command, red
     assert ("free space" in ended.stderr) == (status == 3)
 
 
+def test_an_encoding_without_greek():
+    """That of some clusters' locales; what a run had to say of λ at its end was a traceback."""
+    command = [sys.executable, "-m", "cann_jax.train", "--help"]
+    ended = subprocess.run(
+        command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"") and b"--dual.beta" in ended.stdout
+    assert ended.stdout.decode("ascii").count(" ? ") > 1
+
+
 def test_sigterm_before_a_run_has_begun(capsys):
     def starting(argv):
         os.kill(os.getpid(), signal.SIGTERM)

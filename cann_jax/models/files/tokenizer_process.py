@@ -32,7 +32,8 @@ def main() -> None:
         tokenizer.add_tokens([AddedToken(text) for text in request["tokens"]])
         tokenizer.encode("x")
     except BaseException as error:  # the library's PanicException is no Exception
-        print(" ".join(str(error).split())[:200] or type(error).__name__)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        sys.stdout.buffer.write(reason.encode(errors="replace"))  # the locale's encoding may lack some
 
 
 if __name__ == "__main__":
