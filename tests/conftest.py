@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.builders import ROOT
-from tests.builders.processes import quick_flags
+from tests.builders.processes import end_all, quick_flags
 
 # Before JAX starts, and for the processes that tests start. What one of them compiled serves all others.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
@@ -71,6 +71,12 @@ def small_disk(request, tmp_path) -> Iterator[Path]:
         pytest.skip("mounting a small disk is not allowed here")
     yield mount
     subprocess.run(["umount", "--lazy", str(mount)], check=True)  # a failed save may hold files open
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    yield
+    end_all()
 
 
 @pytest.fixture(autouse=True)

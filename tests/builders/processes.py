@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 from tests.builders import ROOT
 
+_started: list[subprocess.Popen] = []
+
 
 def quick_flags() -> str:
     """XLA's flags that compile quickly. It ends the process at one that it does not know."""
@@ -29,7 +31,8 @@ def start(arguments: list[str], devices: int = 1, **variables: str) -> subproces
     """``python ARGUMENTS…`` from the repository's root."""
     command, given = [sys.executable, *arguments], environment(devices, **variables)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=given, text=True, **pipes)
+    _started.append(process := subprocess.Popen(command, cwd=ROOT, env=given, text=True, **pipes))
+    return process
 
 
 def start_together(
@@ -46,6 +49,15 @@ def finish(*processes: subprocess.Popen, status: int = 0) -> list[tuple[str, str
     for process, (_, errors) in zip(processes, said, strict=True):
         assert process.returncode == status, errors[-3000:]
     return said
+
+
+def end_all() -> None:
+    """Kill what a test that failed has left: four that spun took half of the machine for half an hour."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def free_port() -> int:

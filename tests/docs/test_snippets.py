@@ -136,6 +136,10 @@ def test_scorer_of_the_page_scores():
     assert names["brevity"](["Hi.", "Hi."], ["One two.", "One."]) == [-2, -1]
 
 
+FEWER = ("--sample.responses", "4", "--sample.max_new_tokens", "16", "--calibrate.responses", "2")
+FEWER += ("--evaluate.responses", "2")
+
+
 @pytest.mark.model
 def test_run_of_the_scorer_page(tmp_path, monkeypatch, capsys):
     """The page's files as they are, but for fewer prompts and responses: it names all that must be given."""
@@ -150,6 +154,6 @@ def test_run_of_the_scorer_page(tmp_path, monkeypatch, capsys):
     train.main(["--config", "own.yaml", "--dry_run"])
     said = capsys.readouterr().out
     assert "scorer brevity: function, probed" in said and "6 steps" in said
-    train.main(["--config", "own.yaml", "--prompts.limit", "32"])
+    train.main(["--config", "own.yaml", "--prompts.limit", "32", *FEWER])
     said = capsys.readouterr().out
     assert "brevity: " in said.splitlines()[-1] and (tmp_path / "runs/own/report.html").exists()
