@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Run on a TPU slice: create or reuse it, install the code, run on all workers, resume after preemption.
 #   NAME=pod ZONE=us-west4-a TYPE=v5litepod-16 launch/tpu_pod.sh [--print] run --config FILE.yaml [--mesh.fsdp 16 …]
-#   NAME=pod ZONE=us-west4-a launch/tpu_pod.sh [--print] logs | delete
+#   NAME=pod ZONE=us-west4-a launch/tpu_pod.sh [--print] logs | stop | delete
 # TYPE is the cloud's name, which counts cores on v5p (v5p-128 is 64 chips). QUEUED=1 requests a queued resource,
 # SPOT=1 a spot machine. run_dir must be a bucket (gs://…) that all workers can write; FILE.yaml and the files that it
-# names must be under configs/, which is copied with the code.
+# names must be under configs/, which is copied with the code. stop has the run save a checkpoint and end; end this script
+# first where it runs, which starts a stopped run again.
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
@@ -106,9 +107,15 @@ once() {
   on_all "cd $REMOTE && CANN_JAX_DISTRIBUTED=auto ${PYTHON:-python3} -m cann_jax.train $(printf '%q ' "$@") 2>&1 | tee -a run.log >&2; exit \${PIPESTATUS[0]}"
 }
 
+# Of the workers' Python alone: a signal to the shell around it would end that at once, and leave it running.
+stop() {
+  on_all "pkill -TERM -f '^[^ ]*python[^ ]* -m cann_jax[.]train( |\$)' || echo 'launch: no run on this worker' >&2"
+}
+
 case $action in
   run) if [[ -n "${PRINT:-}" ]]; then once "$@"; else keep_running once "$@"; fi ;;
   logs) on_all "tail -n 100 -f $REMOTE/run.log" ;;
+  stop) stop ;;
   delete) remove ;;
-  *) say "usage: launch/tpu_pod.sh [--print] run|logs|delete …"; exit 2 ;;
+  *) say "usage: launch/tpu_pod.sh [--print] run|logs|stop|delete …"; exit 2 ;;
 esac

@@ -1,5 +1,7 @@
 """How tpu_pod.sh makes, uses and deletes a machine, with a stand-in for gcloud."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,21 @@ def test_a_machine_that_the_cloud_refuses_for_good_is_asked_for_once(tmp_path, r
     done = launch("tpu_pod.sh", "run", **given, RESTART_SECONDS="0")
     assert done.returncode == (2 if tries == 1 else 75) and done_with(asked) == ["create"] * tries
     assert f"the last error was: ERROR: (gcloud) {refused.splitlines()[0]}\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "of_process, ended",
+    [
+        ("python3 -m cann_jax.train --config configs/a.yaml", True),
+        ("/home/me/.venv/bin/python3.12 -m cann_jax.train", True),
+        ("bash -c cd cann_jax && python3 -m cann_jax.train --config configs/a.yaml", False),
+        ("python3 -m cann_jax.trainer", False),
+    ],
+)
+def test_stop_signals_the_workers_python_alone(of_process, ended):
+    """The shell around it would end at once, and the launcher take the run for lost."""
+    *_, command = shlex.split(launch("tpu_pod.sh", "--print", "stop", **POD).stdout)
+    signalled, _, otherwise = command.partition(" || ")
+    program, sent, by_line, pattern = shlex.split(signalled)
+    assert (program, sent, by_line) == ("pkill", "-TERM", "-f") and otherwise.startswith("echo ")
+    assert bool(re.search(pattern, of_process)) == ended
