@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Functions that the launchers share. The exit status of a run decides what happens: after 1 (a fault that another try
-# may mend), 75 (SIGTERM, another process lost) and where a signal ended the process, the job is started again and
-# continues where it stopped. After any other it ends: 0 (done), 2 (bad input), 3 (disk or memory exhausted), 4 (the
+# may mend), 75 (SIGTERM, another process lost) and where a signal ended the process (but the kernel's for want of memory),
+# the job is started again and continues where it stopped. After any other it ends: 0 (done), 2 (bad input), 3 (disk or memory exhausted), 4 (the
 # constraint does not hold), 5 (λ* not found), 130 (Ctrl-C), 141 (nobody reads its output).
 
 say() { echo "launch: $*" >&2; }
@@ -33,6 +33,27 @@ again() {
 # does with SIGSEGV or SIGABRT.
 from_outside() {
   (($1 == 75 || $1 == 143 || $1 == 137))
+}
+
+# oom_kills: how many processes the kernel has killed for want of memory, in this control group (of version 2, of 1, or of
+# a container that sees no other), else on this machine.
+oom_kills() {
+  local groups file
+  groups=$(cat /proc/self/cgroup 2>/dev/null)
+  for file in "$(sed -n 's/^0:://p' <<<"$groups")/memory.events" \
+    "/memory$(sed -n 's/^[0-9]*:memory://p' <<<"$groups")/memory.oom_control" \
+    /memory.events /memory/memory.oom_control ../../../proc/vmstat; do
+    sed -n 's/^oom_kill //p' "/sys/fs/cgroup/$file" 2>/dev/null | grep . && return
+  done
+  echo 0
+}
+
+# for_memory STATUS BEFORE: whether a command was killed for want of memory, BEFORE which there had been so many kills; says
+# so. A preempted one is killed by the same signal, and starting that again helps.
+NO_MEMORY="the kernel killed the run: memory is exhausted; use smaller batches or a machine with more; what is finished is kept"
+for_memory() {
+  (($1 == 137 && $(oom_kills) > $2)) || return 1
+  fault "$NO_MEMORY"
 }
 
 # comparable "STATUS TEXT": the same without what differs from start to start: temporary names, and words with a digit,
@@ -106,10 +127,11 @@ forwarded() {
 # keep_running COMMAND…: run it, and restart it at most RESTARTS (100) times, until its exit status, or a signal that was
 # forwarded, ends the job.
 keep_running() {
-  local restarts=0 status
+  local restarts=0 status kills
   while true; do
-    status=0
+    status=0 kills=$(oom_kills)
     watched run "$@" || status=$?
+    ! for_memory "$status" "$kills" || return 3
     { [[ -z "$stopped" ]] && again "$status"; } || return "$status"
     if ((restarts >= ${RESTARTS:-100})); then
       say "ended with status $status after $restarts restarts; giving up"
