@@ -1,4 +1,4 @@
-"""What the kernel kills for want of memory ends the job, though a preempted process is killed the same way."""
+"""A kill by the kernel for want of memory ends the job; a preempted process is killed by the same signal."""
 
 import contextlib
 import os
