@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # as Unicode calls them
 LOG_WIDTH = 110  # where standard output is no terminal
 
 
@@ -43,9 +44,16 @@ def grid(headings: Sequence[str], rows: Iterable[Sequence[str]] = (), title: str
 
 
 def printable(text: str) -> str:
-    """Return a text with ``�`` for control characters, by which whoever wrote it could steer the terminal."""
+    """Return a text with ``�`` for characters by which whoever wrote it could steer the terminal.
+
+    These are control characters, and those that turn round the order in which what follows is shown.
+    """
     lines = text.replace("\r\n", "\n").expandtabs(4)
-    return "".join("�" if unicodedata.category(c) == "Cc" and c != "\n" else c for c in lines)
+    return "".join("�" if _steers(c) and c != "\n" else c for c in lines)
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in TURNING
 
 
 def one_line(text: str, length: int | None = None) -> str:

@@ -168,7 +168,7 @@ def test_three_pairs_are_shown_with_their_scores(data, capsys):
 
 
 def test_no_text_of_a_pair_steers_the_terminal(data, capsys):
-    source, escape = data(*DATASET), "\x1b]0;title\x07\x9b2J"
+    source, escape = data(*DATASET), "\x1b]0;title\x07\x9b2J\u202e"
     responses = source.responses
     prompts = tuple(dataclasses.replace(each, text=escape + each.text) for each in responses.prompts.prompts)
     changed = dataclasses.replace(
@@ -178,7 +178,7 @@ def test_no_text_of_a_pair_steers_the_terminal(data, capsys):
     )
     dataclasses.replace(source, responses=changed).show_pairs()
     said = capsys.readouterr().out
-    assert said.count("�]0;title��2J") == 9 and said.replace("\n", "").isprintable()
+    assert said.count("�]0;title��2J�") == 9 and said.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
