@@ -43,10 +43,10 @@ def drawn(row: Row) -> str:
 DRAWS = (
     "Every row names the draw of samples and scores that it is of, by a hash of the responses; those of the "
     "first are not kept, and earlier code drew them. The other was drawn twice, on two days; `pairs` at seed "
-    "1, run on both, gave the same numbers to the last digit. Rows *by log-probs* are the trainings of the "
-    "other draw, calibrated and evaluated again when the calibration's estimate of a gain had become that of "
-    "`cann_jax/core/improvement.py`. *certified* aims as the quickstart does, there by `calibrate.power` "
-    ".98, in the first draw by .9."
+    "1, run on both, gave the same numbers to the last digit. Rows *by log-probs* have the calibration's "
+    "estimate of a gain by `cann_jax/core/improvement.py`; at +0.20 they are the trainings of other rows, "
+    "calibrated and evaluated again. A row that was interrupted has the seconds of its last start. "
+    "*certified* aims as the quickstart does, there by `calibrate.power` .98, in the first draw by .9."
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "
@@ -154,7 +154,7 @@ def summary(own: Sequence[Row]) -> list[str]:
         values = np.array([row["measured"] for row in found])
         gain = np.array([row["reward"] for row in found])
         lines.append(
-            f"- asked {margin:+.2f}: mean of {len(found)} seeds {values.mean():+.3f} "
+            f"- asked {margin:+.2f}: mean of {len(found)} seed{'s' * (len(found) > 1)} {values.mean():+.3f} "
             f"({values.mean() / margin - 1:+.0%}), reward {gain.mean():+.2f}, "
             f"KL {np.mean([row['kl'] for row in found]):.2f}"
         )
