@@ -134,7 +134,7 @@ def test_every_constraint_shares_in_the_chance_that_all_hold(copied, monkeypatch
         config, constraints=config.constraints | {"again": config.constraints["relevance"]}
     )
     seen = []
-    monkeypatch.setattr(calibrate.stats.norm, "ppf", lambda power: seen.append(power) or 0.0)
+    monkeypatch.setattr(calibrate, "ndtri", lambda power: seen.append(power) or 0.0)
     monkeypatch.setattr(calibrate, "_values", lambda *_: np.arange(8.0).reshape(4, 2))
     goal = calibrate.Goal(calibrate.constraints_of(config)[0], "relevance", 0.1, 100)
     for each in (config, twice):
