@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Functions that the launchers share. The exit status of a run decides what happens: after 1 (a fault that another try
 # may mend), 75 (SIGTERM, another process lost) and where a signal ended the process (but the kernel's for want of memory),
-# the job is started again and continues where it stopped. After any other it ends: 0 (done), 2 (bad input), 3 (disk or memory exhausted), 4 (the
-# constraint does not hold), 5 (λ* not found), 130 (Ctrl-C), 141 (nobody reads its output).
+# the job is started again and continues where it stopped. After any other it ends: 0 (done), 2 (bad input), 3 (disk or
+# memory exhausted), 4 (the constraint does not hold), 5 (λ* not found), 130 (Ctrl-C), 141 (nobody reads its output).
 
 say() { echo "launch: $*" >&2; }
 
@@ -38,18 +38,17 @@ from_outside() {
 # oom_kills: how many processes the kernel has killed for want of memory, in this control group (of version 2, of 1, or of
 # a container that sees no other), else on this machine.
 oom_kills() {
-  local groups file
-  groups=$(cat /proc/self/cgroup 2>/dev/null)
-  for file in "$(sed -n 's/^0:://p' <<<"$groups")/memory.events" \
-    "/memory$(sed -n 's/^[0-9]*:memory://p' <<<"$groups")/memory.oom_control" \
-    /memory.events /memory/memory.oom_control ../../../proc/vmstat; do
-    sed -n 's/^oom_kill //p' "/sys/fs/cgroup/$file" 2>/dev/null | grep . && return
+  local own=/proc/self/cgroup all=/sys/fs/cgroup file
+  for file in "$all$(sed -n 's/^0:://p' "$own" 2>/dev/null)/memory.events" \
+    "$all/memory$(sed -n 's/^[0-9]*:memory://p' "$own" 2>/dev/null)/memory.oom_control" \
+    "$all/memory.events" "$all/memory/memory.oom_control" /proc/vmstat; do
+    sed -n 's/^oom_kill //p' "$file" 2>/dev/null | grep . && return
   done
   echo 0
 }
 
-# for_memory STATUS BEFORE: whether a command was killed for want of memory, BEFORE which there had been so many kills; says
-# so. A preempted one is killed by the same signal, and starting that again helps.
+# for_memory STATUS KILLS: whether a command was killed for want of memory, and say so; KILLS is what oom_kills told before
+# it. A preempted one is killed by the same signal, and starting that again helps.
 NO_MEMORY="the kernel killed the run: memory is exhausted; use smaller batches or a machine with more; what is finished is kept"
 for_memory() {
   (($1 == 137 && $(oom_kills) > $2)) || return 1
