@@ -16,8 +16,9 @@ RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-tests
 DOCS := $(VENV)/.installed-docs
 AUDIT := .venv-audit/bin
-# Two processes, each up to 5 GB; a file's tests stay together, for they share what is costly to make.
-PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes, each up to 5 GB; a file's tests stay together, for they share what is costly to make. In the order of
+# tests/conftest.py: pytest-xdist's own begins with the files of most tests and ends with the longest.
+PYTEST := JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: quickstart install test test-fast lint docs audit clean
