@@ -23,7 +23,9 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.reporting.chat import Policies, aligned_run, answer_lines, answer_one, converse
     from cann_jax.runtime.compilation import keep_compilations
     from cann_jax.runtime.mesh import alone
+    from cann_jax.runtime.options import check_options
 
+    check_options()
     keep_compilations()
     with alone():
         run = aligned_run(flags.run)

@@ -33,8 +33,10 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.models.config import DecoderConfig
     from cann_jax.models.files.folder_files import read_json
     from cann_jax.runtime.mesh import make_mesh, on_mesh
+    from cann_jax.runtime.options import check_options
     from cann_jax.runtime.sharding import check_batches, check_model
 
+    check_options()
     chosen = chosen_programs(flags.programs, flags.machine_code)
     where = slice_of(flags.topology)
     path = architecture_file(flags.model_config or f"{config.model.path}/config.json")

@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> None:
 def _solve(path: str, flags: DualFlags) -> None:
     # Imported here: JAX takes half a second, which --help and a mistyped flag need not wait for.
     from cann_jax.runtime.compilation import keep_compilations
+    from cann_jax.runtime.options import check_options
 
+    check_options(wide=True)
     keep_compilations()
     from cann_jax.analysis.constraints import as_levels
 

@@ -28,9 +28,11 @@ def main(argv: Sequence[str]) -> None:
     config, flags = parse_score_model(argv)
     from cann_jax.run.run import ScoreModelRun
     from cann_jax.runtime.compilation import keep_compilations
+    from cann_jax.runtime.options import check_options
     from cann_jax.runtime.session import session
     from cann_jax.training.profile import profiled
 
+    check_options()
     keep_compilations()
     profiled.set(flags.profiled)
     with session(config, config.batches()):

@@ -30,9 +30,11 @@ def main(argv: Sequence[str]) -> None:
     config, options = parse_run(argv)
     from cann_jax.run.run import Run
     from cann_jax.runtime.compilation import keep_compilations
+    from cann_jax.runtime.options import check_options
     from cann_jax.runtime.session import session
     from cann_jax.training.profile import profiled
 
+    check_options()
     if options.device is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs on a device, and libtpu would look for one
         from cann_jax_tools.proposal import propose
