@@ -35,7 +35,7 @@ def _solve(path: str, flags: DualFlags) -> None:
     from cann_jax.runtime.compilation import keep_compilations
     from cann_jax.runtime.options import check_options
 
-    check_options(wide=True)
+    check_options(may_differ=["jax_enable_x64"])
     keep_compilations()
     from cann_jax.analysis.constraints import as_levels
 

@@ -33,10 +33,10 @@ def main(argv: Sequence[str]) -> None:
     from cann_jax.runtime.options import check_options
     from cann_jax.runtime.session import session
 
+    check_options()
     run = finished_run(flags.run)
     here = Run(replace(run.config, mesh=config.mesh, distributed=DistributedConfig()))
     sampled = {"sample.prompts_per_batch": here.config.sample.prompts_per_batch}
-    check_options()
     keep_compilations()
     with session(here.config, {} if config.prompts.path is None else sampled):
         found = judge_run(here, config)
