@@ -14,7 +14,7 @@ Row = dict[str, Any]  # of constraint.jsonl
 def page(every: Sequence[Row], variants: Mapping[str, Sequence[str]], title: str, beta: float) -> str:
     """Return the page of the rows, with a section for each variant, by its flags, and draw."""
     kinds = list(dict.fromkeys(map(drawn, every)))
-    parts = ["# Asked against measured", title]
+    parts = ["# Asked against measured", title, "Made by `python benchmarks/constraint.py`."]
     if every:
         parts.append(f"Machine: {'; '.join(sorted({row['machine'] for row in every}))}. Intervals: 95 %.")
         parts += [DRAWS, "## One thing changed at a time", PAIRED]
@@ -27,7 +27,7 @@ def page(every: Sequence[Row], variants: Mapping[str, Sequence[str]], title: str
         if own:
             parts += [
                 f"## {variant}, draw {kind}",
-                f"`{' '.join(variants[variant]) or '--calibrate.aim margin'}`",
+                f"`{' '.join((*AIM, *variants[variant]))}`",
                 table(HEADINGS, map(cells, own)),
                 *summary(own),
             ]
@@ -39,6 +39,7 @@ def drawn(row: Row) -> str:
     return f"{row['draw']}, {row['calibration']}" if "calibration" in row else str(row["draw"])
 
 
+AIM = ("--calibrate.aim", "margin")  # of every run; the last value of a key counts
 # The folder of the first draw was lost with its machine, before rows had a hash.
 DRAWS = (
     "Every row names the draw of samples and scores that it is of, by a hash of the responses; those of the "
@@ -46,7 +47,9 @@ DRAWS = (
     "1, run on both, gave the same numbers to the last digit. Rows *by log-probs* have the calibration's "
     "estimate of a gain by `cann_jax/core/improvement.py`; at +0.20 they are the trainings of other rows, "
     "calibrated and evaluated again. A row that was interrupted has the seconds of its last start. "
-    "*certified* aims as the quickstart does, there by `calibrate.power` .98, in the first draw by .9."
+    "*certified* aims as the quickstart does, there by `calibrate.power` .98, in the first draw by .9. "
+    "Rows *by log-probs* at +0.10, +0.15 and +0.25 ran on a Zen 3, which has AVX2 alone, the others of that "
+    "draw on a Zen 4; both draw the same responses of the reference."
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "

@@ -33,6 +33,7 @@ from benchmarks.arguments import listed, one_of
 from benchmarks.contest import processor
 from benchmarks.trade_off_page import write_page
 from cann_jax.command_line.run_options import parse_run
+from cann_jax.config.run import RunConfig
 from cann_jax.files.errors import InfeasibleError, InputError
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.run.manifest import MANIFEST, commit_fingerprint
@@ -43,7 +44,6 @@ RESULTS = ROOT / "benchmarks/results"
 MARGINS = {"quickstart": (0.1, 0.15, 0.2, 0.25), "exchanged": (0.1, 0.2, 0.3, 0.4)}
 # Standard error of that gain on the quickstart's 576 prompts, with two responses of each policy.
 ERRORS = {"quickstart": 0.0155, "exchanged": 0.064}
-CONFIDENCE, POWER = 0.95, 0.9  # of a certificate, as in the configuration; how often one is to be had
 WEIGHTS = (0.8, 0.6, 0.4, 0.2)  # of the reward in a soup; the constraint has the rest
 LAMBDAS = (1.0, 2.5, 5.0, 10.0)  # of the constraint, the reward having weight 1: SACPO's grid
 UNSCALED = ("--prompts.calibration", "null")
@@ -57,20 +57,21 @@ PARTIAL = ".partial"  # what was copied of a file or folder, until it is whole
 Points = dict[str, dict[float | None, tuple[str, ...]]]
 
 
-def certificate_takes(scorers: str) -> float:
-    """Return how far above a margin a gain must be for its certificate to hold at ``POWER``."""
+def certificate_takes(scorers: str, config: RunConfig) -> float:
+    """Return how far above a margin a gain must be for its certificate to hold with ``calibrate.power``."""
     normal = NormalDist()
-    return (normal.inv_cdf(CONFIDENCE) + normal.inv_cdf(POWER)) * ERRORS[scorers]
+    levels = config.evaluate.confidence, config.calibrate.power
+    return sum(map(normal.inv_cdf, levels)) * ERRORS[scorers]
 
 
-def points(scorers: str, name: str, responses: int) -> Points:
+def points(scorers: str, config: RunConfig) -> Points:
     """Return the flags of every method by its dial: margin, weight or multiplier; None where it has none.
 
     Args:
         scorers: The pair of scorers.
-        name: The constraint.
-        responses: Responses of the reference to each training prompt.
+        config: The configuration that they are flags of; it has one constraint.
     """
+    (name,) = config.constraints
 
     def multipliers(constraint: float, reward: float = 1.0) -> tuple[str, ...]:
         return ("--dual.multipliers", f"{{reward: {reward:g}, {name}: {constraint:g}}}")
@@ -86,7 +87,8 @@ def points(scorers: str, name: str, responses: int) -> Points:
     soup = ("--align.combination", "soup", *asked(MARGINS[scorers][2]), *to_margin)
     rounds = (*multipliers(0), "--rounds", "4", *UNSCALED)
     # All responses: of the two extremes by the reward both may be unsafe, which is no pair.
-    safe = ("--align.loss", "dpo", "--align.labels", "scores", "--align.group_size", str(responses))
+    every = ("--align.group_size", str(config.sample.responses))
+    safe = ("--align.loss", "dpo", "--align.labels", "scores", *every)
     return {
         "one_shot": at_margins(*to_margin),
         "dial": at_margins(*to_margin, "--align.dial", "true"),
@@ -104,13 +106,14 @@ def points(scorers: str, name: str, responses: int) -> Points:
             for each in (0.0, 1.0, 4.0)
         },
         "primal_dual": at_margins(*rounds),
-        "primal_dual_raised": at_margins(*rounds, above=certificate_takes(scorers)),
+        "primal_dual_raised": at_margins(*rounds, above=certificate_takes(scorers, config)),
         # By the true scores, which the plug-in λ is of; the attainable one is for what a model can tell.
         "resample": at_margins("--evaluate.policy", "resample", "--dual.multipliers", "plug_in"),
     }
 
 
-METHODS = tuple(points("quickstart", "constraint", 2))
+QUICKSTART = ROOT / "configs/quickstart.yaml"
+METHODS = tuple(points("quickstart", parse_run(["--config", str(QUICKSTART)])[0]))
 
 
 class Row(NamedTuple):
@@ -137,7 +140,7 @@ def main() -> None:
     parser.add_argument("--scorers", type=listed(one_of(MARGINS)), default=list(MARGINS))
     parser.add_argument("--seeds", type=listed(int), default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/trade_off"))
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/quickstart.yaml")
+    parser.add_argument("--config", type=Path, default=QUICKSTART)
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of trade_off.jsonl, .md and .png"
     )
@@ -163,8 +166,9 @@ def main() -> None:
 def wanted(given: argparse.Namespace) -> Iterator[Row]:
     """Yield every row that is asked for, a pair of scorers and a seed after the other."""
     for scorers in given.scorers:
-        config, name, responses = configuration(given.folder, given.config, scorers)
-        methods, content = points(scorers, name, responses), yaml.safe_load(config.read_text())
+        config = configuration(given.folder, given.config, scorers)
+        methods = points(scorers, parse_run(["--config", str(config)])[0])
+        content = yaml.safe_load(config.read_text())
         for seed in given.seeds:
             for method in given.methods:
                 for dial, flags in methods[method].items():
@@ -172,26 +176,25 @@ def wanted(given: argparse.Namespace) -> Iterator[Row]:
                     yield Row([scorers, method, dial, seed], config, flags, fingerprint)
 
 
-def configuration(folder: Path, path: Path, scorers: str) -> tuple[Path, str, int]:
-    """Return the configuration of a pair of scorers, its constraint's name and ``sample.responses``.
+def configuration(folder: Path, path: Path, scorers: str) -> Path:
+    """Return the file of a pair of scorers' configuration.
 
     Raises:
         InputError: The configuration is not one of a run, or has not just one constraint.
     """
     parsed = parse_run(["--config", str(path)])[0]
-    responses = parsed.sample.responses
     if len(parsed.constraints) != 1:
         raise InputError(f"{path}: has {len(parsed.constraints)} constraints; give one that has one")
     (name,) = parsed.constraints
     if scorers == "quickstart":
-        return path, name, responses
+        return path
     config = yaml.safe_load(path.read_text())
     constraint = config["constraints"].pop(name)
     reward, config["reward"]["scorer"] = config["reward"]["scorer"], constraint["scorer"]
     config["constraints"] = {reward["kind"]: {"scorer": reward, "margin": MARGINS[scorers][0]}}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "exchanged.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return folder / "exchanged.yaml", reward["kind"], responses
+    return folder / "exchanged.yaml"
 
 
 def is_done(row: Row, finished: Sequence[dict[str, Any]], draw: str | None) -> bool:

@@ -8,9 +8,11 @@ and Fisher), and raises the upper bound likewise. ``benchmarks/certificate.py`` 
 * Where the range of the outcomes is known, the sample is given one outcome more, the worst, and γ is this
   sample's. For shares of rare events the bound is then close to the exact one of Clopper and Pearson.
 * Where it is not, a small sample underestimates γ: six times its estimate is used, and five standard errors
-  √(6/n) are added. On normal outcomes that costs a hundredth of the power.
+  √(6/n) are added. On normal outcomes that costs a fiftieth of the power.
 
-Skewness towards good outcomes is never used to the policy's advantage.
+Skewness towards good outcomes is never used to the policy's advantage. Where the range is not known, nothing
+guards against an outcome that is rarer than one in n and far worse than all that were seen: of 1 % that lie
+13 deviations below the rest, false "holds" at 5 % were 8 to 12 % up to 160 prompts, 3 to 6 % from 320 on.
 """
 
 import dataclasses
@@ -224,10 +226,10 @@ def _skewness_to_fear(sample: _Sample, known: bool) -> float:
     """Return γ ≥ 0 towards low values; ``known``: the worst of them is in the sample."""
     if not sample.robust or sample.variance == 0:
         return 0.0
-    estimate = -sample.third / sample.variance**1.5
+    estimate = max(-sample.third / sample.variance**1.5, 0.0)
     if not known:
         estimate = SKEWNESS_FACTOR * estimate + SKEWNESS_ERRORS * np.sqrt(6 / sample.prompts)
-    return float(max(estimate, 0.0))
+    return float(estimate)
 
 
 def _verdict(lower: float, upper: float, margin: float) -> Verdict:
