@@ -12,7 +12,7 @@ and Fisher), and raises the upper bound likewise. ``benchmarks/certificate.py`` 
 
 Skewness towards good outcomes is never used to the policy's advantage. Where the range is not known, nothing
 guards against an outcome that is rarer than one in n and far worse than all that were seen: of 1 % that lie
-13 deviations below the rest, false "holds" at 5 % were 8 to 12 % up to 160 prompts, 3 to 6 % from 320 on.
+13 deviations below the rest, false "holds" at 5 % were 4 to 13 % up to 160 prompts, 4 to 6 % at 320.
 """
 
 import dataclasses
