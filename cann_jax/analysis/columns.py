@@ -1,5 +1,6 @@
 """What the columns of a table hold, whichever of Arrow's types they have: numbers, keys and labels."""
 
+import decimal
 import json
 import re
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?[iI][nN][fF]([iI][nN][i
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column with run lengths decoded, decimals as floats, and lists as lists.
+    """Return the column with run lengths decoded, short decimals as long ones, and lists as lists.
 
-    Dictionaries are decoded but for those of texts, which may be thousands of times as large then.
+    Decimals stay exact: as floats, ids from 2⁵³ on were one. Dictionaries are decoded but for those of texts,
+    which may be thousands of times as large then.
     """
     kind = column.type
     wanted = plain_type(kind)
@@ -34,8 +36,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a column of this type once it is plain."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
-    if pa.types.is_decimal(kind):
-        return pa.float64()
+    if pa.types.is_decimal(kind) and kind.bit_width < 128:  # which Arrow finds no distinct values of
+        return pa.decimal128(kind.precision, kind.scale)
     if is_list(kind):
         return pa.list_(plain_type(kind.value_type))
     return pa.large_string() if pa.types.is_string_view(kind) else kind
@@ -49,6 +51,11 @@ def is_numeric(kind: pa.DataType) -> bool:
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
     )
+
+
+def is_whole(kind: pa.DataType) -> bool:
+    """Return whether values of this type are whole numbers; databases write integers as decimals, too."""
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0))
 
 
 def nameless(names: Sequence[str]) -> list[str]:
@@ -136,22 +143,27 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     encoded = column.dictionary_encode().unify_dictionaries()
     if not encoded.num_chunks:
         return np.zeros(0, np.int64), pa.array([], column.type)
-    found = [np.asarray(pc.fill_null(chunk.indices, -1), np.int64) for chunk in encoded.chunks]
-    return np.concatenate(found), encoded.chunk(0).dictionary
+    return np.concatenate([_indices(chunk) for chunk in encoded.chunks]), encoded.chunk(0).dictionary
 
 
 def _codes_in_dictionaries(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Return ``codes`` of a column whose dictionaries may have unused, equal or missing entries."""
     kind = column.type.value_type
-    of_entry, values = codes(pa.chunked_array([chunk.dictionary for chunk in column.chunks], kind))
+    entries = pa.chunked_array([chunk.dictionary for chunk in column.chunks], kind)
+    of_entry, values = codes(plain(entries))
     parts, first = [np.zeros(0, np.int64)], 0
     for chunk in column.chunks:
         own = of_entry[first : first + len(chunk.dictionary)]
-        parts.append(np.append(own, -1)[np.asarray(pc.fill_null(chunk.indices, -1), np.int64)])
+        parts.append(np.append(own, -1)[_indices(chunk)])
         first += len(own)
     found = np.concatenate(parts)
     rows, used = codes(pa.chunked_array([pa.array(found, mask=found < 0)]))
     return rows, values.take(used)
+
+
+def _indices(chunk: pa.DictionaryArray) -> np.ndarray:
+    """Return the places of the values in a dictionary, -1 where there is none; polars' are unsigned."""
+    return np.asarray(pc.fill_null(chunk.indices.cast(pa.int64()), -1))
 
 
 def labels(column: pa.ChunkedArray) -> np.ndarray:
@@ -159,4 +171,12 @@ def labels(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_boolean(column.type):
         return np.asarray(pc.fill_null(column, False).to_numpy(), bool)
     found, values = codes(column)
-    return np.asarray(np.array([*map(str, values.to_pylist()), None], object)[found])
+    return np.asarray(np.array([*map(_spelled, values.to_pylist()), None], object)[found])
+
+
+def _spelled(value: object) -> str:
+    """Return a value as text; a decimal without the zeros that its column writes behind it: 7 for 7.00."""
+    if not isinstance(value, decimal.Decimal):
+        return str(value)
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.analysis.columns import codes, labels
+from cann_jax.analysis.columns import codes, is_whole, labels
 from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.raw_table import RawTable, bad_weights
 from cann_jax.analysis.table_layout import Layout
@@ -76,7 +76,7 @@ def read_long(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) 
     first[prompt[place == 0]] = np.flatnonzero(place == 0)
     _check_shared(layout, rows, first[prompt], fault)
     repeated = _repeats(rows)
-    if layout.response is not None and pa.types.is_integer(table.schema.field(layout.response).type):
+    if layout.response is not None and is_whole(table.schema.field(layout.response).type):
         what = f"has a {layout.response} that an earlier row of its {layout.prompt} has"
         fault.check(rows.number, repeated, f"{what}; drop one, or number them apart")
     fault.report()
