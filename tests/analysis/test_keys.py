@@ -13,7 +13,7 @@ from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.stream_reader import open_stream
 from cann_jax.analysis.tables import read_scores
 from cann_jax.dual import main
-from tests.analysis.small_table import ASK, K, N, long, refused_both_ways, save
+from tests.analysis.small_table import ASK, K, N, long, refused, refused_both_ways, save
 
 BIG = 2**53  # from here on float64 holds every second integer only
 
@@ -23,6 +23,17 @@ def test_ids_that_look_like_one_number_are_apart(tmp_path):
     for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
         found = read_scores(save(path, long(prompt=np.repeat(names, K).tolist())), DualFlags())
         assert found.mask.shape == (N, K)
+
+
+def test_chats_that_look_like_one_time_are_apart(tmp_path):
+    times = ["2024-01-01", "2024-01-01 00:00:00", "2024-01-01T00:00:00"]
+    rows = [
+        {"prompt": [{"role": "user", "content": time}], "reward": k, "safe": -k}
+        for time in times
+        for k in range(2)
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_scores(str(tmp_path / "t.jsonl"), DualFlags()).mask.shape == (3, 2)
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.csv"])
@@ -83,3 +94,37 @@ def test_texts_in_dictionaries_of_any_index(text, index):
     names = pa.DictionaryArray.from_arrays(places, pa.array([f"p{n}" for n in range(N)], text))
     table = pa.table(long(prompt=names, group=names))
     assert Scores.from_table(table).reward.shape == (N, K)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [12345678901234560000, 12345678901234560001, 7],
+        [BIG, BIG + 1, 0.5],
+        [2**127, 2**127 + 1, 1.25],
+        [10**75, 10**75 + 1, -1],
+    ],
+)
+def test_large_numbers_of_json_are_apart(tmp_path, ids, nested):
+    """Arrow reads a column with one that int64 does not hold as floats; 40 prompts were read as 1."""
+    rows = [
+        {"prompt": [{"content": n}] if nested else n, "group": n, "reward": k, "safe": -k}
+        for n in ids
+        for k in range(2)
+    ]
+    for name, text in (("t.jsonl", "\n".join(map(json.dumps, rows))), ("t.json", json.dumps(rows))):
+        (tmp_path / name).write_text(text)
+        found = read_scores(str(tmp_path / name), DualFlags())
+        assert found.mask.shape == (3, 2) and found.groups["group"].tolist() == list(map(str, ids))
+
+
+def test_numbers_of_json_with_too_many_digits_are_refused(tmp_path):
+    rows = [{"prompt": n, "reward": k, "safe": -k} for n in (2**60, 1e300) for k in range(2)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "prompt holds numbers of too many digits; write them in" in refused(
+        str(tmp_path / "t.jsonl"), *ASK
+    )
+    rows = [{"prompt": n, "reward": k * 1e300, "safe": -k} for n in (0.5, 1.5) for k in range(2)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "line 2 holds 1e+300 in column reward" in refused(str(tmp_path / "t.jsonl"), *ASK)

@@ -348,3 +348,18 @@ def test_na_of_a_csv_is_missing_and_in_quotes_a_text(tmp_path):
             assert "has no prompt, one of" in refused(str(tmp_path / "t.csv"), "--margin", "safe=0.2")
         else:
             assert multiplier(str(tmp_path / "t.csv")) == pytest.approx(expected(), rel=1e-4)
+
+
+def test_a_header_may_be_long_and_behind_empty_lines(tmp_path):
+    """Only 64 KB of it were read, and its first line; names that were not known were read as numbers."""
+    names = [
+        f"{name}_of_the_response_with_a_long_name_{k}" for name in ("reward", "safe") for k in range(900)
+    ]
+    row = ",".join("1.5" if n % 2 else "007" for n in range(1800))
+    (tmp_path / "t.csv").write_text(f"\n\r\n{','.join(names)}\n{row}\n\n{row}\n")
+    flags = DualFlags(reward="reward_of_the_response_with_a_long_name")
+    assert (tmp_path / "t.csv").stat().st_size > 1 << 16 and read_scores(
+        str(tmp_path / "t.csv"), flags
+    ).mask.shape == (2, 900)
+    (tmp_path / "t.csv").write_text("\nprompt,reward,safe\n007,1,2\n7,2,x\n")
+    assert "line 4 holds 'x' in column safe" in refused(str(tmp_path / "t.csv"), *ASK)
