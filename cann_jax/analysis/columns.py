@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 NO_NUMBER = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?$"
 
+_WHOLE = pa.decimal256(75, 0)  # a difference takes one digit more, and 76 are the most
+
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column with run lengths decoded, short decimals as long ones, and lists as lists.
@@ -111,6 +113,20 @@ def numbers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64), wrong
 
 
+def rounded_off(column: pa.ChunkedArray, values: np.ndarray) -> np.ndarray | None:
+    """Return what float64 leaves out of a plain column's whole numbers ``(rows,)``; None where it keeps all.
+
+    ``values`` are its ``numbers``: 2⁶⁰ + 1 and 2⁶⁰ are one there, and seemed never to differ.
+    """
+    if not is_whole(column.type):
+        return None
+    largest = np.max(np.abs(values), initial=0, where=~np.isnan(values))
+    if not 2.0**53 <= largest <= np.finfo(np.float32).max:  # beyond that a score is refused
+        return None
+    kept = column.cast(pa.float64(), safe=False).cast(_WHOLE)
+    return np.asarray(pc.subtract(column.cast(_WHOLE), kept).cast(pa.float64()).to_numpy())
+
+
 def _parsed(column: pa.ChunkedArray) -> np.ndarray | None:
     """Return the numbers of text that holds nothing else; None if it may, which takes ten times as long."""
     found = parse(column, pa.float64())
@@ -144,6 +160,11 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     if not encoded.num_chunks:
         return np.zeros(0, np.int64), pa.array([], column.type)
     return np.concatenate([_indices(chunk) for chunk in encoded.chunks]), encoded.chunk(0).dictionary
+
+
+def hashes(values: pa.Array) -> np.ndarray:
+    """Return a number for each value, by which parts of a table tell whether others have it."""
+    return np.array([hash(str(value)) for value in values.to_pylist()], np.int64)
 
 
 def _codes_in_dictionaries(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

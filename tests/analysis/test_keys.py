@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cann_jax import Scores
+from cann_jax.analysis import parts, tables
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.stream_reader import open_stream
 from cann_jax.analysis.tables import read_scores
@@ -128,3 +129,19 @@ def test_numbers_of_json_with_too_many_digits_are_refused(tmp_path):
     rows = [{"prompt": n, "reward": k * 1e300, "safe": -k} for n in (0.5, 1.5) for k in range(2)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert "line 2 holds 1e+300 in column reward" in refused(str(tmp_path / "t.jsonl"), *ASK)
+
+
+def test_rows_of_a_wide_table_that_are_left_out_repeat_no_prompt(tmp_path, monkeypatch):
+    """A prompt that failed, and was sampled again in a later row; and one that is constant beyond 2^53."""
+    lists = {"reward": [[None], [1, 2], [2, 1]], "safe": [[None], [2**60 + 1] * 2, [2**61 + 1] * 2]}
+    path = save(tmp_path / "t.parquet", {"prompt": ["a", "b", "a"]} | lists)
+    flags = DualFlags(drop_missing=True, margin=("safe=0.2",))
+    monkeypatch.setattr(parts, "ROWS", parts.RESPONSES)  # one row at once
+    for rows in (1, 8):
+        monkeypatch.setattr(tables, "rows_at_once", lambda layout, rows=rows: rows)
+        assert read_scores(path, flags).mask.shape == (2, 2)
+    assert open_stream(path, flags).seen.counts.prompts == 2
+    path = save(
+        tmp_path / "t.parquet", {"prompt": ["a", "b", "a"]} | {n: v[1:2] * 3 for n, v in lists.items()}
+    )
+    assert "row 3 has the prompt of row 1" in refused_both_ways(path, *ASK)
