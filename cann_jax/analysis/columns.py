@@ -164,7 +164,31 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 def hashes(values: pa.Array) -> np.ndarray:
     """Return a number for each value, by which parts of a table tell whether others have it."""
+    if is_text(values.type):  # by NumPy's objects in a fifth of the time
+        return np.fromiter(map(hash, values.to_numpy(zero_copy_only=False)), np.int64, len(values))
     return np.array([hash(str(value)) for value in values.to_pylist()], np.int64)
+
+
+def row_hashes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return ``hashes`` of a plain column's rows ``(rows,)``, 0 where there is none.
+
+    Most are distinct; to number them first, as ``codes`` does, took 10 s a million names.
+    """
+    if pa.types.is_dictionary(column.type):
+        parts = [_hashes_in_dictionary(chunk) for chunk in column.chunks]
+        return np.asarray(np.concatenate([np.zeros(0, np.int64), *parts]))
+    if is_text(column.type):
+        every = np.concatenate([np.zeros(0, np.int64), *map(hashes, column.chunks)])
+        return np.asarray(np.where(column.is_valid().to_numpy(), every, 0))
+    rows, values = codes(column)
+    return np.asarray(np.append(hashes(values), 0)[rows])
+
+
+def _hashes_in_dictionary(chunk: pa.DictionaryArray) -> np.ndarray:
+    # each batch of a Parquet file brings the dictionary of all before it in its row group
+    used, which = np.unique(_indices(chunk), return_inverse=True)
+    entries = plain(pa.chunked_array([chunk.dictionary])).take(pa.array(used, mask=used < 0))
+    return np.asarray(row_hashes(entries)[which])
 
 
 def _codes_in_dictionaries(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

@@ -200,10 +200,11 @@ def _read_json(path: str, data: bytes, columns: KeyColumns) -> pa.Table:
     keys = {*columns.texts, *columns.labels}
     large = [name for name in table.column_names if name in keys and _has_rounded(table[name])]
     for digits in DIGITS:
-        kinds = [(f, _exact(f.type, digits if f.name in large else pa.float64())) for f in table.schema]
-        changed = pa.schema([field.with_type(kind) for field, kind in kinds if kind != field.type])
+        wanted = [_exact(f.type, digits if f.name in large else pa.float64()) for f in table.schema]
+        pairs = zip(table.schema, wanted, strict=True)
+        changed_types = pa.schema([field.with_type(kind) for field, kind in pairs if kind != field.type])
         try:
-            return read(changed) if len(changed) else table
+            return read(changed_types) if len(changed_types) else table
         except pa.ArrowInvalid:
             if not large:
                 raise

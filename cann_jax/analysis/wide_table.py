@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.analysis.columns import codes, hashes, is_list, labels, numbers, rounded_off
+from cann_jax.analysis.columns import is_list, labels, numbers, rounded_off, row_hashes
 from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.raw_table import RawTable, bad_weights
 from cann_jax.analysis.table_layout import Layout
@@ -68,15 +68,9 @@ def read_wide(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) 
     if not layout.drop_missing:
         fault.check(number, np.all(~mask, axis=1), f"has no responses; {FILL}")
     groups = {name: labels(table[name]) for name in layout.groups}
-    names = None if layout.prompt is None else _names(table[layout.prompt])
+    names = None if layout.prompt is None else row_hashes(table[layout.prompt])
     rows = WideRows(number, scores, rest, mask, groups, weights, names)
     return finish_wide(fault, rows, layout.drop_missing)
-
-
-def _names(prompts: pa.ChunkedArray) -> np.ndarray:
-    """Return a hash of each prompt, 0 where there is none."""
-    found, values = codes(prompts)
-    return np.append(hashes(values), 0)[found]
 
 
 def _rest(table: pa.Table, columns: list[str], values: list[np.ndarray]) -> np.ndarray | None:
@@ -84,7 +78,8 @@ def _rest(table: pa.Table, columns: list[str], values: list[np.ndarray]) -> np.n
     parts = [rounded_off(table[name], own) for name, own in zip(columns, values, strict=True)]
     if all(part is None for part in parts):
         return None
-    return np.stack([np.zeros(len(table)) if part is None else part for part in parts], axis=-1)
+    filled = [np.zeros(len(table)) if part is None else part for part in parts]
+    return np.asarray(np.stack(filled, axis=-1))
 
 
 def finish_wide(fault: FirstFault, rows: WideRows, drop_missing: bool) -> RawTable:
@@ -151,13 +146,17 @@ def _from_lists(
         scores[name], bad = np.full(there.shape, np.nan), np.zeros(there.shape, bool)
         scores[name][there], bad[there] = values, wrong
         left_out = rounded_off(flat, values)
-        rest[name] = None if left_out is None else np.zeros(there.shape)
-        if left_out is not None:
-            rest[name][there] = left_out
+        rest[name] = None if left_out is None else _placed(left_out, there)
         _check_cells(fault, number, bad, f"holds text in {name} that is not a number")
         _check_lengths(fault, number, name, own, *next(iter(lengths.items())))
     every = np.max(list(lengths.values()), axis=0)
     return scores, rest, np.arange(longest) < every[:, None]
+
+
+def _placed(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    placed = np.zeros(there.shape)
+    placed[there] = values
+    return placed
 
 
 def _check_lengths(
