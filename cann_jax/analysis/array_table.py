@@ -3,12 +3,14 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 
+from cann_jax.analysis.columns import hashes, rounded_off
 from cann_jax.analysis.faults import FirstFault
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.raw_table import RawTable, check_whole, larger_is_better
 from cann_jax.analysis.table_layout import feature_columns, require
-from cann_jax.analysis.wide_table import finish_wide
+from cann_jax.analysis.wide_table import WideRows, finish_wide
 from cann_jax.files.errors import InputError
 
 
@@ -38,16 +40,17 @@ class ArrayTable:
         scores = {name: self._numbers(name, self.shape) for name in self.names}
         weights = self.flags.prompt_weights
         columns = self.flags.groups or (("group",) if "group" in self.arrays else ())
-        found = finish_wide(
-            FirstFault(self.path, whole=True),
-            np.arange(1, self.shape[0] + 1),
-            scores,
-            self._responses(),
-            {name: self._labels(name) for name in columns},
-            None if weights is None else self._numbers(weights, self.shape[:1]),
-            self.flags.drop_missing,
+        rows = WideRows(
+            number=np.arange(1, self.shape[0] + 1),
+            scores=scores,
+            rest={name: self._rest(name, values) for name, values in scores.items()},
+            mask=self._responses(),
+            groups={name: self._labels(name) for name in columns},
+            weights=None if weights is None else self._numbers(weights, self.shape[:1]),
+            names=self._names(),
         )
-        check_whole(self.path, found.mask.any(), found.precision)
+        found = finish_wide(FirstFault(self.path, whole=True), rows, self.flags.drop_missing)
+        check_whole(self.path, found.mask.any(), found.precision, found.names)
         return dataclasses.replace(larger_is_better(found, self.flags.cost), features=self.features)
 
     def _numbers(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -56,6 +59,20 @@ class ArrayTable:
             given = f"{values.dtype} {values.shape}"
             raise InputError(f"{self.path}: {name} is {given}; give numbers of shape {shape}")
         return values.astype(np.float64)
+
+    def _rest(self, name: str, values: np.ndarray) -> np.ndarray | None:
+        """Return what float64 leaves out of an array of whole numbers; None where it keeps all."""
+        given = self.arrays[name]
+        if given.dtype.kind not in "iu":
+            return None
+        rest = rounded_off(pa.chunked_array([pa.array(given.ravel())]), values.ravel())
+        return None if rest is None else rest.reshape(values.shape)
+
+    def _names(self) -> np.ndarray | None:
+        """Return a hash of each prompt, where the archive has an array of them."""
+        prompts = self.arrays.get("prompt", np.zeros(0))
+        named = prompts.shape == self.shape[:1] and prompts.dtype.kind in "iuU"
+        return hashes(pa.array(prompts)) if named else None
 
     def _responses(self) -> np.ndarray:
         if self.mask is None:

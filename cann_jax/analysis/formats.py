@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from etils import epath
 
-from cann_jax.analysis.columns import numbers, parse
+from cann_jax.analysis.columns import is_list, numbers, parse
 from cann_jax.files.errors import InputError
 from cann_jax.files.expansion import check_expansion, gunzip
 from cann_jax.files.parquet import opened
@@ -33,6 +33,8 @@ TRUTH = ("true", "True", "TRUE", "false", "False", "FALSE")
 DEEP = 500  # brackets in a line that are looked at; Python reads 1000 in one another, and Arrow 10,000
 _CHANGED = re.compile(r"Column\(/(.*)\) changed from (\w+) to (\w+) in row (\d+)")  # as Arrow says it
 _OPEN_LIST, _BEHIND = re.compile(r"\s*\[\s*"), re.compile(r"\s*([,\]])\s*")
+# Numbers of JSON that float64 would round: all digits of integers, else 46 of them and 30 behind the point.
+DIGITS = (pa.decimal256(76, 0), pa.decimal256(76, 30))
 BLOCK = 1 << 26  # a row may not be longer than Arrow's block, which is 1 MB by default
 
 
@@ -105,7 +107,7 @@ def read_arrow(path: str, suffix: str, columns: KeyColumns) -> pa.Table:
                 return file.read()
         text = _text(path, data)
         return (
-            _read_json(path, text)
+            _read_json(path, text, columns)
             if suffix in (".jsonl", ".json")
             else _read_csv(path, text, suffix, columns)
         )
@@ -166,7 +168,7 @@ def _utf8(path: str, data: bytes) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def _read_json(path: str, data: bytes) -> pa.Table:
+def _read_json(path: str, data: bytes, columns: KeyColumns) -> pa.Table:
     import pyarrow.json
 
     if data.lstrip().startswith(b"["):
@@ -174,8 +176,8 @@ def _read_json(path: str, data: bytes) -> pa.Table:
         if not data:
             return pa.table({})
 
-    def read(texts: Iterable[str]) -> pa.Table:
-        parse = pyarrow.json.ParseOptions(explicit_schema=pa.schema([(name, pa.string()) for name in texts]))
+    def read(schema: pa.Schema) -> pa.Table:
+        parse = pyarrow.json.ParseOptions(explicit_schema=schema)
         return pyarrow.json.read_json(
             pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=BLOCK), parse
         )
@@ -185,10 +187,7 @@ def _read_json(path: str, data: bytes) -> pa.Table:
         if len(line) > DEEP and line.count(b"[") + line.count(b"{") > DEEP:
             _check_json(path, number, line)
     try:
-        table = read([])
-        # Texts that are all dates become times, and two ways to write one time become one prompt.
-        times = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
-        return read(times) if times else table
+        table = read(pa.schema([]))
     except pa.ArrowInvalid as error:
         if changed := _CHANGED.search(str(error)):
             name, before, behind, row = changed.groups()
@@ -198,6 +197,44 @@ def _read_json(path: str, data: bytes) -> pa.Table:
             if line.strip():
                 _check_json(path, number, line)
         raise
+    keys = {*columns.texts, *columns.labels}
+    large = [name for name in table.column_names if name in keys and _has_rounded(table[name])]
+    for digits in DIGITS:
+        wanted = [_exact(f.type, digits if f.name in large else pa.float64()) for f in table.schema]
+        pairs = zip(table.schema, wanted, strict=True)
+        changed_types = pa.schema([field.with_type(kind) for field, kind in pairs if kind != field.type])
+        try:
+            return read(changed_types) if len(changed_types) else table
+        except pa.ArrowInvalid:
+            if not large:
+                raise
+    raise InputError(f"{path}: {large[0]} holds numbers of too many digits; write them in quotation marks")
+
+
+def _exact(kind: pa.DataType, number: pa.DataType) -> pa.DataType:
+    """Return the type by which JSON that Arrow reads as ``kind`` keeps what tells values apart.
+
+    Texts that are all dates become times, and two ways to write one time would be one prompt, in a chat too;
+    numbers with a point, or from 2⁶³ on, become floats, for which ``number`` is read.
+    """
+    if is_list(kind):
+        return pa.list_(_exact(kind.value_type, number))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_exact(field.type, number)) for field in kind])
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    return number if pa.types.is_floating(kind) else kind
+
+
+def _has_rounded(column: pa.ChunkedArray) -> bool:
+    """Return whether floats in a column, or in its lists, may stand for several numbers in the file."""
+    if is_list(column.type):
+        return _has_rounded(pc.list_flatten(column))
+    if pa.types.is_struct(column.type):
+        return any(map(_has_rounded, column.flatten()))
+    return bool(
+        pa.types.is_floating(column.type) and pc.any(pc.greater_equal(pc.abs(column), 2.0**53)).as_py()
+    )
 
 
 def _as_lines(path: str, text: str) -> bytes:
@@ -255,12 +292,18 @@ def _read_csv(path: str, data: bytes, suffix: str, columns: KeyColumns) -> pa.Ta
 
 def _header(data: bytes, suffix: str) -> tuple[str, list[str], bool]:
     """Return the separator by which the first row has most fields, these, and whether spaces follow it."""
-    start = data[: 1 << 16].decode("utf-8", "replace")
     separators = ("\t",) if suffix == ".tsv" else SEPARATORS
 
     def fields(separator: str, skip: bool) -> list[str]:
-        rows = csv.reader(io.StringIO(start, newline=""), delimiter=separator, skipinitialspace=skip)
-        return next(rows, [])
+        # read as far as the header goes: one of 900 responses to a prompt has over 64 KB
+        text = io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="")
+        with contextlib.suppress(
+            csv.Error
+        ):  # another separator may leave a quote open to the end of the file
+            for row in csv.reader(text, delimiter=separator, skipinitialspace=skip):
+                if row:  # Arrow leaves out empty lines, too
+                    return row
+        return []
 
     separator = max(separators, key=lambda each: len(fields(each, skip=True)))
     kept = fields(separator, skip=False)[1:]

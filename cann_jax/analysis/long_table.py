@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.analysis.columns import codes, labels
+from cann_jax.analysis.columns import codes, is_whole, labels, rounded_off
 from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.raw_table import RawTable, bad_weights
 from cann_jax.analysis.table_layout import Layout
@@ -22,6 +22,7 @@ class _Rows:
     prompt: np.ndarray
     response: np.ndarray | None
     scores: dict[str, np.ndarray]
+    rest: dict[str, np.ndarray]  # of scores of which float64 leaves out something
     weights: np.ndarray | None
     groups: dict[str, np.ndarray]
 
@@ -42,6 +43,7 @@ class _Rows:
             prompt=self.prompt[kept],
             response=None if self.response is None else self.response[kept],
             scores={name: values[kept] for name, values in self.scores.items()},
+            rest={name: values[kept] for name, values in self.rest.items()},
             weights=None if self.weights is None else self.weights[kept],
             groups={name: values[kept] for name, values in self.groups.items()},
         )
@@ -76,12 +78,17 @@ def read_long(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) 
     first[prompt[place == 0]] = np.flatnonzero(place == 0)
     _check_shared(layout, rows, first[prompt], fault)
     repeated = _repeats(rows)
-    if layout.response is not None and pa.types.is_integer(table.schema.field(layout.response).type):
+    if layout.response is not None and is_whole(table.schema.field(layout.response).type):
         what = f"has a {layout.response} that an earlier row of its {layout.prompt} has"
         fault.check(rows.number, repeated, f"{what}; drop one, or number them apart")
     fault.report()
     mask = np.arange(counts.max(initial=0)) < counts[:, None]
-    placed = {n: to_float32(_placed(v, prompt, place, mask.shape), mask) for n, v in rows.scores.items()}
+
+    def cells(values: np.ndarray) -> np.ndarray:
+        return _placed(values, prompt, place, mask.shape)
+
+    rest = {name: cells(values) for name, values in rows.rest.items()}
+    placed = {name: to_float32(cells(v), mask, rest.get(name)) for name, v in rows.scores.items()}
     return RawTable(
         scores={name: values for name, (values, _) in placed.items()},
         precision={name: precision for name, (_, precision) in placed.items()},
@@ -102,11 +109,13 @@ def _rows_of(layout: Layout, table: pa.Table, number: np.ndarray, fault: FirstFa
     scores = {name: checked_numbers(table, name, number, fault) for name in layout.scores}
     for name, values in scores.items():
         _check_values(name, values, beyond_float32(values), number, fault)
+    rest = {name: rounded_off(table[name], values) for name, values in scores.items()}
     return _Rows(
         number=number,
         prompt=codes(table[layout.prompt])[0],
         response=None if layout.response is None else codes(table[layout.response])[0],
         scores=scores,
+        rest={name: own for name, own in rest.items() if own is not None},
         weights=weights,
         groups={name: labels(table[name]) for name in layout.groups},
     )

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cann_jax.analysis.columns import codes, nameless, plain, plain_schema, row_counter
+from cann_jax.analysis.columns import codes, hashes, nameless, plain, plain_schema, row_counter
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import UNFIT, reading
 from cann_jax.analysis.long_table import read_long
 from cann_jax.analysis.raw_table import RawTable, larger_is_better
-from cann_jax.analysis.table_layout import LONG, Layout, layout_of
+from cann_jax.analysis.table_layout import LONG, WIDE, Layout, layout_of
 from cann_jax.analysis.wide_table import read_wide
 from cann_jax.files.parquet import opened
 
@@ -47,9 +47,9 @@ def read_part(
 
 
 def parts(layout: Layout, cost: tuple[str, ...]) -> Iterator[tuple[np.ndarray, RawTable]]:
-    """Yield a hash of each prompt, where they have names, and the scores, of one part after the other."""
-    for hashes, table, number in _batches(layout):
-        yield hashes, read_part(layout, table, number, cost)
+    """Yield a hash of each prompt of a long table, and the scores, of one part after the other."""
+    for own, table, number in _batches(layout):
+        yield own, read_part(layout, table, number, cost)
 
 
 def rows_at_once(layout: Layout) -> int:
@@ -72,7 +72,7 @@ def _batches(layout: Layout) -> Iterator[tuple[np.ndarray, pa.Table, np.ndarray]
     for batch in _row_groups(layout):
         table, number = pa.Table.from_batches([batch]), np.arange(first, first + len(batch))
         first += len(batch)
-        if layout.prompt is None:
+        if layout.shape == WIDE:
             yield np.zeros(0, np.int64), table, number
             continue
         held = table if held is None else pa.concat_tables([held, table])
@@ -92,8 +92,7 @@ def _starts(layout: Layout, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         found, values = codes(plain(table[layout.prompt]))
     found = found[np.maximum.accumulate(np.where(found < 0, 0, np.arange(len(found))))]
     starts = np.flatnonzero(np.diff(found, prepend=-2))
-    names = values.to_pylist()
-    return starts, np.array([hash(str(names[code])) for code in found[starts] if code >= 0], np.int64)
+    return starts, hashes(values)[found[starts][found[starts] >= 0]]
 
 
 def _row_groups(layout: Layout) -> Iterator[pa.RecordBatch]:

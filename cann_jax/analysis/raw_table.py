@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from cann_jax.analysis.faults import FirstFault
 from cann_jax.core.precision import check_precision
 from cann_jax.files.errors import InputError
 
@@ -25,6 +26,8 @@ class RawTable:
             both at most; see ``check_precision``.
         dropped: Rows, responses or prompts that were left out because they lack something.
         repeated: Responses whose text another response of the prompt has.
+        names: ``(2, prompts)`` of a table with a row for each prompt: a hash of each prompt's name, 0 where
+            there is none, and its row's number; None: prompts have no names, or rows are joined by them.
         counter: The column that was taken for a count of the rows, and for no score; None: there is none.
     """
 
@@ -37,6 +40,7 @@ class RawTable:
     precision: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dropped: int = 0
     repeated: int = 0
+    names: np.ndarray | None = None
     counter: str | None = None
 
 
@@ -52,9 +56,16 @@ def joined(parts: list[RawTable]) -> RawTable:
         mask=_filled(shape, False, [part.mask for part in parts]),
         groups={n: np.concatenate([part.groups[n] for part in parts]) for n in first.groups},
         weights=np.concatenate(weights) if weights else None,
+        names=all_names(part.names for part in parts),
         dropped=sum(part.dropped for part in parts),
         repeated=sum(part.repeated for part in parts),
     )
+
+
+def all_names(parts: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    """Return the ``names`` of all parts."""
+    found = [names for names in parts if names is not None]
+    return np.concatenate(found, axis=1) if found else None
 
 
 def _filled(shape: tuple[int, int], empty: float | bool, values: list[np.ndarray]) -> np.ndarray:
@@ -77,12 +88,31 @@ def larger_is_better(table: RawTable, cost: Iterable[str]) -> RawTable:
     return dataclasses.replace(table, scores=table.scores | turned)
 
 
-def check_whole(path: str, some: bool | np.bool_, precision: dict[str, np.ndarray]) -> None:
+def check_whole(
+    path: str, some: bool | np.bool_, precision: dict[str, np.ndarray], names: np.ndarray | None
+) -> None:
     """Check what can only be said of a whole table: it has ``some`` responses, and enough precision.
 
     Raises:
-        InputError: It has none, or all of its rows were dropped, or float32 cannot hold its scores.
+        InputError: It has none, or all of its rows were dropped; float32 cannot hold its scores; or two rows
+            with all responses to a prompt have one prompt.
     """
     if not some:
         raise InputError(f"{path}: the table has no rows with a prompt and all of its scores; write some")
     check_precision(precision, f"{path}: ")
+    if names is not None:
+        _check_once(path, *names[:, names[0] != 0])
+
+
+def _check_once(path: str, names: np.ndarray, number: np.ndarray) -> None:
+    """Check that no two rows have one name: counted as two prompts, they made intervals too narrow."""
+    if len(np.unique(names)) == len(names):
+        return
+    _, firsts, which = np.unique(names, return_index=True, return_inverse=True)
+    again = np.arange(len(names)) != firsts[which]
+    row, place = int(np.argmax(again)), FirstFault(path).place
+    earlier = place(int(number[firsts[which[row]]]))
+    raise InputError(
+        f"{path}: {place(int(number[row]))} has the prompt of {earlier} ({again.sum():,} rows repeat one); "
+        "write a row for each response, or drop the repeats"
+    )

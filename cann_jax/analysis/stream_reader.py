@@ -17,8 +17,8 @@ from cann_jax.analysis.constraints import (
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import format_of
 from cann_jax.analysis.parts import ROWS, adjacent, parquet_layout, parts
-from cann_jax.analysis.raw_table import RawTable, check_whole
-from cann_jax.analysis.table_layout import Layout
+from cann_jax.analysis.raw_table import RawTable, all_names, check_whole
+from cann_jax.analysis.table_layout import LONG, Layout
 from cann_jax.core.prepare import (
     check_known,
     check_shares,
@@ -92,10 +92,12 @@ class StreamReader:
         most = max(1, 4 * ROWS // self.seen.responses)  # fewer prompts at once where one is very long
         size = min(self.seen.prompts, most)
         mean_weight = self.seen.weight / self.seen.counts.prompts
-        # Groups that no constraint is about, and responses, which may be long texts, are checked by now.
+        # Groups that no constraint is about, and responses and names of rows, which may be long texts, are
+        # checked by now.
+        prompt = self.layout.prompt if self.layout.shape == LONG else None
         response = self.layout.response if self.layout.drop_missing else None
         columns = tuple(dict.fromkeys(self.groups.values()))
-        layout = dataclasses.replace(self.layout, response=response, groups=columns)
+        layout = dataclasses.replace(self.layout, prompt=prompt, response=response, groups=columns)
         for _, part in parts(layout, self.flags.cost):
             for first in range(0, len(part.mask), size):
                 yield self._chunk(part, slice(first, first + size), size, mean_weight)
@@ -126,16 +128,19 @@ class StreamReader:
         Raises:
             InputError: A row is at fault, there is none, or the rows of a prompt are not adjacent.
         """
-        seen, prompts, groups = Survey(), [], {name: None for name in self.layout.groups}
+        seen, groups = Survey(), {name: None for name in self.layout.groups}
+        prompts: list[np.ndarray] = []
+        names: list[np.ndarray | None] = []
         by_label: dict[tuple[str, str], float] = {}
         for hashes, part in parts(self.layout, self.flags.cost):
             prompts.append(hashes)
+            names.append(part.names)
             _count(seen, part, self._counts(part))
             weights = np.ones(len(part.mask)) if part.weights is None else part.weights
             seen.weight += float(weights.sum())
             for column, values in part.groups.items():
                 _count_groups(column, values, weights, groups, by_label)
-        check_whole(self.layout.path, seen.counts.responses > 0, seen.precision)
+        check_whole(self.layout.path, seen.counts.responses > 0, seen.precision, all_names(names))
         if not adjacent(prompts):
             raise InputError(
                 f"{self.layout.path}: the rows of a prompt are not adjacent; sort by {self.layout.prompt}"

@@ -22,7 +22,7 @@ class Layout:
         path: Its file, for messages.
         shape: ``LONG`` or ``WIDE``.
         scores: Each score's columns by its name: one, or numbered ones.
-        prompt: The prompts' column; None in wide tables.
+        prompt: The prompts' column; None in wide tables without one.
         response: The responses' column, if there is one.
         weights: The column of prompt weights, if there is one.
         groups: Columns of groups.
@@ -79,13 +79,15 @@ def layout_of(path: str, schema: pa.Schema, flags: DualFlags, wanted: list[str])
         _check_numbering(path, flags.reward, scores)
     for name in (column for parts in scores.values() for column in parts):
         kind = schema.field(name).type
-        if not holds_numbers(kind.value_type if wide is not None and is_list(kind) else kind):
-            raise InputError(f"{path}: column {name} holds {kind}, not numbers; convert it or drop it")
+        require_numbers(path, name, kind, kind.value_type if wide is not None and is_list(kind) else kind)
+    if flags.prompt_weights is not None:
+        kind = schema.field(flags.prompt_weights).type
+        require_numbers(path, flags.prompt_weights, kind, kind)
     return Layout(
         path=path,
         shape=LONG if wide is None else WIDE,
         scores=scores,
-        prompt=flags.prompt if wide is None else None,
+        prompt=flags.prompt if wide is None or flags.prompt in schema.names else None,
         response=flags.response if wide is None and flags.response in schema.names else None,
         weights=flags.prompt_weights,
         groups=flags.groups or (("group",) if "group" in schema.names else ()),
@@ -106,6 +108,16 @@ def require(path: str, names: Iterable[str], known: Iterable[str], flags: DualFl
             there = hint(name, known, "columns") if known else "it has no columns"
             other = f"; {by_flag[name]} COLUMN names another" if name in by_flag else ""
             raise InputError(f"{path}: no column {name}; {there}{other}")
+
+
+def require_numbers(path: str, name: str, kind: pa.DataType, value: pa.DataType) -> None:
+    """Check that the values of a column of this kind, each of type ``value``, can be read as numbers.
+
+    Raises:
+        InputError: They are of another type, such as times.
+    """
+    if not holds_numbers(value):
+        raise InputError(f"{path}: column {name} holds {kind}, not numbers; convert it or drop it")
 
 
 def feature_columns(path: str, columns: Iterable[str], flags: DualFlags, wanted: Iterable[str]) -> list[str]:
@@ -180,12 +192,35 @@ def _check_numbering(path: str, reward: str, scores: Mapping[str, list[str]]) ->
     if len(set(expected)) < len(expected):
         raise InputError(f"{path}: two columns {reward}_N have one number; rename one")
     for name, parts in scores.items():
-        found = [_number(column) for column in parts]
-        if found != expected:
-            raise InputError(
-                f"{path}: columns of {name} are numbered {_listed(found)}, those of {reward} "
-                f"{_listed(expected)}; give both the same numbers"
-            )
+        _check_same(path, name, parts, reward, expected)
+
+
+def check_feature_numbers(path: str, layout: Layout, name: str, features: list[str]) -> None:
+    """Check that numbered columns of features number the responses of a wide table, as its scores do.
+
+    Raises:
+        InputError: They do not: emb_0 stood for reward_1, and a verdict was about another response.
+    """
+    if layout.shape == LONG or features in ([], [name]):
+        return
+    reward, parts = next(iter(layout.scores.items()))
+    if parts != [reward]:
+        _check_same(path, name, features, reward, [_number(column) for column in parts])
+        return
+    found = [_number(column) for column in features]
+    if found != list(range(found[0], found[0] + len(found))):
+        raise InputError(
+            f"{path}: columns of {name} are numbered {_listed(found)}; leave none out, one for each response"
+        )
+
+
+def _check_same(path: str, name: str, columns: list[str], reward: str, expected: list[int]) -> None:
+    found = [_number(column) for column in columns]
+    if found != expected:
+        raise InputError(
+            f"{path}: columns of {name} are numbered {_listed(found)}, those of {reward} "
+            f"{_listed(expected)}; give both the same numbers"
+        )
 
 
 def _listed(values: list[int]) -> str:

@@ -14,7 +14,7 @@ from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.formats import KeyColumns, format_of, read_arrow, read_npz, reading
 from cann_jax.analysis.parts import adjacent, parquet_layout, parts, read_part, rows_at_once
 from cann_jax.analysis.raw_table import RawTable, check_whole, joined
-from cann_jax.analysis.table_layout import Layout, feature_columns, layout_of
+from cann_jax.analysis.table_layout import Layout, check_feature_numbers, feature_columns, layout_of
 from cann_jax.files.errors import InputError
 from cann_jax.files.parquet import opened
 
@@ -72,6 +72,7 @@ def open_arrow(path: str, whole: pa.Table, flags: DualFlags, wanted: Iterable[st
         whole = whole.drop_columns([counter])
     kept = [index for index, name in enumerate(whole.column_names) if name not in features]
     layout = layout_of(path, plain_schema(whole.select(kept).schema), flags, names)
+    check_feature_numbers(path, layout, str(flags.features), features)
     return _Columns(dataclasses.replace(layout, counter=counter), flags.cost, whole, features)
 
 
@@ -90,7 +91,7 @@ class _Columns:
 
     def read(self) -> RawTable:
         found = self._in_parts() if self.table is None else self._at_once(self.table)
-        check_whole(self.layout.path, found.mask.any(), found.precision)
+        check_whole(self.layout.path, found.mask.any(), found.precision, found.names)
         return dataclasses.replace(found, counter=self.layout.counter)
 
     def _at_once(self, table: pa.Table) -> RawTable:

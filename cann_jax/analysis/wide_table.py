@@ -1,16 +1,42 @@
 """Read tables with a row for each prompt, from lists, numbered columns or arrays."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cann_jax.analysis.columns import is_list, labels, numbers
+from cann_jax.analysis.columns import is_list, labels, numbers, rounded_off, row_hashes
 from cann_jax.analysis.faults import FirstFault, checked_numbers
 from cann_jax.analysis.raw_table import RawTable, bad_weights
 from cann_jax.analysis.table_layout import Layout
 from cann_jax.core.precision import beyond_float32, to_float32
 
 FILL = "fill it in, or leave it out by --drop_missing"
+
+
+@dataclasses.dataclass(frozen=True)
+class WideRows:
+    """Rows of prompts before they are checked.
+
+    Attributes:
+        number: ``(prompts,)``, the rows' numbers in the file.
+        scores: ``(prompts, responses)`` float64 by name, NaN where there is none.
+        rest: The same of what float64 leaves out of a score, where it does.
+        mask: ``(prompts, responses)`` bool, which tells the responses.
+        groups: As in ``RawTable``.
+        weights: As in ``RawTable``, NaN where there is none.
+        names: ``(prompts,)``, a hash of each prompt's name, 0 where there is none; None: no prompt has one.
+    """
+
+    number: np.ndarray
+    scores: dict[str, np.ndarray]
+    rest: Mapping[str, np.ndarray | None]
+    mask: np.ndarray
+    groups: dict[str, np.ndarray]
+    weights: np.ndarray | None
+    names: np.ndarray | None
 
 
 def read_wide(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) -> RawTable:
@@ -30,34 +56,39 @@ def read_wide(layout: Layout, table: pa.Table, number: np.ndarray, whole: bool) 
     weights = None if layout.weights is None else checked_numbers(table, layout.weights, number, fault)
     reward = next(iter(layout.scores))
     if is_list(table.schema.field(layout.scores[reward][0]).type):
-        scores, mask = _from_lists(layout, table, number, fault)
+        scores, rest, mask = _from_lists(layout, table, number, fault)
     else:
         columns = {
             n: [checked_numbers(table, c, number, fault) for c in own] for n, own in layout.scores.items()
         }
         scores = {name: np.stack(own, axis=-1) for name, own in columns.items()}
+        rest = {name: _rest(table, own, columns[name]) for name, own in layout.scores.items()}
         # The one way in which numbered columns can say that a prompt has fewer responses.
         mask = ~np.all([np.isnan(values) for values in scores.values()], axis=0)
     if not layout.drop_missing:
         fault.check(number, np.all(~mask, axis=1), f"has no responses; {FILL}")
     groups = {name: labels(table[name]) for name in layout.groups}
-    return finish_wide(fault, number, scores, mask, groups, weights, layout.drop_missing)
+    names = None if layout.prompt is None else row_hashes(table[layout.prompt])
+    rows = WideRows(number, scores, rest, mask, groups, weights, names)
+    return finish_wide(fault, rows, layout.drop_missing)
 
 
-def finish_wide(
-    fault: FirstFault,
-    number: np.ndarray,
-    scores: dict[str, np.ndarray],
-    mask: np.ndarray,
-    groups: dict[str, np.ndarray],
-    weights: np.ndarray | None,
-    drop_missing: bool,
-) -> RawTable:
-    """Return checked scores, given in float64, NaN where there is none; ``mask`` tells the responses.
+def _rest(table: pa.Table, columns: list[str], values: list[np.ndarray]) -> np.ndarray | None:
+    """Return what float64 leaves out of numbered columns with these numbers; None where it keeps all."""
+    parts = [rounded_off(table[name], own) for name, own in zip(columns, values, strict=True)]
+    if all(part is None for part in parts):
+        return None
+    filled = [np.zeros(len(table)) if part is None else part for part in parts]
+    return np.asarray(np.stack(filled, axis=-1))
+
+
+def finish_wide(fault: FirstFault, rows: WideRows, drop_missing: bool) -> RawTable:
+    """Return the checked scores of rows.
 
     Raises:
         InputError: About the first row at fault; ``fault`` is what was found before.
     """
+    number, scores, mask, weights = rows.number, rows.scores, rows.mask, rows.weights
     kept, missing = np.ones(len(mask), bool), np.zeros(mask.shape, bool)
     for values in scores.values():
         missing |= mask & np.isnan(values)
@@ -76,13 +107,15 @@ def finish_wide(
         fault.check(number, ~kept, f"has no weight; {FILL}")
     fault.report()
     mask, absent = mask[kept], np.sum(~kept)
-    rounded = {name: to_float32(values[kept], mask) for name, values in scores.items()}
+    left_out = {name: None if rest is None else rest[kept] for name, rest in rows.rest.items()}
+    rounded = {name: to_float32(values[kept], mask, left_out[name]) for name, values in scores.items()}
     return RawTable(
         scores={name: values for name, (values, _) in rounded.items()},
         precision={name: precision for name, (_, precision) in rounded.items()},
         mask=mask,
-        groups={name: values[kept] for name, values in groups.items()},
+        groups={name: values[kept] for name, values in rows.groups.items()},
         weights=None if weights is None else weights[kept],
+        names=None if rows.names is None else np.stack([rows.names, number])[:, kept],
         dropped=int(missing[kept].sum() + absent),
     )
 
@@ -100,20 +133,30 @@ def _check_cells(
 
 def _from_lists(
     layout: Layout, table: pa.Table, number: np.ndarray, fault: FirstFault
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return scores and mask ``(prompts, longest)`` from a list for each prompt."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None], np.ndarray]:
+    """Return scores, ``rest`` and mask ``(prompts, longest)`` from a list for each prompt."""
     lengths = {name: _lengths(table[name]) for name in layout.scores}
     longest = max(own.max(initial=0) for own in lengths.values())
-    scores = {}
+    scores: dict[str, np.ndarray] = {}
+    rest: dict[str, np.ndarray | None] = {}
     for name, own in lengths.items():
-        values, wrong = numbers(pc.list_flatten(table[name]))
+        flat = pc.list_flatten(table[name])
+        values, wrong = numbers(flat)
         there = np.arange(longest) < own[:, None]
         scores[name], bad = np.full(there.shape, np.nan), np.zeros(there.shape, bool)
         scores[name][there], bad[there] = values, wrong
+        left_out = rounded_off(flat, values)
+        rest[name] = None if left_out is None else _placed(left_out, there)
         _check_cells(fault, number, bad, f"holds text in {name} that is not a number")
         _check_lengths(fault, number, name, own, *next(iter(lengths.items())))
     every = np.max(list(lengths.values()), axis=0)
-    return scores, np.arange(longest) < every[:, None]
+    return scores, rest, np.arange(longest) < every[:, None]
+
+
+def _placed(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    placed = np.zeros(there.shape)
+    placed[there] = values
+    return placed
 
 
 def _check_lengths(

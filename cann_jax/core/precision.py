@@ -10,15 +10,21 @@ LOST = 1e-3  # share of the differences between a prompt's responses that roundi
 SOME = 64  # prompts whose differences are bound enough for most tables
 
 
-def to_float32(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def to_float32(
+    values: np.ndarray, mask: np.ndarray, rest: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return float64 scores ``(prompts, responses)`` in float32, NaN for no response, and their precision.
 
     The precision ``(2,)`` is how far float32 rounds a value, and how far values of a prompt differ, both at
-    most; see ``check_precision``.
+    most; see ``check_precision``. ``rest`` is what float64 itself left out of the scores, where it did.
     """
     rounded = np.where(mask, values, np.nan).astype(np.float32)
     rounded[np.abs(rounded) < np.finfo(np.float32).tiny] = 0  # as XLA computes
-    rounding = np.max(np.abs(values - rounded), initial=0, where=mask)
+    lost = values - rounded if rest is None else values - rounded + rest
+    rounding = np.max(np.abs(lost), initial=0, where=mask)
+    if rest is not None:  # from the prompt's lowest score on, which leaves room for it
+        lowest = np.min(values, axis=1, keepdims=True, initial=np.inf, where=mask)
+        values = np.where(mask, values - np.where(np.isinf(lowest), 0, lowest) + rest, 0)
     return rounded, np.array([rounding, _difference(values, mask)])
 
 

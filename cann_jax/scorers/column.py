@@ -7,10 +7,18 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from cann_jax.analysis.columns import codes, labels, plain
+from cann_jax.analysis.columns import codes, labels, plain, plain_type
 from cann_jax.analysis.faults import FirstFault, checked_numbers
-from cann_jax.analysis.formats import TABLES, KeyColumns, format_of, read_arrow, refuse_doubled
-from cann_jax.analysis.table_layout import require
+from cann_jax.analysis.formats import (
+    TABLES,
+    UNFIT,
+    KeyColumns,
+    format_of,
+    read_arrow,
+    reading,
+    refuse_doubled,
+)
+from cann_jax.analysis.table_layout import require, require_numbers
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.data.responses import Responses
@@ -80,7 +88,14 @@ def _read(path: str, column: str) -> dict[tuple[str, int], float]:
     table = read_arrow(path, format_of(path, TABLES), KeyColumns(texts=("prompt_id",), labels=()))
     refuse_doubled(path, table.column_names)
     require(path, ["prompt_id", "response", column], table.column_names)
+    with reading(path, UNFIT):
+        return _scores(path, table, column)
+
+
+def _scores(path: str, table: pa.Table, column: str) -> dict[tuple[str, int], float]:
     columns = pa.table({name: plain(table[name]) for name in ("prompt_id", "response", column)})
+    for name in ("response", column):
+        require_numbers(path, name, columns[name].type, plain_type(columns[name].type))
     fault, number = FirstFault(path), np.arange(1, table.num_rows + 1)
     values = checked_numbers(columns, column, number, fault)
     responses = checked_numbers(columns, "response", number, fault)

@@ -177,6 +177,16 @@ MISTAKES = {
         "emb",
         "row 2 has 2 entries for 3 responses",
     ),
+    "columns offset from the scores'": (
+        numbered(**{f"emb_{k + 1}": FEATURES[:, k].tolist() for k in range(RESPONSES)}),
+        "emb",
+        "columns of emb are numbered 1 to 3, those of reward 0 to 2; give both the same numbers",
+    ),
+    "columns with a gap": (
+        wide(**{f"emb_{k + (k > 1)}": FEATURES[:, k].tolist() for k in range(RESPONSES)}),
+        "emb",
+        "columns of emb are numbered 0, 1, 3; leave none out",
+    ),
     "unequal columns": (
         numbered(**{**by_response(), "emb_1": FEATURES[:, 1, :2].tolist()}),
         "emb",

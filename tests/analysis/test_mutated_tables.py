@@ -34,6 +34,7 @@ VALUES = {
     "half": pa.array(np.arange(12, dtype=np.float16)),
     "infinite": pa.array([np.inf] * 12),
     "decimals": pa.array(range(12), pa.decimal256(60, 20)),
+    "short decimals": pa.array(range(12), pa.decimal32(5, 2)),
     "lists": pa.array([[1.0, 2.0]] * 12),
     "lists of text": pa.array([["a"]] * 12),
     "fixed lists": pa.array([[1.0, 2.0]] * 12, pa.list_(pa.float32(), 2)),

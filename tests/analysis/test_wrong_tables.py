@@ -1,5 +1,6 @@
 """Each kind of mistake in a score table, and in the flags beside it, is one line."""
 
+import decimal
 import gzip
 import re
 import zipfile
@@ -55,6 +56,23 @@ WRONG = {
             for k in range(K)
         },
         "columns of safe are numbered 1 to 4, those of reward 0 to 3",
+    ),
+    "a prompt in two rows": (
+        LISTS | {"prompt": ["a", "b", None, "a", None, "b"]},
+        r"row 4 has the prompt of row 1 \(2 rows repeat one\); write a row for each response",
+    ),
+    "large integers": (
+        long(safe=[2**60 + n % 9 for n in range(N * K)]),
+        "float32 rounds safe by up to 8, but in a prompt it differs by no more than 8; subtract a constant",
+    ),
+    "large integers in lists": (
+        LISTS | {"safe": [[2**60 + 5 * k - n for k in range(K)] for n in range(N)]},
+        "float32 rounds safe by up to 15, but in a prompt it differs by no more than 15",
+    ),
+    "large decimals in columns": (
+        {f"reward_{k}": REWARD[:, k] for k in range(K)}
+        | {f"safe_{k}": pa.array([decimal.Decimal(2**60 + 5 * k)] * N) for k in range(K)},
+        "float32 rounds safe by up to 15, but in a prompt it differs by no more than 15",
     ),
     "a list in a long table": (
         long(safe=SAFE.repeat(K, axis=0).tolist()),
@@ -115,6 +133,14 @@ WRONG_ARRAYS = {
     "NaN": (
         ARRAYS | {"reward": np.where(PROMPT + DRAW == 4, np.nan, REWARD)},
         "row 2 has no reward, for its response 4",
+    ),
+    "a prompt in two rows": (
+        ARRAYS | {"prompt": np.array(list("abcdef"))[[0, 1, 2, 1, 4, 5]]},
+        "row 4 has the prompt of row 2 (1 rows repeat one)",
+    ),
+    "large integers": (
+        {"reward": REWARD, "safe": 2**60 + np.arange(N * K).reshape(N, K)},
+        "float32 rounds safe by up to 23, but in a prompt it differs by no more than 3",
     ),
     "objects": ({"reward": REWARD, "safe": np.array([None])}, "not a readable npz table"),
 }

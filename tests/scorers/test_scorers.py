@@ -1,5 +1,6 @@
 """Scorers: values by hand, signs, and every way in which their input can be bad."""
 
+import decimal
 import json
 import sys
 from dataclasses import replace
@@ -160,6 +161,16 @@ def test_ids_of_a_column_that_look_like_one_number(tmp_path):
         }
 
 
+def test_ids_of_a_column_beyond_float64(tmp_path):
+    """JSON's were read as floats, of which two were one; those of databases are decimals."""
+    ids = [12345678901234567890, 12345678901234567891, 7, 8]
+    expected = {(str(name), 0): score for name, score in zip(ids, ROWS["toxicity"], strict=True)}
+    for suffix, kind in ((".jsonl", pa.uint64()), (".parquet", pa.decimal128(38, 0))):
+        given = pa.array(map(decimal.Decimal, ids), pa.decimal128(38, 0)).cast(kind)
+        path = write(tmp_path / f"scores{suffix}", prompt_id=given, response=[0] * 4)
+        assert load(column(path)).scores == expected
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_column(responses, tmp_path, suffix):
     path = write(tmp_path / f"scores{suffix}")
@@ -172,6 +183,12 @@ BAD_COLUMNS = {
     "no column prompt_id; the columns are": {"prompt_id": None},
     "row 2 holds 'b' in column toxicity, not a number": {"toxicity": ["1", "b", "c", "d"]},
     "row 2 has no whole number in column response": {"response": [0, 0.5, 0, 1]},
+    "column response holds list<": {"response": [[{"role": "assistant", "content": "Hi"}]] * 4},
+    "column response holds timestamp": {"response": pa.array(range(4), pa.timestamp("us"))},
+    "column toxicity holds list<": {"toxicity": [[1.0]] * 4},
+    "column toxicity holds timestamp[us], not numbers; convert it": {
+        "toxicity": pa.array(range(4), pa.timestamp("us"))
+    },
     "row 3 has no prompt_id": {"prompt_id": ["007", "007", None, "b"]},
     "row 2 gives a response a second score": {"response": [0, 0, 0, 1]},
     "lacks 1 of 4 scores, the first that of prompt 'b' response 1": {"response": [0, 1, 0, 2]},
