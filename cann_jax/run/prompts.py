@@ -7,6 +7,7 @@ from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt, distinct_prompts, each_once, read_prompts
 from cann_jax.files.errors import InputError, named
+from cann_jax.run.inputs import fingerprints
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.run import Run
 
@@ -20,6 +21,7 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
     if name not in run.encoded:
         config = run.config
         source = config.prompts.sources()[name]
+        fingerprints(run, f"prompts.{name}")  # no newer than what is read: see ``take_fingerprints``
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES
