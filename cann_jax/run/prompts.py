@@ -25,18 +25,18 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES
-            else _once(read_prompts(source, config.prompts.limit), name)
+            else once(read_prompts(source, config.prompts.limit), f"prompts.{name}")
         )
         run.encoded[name] = encoded(run, prompts)
     return run.encoded[name]
 
 
-def _once(prompts: Sequence[Prompt], name: PromptSet) -> list[Prompt]:
-    """Return each request once, and print how many repeat another."""
-    with named(f"prompts.{name}"):
+def once(prompts: Sequence[Prompt], key: str) -> list[Prompt]:
+    """Return each request once, and print how many of the file at ``key`` repeat another."""
+    with named(key):
         found = each_once(prompts)
     if repeated := len(prompts) - len(found):
-        print(f"prompts.{name}: {repeated} of {len(prompts)} repeat another one; each counts once")
+        print(f"{key}: {repeated} of {len(prompts)} repeat another one; each counts once")
     return found
 
 
