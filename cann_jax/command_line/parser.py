@@ -1,6 +1,5 @@
 """Command-line arguments to a command's own flags and, where it has one, its configuration."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
@@ -17,8 +16,8 @@ from cann_jax.config.schema import (
     named_section_type,
     section_type,
 )
-from cann_jax.files.errors import InputError, listed, nearest
-from cann_jax.files.yaml_text import load_yaml
+from cann_jax.files.errors import InputError, listed, nearest, shown
+from cann_jax.files.yaml_text import RepeatedKeyError, load_yaml
 
 Config = TypeVar("Config")
 Pairs = list[tuple[str, str]]
@@ -192,10 +191,13 @@ def _overridden(values: Mapping[str, Any], path: Sequence[str], key: str, text: 
 
 def _spelled(value: Any) -> Any:
     """Return the mapping or the null that an earlier flag has spelled; any other value as it is."""
-    with contextlib.suppress(yaml.YAMLError):
+    try:
         found = load_yaml(value) if isinstance(value, str) else value
-        return found if isinstance(found, Mapping | None) else value
-    return value
+    except RepeatedKeyError as error:
+        raise InputError(f"command line: {shown(value)}: {error.problem}, leave one") from None
+    except yaml.YAMLError:
+        return value
+    return found if isinstance(found, Mapping | None) else value
 
 
 def wants_help(argv: Sequence[str]) -> bool:

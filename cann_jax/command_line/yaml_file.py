@@ -19,7 +19,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     """
     file = configuration_file(path)
     try:
-        values = load_yaml(file.read_text(encoding="utf-8"), _StrictLoader)
+        values = load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         problem = f"cannot be read ({error.strerror}); give --config an existing YAML file"
         raise InputError(f"{path}: {problem}") from None
@@ -30,19 +30,6 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no settings; write 'key: value' lines, --help lists the keys")
     return located(values) if is_name(path) else values
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuse a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                twice = f"key {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
-            seen.add(str(key.value))
-        return dict(super().construct_mapping(node, deep))
 
 
 def _problem(error: yaml.YAMLError) -> str:

@@ -1,6 +1,5 @@
 """Build frozen dataclasses from plain mappings (YAML, JSON, flags); each mistake is one line with its key."""
 
-import contextlib
 import functools
 import math
 import types
@@ -15,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from cann_jax.config.ranges import Must
 from cann_jax.files.errors import InputError, listed, nearest, shown
 from cann_jax.files.json_lines import is_utf8
-from cann_jax.files.yaml_text import load_yaml
+from cann_jax.files.yaml_text import RepeatedKeyError, load_yaml
 
 T = TypeVar("T")
 
@@ -209,8 +208,12 @@ def _named(value: Any, key: str) -> Iterable[tuple[str, Any]]:
 
 
 def _as_mapping(value: Any, key: str) -> Mapping[str, Any]:
-    with contextlib.suppress(yaml.YAMLError):  # what cannot be read stays a text, refused below
+    try:
         value = load_yaml(value) if isinstance(value, str) else value
+    except RepeatedKeyError as error:
+        raise SchemaError(key, f"is {shown(value)}; {error.problem}, leave one") from None
+    except yaml.YAMLError:  # what cannot be read stays a text, refused below
+        pass
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -226,12 +229,18 @@ def _leaf(plain: Any, value: Any, key: str, hint: Any) -> Any:
     if value is None:  # jsonargparse takes None for every type
         raise _wrong(value, key, type_name(hint))
     bare = _bare(plain)
+    read = _read(value) if bare in (int, float, bool) or get_origin(bare) is tuple else value
     try:
         # A millisecond each; most values of a file have their type already.
-        result = value if type(value) is bare else _leaf_parser(bare).parse_object({"value": value}).value
+        result = read if type(read) is bare else _leaf_parser(bare).parse_object({"value": read}).value
     except ArgumentError:
         raise _wrong(value, key, type_name(hint)) from None
     numbers = result if isinstance(result, tuple) else (result,)
+    parts = read if isinstance(read, list | tuple) else (read,)
+    # jsonargparse has a reader of its own, of YAML 1.1, which takes the text 1:30 for 90.
+    pairs = zip(parts, numbers, strict=False)
+    if any(isinstance(part, str) and made not in (part, _read(part)) for part, made in pairs):
+        raise _wrong(value, key, type_name(hint))
     texts = [text for text in numbers if isinstance(text, str)]
     if not all(map(is_utf8, texts)) or "\0" in "".join(texts):
         raise SchemaError(
@@ -242,6 +251,17 @@ def _leaf(plain: Any, value: Any, key: str, hint: Any) -> Any:
     for item in numbers if isinstance(result, tuple) else ():
         _in_range(get_args(_bare_outside(plain))[0], item, key)
     return _in_range(plain, result, key)
+
+
+def _read(value: Any) -> Any:
+    """Return what a text spells; any other value, and a text that spells none or null, as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = load_yaml(value)
+    except yaml.YAMLError:
+        return value
+    return value if found is None else found
 
 
 def _in_range(hint: Any, value: Any, key: str) -> Any:

@@ -124,7 +124,9 @@ def read_prompts(path: str, limit: int | None = None, group: str = "group") -> t
     Raises:
         InputError: The file is missing or empty, a line is malformed, or two lines have the same id.
     """
-    numbered = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
+    # Not splitlines: JSON strings may hold the line separators of Unicode.
+    lines = prompts_file(path).split(b"\n")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     places: dict[str, int] = {}
     prompts = []
     for number, line in numbered[:limit]:
@@ -141,10 +143,10 @@ def read_prompts(path: str, limit: int | None = None, group: str = "group") -> t
     return tuple(prompts)
 
 
-def _lines(path: str) -> list[bytes]:
+def prompts_file(path: str) -> bytes:
+    """Return the content of a file of prompts; raises InputError where there is none."""
     with reached(path, "prompts"):
-        # Not splitlines: JSON strings may hold the line separators of Unicode.
-        return list(epath.Path(path).read_bytes().split(b"\n"))
+        return bytes(epath.Path(path).read_bytes())
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib
+import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cann_jax.files.errors import InputError, is_out_of_memory
+from cann_jax.files.hashes import fingerprint_file
 
 _OWN = str(Path(__file__).parents[1]) + os.sep  # this package
+_hashes: dict[str, str] = {}  # SHA-256 of modules' files, by their paths, from before each was imported
 
 
 def named_function(name: str, key: str) -> Callable[..., Any]:
@@ -30,6 +34,7 @@ def named_function(name: str, key: str) -> Callable[..., Any]:
         sys.path.insert(0, os.getcwd())
     try:
         with users_code(f"{key} {name!r}: importing {module}", ImportError):
+            _note_source(module)
             imported = importlib.import_module(module)
         function: Callable[..., Any] = getattr(imported, attribute)
     except (ImportError, AttributeError) as error:
@@ -38,6 +43,29 @@ def named_function(name: str, key: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"{key} {name!r} is not a function; name one")
     return function
+
+
+def _note_source(module: str) -> None:
+    """Hash the file of a module that is about to be imported."""
+    if module in sys.modules:
+        return
+    with contextlib.suppress(ImportError):  # which the import tells better
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.has_location and spec.origin is not None:
+            _hashes[os.path.realpath(spec.origin)] = fingerprint_file(spec.origin)
+
+
+def source_fingerprint(function: Callable[..., Any]) -> str | None:
+    """Return the SHA-256 of the file that defines a function; None of one that is compiled, or an instance.
+
+    Of the module that ``named_function`` imported it is that of before: the file may be edited while a run is
+    under way, for hours, and this process goes on by the code that it has.
+    """
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function)) or ""
+    except TypeError:
+        return None
+    return _hashes.get(os.path.realpath(path)) or fingerprint_file(path)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
 """Lines of JSON, as people's files hold them."""
 
 import json
+from codecs import BOM_UTF8  # with which Windows begins a file
 from typing import Any
 
 from cann_jax.files.errors import InputError, shown
-
-_BOM = b"\xef\xbb\xbf"  # with which Windows begins a UTF-8 file
 
 
 class BadRow(InputError):
@@ -21,10 +20,12 @@ def json_object(line: bytes) -> dict[str, Any]:
     """Return the JSON object on a line.
 
     Raises:
-        BadRow: It is not UTF-8, not JSON, or another value than an object.
+        BadRow: It is not UTF-8, not JSON, or another value than an object, or gives a key twice.
     """
     try:
-        row = json.loads(line.removeprefix(_BOM).decode())
+        row = json.loads(line.removeprefix(BOM_UTF8).decode(), object_pairs_hook=_each_key_once)
+    except BadRow:
+        raise
     except UnicodeDecodeError as error:
         raise BadRow("not UTF-8", f"byte {error.start} of the line") from None
     except RecursionError:
@@ -34,6 +35,15 @@ def json_object(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise BadRow("not a JSON object")
     return row
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys; json.loads would silently keep the last of two values of a key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise BadRow("a key is given twice", next(key for key in keys if keys.count(key) > 1))
+    return found
 
 
 def is_utf8(text: str) -> bool:

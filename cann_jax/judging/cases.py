@@ -8,15 +8,15 @@ import pyarrow as pa
 
 from cann_jax.config.judge import JudgeConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
-from cann_jax.data.prompts import Prompt, read_prompts, turns_from
+from cann_jax.data.prompts import Prompt, each_once, read_prompts, turns_from
 from cann_jax.data.responses import Responses
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.models.language_model import LanguageModel
 from cann_jax.run.inputs import check_base
 from cann_jax.run.manifest import commit_fingerprint
 from cann_jax.run.outputs import POLICIES, REFERENCE, read_pairs, read_responses_with_scores
-from cann_jax.run.prompts import encoded_prompts
+from cann_jax.run.prompts import encoded_prompts, once
 from cann_jax.run.run import Run
 from cann_jax.run.training import aligned_decoder
 from cann_jax.runtime.shards import finished_shards, unfinished
@@ -104,8 +104,10 @@ def _sampled(run: Run, config: JudgeConfig, path: str) -> Cases:
         problem = f"is set, and the run trained nothing (evaluate.policy {run.config.evaluate.policy})"
         raise InputError(f"prompts.path {problem}; leave it out, to judge the responses that it has")
     check_base(run)
-    every = read_prompts(path, group=config.prompts.category)
-    sets = {prompt.id: prompt.group for prompt in read_prompts(path, group=config.prompts.set)}
+    given = read_prompts(path, group=config.prompts.category)
+    every = once(given, "prompts.path")
+    with named("prompts.path"):
+        sets = {prompt.id: prompt.group for prompt in each_once(read_prompts(path, group=config.prompts.set))}
     room = run.files.config.context - run.config.sample.max_new_tokens
     # prompts.max_tokens is what the run could afford to train on; here all that the model can read is judged.
     fitting = replace(run.config.prompts, max_tokens=max(room, 1), on_overlong="drop")
@@ -113,13 +115,14 @@ def _sampled(run: Run, config: JudgeConfig, path: str) -> Cases:
     if encoded.dropped:
         print(f"judge: {encoded.dropped} prompts are too long for the model's context; left out")
     fresh = _unseen(run, config, encoded, path)
+    used, repeated = len(encoded) - len(fresh), len(given) - len(every)
     found = _sample(run, config, fresh)
     return Cases(
         fresh.prompts,
         tuple(sets[prompt.id] for prompt in fresh.prompts),
         {name: each.texts for name, each in found.items()},
         {name: each.lengths for name, each in found.items()},
-        {"overlong": encoded.dropped, "used by the run": len(encoded) - len(fresh)},
+        {"repeated": repeated, "overlong": encoded.dropped, "used by the run": used},
     )
 
 

@@ -5,7 +5,6 @@ from pathlib import PurePath
 from typing import Any
 
 import jinja2
-import yaml
 from etils import epath
 
 import cann_jax
@@ -15,6 +14,7 @@ from cann_jax.files.atomic import read_json, write_bytes_atomic
 from cann_jax.files.console import one_line
 from cann_jax.files.hashes import as_json
 from cann_jax.files.numbers import percent
+from cann_jax.files.yaml_text import dump_yaml
 from cann_jax.models.files.model_files import public_name
 from cann_jax.run.exports import GGUF_FILE
 from cann_jax.run.folder import VERSIONS
@@ -47,8 +47,7 @@ TEMPLATES.filters["percent"] = percent
 def write_card(run: Run, form: Format, folder: epath.Path) -> None:
     """Write ``README.md``, with the front matter of the Hugging Face Hub, and ``run.yaml`` beside a model."""
     settings = {key: value for key, value in as_json(run.config).items() if key not in OWN}
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100)
-    write_bytes_atomic(folder / SETTINGS, text.encode())
+    write_bytes_atomic(folder / SETTINGS, dump_yaml(settings).encode())
     write_bytes_atomic(folder / CARD, card(run, form).encode())
 
 

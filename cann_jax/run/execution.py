@@ -11,7 +11,7 @@ from etils import epath
 
 from cann_jax.files.errors import InputError
 from cann_jax.run.compute import Compute, Meter, compute_of
-from cann_jax.run.inputs import fingerprints
+from cann_jax.run.inputs import fingerprints, take_fingerprints
 from cann_jax.run.manifest import (
     Record,
     StageState,
@@ -130,6 +130,7 @@ def run_stages(
             has been computed then. Or a stage fails.
     """
     refuse_stale(run, stages, verify=verify)
+    take_fingerprints(run, stages)
     took = seconds_before(run)
     for number, stage in enumerate(stages):
         before(stage)

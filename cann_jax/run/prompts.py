@@ -7,6 +7,7 @@ from cann_jax.data.builders.files import Part
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts
 from cann_jax.data.prompts import Prompt, distinct_prompts, each_once, read_prompts
 from cann_jax.files.errors import InputError, named
+from cann_jax.run.inputs import fingerprints
 from cann_jax.run.outputs import read_pairs
 from cann_jax.run.run import Run
 
@@ -20,21 +21,22 @@ def encoded_prompts(run: Run, name: PromptSet) -> EncodedPrompts:
     if name not in run.encoded:
         config = run.config
         source = config.prompts.sources()[name]
+        fingerprints(run, f"prompts.{name}")  # no newer than what is read: see ``take_fingerprints``
         prompts = (
             _prompts_of_pairs(run, name)
             if source == PREFERENCES
-            else _once(read_prompts(source, config.prompts.limit), name)
+            else once(read_prompts(source, config.prompts.limit), f"prompts.{name}")
         )
         run.encoded[name] = encoded(run, prompts)
     return run.encoded[name]
 
 
-def _once(prompts: Sequence[Prompt], name: PromptSet) -> list[Prompt]:
-    """Return each request once, and print how many repeat another."""
-    with named(f"prompts.{name}"):
+def once(prompts: Sequence[Prompt], key: str) -> list[Prompt]:
+    """Return each request once, and print how many of the file at ``key`` repeat another."""
+    with named(key):
         found = each_once(prompts)
     if repeated := len(prompts) - len(found):
-        print(f"prompts.{name}: {repeated} of {len(prompts)} repeat another one; each counts once")
+        print(f"{key}: {repeated} of {len(prompts)} repeat another one; each counts once")
     return found
 
 

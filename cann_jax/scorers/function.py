@@ -1,6 +1,5 @@
 """A user's own function over lists of prompts and responses."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,8 +9,7 @@ import numpy as np
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
 from cann_jax.files.errors import InputError, shown
-from cann_jax.files.functions import named_function, users_code
-from cann_jax.files.hashes import fingerprint_file
+from cann_jax.files.functions import named_function, source_fingerprint, users_code
 from cann_jax.scorers.base import Context, ProbedKind, Scored, TextScorer, sign
 
 SHORT = ("Yes.", "I do not know!")  # responses that a function is tried on before there are any
@@ -36,10 +34,7 @@ class FunctionScorer(ProbedKind):
     def identity(self, context: Context) -> dict[str, str]:
         """Return the fingerprint of the file that defines the function; what it imports is not followed."""
         function = named_function(self.function, f"{context.key}.function")
-        try:
-            return {context.key: fingerprint_file(inspect.getsourcefile(inspect.unwrap(function)) or "")}
-        except TypeError:  # compiled, or an instance
-            return {context.key: "unknown"}
+        return {context.key: source_fingerprint(function) or "unknown"}
 
 
 @dataclass(frozen=True)

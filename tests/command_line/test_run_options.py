@@ -248,6 +248,14 @@ def test_bad_flag(mistake, flags, problem):
         (["--reward.scorer", "{kind: relevance, n: 1}"], "reward.scorer.n is not a key"),
         (["--dual.multipliers.saef", "1"], "dual.multipliers.saef is no score; the scores are reward, safe"),
         (["--dual.multipliers.zafe", "1"], "dual.multipliers.zafe is no score; the scores are reward, safe"),
+        (
+            ["--constraints", "{safe: {margin: 0.1}, safe: {margin: 0.9}}"],
+            "constraints is '{safe: {margin: 0.1}, safe: {margin: 0.9}}'; key 'safe' is given twice",
+        ),
+        (
+            ["--constraints", "{safe: {}, safe: {}}", "--constraints.safe.margin", "1"],
+            "'{safe: {}, safe: {}}': key 'safe' is given twice",
+        ),
         (["--preferences.limit", "5"], "preferences.dataset is missing"),
         (["--sample.responses", "3", "--align.group_size", "4"], "align.group_size is 4; use 2 up to"),
         (["--evaluate.also.safe.kind", "relevance"], "evaluate.also.safe has the name of a constraint"),

@@ -15,6 +15,7 @@ from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import SchemaError, _in_range, from_mapping, limits, type_name
 from cann_jax.config.score_model import ScoreModelConfig
 from cann_jax.files.errors import InputError
+from cann_jax.files.yaml_text import load_yaml
 from tests.builders.runs import write_config
 from tests.builders.settings import fields_of
 
@@ -220,3 +221,30 @@ def test_words_of_a_range():
     assert type_name(Annotated[int, annotated_types.Interval(ge=0, lt=5)]) == (
         "an integer of at least 0 and below 5"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Settings of each kind of number."""
+
+    n: int = 1
+    x: float = 1.0
+    pair: tuple[float, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "text, n, x", [("010", 10, 10.0), ("+010", 10, 10.0), ("1e3", None, 1000.0), ("1:30", None, None)]
+)
+def test_a_number_is_the_same_in_a_file_and_in_a_flag(text, n, x):
+    """`limit: 010` was 8 in the file and 10 as a flag, and `beta: 1:30` was 90."""
+    for key, spelled, value in (
+        ("n", text, n),
+        ("x", text, x),
+        ("pair", f"[{text}]", None if x is None else (x,)),
+    ):
+        for given in (load_yaml(spelled), spelled):
+            if value is None:
+                with pytest.raises(SchemaError, match=f"{key} is "):
+                    from_mapping(Numbers, {key: given})
+            else:
+                assert getattr(from_mapping(Numbers, {key: given}), key) == value

@@ -78,6 +78,8 @@ BAD = {
     "line 1: 'prompt' holds half a surrogate pair": '{"prompt": "\\ud83d"}',
     "line 1: 'id' holds half a surrogate pair": '{"prompt": "a", "id": "\\udc00"}',
     "line 1: invalid JSON ('nested too deeply')": "[" * 99_999,
+    "line 1: a key is given twice ('prompt'); fix the line": '{"id": "a", "prompt": "x", "prompt": "y"}',
+    "line 1: a key is given twice ('b')": '{"prompt": "x", "more": [{"b": 1, "b": 2}]}',
     "line 2: not a JSON object": '{"prompt": "a"}\n["a"]',
 }
 

@@ -22,8 +22,9 @@ Every key of a configuration and every flag of a command. The page is generated 
 [cann_jax/config](../architecture.md#the-rooms) by `{COMMAND}`; a test fails when the two differ.
 
 A key stands in the YAML file or on the command line, which wins: `--dual.beta 0.5`. `NAME` is a name of your
-choice. `null` switches off what may be null; a list is written `[a, b]`. An unknown key, or a value that is
-not what the third column says, is an error of one line (exit status 2)."""
+choice. `null` switches off what may be null; a list is written `[a, b]`. Numbers are those of YAML 1.2: `010`
+is 10, and `1:30` is none. An unknown key, one that is given twice, or a value that is not what the third
+column says, is an error of one line (exit status 2)."""
 
 
 def settings_page() -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -12,12 +13,17 @@ import pytest
 from cann_jax.config.run import RunConfig
 from cann_jax.config.schema import from_mapping
 from cann_jax.files.errors import InputError
-from cann_jax.files.hashes import as_json
+from cann_jax.files.functions import named_function
+from cann_jax.files.hashes import as_json, fingerprint_file
 from cann_jax.run.execution import expected_of, plan, refuse_stale, run_stages
+from cann_jax.run.inputs import fingerprints
 from cann_jax.run.manifest import commit, flattened
-from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE
+from cann_jax.run.pipeline import NO_SETTINGS, PIPELINE, Stage
+from cann_jax.run.prompts import encoded_prompts
 from cann_jax.run.run import Run
+from cann_jax.run.scorers import load_scorers
 from cann_jax.run.stages import holding, reads_setting, stages_of
+from cann_jax.scorers.function import FunctionScorer
 from tests.builders.ended_run import end_every_stage, end_stage, whole_config
 from tests.builders.settings import type_at
 
@@ -33,6 +39,7 @@ FILES = {
 }
 # Of these, the ones that are set.
 MOVABLE = ("model.path", "prompts.train", "prompts.calibration", "prompts.heldout", "preferences.path")
+OWN_SCORER = "def score(prompts, responses):\n    return [1.0] * len(responses)\n"
 PROBE = {"prompt": "a", "better": "b", "worse": "c"}
 # Values for settings whose neighbours leave little choice.
 CHOSEN: dict[str, Any] = {
@@ -329,3 +336,55 @@ def test_another_margin_trains_no_dial(dial, tmp_path, predicted):
         commit(run.folder / "dual", expected_of(run, dual), holding(dual.writes, run.config))
     stale = {each.stage.name for each in plan(run, run.stages) if not each.fresh}
     assert stale == {"calibrate", "evaluate", "export"} | ({"experts"} if predicted == "otherwise" else set())
+
+
+@pytest.fixture
+def scored_by_own(tiny_folder, tmp_path, monkeypatch) -> Run:
+    """A run whose constraint "vowels" is scored by ``own_scorer.py``, which no process has imported."""
+    (tmp_path / "own_scorer.py").write_text(OWN_SCORER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_scorer", raising=False)
+    scorer = "{kind: function, function: own_scorer:score, better: higher}"
+    return whole_config(tmp_path, tiny_folder, "--constraints.vowels.scorer", scorer)
+
+
+def test_a_file_that_is_edited_while_a_run_is_under_way_is_not_taken_for_what_was_read(scored_by_own):
+    """Held-out prompts are read at the start and a function imported by `score`, hours before `evaluate`."""
+    run, own = scored_by_own, "constraints.vowels.scorer"
+    paths = {f"prompts.{name}": Path(path) for name, path in run.config.prompts.sources().items()}
+    before = {name: fingerprint_file(path) for name, path in (paths | {own: "own_scorer.py"}).items()}
+    for name in run.config.prompts.sources():
+        encoded_prompts(run, name)  # as the check at the start does
+    for path in paths.values():
+        path.write_text(path.read_text().replace("1", "one"))
+
+    def edit(stage: Stage) -> None:
+        Path("own_scorer.py").write_text(OWN_SCORER.replace("1.0", "0.0"))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run_stages(run, run.stages, before=edit)
+    recorded = [
+        each for stage in run.stages for name in stage.files for each in fingerprints(run, name).items()
+    ]
+    assert {each for each in recorded if each[0] in before} == {*before.items()}
+    (_, scorer) = load_scorers(run, {"vowels": run.config.measured()["vowels"]})["vowels"]
+    assert scorer.score_texts(["a"], ["b"]).values == 1.0
+
+
+def test_a_function_is_known_by_the_code_that_was_imported(scored_by_own):
+    """`on_step` may name the module of a scorer, and is imported before any hash is taken."""
+    before = fingerprint_file("own_scorer.py")
+    named_function("own_scorer:score", "on_step")
+    Path("own_scorer.py").write_text(OWN_SCORER.replace("1.0", "0.0"))
+    assert fingerprints(scored_by_own, "scorers")["constraints.vowels.scorer"] == before
+
+
+def test_what_a_scorer_brings_is_hashed_once_a_run(scored_by_own, monkeypatch):
+    """It may be a reward model of 140 GB, which training and evaluation both read."""
+    asked = []
+    monkeypatch.setattr(FunctionScorer, "identity", lambda self, context: asked.append(context.key) or {})
+    for name in ("scorers", "measured scorers"):
+        fingerprints(scored_by_own, name)
+    assert sorted(asked) == ["constraints.length.scorer", "constraints.vowels.scorer"]

@@ -114,6 +114,7 @@ BAD = {
     "must hold {prompt} and {response}": QUESTION.format("text").replace("{response}", ""),
     "layout is 'essay'; it must be one of question, text, conversation": QUESTION.format("essay"),
     "is not valid YAML": "layout: [",
+    "key 'question' is given twice": QUESTION.format("text") + "question: Is {response} to {prompt} good?\n",
     "worse is missing": "layout: conversation\nbetter: 'Yes'\n",
     "better is True; it must be text": QUESTION.format("text").replace("'Yes'", "Yes"),
     "did you mean": QUESTION.format("text") + "sytem: x\n",

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -113,6 +114,15 @@ def test_a_pipe_and_a_single_prompt_give_the_same_answer(finished, monkeypatch, 
 def test_a_pipe_of_wrong_prompts(policies, lines, problem):
     with pytest.raises(InputError, match=problem):
         answer_lines(policies, lines, 0)
+
+
+def test_the_mark_that_windows_begins_a_file_with_is_no_part_of_a_prompt(monkeypatch):
+    asked = []
+    policies = SimpleNamespace(answers=lambda prompts, seed: asked.append(prompts[REFERENCE].text))
+    for name in ("print_answers", "_print_settings"):
+        monkeypatch.setattr(f"cann_jax.reporting.chat.console.{name}", lambda *_: None)
+    answer_lines(policies, [b"\xef\xbb\xbfTell me\n", b"More\n"], 0)
+    assert asked == ["Tell me", "More"]
 
 
 def test_a_table_of_scores_cannot_score_an_answer(policies, capsys):

@@ -67,13 +67,13 @@ def test_the_runs_own_responses(asked, capsys, monkeypatch):
         assert text in (asked.run / "report.html").read_text()
 
 
-def test_prompts_of_a_file_are_sampled_once(asked, copy):
+def test_prompts_of_a_file_are_sampled_once(asked, copy, capsys):
     path, rows = copy / "own.jsonl", [{"prompt": f"Describe {n}", "set": "ab"[n % 2]} for n in range(4)]
     # A training prompt, written otherwise, twice.
     rows += [{"prompt": text, "set": "a"} for text in ("tell me  about 3.", "Tell me about 3!")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--prompts.path", str(path), "--refusal.set", "b", "--helpfulness.set", "a", "--safety", "null"]
-    with pytest.raises(InputError, match="2 of 6 prompts are some that the run was trained or calibrated on"):
+    with pytest.raises(InputError, match="1 of 5 prompts are some that the run was trained or calibrated on"):
         asked(*flags)
     flags += ["--prompts.on_overlap", "drop"]
     with pytest.raises(
@@ -81,10 +81,11 @@ def test_prompts_of_a_file_are_sampled_once(asked, copy):
     ):
         asked(*flags[:5], "c", *flags[6:])
     assert asked.requests == 0
-    found = asked(*flags)
+    found, left_out = asked(*flags), {"repeated": 1, "overlong": 0, "used by the run": 1}
     (shard,) = (asked.run / "judge").glob("responses-*/aligned-*.parquet")
     written = shard.stat().st_mtime_ns
-    assert (found["prompts"], found["left_out"]) == (4, {"overlong": 0, "used by the run": 2})
+    assert (found["prompts"], found["left_out"]) == (4, left_out)
+    assert "prompts.path: 1 of 6 repeat another one; each counts once" in capsys.readouterr().out
     assert found["questions"]["refusal"]["reference"] | {"interval": 0} == {
         "rate": 1,
         "prompts": 2,

@@ -1,6 +1,7 @@
 """The chat on a terminal or in a pipe: reading prompts, printing answers."""
 
 import contextlib
+from codecs import BOM_UTF8  # with which Windows begins a file
 from collections.abc import Callable, Iterable
 
 from rich.console import Console
@@ -45,6 +46,8 @@ def answer_lines(policies: Policies, lines: Iterable[bytes], seed: int) -> None:
     out, count = console(), 0
     _print_settings(policies, seed)
     for number, line in enumerate(lines, 1):
+        if number == 1:  # a model would read the mark as a character of the first prompt
+            line = line.removeprefix(BOM_UTF8)
         if not line.strip():
             continue
         with named(f"standard input, line {number}"):
