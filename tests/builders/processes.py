@@ -13,7 +13,7 @@ _started: list[subprocess.Popen] = []
 
 def quick_flags() -> str:
     """XLA's flags that compile quickly. It ends the process at one that it does not know."""
-    flags = ["--xla_backend_optimization_level=0"]
+    flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
     if tuple(map(int, version("jaxlib").split(".")[:3])) < (0, 11, 1):
         flags.append("--xla_cpu_use_fusion_emitters=false")
     return " ".join(flags)
