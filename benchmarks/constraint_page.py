@@ -49,7 +49,11 @@ DRAWS = (
     "calibrated and evaluated again. A row that was interrupted has the seconds of its last start. "
     "*certified* aims as the quickstart does, there by `calibrate.power` .98, in the first draw by .9. "
     "Rows *by log-probs* at +0.10, +0.15 and +0.25 ran on a Zen 3, which has AVX2 alone, the others of that "
-    "draw on a Zen 4; both draw the same responses of the reference."
+    "draw on a Zen 4; both draw the same responses of the reference. Their measurements are not independent: "
+    "the runs of a seed share the reference's draws, and all share 256 calibration and 576 held-out prompts, "
+    "whose own gains differ by about 0.1. So the mean of five seeds has a standard error of about a tenth "
+    "at +0.10, half of its square by draws and half by prompts: it is within a tenth of what was asked two "
+    "times in three, and four times the prompts would halve that."
 )
 PAIRED = (
     "A variant less the base of the same draw, margin and seed: mean ± standard error over the seeds. Both "
