@@ -9,7 +9,7 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.exploration.undecided import REACH, Question
 from cann_jax.core.problem import Constraint
-from cann_jax.files.numbers import apart, counted, decimals, percent
+from cann_jax.files.numbers import apart, counted, decimals, percent, roughly
 
 SINGLE = "every prompt has one response only, which leaves nothing to choose; sample several to each"
 FAR = 3  # times the largest margin, from which on a margin is rather in another unit than too large
@@ -144,4 +144,4 @@ def _best(constraint: Constraint) -> str:
 
 
 def _about(count: int, what: str) -> str:
-    return counted(int(float(f"{count:.2g}")), what)  # two digits are more than such an estimate has
+    return counted(roughly(count), what)

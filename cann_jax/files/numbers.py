@@ -13,6 +13,11 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def roughly(count: int) -> int:
+    """Return a count with two digits, which are more than an estimate of it has."""
+    return int(float(f"{count:.2g}"))
+
+
 def decimals(*sizes: float | None, least: int = 3) -> int:
     """Return how many decimals show two digits of the smallest of these sizes, where ``least`` do not.
 

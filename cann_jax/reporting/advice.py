@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from cann_jax.config.constraint import Requirement
 from cann_jax.config.run import RunConfig
-from cann_jax.files.numbers import decimals
+from cann_jax.files.numbers import decimals, roughly
 from cann_jax.reporting.findings import Findings
 from cann_jax.run.outputs import meets_aim
-from cann_jax.run.results import NOT_MEASURED, constraint_rows, number, of_group
+from cann_jax.run.results import NOT_MEASURED, constraint_rows, number, of_group, would_be
 from cann_jax.run.trained import reads_multipliers
 
 
@@ -102,8 +102,9 @@ def _steps(findings: Findings, name: str, row: Mapping[str, Any]) -> Iterator[st
         yield f"{label} was {NOT_MEASURED}: give it a scorer that scores new responses."
     elif certificate["verdict"] == "undecided" and certificate["prompts_needed"] is not None:
         yield (
-            f"{label}: evaluate on about {certificate['prompts_needed']} held-out prompts{of_group(label)} "
-            f"instead of {certificate['prompts']} (prompts.heldout); at this estimate they would decide."
+            f"{label}: evaluate on about {roughly(certificate['prompts_needed']):,} held-out "
+            f"prompts{of_group(label)} instead of {certificate['prompts']} (prompts.heldout); at this "
+            f"estimate they would decide that it {would_be(certificate)}."
         )
     elif certificate["verdict"] == "undecided":
         yield f"{label}: {_undecidable(config, label, certificate, terms)}."

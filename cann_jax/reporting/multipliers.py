@@ -21,7 +21,6 @@ def multiplier_lines(dual: Mapping[str, Any], read: bool = True) -> list[str]:
 def _lines(dual: Mapping[str, Any], index: int, read: bool) -> list[str]:
     label, reach = dual["constraints"][index], dual.get("attainable")
     lines = [f"λ* of {label}, on the scores: {_with_interval(dual, index, label)}"]
-    value = float(dual["multipliers"][index])
     if reach is not None:
         lines.append(
             f"attainable λ of {label}, by what the model can tell: {_with_interval(reach, index, label)}"
@@ -30,11 +29,19 @@ def _lines(dual: Mapping[str, Any], index: int, read: bool) -> list[str]:
     if not read:
         lines[-1] += "; the run takes none"
     elif chosen is not None and chosen["multipliers"][index] is not None:
-        used = float(chosen["multipliers"][index])
-        lines[-1] += f"; the run takes {used:.4g}"
-        if chosen["by"] != "given":  # one that was given is no price of this margin
-            value = used
-    return [*lines, _shadow_price(label, value, float(dual["margins"][index]))]
+        lines[-1] += f"; the run takes {float(chosen['multipliers'][index]):.4g}"
+    prices = _prices(dual, read)
+    return [*lines, _shadow_price(label, prices[index], float(dual["margins"][index]), not any(prices))]
+
+
+def _prices(dual: Mapping[str, Any], read: bool) -> list[float]:
+    """Return what each margin costs: the λ that the run takes, but no λ that was given."""
+    chosen = dual.get("chosen")
+    taken = [None] * len(dual["multipliers"])
+    if read and chosen is not None and chosen["by"] != "given":
+        taken = chosen["multipliers"]
+    pairs = zip(taken, dual["multipliers"], strict=True)
+    return [float(solved if used is None else used) for used, solved in pairs]
 
 
 def _with_interval(found: Mapping[str, Any], index: int, label: str) -> str:
@@ -42,11 +49,12 @@ def _with_interval(found: Mapping[str, Any], index: int, label: str) -> str:
     return f"{value:.4g}" + ("" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]")
 
 
-def _shadow_price(label: str, value: float, margin: float) -> str:
+def _shadow_price(label: str, value: float, margin: float, alone: bool = True) -> str:
     if value == float("inf"):
         return f"no finite price: the margin of {label} cannot be reached on the sample"
     if value == 0:
-        return f"shadow price: none; what is best for the reward alone meets the margin of {label}"
+        what = "what is best for the reward alone" if alone else "what is best for the others"
+        return f"shadow price: none; {what} meets the margin of {label}"
     # About as far as the price holds: a tenth of the margin, with one digit.
     step = float(f"{abs(margin) / 10 or 0.01:.0e}")
     further = np.format_float_positional(step, trim="-")

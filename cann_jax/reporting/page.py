@@ -132,13 +132,18 @@ def _files(findings: EndedStages[Any], stage: Stage) -> list[str]:
 
 
 def tries(findings: Findings) -> list[tuple[str, ...]]:
-    """Return a row a scale whose policy was sampled: the scale, each constraint's improvement, and the KL."""
+    """Return a row a scale whose policy was sampled: improvements, their errors, and the KL."""
     found = findings.calibration
     if found is None:
         return []
     digits = [decimals(goal["asked"]) for goal in found["constraints"].values()]
     return [
-        (f"{each['scale']:.3f}", ", ".join(map(number, each["improvement"], digits)), f"{each['kl']:.3f}")
+        (
+            f"{each['scale']:.3f}",
+            ", ".join(map(number, each["improvement"], digits)),
+            ", ".join("–" if e is None else f"{e:.{d}f}" for e, d in zip(each["error"], digits, strict=True)),
+            f"{each['kl']:.3f}",
+        )
         for each in found["tries"]
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cann_jax.files.console import console, grid
-from cann_jax.files.numbers import decimals, percent
+from cann_jax.files.numbers import decimals, percent, roughly
 
 NOT_MEASURED = "not measured"
 NO_STEP = "no step was taken: the model is the reference"
@@ -220,17 +220,39 @@ def _verdict(name: str, row: Results, step: str) -> Verdict:
         why = "since its scores exist for the training samples only"
         return Verdict(NOT_MEASURED, f"{label}: NOT MEASURED, {why}")
     bound, mean, prompts = (certificate[key] for key in ("bound", "mean", "prompts"))
-    digits = digits_of(row)
+    digits = _deciding_digits(row)
     asked, measured = number(row["asked"], digits), number(row["measured"], digits)
-    shares = max(1, decimals(1 - bound) - 2)  # of a percentage; small shares have digits too
     told = {
         "margin": f"Asked {asked}, measured {measured} {interval(row['interval'], digits)}",
-        "at_least": f"Asked for a mean of at least {number(bound, digits)}, measured {number(mean, digits)}",
-        "max_unsafe": f"Asked for at most {1 - bound:.{shares}%} unsafe, measured {1 - mean:.{shares}%}",
+        "at_least": f"Asked for a mean of at least {_shown(bound, row)}, measured {_shown(mean, row)}",
+        "max_unsafe": f"Asked for at most {_shown(bound, row)} unsafe, measured {_shown(mean, row)}",
     }[row["goal"]]
     verdict = certificate["verdict"]
     text = f"{label}: {verdict.upper()}. {told} on {prompts} unseen prompts{of_group(label)}{step}"
-    return Verdict(verdict, text, f"certificate: {_ends(certificate, digits)}")
+    return Verdict(verdict, text, f"certificate: {_ends(row)}")
+
+
+def _deciding_digits(row: Results) -> int:
+    """Return the decimals of a verdict's numbers: ``digits_of``, or more where these do not tell them apart.
+
+    Of .9497 and .95 both are 5.0% unsafe, and the verdict is "fails".
+    """
+    certificate, digits = row["certificate"], digits_of(row)
+    bound, least = certificate["bound"], digits
+    if row["goal"] == "max_unsafe":
+        least = digits = max(3, decimals(1 - bound))  # small shares have digits too
+    others = [x for x in (certificate[key] for key in ("mean", "lower", "upper")) if x not in (None, bound)]
+    while digits < least + 4 and any(round(x, digits) == round(bound, digits) for x in others):
+        digits += 1
+    return digits
+
+
+def _shown(value: float, row: Results) -> str:
+    """Return a value of a constraint as people ask for it: a change, a mean, or a share that is unsafe."""
+    digits = _deciding_digits(row)
+    if row["goal"] == "max_unsafe":
+        return f"{1 - value:.{digits - 2}%}"
+    return number(value, digits) if row["goal"] == "margin" else f"{value + 0.0:.{digits}f}"
 
 
 def of_group(label: str) -> str:
@@ -239,18 +261,26 @@ def of_group(label: str) -> str:
     return f" of group {group}" if group else ""
 
 
-def _ends(certificate: Results, digits: int) -> str:
-    lower, upper = (
-        "none" if certificate[end] is None else number(certificate[end], digits) for end in ("lower", "upper")
-    )
-    return f"lower bound {lower}, upper bound {upper}"
+def _ends(row: Results) -> str:
+    """Return the certificate's bounds, each on its own: a two-sided interval at the same level is wider."""
+    certificate, unsafe = row["certificate"], row["goal"] == "max_unsafe"
+    ends = ("upper", "lower") if unsafe else ("lower", "upper")  # as shares of unsafe responses they change
+    lower, upper = ("none" if certificate[end] is None else _shown(certificate[end], row) for end in ends)
+    return f"one-sided bounds{' on the unsafe share' if unsafe else ''}: lower {lower}, upper {upper}"
 
 
 def _bounds(row: Results, label: str) -> str:
-    certificate, digits = row["certificate"], digits_of(row)
-    line = f"{_ends(certificate, digits)}, for {number(certificate['bound'], digits)}"
+    certificate = row["certificate"]
+    line = f"{_ends(row)}, for {_shown(certificate['bound'], row)}"
     if certificate["verdict"] != "undecided":
         return line
     needed = certificate["prompts_needed"]
-    count = "no number of prompts" if needed is None else f"about {needed} prompts{of_group(label)}"
-    return f"{line}; {count} would decide at this estimate"
+    if needed is None:
+        return f"{line}; no number of prompts would decide at this estimate"
+    count = f"about {roughly(needed):,} prompts{of_group(label)}"
+    return f"{line}; {count} would decide at this estimate that it {would_be(certificate)}"
+
+
+def would_be(certificate: Results) -> str:
+    """Return the verdict that more prompts would bring if their mean stayed as it is."""
+    return "holds" if certificate["mean"] >= certificate["bound"] else "fails"

@@ -7,7 +7,7 @@ import pytest
 from cann_jax.command_line.run_options import parse_run
 from cann_jax.reporting.advice import next_steps
 from cann_jax.reporting.comparison import _summary
-from cann_jax.reporting.multipliers import _shadow_price
+from cann_jax.reporting.multipliers import _shadow_price, multiplier_lines
 from cann_jax.run.results import bound_lines, number, summary_lines, verdicts
 from cann_jax.run.run import Run
 from tests.reporting.conftest import CERTIFICATE, DUAL, RESULTS, SIGN
@@ -158,7 +158,9 @@ def test_prompts_of_a_group_are_counted_as_such():
     assert step.startswith("safe@even: evaluate on about 9 held-out prompts of group even instead of 2 (prom")
     found = RESULTS | {"safe": RESULTS["safe"] | {"label": "safe@even"}}
     assert verdicts(found)[0].text.endswith(" on 2 unseen prompts of group even")
-    assert bound_lines(found)[0].endswith("; about 9 prompts of group even would decide at this estimate")
+    assert bound_lines(found)[0].endswith(
+        "; about 9 prompts of group even would decide at this estimate that it holds"
+    )
     for certificate in (UNBOUNDED, UNBOUNDED | {"prompts": 1}):
         assert " of group even " in steps(certificate, *flags, label="safe@even")[0]
 
@@ -226,3 +228,14 @@ def test_the_step_of_a_price_suits_its_margin(margin, price):
 def test_a_constraint_that_the_configuration_has_no_more_gets_no_advice():
     other = ("--constraints", "{other: {scorer: {kind: relevance}, margin: 0.5}}")
     assert steps(SHORT, *other) == []
+
+
+def test_a_margin_that_another_constraint_meets_is_not_met_by_the_reward_alone():
+    """ "What is best for the reward alone meets the margin" was said of one that it misses by far."""
+    names = ["safe", "kind"]
+    dual = {"constraints": names, "multipliers": [0.9, 0.0], "margins": [0.8, 0.3]}
+    dual["by_constraint"] = dict.fromkeys(names, {"multiplier_interval": None})
+    *_, kind = multiplier_lines(dual)
+    assert kind == "shadow price: none; what is best for the others meets the margin of kind"
+    *_, kind = multiplier_lines(dual | {"multipliers": [0.0, 0.0]})
+    assert kind == "shadow price: none; what is best for the reward alone meets the margin of kind"

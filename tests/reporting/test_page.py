@@ -102,8 +102,8 @@ def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
     verdict = "safe: UNDECIDED. Asked +0.500, measured +0.600 [+0.500, +0.700] on 2 unseen prompts"
     assert found.texts("p")[0].strip() == verdict
     assert found.texts("small") == [
-        "certificate: lower bound +0.480, upper bound none · reward +0.600 [+0.500, +0.700] · KL 0.300 nats "
-        "a response"
+        "certificate: one-sided bounds: lower +0.480, upper none · reward +0.600 [+0.500, +0.700] · KL 0.300 "
+        "nats a response"
     ]
     assert found.texts("th")[:6] == [
         *("score", "asked", "measured", "interval", "predicted at scale 1", "before → after")
@@ -111,7 +111,7 @@ def test_the_verdict_comes_first_with_what_to_do_and_the_price(folder):
     lines = found.texts("li")
     assert lines[0] == (
         "safe: evaluate on about 9 held-out prompts instead of 2 (prompts.heldout); at this estimate they "
-        "would decide."
+        "would decide that it holds."
     )
     assert "λ* of safe, on the scores: 1.2 [1, inf]" in lines
     assert "attainable λ of safe, by what the model can tell: 1.5 [1.1, 1.9]; the run takes 1.5" in lines
@@ -202,7 +202,7 @@ def test_a_multiplier_that_was_given_is_no_price():
 def test_a_level_is_judged_by_the_mean_and_told_so():
     row = RESULTS["safe"] | {"goal": "at_least", "asked": 2.1, "certificate": CERTIFICATE}
     (said,) = verdict_lines(RESULTS | {"safe": row})
-    assert said == "safe: UNDECIDED. Asked for a mean of at least +0.500, measured +0.600 on 2 unseen prompts"
+    assert said == "safe: UNDECIDED. Asked for a mean of at least 0.500, measured 0.600 on 2 unseen prompts"
     assert asked_change(row) == pytest.approx(0.5 - 0.1)  # what these prompts lack, not those of the training
     (said,) = verdict_lines(RESULTS | {"safe": row | {"goal": "max_unsafe"}})
     assert "Asked for at most 50.0% unsafe, measured 40.0%" in said

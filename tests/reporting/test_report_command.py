@@ -25,7 +25,7 @@ def test_a_finished_run_is_reported_again_wherever_it_is(folder, tmp_path, capsy
     text = (folder / "report.md").read_text()
     assert text.startswith("# elsewhere" if moved else "# trial")
     assert text.splitlines()[2] == f"**{verdict}**  "
-    assert "lower bound +0.480, upper bound none, for +0.500; about 9 prompts would decide" in text
+    assert "one-sided bounds: lower +0.480, upper none, for +0.500; about 9 prompts would decide" in text
     assert "- 5 prompts kept from training: loss 0.700 → 0.600, calibration slope 0.900\n" in text
     assert "- stopped early: the weights are those after step 2 of 4\n" in text
     assert "- **warning**, after step 2 and last after step 4: the calibration slope is 0.31" in text

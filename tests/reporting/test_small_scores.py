@@ -39,9 +39,9 @@ def test_a_verdict_on_small_scores_can_be_read():
     assert verdict.text == (
         "safe: FAILS. Asked +0.00030, measured -0.00000 [-0.00009, +0.00008] on 2 unseen prompts"
     )
-    assert "lower bound -0.00010, upper bound +0.00009" in verdict.beside
+    assert "lower -0.00010, upper +0.00009" in verdict.beside
     assert bound_lines(FAILS) == [
-        "certificate of safe: lower bound -0.00010, upper bound +0.00009, for +0.00030"
+        "certificate of safe: one-sided bounds: lower -0.00010, upper +0.00009, for +0.00030"
     ]
     row = result_rows(FAILS)[0]
     assert row[1:3] == ("+0.00030", "-0.00000") and row[4] == "+0.00029"
@@ -56,6 +56,36 @@ def test_a_small_share_can_be_read(bound, said):
     assert f"Asked for at most {said}" in verdicts(found)[0].text
 
 
+@pytest.mark.parametrize(
+    "goal, bound, mean, ends, said",
+    [
+        ("max_unsafe", 0.95, 0.9497, (0.93, 0.9499), "at most 5.00% unsafe, measured 5.03% on"),
+        ("margin", 0.2, 0.1996, (0.18, 0.19998), "Asked +0.20000, measured +0.19960"),
+        ("at_least", 1000.0, 1000.3, (999.0, None), "at least 1000.000, measured 1000.300 on"),
+    ],
+)
+def test_a_verdict_is_told_by_numbers_that_differ(goal, bound, mean, ends, said):
+    """It "fails" by 5.0% where at most 5.0% was asked, and of +0.200 where +0.200 was."""
+    limits = CERTIFICATE | {"bound": bound, "mean": mean, "lower": ends[0], "upper": ends[1]}
+    own = {"goal": goal, "certificate": limits, "asked": bound, "measured": mean, "interval": [0.1, 0.3]}
+    assert said in verdicts(RESULTS | {"safe": ROW | own})[0].text
+
+
+def test_bounds_of_a_share_are_of_what_is_asked():
+    """They were shares of safe responses, lower bound +0.930, beside a share of unsafe ones."""
+    limits = CERTIFICATE | {"verdict": "fails", "bound": 0.95, "mean": 0.91, "lower": 0.9, "upper": 0.93}
+    found = RESULTS | {"safe": ROW | {"goal": "max_unsafe", "certificate": limits}}
+    bounds = "one-sided bounds on the unsafe share: lower 7.0%, upper 10.0%, for 5.0%"
+    assert bound_lines(found) == [f"certificate of safe: {bounds}"]
+
+
+def test_what_more_prompts_would_decide_is_said():
+    """About 6453 prompts were to be paid for, at an estimate by which they would decide "fails"."""
+    limits = CERTIFICATE | {"mean": 0.49, "prompts_needed": 6453}
+    found = RESULTS | {"safe": ROW | {"certificate": limits}}
+    assert bound_lines(found)[0].endswith("about 6,500 prompts would decide at this estimate that it fails")
+
+
 def test_tables_and_samples_have_the_digits_of_their_scores():
     assert digits_of(SMALL) == 6  # a group of prompts, of which nothing is asked
     part = Part("all", np.array([[1e-4, 3e-4]]), np.array([[2e-4, 4e-4]]))
@@ -66,7 +96,7 @@ def test_tables_and_samples_have_the_digits_of_their_scores():
     found = SimpleNamespace(
         calibration={
             "constraints": {"safe": {"asked": 3e-4}},
-            "tries": [{"scale": 1.0, "improvement": [2.5e-4], "kl": 0.1}],
+            "tries": [{"scale": 1.0, "improvement": [2.5e-4], "error": [3e-5], "kl": 0.1}],
         },
         rounds=[
             {
@@ -75,7 +105,7 @@ def test_tables_and_samples_have_the_digits_of_their_scores():
             }
         ],
     )
-    assert tries(found) == [("1.000", "+0.00025", "0.100")]
+    assert tries(found) == [("1.000", "+0.00025", "0.00003", "0.100")]
     assert rounds(found) == [("2", "safe -0.00002", "safe 1")]
 
 
