@@ -1,6 +1,8 @@
 """The model card of an exported model: what it is, whether it holds, and how to make it again."""
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -11,7 +13,7 @@ import cann_jax
 from cann_jax.config.export import Format
 from cann_jax.config.model import PREFERENCES
 from cann_jax.files.atomic import read_json, write_bytes_atomic
-from cann_jax.files.console import one_line
+from cann_jax.files.console import one_line, printable
 from cann_jax.files.hashes import as_json
 from cann_jax.files.numbers import percent
 from cann_jax.files.yaml_text import dump_yaml
@@ -85,6 +87,8 @@ def card(run: Run, form: Format) -> str:
         data=list(_data(run, made)),
         scorers=list(_scorers(run)),
         config=config,
+        stops=_stops(config.sample.stop),
+        halts="".join(f" -r {shlex.quote(_escaped(text))}" for text in config.sample.stop),
         version=cann_jax.__version__,
         versions=read_json(run.folder / VERSIONS),
         settings=SETTINGS,
@@ -115,6 +119,17 @@ def _scorers(run: Run) -> Iterator[tuple[str, str, str]]:
             asked.pop("unsafe_below", None)
         asked.pop("scorer", None)
         yield name, _words(asked) or "as much as possible", _words(as_json(scorer))
+
+
+def _stops(texts: Sequence[str]) -> str:
+    """Return what ends a response beside the model's end tokens, as the end of a sentence in Markdown."""
+    spans = ("`" + f'"{_escaped(text)}"'.replace("`", r"\u0060") + "`" for text in texts)
+    return f"; the model's end tokens end a response, and so does {' or '.join(spans)}" if texts else ""
+
+
+def _escaped(text: str) -> str:
+    """Return a text on one line, as within the quotes of JSON; llama.cpp's options undo that too."""
+    return printable(json.dumps(text, ensure_ascii=False)[1:-1])
 
 
 def _words(values: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from cann_jax.run.manifest import MANIFEST, committed
 from cann_jax.run.run import Run
 from cann_jax.run.stages import chosen_stages
 from cann_jax.runtime.session import session
+from cann_jax.sampling.shards import stop_tokens
 
 GGUF_FILE = "model.gguf"
 
@@ -101,7 +102,8 @@ def write_model(run: Run, form: Format, decoder: Decoder, scale: float, folder: 
         return write_adapter(run, decoder, folder, scale)
     merged, dtype = decoder if scale == 1 else scaled_decoder(decoder, scale), run.config.model.dtype
     if form == "merged":
-        export_folder(merged, run.files, folder, dtype)
+        # With sample.stop ["\n"] every measured response ended at a line's end, and the export wrote on.
+        export_folder(merged, run.files, folder, dtype, stop_tokens(run.files, run.config.sample).tolist())
     else:
         export_gguf(merged, run.files, folder / GGUF_FILE, dtype)
 

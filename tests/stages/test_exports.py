@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from cann_jax.command_line.run_options import parse_run
+from cann_jax.data.templates import bare_ids
 from cann_jax.files.errors import InputError
 from cann_jax.run.card import card
 from cann_jax.run.exports import write_model
@@ -93,6 +94,21 @@ def test_the_revision_of_the_base_is_told(copy, tmp_path):
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["revision"] == "v1.2"
     text = card(run, "adapter")
     assert text.count('from_pretrained(base, revision="v1.2")') == 2 and ", revision `v1.2`, SHA-256" in text
+
+
+def test_what_ends_a_measured_response_ends_one_of_the_export(copy, tmp_path):
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    assert "end tokens" not in card(run, "merged") and "model.gguf -r" not in card(run, "gguf")
+    stop = ("\n", "|", "`")
+    run.config = replace(run.config, sample=replace(run.config.sample, stop=stop))
+    write_model(run, "merged", trained_decoder(run)[0], 1.0, tmp_path)
+    theirs = GenerationConfig.from_pretrained(tmp_path)
+    ids = [bare_ids(text, run.files.tokenizer)[0] for text in stop]
+    assert theirs.eos_token_id == sorted([*run.files.ends, *ids])
+    assert (json.loads((tmp_path / "config.json").read_text())["eos_token_id"],) == run.files.ends
+    said = r'end tokens end a response, and so does `"\n"` or `"\|"` or `"\u0060"` |'
+    assert all(said in card(run, form) for form in ("adapter", "merged", "gguf"))
+    assert "llama-cli -m model.gguf -r '\\n' -r '|' -r '`'\n" in card(run, "gguf")
 
 
 def test_full_fine_tuning_from_end_to_end(again, copy, tiny_folder):

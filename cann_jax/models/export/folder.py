@@ -21,17 +21,21 @@ from cann_jax.runtime.placement import fetch
 SHARD_BYTES = 4 << 30
 
 
-def export_folder(decoder: Decoder, files: ModelFiles, folder: Path, dtype: str = "float32") -> None:
+def export_folder(
+    decoder: Decoder, files: ModelFiles, folder: Path, dtype: str = "float32", stop: Sequence[int] = ()
+) -> None:
     """Write ``folder`` so that ``AutoModelForCausalLM.from_pretrained`` opens it, chat template included.
 
     ``files`` are those of the model that it was trained from, whose tokenizer, end tokens and settings of
-    generation it keeps. Adapters are merged in float32 and then cast to ``float32``,
-    ``float16`` or ``bfloat16``.
+    generation it keeps. Tokens of ``stop`` end what it generates too; they are no ends of a turn, which
+    ``config.json`` names. Adapters are merged in float32 and then cast to ``float32``, ``float16`` or
+    ``bfloat16``.
     """
     ids = special_ids(files.tokenizer, files.ends)
     config = {**decoder.config.to_hf(), **ids, "dtype": dtype}
     write_folder(folder, config, iterate_weights(decoder, storage_dtype(dtype)), files.tokenizer)
-    given = {name: index for name, index in ids.items() if index is not None}
+    generating = special_ids(files.tokenizer, sorted({*files.ends, *stop}))
+    given = {name: index for name, index in generating.items() if index is not None}
     write_json(folder / GENERATION, {**files.generation, **given})
 
 

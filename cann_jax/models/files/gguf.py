@@ -31,6 +31,12 @@ BLOCK_NAMES = {
 # llama.cpp's names of how a byte-level tokenizer cuts a text before it merges.
 GPT_2, DIGITS_ALONE = "gpt-2", "smollm"
 _AS_GPT_2 = ("default", GPT_2)
+# Those under which it takes a word whole that is a token, whatever the merges say, and puts BOS before a text
+# unless the file says otherwise: without these two, a word was [ab, c] here and [BOS, abc] in llama.cpp.
+_AS_LLAMA_3 = (
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    *("jina-v5-nano", "tekken"),
+)
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -148,7 +154,8 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
         tokens = metadata["tokenizer.ggml.tokens"]
         ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
         # llama.cpp adds BOS to a sentencepiece vocabulary that does not say otherwise.
-        bos = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
+        begins = metadata.get("tokenizer.ggml.model") == "llama" or _is_as_llama_3(metadata)
+        bos = metadata.get("tokenizer.ggml.add_bos_token", begins)
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=_without_foreign_tokens(backend, len(tokens)),
             add_bos_token=bos and ids["bos_token"] is not None,
@@ -160,9 +167,9 @@ def gguf_tokenizer(metadata: dict[str, Any], path: Path) -> Any:
 
 
 def _cut_as_declared(backend: Any, metadata: dict[str, Any], path: Path) -> None:
-    """Let a byte-level tokenizer cut texts as ``tokenizer.ggml.pre`` says.
+    """Let a byte-level tokenizer cut texts, and merge what it cut, as ``tokenizer.ggml.pre`` says.
 
-    transformers' converter knows some names, and cuts as GPT-2 does under every other.
+    transformers' converter knows some names, cuts as GPT-2 does under every other, and merges always.
 
     Raises:
         InputError: Under this name a text is cut in a way not known here.
@@ -179,6 +186,12 @@ def _cut_as_declared(backend: Any, metadata: dict[str, Any], path: Path) -> None
     elif name not in GGUF_PRE_TOKENIZER_SPLITS:
         problem = f"tokenizer.ggml.pre {shown(name)} is not supported"
         raise InputError(f"{path}: {problem}; use the model's Hugging Face folder")
+    backend.model.ignore_merges = _is_as_llama_3(metadata)
+
+
+def _is_as_llama_3(metadata: dict[str, Any]) -> bool:
+    kind, name = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    return kind == "gpt2" and name in _AS_LLAMA_3
 
 
 def _begin_as_declared(backend: Any, metadata: dict[str, Any]) -> None:

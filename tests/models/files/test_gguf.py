@@ -7,12 +7,15 @@ import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tokenizers.pre_tokenizers import ByteLevel
 
+from cann_jax.data.templates import text_ids
 from cann_jax.files.errors import InputError
 from cann_jax.models.files import model_files
 from cann_jax.models.files.gguf import BLOCK_NAMES, NAMES, gguf_tokenizer
 from cann_jax.models.files.load import load_decoder
 from cann_jax.models.files.model_files import open_model
+from cann_jax.models.files.tokenizer import folder_tokenizer
 from tests.builders.forward import our_logits, random_ids, torch_logits
 
 
@@ -163,6 +166,24 @@ def test_the_space_that_sentencepiece_puts_before_a_text(declared, tokens):
     assert tokenizer.decode(tokenizer("a a")["input_ids"]) == "a a"
     if declared is False:
         assert tokenizer.decode(tokenizer(" a")["input_ids"]) == " a"
+
+
+@pytest.mark.parametrize("name", ["llama-bpe", "tekken", "jina-v5-nano", "qwen2", "gpt-2", None])
+@pytest.mark.parametrize("add_bos", [None, True, False])
+def test_words_taken_whole_and_bos_where_llama_cpp_does(name, add_bos, tmp_path):
+    """No merge leads to "abc"."""
+    bytes_of_gpt_2 = ByteLevel.alphabet()
+    values = {"model": "gpt2", "pre": name, "tokens": ["<s>", "</s>", *bytes_of_gpt_2, "ab", "abc"]}
+    values |= {"token_type": [3, 3] + [1] * (len(bytes_of_gpt_2) + 2), "merges": ["a b"]}
+    values |= {"bos_token_id": 0, "eos_token_id": 1, "add_bos_token": add_bos}
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in values.items() if value is not None}
+    tokenizer = gguf_tokenizer(metadata | {"general.architecture": "llama"}, Path("x.gguf"))
+    whole = name in ("llama-bpe", "tekken", "jina-v5-nano")
+    begins = whole if add_bos is None else add_bos
+    tokenizer.save_pretrained(tmp_path)  # as the folder of an export has it
+    for each in (tokenizer, folder_tokenizer(tmp_path)):
+        tokens = each.convert_ids_to_tokens(text_ids("abc", each))
+        assert tokens == ["<s>"] * begins + (["abc"] if whole else ["ab", "c"])
 
 
 def test_missing_wheel_names_the_command(monkeypatch):
