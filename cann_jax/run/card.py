@@ -9,7 +9,6 @@ from typing import Any
 import jinja2
 from etils import epath
 
-import cann_jax
 from cann_jax.config.export import Format
 from cann_jax.config.model import PREFERENCES
 from cann_jax.files.atomic import read_json, write_bytes_atomic
@@ -69,7 +68,10 @@ def card(run: Run, form: Format) -> str:
     )
     read = ("sample", *(("calibrate",) if config.calibrated else ()), "evaluate")
     made = {key: value for stage in read for key, value in committed(run.folder / stage)["inputs"].items()}
-    return TEMPLATES.get_template("card.md").render(
+    versions, exported = _versions(run)
+    return TEMPLATES.get_template(
+        "card.md"
+    ).render(
         front=front.to_yaml(),
         name=config.name,
         base=base or PurePath(config.model.path).name,
@@ -84,15 +86,30 @@ def card(run: Run, form: Format) -> str:
         rows=result_rows(results),
         lines=[*bound_lines(results), *summary_lines(results)],
         fingerprint=made["model"],
+        # The last parts: of runs/NAME/export/adapter the very last tells nothing.
+        adapter=PurePath(*PurePath(config.model.adapter).parts[-3:]) if config.model.adapter else None,
         data=list(_data(run, made)),
         scorers=list(_scorers(run)),
         config=config,
         stops=_stops(config.sample.stop),
         halts="".join(f" -r {shlex.quote(_escaped(text))}" for text in config.sample.stop),
-        version=cann_jax.__version__,
-        versions=read_json(run.folder / VERSIONS),
+        version=versions["cann_jax"],
+        versions=versions,
+        exported=exported,
         settings=SETTINGS,
     )
+
+
+def _versions(run: Run) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the versions of what the policy was trained with, and those that others were exported with.
+
+    A model that JAX 0.7 trained and a later start exported was said to be made with the later JAX.
+    """
+    last = [stage.name for stage in run.stages if stage.name in ("experts", "align", "rounds")][-1]
+    here, there = run.folder / VERSIONS, run.folder / last / VERSIONS
+    now = dict(read_json(here))
+    then = dict(read_json(there)) if there.exists() else now  # stages of before left none
+    return then, {key: value for key, value in now.items() if then.get(key) != value}
 
 
 def _data(run: Run, made: dict[str, str]) -> Iterator[tuple[str, str]]:

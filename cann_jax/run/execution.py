@@ -9,8 +9,10 @@ from typing import Any
 
 from etils import epath
 
+from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InputError
 from cann_jax.run.compute import Compute, Meter, compute_of
+from cann_jax.run.folder import VERSIONS, versions
 from cann_jax.run.inputs import fingerprints, take_fingerprints
 from cann_jax.run.manifest import (
     Record,
@@ -204,6 +206,7 @@ def _run_stage(run: ModelRun[Any], stage: Stage, verify: bool) -> None:
     run.ledger.before = {s.name: compute_of(run.folder / s.name) for s in run.pipeline if s.name in read}
     with run.ledger.metered() as meter:
         stage_function(stage)(run)
+        write_json(folder / VERSIONS, versions())  # the run's own are those of the last start
         leave(folder, expected, writes, stage.name, meter)
 
 

@@ -20,7 +20,8 @@ from cann_jax.runtime import distributed
 CONFIG = (
     "config.json"  # the last configuration that the run was started with; also marks the folder as a run's
 )
-VERSIONS = "versions.json"  # of the programs that it was last started with, and its devices
+# Of the programs that it was last started with, and its devices; in a stage's folder, of what ended it.
+VERSIONS = "versions.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 

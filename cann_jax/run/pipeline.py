@@ -95,13 +95,16 @@ class Stage:
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-# Where files lie is not a setting: what they hold is an input. The others change no result; the report, which
-# is written each time, shows the examples.
+# These change no result; the report, which is written each time, shows the examples.
+NO_RESULT = (
+    *("name", "run_dir", "mesh", "distributed", "metrics", "on_step", "evaluate.examples"),
+    *("sample.allow_changed_reference", "sample.prompts_per_batch", "sample.slots"),
+)
+# Where files lie is not a setting either: what they hold is an input.
 NO_SETTINGS = (
+    *NO_RESULT,
     *("model.path", "model.revision", "model.adapter", "preferences.path", "preferences.prepared"),
-    *("prompts.train", "prompts.calibration", "prompts.heldout", "name", "run_dir", "mesh", "distributed"),
-    *("sample.allow_changed_reference", "sample.prompts_per_batch", "sample.slots", "evaluate.examples"),
-    *("metrics", "on_step"),
+    *("prompts.train", "prompts.calibration", "prompts.heldout"),
 )
 SCORERS = ("reward.scorer", "constraints.*.scorer")
 GOALS = ("margin", "at_least", "max_unsafe", "unsafe_below", "group", "clip")

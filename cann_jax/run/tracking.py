@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from cann_jax.config.tracking import TrackerName
 from cann_jax.files.atomic import read_json, write_json
 from cann_jax.files.console import one_line
 from cann_jax.files.errors import InputError
 from cann_jax.files.functions import named_function
+from cann_jax.files.hashes import fingerprint_json
 from cann_jax.files.paths import is_remote
+from cann_jax.run.pipeline import NO_RESULT
 from cann_jax.run.results import asked_change, constraint_rows, verdicts
 from cann_jax.run.run import ModelRun, Run
+from cann_jax.run.stages import covered
 from cann_jax.runtime import distributed
 from cann_jax.training.trackers.base import Job, Outcome, Tracker, Unfailing, trackers
 from cann_jax.training.trackers.hook import Hook
@@ -50,7 +51,7 @@ OPTIONAL: dict[TrackerName, Optional] = {
         "set MLFLOW_TRACKING_URI to a server or, with MLFLOW_ALLOW_FILE_STORE=true, to a folder (file:///…)",
     ),
 }
-ID = "tracking.json"  # by which trackers know the run
+ID = "tracking.json"  # by what trackers know the run, and of which settings it is
 FILES = ("report.html", "report.md", "evaluate/results.json")
 
 
@@ -121,22 +122,36 @@ def _open(run: ModelRun[Any]) -> tuple[Tracker, ...]:
         if name == "tensorboard":
             opened.append(TensorBoard(run.folder))
         elif name in OPTIONAL:
-            job = Job(run.config.name, _id(run.folder), run.folder, run.settings)
+            job = Job(run.config.name, _id(run), run.folder, run.settings)
             opened.append(Unfailing(name, _optional(name, job)))
     if run.config.on_step is not None:
         opened.append(Hook(named_function(run.config.on_step, "on_step"), run.config.on_step))
     return tuple(opened)
 
 
-def _id(folder: epath.Path) -> str:
-    """Return the id of the run in a folder: drawn at its first start that has such a tracker, and kept there.
+def _id(run: ModelRun[Any]) -> str:
+    """Return the id kept in the run's folder; a new one where name or settings are not those it is kept with.
 
-    Its path would not do: two machines may have the same.
+    Trackers take the settings once and add numbers for ever: of β 0.1 and then 0.5 in one folder, MLflow said
+    0.1 and had both trainings at the same steps, and a copy of a folder replaced the verdict of the first.
+    Its path would not do for an id: two machines may have the same.
     """
-    path = folder / ID
-    if not path.exists():
-        write_json(path, {"id": uuid.uuid4().hex[:16]})
-    return str(read_json(path)["id"])
+    path = run.folder / ID
+    now = {"name": run.config.name, "settings": fingerprint_json(_deciding_settings(run))}
+    then = read_json(path) if path.exists() else {}
+    if then != then | now:  # a file of before these were kept has the id alone
+        then = {"id": uuid.uuid4().hex[:16], **now}
+        write_json(path, then)
+    return str(then["id"])
+
+
+def _deciding_settings(run: ModelRun[Any]) -> dict[str, Any]:
+    """Return the settings, by dotted key, that results depend on, and where the files that they are of lie.
+
+    A stage that reads all of them, the export, decides none.
+    """
+    read = {key for stage in run.stages if "*" not in stage.settings for key in stage.settings}
+    return {key: x for key, x in run.settings.items() if covered(key, read) and not covered(key, NO_RESULT)}
 
 
 def _optional(name: TrackerName, job: Job) -> Tracker:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.machinery
 import json
+import shutil
 import sqlite3
 import sys
 import types
@@ -41,7 +42,11 @@ def logged(run: Run, *names: str, steps: range = range(3)) -> None:
 
 
 def test_tensorboard(run):
+    earlier = run.folder / "tensorboard/events.out.tfevents.1.earlier"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"")
     logged(run, "tensorboard")
+    assert not earlier.exists()  # an outcome replaces those before
     rows = events(epath.Path(run.folder / "align/tensorboard"))
     assert [row.summary.value[0].tag for row in rows[2:]] == ["align/loss"] * 3
     (_, row) = events(epath.Path(run.folder / "tensorboard"))
@@ -101,18 +106,50 @@ def test_trackio_on_this_machine(run, monkeypatch, tmp_path):
     assert rows[3]["verdict"] == "undecided" and rows[3]["safe/measured"] == pytest.approx(0.6)
 
 
-def test_a_run_keeps_an_id_that_its_path_does_not_tell(run, monkeypatch):
-    """Two machines may have the same path; a later start goes on in the same log."""
+@pytest.fixture
+def id_of(run, monkeypatch):
+    """Start the run, with further flags, and return the id that a tracker is opened with."""
     ids, installed = [], types.ModuleType("wandb")
     installed.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", installed)
     opened = tracking.OPTIONAL["wandb"]._replace(open=lambda module, job: ids.append(job.id) or Tracker())
     monkeypatch.setitem(tracking.OPTIONAL, "wandb", opened)
-    for another in (False, False, True):
-        if another:
-            (run.folder / tracking.ID).unlink()
-        logged(run, "wandb")
-    assert ids[0] == ids[1] != ids[2] and len(ids[0]) == 16
+
+    def id_of(*flags: str) -> str:
+        given = ("--config", "run.yaml", "--metrics", "[jsonl, wandb]", *flags)
+        with tracked(Run(parse_run(given)[0])):
+            return ids[-1]
+
+    return id_of
+
+
+def test_a_run_keeps_an_id_that_its_path_does_not_tell(run, id_of):
+    """Two machines may have the same path; a later start goes on in the same log."""
+    first = id_of()
+    assert len(first) == 16
+    for flags in ((), ("--sample.slots", "3"), ("--export", "[merged]"), ("--mesh.fsdp", "1")):
+        assert id_of(*flags) == first, flags
+    (run.folder / tracking.ID).unlink()
+    assert id_of() != first
+
+
+@pytest.mark.parametrize("flags", [("--dual.beta", "0.5"), ("--prompts.train", "b.jsonl")])
+def test_another_configuration_is_another_run_to_trackers(id_of, flags):
+    """MLflow said dual.beta 0.1 of a training with 0.5, and had both at the same steps."""
+    first = id_of()
+    assert id_of(*flags) == id_of(*flags) != first
+
+
+def test_a_copied_folder_is_another_run_to_trackers(run, id_of):
+    """The copy that the docs advise once replaced the verdict of the run that it was copied from."""
+    first = id_of()
+    shutil.copytree(run.folder, run.folder.parent / "sum")
+    assert id_of("--name", "sum") != first == id_of()
+
+
+def test_an_id_that_does_not_say_of_what_is_not_gone_on_with(run, id_of):
+    (run.folder / tracking.ID).write_text('{"id": "of_before"}')
+    assert id_of() == id_of() != "of_before"
 
 
 def test_a_package_that_is_missing_is_one_line(run, monkeypatch):

@@ -111,6 +111,32 @@ def test_what_ends_a_measured_response_ends_one_of_the_export(copy, tmp_path):
     assert "llama-cli -m model.gguf -r '\\n' -r '|' -r '`'\n" in card(run, "gguf")
 
 
+def test_the_adapter_that_was_merged_first_is_told(copy):
+    """The hash is of base and adapter; under the base's name alone nobody could get to it."""
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    assert "merged" not in card(run, "adapter")
+    run.config = replace(
+        run.config, model=replace(run.config.model, adapter="/home/me/runs/sft/export/adapter")
+    )
+    text = card(run, "merged")
+    assert ", with the adapter `sft/export/adapter` merged, aligned by" in text and "/home" not in text
+    assert re.search(r"\| base model \| .*, SHA-256 of its files and the adapter's together \w{12}… \|\n"
+                     r"\| adapter merged first \| `sft/export/adapter` \|\n\| prompts", text)  # fmt: skip
+
+
+def test_the_versions_of_the_training_are_told(copy):
+    run = Run(parse_run(["--config", str(copy / "tiny.yaml"), "--run_dir", str(copy / "runs")])[0])
+    made = [line for line in card(run, "adapter").splitlines() if line.startswith("Made with ")]
+    later = json.loads((run.folder / "versions.json").read_text()) | {"cann_jax": "9.9", "jax": "99.1"}
+    (run.folder / "versions.json").write_text(json.dumps(later))
+    text = card(run, "adapter")
+    assert (
+        text.endswith(f"{made[0]}\nExported with cann_jax 9.9, jax 99.1.\n") and "`cann_jax` 9.9" not in text
+    )
+    (run.folder / "align/versions.json").unlink()  # as of runs of before
+    assert "\nMade with cann_jax 9.9," in card(run, "adapter")
+
+
 def test_full_fine_tuning_from_end_to_end(again, copy, tiny_folder):
     said = again("--align.lora", "null", "--export", "[merged]")
     assert "evaluate: inputs.align:" in said

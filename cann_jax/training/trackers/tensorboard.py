@@ -38,8 +38,15 @@ class TensorBoard(Tracker):
             self.events.close()
 
     def conclude(self, outcome: Outcome) -> None:
-        """Write scalars and texts into the run's own folder."""
-        self._open(self.run / FOLDER)
+        """Write scalars and texts into the run's own folder, in place of what was written there before.
+
+        TensorBoard keeps by its name what only an earlier outcome has, as of a constraint since left out.
+        """
+        folder = self.run / FOLDER
+        with writing(folder):
+            if folder.exists():
+                folder.rmtree()
+        self._open(folder)
         values = [_scalar(key, value) for key, value in outcome.values.items()]
         texts = [_text(key, text) for key, text in outcome.texts.items()]
         self._write(step=0, summary={"value": [*values, *texts]})
