@@ -1,9 +1,10 @@
 """Preference pairs as token ids, encoded once and stored as Parquet."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import TURNS, Prompt, stored_prompt, stored_turns, stored_whole
 from cann_jax.data.responses import Responses
 from cann_jax.data.templates import Template, bare_ids, prompt_ids, scored_end, scored_ids, shortened
-from cann_jax.files.errors import InputError
+from cann_jax.files.errors import InputError, shown
 
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema(
@@ -93,21 +94,23 @@ def encode_pairs(
     pairs: Iterable[Pair],
     tokenizer: Any,
     ids: Callable[[Pair, Prompt], PairIds],
+    ends: Sequence[int],
     config: PreferencesConfig,
     context: int,
 ) -> tuple[pa.Table, Mapping[str, int]]:
     """Tokenize pairs for a model of this context, and count what is unusual.
 
     ``ids`` returns the ids of a pair behind a prompt, which is the pair's own or what is left of it.
+    ``ends`` are the ids that end a response of the model; one that a text ends with is left out.
 
     Returns:
         One row per pair, which ``pairs_from_table`` reads, and the counts by description.
 
     Raises:
-        InputError: A pair is overlong under ``on_overlong: error``, the template refuses one under
-            ``on_bad_row: error``, or no pair is left.
+        InputError: A pair is overlong under ``on_overlong: error``, the template refuses one, or a
+            response goes on behind an end token, under ``on_bad_row: error``, or no pair is left.
     """
-    encoder = _Encoder(tokenizer, ids, config, context)
+    encoder = _Encoder(tokenizer, ids, ends, config, context)
     rows = [row for pair in pairs if (row := encoder.row(pair)) is not None]
     if not rows:
         listed = ", ".join(f"{count} {what}" for what, count in encoder.counts.items() if count)
@@ -119,6 +122,7 @@ def encode_pairs(
 class _Encoder:
     tokenizer: Any
     ids: Callable[[Pair, Prompt], PairIds]
+    ends: Sequence[int]
     config: PreferencesConfig
     context: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -136,8 +140,10 @@ class _Encoder:
 
     def row(self, pair: Pair) -> dict[str, Any] | None:
         """Return the stored row of a pair, or None if it is left out, and count what is unusual."""
-        kept = pair.prompt
+        kept, written = pair.prompt, pair.responses
         try:
+            first, second = map(self._without_end, written)
+            pair = replace(pair, responses=(first, second))
             prompt, responses = self.ids(pair, kept)
         except InputError as error:
             if self.config.on_bad_row == "error":
@@ -155,6 +161,8 @@ class _Encoder:
             self.counts["overlong prompts cut on the left (preferences.on_overlong)"] += 1
             kept = cut
             prompt, responses = self.ids(pair, kept)
+        if ended := sum(text != whole for text, whole in zip(pair.responses, written, strict=True)):
+            self.counts["responses written with an end token, which is left out"] += ended
         self.counts["empty responses"] += sum(not text.strip() for text in pair.responses)
         return {
             "id": kept.id,
@@ -169,6 +177,32 @@ class _Encoder:
             **{f"safe_{i}": pair.safe[i] for i in (0, 1)},
             **{f"harms_{i}": None if pair.harms is None else list(pair.harms[i]) for i in (0, 1)},
         }
+
+    @cached_property
+    def _end_texts(self) -> dict[int, str]:
+        return {end: text for end in self.ends if (text := self.tokenizer.decode([end]))}
+
+    @cached_property
+    def _written_end(self) -> re.Pattern[str]:
+        """The end tokens that close a text, with the white space behind each."""
+        # Possessive: an end token may be a line break, and thirty would be matched in 2^29 ways.
+        texts = "|".join(map(re.escape, self._end_texts.values())) or "(?!)"
+        return re.compile(rf"(?:(?:{texts})\s*+)++\Z")
+
+    def _without_end(self, text: str) -> str:
+        """Return a response without the end token that it is written with: each gets one of its own.
+
+        Raises:
+            InputError: It goes on behind one. That would be learnt, and can never be sampled.
+        """
+        text = self._written_end.sub("", text)
+        for end, mark in self._end_texts.items():
+            if mark in text and end in bare_ids(text, self.tokenizer):
+                raise InputError(
+                    f"a response goes on behind the end token {shown(mark)}; end it there, or "
+                    "leave it out (preferences.on_bad_row)"
+                )
+        return text
 
     def _cut(self, pair: Pair, prompt: int, response: int) -> Prompt | None:
         """Return as much of a prompt as leaves room for its responses, or None if it may not be cut."""

@@ -9,6 +9,7 @@ import numpy as np
 from cann_jax.config.ranges import TEMPLATE_DATE
 from cann_jax.data.chat_templates import render
 from cann_jax.data.prompts import Prompt, Turn
+from cann_jax.data.spelled import as_text, prompt_as_text
 from cann_jax.files.errors import InputError, named, shown
 
 BEHIND = 256  # characters of a template behind an answer in which its end is looked for; Llama 3's has 10
@@ -58,10 +59,12 @@ def scored_ids(
 
     They are tokenized as one text, as Safe-RLHF's models and classifiers are trained: ids of the two put
     together are others where a token would span the border. In a text template the response follows directly.
+    Special tokens that prompt or response spell are read as text.
 
     Raises:
         InputError: As ``prompt_ids``.
     """
+    prompt, response = prompt_as_text(prompt, tokenizer), as_text(response, tokenizer)
     if config.template == "chat":
         turns = (*prompt.dialogue, Turn("assistant", response))
         ids = chat_ids(turns, tokenizer, config, answers_next=False)

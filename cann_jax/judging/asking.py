@@ -20,6 +20,10 @@ class Judge(Protocol):
     def identity(self) -> dict[str, Any]:
         """What its replies depend on besides the question."""
 
+    @property
+    def tokenizer(self) -> Any:
+        """What it reads texts with; None where that is not known."""
+
     def ask(self, asked: Mapping[str, Asked], keep: Callable[[str, Reply], None]) -> None:
         """Answer named questions of one template, and hand each reply to ``keep`` as it comes."""
 

@@ -33,6 +33,8 @@ class Endpoint:
         InputError: The package openai is missing, or the key is none.
     """
 
+    tokenizer = None  # the server's own, which its protocol does not tell
+
     def __init__(self, config: JudgeModelConfig) -> None:
         try:
             import openai

@@ -28,6 +28,7 @@ class LocalJudge:
         with named("judge.path"):
             self._files = open_model(str(config.path), config.revision)
             self._model = LanguageModel.of(load_decoder(self._files, config.dtype), self._files)
+        self.tokenizer = self._model.tokenizer
         self.identity: dict[str, Any] = {"files": self._files.fingerprint(), "dtype": config.dtype}
 
     def ask(self, asked: Mapping[str, Asked], keep: Callable[[str, Reply], None]) -> None:
@@ -37,10 +38,10 @@ class LocalJudge:
             self._ask({name: asked[name] for name in names[start : start + CHUNK]}, keep)
 
     def _ask(self, asked: Mapping[str, Asked], keep: Callable[[str, Reply], None]) -> None:
-        template, tokenizer = next(iter(asked.values())).template, self._model.tokenizer
+        template = next(iter(asked.values())).template
         with named("judge.path"):
-            answers, lengths = pad(ids := template.answer_ids(tokenizer), max(map(len, ids)))
-            rows = {name: template.turn_ids(each.turns, tokenizer) for name, each in asked.items()}
+            answers, lengths = pad(ids := template.answer_ids(self.tokenizer), max(map(len, ids)))
+            rows = {name: template.turn_ids(each.turns, self.tokenizer) for name, each in asked.items()}
         longest = self._model.config.context - answers.shape[1]
         fitting = {name: row for name, row in rows.items() if len(row) <= longest}
         for name in rows.keys() - fitting.keys():

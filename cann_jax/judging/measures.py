@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cann_jax.core.rates import Rate, length_controlled, rate
+from cann_jax.data.prompts import Prompt
 from cann_jax.judging.asking import Judge, answers_to
 from cann_jax.judging.cases import Cases
 from cann_jax.judging.replies import Answer, Asked, Book
@@ -41,7 +42,7 @@ def compare(
     every = [(n, k) for n in prompts for k in range(len(cases.texts[REFERENCE][n]))]
     places = [(n, k) for n, k in every if len({cases.texts[policy][n][k] for policy in POLICIES}) > 1]
     asked = [
-        Asked(template, template.turns(cases.prompts[n], *(cases.texts[policy][n][k] for policy in order)))
+        _asked(judge, template, cases.prompts[n], *(cases.texts[policy][n][k] for policy in order))
         for n, k in places
         for order in ORDERS
     ]
@@ -66,7 +67,7 @@ def share(
     places = [
         (policy, n, k) for policy in POLICIES for n in prompts for k in range(len(cases.texts[policy][n]))
     ]
-    asked = [Asked(template, template.turns(cases.prompts[n], cases.texts[p][n][k])) for p, n, k in places]
+    asked = [_asked(judge, template, cases.prompts[n], cases.texts[p][n][k]) for p, n, k in places]
     answers = answers_to(judge, book, asked, key)
     rows = [
         _row(cases, key, n, k, answer) | {"policy": policy}
@@ -84,6 +85,10 @@ def share(
         if name and len({*categories}) > 1
     }
     return found | {"categories": parts} | _counts(answers), rows
+
+
+def _asked(judge: Judge, template: Template, prompt: Prompt, *responses: str) -> Asked:
+    return Asked(template, template.turns(prompt, *responses, tokenizer=judge.tokenizer))
 
 
 def _pairs(answers: Sequence[Answer]) -> list[tuple[Answer, Answer]]:

@@ -9,6 +9,7 @@ import numpy as np
 from cann_jax.config.model import Dtype
 from cann_jax.data.padding import pad
 from cann_jax.data.prompts import Prompt
+from cann_jax.data.spelled import count_spelled
 from cann_jax.files.errors import InputError, named
 from cann_jax.files.hashes import fingerprint_json
 from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths
@@ -105,4 +106,4 @@ class Judge(DialogueScorer):
         logps = self.model.logps(
             rows, np.broadcast_to(self.answers, shape), np.broadcast_to(self.lengths, shape[:2])
         )
-        return Scored(logps[:, 0] - logps[:, 1])
+        return Scored(logps[:, 0] - logps[:, 1], count_spelled(responses, self.model.tokenizer))

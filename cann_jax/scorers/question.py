@@ -13,6 +13,7 @@ import yaml
 from cann_jax.config.ranges import TEMPLATE_DATE, Date
 from cann_jax.config.schema import from_mapping
 from cann_jax.data.prompts import Prompt, Turn
+from cann_jax.data.spelled import as_text, prompt_as_text
 from cann_jax.data.templates import bare_ids, chat_ids, text_ids
 from cann_jax.files.errors import InputError
 from cann_jax.files.yaml_text import load_yaml
@@ -47,8 +48,15 @@ class Template(ABC):
     def answers(self) -> tuple[str, ...]:
         """The answers that it allows."""
 
-    def turns(self, prompt: Prompt, *responses: str) -> tuple[Turn, ...]:
-        """Return the dialogue that is put to the judge, of a ``text`` the text alone."""
+    def turns(self, prompt: Prompt, *responses: str, tokenizer: Any) -> tuple[Turn, ...]:
+        """Return the dialogue that is put to the judge, of a ``text`` the text alone.
+
+        Special tokens of the judge's ``tokenizer`` that prompt and responses spell are broken apart, and none
+        where it is None, as that of a server is not known.
+        """
+        if tokenizer is not None:
+            prompt = prompt_as_text(prompt, tokenizer)
+            responses = tuple(as_text(text, tokenizer) for text in responses)
         if self.layout == "conversation":
             return (*prompt.dialogue, Turn("assistant", responses[0]))
         text = prompt.text
@@ -103,7 +111,7 @@ class JudgeTemplate(Template):
 
     def ids(self, prompt: Prompt, response: str, tokenizer: Any) -> np.ndarray:
         """Return the ids that stand before the answer to the question about a response."""
-        return self.turn_ids(self.turns(prompt, response), tokenizer)
+        return self.turn_ids(self.turns(prompt, response, tokenizer=tokenizer), tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)

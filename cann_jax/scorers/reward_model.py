@@ -8,6 +8,7 @@ from cann_jax.config.model import Dtype
 from cann_jax.config.ranges import SYSTEM_UNREAD, TEMPLATE_DATE, Date, NextTurn, PositiveInt, Template
 from cann_jax.config.scorers import Better
 from cann_jax.data.prompts import Prompt
+from cann_jax.data.spelled import count_spelled
 from cann_jax.data.templates import scored_end, scored_ids
 from cann_jax.files.errors import named
 from cann_jax.scorers.base import Context, DialogueScorer, ProbedKind, Scored, check_lengths, sign
@@ -106,4 +107,5 @@ class RewardModel(DialogueScorer):
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         check_lengths(map(len, rows), self.longest, prompts, self.key)
-        return Scored(sign(self.config.better) * self.model.scores(rows, self.config.batch))
+        values = sign(self.config.better) * self.model.scores(rows, self.config.batch)
+        return Scored(values, count_spelled(responses, self.tokenizer))

@@ -42,7 +42,7 @@ def run(run: ModelRun[Any]) -> None:
         ids = policy_ids(tokenizer, run.template, response_end(tokenizer, run.template))
     for part in PARTS:
         every = list(prepared.parts[part])
-        table, counts = encode_pairs(every, tokenizer, ids, config, run.files.config.context)
+        table, counts = encode_pairs(every, tokenizer, ids, run.files.ends, config, run.files.config.context)
         write_table(folder / f"{part}.parquet", table)
         ids_kept = set(table.column("id").to_pylist())
         pairs = [pair for pair in every if pair.prompt.id in ids_kept]

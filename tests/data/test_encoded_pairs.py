@@ -16,7 +16,7 @@ from cann_jax.data.prepared_pairs import Pair
 from cann_jax.data.prompts import Prompt, Turn
 from cann_jax.data.templates import prompt_ids, scored_ids
 from cann_jax.files.errors import InputError
-from cann_jax.models.files.generation import response_end
+from cann_jax.models.files.generation import end_tokens, response_end
 from tests.builders.models import tiny_tokenizer
 
 EARLIER = (Turn("user", "Hello"), Turn("assistant", "Hi there"))
@@ -48,7 +48,7 @@ def encode(
         ids = score_model_ids(tokenizer, prompts)
     else:
         ids = policy_ids(tokenizer, prompts, response_end(tokenizer, prompts))
-    return encode_pairs(pairs, tokenizer, ids, settings, context)
+    return encode_pairs(pairs, tokenizer, ids, end_tokens([], tokenizer), settings, context)
 
 
 def ids(pairs, row: int, response: int) -> np.ndarray:
@@ -243,3 +243,25 @@ def test_a_dialogue_that_the_template_refuses_is_named_or_dropped():
     table, counts = encode([pair(), odd], tokenizer=tokenizer, on_bad_row="drop")
     assert table.num_rows == 1
     assert [count for what, count in counts.items() if "bad rows left out: prompts: the" in what] == [1]
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_response_written_with_its_end_token_gets_no_second_one(scored):
+    """Tables that were written with a chat template have "Yes.<|im_end|>" for a response."""
+    closed = pair(responses=("Because.<|end|>", "No idea <|end|><|end|>\n"))
+    table, counts = encode([closed, pair("f:2")], scored=scored)
+    assert table.equals(encode([pair(responses=("Because.", "No idea ")), pair("f:2")], scored=scored)[0])
+    assert +counts == {"responses written with an end token, which is left out": 2}
+    same = pair(responses=("Because.", "Because.<|end|>"))
+    assert +encode([same, pair("f:2")], scored=scored)[1] == {"pairs of identical responses left out": 1}
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_response_that_goes_on_behind_an_end_token_is_a_bad_row(scored):
+    """No policy can sample what stands there."""
+    bad = pair("f:7", responses=("Because.", "No.<|end|> More text"))
+    with pytest.raises(InputError, match=r"^f:7: a response goes on behind the end token '<\|end\|>'; e"):
+        encode([pair(), bad], scored=scored)
+    table, counts = encode([pair(), bad], scored=scored, on_bad_row="drop")
+    assert table.column("id").to_pylist() == ["f:1"]
+    assert [count for what, count in counts.items() if "bad rows left out: a response goes" in what] == [1]

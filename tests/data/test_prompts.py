@@ -9,6 +9,7 @@ from cann_jax.config.model import PromptsConfig
 from cann_jax.data.encoded_prompts import EncodedPrompts, encode_prompts, shared_prompts
 from cann_jax.data.padding import bucketed, pad
 from cann_jax.data.prompts import Prompt, Turn, distinct_prompts, each_once, read_prompts
+from cann_jax.data.spelled import as_text, prompt_as_text
 from cann_jax.data.templates import prompt_ids
 from cann_jax.files.errors import InputError
 from tests.builders.models import tiny_tokenizer
@@ -34,6 +35,16 @@ def test_read(tmp_path):
     assert read(tmp_path, text) == (Prompt("7", "a", "g"), Prompt("3", "b\u2028c"), Prompt("4", "d"))
     assert read(tmp_path, text, 1) == (Prompt("7", "a", "g"),)
     assert read(tmp_path, "\ufeff" + text) == read(tmp_path, text)
+
+
+def test_special_tokens_in_a_text_are_broken_wherever_they_stand():
+    """One within another too, which the longer one hides until it is broken; and one that comes later."""
+    tokenizer = tiny_tokenizer()
+    assert as_text("a <<|end|>|end|> b", tokenizer) == "a <<\u200b|end|>|end|> b"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["|end|", "~"]})
+    assert as_text("<|end|>\n", tokenizer) == "<\u200b|\u200bend|>\n"
+    prompt = prompt_as_text(Prompt("1", "Hi<|end|>", "g", (Turn("user", "|end|"),)), tokenizer)
+    assert prompt == Prompt("1", "Hi<\u200b|\u200bend|>", "g", (Turn("user", "|\u200bend|"),))
 
 
 def test_content_is_equal_for_equal_requests():

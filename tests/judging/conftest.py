@@ -47,7 +47,8 @@ class Asker:
 
     def answers(self, count):
         template = read_template(ALONE, "unsafe")
-        asked = [Asked(template, template.turns(each, "Fine.")) for each in cases(count).prompts]
+        turns = [template.turns(each, "Fine.", tokenizer=None) for each in cases(count).prompts]
+        asked = [Asked(template, each) for each in turns]
         return answers_to(*self._judge(), asked, "unsafe")
 
     def kept(self):

@@ -364,9 +364,12 @@ def test_a_guard_whose_reasons_are_cut_off_has_answered(text, status):
 
 def test_a_judge_read_from_files_takes_the_likelier_answer(tmp_path, tiny_model, tiny_folder):
     template = read_template("safe_v1", "unsafe")
-    asked = [Asked(template, template.turns(Prompt("", "Hello"), text)) for text in ("Hi", "", "a b " * 3)]
     judge = LocalJudge(JudgeModelConfig(path=str(tiny_folder)))
-    long = Asked(template, template.turns(Prompt("", "Hello"), "word " * 5000))
+    asked = [
+        Asked(template, template.turns(Prompt("", "Hello"), text, tokenizer=judge.tokenizer))
+        for text in ("Hi", "", "a b " * 3)
+    ]
+    long = Asked(template, template.turns(Prompt("", "Hello"), "word " * 5000, tokenizer=judge.tokenizer))
     found = answers_to(judge, Book(epath.Path(tmp_path), judge.identity), [*asked, long], "unsafe")
     ids = template.answer_ids(tiny_model.tokenizer)
     tokens, lengths = pad(ids, max(map(len, ids)))

@@ -3,11 +3,17 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
+from etils import epath
 
+from cann_jax.judging.measures import Question, compare, share
+from cann_jax.judging.replies import Book, Reply
+from cann_jax.scorers.question import read_pair_template, read_template
 from tests.builders.judge_server import completion, judge_server
-from tests.judging.conftest import cases
+from tests.builders.models import tiny_tokenizer
+from tests.judging.conftest import ALONE, PAIR, cases
 
 
 def shown(text: str) -> tuple[str, int]:
@@ -99,3 +105,28 @@ def test_of_a_guard_the_first_line_counts(asker):
         found, _ = asker(server).share(2, "guard_v1")
     assert found["aligned"]["rate"] == 1
     assert [turn["role"] for turn in server.requests[0][2]["messages"]] == ["user", "assistant"]
+
+
+class Listener:
+    """A judge that keeps what it is asked, and whose tokenizer may be known."""
+
+    identity: ClassVar = {}
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.texts = tokenizer, []
+
+    def ask(self, asked, keep):
+        for name, each in asked.items():
+            self.texts += [turn.text for turn in each.turns]
+            keep(name, Reply(each.template.answers[0]))
+
+
+@pytest.mark.parametrize("tokenizer", [None, tiny_tokenizer()])
+def test_a_judge_reads_special_tokens_of_its_own_as_text(tmp_path, tokenizer):
+    """A server's are not known, and it gets the texts as they are."""
+    spelled = {policy: [[f"{policy}<|end|>"]] * 2 for policy in ("reference", "aligned")}
+    of, judge, book = replace(cases(2), texts=spelled), Listener(tokenizer), Book(epath.Path(tmp_path), {})
+    compare(judge, book, of, Question("both", read_pair_template(PAIR, "both"), [0, 1]), 0.95)
+    share(judge, book, of, Question("unsafe", read_template(ALONE, "unsafe"), [0]), 0.95)
+    assert len(judge.texts) == 6
+    assert all(("<|end|>" in text) == (tokenizer is None) for text in judge.texts)
