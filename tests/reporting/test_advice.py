@@ -234,7 +234,7 @@ def test_a_margin_that_another_constraint_meets_is_not_met_by_the_reward_alone()
     """ "What is best for the reward alone meets the margin" was said of one that it misses by far."""
     names = ["safe", "kind"]
     dual = {"constraints": names, "multipliers": [0.9, 0.0], "margins": [0.8, 0.3]}
-    dual["by_constraint"] = dict.fromkeys(names, {"multiplier_interval": None})
+    dual["by_constraint"] = {key: {"multiplier_interval": None} for key in names}
     *_, kind = multiplier_lines(dual)
     assert kind == "shadow price: none; what is best for the others meets the margin of kind"
     *_, kind = multiplier_lines(dual | {"multipliers": [0.0, 0.0]})
