@@ -49,12 +49,13 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """Bootstrap intervals (low, high), and the share of resamples that cannot reach the margins."""
+    """Bootstrap intervals (low, high) of so many resamples, and the share that cannot reach the margins."""
 
     multipliers: tuple[np.ndarray, np.ndarray]
     predicted_reward: tuple[np.ndarray, np.ndarray]
     predicted_improvement: tuple[np.ndarray, np.ndarray]
     infeasible_share: float
+    resamples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,5 +188,6 @@ def _uncertainty(found: Analysis, margins: np.ndarray, resamples: int, seed: int
             (reward[0][0], reward[1][0]),
             own.percentiles(draws.predicted_improvement),
             float(draws.infeasible_share),
+            resamples,
         )
     return result

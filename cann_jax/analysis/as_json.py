@@ -32,6 +32,7 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {
         **solution_json(found.solution, names, np.asarray(found.problem.margins), found.largest_margin, ends),
         "beta": found.beta,
+        "confidence": found.confidence,
         "kl_share_of_log_responses": found.limit.share if reached else None,
         "warnings": notes,
         "undecided": [
@@ -47,7 +48,7 @@ def as_json(found: Analysis, notes: list[str]) -> dict[str, Any]:
         result |= conflict_json(names, found.reachability)
     if spans:
         whole = {"predicted_reward": spans.predicted_reward, "infeasible_share": spans.infeasible_share}
-        result |= {"confidence": found.confidence, "intervals": whole}
+        result["intervals"] = whole
     if found.correction:
         reason = found.correction.reason or None
         result["corrected_multipliers"] = None if reason else found.correction.multipliers

@@ -5,19 +5,29 @@ from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from cann_jax.analysis.analyse import Analysis
 from cann_jax.analysis.by_group import Group
 from cann_jax.analysis.reach import Reach, shortfall
-from cann_jax.analysis.wording import SINGLE, constant_line, level_lines, out_of_reach
+from cann_jax.analysis.wording import (
+    NOISE,
+    SINGLE,
+    all_needed,
+    constant_line,
+    improvement_cell,
+    level_lines,
+    margin_cells,
+    out_of_reach,
+)
 from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.finite_sample import STRAINED, KLimit
 from cann_jax.core.feasibility import Feasible
 from cann_jax.core.scores import ScoreSummary, check_scores, never_vary, present
 from cann_jax.core.solver.solution import DualSolution
 from cann_jax.files.console import console, grid, printable
-from cann_jax.files.numbers import apart, counted, percent, with_interval
+from cann_jax.files.numbers import counted, percent, with_interval
 
 GROUPS = 20  # rows of the table of groups: a screen
 
@@ -36,9 +46,25 @@ def warnings(found: Analysis) -> list[str]:
         notes.append(
             "A constraint is about one prompt only, by weight at least: nothing tells how sure λ* is."
         )
+    if found.intervals:
+        notes += resample_notes(found.intervals.resamples, found.confidence)
     if found.intervals and found.intervals.infeasible_share > 0:
         notes.append(f"{found.intervals.infeasible_share:.0%} of the resamples cannot reach the margins.")
     return notes
+
+
+def resample_notes(resamples: int, confidence: float) -> list[str]:
+    """Return a sentence where none of the resamples lies beyond an end of their intervals.
+
+    From there on λ's interval no longer widened: that at 99.99999% was that at 99.9%.
+    """
+    least = int(np.ceil(float(f"{2 / (1 - confidence):.6g}")))  # 2 / (1 - 0.99) is 200.00000000000017
+    if resamples >= least:
+        return []
+    return [
+        f"{counted(resamples, 'resample')} for intervals of confidence {confidence}, which need {least:,}: "
+        "they may be too narrow. Draw more, or lower the confidence."
+    ]
 
 
 def unconverged_message(feasible: Feasible, solution: DualSolution) -> str:
@@ -46,7 +72,7 @@ def unconverged_message(feasible: Feasible, solution: DualSolution) -> str:
     if solution.converged or feasible == Feasible.NO:
         return ""
     if feasible == Feasible.UNDETERMINED:
-        return "the margins lie on the edge of what the sample can reach; lower them slightly"
+        return "what is asked lies on the edge of what the sample can reach; ask for slightly less"
     return (
         f"the margins are reachable but λ did not converge (KKT residual {_residual(solution)} of the "
         "spread): the scores are too large for this β in float32, or constraints nearly the same; raise β, "
@@ -62,12 +88,12 @@ def strain_notes(feasible: Feasible, limit: KLimit, multipliers: Array) -> list[
     """Return a sentence where the policy is too far for K responses, with the least K that may hold it.
 
     That is the K whose ln K the KL at λ* does not strain; at that K the KL is larger, if anything. Where all
-    λ* are 0 it is the reward alone that takes the policy so far, and lower margins change nothing.
+    λ* are 0 it is the reward alone that takes the policy so far, and to ask for less changes nothing.
     """
     if feasible != Feasible.YES or not limit.strained:
         return []
     least = int(np.ceil(np.exp(float(limit.kl) / STRAINED)))
-    mend = "raise beta, or lower the margins" if np.any(np.asarray(multipliers) > 0) else "or raise beta"
+    mend = "raise beta, or ask for less" if np.any(np.asarray(multipliers) > 0) else "or raise beta"
     return [
         f"The tilted policy uses {float(limit.share):.0%} of the KL that K responses can hold: it is nearly "
         f"best-of-K, and λ cannot be trusted. Sample at least {least} responses a prompt, {mend}."
@@ -91,7 +117,8 @@ def count_notes(counts: ScoreSummary) -> list[str]:
 def table_notes(cost: Iterable[str], dropped: int, repeated: int, counter: str | None = None) -> list[str]:
     """Return how a table was read, one sentence each; the numbers and ``counter`` as in ``RawTable``."""
     notes = [
-        f"{name}: less is better; margins, improvements and means here are those of -{name}." for name in cost
+        f"{name}: less is better; margins and improvements, and means in tables, are those of -{name}."
+        for name in cost
     ]
     if counter is not None:
         notes.append(f"column {counter!r} has no name and counts the rows; it was left out.")
@@ -169,25 +196,42 @@ def _print_reach(out: Console, found: Analysis, reach: Reach) -> None:
     out.print(f"margins: {_verdict(found, reach)}")
 
 
-def _print_grid(out: Console, headings: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
+def _print_grid(out: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
     """Print a table; where it is wider than the console, each interval stands below its value, whole."""
     table = grid(headings, rows, title)
-    if out.measure(table, options=out.options.update(width=10**6)).maximum > out.width:
-        table = grid(headings, [[cell.replace(" [", "\n[") for cell in row] for row in rows], title)
-    out.print(table)
+    out.print(table if _fits(out, table) else grid(headings, _broken(rows), title))
+
+
+def _broken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[cell.replace(" [", "\n[") for cell in row] for row in rows]
+
+
+def _fits(out: Console, table: Table) -> bool:
+    return out.measure(table, options=out.options.update(width=10**6)).maximum <= out.width
 
 
 def _print_groups(out: Console, groups: Sequence[Group], costs: Collection[str]) -> None:
-    """Print the groups, the largest first; dual.json has all. ``costs`` have changed their sign."""
-    scores, rows = [f"-{name}" if name in costs else name for name in groups[0].change], []
+    """Print the groups, the largest first; dual.json has all. ``costs`` have changed their sign.
+
+    Where that is too wide each score has a row of its own: of 42 columns nothing but their borders was left.
+    """
+    scores, rows, long = [f"-{name}" if name in costs else name for name in groups[0].change], [], []
     for group in sorted(groups, key=lambda each: -each.prompts)[:GROUPS]:
+        first = [group.name, f"{group.prompts:,}"]
         cells = [
-            f"{group.before[score]:.4g} → {group.after[score]:.4g}\n{_forecast_of(change)}"
+            (f"{group.before[score]:.4g} → {group.after[score]:.4g}", _forecast_of(change))
             for score, change in group.change.items()
         ]
-        rows.append([group.name, f"{group.prompts:,}", *cells])
+        rows.append([*first, *map("\n".join, cells)])
+        for name, pair in zip(scores, cells, strict=True):
+            long.append([*first, name, *pair])
+            first = ["", ""]
     title = f"{'by group: ' if len(groups) > 1 else ''}reference → at lambda*, change"
-    _print_grid(out, ("group", "prompts", *scores), rows, title)
+    headings = ("group", "prompts", *scores)
+    if _fits(out, grid(headings, _broken(rows), title)):
+        _print_grid(out, headings, rows, title)
+    else:
+        _print_grid(out, ("group", "prompts", "score", "reference → at lambda*", "change"), long, title)
     if len(groups) > GROUPS:
         out.print(f"{len(groups) - GROUPS} smaller groups are not shown; --out writes all of them")
 
@@ -204,7 +248,9 @@ def _forecast_of(estimate: Any, j: int | tuple[()] = ()) -> str:
     """Return an ``Estimate``, of constraint ``j`` where it has one for each."""
     if estimate is None:
         return "–"
-    value, low, high = (np.asarray(end)[j] for end in estimate)
+    ends = np.array([np.asarray(end)[j] for end in estimate], float)
+    size = np.max(np.abs(ends), where=np.isfinite(ends), initial=0)
+    value, low, high = np.where(np.abs(ends) <= NOISE * size, 0, ends)
     return f"{value:+.4g} [{low:+.4g}, {high:+.4g}]"
 
 
@@ -213,12 +259,15 @@ def _row(found: Analysis, j: int, with_change: bool) -> list[str]:
     spans = found.intervals
     reached = found.feasible == Feasible.YES
     unknown = "out of reach" if found.feasible == Feasible.NO else "–"
-    improvement = f"{found.solution.predicted_improvement[j]:.4g}" if reached else unknown
+    margin, largest = margin_cells(
+        found.problem.constraints[j], float(found.problem.margins[j]), float(found.largest_margin[j])
+    )
+    improvement = improvement_cell(found.solution, j, margin) if reached else unknown
     if spans is not None and with_change:
         improvement += _span(spans.predicted_improvement, j)
-    ends = apart(float(found.problem.margins[j]), float(found.largest_margin[j]))
     return [
-        *ends,
+        margin,
+        largest,
         _multiplier(found.solution.multipliers, spans.multipliers if spans else None, j),
         improvement,
     ]
@@ -235,13 +284,13 @@ def _span(span: tuple[np.ndarray, np.ndarray], j: int) -> str:
 
 
 def _lines(found: Analysis) -> list[str]:
-    solution = found.solution
+    solution, names = found.solution, found.problem.names
     lines = [
         f"feasible: {found.feasible.word}   converged: {str(bool(solution.converged)).lower()}   "
         f"KKT residual {_residual(solution)} of the spread"
     ]
     if found.feasible == Feasible.YES:
-        lines += level_lines(found.problem.constraints, solution.baseline, solution.predicted_constraints)
+        lines += level_lines(found.problem.constraints, solution)
         lines.append(
             f"predicted reward {solution.predicted_reward:.4g}   KL {solution.kl:.3g} nats, "
             f"{float(found.limit.share):.0%} of ln K   "
@@ -250,20 +299,29 @@ def _lines(found: Analysis) -> list[str]:
     if found.correction and found.correction.reason:
         lines.append(f"finite K: not corrected: {found.correction.reason}")
     elif found.correction:
-        lines.append(f"finite K: corrected lambda* {_numbers(found.correction.multipliers)}")
+        lines.append(f"finite K: corrected lambda* {_numbers(names, found.correction.multipliers)}")
     if found.conservative:
-        careful = _numbers(found.conservative[0].multipliers, "raised to that, margins are out of reach")
+        careful = _numbers(
+            names, found.conservative[0].multipliers, "raised to that, margins are out of reach"
+        )
         lines.append(f"conservative lambda ({percent(found.confidence)} that the margins hold): {careful}")
     if found.cross_fit:
-        across = _numbers(found.cross_fit.improvement.mean(0), "half of the prompts cannot reach the margins")
+        across = _numbers(
+            names, found.cross_fit.improvement.mean(0), "half of the prompts cannot reach the margins"
+        )
         lines.append(f"cross-fitted improvement: {across}")
-    if found.reachability and np.isfinite(found.reachability.scale):
-        lines.append(f"all margins can be scaled by at most {found.reachability.scale:.3g} together")
+    if len(names) > 1 and found.reachability and np.isfinite(found.reachability.scale):
+        what = all_needed(found.problem.constraints)
+        lines.append(f"{what} can be scaled by at most {found.reachability.scale:.3g} together")
     return lines
 
 
-def _numbers(values: Array, otherwise: str = "") -> str:
-    """Return the values in words: ``otherwise``, with no number, where one is infinite."""
+def _numbers(names: Sequence[str], values: Array, otherwise: str = "") -> str:
+    """Return the values, of several with the names: ``otherwise``, with no number, where one is infinite."""
     if otherwise and not np.all(np.isfinite(values)):
         return f"none; {otherwise}"
-    return ", ".join(f"{value:.4g}" for value in values)
+    several = len(names) > 1  # 40 numbers in a row were hard to tell whose
+    return ", ".join(
+        f"{name} {value:.4g}" if several else f"{value:.4g}"
+        for name, value in zip(names, values, strict=True)
+    )

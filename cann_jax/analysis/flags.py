@@ -33,7 +33,8 @@ class DualFlags:
         beta: Weight of the KL term.
         out (FOLDER): Folder to write dual.json, curve.parquet and dual.png to.
         confidence: Level of the intervals and of the conservative multipliers.
-        resamples: Bootstrap resamples over prompts; 0 leaves the intervals out.
+        resamples: Bootstrap resamples over prompts; 0 leaves out the bootstrap's intervals, of λ and of the
+            ceilings.
         seed: Seed of resampling and splitting.
         prompt (COLUMN): Prompt column of a long table.
         response (COLUMN): Response column of a long table, if it has one.

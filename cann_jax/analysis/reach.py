@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from cann_jax.analysis.wording import short_of
+from cann_jax.core.arrays import Array
 from cann_jax.core.attainable import Attainable, solve_attainable
 from cann_jax.core.exploration.forecast import (
     AttainableIntervals,
@@ -16,7 +18,7 @@ from cann_jax.core.exploration.forecast import (
 )
 from cann_jax.core.features import FeatureTable, standardise_features
 from cann_jax.core.prediction import folds_of, predict_scores
-from cann_jax.core.problem import Problem
+from cann_jax.core.problem import Constraint, Problem
 from cann_jax.files.errors import named
 
 
@@ -52,16 +54,16 @@ class Shortfall(enum.StrEnum):
 
 _MESSAGES = {
     Shortfall.ABOVE: (
-        "margin reachable on the sample, but above what this model can tell of unseen prompts",
-        "lower it, sample more prompts, or use a larger model",
+        "reachable on the sample, but above what this model can tell of unseen prompts",
+        "ask for less, sample more prompts, or use a larger model",
     ),
     Shortfall.TOGETHER: (
-        "margins reachable on the sample, but together above what this model can tell of unseen prompts",
-        "lower one of them, sample more prompts, or use a larger model",
+        "reachable on the sample, but together above what this model can tell of unseen prompts",
+        "ask for less of one of them, sample more prompts, or use a larger model",
     ),
     Shortfall.UNSOLVED: (
         "no multipliers that training could use were found, because the solver did not converge",
-        "lower the margin slightly, or raise beta",
+        "ask for slightly less, or raise beta",
     ),
 }
 
@@ -138,9 +140,31 @@ def shortfall(margins: np.ndarray, found: Attainable) -> tuple[Shortfall, np.nda
     return Shortfall.UNSOLVED, np.arange(len(margins))
 
 
-def shortfall_message(names: Sequence[str], margins: np.ndarray, found: Attainable) -> str:
-    """Return a line that says why no λ was found, with margins and ceilings, and what to do."""
+def shortfall_message(
+    names: Sequence[str],
+    margins: np.ndarray,
+    found: Attainable,
+    constraints: Sequence[Constraint] = (),
+    baseline: Array | None = None,
+) -> str:
+    """Return a line that says why no λ was found, with margins and ceilings, and what to do.
+
+    Args:
+        names: Of the constraints.
+        margins: ``(m,)``.
+        found: What the features tell.
+        constraints: The constraints, where levels and shares are to be said as they were asked.
+        baseline: ``(m,)``, E_ref[g], which these need.
+    """
     why, about = shortfall(margins, found)
     problem, remedy = _MESSAGES[why]
-    parts = [f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})" for j in about]
-    return f"{problem}: {', '.join(parts)}; {remedy}"
+    parts, plain = [], why != Shortfall.UNSOLVED
+    for j in about.tolist():
+        if baseline is not None and constraints[j].margin is None:
+            best = "within the model's reach"
+            parts.append(short_of(constraints[j], float(baseline[j]), float(found.ceiling[j]), best))
+            plain = False
+        else:
+            parts.append(f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})")
+    subject = f"margin{'s' * (why == Shortfall.TOGETHER)} " if plain else ""
+    return f"{subject}{problem}: {', '.join(parts)}; {remedy}"

@@ -83,7 +83,8 @@ def solve_table(path: str, flags: DualFlags) -> None:
         raise NotConvergedError(unsolved)
     if found.reach is not None and not found.reach.reachable:
         margins = np.asarray(problem.margins)
-        raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable))
+        own = (problem.constraints, found.solution.baseline)
+        raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable, *own))
 
 
 def table_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:

@@ -17,7 +17,7 @@ from cann_jax.analysis.constraints import threshold_notes
 from cann_jax.analysis.flags import DualFlags
 from cann_jax.analysis.known import known
 from cann_jax.analysis.stream_reader import open_stream
-from cann_jax.analysis.wording import level_lines, out_of_reach
+from cann_jax.analysis.wording import improvement_cell, level_lines, margin_cells, out_of_reach
 from cann_jax.core.exploration.conflict import Reachability, reachability_of, settle
 from cann_jax.core.exploration.finite_sample import limit_of
 from cann_jax.core.feasibility import Feasible
@@ -25,7 +25,6 @@ from cann_jax.core.problem import Constraint, make_targets
 from cann_jax.core.solver.stream import StreamedSolution, solve_stream
 from cann_jax.files.atomic import write_json
 from cann_jax.files.errors import InfeasibleError, NotConvergedError
-from cann_jax.files.numbers import apart
 
 
 def solve_streamed_table(path: str, flags: DualFlags) -> None:
@@ -85,16 +84,15 @@ def _print_solution(
     found: StreamedSolution, constraints: Sequence[Constraint], feasible: Feasible, prompts: int
 ) -> None:
     for j, constraint in enumerate(constraints):
-        improvement = f"{found.solution.predicted_improvement[j]:.4g}"
-        margin, largest = apart(float(found.margins[j]), float(found.largest_margin[j]))
+        margin, largest = margin_cells(constraint, float(found.margins[j]), float(found.largest_margin[j]))
+        improvement = improvement_cell(found.solution, j, margin)
         print(
             f"{constraint.label}: margin {margin}, largest {largest}, "
             f"lambda* {found.solution.multipliers[j]:.5g}, "
             f"improvement {'out of reach' if feasible == Feasible.NO else improvement}"
         )
     if feasible == Feasible.YES:
-        solution = found.solution
-        for line in level_lines(constraints, solution.baseline, solution.predicted_constraints):
+        for line in level_lines(constraints, found.solution):
             print(line)
     kl = "–" if feasible == Feasible.NO else f"{found.solution.kl:.3g} nats"
     print(

@@ -9,34 +9,71 @@ from cann_jax.core.arrays import Array
 from cann_jax.core.exploration.conflict import Reachability
 from cann_jax.core.exploration.undecided import REACH, Question
 from cann_jax.core.problem import Constraint
+from cann_jax.core.solver.solution import TOLERANCE, DualSolution
 from cann_jax.files.numbers import apart, counted, decimals, percent, roughly
 
 SINGLE = "every prompt has one response only, which leaves nothing to choose; sample several to each"
+NOISE = 1e-6  # of a score's spread, or of an interval: what float32 leaves of nothing
 FAR = 3  # times the largest margin, from which on a margin is rather in another unit than too large
 
 
-def asked(constraint: Constraint) -> str:
-    """Return what is asked of a score, in its own units."""
-    sign, bound = (-1, "most") if constraint.cost else (1, "least")
+def asked(constraint: Constraint, level: str = "") -> str:
+    """Return what is asked of a score, in its own units; ``level``: its level or share, already in words."""
+    if constraint.margin is not None:
+        return f"an improvement of {constraint.margin:g}"
+    level = level or _level(constraint)
     if constraint.max_unsafe is not None:
-        return f"at most {percent(constraint.max_unsafe)} of responses {_unsafe(constraint)}"
-    if constraint.at_least is not None:
-        return f"a mean of at {bound} {sign * constraint.at_least + 0.0:g}"
-    return f"an improvement of {constraint.margin:g}"
+        return f"at most {level} of responses {_unsafe(constraint)}"
+    return f"a mean of at {'most' if constraint.cost else 'least'} {level}"
 
 
 def shown_mean(constraint: Constraint, mean: float) -> str:
     """Return a mean of g as its goal speaks of it: of the score's own sign, or as the share of the unsafe."""
-    if constraint.max_unsafe is not None:
-        return f"{round(100 * min(max(1 - mean, 0.0), 1.0), 3):.3g}%"  # float32 has no more of a share near 1
-    return f"{(-mean if constraint.cost else mean) + 0.0:.4g}"
+    own = _own(constraint, mean)
+    return f"{own:.4g}" if constraint.max_unsafe is None else f"{own:.3g}%"
 
 
-def level_lines(constraints: Sequence[Constraint], before: Array, after: Array) -> list[str]:
-    """Return for each level or share what is asked, and the means ``(m,)`` of reference and policy."""
+def asked_and_mean(constraint: Constraint, mean: float) -> tuple[str, str]:
+    """Return what is asked of a level or share, and a mean of g, with digits that tell the two apart.
+
+    With 4 digits a level of 1.3908 was said to be out of reach because the largest was 1.391 (1.39051).
+    """
+    ends = (_own(constraint, constraint.target), _own(constraint, mean))
+    if constraint.max_unsafe is None:
+        wanted, own = apart(*ends)
+    else:
+        wanted, own = (f"{end}%" for end in apart(*ends, least=3))
+    return asked(constraint, max(_level(constraint), wanted, key=len)), own
+
+
+def margin_cells(constraint: Constraint, margin: float, largest: float) -> tuple[str, str]:
+    """Return a margin with the digits that were given, and the largest one."""
+    wanted, most = apart(margin, largest)
+    return wanted if constraint.margin is None else max(wanted, f"{constraint.margin:g}", key=len), most
+
+
+def improvement_cell(solution: DualSolution, j: int, margin: str) -> str:
+    """Return an improvement; ``margin``, as it is shown, where the two are one to the solver.
+
+    1.3355 was shown as 1.336 and met by 1.335, and 0 by 3.499e-09.
+    """
+    if _is_met(solution, j):
+        return margin
+    value = float(solution.predicted_improvement[j])
+    return "0" if abs(value) <= NOISE * float(solution.spread[j]) else f"{value:.4g}"
+
+
+def _is_met(solution: DualSolution, j: int) -> bool:
+    """Return whether a constraint is met, and no more than that."""
+    return bool(abs(float(solution.slack[j])) <= TOLERANCE * float(solution.spread[j]))
+
+
+def level_lines(constraints: Sequence[Constraint], solution: DualSolution) -> list[str]:
+    """Return for each level or share what is asked, and the means of reference and policy."""
+    before, after = solution.baseline, solution.predicted_constraints
     return [
-        f"{c.label}: asked {asked(c)}; the reference has {shown_mean(c, float(before[j]))}, "
-        f"lambda* gives {shown_mean(c, float(after[j]))}"
+        f"{c.label}: asked {asked(c)}; the reference has {shown_mean(c, float(before[j]))}, lambda* gives "
+        f"{_level(c) if _is_met(solution, j) else shown_mean(c, float(after[j]))}"
         for j, c in enumerate(constraints)
         if c.margin is None
     ]
@@ -63,14 +100,15 @@ def question_line(constraints: Sequence[Constraint], question: Question) -> str:
     value, shown, falls = f"{question.estimate:.4g}", "{:.4g}".format, False
     reach = question.constraint == REACH
     if reach and len(constraints) > 1:
-        asks = "are the margins within reach together? All can be scaled by"
+        scaled = all_needed(constraints).capitalize()
+        asks = f"is all that is asked within reach together? {scaled} can be scaled by"
     elif (about := constraints[0 if reach else question.constraint]).margin is None:
         shown, falls = functools.partial(shown_mean, about), _less(about)
-        value = shown(question.estimate)
+        wanted, value = asked_and_mean(about, question.estimate)
         open_is = f"is that within reach? The {_best(about)} is" if reach else "without its multiplier it is"
-        asks = f"{about.label}: asked {asked(about)}; {open_is}"
+        asks = f"{about.label}: asked {wanted}; {open_is}"
     else:
-        wanted, value = apart(question.asked, question.estimate)
+        wanted, value = margin_cells(about, question.asked, question.estimate)
         asks = f"is {about.label} {wanted} within reach? The largest is"
         if not reach:
             asks = f"does {about.label} {wanted} need its multiplier? Without it {about.label} reaches"
@@ -109,7 +147,12 @@ def out_of_reach(
         scaled = "them" if all(c.margin is not None for c in inside) else "the improvements that they need"
         what = f"margins conflict on these responses: {named}"
         return f"{what}; scale {scaled} by less than {reach.scale:.{decimals(reach.scale)}f} or sample more"
-    parts = [_short(constraints[j], margins[j], largest[j], float(baseline[j])) for j in over]
+    parts = [
+        f"{c.label} {{}} (largest {{}})".format(*apart(margins[j], largest[j]))
+        if (c := constraints[j]).margin is not None
+        else short_of(c, float(baseline[j]), float(largest[j]), "that can be chosen")
+        for j in over
+    ]
     plain = all(constraints[j].margin is not None for j in over)
     what, mend = ("margin out of reach", "lower it") if plain else ("out of reach", "ask for less")
     units = any(margins[j] > FAR * largest[j] > 0 and constraints[j].max_unsafe is None for j in over)
@@ -118,15 +161,32 @@ def out_of_reach(
     )
 
 
-def _short(constraint: Constraint, margin: float, largest: float, baseline: float) -> str:
-    """Return what is asked of a constraint that is out of reach, and what is in reach."""
-    if constraint.margin is not None:
-        return "{} {} (largest {})".format(constraint.label, *apart(margin, largest))
-    own, best = (shown_mean(constraint, mean) for mean in (baseline, baseline + largest))
+def short_of(constraint: Constraint, baseline: float, largest: float, which: str) -> str:
+    """Return what is asked of a level or share, and the best, ``which`` the largest improvement gives."""
+    wanted, best = asked_and_mean(constraint, baseline + largest)
     return (
-        f"{constraint.label}: asked {asked(constraint)}, the reference has {own}, and the "
-        f"{_best(constraint)} that can be chosen is {best}"
+        f"{constraint.label}: asked {wanted}, the reference has {shown_mean(constraint, baseline)}, and the "
+        f"{_best(constraint)} {which} is {best}"
     )
+
+
+def all_needed(constraints: Sequence[Constraint]) -> str:
+    """Return what one factor scales of several constraints; who asks levels knows of no margins."""
+    return "all margins" if all(c.margin is not None for c in constraints) else "all improvements needed"
+
+
+def _level(constraint: Constraint) -> str:
+    """Return a level or share as it was given."""
+    if constraint.max_unsafe is not None:
+        return percent(constraint.max_unsafe)
+    return f"{_own(constraint, constraint.target):g}"
+
+
+def _own(constraint: Constraint, mean: float) -> float:
+    """Return a mean of g in the score's own sign, or as the percentage of unsafe responses."""
+    if constraint.max_unsafe is not None:
+        return round(100 * min(max(1 - mean, 0.0), 1.0), 3)  # float32 has no more of a share near 1
+    return (-mean if constraint.cost else mean) + 0.0
 
 
 def _unsafe(constraint: Constraint) -> str:

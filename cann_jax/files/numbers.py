@@ -28,9 +28,9 @@ def decimals(*sizes: float | None, least: int = 3) -> int:
     return max(least, min(1 - min(places), 5 - max(places))) if places else least
 
 
-def apart(first: float, second: float) -> tuple[str, str]:
-    """Return two numbers with 4 digits, or as many more as tell them apart."""
-    texts = [(f"{first:.{digits}g}", f"{second:.{digits}g}") for digits in range(4, 10)]
+def apart(first: float, second: float, least: int = 4) -> tuple[str, str]:
+    """Return two numbers with ``least`` digits, or as many more as tell them apart."""
+    texts = [(f"{first:.{digits}g}", f"{second:.{digits}g}") for digits in range(least, 10)]
     return next((pair for pair in texts if pair[0] != pair[1]), texts[0])
 
 
@@ -44,5 +44,10 @@ def with_interval(value: float, low: float, high: float) -> str:
     first = int(np.floor(np.log10(abs(value))))
     place = int(np.clip(np.floor(np.log10((high - low) / 10)), first - 4, first - 1))
     decimals = max(0, -place)
-    value, low, high = (round(each, -place) + 0.0 for each in (value, low, high))
-    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+
+    def shown(number: float) -> str:
+        rounded = round(number, -place) + 0.0
+        # 0.12 [0.00, 0.30] read as if λ* might be 0, where the low end was .00268.
+        return f"{rounded:.{decimals}f}" if rounded or not number else f"{number:.2g}"
+
+    return f"{shown(value)} [{shown(low)}, {shown(high)}]"

@@ -88,7 +88,8 @@ def _refuse_unreached(run: Run, found: Analysis) -> None:
         if unsolved := unconverged_message(found.feasible, found.solution):
             raise NotConvergedError(unsolved)
     elif not found.reach.reachable:
-        message = shortfall_message(problem.names, np.asarray(problem.margins), found.reach.attainable)
+        margins, own = np.asarray(problem.margins), (problem.constraints, found.solution.baseline)
+        message = shortfall_message(problem.names, margins, found.reach.attainable, *own)
         raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")
 
 

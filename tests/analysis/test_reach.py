@@ -39,12 +39,14 @@ def ask(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(plots, "Figure", figure)
 
-    def run(margin: float, *flags: str, resamples: int = 20, **changes: np.ndarray) -> SimpleNamespace:
+    def run(
+        asked: float, *flags: str, resamples: int = 20, goal: str = "--margin", **changes: np.ndarray
+    ) -> SimpleNamespace:
         values = {"reward": REWARD, "safe": SAFE, "against": AGAINST, "emb": FEATURES} | changes
         columns = {name: list(each.reshape(-1, *each.shape[2:])[ROWS]) for name, each in values.items()}
         columns["prompt"] = np.repeat([f"p{n}" for n in range(PROMPTS)], RESPONSES)[ROWS]
         pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-        own = ["--scores", str(tmp_path / "t.parquet"), "--margin", f"safe={margin}", "--beta", str(BETA)]
+        own = ["--scores", str(tmp_path / "t.parquet"), goal, f"safe={asked}", "--beta", str(BETA)]
         error = None
         try:
             main([*own, "--resamples", str(resamples), "--out", str(tmp_path / "out"), *flags])
@@ -126,7 +128,7 @@ def test_a_margin_above_the_ceiling_is_said_once_all_is_written(ask):
     assert reach["unreachable_share"] > 0.5
     assert str(found.error).startswith(
         "margin reachable on the sample, but above what this model can tell of unseen prompts: "
-        f"safe +1.25 (ceiling {reach['ceiling'][0]:+.4g}); lower it"
+        f"safe +1.25 (ceiling {reach['ceiling'][0]:+.4g}); ask for less"
     )
     assert "ceiling of training" in legend(found.curve)
     assert not any("attainable" in text for text in legend(found.curve))
@@ -146,6 +148,7 @@ def test_no_resamples_leave_the_bootstraps_intervals_out(ask, margin):
     reach = found.json["attainable"]
     assert reach["by_constraint"]["safe"].keys() == {"multiplier", "ceiling"}
     assert reach["unreachable_share"] is None and "intervals" not in found.json
+    assert found.json["confidence"] == 0.95  # of the forecast's and the groups' intervals
     assert reach["reachable"] is (margin == 0.3) and found.curve is not None
     row = next(line for line in found.printed.splitlines() if f"{reach['ceiling'][0]:+.4g}" in line)
     assert "[" not in row.split("│")[3] and "[" not in row.split("│")[4]
@@ -241,6 +244,17 @@ def test_why_no_multiplier_was_found(multipliers, ceiling, said):
     found = Solved(np.array(multipliers), np.array(ceiling))
     message = shortfall_message(["safe", "polite"][:count], np.array([0.5, -0.1])[:count], found)
     assert message.startswith(said) and "\n" not in message
+
+
+def test_a_level_above_the_ceiling_is_said_as_it_was_asked(ask):
+    """It was "safe +1.182 (ceiling +0.9391); lower it" of a mean of at most -1.2."""
+    found = ask(1.25, "--features", "emb", "--folds", "6", resamples=0, goal="--at_least")
+    best = SAFE.mean() + found.json["attainable"]["ceiling"][0]
+    assert str(found.error) == (
+        "reachable on the sample, but above what this model can tell of unseen prompts: safe: asked a mean "
+        f"of at least 1.25, the reference has {SAFE.mean():.4g}, and the largest within the model's reach is "
+        f"{best:.4g}; ask for less, sample more prompts, or use a larger model"
+    )
 
 
 def test_margins_out_of_reach_only_together(ask):

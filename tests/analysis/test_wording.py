@@ -2,13 +2,24 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from cann_jax.analysis.console import _print_grid, strain_notes
+from cann_jax.analysis.by_group import Group
+from cann_jax.analysis.console import (
+    _numbers,
+    _print_grid,
+    _print_groups,
+    resample_notes,
+    strain_notes,
+    unconverged_message,
+)
+from cann_jax.analysis.wording import improvement_cell
 from cann_jax.core.exploration.finite_sample import limit_of
+from cann_jax.core.exploration.means import Estimate
 from cann_jax.core.feasibility import Feasible
 from cann_jax.dual import main
 from cann_jax.files.errors import InfeasibleError, InputError
@@ -131,9 +142,7 @@ def test_lower_margins_are_no_remedy_where_no_margin_costs():
     limit = limit_of(np.float32(2.0), float(np.log(8)))
     (free,) = strain_notes(Feasible.YES, limit, np.zeros(2))
     (active,) = strain_notes(Feasible.YES, limit, np.array([0, 1.0]))
-    assert (
-        free.endswith("responses a prompt, or raise beta.") and "raise beta, or lower the margins" in active
-    )
+    assert free.endswith("responses a prompt, or raise beta.") and "raise beta, or ask for less" in active
 
 
 def test_intervals_are_not_broken():
@@ -149,8 +158,70 @@ def test_digits():
     assert with_interval(1234.5, 900, 1600) == "1230 [900, 1600]"
     assert with_interval(0.5, 0.1, np.inf) == "0.5 [0.1, inf]" and with_interval(0, 0, 0) == "0 [0, 0]"
     assert with_interval(1.2345678, 1.2345677, 1.2345679) == "1.2346 [1.2346, 1.2346]"
+    assert with_interval(0.1234, 0.00268, 0.3021) == "0.12 [0.0027, 0.30]"  # was [0.00, 0.30]
+    assert with_interval(0.1234, 0, 0.3021) == "0.12 [0.00, 0.30]"
     assert apart(1.0003, 1.0005) == ("1.0003", "1.0005") and apart(1, 1.5) == ("1", "1.5")
     assert counted(1, "prompt") == "1 prompt" and counted(12_000_000, "prompt") == "12,000,000 prompts"
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["memory", "stream"])
+def test_a_level_just_out_of_reach_is_told_from_the_best(table, stream):
+    """Both were 1.391 where 1.3908 was asked."""
+    highest = float(SAFE.max(1).mean())
+    level = float(f"{highest + 2e-5:.6g}")
+    with pytest.raises(InfeasibleError) as caught:
+        main(["--scores", table, "--at_least", f"safe={level}", *stream])
+    found = re.search(r"at least (\S+), .* that can be chosen is (\S+);", str(caught.value))
+    assert float(found[1]) == level and highest - 1e-5 < float(found[2]) < level
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["memory", "stream"])
+def test_a_margin_that_is_met_is_the_improvement(table, capsys, stream):
+    """1.3355 was shown as 1.336, met by 1.335."""
+    asked = "0.12345"
+    main(["--scores", table, "--margin", f"safe={asked}", "--beta", "2", *(stream or ["--resamples", "0"])])
+    row = next(line for line in capsys.readouterr().out.splitlines() if "safe" in line)
+    cells = re.findall(r"\d[\d.e+-]*", row)
+    assert cells[0] == cells[-1] == asked
+
+
+@pytest.mark.parametrize("slack, shown", [(1e-6, "as asked"), (0.3, "0")])
+def test_noise_is_no_improvement(slack, shown):
+    """It was +3.499e-09."""
+    found = SimpleNamespace(slack=[slack], spread=[1.0], predicted_improvement=[3.5e-9])
+    assert improvement_cell(found, 0, "as asked") == shown
+
+
+def test_what_lies_on_the_edge_is_to_be_asked_for_less():
+    """A share of 0 was to be lowered."""
+    message = unconverged_message(Feasible.UNDETERMINED, SimpleNamespace(converged=False))
+    assert "ask for slightly less" in message and "lower" not in message
+
+
+def test_levels_together_are_no_margins(table, capsys):
+    levels = printed(capsys, table, "--at_least", "safe=0.1", "--at_least", "safe@a=0.1")
+    assert "all improvements needed can be scaled by at most" in levels and "all margins" not in levels
+    margins = printed(capsys, table, "--margin", "safe=0.1", "--margin", "safe@a=0.1")
+    assert "all margins can be scaled by at most" in margins
+
+
+def test_resamples_too_few_for_the_confidence_are_said():
+    assert resample_notes(200, 0.99) == [] == resample_notes(40, 0.95)
+    (note,) = resample_notes(200, 0.9999999)
+    assert note.startswith("200 resamples for intervals of confidence 0.9999999, which need 20,000,000: ")
+
+
+def test_many_scores_are_rows_of_the_table_of_groups():
+    """Of 42 columns nothing was left but their borders."""
+    out, names = Console(width=110, file=io.StringIO()), [f"c{j}" for j in range(14)]
+    means, change = dict.fromkeys(names, 0.25), dict.fromkeys(names, Estimate(3e-9, -0.125, 0.5))
+    _print_groups(out, [Group(name, 9, means, means, change) for name in ("all prompts", "a")], ["c13"])
+    rows = [line for line in out.file.getvalue().splitlines() if " -c13 " in line]
+    assert len(rows) == 2 and all("0.25 → 0.25" in row and "+0 [-0.125, +0.5]" in row for row in rows)
+
+
+def test_numbers_of_several_constraints_have_names():
+    assert _numbers(["safe"], [0.5]) == "0.5" and _numbers(["a", "b"], [0.5, 1]) == "a 0.5, b 1"
 
 
 def test_no_goal_at_all_names_them(table):
