@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from cann_jax.config.export import FORMATS
 from cann_jax.config.model import ModelConfig
+from cann_jax.config.run import SampleConfig
 from cann_jax.models.adapters.peft import CONFIG, WEIGHTS, export_adapter
 from cann_jax.models.adapters.scale import is_zero, scaled, scaled_decoder
 from cann_jax.models.files.load import load_decoder
@@ -54,7 +55,7 @@ def test_scaled_adapter_in_peft_and_merged(scale, adapted, tiny, tiny_files, tin
     """Alpha is scaled and B is not; every way to open what was written gives the scaled policy."""
     expected = our_logits(scaled_decoder(adapted, scale), IDS)
     assert (np.abs(expected - our_logits(tiny, IDS)).max() > 0.1) == (scale > 0)
-    config = SimpleNamespace(model=ModelConfig(path=str(tiny_folder), dtype="float32"))
+    config = SimpleNamespace(model=ModelConfig(path=str(tiny_folder), dtype="float32"), sample=SampleConfig())
     for form in FORMATS:
         write_model(SimpleNamespace(config=config, files=tiny_files), form, adapted, scale, tmp_path / form)
     export_adapter(adapted, tmp_path / "plain", str(tiny_folder), tiny_files.fingerprint())
