@@ -297,9 +297,8 @@ def _header(data: bytes, suffix: str) -> tuple[str, list[str], bool]:
     def fields(separator: str, skip: bool) -> list[str]:
         # read as far as the header goes: one of 900 responses to a prompt has over 64 KB
         text = io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="")
-        with contextlib.suppress(
-            csv.Error
-        ):  # another separator may leave a quote open to the end of the file
+        # Another separator may leave a quote open to the end of the file.
+        with contextlib.suppress(csv.Error):
             for row in csv.reader(text, delimiter=separator, skipinitialspace=skip):
                 if row:  # Arrow leaves out empty lines, too
                     return row

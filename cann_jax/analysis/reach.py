@@ -141,30 +141,25 @@ def shortfall(margins: np.ndarray, found: Attainable) -> tuple[Shortfall, np.nda
 
 
 def shortfall_message(
-    names: Sequence[str],
-    margins: np.ndarray,
-    found: Attainable,
-    constraints: Sequence[Constraint] = (),
-    baseline: Array | None = None,
+    constraints: Sequence[Constraint], margins: np.ndarray, baseline: Array, found: Attainable
 ) -> str:
     """Return a line that says why no λ was found, with margins and ceilings, and what to do.
 
     Args:
-        names: Of the constraints.
+        constraints: The constraints; levels and shares are said as they were asked.
         margins: ``(m,)``.
+        baseline: ``(m,)``, E_ref[g].
         found: What the features tell.
-        constraints: The constraints, where levels and shares are to be said as they were asked.
-        baseline: ``(m,)``, E_ref[g], which these need.
     """
     why, about = shortfall(margins, found)
     problem, remedy = _MESSAGES[why]
     parts, plain = [], why != Shortfall.UNSOLVED
     for j in about.tolist():
-        if baseline is not None and constraints[j].margin is None:
+        if constraints[j].margin is None:
             best = "within the model's reach"
             parts.append(short_of(constraints[j], float(baseline[j]), float(found.ceiling[j]), best))
             plain = False
         else:
-            parts.append(f"{names[j]} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})")
+            parts.append(f"{constraints[j].label} {margins[j]:+.4g} (ceiling {found.ceiling[j]:+.4g})")
     subject = f"margin{'s' * (why == Shortfall.TOGETHER)} " if plain else ""
     return f"{subject}{problem}: {', '.join(parts)}; {remedy}"

@@ -82,9 +82,9 @@ def solve_table(path: str, flags: DualFlags) -> None:
     if unsolved := unconverged_message(found.feasible, found.solution):
         raise NotConvergedError(unsolved)
     if found.reach is not None and not found.reach.reachable:
-        margins = np.asarray(problem.margins)
-        own = (problem.constraints, found.solution.baseline)
-        raise InfeasibleError(shortfall_message(problem.names, margins, found.reach.attainable, *own))
+        margins, baseline = np.asarray(problem.margins), found.solution.baseline
+        message = shortfall_message(problem.constraints, margins, baseline, found.reach.attainable)
+        raise InfeasibleError(message)
 
 
 def table_problem(path: str, flags: DualFlags) -> tuple[Problem, RawTable]:

@@ -49,12 +49,12 @@ def _with_interval(found: Mapping[str, Any], index: int, label: str) -> str:
     return f"{value:.4g}" + ("" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]")
 
 
-def _shadow_price(label: str, value: float, margin: float, alone: bool = True) -> str:
+def _shadow_price(label: str, value: float, margin: float, alone: bool) -> str:
     if value == float("inf"):
         return f"no finite price: the margin of {label} cannot be reached on the sample"
     if value == 0:
-        what = "what is best for the reward alone" if alone else "what is best for the others"
-        return f"shadow price: none; {what} meets the margin of {label}"
+        others = "the reward alone" if alone else "the others"
+        return f"shadow price: none; what is best for {others} meets the margin of {label}"
     # About as far as the price holds: a tenth of the margin, with one digit.
     step = float(f"{abs(margin) / 10 or 0.01:.0e}")
     further = np.format_float_positional(step, trim="-")

@@ -69,9 +69,8 @@ def card(run: Run, form: Format) -> str:
     read = ("sample", *(("calibrate",) if config.calibrated else ()), "evaluate")
     made = {key: value for stage in read for key, value in committed(run.folder / stage)["inputs"].items()}
     versions, exported = _versions(run)
-    return TEMPLATES.get_template(
-        "card.md"
-    ).render(
+    template = TEMPLATES.get_template("card.md")
+    return template.render(
         front=front.to_yaml(),
         name=config.name,
         base=base or PurePath(config.model.path).name,

@@ -88,8 +88,8 @@ def _refuse_unreached(run: Run, found: Analysis) -> None:
         if unsolved := unconverged_message(found.feasible, found.solution):
             raise NotConvergedError(unsolved)
     elif not found.reach.reachable:
-        margins, own = np.asarray(problem.margins), (problem.constraints, found.solution.baseline)
-        message = shortfall_message(problem.names, margins, found.reach.attainable, *own)
+        margins, baseline = np.asarray(problem.margins), found.solution.baseline
+        message = shortfall_message(problem.constraints, margins, baseline, found.reach.attainable)
         raise InfeasibleError(f"{message}; dual.multipliers plug_in trains all the same")
 
 

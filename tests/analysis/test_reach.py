@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from cann_jax.analysis import plots
 from cann_jax.analysis.reach import shortfall_message
 from cann_jax.core.prediction import folds_of
+from cann_jax.core.problem import Constraint
 from cann_jax.dual import main
 from cann_jax.files.errors import InfeasibleError, InputError
 
@@ -242,7 +243,9 @@ BOTH = "safe +0.5 (ceiling +0.6), polite -0.1 (ceiling +0.2); "
 def test_why_no_multiplier_was_found(multipliers, ceiling, said):
     count = len(ceiling)
     found = Solved(np.array(multipliers), np.array(ceiling))
-    message = shortfall_message(["safe", "polite"][:count], np.array([0.5, -0.1])[:count], found)
+    asked = [Constraint("safe", margin=0.5), Constraint("polite", margin=-0.1)][:count]
+    margins = np.array([each.margin for each in asked])
+    message = shortfall_message(asked, margins, np.zeros(count), found)
     assert message.startswith(said) and "\n" not in message
 
 

@@ -222,7 +222,7 @@ def test_a_negative_kl_is_called_an_estimate():
 )
 def test_the_step_of_a_price_suits_its_margin(margin, price):
     """A further 0.01 is out of reach where the largest margin is 0.001."""
-    assert f"every further {price}" in _shadow_price("safe", 15.0, margin)
+    assert f"every further {price}" in _shadow_price("safe", 15.0, margin, alone=False)
 
 
 def test_a_constraint_that_the_configuration_has_no_more_gets_no_advice():
